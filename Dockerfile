@@ -1,0 +1,49 @@
+# The image that jobs run in. Both builders read it: the classic one (through the SDK) and BuildKit (Compose).
+#
+#   BASE_IMAGE  another base: any Debian or Ubuntu image with or without Python >= 3.11. The wheels of torch
+#               carry CUDA, cuDNN and NCCL themselves, so a `-base` image and the host's driver are enough.
+#   EXTRA_CA    a company's CA certificates: a PEM file or a folder of them, inside the build context
+#   WHEELS      a folder of wheels that are preferred over the index, inside the build context
+ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
+FROM ${BASE_IMAGE}
+ARG EXTRA_CA=docker/certs
+ARG WHEELS=docker/wheels
+
+# Appended rather than installed, so that a bundle that the base image brings stays whole.
+COPY ${EXTRA_CA} /tmp/certs/
+RUN mkdir -p /etc/ssl/certs && find /tmp/certs -name '*.crt' -o -name '*.pem' | sort | xargs -r cat >> /etc/ssl/certs/ca-certificates.crt
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
+    REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt \
+    PIP_CERT=/etc/ssl/certs/ca-certificates.crt
+
+RUN if ! python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+      apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        ca-certificates python3 python3-venv \
+      && find /tmp/certs -name '*.crt' -o -name '*.pem' | sort | xargs -r cat >> /etc/ssl/certs/ca-certificates.crt \
+      && rm -rf /var/lib/apt/lists/*; \
+    fi
+
+COPY ${WHEELS} /tmp/wheels/
+COPY docker/requirements.txt docker/constraints.txt /tmp/
+RUN python3 -m venv /opt/venv \
+ && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --find-links /tmp/wheels \
+      -r /tmp/requirements.txt -c /tmp/constraints.txt \
+ && rm -rf /tmp/certs /tmp/constraints.txt /tmp/requirements.txt
+
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/opt/dimba \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# Any uid may run the image, so any uid may write to its home.
+RUN mkdir -m 1777 /home/dimba && mkdir /opt/dimba
+WORKDIR /opt/dimba
+COPY dimba /opt/dimba/dimba
+COPY scripts /opt/dimba/scripts
+RUN python -m compileall -q /opt/dimba
+
+ENV HOME=/home/dimba
+LABEL org.opencontainers.image.title="dimba" \
+      org.opencontainers.image.description="Fine-tunes language models: what a dimba job runs in" \
+      org.opencontainers.image.licenses="Apache-2.0"
+USER 10001:10001
+CMD ["python", "/opt/dimba/scripts/finetuning/finetune_sft.py", "--help"]

@@ -1,0 +1,58 @@
+# `make demo` and `make test` do all of their own set-up, in .venv, and take seconds of it the second time.
+PYTHON ?= python3
+BIN := .venv/bin
+HOST := .venv/.host
+TRAIN := .venv/.train
+DEV := .venv/.dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-fast lint bench soak lock schema clean
+
+# What trains is installed here only where there is no container to train in.
+demo: $(HOST)
+	@if [ "$$($(BIN)/python -m dimba.demo)" = process ]; then $(MAKE) --no-print-directory $(TRAIN); fi
+	@$(BIN)/dimba demo
+
+test: lint $(TRAIN)
+	$(BIN)/pytest
+
+test-fast: $(DEV) $(TRAIN)
+	$(BIN)/pytest -m "not engine"
+
+lint: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache | tail -n 9
+
+bench: $(DEV) $(TRAIN)
+	$(BIN)/python scripts/bench/launcher.py
+
+$(HOST): pyproject.toml constraints-dev.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "setting up .venv" >&2
+	@$(PIP) -c constraints-dev.txt -e .
+	@touch $@
+
+$(TRAIN): $(HOST) docker/requirements.txt docker/constraints.txt
+	@echo "installing what trains (torch, transformers, …): some minutes the first time" >&2
+	@$(PIP) -c docker/constraints.txt -r docker/requirements.txt
+	@touch $@
+
+$(DEV): $(HOST)
+	@$(PIP) -c constraints-dev.txt -e '.[dev]'
+	@touch $@
+
+# The pinned versions: what is in the image, then what the launcher and its tests use beside it.
+lock: $(HOST)
+	$(PIP) uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+	  --upgrade docker/requirements.txt -o docker/constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+	  --upgrade pyproject.toml --extra dev -c docker/constraints.txt -o constraints-dev.txt
+
+schema: $(HOST)
+	$(BIN)/dimba schema > jobs/job.schema.json
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,85 @@
+"""The `dimba` command: what there is to ask for, and the one place where an error becomes an exit status."""
+
+import argparse
+import os
+import sys
+
+from dimba import __version__
+from dimba.errors import DimbaError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return _run(args)
+    except DimbaError as error:
+        _say(error)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`); nothing may be written while Python ends either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    # Imported only now: `dimba --help` must not pay for pydantic, docker and rich.
+    from dimba.cli import commands
+
+    command = getattr(commands, args.command)
+    return int(command(args) or 0)
+
+
+def _say(error: DimbaError) -> None:
+    from dimba.cli.render import say_error
+
+    say_error(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dimba",
+        description="From a checkpoint, a data set and some GPUs to a fine-tuned model, without surprises.",
+        epilog="`dimba COMMAND --help` says more.",
+    )
+    parser.add_argument("--version", action="version", version=f"dimba {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_spec_commands(commands)
+    _add_run_commands(commands)
+    demo = commands.add_parser("demo", help="make a tiny checkpoint and data set, and fine-tune it")
+    demo.add_argument("--json", action="store_true", help="the result as JSON")
+    doctor = commands.add_parser("doctor", help="check the engine, the GPUs and the disk")
+    doctor.add_argument("--json", action="store_true", help="the checks as JSON")
+    return parser
+
+
+def _add_spec_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    validate = commands.add_parser("validate", help="check specs for mistakes, touching nothing else")
+    validate.add_argument("specs", nargs="+", metavar="SPEC")
+    commands.add_parser("schema", help="print the spec's JSON Schema")
+    plan = commands.add_parser("plan", help="show what would run; builds and starts nothing")
+    _add_spec(plan)
+    plan.add_argument("--json", action="store_true", help="the plan as JSON")
+
+
+def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    launch = commands.add_parser("launch", help="run a spec")
+    _add_spec(launch)
+    launch.add_argument("--detach", action="store_true", help="return once it runs; its id is the last line on stdout")
+    launch.add_argument("--follow", action="store_true", help="show it until it ends (the default)")
+    ps = commands.add_parser("ps", help="list runs")
+    ps.add_argument("-a", "--all", action="store_true", help="ended ones too")
+    ps.add_argument("--json", action="store_true", help="the runs as JSON")
+    logs = commands.add_parser("logs", help="print a run's log, from disk")
+    logs.add_argument("run", metavar="RUN", help="a run's id, the start of one, or a name")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+
+
+def _add_spec(command: argparse.ArgumentParser) -> None:
+    command.add_argument("spec", metavar="SPEC")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value for this time")
+    command.add_argument("--runner", choices=("auto", "docker", "process", "slurm"), help="instead of the spec's")
+    command.add_argument("--allow-cpu", action="store_true", help="go on where the GPUs asked for do not work inside")
+    command.add_argument("--trust-spec", action="store_true", help="run what a stranger's spec brings along")

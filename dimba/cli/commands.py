@@ -1,0 +1,142 @@
+"""What each command does: arguments → a call → what is shown."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dimba.cli import render
+from dimba.errors import BadInput, DimbaError
+from dimba.runs import ACTIVE, RunFolder, all_runs, find_run
+from dimba.runs.record import RunRecord
+from dimba.spec import LoadedSpec, json_schema, load_spec
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Every problem of every file; 2 where there is one."""
+    problems: list[DimbaError] = []
+    for path in args.specs:
+        try:
+            load_spec(Path(path))
+        except BadInput as error:
+            problems.append(error)
+    for problem in problems:
+        render.say_error(problem)
+    if not problems:
+        render.note(f"{len(args.specs)} spec{'s' if len(args.specs) > 1 else ''}, no problems")
+    return BadInput.exit_status if problems else 0
+
+
+def schema(args: argparse.Namespace) -> None:
+    """The JSON Schema."""
+    _print_json(json_schema())
+
+
+def plan(args: argparse.Namespace) -> None:
+    """What would run."""
+    from dimba.launch import look
+
+    made = look(_load(args), render.reporter(), allow_cpu=args.allow_cpu).plan()
+    if args.json:
+        _print_json(made.as_json())
+    else:
+        render.show_plan(made)
+
+
+def launch(args: argparse.Namespace) -> None:
+    """Runs it."""
+    from dimba.launch import launch as launch_spec
+
+    started = time.monotonic()
+    record = launch_spec(_load(args), render.reporter(), allow_cpu=args.allow_cpu, detach=args.detach)
+    if args.detach:
+        _print(record.id)
+    else:
+        render.show_ending(record, time.monotonic() - started)
+
+
+def ps(args: argparse.Namespace) -> None:
+    """Runs and their state, after a look at what is really running."""
+    from dimba.reconcile import reconciled
+
+    folders = all_runs(_runs())
+    records = [reconciled(folder) for folder in folders]
+    shown = [record for record in records if args.all or record.status in ACTIVE]
+    if args.json:
+        _print_json([_listed(record) for record in shown])
+    elif shown:
+        render.show_runs(shown)
+    else:
+        ended = len(records)
+        render.note(f"no run is active; `dimba ps -a` lists {ended} that ended" if ended else "no runs here yet")
+
+
+def _listed(record: RunRecord) -> dict[str, Any]:
+    return record.as_json()
+
+
+def logs(args: argparse.Namespace) -> None:
+    """A run's log, from disk."""
+    from dimba.reconcile import reconciled
+
+    folder = find_run(_runs(), args.run)
+    number = len(folder.record().attempts)
+    if not number:
+        record = folder.record()
+        raise BadInput(f"{folder.id} never started ({record.exit_reason or record.status})", "launch it again")
+    with folder.log(number).open(encoding="utf-8", errors="replace") as log:
+        while True:
+            active = args.follow and reconciled(folder).status in ACTIVE
+            for line in log:
+                sys.stdout.write(line)
+            sys.stdout.flush()
+            if not active:
+                return
+            time.sleep(0.3)
+
+
+def demo(args: argparse.Namespace) -> None:
+    """The demo, and what came of it."""
+    from dimba.demo import run_demo
+
+    result = run_demo(render.reporter(), Path.cwd())
+    run = RunFolder(_runs() / result.record.id, 0, 0)
+    if args.json:
+        _print_json({"run_id": run.id, "loss_before": result.loss_before, "loss_after": result.loss_after})
+    else:
+        render.show_demo(result, run.path)
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """The checks; 3 where a job could not run."""
+    from dimba.doctor import examine
+
+    checks = []
+    for check in examine(Path.cwd()):
+        checks.append(check)
+        if not args.json:
+            render.show_check(check)
+    if args.json:
+        _print_json([vars(check) for check in checks])
+    return 3 if any(check.status == "error" for check in checks) else 0
+
+
+def _load(args: argparse.Namespace) -> LoadedSpec:
+    overrides = [*args.set, *([f"runner={args.runner}"] if args.runner else [])]
+    return load_spec(Path(args.spec), overrides)
+
+
+def _runs() -> Path:
+    from dimba.host.probe import runs_folder
+
+    return runs_folder(Path.cwd())
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _print_json(value: Any) -> None:
+    _print(json.dumps(value, indent=2, ensure_ascii=False))

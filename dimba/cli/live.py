@@ -1,0 +1,97 @@
+"""A launch as it goes: bars on a terminal, lines on a pipe."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from dimba.plan import LaunchPlan
+from dimba.runs import RunRecord
+
+_QUIET_SECONDS = 2.0  # what takes less needs no bar
+
+
+class LaunchReporter:
+    """Shows a launch on `console` (stderr); the job's own lines go to stdout."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = console.is_terminal
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._what = ""
+        self._since: dict[str, float] = {}
+
+    def note(self, text: str) -> None:
+        """One line, above the bar where there is one."""
+        self._console.print(text, markup=False)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """On a terminal a bar; on a pipe a line for each step."""
+        if not what:
+            return
+        if self._live:
+            self._show(what, done, total)
+        elif what != self._what:
+            self.note(f"building the image, step {done + 1}/{total}: {what}" if total else what)
+        self._what = what
+
+    def rows(self, count: int) -> None:
+        """Reading the data shows once it takes long."""
+        started = self._since.setdefault("rows", time.monotonic())
+        if count % 20_000 == 0 and time.monotonic() - started > _QUIET_SECONDS:
+            if self._live:
+                self._show(f"reading the data: {count:,} rows", 0, 0)
+            elif count % 200_000 == 0:
+                self.note(f"reading the data: {count:,} rows")
+
+    def started(self, record: RunRecord, plan: LaunchPlan) -> None:
+        """Says which run it is, and how to find it again."""
+        self.ended()
+        where = f"in {plan.image.reference}" if plan.image else "on this machine itself"
+        self.note(f"run {record.id} started {where}")
+
+    def line(self, text: str, metrics: Sequence[dict[str, Any]]) -> None:
+        """The bar takes the place of the trainer's own step lines."""
+        if self._live and metrics:
+            last = metrics[-1]
+            shown = f"loss {last['loss']:.4f}" if "loss" in last else ""
+            speed = last.get("tokens_per_second")
+            what = f"step {last['step']}/{last.get('max_steps', '?')}  {shown}"
+            self._show(f"{what}  {speed:,.0f} tokens/s" if speed else what, last["step"], last.get("max_steps", 0))
+            if text.startswith("step "):
+                return
+        if self._live and sys.stdout.isatty():
+            self._console.print(text, markup=False)
+        else:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+    def ended(self) -> None:
+        """Takes the bar away, its last state left standing."""
+        if self._bar:
+            self._bar.stop()
+        self._bar = self._task = None
+
+    def asks_to_stop(self) -> bool | None:
+        """One question on a terminal; whoever presses Ctrl-C again means stop."""
+        if not (sys.stdin.isatty() and self._live):
+            return None
+        self.ended()
+        try:
+            answer = self._console.input("stop the run (it saves first), or leave it running? [S/l] ", markup=False)
+        except (EOFError, KeyboardInterrupt):
+            return True
+        return not answer.strip().lower().startswith("l")
+
+    def _show(self, what: str, done: int, total: int) -> None:
+        if self._bar is None:
+            columns = (BarColumn(24), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=self._console, transient=False)
+            self._task = self._bar.add_task("", total=None)
+            self._bar.start()
+        assert self._task is not None
+        self._bar.update(self._task, description=what, completed=max(done, 0), total=total or None)

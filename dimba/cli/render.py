@@ -1,0 +1,175 @@
+"""What people see: errors, plans, runs, and a launch as it goes."""
+
+import os
+import shlex
+import sys
+import textwrap
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from dimba.errors import DimbaError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dimba.cli.live import LaunchReporter
+    from dimba.demo import DemoResult
+    from dimba.doctor import Check
+    from dimba.plan import LaunchPlan
+    from dimba.runs import RunRecord
+
+_GIB = 1 << 30
+_MARKS = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "[red]error[/]  "}
+_STATUS = {"succeeded": "green", "running": "cyan", "failed": "red", "lost": "red", "stopped": "yellow"}
+
+
+def errors_console() -> Console:
+    """stderr, in colour where it is a terminal and NO_COLOR is not set."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def output_console() -> Console:
+    """stdout, the same."""
+    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "0")) or 120
+    return Console(highlight=False, width=width)
+
+
+def reporter() -> "LaunchReporter":
+    """How a launch is shown here."""
+    from dimba.cli.live import LaunchReporter
+
+    return LaunchReporter(errors_console())
+
+
+def note(text: str) -> None:
+    """One line to stderr."""
+    errors_console().print(text, markup=False)
+
+
+def say_error(error: DimbaError) -> None:
+    """Cause first; after a blank line, what to do."""
+    console = errors_console()
+    console.print("[bold red]error:[/] ", end="")
+    console.print(str(error), markup=False)
+
+
+def show_plan(plan: "LaunchPlan") -> None:
+    """The plan as a page, eighty columns wide but for the command and the paths."""
+    console = output_console()
+    console.print(f"{plan.name}: {plan.mode}, {plan.method}, {plan.runner} runner", markup=False)
+    for name, text in _plan_lines(plan):
+        first, *rest = text.splitlines() or [""]
+        console.print(f"  {name:<9} {first}", markup=False, soft_wrap=True)
+        for line in rest:
+            console.print(f"  {'':<9} {line}", markup=False, soft_wrap=True)
+
+
+def _plan_lines(plan: "LaunchPlan") -> list[tuple[str, str]]:
+    base = plan.checkpoint
+    facts = f" ({base.architecture}, {millions(base.parameters)} parameters)" if base.parameters else ""
+    summary = plan.data.summary
+    data = f": {summary.format}, {summary.rows:,} rows" if summary else " (on the Hub, not looked at)"
+    lines = [
+        ("base", base.reference + facts),
+        ("data", plan.data.reference + data),
+        ("output", f"{plan.output_dir}, as user {plan.uid}:{plan.gid}"),
+        ("image", _image_line(plan)),
+        ("GPUs", ", ".join(f"{gpu.index} {gpu.name or ''}".strip() for gpu in plan.gpus) or "none"),
+        ("steps", _steps_line(plan)),
+        ("memory", _memory_line(plan)),
+        ("shm", f"{plan.shm_bytes / _GIB:.1f} GiB"),
+        ("mounts", "\n".join(f"{'ro' if each.read_only else 'rw'} {each.target}" for each in plan.mounts)),
+        ("env", textwrap.fill(" ".join(plan.as_json()["env"]), 68)),
+        ("command", shlex.join(plan.argv)),
+        ("flags", f"found in the trainer's {plan.flags_from}"),
+    ]
+    lines += [("omitted", f"{each.key} {each.value}: the trainer has no flag for it") for each in plan.omitted]
+    return [*lines, *(("note", each) for each in plan.notes)]
+
+
+def _image_line(plan: "LaunchPlan") -> str:
+    image = plan.image
+    if image is None:
+        return "none: it runs on this machine itself"
+    state = "there" if image.id else "to be fetched" if image.key is None else "to be built"
+    if image.key is not None and image.base_digest is None:
+        state = "to be built, under another key once its base is fetched"
+    return f"{image.reference} ({state}{f'; on {image.base}' if image.base else ''})"
+
+
+def _steps_line(plan: "LaunchPlan") -> str:
+    steps = plan.steps
+    text = f"{steps.effective_batch} rows a step, {steps.processes} process{'es' if steps.processes > 1 else ''}"
+    if steps.per_epoch:
+        text += f"; {steps.per_epoch:,} a pass over the data"
+    return text + (f", {steps.total:,} in all" if steps.total else "; how many is known once the data are read")
+
+
+def _memory_line(plan: "LaunchPlan") -> str:
+    memory = plan.memory
+    if memory is None:
+        return "not known: the checkpoint is not on this machine"
+    parts = ("weights", "adapter", "gradients", "optimizer")
+    terms = ", ".join(f"{part} {size(getattr(memory, part))}" for part in parts if getattr(memory, part))
+    return f"{size(memory.model_states)} a process, and activations on top\n{terms}"
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that reads best."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024
+    raise AssertionError("the last unit takes everything")
+
+
+def millions(count: int) -> str:
+    """A number of parameters: 0.4 M, 7.2 B."""
+    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
+
+
+def show_runs(records: "Sequence[RunRecord]") -> None:
+    """A table of runs, oldest first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("RUN", "STATUS", "REASON", "RUNNER", "CREATED"):
+        table.add_column(column, no_wrap=column in ("RUN", "STATUS"), overflow="fold")
+    for record in records:
+        created = datetime.fromisoformat(record.created).astimezone().strftime("%m-%d %H:%M")
+        style = _STATUS.get(record.status, "")
+        status = f"[{style}]{record.status}[/]" if style else record.status
+        on_cpu = " (CPU)" if record.allow_cpu and record.gpus else ""
+        table.add_row(record.id, status + on_cpu, record.exit_reason or "", record.runner, created)
+    output_console().print(table)
+
+
+def show_ending(record: "RunRecord", seconds: float) -> None:
+    """The last words of a followed launch."""
+    console = errors_console()
+    minutes, second = divmod(round(seconds), 60)
+    console.print(f"[green]{record.status}[/] in {minutes}:{second:02d}: {record.output_dir}")
+    console.print(f"run {record.id}; `dimba logs {record.id}` prints its log", markup=False)
+
+
+def show_demo(result: "DemoResult", run: "Path") -> None:
+    """Loss before and after, a sample, and where everything is."""
+    console = output_console()
+    console.print()
+    console.print(f"loss        {result.loss_before:.3f} before, [bold green]{result.loss_after:.3f}[/] after")
+    console.print(f"asked       {result.prompt}", markup=False)
+    console.print(f"answered    {result.answer}", markup=False)
+    console.print(f"spec        {result.folder / 'job.yaml'}", markup=False, soft_wrap=True)
+    console.print(f"run         {run}", markup=False, soft_wrap=True)
+    console.print(f"checkpoint  {result.folder / 'tuned'}", markup=False, soft_wrap=True)
+
+
+def show_check(check: "Check") -> None:
+    """One line of the doctor, the fix below it."""
+    console = output_console()
+    console.print(f"{_MARKS[check.status]}  {check.name}: ", end="")
+    console.print(check.detail, markup=False, soft_wrap=True)
+    if check.fix and check.status != "ok":
+        console.print(f"         fix: {check.fix}", markup=False, soft_wrap=True)

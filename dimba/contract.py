@@ -1,0 +1,63 @@
+"""Names that both sides of the container wall share. Standard library only."""
+
+import os
+from pathlib import Path
+
+# Where the repository lies in the image.
+IMAGE_ROOT = "/opt/dimba"
+# The image's home folder: writable by any uid, as the job runs as its caller's.
+IMAGE_HOME = "/home/dimba"
+
+# Environment of a job.
+ENV_RUN_ID = "DIMBA_RUN_ID"
+ENV_ATTEMPT_DIR = "DIMBA_ATTEMPT_DIR"  # where log.txt and metrics.jsonl of this attempt go
+ENV_GPU_COUNT = "DIMBA_GPU_COUNT"  # how many GPUs must work inside; 0 on the CPU
+ENV_ALLOW_CPU = "DIMBA_ALLOW_CPU"  # go on without them, and say so
+ENV_SECRETS_ON_STDIN = "DIMBA_SECRETS_ON_STDIN"  # one JSON line of names and values waits on stdin
+ENV_RANK_DIR = "DIMBA_RANK_DIR"  # where each rank notes its pid and how it ended
+
+# Environment of the launcher.
+ENV_RUNS = "DIMBA_RUNS"
+ENV_BASE_IMAGE = "DIMBA_BASE_IMAGE"
+ENV_GPU_PATH = "DIMBA_GPU_PATH"  # cdi or nvidia, where both are there and one is broken
+ENV_CA_CERT = "DIMBA_CA_CERT"  # a company's CA bundle, built into the image
+ENV_WHEELS = "DIMBA_WHEELS"  # a folder of wheels that the build prefers
+
+# Labels of a container.
+LABEL_RUN_ID = "dimba.run-id"
+LABEL_ATTEMPT = "dimba.attempt"
+LABEL_IMAGE_KEY = "dimba.image-key"
+
+# Files of a run and of an output folder.
+SPEC_FILE = "job.yaml"
+PLAN_FILE = "plan.json"
+RUN_FILE = "run.json"
+LOG_FILE = "log.txt"
+METRICS_FILE = "metrics.jsonl"
+EXIT_FILE = "exit.json"  # the entry point's last word, in the attempt's folder
+OUTPUT_FILE = "dimba.json"
+
+# Exit statuses of a job that the launcher understands; the trainer's own pass through as they are.
+EXIT_BAD_INPUT = 2
+EXIT_NO_GPU = 83
+EXIT_STOPPED = 143  # 128 + SIGTERM: told to stop, saved and went
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+PATH_STARTS = ("./", "../", "/", "~", "data/", "checkpoints/")
+TRAINED_OUTPUT = ("config.json", "adapter_config.json", "*.safetensors", "checkpoint-*")
+
+
+def names_a_path(value: str) -> bool:
+    """Whether `value` means a path rather than a Hub id: it exists, starts like one or ends in a data suffix."""
+    plain = value.removesuffix(".gz")
+    return value.startswith(PATH_STARTS) or plain.endswith(DATA_SUFFIXES) or Path(value).exists()
+
+
+def absolute(path: str | Path, folder: Path | None = None) -> Path:
+    """`path` with `~` and `..` resolved against `folder` (the current one), links left as they are."""
+    return Path(os.path.normpath((folder or Path.cwd()) / Path(path).expanduser()))
+
+
+def trained_files(folder: Path) -> list[Path]:
+    """What shows that a model or its checkpoints already lie in `folder`; empty where it does not exist."""
+    return sorted(path for pattern in TRAINED_OUTPUT for path in folder.glob(pattern))

@@ -1,0 +1,65 @@
+"""What a user can run into: one small tree, in which each kind carries its exit status."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class DimbaError(Exception):
+    """A failure with a cause and, after it, what to do next."""
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+
+class RunFailed(DimbaError):
+    """The run started and failed, or was stopped elsewhere."""
+
+    exit_status = 1
+
+
+class BadInput(DimbaError):
+    """The spec, the command line or what they name is wrong."""
+
+    exit_status = 2
+
+
+class HostCannot(DimbaError):
+    """The machine cannot do it: GPUs, permissions, disk."""
+
+    exit_status = 3
+
+
+class EngineFailed(DimbaError):
+    """The container engine or the image build failed."""
+
+    exit_status = 4
+
+
+class Interrupted(DimbaError):
+    """Somebody pressed Ctrl-C, or the launcher was told to end."""
+
+    exit_status = 130
+
+
+class SeveralErrors(DimbaError):
+    """Everything that is wrong at once; the exit status is that of the first."""
+
+    def __init__(self, errors: Sequence[DimbaError]) -> None:
+        super().__init__("\n\n".join(str(error) for error in errors))
+        self.errors = tuple(errors)
+        self.exit_status = errors[0].exit_status  # type: ignore[misc]  # one instance stands for many kinds
+
+
+def raise_all(errors: Sequence[DimbaError]) -> None:
+    """Raises nothing, the one error, or all of them as one, the spec's own mistakes first."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise SeveralErrors(sorted(errors, key=lambda error: error.exit_status))

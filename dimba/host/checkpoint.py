@@ -1,0 +1,97 @@
+"""A base checkpoint's facts from config.json and the safetensors headers, without torch."""
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+from dimba.contract import absolute, names_a_path
+from dimba.host.facts import CheckpointFacts
+
+_MAX_HEADER = 100 << 20
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+def look_at_checkpoint(reference: str, folder: Path) -> CheckpointFacts:
+    """Facts of `reference`: a path relative to `folder`, or a Hub id, which is taken as it is."""
+    path = absolute(reference, folder)
+    if not (path.exists() or names_a_path(reference)):
+        if reference.count("/") > 1:
+            return _refused(path, "is neither a folder nor a Hub id", "give a path, or `owner/name`")
+        return CheckpointFacts(reference=reference, local=False)
+    if not path.exists():
+        hint = "put a checkpoint there, or give another path or a Hub id (`owner/name`)"
+        return _refused(path, "does not exist", hint)
+    if not path.is_dir():
+        return _refused(path, "is a file, not a folder", "give the folder that holds config.json and the weights")
+    return _look_into(path)
+
+
+def _refused(path: Path, problem: str, hint: str) -> CheckpointFacts:
+    return CheckpointFacts(reference=str(path), local=True, problem=problem, hint=hint)
+
+
+def _look_into(path: Path) -> CheckpointFacts:
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        hint = "merge it into its base first, or give the base itself"
+        return _refused(path, "holds an adapter, not a whole model", hint)
+    if not (path / "config.json").exists():
+        inner = sorted(each.parent.name for each in path.glob("*/config.json"))
+        hint = f"did you mean `{path / inner[-1]}`?" if inner else "a checkpoint in Hugging Face format has one"
+        return _refused(path, "has no config.json", hint)
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        headers = [_header(file) for file in sorted(path.glob("*.safetensors"))]
+    except (OSError, ValueError, struct.error) as error:
+        return _refused(path, f"cannot be read: {error}", "copy the checkpoint again: a file is broken")
+    if not headers:
+        pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
+        problem = "has only pickled weights (.bin)" if pickled else "has no weights (*.safetensors)"
+        return _refused(path, problem, "convert it with `save_pretrained`, which writes safetensors")
+    if not any((path / name).exists() for name in _TOKENIZERS):
+        return _refused(path, "has no tokenizer", "copy tokenizer.json and tokenizer_config.json beside the weights")
+    return _facts(path, config, headers)
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as handle:
+        (size,) = struct.unpack("<Q", handle.read(8))
+        if size > _MAX_HEADER:
+            raise ValueError(f"{file.name} is not a safetensors file")
+        header: dict[str, Any] = json.loads(handle.read(size))
+    tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+    end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+    if file.stat().st_size < 8 + size + end:
+        raise ValueError(f"{file.name} ends early: {file.stat().st_size:,} of {8 + size + end:,} bytes")
+    return tensors
+
+
+def _facts(path: Path, config: dict[str, Any], headers: list[dict[str, Any]]) -> CheckpointFacts:
+    tensors = [tensor for header in headers for tensor in header.values()]
+    linear = [tensor["shape"] for header in headers for name, tensor in header.items() if _is_linear(name, tensor)]
+    links = [file for file in path.iterdir() if file.is_symlink()]
+    return CheckpointFacts(
+        reference=str(path),
+        local=True,
+        architecture=(config.get("architectures") or [config.get("model_type")])[0],
+        parameters=sum(math.prod(tensor["shape"]) for tensor in tensors),
+        weight_bytes=sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors),
+        linear_sides=sum(map(sum, linear)),
+        has_chat_template=_has_chat_template(path),
+        linked_files=tuple(file.resolve() for file in links if not file.resolve().is_relative_to(path.resolve())),
+    )
+
+
+def _is_linear(name: str, tensor: dict[str, Any]) -> bool:
+    return len(tensor["shape"]) == 2 and not any(word in name for word in ("embed", "lm_head", "wte", "wpe"))
+
+
+def _has_chat_template(path: Path) -> bool:
+    if (path / "chat_template.jinja").exists():
+        return True
+    try:
+        config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(config.get("chat_template"))

@@ -1,0 +1,129 @@
+"""HostFacts: everything that the plan needs to know, found out beforehand."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dimba.formats import DataSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One card; what `nvidia-smi` did not tell is None."""
+
+    index: int
+    uuid: str | None = None
+    name: str | None = None
+    memory_mib: int | None = None
+    compute_capability: float | None = None
+    driver: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuFacts:
+    """The cards that work, and why there are none."""
+
+    gpus: tuple[Gpu, ...] = ()
+    source: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """The container engine, as far as it answers."""
+
+    reachable: bool
+    problem: str = ""
+    address: str = ""
+    version: str = ""
+    local: bool = True
+    rootless: bool = False
+    cdi_devices: frozenset[str] = frozenset()
+    runtimes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """The image that the job would run in."""
+
+    reference: str
+    key: str | None  # None for an image that somebody else built
+    base: str | None
+    base_digest: str | None  # None where the base image is not on this machine yet
+    id: str | None  # None where it is not built yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFacts:
+    """The base checkpoint: a folder that was looked into, or a Hub id that was not."""
+
+    reference: str
+    local: bool
+    problem: str = ""
+    hint: str = ""
+    architecture: str | None = None
+    parameters: int | None = None
+    weight_bytes: int | None = None
+    linear_sides: int | None = None  # sum of in + out over the matrices that an adapter sits on
+    has_chat_template: bool | None = None
+    linked_files: tuple[Path, ...] = ()  # where links in the folder lead outside it
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """The data: a file that was read, or a Hub id that was not."""
+
+    reference: str
+    local: bool
+    problem: str = ""
+    hint: str = ""
+    summary: DataSummary | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerFacts:
+    """The trainer: where it lies, where it will run, and the flags that it defines."""
+
+    path: Path | None  # on this machine; None where none was found
+    problem: str = ""
+    hint: str = ""
+    in_image: str | None = None  # its path in the image; None where it has to be mounted
+    flags: frozenset[str] = frozenset()
+    flags_from: str = ""  # "--help" or "source"
+    other_mode: bool = False  # it is the other mode's
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputFacts:
+    """The output folder and whoever will own what is written there."""
+
+    path: Path
+    uid: int
+    gid: int
+    home: Path
+    problem: str = ""
+    hint: str = ""
+    user_error: bool = False  # the spec is wrong rather than the machine
+    holds: tuple[str, ...] = ()
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFacts:
+    """One look at the machine, for one spec."""
+
+    folder: Path  # where dimba is run: relative paths start here
+    runs: Path
+    project: Path
+    python: str
+    cores: int
+    memory_bytes: int
+    cache: Path  # the Hugging Face cache
+    environment: frozenset[str]  # names only
+    gpu: GpuFacts
+    engine: EngineFacts
+    checkpoint: CheckpointFacts
+    data: DataFacts
+    trainer: TrainerFacts
+    output: OutputFacts
+    image: ImageFacts | None = None
+    notes: tuple[str, ...] = field(default=())

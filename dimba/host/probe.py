@@ -1,0 +1,75 @@
+"""One look at the machine for one spec: (JobSpec, engine) → HostFacts."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dimba.contract import ENV_RUNS, absolute
+from dimba.errors import BadInput
+from dimba.formats import survey
+from dimba.host.checkpoint import look_at_checkpoint
+from dimba.host.facts import DataFacts, EngineFacts, HostFacts, OutputFacts
+from dimba.host.gpus import find_gpus
+from dimba.host.output import look_at_output
+from dimba.host.trainer import find_trainer
+from dimba.spec import Dataset, JobSpec
+
+
+def project_root() -> Path:
+    """The checkout that this package is part of: what the image is built from."""
+    return Path(__file__).resolve().parents[2]
+
+
+def runs_folder(folder: Path) -> Path:
+    """Where runs are recorded: `DIMBA_RUNS`, else `runs/` in the folder that dimba is run in."""
+    return absolute(os.environ.get(ENV_RUNS) or "runs", folder)
+
+
+def probe(
+    spec: JobSpec, engine: EngineFacts, *, folder: Path, progress: Callable[[int], None] = lambda _rows: None
+) -> HostFacts:
+    """Looks at everything that `spec` names; problems become part of the facts, the plan judges them."""
+    output = look_at_output(spec.output_dir, folder)
+    return HostFacts(
+        folder=folder,
+        runs=runs_folder(folder),
+        project=project_root(),
+        python=sys.executable,
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cache=_cache(output, folder),
+        environment=frozenset(os.environ),
+        gpu=find_gpus(engine.cdi_devices),
+        engine=engine,
+        checkpoint=look_at_checkpoint(spec.base_checkpoint, folder),
+        data=look_at_data(spec.dataset, folder, progress),
+        trainer=find_trainer(spec.trainer, spec.mode, folder, project_root()),
+        output=output,
+    )
+
+
+def look_at_data(dataset: Dataset, folder: Path, progress: Callable[[int], None]) -> DataFacts:
+    """Reads a local file whole, as the trainer will; a Hub id is taken as it is."""
+    if dataset.path is None:
+        return DataFacts(reference=str(dataset.name), local=False)
+    path = absolute(dataset.path, folder)
+    if not path.is_file():
+        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+        hint = "correct `dataset.path`; it is relative to the folder that dimba is run in"
+        return DataFacts(reference=str(path), local=True, problem=f"{path} {problem}", hint=hint)
+    try:
+        summary = survey(path, dataset.columns, progress=progress)
+    except BadInput as error:
+        return DataFacts(reference=str(path), local=True, problem=error.message, hint=error.hint)
+    return DataFacts(reference=str(path), local=True, summary=summary)
+
+
+def _cache(output: OutputFacts, folder: Path) -> Path:
+    """The Hugging Face cache: the caller's, or that of whoever root works for."""
+    if os.environ.get("HF_HOME"):
+        return absolute(os.environ["HF_HOME"], folder)
+    home = Path.home() if output.uid == os.geteuid() else output.home
+    if not home.is_dir():
+        return runs_folder(folder) / ".cache" / "huggingface"
+    return home / ".cache" / "huggingface"

@@ -1,0 +1,104 @@
+"""The use case: look → plan → record → prepare → start → follow → close."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dimba import contract
+from dimba.errors import DimbaError, SeveralErrors
+from dimba.host.facts import EngineFacts, HostFacts
+from dimba.host.probe import probe, project_root
+from dimba.lifecycle import Reporter, Run, told_to_stop
+from dimba.plan import LaunchPlan, make_plan
+from dimba.plan.build import Choices
+from dimba.runners.flags import trainer_facts
+from dimba.runners.protocol import Runner
+from dimba.runs import RunRecord
+from dimba.spec import JobSpec, LoadedSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A spec, the machine, and where it would run."""
+
+    loaded: LoadedSpec
+    facts: HostFacts
+    runner: Runner
+    choices: Choices
+
+    @property
+    def spec(self) -> JobSpec:
+        """The spec that was looked at."""
+        return self.loaded.spec
+
+    def plan(self) -> LaunchPlan:
+        """The plan; what is wrong with it is said with the spec's line."""
+        try:
+            return make_plan(self.spec, self.facts, self.choices)
+        except DimbaError as error:
+            raise located(error, self.loaded) from None
+
+
+def find_runner(wanted: str) -> tuple[Runner, EngineFacts]:
+    """The runner that `wanted` (a spec's `runner`) means here; the engine is asked only where it matters."""
+    from dimba.runners.process import ProcessRunner
+
+    if wanted == "process":
+        return ProcessRunner(), EngineFacts(reachable=False, problem="not asked for")
+    from dimba.runners.docker.engine import Engine, connect
+    from dimba.runners.docker.runner import DockerRunner
+
+    found = connect()
+    if isinstance(found, Engine):
+        return DockerRunner(found, project_root()), found.facts
+    return ProcessRunner(), found
+
+
+def look(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False) -> Look:
+    """Looks at everything that the spec names; starts nothing but the trainer's `--help`."""
+    runner, engine = find_runner(loaded.spec.runner)
+    facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=reporter.rows)
+    choices = Choices(allow_cpu=allow_cpu, gpu_path=os.environ.get(contract.ENV_GPU_PATH))
+    image = runner.look(loaded.spec)
+    facts = replace(facts, image=image, trainer=trainer_facts(facts, image, runner.run_once))
+    return Look(loaded=loaded, facts=facts, runner=runner, choices=choices)
+
+
+def located(error: DimbaError, loaded: LoadedSpec) -> DimbaError:
+    """The error with the line of the spec that its key is on."""
+    if isinstance(error, SeveralErrors):
+        return SeveralErrors([located(each, loaded) for each in error.errors])
+    key = error.message.partition(":")[0]
+    if key in loaded.lines:
+        error.message = f"{loaded.at(key)}{error.message[len(key) :]}"
+    return error
+
+
+def launch(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, detach: bool = False) -> RunRecord:
+    """Runs a spec to its end (or, detached, until it has started).
+
+    Raises:
+        DimbaError: with the exit status of what went wrong; the run's record says the same.
+    """
+    seen = look(loaded, reporter, allow_cpu=allow_cpu)
+    plan = seen.plan()
+    for note in plan.notes:
+        reporter.note(note)
+    run = Run.create(plan, loaded, seen.facts, allow_cpu=allow_cpu)
+    with run.closing_on_failure(), told_to_stop():
+        ready = prepare(seen, run, reporter)
+        job = run.start(seen.runner, ready, reporter)
+        if not detach:
+            run.follow(seen.runner, job, reporter)
+    return run.record
+
+
+def prepare(seen: Look, run: Run, reporter: Reporter) -> LaunchPlan:
+    """Makes the image where it is missing, and plans again with what the trainer in it really takes."""
+    facts = seen.facts
+    if facts.image is None or facts.image.id is None:
+        run.update(status="building")
+        image = seen.runner.prepare(seen.spec, reporter.progress)
+        reporter.ended()
+        facts = replace(facts, image=image, trainer=trainer_facts(facts, image, seen.runner.run_once))
+    return replace(seen, facts=facts).plan()

@@ -1,0 +1,233 @@
+"""One run from its record to its close."""
+
+import json
+import os
+import queue
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any, Protocol
+
+from dimba import contract
+from dimba.errors import DimbaError, HostCannot, Interrupted, RunFailed
+from dimba.host.facts import HostFacts
+from dimba.host.provenance import provenance
+from dimba.plan import LaunchPlan
+from dimba.runners.protocol import Ending, Runner
+from dimba.runs import RunFolder, create_run
+from dimba.runs.record import Attempt, RunRecord, now
+from dimba.runs.store import make_folder, write_whole
+from dimba.spec import LoadedSpec
+
+STOP_GRACE = 60.0  # seconds for a job to save in
+
+
+class Reporter(Protocol):
+    """How a launch is shown; `cli` has the one for people."""
+
+    def note(self, text: str) -> None:
+        """Something worth saying once."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """A step of something that takes a while; `what` empty is a sign of life."""
+
+    def rows(self, count: int) -> None:
+        """Rows of the data read so far."""
+
+    def started(self, record: RunRecord, plan: LaunchPlan) -> None:
+        """The job runs."""
+
+    def line(self, text: str, metrics: Sequence[dict[str, Any]]) -> None:
+        """A line of the job's output, and the metrics that came with it."""
+
+    def ended(self) -> None:
+        """Nothing more is shown live."""
+
+    def asks_to_stop(self) -> bool | None:
+        """After a Ctrl-C: stop the run, or leave it running; None where nobody can be asked."""
+
+
+@dataclass
+class Run:
+    """A run on its way: its folder, and its record as it changes."""
+
+    folder: RunFolder
+    record: RunRecord
+    stopping: bool = False
+
+    @classmethod
+    def create(cls, plan: LaunchPlan, loaded: LoadedSpec, facts: HostFacts, *, allow_cpu: bool) -> "Run":
+        """Puts the run on record before anything of it starts."""
+        folder = create_run(facts.runs, plan.name, plan.uid, plan.gid)
+        folder.write_bytes(contract.SPEC_FILE, loaded.data)
+        record = RunRecord(
+            id=folder.id,
+            name=plan.name,
+            runner=plan.runner,
+            mode=plan.mode,
+            method=plan.method,
+            output_dir=str(plan.output_dir),
+            driver=next((gpu.driver for gpu in plan.gpus), None),
+            gpus=tuple(gpu.uuid or str(gpu.index) for gpu in plan.gpus),
+            overrides=loaded.overrides,
+            allow_cpu=allow_cpu,
+            created=now(),
+            **provenance(facts.project),
+        )
+        folder.write_record(record)
+        return cls(folder, record)
+
+    def update(self, **changes: Any) -> None:
+        """Keeps the changed record, on disk too."""
+        self.record = replace(self.record, **changes)
+        self.folder.write_record(self.record)
+
+    def start(self, runner: Runner, plan: LaunchPlan, reporter: Reporter) -> str:
+        """Makes the folders that the job writes in, as its user, and starts it; returns the job's name."""
+        for folder in plan.writable:
+            make_folder(folder, plan.uid, plan.gid)
+        claim_output(plan, self.folder.id)
+        number = self.folder.new_attempt()
+        plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
+        self.folder.write_json(contract.PLAN_FILE, plan.as_json())
+        attempts = (*self.record.attempts, Attempt(number=number, started=now()))
+        self.update(status="starting", started=self.record.started or now(), attempts=attempts, **_image(plan))
+        job = runner.start(
+            plan,
+            run_id=self.folder.id,
+            attempt=number,
+            log=self.folder.log(number),
+            secrets={name: os.environ[name] for name in plan.host_environment},
+        )
+        self.record = self.record.with_attempt(job=job)
+        self.update(status="running", container_id=job if plan.runner == "docker" else None)
+        reporter.started(self.record, plan)
+        return job
+
+    def follow(self, runner: Runner, job: str, reporter: Reporter) -> None:
+        """Shows the job until it ends; the first Ctrl-C asks, or stops it where nobody can be asked."""
+        number, shown = len(self.record.attempts), 0
+        lines = _Pump(runner.follow(job, self.folder.log(number)))
+        while not lines.ended:
+            try:
+                for text in lines:
+                    metrics = self.folder.metrics(number)[shown:]
+                    shown += len(metrics)
+                    reporter.line(text, metrics)
+            except KeyboardInterrupt:
+                self._interrupted(runner, job, reporter)
+        reporter.ended()
+        self.close(runner.wait(job))
+
+    def _interrupted(self, runner: Runner, job: str, reporter: Reporter) -> None:
+        if self.stopping:
+            reporter.note("killing it")
+            runner.stop(job, 0)
+            return
+        if reporter.asks_to_stop() is False:
+            hint = f"`dimba logs -f {self.folder.id}` follows it, `dimba ps` lists it"
+            raise Interrupted(f"left running: {self.folder.id}", hint)
+        self.stopping = True
+        self.update(status="stopping")
+        reporter.note("stopping: the job saves a checkpoint first; Ctrl-C again kills it")
+        # Beside the log, which goes on being shown until the job has ended.
+        threading.Thread(target=runner.stop, args=(job, STOP_GRACE), daemon=True).start()
+
+    def close(self, ending: Ending | None) -> None:
+        """Writes how it ended, and raises where that was not well."""
+        status, reason, error = judge(ending, self.folder, stopping=self.stopping)
+        self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
+        self.update()
+        if error:
+            raise error
+
+    @contextmanager
+    def closing_on_failure(self) -> Iterator[None]:
+        """A run that did not start is not left `building` or `starting` on record."""
+        try:
+            yield
+        except (DimbaError, KeyboardInterrupt) as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            if self.record.status in ("queued", "building", "starting"):
+                ending = ("stopped", "stopped_by_user") if stopped else ("failed", "start_failed")
+                self.record = self.record.closed(*ending, None)
+                self.update()
+            if stopped:
+                raise Interrupted("interrupted before the job had started", "nothing of it is left running") from None
+            raise
+
+
+class _Pump:
+    """Lines read in a thread of their own: a Ctrl-C in the main one cannot tear the reading apart."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.ended = False
+        self._queue: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, args=(lines,), daemon=True).start()
+
+    def _read(self, lines: Iterator[str]) -> None:
+        try:
+            for text in lines:
+                self._queue.put(text)
+            self._queue.put(None)
+        except BaseException as error:  # handed on to the main thread, which raises it
+            self._queue.put(error)
+
+    def __iter__(self) -> Iterator[str]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+        self.ended = True
+
+
+def _image(plan: LaunchPlan) -> dict[str, str | None]:
+    image = plan.image
+    return {"image": image.reference, "image_digest": image.id} if image else {}
+
+
+def claim_output(plan: LaunchPlan, run_id: str) -> None:
+    """Writes dimba.json: whose folder this is, and from what."""
+    note = {"run_id": run_id, "name": plan.name, "base_checkpoint": plan.checkpoint.reference, "argv": plan.argv}
+    data = json.dumps(note, indent=2).encode()
+    write_whole(plan.output_dir / contract.OUTPUT_FILE, data, plan.uid, plan.gid)
+
+
+def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> tuple[str, str, DimbaError | None]:
+    """(status, exit reason, error to raise) of a job that ended so."""
+    logs = f"`dimba logs {folder.id}` has the whole log ({folder.log(1)})"
+    if ending is None:
+        return "lost", "container_missing", RunFailed(f"run {folder.id}: its job is gone", logs)
+    if ending.exit_code == 0:
+        return "succeeded", "completed", None
+    if stopping:
+        return "stopped", "stopped_by_user", Interrupted(f"run {folder.id} stopped", logs)
+    if ending.exit_code == contract.EXIT_NO_GPU:
+        hint = "`dimba doctor` looks closer; `--allow-cpu` goes on without, `gpus: none` asks for the CPU"
+        return "failed", "start_failed", HostCannot(f"run {folder.id}: the GPUs do not work inside", hint)
+    if ending.exit_code == contract.EXIT_STOPPED:
+        return "stopped", "stopped_by_user", RunFailed(f"run {folder.id} was stopped elsewhere", logs)
+    if ending.out_of_memory:
+        hint = "raise `resources.memory`, or lower `training.batch_size` or `training.max_length`"
+        return "failed", "out_of_memory", RunFailed(f"run {folder.id} ran out of host memory", hint)
+    if ending.exit_code == 128 + signal.SIGKILL:
+        return "failed", "killed", RunFailed(f"run {folder.id} was killed, perhaps for its memory", logs)
+    message = f"run {folder.id} failed: the trainer exited with status {ending.exit_code}"
+    return "failed", "trainer_error", RunFailed(message, logs)
+
+
+@contextmanager
+def told_to_stop() -> Iterator[None]:
+    """SIGTERM means what Ctrl-C means."""
+
+    def interrupt(_signum: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

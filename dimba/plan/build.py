@@ -1,0 +1,178 @@
+"""make_plan: the one place where a spec and a machine become a plan. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from dimba import contract
+from dimba.batching import steps_per_epoch, total_steps
+from dimba.errors import BadInput, DimbaError, raise_all
+from dimba.host.facts import Gpu, HostFacts
+from dimba.plan.checks import problems
+from dimba.plan.flags import MODE, Resolved, trainer_argv
+from dimba.plan.memory import estimate_memory
+from dimba.plan.model import LaunchPlan, Omitted, Steps
+from dimba.plan.mounts import job_mounts
+from dimba.plan.placement import (
+    accelerate_argv,
+    choose_gpus,
+    choose_runner,
+    gpu_devices,
+    precision,
+    refuse_what_comes_later,
+    shm_bytes,
+)
+from dimba.spec import JobSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the command line says beside the spec."""
+
+    allow_cpu: bool = False
+    gpu_path: str | None = None  # cdi or nvidia, instead of what the engine seems to have
+    run_id: str | None = None  # the run that may go on in its output folder
+
+
+@dataclass(frozen=True)
+class _Placement:
+    runner: str
+    gpus: tuple[Gpu, ...]
+    notes: tuple[str, ...]
+
+
+def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -> LaunchPlan:
+    """What would run for `spec` on the machine of `facts`; raises everything that is in the way at once."""
+    choices = choices or Choices()
+    errors = problems(spec, facts, choices.run_id) + refuse_what_comes_later(spec)
+    placement = _collect(errors, lambda: _place(spec, facts, choices))
+    flags = _collect(errors, lambda: _flags(spec, facts, placement)) if placement else None
+    mounts = _collect(errors, lambda: job_mounts(spec, facts))
+    raise_all(errors)
+    assert placement is not None and flags is not None and mounts is not None
+    argv, omitted = flags
+    processes = max(1, len(placement.gpus))
+    written = dict(item.split("=", 1) for item in spec.container.env if "=" in item)
+    return LaunchPlan(
+        name=spec.name,
+        mode=spec.mode,
+        method=spec.method,
+        runner=placement.runner,
+        image=facts.image if placement.runner == "docker" else None,
+        argv=(*_launcher(spec, facts, placement), *argv),
+        omitted=tuple(omitted),
+        flags_from=facts.trainer.flags_from,
+        mounts=tuple(mounts),
+        environment={**_environment(facts, placement, choices), **written},
+        host_environment=tuple(item for item in spec.container.env if "=" not in item),
+        gpus=placement.gpus,
+        gpu_devices=gpu_devices(placement.gpus, facts, choices.gpu_path),
+        shm_bytes=shm_bytes(spec, processes),
+        memory_bytes=spec.resources.memory,
+        uid=facts.output.uid,
+        gid=facts.output.gid,
+        working_dir=str(facts.output.path),
+        output_dir=facts.output.path,
+        writable=(facts.cache, facts.output.path),
+        checkpoint=facts.checkpoint,
+        data=facts.data,
+        steps=_steps(spec, facts, processes),
+        memory=estimate_memory(spec, facts.checkpoint, on_cpu=not placement.gpus),
+        notes=(*facts.notes, *placement.notes),
+    )
+
+
+def _collect(errors: list[DimbaError], part: Callable[[], T]) -> T | None:
+    try:
+        return part()
+    except DimbaError as error:
+        errors.append(error)
+        return None
+
+
+def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
+    runner, about_runner = choose_runner(spec, facts)
+    gpus, about_gpus = choose_gpus(spec, facts)
+    notes = [about_runner, about_gpus]
+    if choices.allow_cpu and gpus:
+        notes.append("on the CPU where the GPUs do not work (--allow-cpu)")
+    return _Placement(runner, gpus, tuple(note for note in notes if note))
+
+
+def _flags(spec: JobSpec, facts: HostFacts, placement: _Placement) -> tuple[list[str], list[Omitted]]:
+    trainer = facts.trainer
+    if trainer.path is None:
+        return [], []  # already among the problems
+    if trainer.other_mode and not trainer.flags & set(MODE):
+        raise BadInput(
+            f"trainer: none found for mode `{spec.mode}`; {trainer.path} is for the other mode",
+            "name one with `trainer:`; the other mode's is used only where it has a --mode flag",
+        )
+    at = Resolved(
+        base=facts.checkpoint.reference,
+        data=facts.data.reference,
+        output=str(facts.output.path),
+        gpu_count=len(placement.gpus),
+    )
+    return trainer_argv(spec, trainer.flags, at)
+
+
+def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> list[str]:
+    """The entry point, `accelerate launch`, and the wrapper that notes how each rank ended."""
+    inside = placement.runner == "docker"
+    trainer = facts.trainer.in_image if inside and facts.trainer.in_image else str(facts.trainer.path)
+    processes = max(1, len(placement.gpus))
+    threads = max(1, facts.cores // processes)
+    return [
+        "python" if inside else facts.python,
+        *("-m", "dimba.trainers.entry"),
+        *accelerate_argv(processes, precision(spec, placement.gpus), threads=threads, on_cpu=not placement.gpus),
+        *("-m", "dimba.trainers.rank", trainer),
+    ]
+
+
+def _environment(facts: HostFacts, placement: _Placement, choices: Choices) -> dict[str, str]:
+    environment = {
+        contract.ENV_GPU_COUNT: str(len(placement.gpus)),
+        "HF_HOME": str(facts.cache),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+    if choices.allow_cpu:
+        environment[contract.ENV_ALLOW_CPU] = "1"
+    if placement.runner == "docker":
+        return environment | _caches()
+    chosen = ",".join(gpu.uuid or str(gpu.index) for gpu in placement.gpus)
+    return environment | {"CUDA_VISIBLE_DEVICES": chosen}
+
+
+def _caches() -> dict[str, str]:
+    # The job's uid has no name and no home in the image; torch and triton fail without either.
+    home = Path(contract.IMAGE_HOME)
+    return {
+        "HOME": str(home),
+        "USER": "dimba",
+        "LOGNAME": "dimba",
+        "XDG_CACHE_HOME": str(home / ".cache"),
+        "TORCHINDUCTOR_CACHE_DIR": str(home / ".cache" / "inductor"),
+        "TRITON_CACHE_DIR": str(home / ".cache" / "triton"),
+    }
+
+
+def _steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:
+    training, summary = spec.training, facts.data.summary
+    effective = training.batch_size * training.grad_accumulation_steps * processes
+    if summary is None:
+        return Steps(processes=processes, effective_batch=effective, per_epoch=None, total=training.max_steps)
+    per_epoch = steps_per_epoch(
+        summary.rows,
+        batch_size=training.batch_size,
+        accumulation=training.grad_accumulation_steps,
+        processes=processes,
+    )
+    assert training.epochs is not None, "a JobSpec is complete"
+    total = total_steps(per_epoch, epochs=training.epochs, max_steps=training.max_steps)
+    return Steps(processes=processes, effective_batch=effective, per_epoch=per_epoch, total=total)

@@ -1,0 +1,43 @@
+"""What is wrong with a job on this machine, all of it at once."""
+
+from dimba.errors import BadInput, DimbaError, HostCannot
+from dimba.host.facts import HostFacts
+from dimba.spec import JobSpec
+
+
+def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaError]:
+    """Everything that a look at the machine found; `run_id` may have used the output folder before."""
+    errors: list[DimbaError] = []
+    if facts.checkpoint.problem:
+        path, problem = facts.checkpoint.reference, facts.checkpoint.problem
+        errors.append(BadInput(f"base_checkpoint: {path} {problem}", facts.checkpoint.hint))
+    if facts.data.problem:
+        errors.append(BadInput(f"dataset: {facts.data.problem}", facts.data.hint))
+    if facts.trainer.problem:
+        errors.append(BadInput(f"trainer: {facts.trainer.problem}", facts.trainer.hint))
+    return errors + _output(facts, run_id) + _environment(spec, facts)
+
+
+def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
+    output = facts.output
+    if output.problem:
+        kind = BadInput if output.user_error else HostCannot
+        return [kind(f"output_dir: {output.problem}", output.hint)]
+    if output.holds and (run_id is None or output.run_id != run_id):
+        whose = f"run `{output.run_id}`" if output.run_id else "somebody"
+        return [
+            BadInput(
+                f"output_dir: {output.path} already holds a model of {whose} ({output.holds[0]})",
+                "give another `output_dir` (or `--set output_dir=…`), move that folder away, or remove it",
+            )
+        ]
+    return []
+
+
+def _environment(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
+    names = [item for item in spec.container.env if "=" not in item]
+    return [
+        BadInput(f"container.env: `{name}` is not set here", f"`export {name}=…` before launching, or remove it")
+        for name in names
+        if name not in facts.environment
+    ]

@@ -1,0 +1,163 @@
+"""The alias table: which flag of a trainer carries which value of the spec."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from dimba.errors import BadInput
+from dimba.plan.model import Omitted
+from dimba.spec import JobSpec
+
+# First match wins. A trainer gets a value by the first of these flags that it defines.
+MODE = ("--mode", "--train-mode", "--training-mode")
+BASE = (
+    "--base-model",
+    "--base-model-path",
+    "--base-checkpoint",
+    "--model-path",
+    "--model",
+    "--checkpoint",
+    "--checkpoint-path",
+)
+DATASET = ("--dataset", "--dataset-name", "--dataset_name", "--hf-dataset")
+DATASET_CONFIG = ("--dataset-config", "--dataset_config", "--hf-dataset-config")
+DATASET_SPLIT = ("--dataset-split", "--dataset_split", "--split")
+LOCAL_DATA = ("--dataset-path", "--data-path", "--train-file", "--dataset-file", *DATASET)
+DATA_FORMAT = ("--dataset-format", "--data-format")
+COLUMNS = ("--columns",)
+USE_LORA = ("--use-lora", "--lora", "--enable-lora")
+USE_QLORA = ("--use-qlora", "--qlora")
+FULL = ("--full-finetune", "--full-ft")
+BATCH_SIZE = ("--batch-size", "--per-device-train-batch-size", "--train-batch-size", "--micro-batch-size")
+ACCUMULATION = (
+    "--gradient-accumulation-steps",
+    "--grad-accumulation-steps",
+    "--grad-accum-steps",
+    "--accumulation-steps",
+)
+EPOCHS = ("--epochs", "--num-train-epochs", "--num-epochs")
+MAX_STEPS = ("--max-steps", "--max_steps")
+LEARNING_RATE = ("--learning-rate", "--lr")
+OUTPUT_DIR = ("--output-dir", "--output_dir")
+LORA_R = ("--lora-r", "--lora_r", "--rank")
+LORA_ALPHA = ("--lora-alpha", "--lora_alpha")
+GPUS = ("--gpus", "--num-gpus", "--num_gpus")
+DEVICE = ("--device", "--accelerator")
+MAX_LENGTH = ("--max-length", "--max_length", "--max-seq-length")
+SEED = ("--seed",)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value on its way to the trainer; no tokens is a bare flag."""
+
+    key: str
+    aliases: tuple[str, ...]
+    tokens: tuple[str, ...] = ()
+    needed: bool = False  # without it the job could not mean what was asked
+    silent: bool = False  # nobody asked for it: nothing to say where there is no flag
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where the spec's paths lead, and on what the job runs."""
+
+    base: str
+    data: str
+    output: str
+    gpu_count: int
+
+
+def trainer_argv(spec: JobSpec, flags: frozenset[str], at: Resolved) -> tuple[list[str], list[Omitted]]:
+    """The trainer's flags, one token each, and what it has no flag for.
+
+    Raises:
+        BadInput: the job could not mean what was asked, or `trainer_args` has a flag that does not go.
+    """
+    argv: list[str] = []
+    omitted: list[Omitted] = []
+    for value in values(spec, at):
+        flag = next((alias for alias in value.aliases if alias in flags), None)
+        if flag:
+            argv += [flag, *value.tokens]
+        elif value.needed:
+            raise BadInput(
+                f"{value.key}: the trainer has no flag for it (looked for {', '.join(value.aliases)})",
+                "give another `trainer`, or add the flag to it",
+            )
+        elif not value.silent:
+            omitted.append(Omitted(key=value.key, value=" ".join(value.tokens)))
+    return argv + list(_further(spec, flags, at)), omitted
+
+
+def values(spec: JobSpec, at: Resolved) -> Iterator[Value]:
+    """Every value of the spec that a trainer may want, in the order of its flags."""
+    training, on_cpu = spec.training, at.gpu_count == 0
+    yield Value("mode", MODE, (spec.mode,), silent=True)
+    yield Value("base_checkpoint", BASE, (at.base,), needed=True)
+    yield from _data(spec, at)
+    yield from _method(spec)
+    yield Value("training.batch_size", BATCH_SIZE, (str(training.batch_size),))
+    yield Value("training.grad_accumulation_steps", ACCUMULATION, (str(training.grad_accumulation_steps),))
+    yield Value("training.epochs", EPOCHS, (f"{training.epochs:g}",))
+    if training.max_steps is not None:
+        yield Value("training.max_steps", MAX_STEPS, (str(training.max_steps),))
+    yield Value("training.learning_rate", LEARNING_RATE, (str(training.learning_rate),))
+    yield Value("training.max_length", MAX_LENGTH, (str(training.max_length),))
+    yield Value("training.seed", SEED, (str(training.seed),))
+    yield Value("output_dir", OUTPUT_DIR, (at.output,))
+    yield Value("resources.gpus", GPUS, (str(at.gpu_count),), silent=True)
+    if on_cpu:
+        yield Value("device", DEVICE, ("cpu",), silent=True)
+
+
+def _data(spec: JobSpec, at: Resolved) -> Iterator[Value]:
+    data = spec.dataset
+    if data.path is not None:
+        suffix = PurePath(data.path.removesuffix(".gz")).suffix.removeprefix(".")
+        yield Value("dataset.path", LOCAL_DATA, (at.data,), needed=True)
+        yield Value("dataset format", DATA_FORMAT, (suffix,), silent=True)
+    else:
+        yield Value("dataset.name", DATASET, (at.data,), needed=True)
+    if data.config is not None:
+        yield Value("dataset.config", DATASET_CONFIG, (data.config,))
+    if data.split is not None:
+        yield Value("dataset.split", DATASET_SPLIT, (data.split,))
+    if data.columns:
+        yield Value("dataset.columns", COLUMNS, tuple(f"{ours}={theirs}" for ours, theirs in data.columns.items()))
+
+
+def _method(spec: JobSpec) -> Iterator[Value]:
+    if spec.method == "full":
+        yield Value("method", FULL, silent=True)
+        return
+    yield Value("method", USE_LORA, needed=spec.method == "lora", silent=True)
+    if spec.method == "qlora":
+        yield Value("method", USE_QLORA, needed=True)
+    yield Value("lora.r", LORA_R, (str(spec.lora.r),))
+    yield Value("lora.alpha", LORA_ALPHA, (str(spec.lora.alpha),))
+
+
+def _further(spec: JobSpec, flags: frozenset[str], at: Resolved) -> Iterator[str]:
+    ours = {alias: value.key for value in values(spec, at) for alias in value.aliases}
+    ours |= dict.fromkeys(USE_LORA + USE_QLORA + FULL, "method")
+    ours |= dict.fromkeys(DEVICE, "resources.gpus") | dict.fromkeys(MAX_STEPS, "training.max_steps")
+    for name, value in spec.trainer_args.items():
+        flag = f"--{name}"
+        if flag in ours:
+            raise BadInput(f"trainer_args.{name}: dimba sets `{flag}` itself", f"set `{ours[flag]}` instead")
+        if flag not in flags:
+            close = difflib.get_close_matches(flag, flags, n=1)
+            hint = f"did you mean `{close[0][2:]}`?" if close else f"its flags: {' '.join(sorted(flags))}"
+            raise BadInput(f"trainer_args.{name}: the trainer has no flag `{flag}`", hint)
+        if value is not False:
+            yield flag
+            yield from _tokens(value)
+
+
+def _tokens(value: bool | int | float | str | Sequence[bool | int | float | str]) -> Iterator[str]:
+    if isinstance(value, list):
+        yield from (str(item) for item in value)
+    elif value is not True:
+        yield str(value)

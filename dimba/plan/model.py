@@ -1,0 +1,102 @@
+"""LaunchPlan: one value that `plan` prints and `launch` executes."""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dimba.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID
+from dimba.host.facts import CheckpointFacts, DataFacts, Gpu, ImageFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """A host path at the same path inside."""
+
+    source: str
+    target: str
+    read_only: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Omitted:
+    """A value of the spec that the trainer has no flag for."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Batch arithmetic of the job; None where the number of rows is not known before the trainer looks."""
+
+    processes: int
+    effective_batch: int
+    per_epoch: int | None
+    total: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes of GPU memory a process needs for its model states; activations come on top."""
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def model_states(self) -> int:
+        """The sum of the terms, bytes."""
+        return self.weights + self.adapter + self.gradients + self.optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchPlan:
+    """Everything that a runner needs; nothing in it is secret."""
+
+    name: str
+    mode: str
+    method: str
+    runner: str
+    image: ImageFacts | None
+    argv: tuple[str, ...]
+    omitted: tuple[Omitted, ...]
+    flags_from: str
+    mounts: tuple[Mount, ...]
+    environment: dict[str, str]
+    host_environment: tuple[str, ...]  # names whose values the host gives at launch
+    gpus: tuple[Gpu, ...]
+    gpu_devices: tuple[str, ...]  # CDI devices; empty where the nvidia driver takes ids
+    shm_bytes: int
+    memory_bytes: int | None
+    uid: int
+    gid: int
+    working_dir: str
+    output_dir: Path
+    writable: tuple[Path, ...]  # folders that are made beforehand, as the job's user
+    checkpoint: CheckpointFacts
+    data: DataFacts
+    steps: Steps
+    memory: MemoryEstimate | None
+    notes: tuple[str, ...] = field(default=())
+
+    def for_attempt(self, run_id: str, attempt_dir: Path) -> "LaunchPlan":
+        """The same plan with the run's own folder in it."""
+        folder = str(attempt_dir)
+        return replace(
+            self,
+            mounts=(*self.mounts, Mount(source=folder, target=folder, read_only=False)),
+            environment={**self.environment, ENV_RUN_ID: run_id, ENV_ATTEMPT_DIR: folder},
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """What `dimba plan --json` prints and `plan.json` keeps: names of variables, never their values."""
+        value = asdict(self)
+        environment = value.pop("environment")
+        value["env"] = sorted({*environment, *value.pop("host_environment")})
+        value["output_dir"] = str(self.output_dir)
+        value["writable"] = [str(path) for path in self.writable]
+        value["checkpoint"].pop("linked_files")
+        if self.memory:
+            value["memory"]["model_states"] = self.memory.model_states
+        return value

@@ -1,0 +1,100 @@
+"""Where the job runs: which runner, which GPUs, how many processes, in which precision."""
+
+from collections.abc import Sequence
+
+from dimba.errors import BadInput, DimbaError, EngineFailed, HostCannot
+from dimba.host.facts import Gpu, HostFacts
+from dimba.host.gpus import cdi_device
+from dimba.spec import JobSpec
+
+_GIB = 1 << 30
+
+
+def choose_runner(spec: JobSpec, facts: HostFacts) -> tuple[str, str]:
+    """(runner, what to say about it); `auto` is docker where an engine answers, else process."""
+    engine = facts.engine
+    if spec.runner == "slurm":
+        raise BadInput("runner: `slurm` is not there yet", "use `docker` or `process`")
+    if spec.runner == "auto" and not engine.reachable:
+        return (
+            "process",
+            f"no container engine ({engine.problem}): running on this machine itself, with {facts.python}",
+        )
+    runner = "docker" if spec.runner == "auto" else spec.runner
+    if runner == "docker" and not engine.reachable:
+        hint = "start it (`systemctl start docker`), or set `runner: process` to run without a container"
+        raise EngineFailed(f"no container engine answers: {engine.problem}", hint)
+    if runner == "docker" and not engine.local:
+        raise EngineFailed(
+            f"the engine at {engine.address} is on another machine: it would mount its own folders, not yours",
+            "run dimba on that machine, or `docker context use default` and unset DOCKER_HOST",
+        )
+    return runner, ""
+
+
+def choose_gpus(spec: JobSpec, facts: HostFacts) -> tuple[tuple[Gpu, ...], str]:
+    """(the cards, what to say about them); a number or a list must be met, `all` takes what there is."""
+    asked, gpu = spec.resources.gpus, facts.gpu
+    if asked == "none":
+        return (), "on the CPU, as asked"
+    if asked == "all":
+        return gpu.gpus, "" if gpu.gpus else f"on the CPU: {gpu.problem or 'no GPU here'}"
+    if isinstance(asked, int):
+        if asked > len(gpu.gpus):
+            raise _too_few(f"asked for {asked}", gpu.gpus, gpu.problem)
+        return gpu.gpus[:asked], "on the CPU, as asked" if asked == 0 else ""
+    return tuple(_named(item, gpu.gpus, gpu.problem) for item in asked), ""
+
+
+def _named(item: int | str, gpus: Sequence[Gpu], problem: str) -> Gpu:
+    for gpu in gpus:
+        if item in (gpu.index, str(gpu.index), gpu.uuid):
+            return gpu
+    raise _too_few(f"asked for GPU {item}", gpus, problem)
+
+
+def _too_few(asked: str, gpus: Sequence[Gpu], problem: str) -> HostCannot:
+    have = ", ".join(f"{gpu.index} ({gpu.name or 'unnamed'})" for gpu in gpus) or f"none ({problem})"
+    hint = "set `gpus: all` to take what there is" + ("" if gpus else ", `gpus: none` for the CPU")
+    return HostCannot(f"resources.gpus: {asked}; this machine has {have}", f"{hint}; `dimba doctor` looks closer")
+
+
+def gpu_devices(gpus: Sequence[Gpu], facts: HostFacts, preferred: str | None) -> tuple[str, ...]:
+    """CDI devices for the cards; empty where the engine's nvidia driver is to take their ids."""
+    devices = [cdi_device(gpu, facts.engine.cdi_devices) for gpu in gpus]
+    found = tuple(device for device in devices if device)
+    return () if preferred == "nvidia" or len(found) < len(gpus) else found
+
+
+def shm_bytes(spec: JobSpec, processes: int) -> int:
+    """Shared memory: NCCL and the loaders' queues want about 1 GiB a process. A limit, taken only when used."""
+    return spec.resources.shm_size or (1 + processes) * _GIB
+
+
+def precision(spec: JobSpec, gpus: Sequence[Gpu]) -> str:
+    """`auto` is float32 on the CPU, bf16 from compute capability 8.0 on, fp16 below."""
+    if spec.accelerate.mixed_precision != "auto":
+        return spec.accelerate.mixed_precision
+    if not gpus:
+        return "no"
+    return "bf16" if all((gpu.compute_capability or 8.0) >= 8.0 for gpu in gpus) else "fp16"
+
+
+def accelerate_argv(processes: int, mixed_precision: str, *, threads: int, on_cpu: bool) -> list[str]:
+    """`accelerate launch` with everything said, so that no configuration of the user's or default slips in."""
+    argv = ["accelerate", "launch", "--num_machines", "1", "--num_processes", str(processes)]
+    argv += ["--mixed_precision", mixed_precision, "--dynamo_backend", "no"]
+    argv += ["--num_cpu_threads_per_process", str(threads)]
+    if processes > 1:
+        argv += ["--multi_gpu", "--main_process_port", "0"]
+    return argv + (["--cpu"] if on_cpu else [])
+
+
+def refuse_what_comes_later(spec: JobSpec) -> list[DimbaError]:
+    """What the spec may say already and no runner can do yet."""
+    errors: list[DimbaError] = []
+    if spec.resources.nodes > 1:
+        errors.append(BadInput("resources.nodes: more than one machine is not there yet", "set `nodes: 1`"))
+    if spec.accelerate.strategy == "fsdp2":
+        errors.append(BadInput("accelerate.strategy: `fsdp2` is not there yet", "set `strategy: auto`"))
+    return errors

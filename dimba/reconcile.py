@@ -1,0 +1,30 @@
+"""Records held against what is really running: a launcher that was killed cannot close its run."""
+
+from dimba.errors import EngineFailed
+from dimba.launch import find_runner
+from dimba.lifecycle import judge
+from dimba.runs import ACTIVE, RunFolder, RunRecord
+
+_SETTLING = ("queued", "building")
+
+
+def reconciled(folder: RunFolder) -> RunRecord:
+    """The run's record, closed where its job has ended without anybody writing it down."""
+    record = folder.record()
+    if record.status not in ACTIVE or record.status in _SETTLING or not record.attempts:
+        return record
+    job = record.attempts[-1].job
+    runner, _engine = find_runner(record.runner)
+    if job is None or runner.name != record.runner:
+        return record  # nobody to ask: the engine is away
+    try:
+        if runner.is_running(job):
+            return record
+        ending = runner.wait(job)
+    except EngineFailed:
+        return record
+    status, reason, _ = judge(ending, folder, stopping=record.status == "stopping")
+    closed = record.closed(status, reason, ending.exit_code if ending else None)
+    if folder.record() == record:  # whoever follows it may have closed it in between
+        folder.write_record(closed)
+    return closed

@@ -1,0 +1,1 @@
+"""Where a plan runs: behind one small protocol, in a container or as a process of this machine."""

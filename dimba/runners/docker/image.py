@@ -1,0 +1,167 @@
+"""The image: its key, and building it with progress where it is not there yet."""
+
+import os
+import re
+import tarfile
+import tempfile
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from docker.errors import APIError, ImageNotFound
+
+import docker
+from dimba.contract import ENV_BASE_IMAGE, LABEL_IMAGE_KEY
+from dimba.errors import DimbaError, EngineFailed, HostCannot
+from dimba.host.context import BuildContext, gather_context, image_key
+from dimba.host.facts import ImageFacts
+from dimba.runners.docker.translate import translated
+from dimba.runners.protocol import Progress
+from dimba.spec import JobSpec
+
+REPOSITORY = "dimba"
+_STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
+_LAST_LINES = 15
+
+
+def look_at_image(api: docker.APIClient, spec: JobSpec, project: Path) -> ImageFacts:
+    """Which image the job would run in, and whether it is there; asks the engine, not a registry."""
+    if foreign := spec.container.image:
+        return ImageFacts(reference=foreign, key=None, base=None, base_digest=None, id=_id(api, foreign))
+    context = gather_context(project)
+    base = base_of(spec, project)
+    digest = _digest(api, base)
+    key = image_key(context, base, digest)
+    reference = f"{REPOSITORY}:{key}"
+    return ImageFacts(reference=reference, key=key, base=base, base_digest=digest, id=_id(api, reference))
+
+
+def default_base(project: Path) -> str:
+    """What the Dockerfile's `ARG BASE_IMAGE=` says."""
+    match = re.search(r"^ARG BASE_IMAGE=(\S+)", (project / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    if not match:
+        raise EngineFailed(f"{project / 'Dockerfile'} has no `ARG BASE_IMAGE=`", "restore the repository's Dockerfile")
+    return match[1]
+
+
+def _id(api: docker.APIClient, reference: str) -> str | None:
+    try:
+        return str(api.inspect_image(reference)["Id"])
+    except ImageNotFound:
+        return None
+    except APIError as error:
+        raise translated(str(error.explanation), f"image `{reference}`") from None
+
+
+def _digest(api: docker.APIClient, base: str) -> str | None:
+    """The registry's digest where the image came from one, so that every machine computes the same key."""
+    try:
+        image = api.inspect_image(base)
+    except ImageNotFound:
+        return None
+    except APIError as error:
+        raise translated(str(error.explanation), f"base image `{base}`") from None
+    digests = [str(digest) for digest in image.get("RepoDigests") or [] if digest]
+    return min(digests).partition("@")[2] if digests else str(image["Id"])
+
+
+def present(api: docker.APIClient, reference: str) -> bool:
+    """Whether the engine has this image."""
+    return _id(api, reference) is not None
+
+
+def can_have_base(api: docker.APIClient, base: str) -> bool:
+    """Whether the base image is here, or a registry has it; fetches nothing."""
+    if present(api, base):
+        return True
+    try:
+        api.inspect_distribution(base)
+    except APIError:
+        return False
+    return True
+
+
+def base_of(spec: JobSpec, project: Path) -> str:
+    """The spec's base image, else `DIMBA_BASE_IMAGE`, else the Dockerfile's."""
+    return spec.container.base_image or os.environ.get(ENV_BASE_IMAGE) or default_base(project)
+
+
+def pull(api: docker.APIClient, reference: str, progress: Progress) -> None:
+    """Fetches an image; raises EngineFailed with what to do where no registry has it."""
+    layers: dict[str, bool] = {}
+    try:
+        for message in api.pull(reference, stream=True, decode=True):
+            if "error" in message:
+                raise translated(message["error"], f"pulling `{reference}`")
+            if "id" in message:
+                layers[message["id"]] = message.get("status") in ("Pull complete", "Already exists")
+                progress(f"pulling {reference}", sum(layers.values()), len(layers))
+    except APIError as error:
+        raise translated(str(error.explanation), f"pulling `{reference}`") from None
+
+
+def build(api: docker.APIClient, image: ImageFacts, project: Path, progress: Progress) -> None:
+    """Builds `image` from the project; raises EngineFailed with the failing step and its last lines."""
+    assert image.base is not None and image.key is not None, "only our own images are built"
+    with tempfile.TemporaryFile() as tar:
+        _pack(gather_context(project), tar)
+        tar.seek(0)
+        messages = api.build(
+            fileobj=tar,
+            custom_context=True,
+            decode=True,
+            tag=image.reference,
+            rm=True,
+            forcerm=True,
+            buildargs={"BASE_IMAGE": image.base},
+            labels={LABEL_IMAGE_KEY: image.key},
+        )
+        _follow(messages, progress)
+
+
+def _pack(context: BuildContext, file: IO[bytes]) -> None:
+    """A tar that depends on nothing but contents: no times, no owners."""
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, path in context.files.items():
+            entry = tarfile.TarInfo(name)
+            executable = path.stat().st_mode & 0o111
+            entry.size, entry.mode = path.stat().st_size, 0o755 if executable else 0o644
+            with path.open("rb") as content:
+                tar.addfile(entry, content)
+
+
+def _follow(messages: Iterable[dict[str, Any]], progress: Progress) -> None:
+    step, last = "the build", deque[str](maxlen=_LAST_LINES)
+    try:
+        for message in messages:
+            text = str(message.get("stream", ""))
+            if match := _STEP.match(text):
+                step = f"step {match[1]}/{match[2]}: {_shortened(match[3])}"
+                last.clear()
+                progress(_shortened(match[3]), int(match[1]) - 1, int(match[2]))
+            elif "error" in message:
+                raise _failed(step, message["error"], last)
+            elif text.strip() and not text.lstrip().startswith("--->"):
+                last.extend(text.strip().splitlines())
+                progress("", -1, 0)
+    except APIError as error:
+        raise translated(str(error.explanation), f"image build, {step}") from None
+
+
+def _failed(step: str, error: str, last: Iterable[str]) -> DimbaError:
+    known = translated(error, f"image build, {step}")
+    if known.hint and not known.hint.startswith("`dimba doctor`"):
+        return known
+    lines = "\n".join(f"  | {line}" for line in last)
+    full = any("no space left" in line.lower() for line in last)
+    kind = HostCannot if full else EngineFailed
+    hint = (
+        "`docker system df` shows what takes the disk" if full else "mend that step of the Dockerfile or what it needs"
+    )
+    return kind(f"the image does not build: {step}\n{lines}\n  {error.strip()}", hint)
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,0 +1,86 @@
+"""Which flags the trainer takes, by asking it where it will run."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dimba.contract import IMAGE_ROOT
+from dimba.host.context import in_context
+from dimba.host.facts import HostFacts, ImageFacts, TrainerFacts
+from dimba.host.trainer import HELP_SECONDS, flags_in_file, flags_in_help
+from dimba.plan import Mount
+from dimba.runners.protocol import Output, Throwaway
+
+RunOnce = Callable[[Sequence[str], Throwaway], Output]
+
+
+def trainer_facts(facts: HostFacts, image: ImageFacts | None, run_once: RunOnce) -> TrainerFacts:
+    """The trainer with its flags: from `--help` in the image or on this machine, else from its source."""
+    trainer = facts.trainer
+    path = trainer.path
+    if path is None:
+        return trainer
+    if image is not None:
+        trainer = replace(trainer, in_image=_place_in_image(path, facts.project))
+    elif facts.engine.reachable and not facts.engine.local:
+        return replace(trainer, flags=flags_in_file(path), flags_from="source")
+    flags = frozenset[str]()
+    if image is None or image.id is not None:
+        flags = _asked(trainer, facts, image, run_once)
+    if flags:
+        return replace(trainer, flags=flags, flags_from="--help")
+    return replace(trainer, flags=flags_in_file(path), flags_from="source")
+
+
+def _place_in_image(path: Path, project: Path) -> str | None:
+    name = in_context(path, project)
+    return f"{IMAGE_ROOT}/{name}" if name else None
+
+
+def _asked(trainer: TrainerFacts, facts: HostFacts, image: ImageFacts | None, run_once: RunOnce) -> frozenset[str]:
+    assert trainer.path is not None
+    place = Throwaway(uid=facts.output.uid, gid=facts.output.gid, timeout=HELP_SECONDS)
+    if image is None:
+        return _flags(run_once([facts.python, str(trainer.path), "--help"], place))
+    remembered = _memory(trainer, image)
+    if (known := _recall(remembered)) is not None:
+        return known
+    if not trainer.in_image:
+        place = replace(place, mounts=(Mount(source=str(trainer.path), target=str(trainer.path), read_only=True),))
+    inside = trainer.in_image or str(trainer.path)
+    flags = _flags(run_once(["python", inside, "--help"], replace(place, image=image.id or image.reference)))
+    _remember(remembered, flags)
+    return flags
+
+
+def _flags(output: Output) -> frozenset[str]:
+    return flags_in_help(output.text) if output.exit_code == 0 else frozenset()
+
+
+# An image never changes under its id, nor a trainer under its hash: asking once is enough, and a launch half a
+# second shorter.
+def _memory(trainer: TrainerFacts, image: ImageFacts) -> Path:
+    assert trainer.path is not None
+    what = f"{image.id}\0{trainer.path}\0".encode() + hashlib.sha256(trainer.path.read_bytes()).digest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "dimba" / "flags" / f"{hashlib.sha256(what).hexdigest()[:32]}.json"
+
+
+def _recall(path: Path) -> frozenset[str] | None:
+    try:
+        return frozenset(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _remember(path: Path, flags: frozenset[str]) -> None:
+    if not flags:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(sorted(flags)), encoding="utf-8")
+    except OSError:
+        return  # asked again next time

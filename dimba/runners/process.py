@@ -1,0 +1,159 @@
+"""The job as a process of this machine: the same plan without the container."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dimba.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE
+from dimba.errors import HostCannot
+from dimba.host.facts import ImageFacts
+from dimba.plan import LaunchPlan
+from dimba.runners.protocol import Ending, Output, Progress, Throwaway
+from dimba.spec import JobSpec
+
+TRAINING_PACKAGES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
+_POLL = 0.05
+
+
+class ProcessRunner:
+    """A job is named `pid:start time:attempt folder`, so that a pid that was given out again is not mistaken."""
+
+    name = "process"
+
+    def __init__(self) -> None:
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def look(self, spec: JobSpec) -> ImageFacts | None:
+        """There is no image."""
+        return None
+
+    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+        """Nothing is built; what trains must be installed beside dimba itself."""
+        if missing := [name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None]:
+            hint = f"`{sys.executable} -m pip install -e '.[train]' -c docker/constraints.txt` in dimba's repository"
+            raise HostCannot(f"not installed here, where the job would run: {', '.join(missing)}", hint)
+        return None
+
+    def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
+        """Starts the entry point in a session of its own, so that it outlives the launcher's terminal."""
+        environment = {**os.environ, **plan.environment, ENV_SECRETS_ON_STDIN: "1"}
+        try:
+            with log.open("ab") as output:
+                child = subprocess.Popen(
+                    plan.argv,
+                    cwd=plan.working_dir,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    **_identity(plan.uid, plan.gid),
+                )
+        except OSError as error:
+            raise HostCannot(f"{plan.argv[0]}: {error.strerror}", "check the Python that dimba runs with") from None
+        assert child.stdin is not None
+        child.stdin.write(json.dumps(dict(secrets)).encode() + b"\n")
+        child.stdin.close()
+        job = f"{child.pid}:{_start_time(child.pid)}:{log.parent}"
+        self._children[job] = child
+        return job
+
+    def follow(self, job: str, log: Path) -> Iterator[str]:
+        """The job writes its log itself; this reads along."""
+        with log.open(encoding="utf-8", errors="replace") as file:
+            running, part = True, ""
+            while running:
+                running = self.is_running(job)
+                for text in iter(file.readline, ""):
+                    part += text
+                    if part.endswith("\n"):
+                        yield part.rstrip("\n")
+                        part = ""
+                if running:
+                    time.sleep(_POLL)
+            if part:
+                yield part
+
+    def wait(self, job: str) -> Ending | None:
+        """By waiting for our child, else by the entry point's note."""
+        if child := self._children.get(job):
+            code = child.wait()
+            return Ending(code if code >= 0 else 128 - code)
+        while self.is_running(job):
+            time.sleep(_POLL)
+        try:
+            note = json.loads(Path(job.split(":", 2)[2], EXIT_FILE).read_text(encoding="utf-8"))
+            return Ending(int(note["exit_code"]))
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def is_running(self, job: str) -> bool:
+        """Whether that very process, not another with its pid, still runs."""
+        if child := self._children.get(job):
+            return child.poll() is None
+        pid, started, _ = job.split(":", 2)
+        return _start_time(int(pid)) == started
+
+    def stop(self, job: str, grace: float) -> None:
+        """SIGTERM to the entry point, which tells the ranks; then SIGKILL to all of the session."""
+        pid = int(job.split(":", 1)[0])
+        deadline = time.monotonic() + grace
+        if grace and self.is_running(job):
+            os.kill(pid, signal.SIGTERM)
+        while self.is_running(job) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        if self.is_running(job):
+            _kill_tree(pid)
+
+    def run_once(self, argv: Sequence[str], place: Throwaway) -> Output:
+        """As the job's user, with the help's lines kept whole."""
+        environment = {**os.environ, "COLUMNS": "200"}
+        try:
+            done = subprocess.run(
+                argv,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=place.timeout,
+                check=False,
+                **_identity(place.uid, place.gid),
+            )
+        except subprocess.TimeoutExpired:
+            return Output(None, "")
+        except OSError as error:
+            return Output(127, str(error))
+        return Output(done.returncode, done.stdout.decode(errors="replace"))
+
+
+def _identity(uid: int, gid: int) -> dict[str, Any]:
+    """Root runs the job as whoever owns the output folder's place."""
+    if os.geteuid() != 0 or uid == 0:
+        return {}
+    return {"user": uid, "group": gid, "extra_groups": []}
+
+
+def _start_time(pid: int) -> str:
+    """Clock ticks since boot at which the process started, proc(5); empty once it has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "ZX" else fields[18]
+
+
+def _kill_tree(pid: int) -> None:
+    """Kills a process and all below it; `accelerate launch` is a session of its own, so a group is not enough."""
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+        os.kill(pid, signal.SIGKILL)
+        for child in children:
+            _kill_tree(int(child))

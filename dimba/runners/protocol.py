@@ -1,0 +1,72 @@
+"""What a runner can do. The real ones and the one in memory pass the same contract tests."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dimba.host.facts import Gpu, ImageFacts
+from dimba.plan import LaunchPlan, Mount
+from dimba.spec import JobSpec
+
+# (what is being done, steps done, steps in all or 0 where that is not known)
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended: its exit status (128 + n after signal n), and whether the kernel took its memory away."""
+
+    exit_code: int
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a short command gave; `exit_code` None is a time-out."""
+
+    exit_code: int | None
+    text: str
+
+
+class Runner(Protocol):
+    """Runs plans; a job is named by a string that outlives this process."""
+
+    name: str
+
+    def look(self, spec: JobSpec) -> ImageFacts | None:
+        """The image that the job would run in; None where there is none. Builds and fetches nothing."""
+
+    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+        """The same, made where it is not there yet. Raises EngineFailed, HostCannot."""
+
+    def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
+        """Starts the job and returns its name; on failure nothing of it is left behind."""
+
+    def follow(self, job: str, log: Path) -> Iterator[str]:
+        """Lines of the job's output as they come, kept in `log` too, until it ends."""
+
+    def wait(self, job: str) -> Ending | None:
+        """How the job ended, once it has; None where nobody knows any more."""
+
+    def is_running(self, job: str) -> bool:
+        """Whether the job goes on."""
+
+    def stop(self, job: str, grace: float) -> None:
+        """Asks the job to save and end, and kills it after `grace` seconds; 0 kills at once."""
+
+    def run_once(self, argv: Sequence[str], place: "Throwaway") -> Output:
+        """Runs a short command where the job would run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throwaway:
+    """What a short command needs of the place where it runs."""
+
+    uid: int
+    gid: int
+    image: str = ""
+    mounts: tuple[Mount, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    gpu_devices: tuple[str, ...] = ()
+    timeout: float = 20

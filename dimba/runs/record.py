@@ -1,0 +1,84 @@
+"""RunRecord: run.json, as a value."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from typing import Any
+
+ACTIVE = ("queued", "building", "starting", "running", "stopping")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One start of the run's job."""
+
+    number: int
+    job: str | None = None  # container id, or `pid:start` of a process
+    started: str | None = None
+    ended: str | None = None
+    exit_code: int | None = None
+    exit_reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What is known about one run; times are ISO 8601 in UTC."""
+
+    id: str
+    name: str
+    status: str = "queued"
+    exit_reason: str | None = None
+    exit_code: int | None = None
+    runner: str = ""
+    mode: str = ""
+    method: str = ""
+    output_dir: str = ""
+    container_id: str | None = None
+    image: str | None = None
+    image_digest: str | None = None
+    git_revision: str | None = None
+    git_dirty: bool | None = None
+    lock_hash: str | None = None
+    driver: str | None = None
+    gpus: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    created: str = ""
+    started: str | None = None
+    ended: str | None = None
+    allow_cpu: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """What run.json holds."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "RunRecord":
+        """Reads what any version wrote: keys that are not known are ignored."""
+        known = {key: item for key, item in value.items() if key in _names(cls)}
+        attempts = tuple(
+            Attempt(**{key: item for key, item in each.items() if key in _names(Attempt)})
+            for each in known.pop("attempts", ())
+        )
+        for key in ("gpus", "overrides"):
+            known[key] = tuple(known.get(key) or ())
+        return cls(attempts=attempts, **known)
+
+    def with_attempt(self, **changes: Any) -> "RunRecord":
+        """The same record with its last attempt changed."""
+        *before, last = self.attempts
+        return replace(self, attempts=(*before, replace(last, **changes)))
+
+    def closed(self, status: str, reason: str, exit_code: int | None) -> "RunRecord":
+        """The record of a run that has ended now."""
+        ended = now()
+        last = self.with_attempt(ended=ended, exit_code=exit_code, exit_reason=reason) if self.attempts else self
+        return replace(last, status=status, exit_reason=reason, exit_code=exit_code, ended=ended)
+
+
+def _names(kind: type) -> frozenset[str]:
+    return frozenset(each.name for each in fields(kind))
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

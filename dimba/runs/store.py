@@ -1,0 +1,130 @@
+"""Run folders: made whole, owned by the job's user, written so that a reader never sees half a file."""
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dimba.contract import LOG_FILE, METRICS_FILE, RUN_FILE, SPEC_FILE
+from dimba.errors import BadInput, HostCannot
+from dimba.runs.record import RunRecord
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`runs/<run-id>/`; files in it belong to `uid` and `gid`."""
+
+    path: Path
+    uid: int
+    gid: int
+
+    @property
+    def id(self) -> str:
+        """The run's id is its folder's name."""
+        return self.path.name
+
+    def attempt(self, number: int) -> Path:
+        """The folder of one attempt."""
+        return self.path / "attempts" / str(number)
+
+    def log(self, number: int) -> Path:
+        """The log of one attempt."""
+        return self.attempt(number) / LOG_FILE
+
+    def metrics(self, number: int) -> list[dict[str, Any]]:
+        """Whole lines of the attempt's metrics.jsonl so far."""
+        try:
+            text = (self.attempt(number) / METRICS_FILE).read_text(encoding="utf-8")
+        except OSError:
+            return []
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def record(self) -> RunRecord:
+        """The run's record; raises BadInput where it cannot be read."""
+        try:
+            return RunRecord.from_json(json.loads((self.path / RUN_FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            hint = "remove that folder if the run is of no more use"
+            raise BadInput(f"{self.path / RUN_FILE}: not a run record ({error})", hint) from None
+
+    def write_record(self, record: RunRecord) -> None:
+        """Replaces run.json whole."""
+        self.write_json(RUN_FILE, record.as_json())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replaces a file of the run whole."""
+        self.write_bytes(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Replaces a file of the run whole."""
+        write_whole(self.path / name, data, self.uid, self.gid)
+
+    def new_attempt(self) -> int:
+        """Makes the next attempt's folder, with an empty log."""
+        number = 1 + sum(1 for each in (self.path / "attempts").glob("*") if each.is_dir())
+        make_folder(self.attempt(number), self.uid, self.gid)
+        write_whole(self.log(number), b"", self.uid, self.gid)
+        return number
+
+
+def create_run(runs: Path, name: str, uid: int, gid: int) -> RunFolder:
+    """A new run folder; its id starts with the run's name, then the time. Raises HostCannot."""
+    make_folder(runs, uid, gid)
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    path = runs / f"{name}-{stamp}-{secrets.token_hex(2)}"
+    make_folder(path, uid, gid)
+    return RunFolder(path, uid, gid)
+
+
+def make_folder(path: Path, uid: int, gid: int) -> None:
+    """Makes `path` and what is missing above it, for the job's user; raises HostCannot."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        for each in reversed(missing):
+            each.mkdir(exist_ok=True)
+            _give(each, uid, gid)
+    except OSError as error:
+        hint = "choose a folder that you may write in, or make room"
+        raise HostCannot(f"{path}: {error.strerror}", hint) from None
+
+
+def write_whole(path: Path, data: bytes, uid: int, gid: int) -> None:
+    """Writes beside `path`, then renames: a reader sees the old file or the new one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        _give(part, uid, gid)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise HostCannot(f"{path}: {error.strerror}", "make room, or correct the permissions") from None
+
+
+def _give(path: Path, uid: int, gid: int) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, uid, gid)
+
+
+def all_runs(runs: Path) -> list[RunFolder]:
+    """Every run on record, oldest first."""
+    found = [path.parent for path in runs.glob(f"*/{RUN_FILE}")] if runs.is_dir() else []
+    folders = [RunFolder(path, path.stat().st_uid, path.stat().st_gid) for path in found]
+    return sorted(folders, key=lambda folder: (folder.path / SPEC_FILE).stat().st_mtime_ns)
+
+
+def find_run(runs: Path, name: str) -> RunFolder:
+    """The run with this id, else the only one whose id starts so, else the newest with this name."""
+    folders = all_runs(runs)
+    starting = [folder for folder in folders if folder.id.startswith(name)]
+    exact = [folder for folder in starting if folder.id == name]
+    named = [folder for folder in starting if folder.record().name == name]
+    if found := exact or (starting if len(starting) == 1 else []) or named[-1:]:
+        return found[0]
+    if starting:
+        raise BadInput(
+            f"`{name}` is the start of {len(starting)} runs", "give more of the id; `dimba ps -a` lists them"
+        )
+    raise BadInput(f"no run `{name}` in {runs}", "`dimba ps -a` lists the runs of the folder that it is run in")

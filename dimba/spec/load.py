@@ -1,0 +1,167 @@
+"""From a file to a JobSpec, with every problem at its line."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from dimba.errors import BadInput
+from dimba.spec.model import JobSpec
+from dimba.spec.secrets import secrets_in
+from dimba.spec.yaml12 import Document, Key, Problem, dotted
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSpec:
+    """A checked spec beside the bytes it was read from."""
+
+    spec: JobSpec
+    source: str
+    data: bytes
+    overrides: tuple[str, ...]
+    lines: dict[str, int]
+
+    def at(self, key: str) -> str:
+        """`job.yaml:4: base_checkpoint`, or the file alone where the key is not written."""
+        line = self.lines.get(key)
+        return f"{self.source}:{line}: {key}" if line else f"{self.source}: {key}"
+
+
+class BadSpec(BadInput):
+    """Everything that is wrong with a spec, a line each."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        self.lines = [f"{source}:{problem}" for problem in sorted(problems, key=lambda each: each.line)]
+        super().__init__("\n".join(self.lines))
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
+    """Reads and checks `path`; raises BadInput with everything that is wrong with it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}", "`dimba validate SPEC` wants the path of a YAML file") from None
+    return parse_spec(data, source=str(path), overrides=overrides)
+
+
+def parse_spec(data: bytes, *, source: str, overrides: Sequence[str] = ()) -> LoadedSpec:
+    """`load_spec` for bytes already read."""
+    document = Document(data)
+    problems = list(document.problems)
+    if not isinstance(document.value, dict):
+        problems = problems or [Problem(1, "", "expected a mapping of keys such as `version: 1`")]
+        raise BadSpec(source, problems)
+    value = document.value
+    for override in overrides:
+        _apply(value, override)
+    problems += [_at(document, key, what) for key, what in secrets_in(value)]
+    try:
+        spec = JobSpec.model_validate(value)
+    except ValidationError as error:
+        problems += [_problem(document, dict(each)) for each in error.errors()]
+        raise BadSpec(source, _once(problems)) from None
+    if problems:
+        raise BadSpec(source, problems)
+    lines = {dotted(key): line for key, line in document.lines.items()}
+    return LoadedSpec(spec=spec, source=source, data=data, overrides=tuple(overrides), lines=lines)
+
+
+def _apply(value: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not name or not equals:
+        raise BadInput(f"--set {override}: expected key=value", "for example --set training.batch_size=2")
+    parsed = Document(text.encode())
+    if parsed.problems:
+        raise BadInput(f"--set {override}: {parsed.problems[0].what}", "quote the value as in YAML")
+    *parents, last = name.split(".")
+    for parent in parents:
+        # A section written as nothing (`training:`) is an empty one.
+        child = value.get(parent)
+        value[parent] = child = {} if child is None else child
+        if not isinstance(child, dict):
+            raise BadInput(f"--set {override}: `{parent}` is not a section", "see `dimba schema` for the keys")
+        value = child
+    value[last] = parsed.value
+
+
+def _problem(document: Document, error: dict[str, Any]) -> Problem:
+    key = tuple(part for part in error["loc"] if not _is_union_tag(part, error["loc"]))
+    return _at(document, _known(document, key), _what(error, key), shown=key)
+
+
+def _is_union_tag(part: str | int, loc: Key) -> bool:
+    # pydantic adds the member of a union that it tried: `literal[…]`, `int`, `list[…]`.
+    tags = ("literal[", "list[", "function-", "constrained-", "nullable")
+    return (
+        isinstance(part, str)
+        and loc.index(part) > 0
+        and (part in {"int", "float", "str", "bool"} or part.startswith(tags))
+    )
+
+
+def _known(document: Document, key: Key) -> Key:
+    while key and key not in document.lines:
+        key = key[:-1]
+    return key
+
+
+def _at(document: Document, key: Key, what: str, shown: Key | None = None) -> Problem:
+    return Problem(document.lines.get(_known(document, key), 1), dotted(key if shown is None else shown), what)
+
+
+def _what(error: dict[str, Any], key: Key) -> str:
+    given = error.get("input")
+    match error["type"]:
+        case "extra_forbidden":
+            return "unknown key" + _nearest(str(key[-1]), _keys(key[:-1]))
+        case "missing":
+            return "required, and not given"
+        case "literal_error":
+            return f"`{given}` is not one of {error['ctx']['expected'].replace(chr(39), '')}"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case "string_pattern_mismatch":
+            return f"`{given}`: letters, digits, dots, dashes and underscores, 64 at most"
+        case "model_type" | "dict_type":
+            return f"expected a section of keys, not {_shown(given)}"
+        case _:
+            return f"{_sentence(error['msg'])}, not {_shown(given)}"
+
+
+def _sentence(message: str) -> str:
+    text = message.removeprefix("Input ").replace("should be", "expected").replace("valid ", "")
+    return text.replace("a integer", "an integer")
+
+
+def _shown(value: Any) -> str:
+    kinds = {type(None): "nothing", dict: "a section", list: "a list"}
+    return kinds.get(type(value)) or (f"the text `{value}`" if isinstance(value, str) else f"`{value}`".lower())
+
+
+def _keys(section: Key) -> list[str]:
+    model: type[BaseModel] = JobSpec
+    for part in section:
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _once(problems: list[Problem]) -> list[Problem]:
+    # A union reports the same key once a member; the first says enough.
+    seen: dict[tuple[int, str], Problem] = {}
+    for problem in problems:
+        seen.setdefault((problem.line, problem.key), problem)
+    return list(seen.values())

@@ -1,0 +1,163 @@
+"""JobSpec, version 1: every key, its type and its default."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
+
+Mode = Literal["sft", "grpo"]
+Method = Literal["full", "lora", "qlora"]
+RunnerName = Literal["auto", "docker", "process", "slurm"]
+Scalar = bool | int | float | str
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def size_in_bytes(value: int | str) -> int:
+    """`8g`, `512 MiB` or a number of bytes, as bytes (powers of 1024)."""
+    match = _SIZE.fullmatch(str(value).strip())
+    if not match or isinstance(value, bool):
+        raise ValueError("expected a size such as 512m or 8g")
+    return int(float(match[1]) * 1024 ** ("kmgt".index(match[2].lower()) + 1 if match[2] else 0))
+
+
+def _size(value: Any) -> Any:
+    return value if value is None else size_in_bytes(value)
+
+
+def _gpus(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value in ("all", "none") or (whole and value >= 0):
+        return value
+    if isinstance(value, list) and value and all(type(item) in (int, str) for item in value):
+        if len(set(value)) == len(value) and all(isinstance(item, str) or item >= 0 for item in value):
+            return value
+        raise ValueError("names a GPU twice, or one below 0")
+    raise ValueError("expected all, none, a number, or a list of indices or UUIDs")
+
+
+# Written sizes stay as they were read; the plan wants bytes.
+Size = Annotated[int | None, BeforeValidator(_size), PlainSerializer(lambda value: value)]
+Gpus = Annotated[Literal["all", "none"] | int | list[int | str], BeforeValidator(_gpus)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Dataset(_Part):
+    """Where the rows come from: `name` on the Hub, or `path` to a local file."""
+
+    name: str | None = Field(None, min_length=1, description="a data set's id on the Hugging Face Hub")
+    path: str | None = Field(None, min_length=1, description="a local file")
+    config: str | None = None
+    split: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict, description="our column: yours")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Dataset":
+        if (self.name is None) == (self.path is None):
+            raise ValueError("give one of `name` (a Hub id) and `path` (a local file)")
+        return self
+
+
+class Lora(_Part):
+    """Rank and scale of the adapter."""
+
+    r: Count = 8
+    alpha: Count = 16
+
+
+class Training(_Part):
+    """Optimisation; `learning_rate` null takes the default of mode and method."""
+
+    batch_size: Count = 4
+    grad_accumulation_steps: Count = 16
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_steps: Count | None = None
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_length: Count = 1024
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+
+
+class Resources(_Part):
+    """What the job may use of the machine."""
+
+    gpus: Gpus = "all"
+    vram_gb: Annotated[float, Field(gt=0)] | None = None
+    shm_size: Size = None
+    memory: Size = None
+    nodes: Count = 1
+
+
+class Accelerate(_Part):
+    """How the job is spread and in which precision it computes."""
+
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+
+
+class Container(_Part):
+    """The image, the environment and further mounts."""
+
+    image: str | None = Field(None, min_length=1)
+    base_image: str | None = Field(None, min_length=1)
+    env: list[str] = Field(default_factory=list, description="NAME (taken from the host at launch) or NAME=value")
+    mounts: list[str] = Field(default_factory=list, description="/host/folder[:/inside][:ro|rw]")
+
+    @field_validator("env")
+    @classmethod
+    def _names(cls, value: list[str]) -> list[str]:
+        for item in value:
+            if not _ENV_NAME.fullmatch(item.partition("=")[0]):
+                raise ValueError(f"`{item.partition('=')[0]}` is not a variable's name; expected NAME or NAME=value")
+        return value
+
+
+class JobSpec(_Part):
+    """One fine-tuning job, complete: every default is filled in."""
+
+    version: Literal[1]
+    name: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
+    mode: Mode
+    base_checkpoint: str = Field(min_length=1, description="a folder in Hugging Face format, or a Hub id")
+    dataset: Dataset
+    method: Method
+    lora: Lora = Lora()
+    training: Training = Training()
+    output_dir: str = ""
+    trainer: str | None = Field(None, min_length=1)
+    trainer_args: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    resources: Resources = Resources()
+    accelerate: Accelerate = Accelerate()
+    container: Container = Container()
+    runner: RunnerName = "auto"
+
+    @model_validator(mode="after")
+    def _complete(self) -> "JobSpec":
+        training = self.training
+        filled = {
+            "learning_rate": training.learning_rate or default_learning_rate(self.mode, self.method),
+            "epochs": training.epochs or (3 if self.mode == "sft" else 1),
+        }
+        object.__setattr__(self, "training", training.model_copy(update=filled))
+        object.__setattr__(self, "name", self.name or f"{self.mode}-{self.method}")
+        default_output = f"checkpoints/finetune_{self.mode}_{self.method}"
+        object.__setattr__(self, "output_dir", self.output_dir or default_output)
+        return self
+
+
+def default_learning_rate(mode: str, method: str) -> float:
+    """What trains: 2e-4 and 2e-5 for SFT; GRPO's published recipes are twenty times below."""
+    rates = {("sft", False): 2e-4, ("sft", True): 2e-5, ("grpo", False): 1e-5, ("grpo", True): 1e-6}
+    return rates[mode, method == "full"]

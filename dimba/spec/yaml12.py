@@ -1,0 +1,104 @@
+"""Strict YAML 1.2 with the line of every key: no aliases, no duplicate keys, no tags, no surprises."""
+
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+MAX_BYTES = 1 << 20
+Key = tuple[str | int, ...]
+_CORE = "tag:yaml.org,2002:"
+_SCALARS = {"int", "float", "bool", "null"}
+
+
+class Problem(Exception):
+    """One thing that is wrong: the line it is on (counted from 1), the key, and what."""
+
+    def __init__(self, line: int, key: str, what: str) -> None:
+        super().__init__(f"{line}: {key + ': ' if key else ''}{what}")
+        self.line, self.key, self.what = line, key, what
+
+
+class Document:
+    """A parsed document: its value, the line of every key, and what is wrong with it as YAML."""
+
+    def __init__(self, data: bytes) -> None:
+        self.lines: dict[Key, int] = {(): 1}
+        self.problems: list[Problem] = []
+        self._yaml = YAML(typ="safe", pure=True)
+        node = self._compose(data)
+        self.value: Any = None if node is None else self._value(node, ())
+
+    def _compose(self, data: bytes) -> Node | None:
+        try:
+            return self._composed(data)
+        except Problem as problem:
+            self.problems.append(problem)
+            return None
+
+    def _composed(self, data: bytes) -> Node:
+        if len(data) > MAX_BYTES:
+            raise Problem(1, "", f"larger than 1 MiB ({len(data):,} bytes); a job spec is a page of text")
+        try:
+            text = data.decode("utf-8-sig")
+            # Events first: aliases are refused before anything can expand them.
+            for event in self._yaml.parse(text):
+                if isinstance(event, AliasEvent):
+                    raise Problem(event.start_mark.line + 1, "", f"alias `*{event.anchor}` is refused: write it out")
+            node: Node = self._yaml.compose(text)
+        except UnicodeDecodeError as error:
+            raise Problem(data[: error.start].count(b"\n") + 1, "", "not UTF-8: save the file as UTF-8") from None
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            what = f"not valid YAML: {error.problem or error.context}"
+            raise Problem(mark.line + 1 if mark else 1, "", what) from None
+        except YAMLError as error:
+            raise Problem(1, "", f"not valid YAML: {str(error).splitlines()[0]}") from None
+        except RecursionError:
+            raise Problem(1, "", "not valid YAML: nested too deeply") from None
+        return node
+
+    def _fail(self, line: int, what: str, key: Key = ()) -> None:
+        self.problems.append(Problem(line, dotted(key), what))
+
+    def _value(self, node: Node, key: Key) -> Any:
+        line = node.start_mark.line + 1
+        self.lines.setdefault(key, line)
+        if isinstance(node, MappingNode):
+            return self._mapping(node, key)
+        if isinstance(node, SequenceNode):
+            return [self._value(item, (*key, n)) for n, item in enumerate(node.value)]
+        return self._scalar(node, key)
+
+    def _mapping(self, node: MappingNode, key: Key) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for name_node, value_node in node.value:
+            line = name_node.start_mark.line + 1
+            name = str(name_node.value) if isinstance(name_node, ScalarNode) else "?"
+            here = (*key, name)
+            if name in result:
+                self._fail(line, f"given twice; the first is on line {self.lines[here]}", here)
+                continue
+            self.lines[here] = line
+            result[name] = self._value(value_node, here)
+        return result
+
+    def _scalar(self, node: Node, key: Key) -> Any:
+        kind = str(node.tag).removeprefix(_CORE)
+        if str(node.tag).startswith("!") or kind.startswith("python/"):
+            self._fail(node.start_mark.line + 1, f"tag `{node.tag}` is refused: write a plain value", key)
+            return None
+        if kind not in _SCALARS:
+            return node.value
+        try:
+            return self._yaml.constructor.construct_object(node)
+        except (ValueError, YAMLError):
+            return node.value
+
+
+def dotted(key: Key) -> str:
+    """`('lora', 'r')` as `lora.r`; list positions as `[0]`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
+    return text.removeprefix(".")

@@ -1,0 +1,1 @@
+"""What runs where the training happens. Heavy imports stay inside functions."""

@@ -1,0 +1,97 @@
+"""The trainers' flags, declared once. Standard library only, so that `--help` answers at once."""
+
+import argparse
+from collections.abc import Callable
+
+
+def sft_arguments() -> argparse.ArgumentParser:
+    """Flags of `finetune_sft.py`."""
+    parser = _parser("Supervised fine-tuning: full, LoRA or Q-LoRA, with the loss on the assistant's tokens only.")
+    _add_what(parser, output_required=True)
+    _add_method(parser)
+    _add_optimisation(parser)
+    parser.add_argument(
+        "--num-epochs",
+        "--epochs",
+        dest="epochs",
+        type=above_zero,
+        default=3.0,
+        metavar="N",
+        help="passes over the data",
+    )
+    _add_running(parser)
+    return parser
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(description=description, allow_abbrev=False)
+
+
+def _add_what(parser: argparse.ArgumentParser, *, output_required: bool) -> None:
+    add = parser.add_argument
+    add("--base-checkpoint", required=True, help="a folder in Hugging Face format, or a Hub id")
+    add("--dataset", required=True, help="a local file (.jsonl, .json), or a Hub id")
+    add("--dataset-config", help="the Hub data set's configuration")
+    add("--dataset-split", help="the Hub data set's split (default: train)")
+    add("--columns", nargs="+", default=[], metavar="OURS=YOURS", help="names of columns, such as prompt=question")
+    add("--output-dir", required=output_required, help="where the model or adapter goes")
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--use-lora", action="store_true", help="train an adapter, not the model")
+    add("--use-qlora", action="store_true", help="the same on a base quantised to 4 bits (nf4)")
+    add("--lora-r", type=at_least(1), default=8, metavar="R", help="rank of the adapter")
+    add("--lora-alpha", type=at_least(1), default=16, metavar="ALPHA", help="scale of the adapter, over its rank")
+
+
+def _add_optimisation(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--batch-size", type=at_least(1), default=4, metavar="N", help="rows a device and forward pass")
+    add("--grad-accumulation-steps", type=at_least(1), default=16, metavar="N", help="batches an optimiser step")
+    add("--max-steps", type=at_least(1), metavar="N", help="optimiser steps, instead of epochs")
+    add("--learning-rate", type=above_zero, metavar="RATE", help="default: 2e-4 for adapters, 2e-5 for full")
+    add("--max-length", type=at_least(8), default=1024, metavar="N", help="tokens a row; longer ones are cut, and said")
+    add("--seed", type=at_least(0), default=42, metavar="N", help="order of rows and random weights")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where it works, else the CPU")
+    add("--save-steps", type=at_least(1), default=500, metavar="N", help="optimiser steps between checkpoints")
+    add("--save-total-limit", type=at_least(1), default=2, metavar="N", help="checkpoints kept")
+    add("--resume-from-checkpoint", metavar="FOLDER", help="continue from a checkpoint-<step> folder")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers from `least` on."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"`{text}` is not a whole number") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        return number
+
+    return parse
+
+
+def above_zero(text: str) -> float:
+    """A type for argparse: numbers above zero, infinity excluded."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number
+
+
+def column_names(pairs: list[str]) -> dict[str, str]:
+    """`["prompt=question"]` as {"prompt": "question"}; raises ValueError for what is no pair."""
+    wrong = [pair for pair in pairs if not all(pair.partition("="))]
+    if wrong:
+        raise ValueError(f"--columns: `{wrong[0]}` is not OURS=YOURS")
+    return {ours: theirs for ours, _, theirs in (pair.partition("=") for pair in pairs)}

@@ -1,0 +1,98 @@
+"""The job's first process: checks the GPUs, starts `accelerate launch`, passes signals on, keeps the real status.
+
+`accelerate launch` turns every failure into 1 and leaves the trainer behind when it is told to end; so each rank
+is wrapped (`dimba.trainers.rank`) and notes its pid and how it ended, and this process reads those notes.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dimba import contract
+
+ON_CPU_INSTEAD = "DIMBA_ON_CPU_INSTEAD"
+
+
+def main(argv: list[str]) -> int:
+    """Runs `argv`; returns the trainer's own exit status, or EXIT_NO_GPU before anything started."""
+    status = _run(argv)
+    if folder := os.environ.get(contract.ENV_ATTEMPT_DIR):
+        Path(folder, contract.EXIT_FILE).write_text(json.dumps({"exit_code": status}), encoding="utf-8")
+    return status
+
+
+def _run(argv: list[str]) -> int:
+    environment = {**os.environ, **_secrets()}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    wanted = int(environment.get(contract.ENV_GPU_COUNT, "0"))
+    problem = _gpu_problem(wanted) if wanted else ""
+    if problem and not environment.get(contract.ENV_ALLOW_CPU):
+        print(f"error: {wanted} GPU(s) asked for, and {problem}", file=sys.stderr, flush=True)
+        return contract.EXIT_NO_GPU
+    if problem:
+        print(f"on the CPU instead: {problem}", flush=True)
+        environment |= {ON_CPU_INSTEAD: "1", "ACCELERATE_USE_CPU": "true"}
+    with tempfile.TemporaryDirectory(prefix="dimba-ranks-") as folder:
+        environment[contract.ENV_RANK_DIR] = folder
+        return _launch(argv, environment, Path(folder))
+
+
+def _secrets() -> dict[str, str]:
+    """Values that must not be seen in `docker inspect`: one JSON line on stdin."""
+    if not os.environ.pop(contract.ENV_SECRETS_ON_STDIN, ""):
+        return {}
+    values: dict[str, str] = json.loads(sys.stdin.readline())
+    return values
+
+
+def _gpu_problem(wanted: int) -> str:
+    """Why CUDA does not work here, by asking the driver: milliseconds, where importing torch takes seconds."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "the NVIDIA driver's libcuda.so.1 is not visible here"
+    status = cuda.cuInit(0)
+    count = ctypes.c_int(0)
+    if status or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return f"the NVIDIA driver does not start (CUDA error {status})"
+    return "" if count.value >= wanted else f"only {count.value} work"
+
+
+def _launch(argv: list[str], environment: dict[str, str], ranks: Path) -> int:
+    # Its own session: a Ctrl-C in the terminal reaches this process alone, which then tells the ranks.
+    process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def pass_on(signum: int, _frame: object) -> None:
+        for note in _notes(ranks):
+            if "status" not in note:
+                os.kill(note["pid"], signum)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, pass_on)
+    launcher = process.wait()
+    return _status(_notes(ranks), launcher)
+
+
+def _notes(ranks: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in ranks.glob("*.json")]
+
+
+def _status(notes: list[dict[str, Any]], launcher: int) -> int:
+    """The status of the rank that failed first; a rank that left no status was killed."""
+    ended = sorted((note for note in notes if "status" in note), key=lambda note: note["time"])
+    failed = [int(note["status"]) for note in ended if note["status"]]
+    if failed:
+        return failed[0]
+    if len(ended) < len(notes):
+        return 128 + signal.SIGKILL
+    return launcher if launcher >= 0 else 128 - launcher
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

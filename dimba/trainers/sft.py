@@ -1,0 +1,146 @@
+"""Supervised fine-tuning, from flags to a saved model."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from dimba.contract import ENV_RUN_ID, EXIT_STOPPED, OUTPUT_FILE, trained_files
+from dimba.errors import BadInput
+from dimba.trainers.arguments import column_names
+from dimba.trainers.examples import Examples, build_examples, shown
+
+DEFAULT_RATE = {"adapter": 2e-4, "full": 2e-5}
+
+
+def train(args: Namespace) -> int:
+    """Trains as `args` say; returns the exit status: 0, or EXIT_STOPPED where it was told to stop and saved."""
+    check_output(args)
+    columns = _columns(args)
+    from dimba.trainers import chat, models, rows
+
+    _quiet()
+    compute = models.choose_compute(args.device)
+    tokenizer = models.load_tokenizer(args.base_checkpoint)
+    said = chat.prepare_tokenizer(tokenizer)
+    chats = rows.read_chats(args.dataset, config=args.dataset_config, split=args.dataset_split, columns=columns)
+    examples = build_examples(tokenizer, chats, args.max_length)
+    if _is_first_rank():
+        _introduce(tokenizer, examples, args.max_length, said)
+    trainer, stop = _trainer(args, models.load_model(args, compute), tokenizer, examples, compute)
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if stop.stopped:
+        return EXIT_STOPPED
+    trainer.save_model(args.output_dir)
+    if _is_first_rank():
+        # A pickle, and only a copy of the flags.
+        Path(args.output_dir, "training_args.bin").unlink(missing_ok=True)
+        print(f"saved: {args.output_dir}", flush=True)
+    return 0
+
+
+def check_output(args: Namespace) -> None:
+    """Refuses a folder that holds somebody else's model, and one that cannot be made."""
+    folder = Path(args.output_dir)
+    ours = os.environ.get(ENV_RUN_ID) and (folder / OUTPUT_FILE).exists()
+    there = trained_files(folder)
+    if there and not ours and not args.resume_from_checkpoint:
+        hint = "give another --output-dir, move that folder away, or --resume-from-checkpoint one of its checkpoints"
+        raise BadInput(f"--output-dir: {folder} already holds a model ({there[0].name})", hint)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--output-dir: {folder}: {error.strerror}", "give a folder that you may write in") from None
+
+
+def _columns(args: Namespace) -> dict[str, str]:
+    try:
+        return column_names(args.columns)
+    except ValueError as error:
+        raise BadInput(str(error), "for example --columns prompt=question response=answer") from None
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _quiet() -> None:
+    """Progress bars of libraries end up as hundreds of lines in a log; their warnings are about their own defaults."""
+    import logging
+    import warnings
+
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _introduce(tokenizer: Any, examples: Examples, max_length: int, said: str) -> None:
+    """The tokens that carry loss, before the first step."""
+    for line in [*examples.summary(max_length), *([said] if said else [])]:
+        print(f"data: {line}", flush=True)
+    text = shown(tokenizer, examples.kept[0])
+    text = text if len(text) <= 600 else f"{text[:280]} … {text[-280:]}"
+    print("data: the first row, with what is trained in [[ ]]:", flush=True)
+    print("\n".join(f"  | {line}" for line in text.splitlines()), flush=True)
+
+
+def _trainer(args: Namespace, model: Any, tokenizer: Any, examples: Examples, compute: Any) -> tuple[Any, Any]:
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import SFTTrainer
+
+    from dimba.trainers.callbacks import Metrics, StopOnSignal, metrics_path
+    from dimba.trainers.models import adapter_config
+
+    stop = StopOnSignal()
+    trainer = SFTTrainer(
+        model=model,
+        args=_config(args, compute),
+        train_dataset=Dataset.from_dict(
+            {
+                "input_ids": [example.input_ids for example in examples.kept],
+                "labels": [example.labels for example in examples.kept],
+            }
+        ),
+        processing_class=tokenizer,
+        peft_config=adapter_config(args),
+        callbacks=[Metrics(metrics_path(args.output_dir)), stop],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer, stop
+
+
+def _config(args: Namespace, compute: Any) -> Any:
+    from trl import SFTConfig
+
+    kind = "adapter" if args.use_lora or args.use_qlora else "full"
+    return SFTConfig(
+        output_dir=args.output_dir,
+        per_device_train_batch_size=args.batch_size,
+        gradient_accumulation_steps=args.grad_accumulation_steps,
+        num_train_epochs=args.epochs,
+        max_steps=args.max_steps or -1,
+        learning_rate=args.learning_rate or DEFAULT_RATE[kind],
+        lr_scheduler_type="linear",
+        warmup_steps=0.03,
+        seed=args.seed,
+        use_cpu=compute.on_cpu,
+        bf16=compute.mixed == "bf16",
+        fp16=compute.mixed == "fp16",
+        activation_checkpointing=not compute.on_cpu,
+        # The rows are tokens and labels already: nothing is templated, cut or packed behind anybody's back.
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        logging_steps=1,
+        logging_first_step=True,
+        disable_tqdm=True,
+        report_to="none",
+        save_steps=args.save_steps,
+        save_total_limit=args.save_total_limit,
+    )
