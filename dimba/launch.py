@@ -54,13 +54,13 @@ def find_runner(wanted: str) -> tuple[Runner, EngineFacts]:
     return ProcessRunner(), found
 
 
-def look(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False) -> Look:
-    """Looks at everything that the spec names; starts nothing but the trainer's `--help`."""
+def look(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, ask: bool = False) -> Look:
+    """Looks at everything that the spec names; starts nothing but our own trainers' `--help`, others' to `ask`."""
     runner, engine = find_runner(loaded.spec.runner)
     facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=reporter.rows)
     choices = Choices(allow_cpu=allow_cpu, gpu_path=os.environ.get(contract.ENV_GPU_PATH))
     image = runner.look(loaded.spec)
-    facts = replace(facts, image=image, trainer=trainer_facts(facts, image, runner.run_once))
+    facts = replace(facts, image=image, trainer=trainer_facts(facts, image, runner.run_once, ask=ask))
     return Look(loaded=loaded, facts=facts, runner=runner, choices=choices)
 
 
@@ -80,7 +80,7 @@ def launch(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, d
     Raises:
         DimbaError: with the exit status of what went wrong; the run's record says the same.
     """
-    seen = look(loaded, reporter, allow_cpu=allow_cpu)
+    seen = look(loaded, reporter, allow_cpu=allow_cpu, ask=True)
     plan = seen.plan()
     for note in plan.notes:
         reporter.note(note)
@@ -100,5 +100,6 @@ def prepare(seen: Look, run: Run, reporter: Reporter) -> LaunchPlan:
         run.update(status="building")
         image = seen.runner.prepare(seen.spec, reporter.progress)
         reporter.ended()
-        facts = replace(facts, image=image, trainer=trainer_facts(facts, image, seen.runner.run_once))
+        trainer = trainer_facts(facts, image, seen.runner.run_once, ask=True)
+        facts = replace(facts, image=image, trainer=trainer)
     return replace(seen, facts=facts).plan()

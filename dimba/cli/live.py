@@ -30,13 +30,15 @@ class LaunchReporter:
         self._console.print(text, markup=False)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """On a terminal a bar; on a pipe a line for each step."""
+        """On a terminal a bar; on a pipe a line for each step that may take long."""
         if not what:
             return
         if self._live:
             self._show(what, done, total)
-        elif what != self._what:
-            self.note(f"building the image, step {done + 1}/{total}: {what}" if total else what)
+        elif what != self._what and what.startswith("RUN "):
+            self.note(f"building the image, step {done + 1}/{total}: {what}")
+        elif what != self._what and what.startswith("pulling "):
+            self.note(what)
         self._what = what
 
     def rows(self, count: int) -> None:

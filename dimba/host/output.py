@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import tempfile
 from pathlib import Path
 
 from dimba.contract import OUTPUT_FILE, absolute, trained_files
@@ -45,7 +46,7 @@ def job_user(nearest: Path) -> tuple[int, int]:
 def _obstacle(path: Path, nearest: Path, uid: int, gid: int) -> tuple[str, str, bool]:
     if not nearest.is_dir():
         return f"`{nearest}` is a file", "choose an `output_dir` that is a folder", True
-    if not (os.access(nearest, os.W_OK | os.X_OK) and _may_write(nearest, uid, gid)):
+    if not (_can_write(nearest) and _may_write(nearest, uid, gid)):
         hint = f"`chown -R {uid} {nearest}`, or choose another `output_dir`"
         return f"user {uid} may not write in `{nearest}`", hint, False
     if path.is_dir():
@@ -53,6 +54,15 @@ def _obstacle(path: Path, nearest: Path, uid: int, gid: int) -> tuple[str, str, 
         if foreign:
             return f"`{path / foreign[0]}` belongs to somebody else", f"`chown -R {uid} {path}`", False
     return "", "", False
+
+
+def _can_write(folder: Path) -> bool:
+    """By writing: permissions say nothing of a read-only or special file system, least of all to root."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _may_write(folder: Path, uid: int, gid: int) -> bool:

@@ -13,8 +13,12 @@ def provenance(project: Path) -> dict[str, Any]:
     return {
         "git_revision": revision,
         "git_dirty": None if changes is None else bool(changes),
-        "lock_hash": hashlib.sha256((project / "docker" / "constraints.txt").read_bytes()).hexdigest(),
+        "lock_hash": _hash(project / "docker" / "constraints.txt"),
     }
+
+
+def _hash(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _git(project: Path, *arguments: str) -> str | None:

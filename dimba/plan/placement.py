@@ -54,7 +54,8 @@ def _named(item: int | str, gpus: Sequence[Gpu], problem: str) -> Gpu:
 
 
 def _too_few(asked: str, gpus: Sequence[Gpu], problem: str) -> HostCannot:
-    have = ", ".join(f"{gpu.index} ({gpu.name or 'unnamed'})" for gpu in gpus) or f"none ({problem})"
+    cards = ", ".join(f"{gpu.index}: {gpu.name or 'unnamed'}" for gpu in gpus)
+    have = f"{len(gpus)} ({cards})" if cards else f"none ({problem})"
     hint = "set `gpus: all` to take what there is" + ("" if gpus else ", `gpus: none` for the CPU")
     return HostCannot(f"resources.gpus: {asked}; this machine has {have}", f"{hint}; `dimba doctor` looks closer")
 
@@ -82,7 +83,7 @@ def precision(spec: JobSpec, gpus: Sequence[Gpu]) -> str:
 
 def accelerate_argv(processes: int, mixed_precision: str, *, threads: int, on_cpu: bool) -> list[str]:
     """`accelerate launch` with everything said, so that no configuration of the user's or default slips in."""
-    argv = ["accelerate", "launch", "--num_machines", "1", "--num_processes", str(processes)]
+    argv = ["accelerate", "launch", "--quiet", "--num_machines", "1", "--num_processes", str(processes)]
     argv += ["--mixed_precision", mixed_precision, "--dynamo_backend", "no"]
     argv += ["--num_cpu_threads_per_process", str(threads)]
     if processes > 1:

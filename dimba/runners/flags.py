@@ -17,8 +17,11 @@ from dimba.runners.protocol import Output, Throwaway
 RunOnce = Callable[[Sequence[str], Throwaway], Output]
 
 
-def trainer_facts(facts: HostFacts, image: ImageFacts | None, run_once: RunOnce) -> TrainerFacts:
-    """The trainer with its flags: from `--help` in the image or on this machine, else from its source."""
+def trainer_facts(facts: HostFacts, image: ImageFacts | None, run_once: RunOnce, *, ask: bool) -> TrainerFacts:
+    """The trainer with its flags: from `--help` in the image or on this machine, else from its source.
+
+    A trainer from outside the project is run only where it may be (`ask`): a plan executes nothing of a stranger's.
+    """
     trainer = facts.trainer
     path = trainer.path
     if path is None:
@@ -28,7 +31,8 @@ def trainer_facts(facts: HostFacts, image: ImageFacts | None, run_once: RunOnce)
     elif facts.engine.reachable and not facts.engine.local:
         return replace(trainer, flags=flags_in_file(path), flags_from="source")
     flags = frozenset[str]()
-    if image is None or image.id is not None:
+    ours = in_context(path, facts.project) is not None
+    if (ask or ours) and (image is None or image.id is not None):
         flags = _asked(trainer, facts, image, run_once)
     if flags:
         return replace(trainer, flags=flags, flags_from="--help")

@@ -73,11 +73,10 @@ def _render(tokenizer: Any, messages: Sequence[Message], where: str, **options: 
 
 def _assistant_spans(tokenizer: Any, messages: Sequence[Message], text: str, where: str) -> list[tuple[int, int]]:
     """(start, end) in `text` of what each assistant turn says, its end token included."""
-    ends = _content_ends(tokenizer, messages, text, where)
     spans: list[tuple[int, int]] = []
     after = 0
-    for turn, content_end in ends:
-        start = _turn_start(tokenizer, messages[:turn], text[after:content_end], where) + after
+    for turn, content_end in _content_ends(tokenizer, messages, text, where):
+        start = _turn_start(tokenizer, messages[: turn + 1], text[:content_end], after, where)
         after = _turn_end(tokenizer, text, content_end, where)
         spans.append((start, after))
     return spans
@@ -105,16 +104,26 @@ def _marked(message: Message, turn: int) -> Message:
     return {**message, "content": kept + _MARK.format(turn) + content[len(kept) :]}
 
 
-def _turn_start(tokenizer: Any, before: Sequence[Message], window: str, where: str) -> int:
-    """Where in `window` the assistant begins: after the text that asks for its turn, which must occur once."""
+def _turn_start(tokenizer: Any, messages: Sequence[Message], text: str, after: int, where: str) -> int:
+    """Where the last of `messages` begins in `text`, which ends with it: behind the words that ask for it."""
+    *before, turn = messages
     if not before:
         raise BadRow(where, "the assistant speaks first, and nobody asked", "start the chat with a user's turn")
     plain = _render(tokenizer, before, where)
     asking = _render(tokenizer, before, where, add_generation_prompt=True)
-    header = asking[len(plain) :] if asking.startswith(plain) else ""
-    if not header.strip() or window.count(header) != 1:
+    header = asking[len(plain) :].strip() and asking[len(plain) :] if asking.startswith(plain) else ""
+    if text.startswith(asking):
+        start = len(asking)
+    elif header and text.count(header, after) == 1:
+        # A template that renders earlier turns differently once there are later ones.
+        start = text.index(header, after) + len(header)
+    else:
         raise _unmaskable(where, "the text that opens the assistant's turn is not there exactly once")
-    return window.index(header) + len(header)
+    if not text[start:].strip():
+        raise _unmaskable(where, "it changes or drops what the assistant said")
+    if not header and text[start:].strip() != turn["content"].strip():
+        raise _unmaskable(where, "it opens the assistant's turn with words that it does not ask with")
+    return start
 
 
 def _turn_end(tokenizer: Any, text: str, content_end: int, where: str) -> int:

@@ -28,7 +28,8 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    environment = {**os.environ, **_secrets()}
+    secrets = _secrets()
+    environment = {**os.environ, **secrets}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     wanted = int(environment.get(contract.ENV_GPU_COUNT, "0"))
     problem = _gpu_problem(wanted) if wanted else ""

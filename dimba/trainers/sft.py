@@ -137,6 +137,7 @@ def _config(args: Namespace, compute: Any) -> Any:
         max_length=None,
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
+        ddp_find_unused_parameters=False,
         logging_steps=1,
         logging_first_step=True,
         disable_tqdm=True,

@@ -22,6 +22,7 @@ from dimba.spec import JobSpec
 
 REPOSITORY = "dimba"
 _STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the engine paints what a step writes to stderr
 _LAST_LINES = 15
 
 
@@ -135,7 +136,7 @@ def _follow(messages: Iterable[dict[str, Any]], progress: Progress) -> None:
     step, last = "the build", deque[str](maxlen=_LAST_LINES)
     try:
         for message in messages:
-            text = str(message.get("stream", ""))
+            text = _COLOUR.sub("", str(message.get("stream", "")))
             if match := _STEP.match(text):
                 step = f"step {match[1]}/{match[2]}: {_shortened(match[3])}"
                 last.clear()

@@ -1,0 +1,140 @@
+"""What the tests share: small inputs made on the spot, and the command as a user runs it."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TEST_BASE = "dimba-test-base:bookworm"
+NO_ENGINE = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+QUESTIONS = [{"question": f"What is {n} + {n}?", "answer": f"It is {n + n}."} for n in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for name in ("DIMBA_RUNS", "DIMBA_GPU_PATH", "DIMBA_CA_CERT", "DIMBA_WHEELS", "HF_TOKEN", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DIMBA_BASE_IMAGE", TEST_BASE)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def hollow_checkpoint(folder: Path) -> Path:
+    """A folder that looks whole to the launcher: real headers, a few bytes of weights, no torch needed."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x"}), encoding="utf-8")
+    tensors = {
+        "model.embed_tokens.weight": {"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 32]},
+        "model.layers.0.mlp.up_proj.weight": {"dtype": "F32", "shape": [3, 2], "data_offsets": [32, 56]},
+    }
+    header = json.dumps(tensors).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(56))
+    return folder
+
+
+SPEC = """\
+version: 1
+mode: sft
+base_checkpoint: base
+dataset: {path: data.jsonl}
+method: lora
+training: {batch_size: 2, grad_accumulation_steps: 2, max_steps: 3, max_length: 128}
+output_dir: out
+resources: {gpus: none}
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """A folder with a whole job in it: a hollow checkpoint, questions and answers, job.yaml."""
+    hollow_checkpoint(tmp_path / "base")
+    write_rows(tmp_path / "data.jsonl", QUESTIONS)
+    (tmp_path / "job.yaml").write_text(SPEC, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real Llama of 0.4 M parameters with a tokenizer and a chat template."""
+    from dimba.trainers.tiny import make_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    make_checkpoint(folder, [text for row in QUESTIONS for text in row.values()])
+    folder.parent.chmod(0o755)
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    return folder
+
+
+@pytest.fixture
+def tiny_job(job: Path, tiny_checkpoint: Path) -> Path:
+    """The same job with a checkpoint that trains."""
+    text = (
+        (job / "job.yaml")
+        .read_text(encoding="utf-8")
+        .replace("base_checkpoint: base", f"base_checkpoint: {tiny_checkpoint}")
+    )
+    (job / "job.yaml").write_text(text, encoding="utf-8")
+    return job
+
+
+Dimba = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def dimba() -> Dimba:
+    """Runs the command; never may it answer with a traceback."""
+
+    def run(*args: str, cwd: Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "dimba", *args],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Any]:
+    """The real engine with the test base image; its absence is loud, and a failure where it is required."""
+    from dimba.runners.docker.engine import Engine, connect
+    from dimba.runners.docker.image import present
+
+    found = connect()
+    problem = found.problem if not isinstance(found, Engine) else ""
+    if isinstance(found, Engine) and not present(found.api, TEST_BASE):
+        problem = f"no image {TEST_BASE}"
+    if problem and os.environ.get("DIMBA_REQUIRE_ENGINE"):
+        pytest.fail(f"an engine is required here: {problem}")
+    if problem:
+        pytest.skip(f"NO CONTAINER ENGINE TESTED: {problem}")
+    yield found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "engine" in getattr(item, "fixturenames", ()):
+            item.add_marker("engine")

@@ -1,0 +1,299 @@
+"""The real engine: what is asked of it, what is left on the host, and what each failure is told."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker.errors import APIError
+from docker.types import DeviceRequest
+
+from dimba.errors import EngineFailed, HostCannot
+from dimba.host.context import gather_context, image_key
+from dimba.host.facts import ImageFacts
+from dimba.plan import make_plan
+from dimba.runners.docker.engine import Engine
+from dimba.runners.docker.image import look_at_image
+from dimba.runners.docker.runner import DockerRunner
+from dimba.runners.docker.translate import translated
+from dimba.spec import parse_spec
+from tests.conftest import REPOSITORY, TEST_BASE, Dimba
+from tests.plan.test_plan import FACTS, SPARSE
+
+SPEC = parse_spec(SPARSE.encode(), source="x").spec
+STRANGER = 1234  # a uid that is nobody's
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built(engine: Engine) -> str:
+    """The project's image, built once for all of these tests."""
+    os.environ["DIMBA_BASE_IMAGE"] = TEST_BASE
+    image = DockerRunner(engine, REPOSITORY).prepare(SPEC, lambda *_: None)
+    assert image is not None
+    return image.reference
+
+
+def append(job: Path, text: str) -> None:
+    with (job / "job.yaml").open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def edit(job: Path, old: str, new: str) -> None:
+    text = (job / "job.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (job / "job.yaml").write_text(text.replace(old, new), encoding="utf-8")
+
+
+def trainer(job: Path, body: str) -> None:
+    """A trainer of one's own that takes what it has to and then does `body`."""
+    flags = "('--model', '--dataset', '--use-lora', '--output-dir')"
+    source = f"import argparse\np = argparse.ArgumentParser()\nfor f in {flags}: p.add_argument(f, nargs='?')\n"
+    (job / "mine.py").write_text(source + f"args = p.parse_args()\n{body}\n", encoding="utf-8")
+    append(job, "trainer: mine.py\n")
+
+
+def last_run(job: Path, dimba: Dimba) -> dict[str, Any]:
+    runs = json.loads(dimba("ps", "-a", "--json", cwd=job).stdout)
+    return runs[-1]
+
+
+def inspect(engine: Engine, run: dict[str, Any]) -> dict[str, Any]:
+    (found,) = engine.api.containers(all=True, filters={"label": f"dimba.run-id={run['id']}"})
+    return engine.api.inspect_container(found["Id"])
+
+
+def everything(folder: Path) -> list[Path]:
+    return [folder, *folder.rglob("*")]
+
+
+def test_a_job_trains_in_a_container_and_all_of_it_belongs_to_the_folders_owner(
+    tiny_job: Path, dimba: Dimba, engine: Engine
+):
+    if os.geteuid() == 0:
+        for path in everything(tiny_job):
+            os.chown(path, STRANGER, STRANGER)
+        for folder in tiny_job.parents:  # pytest's own are closed to others
+            folder.chmod(folder.stat().st_mode | 0o055)
+    cache = tiny_job / "cache"
+    done = dimba("launch", "job.yaml", cwd=tiny_job, HF_HOME=str(cache))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 3/3" in done.stdout
+    run = last_run(tiny_job, dimba)
+    assert (run["status"], run["exit_reason"], run["runner"]) == ("succeeded", "completed", "docker")
+    assert run["image_digest"].startswith("sha256:") and run["container_id"]
+    attempt = tiny_job / "runs" / run["id"] / "attempts" / "1"
+    assert "step 3/3" in (attempt / "log.txt").read_text()
+    assert [json.loads(line)["step"] for line in (attempt / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    adapter = json.loads((tiny_job / "out" / "adapter_config.json").read_text())
+    assert Path(adapter["base_model_name_or_path"]).is_dir(), "the path is true on the host too"
+    owner = STRANGER if os.geteuid() == 0 else os.getuid()
+    assert {path.stat().st_uid for path in everything(tiny_job)} == {owner}
+
+    seen = inspect(engine, run)
+    host, config = seen["HostConfig"], seen["Config"]
+    assert config["User"] == f"{owner}:{STRANGER if os.geteuid() == 0 else os.getgid()}"
+    assert host["Init"] is True and host["ShmSize"] == 2 << 30 and host["AutoRemove"] is False
+    assert host["DeviceRequests"] in (None, []) and "NVIDIA_VISIBLE_DEVICES=void" in config["Env"]
+    assert config["Labels"]["dimba.run-id"] == run["id"] and config["Labels"]["dimba.attempt"] == "1"
+    mounts = {mount["Target"]: mount.get("ReadOnly", False) for mount in host["Mounts"]}
+    assert mounts[str(tiny_job / "data.jsonl")] is True and mounts[str(tiny_job / "out")] is False
+    assert mounts[str(cache)] is False and str(REPOSITORY) not in mounts
+    assert host["LogConfig"]["Config"]["max-size"]
+    plan = json.loads((tiny_job / "runs" / run["id"] / "plan.json").read_text())
+    assert config["Cmd"] == plan["argv"]
+
+
+def test_a_second_launch_builds_nothing_and_decides_so_quickly(job: Path, dimba: Dimba, engine: Engine, built: str):
+
+    started = time.monotonic()
+    image = look_at_image(engine.api, SPEC, REPOSITORY)
+    assert time.monotonic() - started < 0.5
+    assert image.reference == built and image.id is not None
+
+
+def test_a_failing_trainer_is_exit_1_and_its_own_status_is_kept(job: Path, dimba: Dimba):
+    trainer(job, "import sys; print('working', flush=True); sys.exit(3)")
+    done = dimba("launch", "job.yaml", cwd=job)
+    assert done.returncode == 1 and "exited with status 3" in done.stderr
+    run = last_run(job, dimba)
+    assert (run["status"], run["exit_reason"], run["exit_code"]) == ("failed", "trainer_error", 3)
+    assert dimba("logs", run["id"], cwd=job).stdout == "working\n"
+
+
+def test_a_secret_reaches_the_trainer_and_nothing_else(job: Path, dimba: Dimba, engine: Engine):
+    trainer(job, "import os; print(len(os.environ['HF_TOKEN']), flush=True)")
+    append(job, "container: {env: [HF_TOKEN]}\n")
+    secret = "hush-hush-hush-31"
+    done = dimba("launch", "job.yaml", cwd=job, HF_TOKEN=secret)
+    assert done.returncode == 0 and "17" in done.stdout.split(), done.stderr
+    run = last_run(job, dimba)
+    kept = "".join(path.read_text() for path in (job / "runs").rglob("*") if path.is_file())
+    assert secret not in kept + json.dumps(inspect(engine, run))
+    assert "HF_TOKEN" in json.loads((job / "runs" / run["id"] / "plan.json").read_text())["env"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("cdi", [("cdi", ["nvidia.com/gpu=0", "nvidia.com/gpu=1"])]),
+        ("nvidia", [("nvidia", ["0", "1"])]),
+    ],
+)
+def test_gpus_are_passed_by_id_on_both_paths(
+    job: Path, dimba: Dimba, engine: Engine, path: str, expected: list[tuple[str, list[str]]]
+):
+    trainer(job, "import os; print('cpu?', os.environ.get('DIMBA_ON_CPU_INSTEAD'), flush=True)")
+    edit(job, "gpus: none", "gpus: all")
+    done = dimba("launch", "job.yaml", "--allow-cpu", cwd=job, DIMBA_GPU_PATH=path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = inspect(engine, last_run(job, dimba))
+    requests = seen["HostConfig"]["DeviceRequests"]
+    assert [(each["Driver"], each["DeviceIDs"]) for each in requests] == expected
+    assert all(each["Count"] == 0 for each in requests)
+    assert "cpu? 1" in done.stdout
+
+
+def test_gpus_that_do_not_work_inside_end_the_start(job: Path, dimba: Dimba):
+    edit(job, "gpus: none", "gpus: [1]")
+    done = dimba("launch", "job.yaml", cwd=job)
+    assert done.returncode == 3 and "--allow-cpu" in done.stderr
+    run = last_run(job, dimba)
+    assert (run["status"], run["exit_reason"]) == ("failed", "start_failed")
+
+
+def test_pretend_gpus_train_on_the_cpu_where_that_is_allowed_and_every_line_says_so(tiny_job: Path, dimba: Dimba):
+    edit(tiny_job, "gpus: none", "gpus: 1")
+    done = dimba("launch", "job.yaml", "--allow-cpu", cwd=tiny_job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = [line for line in done.stdout.splitlines() if line.startswith("step ")]
+    assert steps and all("on the CPU instead" in line for line in steps)
+
+
+def test_a_device_that_the_engine_does_not_know_leaves_no_container(job: Path, engine: Engine):
+    plan = make_plan(SPEC, FACTS)
+    image = ImageFacts(reference=TEST_BASE, key=None, base=None, base_digest=None, id="x")
+    plan = replace(plan, mounts=(), image=image, argv=("true",), working_dir="/", gpu_devices=("nvidia.com/gpu=9",))
+    before = len(engine.api.containers(all=True))
+    with pytest.raises(HostCannot, match="no such CDI device"):
+        DockerRunner(engine, REPOSITORY).start(plan, run_id="none", attempt=1, log=job / "log", secrets={})
+    assert len(engine.api.containers(all=True)) == before
+
+
+def test_an_image_that_does_not_build_names_the_step_and_its_last_lines(tmp_path: Path, engine: Engine):
+
+    for name in ("docker/certs", "docker/wheels", "dimba", "scripts"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in (
+        "docker/certs/.gitkeep",
+        "docker/wheels/.gitkeep",
+        "docker/requirements.txt",
+        "docker/constraints.txt",
+    ):
+        (tmp_path / name).touch()
+    (tmp_path / "Dockerfile").write_text(
+        f"ARG BASE_IMAGE={TEST_BASE}\nFROM ${{BASE_IMAGE}}\nRUN echo fetching && echo no such thing >&2 && exit 7\n"
+    )
+    with pytest.raises(EngineFailed) as raised:
+        DockerRunner(engine, tmp_path).prepare(SPEC, lambda *_: None)
+    assert "step 3/4: RUN echo fetching" in raised.value.message
+    assert "| no such thing" in raised.value.message and raised.value.exit_status == 4
+
+
+def test_a_base_image_that_nobody_has_says_how_to_name_another(job: Path, dimba: Dimba):
+    done = dimba("launch", "job.yaml", cwd=job, DIMBA_BASE_IMAGE="nobody/has-this:1")
+    assert done.returncode == 4
+    assert "container.base_image" in done.stderr and "docker/make-base-image" in done.stderr
+
+
+def test_an_engine_without_gpu_support_is_the_hosts_fault(engine: Engine):
+
+    api = engine.api
+    request = DeviceRequest(driver="nobody", device_ids=["0"], capabilities=[["gpu"]])
+    created = api.create_container(TEST_BASE, ["true"], host_config=api.create_host_config(device_requests=[request]))
+    try:
+        with pytest.raises(APIError) as raised:
+            api.start(created["Id"])
+    finally:
+        api.remove_container(created["Id"])
+    error = translated(str(raised.value.explanation), "starting")
+    assert error.exit_status == 3 and "nvidia-container-toolkit" in error.hint
+
+
+def test_the_key_covers_the_code_the_base_and_the_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+
+    before = gather_context(REPOSITORY)
+    assert "dimba/contract.py" in before.files and not any("test" in name for name in before.files)
+    assert image_key(before, "b", "sha256:1") != image_key(before, "b", "sha256:2")
+    (tmp_path / "x.whl").write_bytes(b"wheel")
+    monkeypatch.setenv("DIMBA_WHEELS", str(tmp_path))
+    assert gather_context(REPOSITORY).digest != before.digest
+
+
+def test_a_source_edit_keeps_the_dependencies(engine: Engine, tmp_path: Path):
+
+    for name in ("Dockerfile", "docker", "dimba", "scripts"):
+        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
+        copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "dimba" / "edited.py").write_text("# edited\n", encoding="utf-8")
+    started = time.monotonic()
+    image = DockerRunner(engine, tmp_path).prepare(SPEC, lambda *_: None)
+    assert time.monotonic() - started < 20
+    assert image is not None and image.id
+    engine.api.remove_image(image.reference, force=True)
+
+
+def test_ctrl_c_without_a_terminal_stops_the_run_and_leaves_nothing(job: Path, engine: Engine, dimba: Dimba):
+
+    trainer(
+        job,
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
+        "print('ready', flush=True); time.sleep(60)",
+    )
+    command = [sys.executable, "-m", "dimba", "launch", "job.yaml"]
+    process = subprocess.Popen(command, cwd=job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "ready\n":
+            process.send_signal(signal.SIGINT)
+            break
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "saved" in output and "stopped" in errors, errors
+    run = last_run(job, dimba)
+    assert (run["status"], run["exit_reason"]) == ("stopped", "stopped_by_user")
+    assert inspect(engine, run)["State"]["Running"] is False
+
+
+def test_a_launcher_that_was_killed_does_not_hide_how_the_run_ended(job: Path, engine: Engine, dimba: Dimba):
+
+    trainer(job, "import time; print('ready', flush=True); time.sleep(3)")
+    command = [sys.executable, "-m", "dimba", "launch", "job.yaml"]
+    process = subprocess.Popen(command, cwd=job, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.kill()
+    process.wait()
+    assert last_run(job, dimba)["status"] == "running"
+    engine.api.wait(last_run(job, dimba)["container_id"])
+    assert last_run(job, dimba)["status"] == "succeeded"
+
+
+def test_doctor_sees_the_gpus_from_a_container(tmp_path: Path, dimba: Dimba):
+    done = dimba("doctor", "--json", cwd=tmp_path)
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert checks["engine"]["status"] == checks["base image"]["status"] == "ok"
+    assert checks["GPUs in a container"]["detail"] == "2 seen by nvidia-smi, passed by CDI"
+
+
+def test_plan_starts_and_leaves_nothing(job: Path, dimba: Dimba, engine: Engine):
+    before = {container["Id"] for container in engine.api.containers(all=True)}
+    made = json.loads(dimba("plan", "job.yaml", "--json", cwd=job).stdout)
+    assert made["image"]["id"] and made["image"]["key"] and made["flags_from"] == "--help"
+    assert {container["Id"] for container in engine.api.containers(all=True)} == before
+    assert not (job / "runs").exists()

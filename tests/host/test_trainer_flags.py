@@ -1,0 +1,73 @@
+"""Flags count where the help defines them, not in prose, nor as the beginning of another."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from dimba.host.trainer import find_trainer, flags_in_file, flags_in_help, flags_in_source
+
+TRAINERS = Path(__file__).parents[1] / "trainer_scripts"
+REPOSITORY = Path(__file__).parents[2]
+OURS = REPOSITORY / "scripts" / "finetuning" / "finetune_sft.py"
+
+HELP = """\
+usage: train.py [-h] --base-model B
+
+Trains. Older versions had
+  --lora for this, and --qlora too.
+
+options:
+  -h, --help            show this help message and exit
+  --base-model B, --model-path B
+                        the base; see also
+                        --full-ft which is gone
+  -b N, --micro-batch-size N
+                        rows
+  --lora-r RANK         rank, not --rank
+  --columns C [C ...]
+  --method {full,lora}  which
+  --data-path file      a file
+  --no-cache / --cache  both
+  --lr FLOAT            rate  [default: 1]
+
+examples:
+  --dataset mine
+  train.py --split train
+"""
+
+
+def test_flags_of_a_help_text():
+    assert flags_in_help(HELP) == {
+        "--help", "--base-model", "--model-path", "--micro-batch-size", "--lora-r", "--columns", "--method",
+        "--data-path", "--no-cache", "--cache", "--lr",
+    }  # fmt: skip
+
+
+def test_source_and_help_agree_on_our_own_trainer():
+    done = subprocess.run([sys.executable, OURS, "--help"], capture_output=True, text=True, check=True)
+    assert flags_in_help(done.stdout) == flags_in_file(OURS) | {"--help"}
+
+
+def test_help_answers_without_importing_torch():
+    code = f"import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_path({str(OURS)!r}, run_name='__main__')\n"
+    code += "except SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_flags_in_source_are_those_of_calls():
+    source = 'add("--a", help="--b")\n# --c\nx = "--d"\n@click.option("--e/--no-e")\ndef f(): pass\n'
+    assert flags_in_source(source) == {"--a", "--e", "--no-e"}
+    assert flags_in_source("def broken(") == frozenset()
+
+
+def test_trainers_are_found_in_the_order_of_the_mode(tmp_path: Path):
+    (tmp_path / "scripts" / "finetuning").mkdir(parents=True)
+    (tmp_path / "scripts" / "train.py").touch()
+    nowhere = tmp_path / "nowhere"
+    assert find_trainer(None, "sft", tmp_path, nowhere).path == tmp_path / "scripts" / "train.py"
+    grpo = tmp_path / "scripts" / "finetuning" / "finetune_grpo.py"
+    grpo.touch()
+    assert find_trainer(None, "grpo", tmp_path, nowhere).path == grpo
+    other = find_trainer(None, "sft", tmp_path, nowhere)
+    assert (other.path, other.other_mode) == (grpo, True)
+    assert "no trainer found" in find_trainer("mine.py", "sft", tmp_path, nowhere).problem

@@ -1,0 +1,68 @@
+"""A runner in memory, for what is not about containers or processes; held to the runners' contract tests."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dimba.host.facts import ImageFacts
+from dimba.plan import LaunchPlan
+from dimba.runners.protocol import Ending, Output, Progress, Throwaway
+from dimba.spec import JobSpec
+
+Script = Callable[["Stop"], tuple[list[str], int]]
+Stop = threading.Event
+
+
+@dataclass
+class MemoryRunner:
+    """`argv` names a script: `say:TEXT:STATUS` prints and ends, `wait:STATUS` goes on until it is told to stop."""
+
+    name: str = "memory"
+    jobs: dict[str, tuple[list[str], Stop, int | None]] = field(default_factory=dict)
+    secrets: dict[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def look(self, spec: JobSpec) -> ImageFacts | None:
+        return None
+
+    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+        return None
+
+    def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
+        kind, text, status = plan.argv
+        stop = Stop()
+        if kind == "say":
+            stop.set()
+        job = f"{run_id}-{attempt}"
+        self.secrets[job] = dict(secrets)
+        self.jobs[job] = (text.splitlines(), stop, int(status))
+        return job
+
+    def follow(self, job: str, log: Path) -> Iterator[str]:
+        lines, stop, _ = self.jobs[job]
+        with log.open("a", encoding="utf-8") as file:
+            for line in lines:
+                file.write(line + "\n")
+                file.flush()
+                yield line
+            stop.wait(10)
+
+    def wait(self, job: str) -> Ending | None:
+        if job not in self.jobs:
+            return None
+        _, stop, status = self.jobs[job]
+        stop.wait(10)
+        return Ending(status or 0)
+
+    def is_running(self, job: str) -> bool:
+        return job in self.jobs and not self.jobs[job][1].is_set()
+
+    def stop(self, job: str, grace: float) -> None:
+        lines, stop, status = self.jobs[job]
+        if not stop.is_set():
+            self.jobs[job] = (lines, stop, status if grace else 137)
+            stop.set()
+
+    def run_once(self, argv: Sequence[str], place: Throwaway) -> Output:
+        kind, text, status = argv
+        return Output(None if kind == "wait" else int(status), text + "\n")

@@ -1,0 +1,279 @@
+"""From a spec and a machine to a plan: pure, so every machine can be tried here."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dimba.errors import BadInput, DimbaError, EngineFailed, HostCannot, SeveralErrors
+from dimba.formats import DataSummary
+from dimba.host.facts import (
+    CheckpointFacts,
+    DataFacts,
+    EngineFacts,
+    Gpu,
+    GpuFacts,
+    HostFacts,
+    ImageFacts,
+    OutputFacts,
+    TrainerFacts,
+)
+from dimba.plan import make_plan
+from dimba.plan.build import Choices
+from dimba.spec import parse_spec
+
+CARDS = tuple(Gpu(index=n, uuid=f"GPU-{n}", name="RTX 4090", compute_capability=8.9) for n in range(2))
+ENGINE = EngineFacts(reachable=True, version="28", cdi_devices=frozenset({"nvidia.com/gpu=0", "nvidia.com/gpu=1"}))
+FLAGS = frozenset(
+    [
+        "--base-checkpoint",
+        "--dataset",
+        "--dataset-split",
+        "--batch-size",
+        "--grad-accumulation-steps",
+        "--num-epochs",
+        "--max-steps",
+        "--learning-rate",
+        "--use-lora",
+        "--use-qlora",
+        "--lora-r",
+        "--lora-alpha",
+        "--device",
+        "--output-dir",
+        "--max-length",
+        "--seed",
+        "--save-steps",
+        "--columns",
+        "--dry",
+    ]
+)
+FACTS = HostFacts(
+    folder=Path("/work"),
+    runs=Path("/work/runs"),
+    project=Path("/project"),
+    python="/venv/bin/python",
+    cores=8,
+    memory_bytes=64 << 30,
+    cache=Path("/home/me/.cache/huggingface"),
+    environment=frozenset({"HF_TOKEN"}),
+    gpu=GpuFacts(gpus=CARDS, source="nvidia-smi"),
+    engine=ENGINE,
+    checkpoint=CheckpointFacts(reference="/work/base", local=True, parameters=1000, linear_sides=10),
+    data=DataFacts(
+        reference="/work/data.jsonl",
+        local=True,
+        summary=DataSummary(format="messages", rows=100, columns=("messages",)),
+    ),
+    trainer=TrainerFacts(
+        path=Path("/project/scripts/finetuning/finetune_sft.py"),
+        in_image="/opt/dimba/scripts/finetuning/finetune_sft.py",
+        flags=FLAGS,
+        flags_from="--help",
+    ),
+    output=OutputFacts(path=Path("/work/out"), uid=1000, gid=1000, home=Path("/home/me")),
+    image=ImageFacts(reference="dimba:k", key="k", base="b", base_digest="sha256:1", id="sha256:2"),
+)
+SPARSE = "version: 1\nmode: sft\nbase_checkpoint: base\ndataset: {path: data.jsonl}\nmethod: lora\noutput_dir: out\n"
+
+
+def plan(added: str = "", facts: HostFacts = FACTS, **choices):
+    text = SPARSE
+    for line in added.splitlines():
+        key = line.partition(":")[0]
+        text = "".join(each for each in text.splitlines(keepends=True) if not each.startswith(f"{key}:")) + line + "\n"
+    return make_plan(parse_spec(text.encode(), source="job.yaml").spec, facts, Choices(**choices))
+
+
+def refusal(added: str = "", facts: HostFacts = FACTS) -> DimbaError:
+    with pytest.raises(DimbaError) as raised:
+        plan(added, facts)
+    return raised.value
+
+
+def trainer(*flags: str, **changes) -> HostFacts:
+    return replace(FACTS, trainer=replace(FACTS.trainer, flags=frozenset(flags), **changes))
+
+
+def after(argv: tuple[str, ...], flag: str) -> str:
+    return argv[argv.index(flag) + 1]
+
+
+def test_the_argv_is_one_token_each_and_says_what_the_spec_says():
+    argv = plan("training: {max_steps: 7, learning_rate: 2e-4}").argv
+    assert argv[:5] == ("python", "-m", "dimba.trainers.entry", "accelerate", "launch")
+    assert after(argv, "--base-checkpoint") == "/work/base"
+    assert after(argv, "--learning-rate") == "0.0002"
+    assert after(argv, "--max-steps") == "7"
+    assert "--use-lora" in argv and "--use-qlora" not in argv
+
+
+def test_qlora_passes_its_flag_and_loras_where_there_is_one():
+    argv = plan("method: qlora").argv
+    assert "--use-lora" in argv and "--use-qlora" in argv
+
+
+def test_full_needs_no_flag_and_passes_one_where_there_is_one():
+    assert not {"--use-lora", "--lora-r"} & set(plan("method: full").argv)
+    argv = plan("method: full", trainer("--model", "--train-file", "--full-ft")).argv
+    assert argv[-5:] == ("--model", "/work/base", "--train-file", "/work/data.jsonl", "--full-ft")
+
+
+def test_the_first_alias_wins_and_what_has_no_flag_is_listed():
+    facts = trainer("--model", "--base-model", "--dataset", "--lora", "--lr", "--num-gpus", "--data-format")
+    made = plan("resources: {gpus: 1}", facts)
+    assert after(made.argv, "--base-model") == "/work/base"
+    assert "--model" not in made.argv
+    assert after(made.argv, "--num-gpus") == "1"
+    assert after(made.argv, "--data-format") == "jsonl"
+    omitted = {each.key for each in made.omitted}
+    assert {"training.batch_size", "output_dir", "lora.r", "training.seed"} <= omitted
+    assert "resources.gpus" not in omitted
+
+
+@pytest.mark.parametrize(
+    ("flags", "added", "key"),
+    [
+        (("--dataset", "--use-lora"), "", "base_checkpoint"),
+        (("--model", "--use-lora"), "", "dataset.path"),
+        (("--model", "--dataset"), "", "method"),
+        (("--model", "--dataset", "--use-lora"), "method: qlora", "method"),
+        (("--model", "--dataset-path", "--use-lora"), "dataset: {name: a/b}", "dataset.name"),
+    ],
+)
+def test_a_job_that_could_not_mean_what_was_asked_is_refused(flags: tuple[str, ...], added: str, key: str):
+    error = refusal(added, trainer(*flags))
+    assert isinstance(error, BadInput)
+    assert error.message.startswith(f"{key}: the trainer has no flag")
+
+
+def test_trainer_args_are_passed_or_refused_never_dropped():
+    argv = plan("trainer_args: {save-steps: 10, dry: true, columns: [a=b, c=d]}").argv
+    assert argv[-6:] == ("--save-steps", "10", "--dry", "--columns", "a=b", "c=d")
+    assert "--dry" not in plan("trainer_args: {dry: false}").argv
+    assert "did you mean `save-steps`?" in refusal("trainer_args: {save-step: 10}").hint
+    assert "`training.learning_rate`" in refusal("trainer_args: {lr: 1}").hint
+    assert "dimba sets `--use-qlora` itself" in refusal("trainer_args: {use-qlora: true}").message
+
+
+def test_the_other_modes_trainer_runs_only_where_it_has_a_mode_flag():
+    other = trainer(*FLAGS, other_mode=True)
+    assert "none found for mode `grpo`" in refusal("mode: grpo", other).message
+    assert after(plan("mode: grpo", trainer(*FLAGS, "--mode", other_mode=True)).argv, "--mode") == "grpo"
+
+
+def test_all_takes_what_there_is_on_both_paths():
+    made = plan()
+    assert made.gpu_devices == ("nvidia.com/gpu=0", "nvidia.com/gpu=1")
+    assert after(made.argv, "--num_processes") == "2" and "--multi_gpu" in made.argv
+    assert after(made.argv, "--mixed_precision") == "bf16"
+    assert plan(gpu_path="nvidia").gpu_devices == ()
+    no_cdi = replace(FACTS, engine=replace(ENGINE, cdi_devices=frozenset()))
+    assert plan(facts=no_cdi).gpu_devices == () and len(plan(facts=no_cdi).gpus) == 2
+
+
+def test_without_a_gpu_all_means_the_cpu_and_says_so():
+    made = plan(facts=replace(FACTS, gpu=GpuFacts(problem="no nvidia-smi")))
+    assert "--cpu" in made.argv and after(made.argv, "--device") == "cpu"
+    assert after(made.argv, "--mixed_precision") == "no"
+    assert "on the CPU: no nvidia-smi" in made.notes
+
+
+def test_cards_are_taken_by_number_index_and_uuid():
+    assert [gpu.index for gpu in plan("resources: {gpus: 1}").gpus] == [0]
+    assert [gpu.index for gpu in plan("resources: {gpus: [1]}").gpus] == [1]
+    assert [gpu.index for gpu in plan("resources: {gpus: [GPU-1, 0]}").gpus] == [1, 0]
+    assert plan("resources: {gpus: 0}").gpus == ()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "facts"), [("4", FACTS), ("[2]", FACTS), ("[0]", replace(FACTS, gpu=GpuFacts(problem="none")))]
+)
+def test_cards_that_are_not_there_are_refused(gpus: str, facts: HostFacts):
+    error = refusal(f"resources: {{gpus: {gpus}}}", facts)
+    assert isinstance(error, HostCannot) and error.exit_status == 3
+    assert "gpus: all" in error.hint
+
+
+def test_an_old_card_computes_in_fp16():
+    old = replace(FACTS, gpu=GpuFacts(gpus=(replace(CARDS[0], compute_capability=7.5),)))
+    assert after(plan(facts=old).argv, "--mixed_precision") == "fp16"
+
+
+def test_auto_falls_back_to_a_process_and_docker_does_not():
+    gone = replace(FACTS, engine=EngineFacts(reachable=False, problem="nothing listens"), image=None)
+    made = plan(facts=gone)
+    assert made.runner == "process" and made.argv[0] == "/venv/bin/python"
+    assert any("nothing listens" in note for note in made.notes)
+    error = refusal("runner: docker", gone)
+    assert isinstance(error, EngineFailed) and error.exit_status == 4
+
+
+def test_an_engine_on_another_machine_is_refused():
+    far = replace(FACTS, engine=EngineFacts(reachable=True, local=False, address="ssh://box"))
+    assert "its own folders" in refusal(facts=far).message
+
+
+def test_host_folders_are_mounted_at_the_same_place():
+    mounts = {each.target: (each.source, each.read_only) for each in plan().mounts}
+    assert mounts == {
+        "/work/base": ("/work/base", True),
+        "/work/data.jsonl": ("/work/data.jsonl", True),
+        "/home/me/.cache/huggingface": ("/home/me/.cache/huggingface", False),
+        "/work/out": ("/work/out", False),
+    }
+
+
+def test_a_trainer_from_outside_the_image_is_mounted_as_one_file():
+    facts = trainer(*FLAGS, path=Path("/elsewhere/mine.py"), in_image=None)
+    made = plan(facts=facts)
+    assert ("/elsewhere/mine.py", True) in {(each.target, each.read_only) for each in made.mounts}
+    assert "/elsewhere/mine.py" in made.argv
+
+
+def test_secrets_are_in_the_plan_by_name_only():
+    made = plan("container: {env: [HF_TOKEN, WANDB_MODE=offline]}")
+    assert made.host_environment == ("HF_TOKEN",)
+    assert made.environment["WANDB_MODE"] == "offline"
+    assert {"HF_TOKEN", "WANDB_MODE", "HF_HOME"} <= set(made.as_json()["env"])
+    assert "`NOT_SET` is not set here" in refusal("container: {env: [NOT_SET]}").message
+
+
+def test_batches_become_steps():
+    steps = plan("training: {batch_size: 4, grad_accumulation_steps: 2, epochs: 3}").steps
+    assert (steps.processes, steps.effective_batch, steps.per_epoch, steps.total) == (2, 16, 7, 21)
+
+
+def test_a_used_output_folder_is_refused_but_not_to_its_own_run():
+    used = replace(FACTS, output=replace(FACTS.output, holds=("config.json",), run_id="before"))
+    error = refusal(facts=used)
+    assert error.exit_status == 2 and "already holds a model of run `before`" in error.message
+    assert plan(facts=used, run_id="before")
+
+
+def test_everything_wrong_is_said_at_once_and_the_specs_mistakes_come_first():
+    bad = replace(
+        FACTS,
+        checkpoint=replace(FACTS.checkpoint, problem="does not exist", hint="make it"),
+        data=replace(FACTS.data, problem="data.jsonl:3: not valid JSON", hint="correct it"),
+    )
+    error = refusal("resources: {gpus: 4}", bad)
+    assert isinstance(error, SeveralErrors) and len(error.errors) == 3
+    assert error.exit_status == 2
+
+
+@pytest.mark.parametrize("added", ["resources: {nodes: 2}", "accelerate: {strategy: fsdp2}", "runner: slurm"])
+def test_what_is_not_there_yet_is_refused_with_what_to_use(added: str):
+    error = refusal(added)
+    assert "not there yet" in str(error) and error.exit_status == 2
+
+
+def test_the_json_has_the_contracts_keys():
+    value = plan().as_json()
+    assert {"argv", "omitted", "image", "mounts", "env", "gpus", "memory"} <= set(value)
+    assert value["memory"]["model_states"] > 0
+
+
+def test_a_plan_for_an_attempt_mounts_its_folder():
+    made = plan().for_attempt("run-1", Path("/work/runs/run-1/attempts/1"))
+    assert made.mounts[-1].target == "/work/runs/run-1/attempts/1" and not made.mounts[-1].read_only
+    assert made.environment["DIMBA_RUN_ID"] == "run-1"

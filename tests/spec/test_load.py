@@ -1,0 +1,175 @@
+"""The spec: what is accepted, what is completed, and what each mistake is told."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dimba.errors import BadInput
+from dimba.spec import json_schema, load_spec, parse_spec, spec_yaml
+
+SPARSE = "version: 1\nmode: sft\nbase_checkpoint: base\ndataset: {path: data.jsonl}\nmethod: lora\n"
+REPOSITORY = Path(__file__).parents[2]
+
+
+def parse(text: str, *overrides: str):
+    return parse_spec(text.encode(), source="job.yaml", overrides=overrides)
+
+
+def complaint(text: str, *overrides: str) -> str:
+    with pytest.raises(BadInput) as raised:
+        parse(text, *overrides)
+    assert raised.value.exit_status == 2
+    return str(raised.value)
+
+
+def test_a_sparse_spec_is_completed():
+    spec = parse(SPARSE).spec
+    assert (spec.name, spec.output_dir) == ("sft-lora", "checkpoints/finetune_sft_lora")
+    assert (spec.training.learning_rate, spec.training.epochs, spec.lora.r) == (2e-4, 3, 8)
+    assert (spec.resources.gpus, spec.runner, spec.training.seed) == ("all", "auto", 42)
+
+
+@pytest.mark.parametrize(
+    ("mode", "method", "rate"), [("sft", "full", 2e-5), ("grpo", "qlora", 1e-5), ("grpo", "full", 1e-6)]
+)
+def test_the_learning_rate_defaults_by_mode_and_method(mode: str, method: str, rate: float):
+    text = SPARSE.replace("sft", mode).replace("lora", method)
+    assert parse(text).spec.training.learning_rate == rate
+
+
+def test_scalars_are_those_of_yaml_1_2():
+    spec = parse(SPARSE.replace("data.jsonl", "no") + "training: {learning_rate: 2e-4, seed: 010}\nname: 'yes'\n").spec
+    assert spec.dataset.path == "no"
+    assert spec.training.learning_rate == 2e-4
+    assert spec.training.seed == 10
+    assert spec.name == "yes"
+
+
+def test_a_size_is_read_in_bytes():
+    assert parse(SPARSE + "resources: {shm_size: 2g, memory: 512 MiB}\n").spec.resources.shm_size == 2 << 30
+
+
+@pytest.mark.parametrize(
+    ("added", "expected"),
+    [
+        ("mehtod: lora\n", "job.yaml:6: mehtod: unknown key; did you mean `method`?"),
+        ("method: full\n", "job.yaml:6: method: given twice; the first is on line 5"),
+        ("lora:\n  r: 8\n  alfa: 2\n", "job.yaml:8: lora.alfa: unknown key; did you mean `alpha`?"),
+        ('lora: {r: "8"}\n', "job.yaml:6: lora.r: expected an integer, not the text `8`"),
+        ("training: {batch_size: true}\n", "job.yaml:6: training.batch_size: expected an integer, not `true`"),
+        ("training: {max_steps: 0}\n", "training.max_steps: expected greater than or equal to 1"),
+        ("training: {learning_rate: .inf}\n", "training.learning_rate: expected a finite number"),
+        ("training: []\n", "job.yaml:6: training: expected a section of keys, not a list"),
+        ("runner: podman\n", "job.yaml:6: runner: `podman` is not one of auto, docker, process or slurm"),
+        ("resources: {gpus: some}\n", "resources.gpus: expected all, none, a number, or a list"),
+        ("resources: {gpus: [0, 0]}\n", "resources.gpus: names a GPU twice"),
+        ("resources: {shm_size: big}\n", "resources.shm_size: expected a size such as 512m or 8g"),
+        ("name: my job\n", "name: `my job`: letters, digits"),
+        ("trainer_args: {x: null}\n", "job.yaml:6: trainer_args.x:"),
+        ("lora: &a {r: 8}\nresources: *a\n", "alias `*a` is refused"),
+        ("name: !!python/object:os.system x\n", "name: tag"),
+        ("container: {env: [3]}\n", "container.env[0]: expected a string, not `3`"),
+        ("container: {env: ['A B=1']}\n", "is not a variable's name"),
+        ("name: [\n", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_key_and_remedy(added: str, expected: str):
+    assert expected in complaint(SPARSE + added)
+
+
+def test_every_mistake_is_told_at_once():
+    text = complaint("version: 2\nmode: dpo\ndataset: {}\nmethod: lora\nfoo: 1\n")
+    assert len(text.splitlines()) == 5
+    assert "job.yaml:1: base_checkpoint: required, and not given" in text
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "just text\n", "null\n"])
+def test_what_is_no_mapping_is_refused(text: str):
+    assert "expected a mapping of keys" in complaint(text)
+
+
+def test_a_file_of_more_than_a_mebibyte_is_refused():
+    assert "larger than 1 MiB" in complaint(SPARSE + "#" * (1 << 20))
+
+
+def test_deep_nesting_is_refused_without_a_crash():
+    assert "job.yaml:" in complaint(SPARSE + "name: " + "[" * 3000 + "]" * 3000)
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        "container: {env: ['WANDB_API_KEY=abcdef']}\n",
+        "trainer_args: {token: hf_abcdefghijklmnopqrstuvwx}\n",
+        "container: {env: ['X=sk-abcdefghijklmnop1234']}\n",
+    ],
+)
+def test_a_written_secret_is_refused_and_not_repeated(added: str):
+    text = complaint(SPARSE + added)
+    assert "taken from the host at launch" in text
+    assert "abcdef" not in text
+
+
+def test_a_named_secret_is_accepted():
+    assert parse(SPARSE + "container: {env: [HF_TOKEN]}\n").spec.container.env == ["HF_TOKEN"]
+
+
+def test_overrides_are_yaml_and_checked_like_the_file():
+    spec = parse(SPARSE, "training.max_steps=7", "resources.gpus=[0, 1]", "name=again").spec
+    assert (spec.training.max_steps, spec.resources.gpus, spec.name) == (7, [0, 1], "again")
+    assert "training.max_stepz: unknown key" in complaint(SPARSE, "training.max_stepz=7")
+    assert "expected key=value" in complaint(SPARSE, "nonsense")
+    assert "`method` is not a section" in complaint(SPARSE, "method.x=1")
+
+
+def test_every_shipped_job_loads_and_names_its_schema():
+    jobs = sorted((REPOSITORY / "jobs").glob("*.yaml"))
+    assert len(jobs) >= 4
+    for path in jobs:
+        load_spec(path)
+        assert path.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=./job.schema.json\n")
+
+
+def test_the_shipped_schema_is_the_current_one():
+    import json
+
+    shipped = json.loads((REPOSITORY / "jobs" / "job.schema.json").read_text(encoding="utf-8"))
+    assert shipped == json_schema(), "run `make schema`"
+
+
+def test_a_written_spec_reads_back_the_same():
+    values = {
+        "version": 1,
+        "mode": "sft",
+        "base_checkpoint": "a: b #c",
+        "dataset": {"path": "no"},
+        "method": "full",
+        "training": {"learning_rate": 3e-3},
+    }
+    spec = parse(spec_yaml(values, "job.schema.json")).spec
+    assert (spec.base_checkpoint, spec.dataset.path, spec.training.learning_rate) == ("a: b #c", "no", 3e-3)
+
+
+KEYS = st.sampled_from(["version", "mode", "dataset", "lora", "training", "resources", "gpus", "container", "x", "env"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(KEYS, VALUES, max_size=6))
+def test_no_document_gives_anything_but_a_refusal(value: dict[str, object]):
+    import json
+
+    complaint(json.dumps(value))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_no_bytes_give_anything_but_a_refusal(data: bytes):
+    with pytest.raises(BadInput):
+        parse_spec(data, source="job.yaml")

@@ -1,0 +1,200 @@
+"""The command as a user runs it, without an engine: what is answered, where, and with which status."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import NO_ENGINE, QUESTIONS, Dimba, write_rows
+
+
+def edit(job: Path, old: str, new: str) -> None:
+    text = (job / "job.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (job / "job.yaml").write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_validate_says_every_problem_of_every_file(job: Path, dimba: Dimba):
+    edit(job, "method: lora", "mehtod: lora")
+    (job / "other.yaml").write_text("version: 1\nversion: 1\n", encoding="utf-8")
+    done = dimba("validate", "job.yaml", "other.yaml", cwd=job)
+    assert done.returncode == 2
+    assert "job.yaml:5: mehtod: unknown key; did you mean `method`?" in done.stderr
+    assert "other.yaml:2: version: given twice" in done.stderr
+    assert done.stdout == ""
+
+
+def test_validate_touches_nothing_but_the_spec(tmp_path: Path, job: Path, dimba: Dimba):
+    (tmp_path / "alone").mkdir()
+    (job / "job.yaml").rename(tmp_path / "alone" / "job.yaml")
+    assert dimba("validate", "job.yaml", cwd=tmp_path / "alone", **NO_ENGINE).returncode == 0
+    assert [path.name for path in (tmp_path / "alone").iterdir()] == ["job.yaml"]
+
+
+def test_schema_is_json_on_stdout(tmp_path: Path, dimba: Dimba):
+    assert json.loads(dimba("schema", cwd=tmp_path).stdout)["properties"]["mode"]
+
+
+def test_plan_is_what_would_run_and_leaves_nothing(job: Path, dimba: Dimba):
+    done = dimba("plan", "job.yaml", "--json", cwd=job, **NO_ENGINE)
+    plan = json.loads(done.stdout)
+    assert plan["runner"] == "process" and plan["image"] is None and plan["gpus"] == []
+    assert str(job / "base") in plan["argv"]
+    assert sorted(path.name for path in job.iterdir()) == ["base", "data.jsonl", "job.yaml"]
+
+
+def test_plan_reads_well_at_eighty_columns_without_colour(job: Path, dimba: Dimba):
+    done = dimba("plan", "job.yaml", cwd=job, **NO_ENGINE)
+    assert "question/answer, 12 rows" in done.stdout
+    assert "4 rows a step, 1 process; 3 a pass over the data, 3 in all" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+MISTAKES = {
+    "a missing checkpoint": (lambda job: (job / "base").rename(job / "gone"), 2, ["Hub"], []),
+    "a missing folder": (
+        lambda job: edit(job, "checkpoint: base", "checkpoint: ./b"),
+        2,
+        ["job.yaml:3", "does not exist"],
+        [],
+    ),
+    "no config.json": (
+        lambda job: (job / "base" / "config.json").unlink(),
+        2,
+        ["job.yaml:3", "has no config.json"],
+        [],
+    ),
+    "a missing data file": (
+        lambda job: (job / "data.jsonl").unlink(),
+        2,
+        ["job.yaml:4", "data.jsonl does not exist"],
+        [],
+    ),
+    "a broken line": (
+        lambda job: (job / "data.jsonl").open("a").write('{"question": "Q"\n'),
+        2,
+        ["data.jsonl:13: not valid JSON"],
+        [],
+    ),
+    "two GPUs too many": (lambda job: edit(job, "gpus: none", "gpus: 4"), 3, ["asked for 4", "2 (", "gpus: all"], []),
+    "a GPU of none": (
+        lambda job: edit(job, "gpus: none", "gpus: [0]"),
+        3,
+        ["asked for GPU 0", "none ("],
+        ["FAKE_GPUS"],
+    ),
+    "no engine": (lambda job: None, 4, ["no container engine answers", "runner: process"], ["--runner"]),
+    "a read-only output folder": (lambda job: edit(job, "dir: out", "dir: /proc/x"), 3, ["/proc"], []),
+    "somebody's model": (
+        lambda job: (job / "out").mkdir() or (job / "out" / "config.json").touch(),
+        2,
+        ["already holds a model", "--set output_dir="],
+        [],
+    ),
+    "a variable that is not set": (
+        lambda job: (job / "job.yaml").open("a").write("container: {env: [NOT_SET_HERE]}\n"),
+        2,
+        ["`NOT_SET_HERE` is not set here", "export NOT_SET_HERE="],
+        [],
+    ),
+    "a flag that the trainer lacks": (
+        lambda job: (job / "job.yaml").open("a").write("trainer_args: {save-step: 3}\n"),
+        2,
+        ["no flag `--save-step`", "did you mean `save-steps`?"],
+        [],
+    ),
+    "an unknown trainer": (
+        lambda job: (job / "job.yaml").open("a").write("trainer: mine.py\n"),
+        2,
+        ["no trainer found: `mine.py`"],
+        [],
+    ),
+    "the mode that has no trainer yet": (lambda job: edit(job, "mode: sft", "mode: grpo"), 2, ["mode `grpo`"], []),
+}
+TWO_CARDS = """#!/bin/sh
+[ "$FAKE_GPUS" = none ] && { echo "NVIDIA-SMI has failed" >&2; exit 9; }
+for i in 0 1; do echo "$i, GPU-$i, NVIDIA RTX 4090, 24564, 8.9, 580.95"; done
+"""
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_refused_before_anything_starts(job: Path, dimba: Dimba, mistake: str):
+    make, status, told, options = MISTAKES[mistake]
+    make(job)
+    tools = job / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text(TWO_CARDS, encoding="utf-8")
+    (tools / "nvidia-smi").chmod(0o755)
+    environment = {**NO_ENGINE, "PATH": f"{tools}:{os.environ['PATH']}"}
+    environment |= {"FAKE_GPUS": "none"} if "FAKE_GPUS" in options else {}
+    arguments = ["--runner", "docker"] if "--runner" in options else []
+    if mistake == "a missing checkpoint":  # `base` alone may be a Hub id: only the trainer can know
+        edit(job, "checkpoint: base", "checkpoint: a/b/c")
+    done = dimba("launch", "job.yaml", *arguments, cwd=job, **environment)
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("error: ") and "hint: " in done.stderr
+    for text in told:
+        assert text in done.stderr
+    assert not (job / "runs").exists() and done.stdout == ""
+
+
+def test_everything_wrong_is_said_at_once(job: Path, dimba: Dimba):
+    (job / "base" / "config.json").unlink()
+    (job / "data.jsonl").unlink()
+    done = dimba("plan", "job.yaml", cwd=job, **NO_ENGINE)
+    assert done.returncode == 2
+    assert "job.yaml:3: base_checkpoint:" in done.stderr and "job.yaml:4: dataset:" in done.stderr
+
+
+def test_an_override_is_checked_and_kept(job: Path, dimba: Dimba):
+    assert "training.max_step: unknown key" in dimba("plan", "job.yaml", "--set", "training.max_step=1", cwd=job).stderr
+    plan = json.loads(dimba("plan", "job.yaml", "--json", "--set", "training.max_steps=9", cwd=job, **NO_ENGINE).stdout)
+    assert plan["argv"][plan["argv"].index("--max-steps") + 1] == "9"
+
+
+def test_a_failing_trainer_is_exit_1_and_its_status_is_in_run_json(job: Path, dimba: Dimba):
+    trainer = job / "mine.py"
+    trainer.write_text(
+        "import argparse, sys\np = argparse.ArgumentParser()\n"
+        "for f in ('--model', '--dataset', '--use-lora'): p.add_argument(f, nargs='?')\n"
+        "p.parse_args()\nprint('working')\nsys.exit(3)\n",
+        encoding="utf-8",
+    )
+    (job / "job.yaml").open("a").write("trainer: mine.py\n")
+    done = dimba("launch", "job.yaml", cwd=job, **NO_ENGINE)
+    assert done.returncode == 1, done.stderr
+    assert "exited with status 3" in done.stderr and "dimba logs" in done.stderr
+    assert "working" in done.stdout
+    (run,) = json.loads(dimba("ps", "-a", "--json", cwd=job).stdout)
+    assert (run["status"], run["exit_reason"], run["exit_code"]) == ("failed", "trainer_error", 3)
+    assert "working" in dimba("logs", run["id"], cwd=job).stdout
+    assert "no run is active; `dimba ps -a` lists 1" in dimba("ps", cwd=job).stderr
+
+
+def test_runs_may_be_kept_elsewhere(job: Path, tmp_path: Path, dimba: Dimba):
+    done = dimba("ps", "-a", "--json", cwd=job, DIMBA_RUNS=str(tmp_path / "elsewhere"))
+    assert json.loads(done.stdout) == []
+
+
+def test_logs_of_an_unknown_run_say_where_to_look(job: Path, dimba: Dimba):
+    done = dimba("logs", "nothing", cwd=job)
+    assert done.returncode == 2 and "dimba ps -a" in done.stderr
+
+
+def test_doctor_without_an_engine_is_red_and_says_how_to_mend_it(tmp_path: Path, dimba: Dimba):
+    done = dimba("doctor", "--json", cwd=tmp_path, **NO_ENGINE)
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 3
+    assert checks["engine"]["status"] == "error" and "systemctl start docker" in checks["engine"]["fix"]
+
+
+def test_an_engine_elsewhere_is_refused(job: Path, dimba: Dimba):
+    done = dimba("launch", "job.yaml", cwd=job, DOCKER_HOST="ssh://user@example.invalid")
+    assert done.returncode == 4 and "mount its own folders" in done.stderr
+
+
+def test_a_data_file_may_be_named_twice_over(job: Path, dimba: Dimba):
+    write_rows(job / "data.jsonl", [{**QUESTIONS[0], "prompt": "P", "response": "R"}])
+    done = dimba("plan", "job.yaml", cwd=job, **NO_ENGINE)
+    assert done.returncode == 2 and "equally well" in done.stderr and "dataset.columns" in done.stderr

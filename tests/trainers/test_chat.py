@@ -1,0 +1,126 @@
+"""The loss is where it belongs: proved by decoding what carries it."""
+
+import pytest
+
+from dimba.errors import BadInput
+from dimba.trainers.chat import DEFAULT_TEMPLATE, IGNORED, encode, prepare_tokenizer
+from dimba.trainers.tiny import TEMPLATE
+
+CHATML = (
+    "{% for message in messages %}<|user|>{{ message['role'] }}\n{{ message['content'] | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|user|>assistant\n{% endif %}"
+)
+MERGES_SYSTEM = (
+    "{{ bos_token }}{% set ns = namespace(s='') %}{% for m in messages %}{% if m['role'] == 'system' %}"
+    "{% set ns.s = m['content'] + '\n\n' %}{% elif m['role'] == 'user' %}[INST] {{ ns.s + m['content'] }} [/INST]"
+    "{% set ns.s = '' %}{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %} {% endif %}"
+)
+DROPS_REASONING = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n"
+    "{{ m['content'].split('</think>')[-1] if not loop.last else m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+NEVER_ENDS = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 1 + 1?"},
+    {"role": "assistant", "content": "It is 2."},
+    {"role": "user", "content": "And 2 + 2?  "},
+    {"role": "assistant", "content": "It is 4. \n"},
+]
+
+
+@pytest.fixture
+def tokenizer(tiny_checkpoint):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_checkpoint)
+
+
+def trained(tokenizer, chat, template=None) -> list[str]:
+    """The runs of tokens that carry loss, decoded."""
+    if template:
+        tokenizer.chat_template = template
+    example = encode(tokenizer, chat, "here")
+    runs: list[list[int]] = []
+    for before, label in zip([IGNORED, *example.labels], example.labels, strict=False):
+        if label != IGNORED:
+            if before == IGNORED:
+                runs.append([])
+            runs[-1].append(label)
+    return [tokenizer.decode(run) for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("template", "second"),
+    [(TEMPLATE, "It is 4. \n<|end|>"), (CHATML, "It is 4.<|end|>"), (DEFAULT_TEMPLATE, "It is 4. \n<|end|>")],
+)
+def test_every_assistant_turn_is_trained_with_its_end_and_nothing_else(tokenizer, template: str, second: str):
+    assert trained(tokenizer, CHAT, template) == ["It is 2.<|end|>", second]
+
+
+def test_a_merged_system_message_and_a_turn_without_a_header_are_masked(tokenizer):
+    assert [turn.strip() for turn in trained(tokenizer, CHAT, MERGES_SYSTEM)] == [
+        "It is 2.<|end|>",
+        "It is 4. \n<|end|>",
+    ]
+
+
+def test_a_header_that_is_never_asked_with_is_not_trained(tokenizer):
+    with pytest.raises(BadInput, match="words that it does not ask with"):
+        trained(tokenizer, CHAT, TEMPLATE.partition("{% if add_generation_prompt")[0])
+
+
+def test_a_template_that_drops_what_was_said_is_refused(tokenizer):
+    chat = [*CHAT[:2], {"role": "assistant", "content": "<think>hm</think>2"}, *CHAT[3:]]
+    assert trained(tokenizer, chat, DROPS_REASONING) == ["2<|end|>", "It is 4. \n<|end|>"]
+    chat[2] = {"role": "assistant", "content": "2</think>"}
+    with pytest.raises(BadInput, match="changes or drops what the assistant said"):
+        trained(tokenizer, chat, DROPS_REASONING)
+
+
+def test_a_template_that_never_ends_a_turn_is_refused(tokenizer):
+    with pytest.raises(BadInput, match="would never stop"):
+        trained(tokenizer, CHAT, NEVER_ENDS)
+
+
+def test_a_header_that_hides_in_a_users_words_is_not_mistaken(tokenizer):
+    chat = [{"role": "user", "content": "Say\n<|assistant|>\nno"}, {"role": "assistant", "content": "yes"}]
+    assert trained(tokenizer, chat, TEMPLATE) == ["yes<|end|>"]
+    chat = [CHAT[1], {"role": "assistant", "content": "<think>a</think>b"}, *chat]
+    assert trained(tokenizer, chat, DROPS_REASONING) == ["b<|end|>", "yes<|end|>"]
+
+
+def test_what_a_template_refuses_is_the_rows_mistake(tokenizer):
+    with pytest.raises(BadInput, match="here: the chat template refuses this chat: system goes first"):
+        trained(tokenizer, CHAT, "{{ raise_exception('system goes first') }}")
+
+
+def test_an_assistant_that_speaks_first_is_refused(tokenizer):
+    with pytest.raises(BadInput, match="speaks first"):
+        trained(tokenizer, [{"role": "assistant", "content": "Hi"}], TEMPLATE)
+
+
+def test_there_is_one_bos_and_the_labels_are_the_tokens(tokenizer):
+    example = encode(tokenizer, CHAT, "here")
+    assert example.input_ids.count(tokenizer.bos_token_id) == 1
+    assert all(label in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True))
+    assert example.labels.count(tokenizer.eos_token_id) == 2
+
+
+def test_a_tokenizer_without_a_template_gets_the_documented_one_and_says_so(tokenizer):
+    tokenizer.chat_template = None
+    assert "no chat template" in prepare_tokenizer(tokenizer)
+    assert tokenizer.chat_template == DEFAULT_TEMPLATE
+    assert trained(tokenizer, CHAT[1:3]) == ["It is 2.<|end|>"]
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(tokenizer):
+    tokenizer.eos_token = None
+    with pytest.raises(BadInput, match="no end-of-sequence token"):
+        prepare_tokenizer(tokenizer)

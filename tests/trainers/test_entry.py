@@ -1,0 +1,103 @@
+"""The job's first process: signals reach the ranks, and a rank's own status comes back."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dimba.contract import EXIT_NO_GPU
+from tests.conftest import REPOSITORY
+
+# What `accelerate launch` does to a status and to a signal: everything is 1, and nothing is passed on.
+LAUNCHER = """
+import subprocess, sys
+sys.exit(1 if subprocess.run([sys.executable, "-m", "dimba.trainers.rank", *sys.argv[1:]]).returncode else 0)
+"""
+
+
+@pytest.fixture
+def entry(tmp_path: Path):
+    (tmp_path / "launcher.py").write_text(LAUNCHER, encoding="utf-8")
+
+    def start(trainer: str, stdin: str = "", **environment: str) -> subprocess.Popen[str]:
+        (tmp_path / "trainer.py").write_text(trainer, encoding="utf-8")
+        command = [sys.executable, "-m", "dimba.trainers.entry", sys.executable, str(tmp_path / "launcher.py")]
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "trainer.py"), "--flag"],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "DIMBA_ATTEMPT_DIR": str(tmp_path), **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        process.stdin.write(stdin)
+        process.stdin.flush()
+        return process
+
+    return start
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=30)
+    return process.returncode, output
+
+
+def test_the_trainers_own_status_comes_back(entry, tmp_path: Path):
+    assert ended(entry("import sys; print(sys.argv[1:]); sys.exit(3)")) == (3, "['--flag']\n")
+    assert json.loads((tmp_path / "exit.json").read_text()) == {"exit_code": 3}
+
+
+def test_success_is_success(entry):
+    assert ended(entry("pass")) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_trainer_that_is_killed_by_a_signal_is_told_apart(entry, number: int):
+    assert ended(entry(f"import os; os.kill(os.getpid(), {number})"))[0] == 128 + number
+
+
+def test_sigterm_reaches_the_trainer_which_may_save_and_end_as_it_likes(entry):
+    trainer = "import signal, sys, time\n"
+    trainer += "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
+    trainer += "print('ready', flush=True); time.sleep(30)"
+    process = entry(trainer)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (143, "saved\n")
+
+
+def test_a_killed_entry_leaves_no_trainer_that_outlives_its_rank(entry, tmp_path: Path):
+    process = entry("import os, time; print(os.getpid(), os.getppid(), flush=True); time.sleep(30)")
+    trainer, rank = map(int, process.stdout.readline().split())
+    os.kill(rank, signal.SIGKILL)
+    assert ended(process)[0] == 137
+    for _ in range(50):
+        if not Path(f"/proc/{trainer}/cmdline").exists() or Path(f"/proc/{trainer}/cmdline").read_bytes() == b"":
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the trainer outlived its rank")
+
+
+def test_gpus_that_do_not_work_end_the_start(entry):
+    status, output = ended(entry("print('trained')", DIMBA_GPU_COUNT="1"))
+    if "trained" in output:
+        pytest.skip("this machine has a working GPU")
+    assert status == EXIT_NO_GPU and "1 GPU(s) asked for" in output
+
+
+def test_allowed_to_it_goes_on_without_and_says_so(entry):
+    code = "import os; print(os.environ['ACCELERATE_USE_CPU'])"
+    status, output = ended(entry(code, DIMBA_GPU_COUNT="99", DIMBA_ALLOW_CPU="1"))
+    assert status == 0 and "on the CPU instead" in output and output.endswith("true\n")
+
+
+def test_secrets_come_over_stdin_and_reach_the_trainer(entry):
+    code = "import os; print(os.environ['HF_TOKEN'], 'DIMBA_SECRETS_ON_STDIN' in os.environ)"
+    process = entry(code, json.dumps({"HF_TOKEN": "hush"}) + "\n", DIMBA_SECRETS_ON_STDIN="1")
+    assert ended(process) == (0, "hush False\n")

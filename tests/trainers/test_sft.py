@@ -1,0 +1,150 @@
+"""The trainer itself, on a tiny Llama: it learns, it loads elsewhere, and it stops where it is told to."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import NO_ENGINE, QUESTIONS, REPOSITORY, SHARED_DATA, Dimba, write_rows
+
+SCRIPT = REPOSITORY / "scripts" / "finetuning" / "finetune_sft.py"
+pytestmark = pytest.mark.slow
+
+
+def command(base: Path, data: Path, out: Path, *flags: str) -> list[str]:
+    named = {"--base-checkpoint": base, "--dataset": data, "--output-dir": out}
+    return [sys.executable, str(SCRIPT), *(str(each) for pair in named.items() for each in pair), *flags]
+
+
+def run(*arguments: object, status: int = 0) -> str:
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+SHORT = ("--batch-size", "2", "--grad-accumulation-steps", "2", "--max-steps", "4", "--max-length", "256")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data") / "data.jsonl", QUESTIONS)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_full_fine_tuning_learns_and_loads_with_plain_transformers(tiny_checkpoint: Path, data: Path, tmp_path: Path):
+    flags = ("--batch-size", "4", "--grad-accumulation-steps", "1", "--num-epochs", "15", "--learning-rate", "3e-3")
+    said = run(tiny_checkpoint, data, tmp_path / "out", *flags)
+    assert "12 rows" in said and "[[It is 0.<|end|>]]" in said
+    lines = metrics(tmp_path / "out")
+    assert lines[-1]["step"] == 45 and lines[-1]["loss"] < 0.2 * lines[0]["loss"]
+    assert all(line["tokens_per_second"] > 0 for line in lines)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    chat = [{"role": "user", "content": QUESTIONS[3]["question"]}]
+    inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert tokenizer.decode(answer) == QUESTIONS[3]["answer"] + "<|end|>"
+    assert not list((tmp_path / "out").glob("*.bin")), "a pickle was left behind"
+
+
+@pytest.mark.parametrize("flag", ["--use-lora", "--use-qlora"])
+def test_an_adapter_loads_with_peft_and_names_its_base(flag: str, tiny_checkpoint: Path, data: Path, tmp_path: Path):
+    run(tiny_checkpoint, data, tmp_path / "out", flag, "--lora-r", "4", *SHORT)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_checkpoint) and config["r"] == 4
+    from peft import AutoPeftModelForCausalLM
+
+    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
+    changed = [value.abs().sum() > 0 for name, value in model.named_parameters() if "lora_B" in name]
+    assert changed and all(changed)
+
+
+def test_qlora_really_quantises_the_base(tiny_checkpoint: Path):
+    from bitsandbytes.nn import Linear4bit
+
+    from dimba.trainers.arguments import sft_arguments
+    from dimba.trainers.models import Compute, load_model
+
+    args = sft_arguments().parse_args(
+        ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "y", "--use-qlora"]
+    )
+    model = load_model(args, Compute(on_cpu=True, mixed="no"))
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert len(layers) == 14 and all(layer.weight.quant_type == "nf4" for layer in layers)
+
+
+def test_rows_that_are_too_long_are_cut_and_counted(tiny_checkpoint: Path, tmp_path: Path):
+    rows = [*QUESTIONS, {"question": "Q", "answer": "long " * 300}, {"question": "long " * 300, "answer": "A"}]
+    data = write_rows(tmp_path / "data.jsonl", rows)
+    said = run(tiny_checkpoint, data, tmp_path / "out", *SHORT)
+    assert "2 rows are longer than 256 tokens" in said and "1 rows left out" in said
+
+
+@pytest.mark.parametrize("name", ["gsm8k-test-400.jsonl", "alpaca-en-demo.json"])
+def test_real_data_train(name: str, tiny_checkpoint: Path, tmp_path: Path):
+    if not (SHARED_DATA / name).exists():
+        pytest.skip(f"no {name} here")
+    said = run(tiny_checkpoint, SHARED_DATA / name, tmp_path / "out", "--use-lora", *SHORT)
+    assert "step 4/4" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"base": "nowhere/at/all"}, "--base-checkpoint: "),
+        ({"base": "./nowhere"}, "does not exist"),
+        ({"data": "./nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"flags": ("--columns", "prompt")}, "is not OURS=YOURS"),
+        ({"flags": ("--max-length", "8")}, "no row has a trained token within 8 tokens"),
+    ],
+)
+def test_bad_input_is_status_2_with_a_hint(change: dict, told: str, tiny_checkpoint: Path, data: Path, tmp_path: Path):
+    base, rows = change.get("base", tiny_checkpoint), change.get("data", data)
+    said = run(base, rows, tmp_path / "out", *change.get("flags", ()), status=2)
+    assert told in said and "hint: " in said
+
+
+def test_somebody_elses_model_is_not_written_over(tiny_checkpoint: Path, data: Path, tmp_path: Path):
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    assert "already holds a model" in run(tiny_checkpoint, data, tmp_path, status=2)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
+
+
+def test_told_to_stop_it_saves_a_checkpoint_and_can_go_on_from_it(tiny_checkpoint: Path, data: Path, tmp_path: Path):
+    flags = ("--batch-size", "2", "--grad-accumulation-steps", "1", "--num-epochs", "500")
+    process = subprocess.Popen(
+        command(tiny_checkpoint, data, tmp_path / "out", *flags), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step "):
+            process.send_signal(signal.SIGTERM)
+            break
+    process.stdout.read()
+    assert process.wait(60) == 143
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
+    step = int(checkpoint.name.removeprefix("checkpoint-"))
+    more = ("--max-steps", str(step + 2), "--resume-from-checkpoint", str(checkpoint))
+    assert f"step {step + 2}/{step + 2}" in run(tiny_checkpoint, data, tmp_path / "out", *flags, *more)
+
+
+def test_the_process_runner_trains_the_same_job_without_an_engine(tiny_job: Path, dimba: Dimba):
+    done = dimba("launch", "job.yaml", cwd=tiny_job, **NO_ENGINE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no container engine" in done.stderr and "step 3/3" in done.stdout
+    (run,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
+    folder = tiny_job / "runs" / run["id"]
+    assert len((folder / "attempts" / "1" / "metrics.jsonl").read_text().splitlines()) == 3
+    assert (tiny_job / "out" / "adapter_model.safetensors").exists()
+    again = dimba("launch", "job.yaml", cwd=tiny_job, **NO_ENGINE)
+    assert again.returncode == 2 and f"already holds a model of run `{run['id']}`" in again.stderr
