@@ -23,7 +23,8 @@ lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache | tail -n 9
+	@$(BIN)/lint-imports --no-cache > .venv/imports.txt || { cat .venv/imports.txt; exit 1; }
+	@tail -n 2 .venv/imports.txt
 
 bench: $(DEV) $(TRAIN)
 	$(BIN)/python scripts/bench/launcher.py

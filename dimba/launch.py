@@ -11,6 +11,7 @@ from dimba.host.probe import probe, project_root
 from dimba.lifecycle import Reporter, Run, told_to_stop
 from dimba.plan import LaunchPlan, make_plan
 from dimba.plan.build import Choices
+from dimba.plan.flags import EVERY_ALIAS
 from dimba.runners.flags import trainer_facts
 from dimba.runners.protocol import Runner
 from dimba.runs import RunRecord
@@ -81,7 +82,7 @@ def launch(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, d
         DimbaError: with the exit status of what went wrong; the run's record says the same.
     """
     seen = look(loaded, reporter, allow_cpu=allow_cpu, ask=True)
-    plan = seen.plan()
+    plan = _benefit_of_the_doubt(seen).plan()
     for note in plan.notes:
         reporter.note(note)
     run = Run.create(plan, loaded, seen.facts, allow_cpu=allow_cpu)
@@ -91,6 +92,15 @@ def launch(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, d
         if not detach:
             run.follow(seen.runner, job, reporter)
     return run.record
+
+
+def _benefit_of_the_doubt(seen: Look) -> Look:
+    """Somebody else's trainer cannot be asked before its image is there, and its source may not tell: it takes all."""
+    trainer, image = seen.facts.trainer, seen.facts.image
+    if image is None or image.id or trainer.in_image:
+        return seen
+    flags = EVERY_ALIAS | {f"--{name}" for name in seen.spec.trainer_args}
+    return replace(seen, facts=replace(seen.facts, trainer=replace(trainer, flags=flags)))
 
 
 def prepare(seen: Look, run: Run, reporter: Reporter) -> LaunchPlan:

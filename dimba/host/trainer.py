@@ -55,17 +55,21 @@ def flags_in_help(text: str) -> frozenset[str]:
 
 
 def flags_in_source(source: str) -> frozenset[str]:
-    """Flags that a script passes to calls such as `add_argument("--x")`, `option("--x/--no-x")`; else none."""
+    """Flags in a script's calls, as `add_argument("--x")` or `option("--x/--no-x")`, and in lists to loop over."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return frozenset()
-    strings = (
-        argument.value
+    places = (
+        node.args if isinstance(node, ast.Call) else node.elts
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        for argument in node.args
-        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+        if isinstance(node, ast.Call | ast.Tuple | ast.List)
+    )
+    strings = (
+        each.value
+        for place in places
+        for each in place
+        if isinstance(each, ast.Constant) and isinstance(each.value, str)
     )
     parts = (part.strip() for text in strings if text.startswith("-") for part in text.split("/"))
     return frozenset(part for part in parts if re.fullmatch(_FLAG, part) and part.startswith("--"))

@@ -117,7 +117,7 @@ def _flags(spec: JobSpec, facts: HostFacts, placement: _Placement) -> tuple[list
         output=str(facts.output.path),
         gpu_count=len(placement.gpus),
     )
-    return trainer_argv(spec, trainer.flags, at)
+    return trainer_argv(spec, trainer, at)
 
 
 def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> list[str]:

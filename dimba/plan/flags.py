@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from dimba.errors import BadInput
+from dimba.host.facts import TrainerFacts
 from dimba.plan.model import Omitted
 from dimba.spec import JobSpec
 
@@ -48,6 +49,13 @@ MAX_LENGTH = ("--max-length", "--max_length", "--max-seq-length")
 SEED = ("--seed",)
 
 
+EVERY_ALIAS = frozenset(
+    MODE + BASE + LOCAL_DATA + DATASET_CONFIG + DATASET_SPLIT + DATA_FORMAT + COLUMNS + USE_LORA + USE_QLORA + FULL
+    + BATCH_SIZE + ACCUMULATION + EPOCHS + MAX_STEPS + LEARNING_RATE + OUTPUT_DIR + LORA_R + LORA_ALPHA + GPUS + DEVICE
+    + MAX_LENGTH + SEED
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Value:
     """One value on its way to the trainer; no tokens is a bare flag."""
@@ -69,12 +77,13 @@ class Resolved:
     gpu_count: int
 
 
-def trainer_argv(spec: JobSpec, flags: frozenset[str], at: Resolved) -> tuple[list[str], list[Omitted]]:
+def trainer_argv(spec: JobSpec, trainer: TrainerFacts, at: Resolved) -> tuple[list[str], list[Omitted]]:
     """The trainer's flags, one token each, and what it has no flag for.
 
     Raises:
         BadInput: the job could not mean what was asked, or `trainer_args` has a flag that does not go.
     """
+    flags = trainer.flags
     argv: list[str] = []
     omitted: list[Omitted] = []
     for value in values(spec, at):
@@ -83,7 +92,8 @@ def trainer_argv(spec: JobSpec, flags: frozenset[str], at: Resolved) -> tuple[li
             argv += [flag, *value.tokens]
         elif value.needed:
             raise BadInput(
-                f"{value.key}: the trainer has no flag for it (looked for {', '.join(value.aliases)})",
+                f"{value.key}: the trainer has no flag for it "
+                f"(looked in its {trainer.flags_from} for {', '.join(value.aliases)})",
                 "give another `trainer`, or add the flag to it",
             )
         elif not value.silent:

@@ -50,6 +50,7 @@ class Metrics(TrainerCallback):
         values = {key: value for key, value in logs.items() if isinstance(value, int | float)}
         tokens = float(values.get("num_tokens", self.tokens))
         values["tokens_per_second"] = round((tokens - self.tokens) / max(now - self.logged, 1e-9), 1)
+        values["elapsed"] = round(now - self.started, 4)
         self.tokens, self.logged = tokens, now
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, "max_steps": state.max_steps, **values}) + "\n")

@@ -56,7 +56,8 @@ def test_help_answers_without_importing_torch():
 
 def test_flags_in_source_are_those_of_calls():
     source = 'add("--a", help="--b")\n# --c\nx = "--d"\n@click.option("--e/--no-e")\ndef f(): pass\n'
-    assert flags_in_source(source) == {"--a", "--e", "--no-e"}
+    source += 'for f in ("--g", "--h"): add(f)\n'
+    assert flags_in_source(source) == {"--a", "--e", "--no-e", "--g", "--h"}
     assert flags_in_source("def broken(") == frozenset()
 
 
