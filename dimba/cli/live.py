@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dimba.plan import LaunchPlan
 from dimba.runs import RunRecord
@@ -63,7 +63,8 @@ class LaunchReporter:
             shown = f"loss {last['loss']:.4f}" if "loss" in last else ""
             speed = last.get("tokens_per_second")
             what = f"step {last['step']}/{last.get('max_steps', '?')}  {shown}"
-            self._show(f"{what}  {speed:,.0f} tokens/s" if speed else what, last["step"], last.get("max_steps", 0))
+            text_beside = f"{what}  {speed:,.0f} tokens/s" if speed else what
+            self._show(text_beside, last["step"], last.get("max_steps", 0), keep=True)
             if text.startswith("step "):
                 return
         if self._live and sys.stdout.isatty():
@@ -73,7 +74,7 @@ class LaunchReporter:
             sys.stdout.flush()
 
     def ended(self) -> None:
-        """Takes the bar away, its last state left standing."""
+        """Takes the bar away; a training bar's last state is left standing."""
         if self._bar:
             self._bar.stop()
         self._bar = self._task = None
@@ -89,10 +90,12 @@ class LaunchReporter:
             return True
         return not answer.strip().lower().startswith("l")
 
-    def _show(self, what: str, done: int, total: int) -> None:
+    def _show(self, what: str, done: int, total: int, *, keep: bool = False) -> None:
         if self._bar is None:
-            columns = (BarColumn(24), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-            self._bar = Progress(*columns, console=self._console, transient=False)
+            text = TextColumn("{task.description}", markup=False)
+            left = (TextColumn("ETA"), TimeRemainingColumn()) if keep else ()
+            self._bar = Progress(BarColumn(14), text, TimeElapsedColumn(), *left, console=self._console)
+            self._bar.live.transient = not keep
             self._task = self._bar.add_task("", total=None)
             self._bar.start()
         assert self._task is not None
