@@ -61,6 +61,8 @@ def look(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, ask
     facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=reporter.rows)
     choices = Choices(allow_cpu=allow_cpu, gpu_path=os.environ.get(contract.ENV_GPU_PATH))
     image = runner.look(loaded.spec)
+    # Where the job was meant for a container that cannot be had, nothing of it runs on this machine instead.
+    ask = ask and loaded.spec.runner in ("auto", runner.name)
     facts = replace(facts, image=image, trainer=trainer_facts(facts, image, runner.run_once, ask=ask))
     return Look(loaded=loaded, facts=facts, runner=runner, choices=choices)
 

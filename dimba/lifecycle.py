@@ -198,7 +198,7 @@ def claim_output(plan: LaunchPlan, run_id: str) -> None:
 
 def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> tuple[str, str, DimbaError | None]:
     """(status, exit reason, error to raise) of a job that ended so."""
-    logs = f"`dimba logs {folder.id}` has the whole log ({folder.log(1)})"
+    logs = f"`dimba logs {folder.id}` prints its log"
     if ending is None:
         return "lost", "container_missing", RunFailed(f"run {folder.id}: its job is gone", logs)
     if ending.exit_code == 0:

@@ -20,6 +20,9 @@ def reconciled(folder: RunFolder) -> RunRecord:
     try:
         if runner.is_running(job):
             return record
+        log = folder.log(record.attempts[-1].number)
+        for _line in runner.follow(job, log):
+            pass  # what came while nobody followed goes to the log on disk
         ending = runner.wait(job)
     except EngineFailed:
         return record

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dimba.runners.docker.engine import Engine
 from dimba.runners.docker.image import look_at_image
 from dimba.runners.docker.runner import DockerRunner
 from dimba.runners.docker.translate import translated
+from dimba.runners.protocol import Throwaway
 from dimba.spec import parse_spec
 from tests.conftest import REPOSITORY, TEST_BASE, Dimba
 from tests.plan.test_plan import FACTS, SPARSE
@@ -236,14 +238,43 @@ def test_the_key_covers_the_code_the_base_and_the_wheels(tmp_path: Path, monkeyp
     assert gather_context(REPOSITORY).digest != before.digest
 
 
-def test_a_source_edit_keeps_the_dependencies(engine: Engine, tmp_path: Path):
+def test_a_company_ca_and_a_folder_of_wheels_reach_the_image(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project, wheels = copy_of_the_project(tmp_path / "project"), tmp_path / "wheels"
+    (project / "docker" / "requirements.txt").write_text("only-here==1.0\n", encoding="utf-8")
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "only_here-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("only_here.py", "")
+        wheel.writestr("only_here-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: only-here\nVersion: 1.0\n")
+        wheel.writestr("only_here-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("only_here-1.0.dist-info/RECORD", "")
+    (tmp_path / "company.crt").write_text("a company's certificate\n", encoding="utf-8")
+    monkeypatch.setenv("DIMBA_WHEELS", str(wheels))
+    monkeypatch.setenv("DIMBA_CA_CERT", str(tmp_path / "company.crt"))
+    runner = DockerRunner(engine, project)
+    image = runner.prepare(SPEC, lambda *_: None)
+    assert image is not None and image.id
+    code = "import only_here; print(open('/etc/ssl/certs/ca-certificates.crt').read().splitlines()[-1])"
+    done = runner.run_once(["python", "-c", code], Throwaway(uid=os.getuid(), gid=os.getgid(), image=image.reference))
+    assert done.text == "a company's certificate\n"
+    engine.api.remove_image(image.reference, force=True)
 
+
+def copy_of_the_project(folder: Path) -> Path:
+    folder.mkdir()
     for name in ("Dockerfile", "docker", "dimba", "scripts"):
         copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
-        copy(REPOSITORY / name, tmp_path / name)
-    (tmp_path / "dimba" / "edited.py").write_text("# edited\n", encoding="utf-8")
+        copy(REPOSITORY / name, folder / name)
+    return folder
+
+
+def test_a_source_edit_keeps_the_dependencies(engine: Engine, tmp_path: Path):
+
+    project = copy_of_the_project(tmp_path / "project")
+    (project / "dimba" / "edited.py").write_text("# edited\n", encoding="utf-8")
     started = time.monotonic()
-    image = DockerRunner(engine, tmp_path).prepare(SPEC, lambda *_: None)
+    image = DockerRunner(engine, project).prepare(SPEC, lambda *_: None)
     assert time.monotonic() - started < 20
     assert image is not None and image.id
     engine.api.remove_image(image.reference, force=True)
@@ -273,7 +304,7 @@ def test_ctrl_c_without_a_terminal_stops_the_run_and_leaves_nothing(job: Path, e
 
 def test_a_launcher_that_was_killed_does_not_hide_how_the_run_ended(job: Path, engine: Engine, dimba: Dimba):
 
-    trainer(job, "import time; print('ready', flush=True); time.sleep(3)")
+    trainer(job, "import time; print('ready', flush=True); time.sleep(3); print('done', flush=True)")
     command = [sys.executable, "-m", "dimba", "launch", "job.yaml"]
     process = subprocess.Popen(command, cwd=job, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -282,6 +313,7 @@ def test_a_launcher_that_was_killed_does_not_hide_how_the_run_ended(job: Path, e
     assert last_run(job, dimba)["status"] == "running"
     engine.api.wait(last_run(job, dimba)["container_id"])
     assert last_run(job, dimba)["status"] == "succeeded"
+    assert dimba("logs", "sft-lora", cwd=job).stdout == "ready\ndone\n"
 
 
 def test_doctor_sees_the_gpus_from_a_container(tmp_path: Path, dimba: Dimba):

@@ -51,7 +51,7 @@ class Bench:
         return Throwaway(uid=os.getuid(), gid=os.getgid(), image=self.image, **changes)
 
 
-@pytest.fixture(params=["memory", "process", "docker"])
+@pytest.fixture(params=["memory", "process", pytest.param("docker", marks=pytest.mark.engine)])
 def bench(request: pytest.FixtureRequest, tmp_path: Path):
     if request.param == "docker":
         from dimba.runners.docker.runner import DockerRunner

@@ -121,8 +121,12 @@ class DockerRunner:
     def follow(self, job: str, log: Path) -> Iterator[str]:
         """Lines of the container's output from its start; the log is written before a line is handed on."""
         part = b""
+        try:
+            chunks = self.api.logs(job, stream=True, follow=True)
+        except NotFound:
+            return
         with log.open("wb", buffering=0) as file:
-            for chunk in self.api.logs(job, stream=True, follow=True):
+            for chunk in chunks:
                 file.write(chunk)
                 *lines, part = (part + chunk).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
