@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from dimba.errors import DimbaError
+from dimba.errors import DimbaError, Interrupted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,9 +51,10 @@ def note(text: str) -> None:
 
 
 def say_error(error: DimbaError) -> None:
-    """Cause first; after a blank line, what to do."""
+    """Cause first; after a blank line, what to do. What somebody asked for is no error."""
     console = errors_console()
-    console.print("[bold red]error:[/] ", end="")
+    if not isinstance(error, Interrupted):
+        console.print("[bold red]error:[/] ", end="")
     console.print(str(error), markup=False)
 
 
