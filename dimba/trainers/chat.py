@@ -107,6 +107,8 @@ def _marked(message: Message, turn: int) -> Message:
 def _turn_start(tokenizer: Any, messages: Sequence[Message], text: str, after: int, where: str) -> int:
     """Where the last of `messages` begins in `text`, which ends with it: behind the words that ask for it."""
     *before, turn = messages
+    if not turn["content"].strip():
+        raise BadRow(where, "an assistant turn is empty, so the model would learn to say nothing")
     if not before:
         raise BadRow(where, "the assistant speaks first, and nobody asked", "start the chat with a user's turn")
     plain = _render(tokenizer, before, where)
@@ -127,14 +129,14 @@ def _turn_start(tokenizer: Any, messages: Sequence[Message], text: str, after: i
 
 
 def _turn_end(tokenizer: Any, text: str, content_end: int, where: str) -> int:
-    """Position after the first end token behind the content."""
+    """Position after the end token, which nothing but white space may part from the content."""
     special = {
         *tokenizer.all_special_tokens,
         *(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
     }
     found = [(text.find(token, content_end), token) for token in special]
     position, token = min(((at, token) for at, token in found if at >= 0), default=(-1, ""))
-    if position < 0:
+    if position < 0 or text[content_end:position].strip():
         raise _unmaskable(where, "it ends the assistant's turn with no special token, so the model would never stop")
     return position + len(token)
 

@@ -106,6 +106,19 @@ def test_an_assistant_that_speaks_first_is_refused(tokenizer):
         trained(tokenizer, [{"role": "assistant", "content": "Hi"}], TEMPLATE)
 
 
+def test_an_empty_turn_is_refused(tokenizer):
+    chat = [*CHAT[:2], {"role": "assistant", "content": " "}, *CHAT[3:]]
+    with pytest.raises(BadInput, match="an assistant turn is empty"):
+        trained(tokenizer, chat, TEMPLATE)
+
+
+def test_an_end_token_of_a_later_turn_does_not_count(tokenizer):
+    ends_only_the_user = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% if m['role'] == 'user' %}<|end|>"
+    ends_only_the_user += "{% endif %}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    with pytest.raises(BadInput, match="would never stop"):
+        trained(tokenizer, [*CHAT[1:3], CHAT[1]], ends_only_the_user)
+
+
 def test_there_is_one_bos_and_the_labels_are_the_tokens(tokenizer):
     example = encode(tokenizer, CHAT, "here")
     assert example.input_ids.count(tokenizer.bos_token_id) == 1
