@@ -50,7 +50,7 @@ TRAINED_OUTPUT = ("config.json", "adapter_config.json", "*.safetensors", "checkp
 def names_a_path(value: str) -> bool:
     """Whether `value` means a path rather than a Hub id: it exists, starts like one or ends in a data suffix."""
     plain = value.removesuffix(".gz")
-    return value.startswith(PATH_STARTS) or plain.endswith(DATA_SUFFIXES) or Path(value).exists()
+    return value.startswith(PATH_STARTS) or plain.endswith(DATA_SUFFIXES) or os.path.exists(value)
 
 
 def absolute(path: str | Path, folder: Path | None = None) -> Path:

@@ -55,7 +55,7 @@ def _text(row: Row, column: str) -> str:
 
 
 def _kind(value: object) -> str:
-    names = {type(None): "null", dict: "an object", list: "a list", bool: "true or false"}
+    names = {type(None): "null", str: "text", dict: "an object", list: "a list", bool: "true or false"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
@@ -141,9 +141,9 @@ def recognise(keys: Iterable[str], columns: Mapping[str, str], where: str) -> Fo
     fitting = [each for each in FORMATS if set(each.required) <= present and named <= set(each.columns)]
     if not fitting:
         raise BadInput(
-            f"{where}: no known format has the columns {', '.join(f'`{key}`' for key in sorted(present))}",
+            f"{where}: no known format has the columns {', '.join(f'`{key}`' for key in sorted(present)) or '(none)'}",
             f"known formats: {', '.join(each.name for each in FORMATS)}; "
-            "name the columns with `dataset.columns` (`--columns prompt=… response=…`)",
+            "name the columns with `dataset.columns: {prompt: …, response: …}`",
         )
     # A list of turns says more than any pair of columns beside it.
     chats = [each for each in fitting if len(each.required) == 1] or fitting
@@ -203,7 +203,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
         for number, line in enumerate(file, 1):
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if text.strip():
-                yield f"{path}:{number}", _parse(text, f"{path}:{number}")
+                yield f"{path}:{number}", _parse(text.rstrip(), f"{path}:{number}")
 
 
 def _array(path: Path) -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -89,7 +90,7 @@ class Run:
         """Makes the folders that the job writes in, as its user, and starts it; returns the job's name."""
         for folder in plan.writable:
             make_folder(folder, plan.uid, plan.gid)
-        claim_output(plan, self.folder.id)
+        claim_output(plan, self.folder.path)
         number = self.folder.new_attempt()
         plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
         self.folder.write_json(contract.PLAN_FILE, plan.as_json())
@@ -104,6 +105,9 @@ class Run:
         )
         self.record = self.record.with_attempt(job=job)
         self.update(status="running", container_id=job if plan.runner == "docker" else None)
+        if plan.omitted:
+            left_out = ", ".join(f"{each.key} {each.value}".strip() for each in plan.omitted)
+            reporter.note(f"the trainer has no flag for, and does not get: {left_out}")
         reporter.started(self.record, plan)
         return job
 
@@ -128,7 +132,7 @@ class Run:
             runner.stop(job, 0)
             return
         if reporter.asks_to_stop() is False:
-            hint = f"`dimba logs -f {self.folder.id}` follows it, `dimba ps` lists it"
+            hint = f"`dimba ps` lists it, `dimba stop {self.folder.id}` saves and ends it"
             raise Interrupted(f"left running: {self.folder.id}", hint)
         self.stopping = True
         self.update(status="stopping")
@@ -189,9 +193,15 @@ def _image(plan: LaunchPlan) -> dict[str, str | None]:
     return {"image": image.reference, "image_digest": image.id} if image else {}
 
 
-def claim_output(plan: LaunchPlan, run_id: str) -> None:
+def claim_output(plan: LaunchPlan, run: Path) -> None:
     """Writes dimba.json: whose folder this is, and from what."""
-    note = {"run_id": run_id, "name": plan.name, "base_checkpoint": plan.checkpoint.reference, "argv": plan.argv}
+    note = {
+        "run_id": run.name,
+        "run": str(run),
+        "name": plan.name,
+        "base_checkpoint": plan.checkpoint.reference,
+        "argv": plan.argv,
+    }
     data = json.dumps(note, indent=2).encode()
     write_whole(plan.output_dir / contract.OUTPUT_FILE, data, plan.uid, plan.gid)
 

@@ -1,11 +1,29 @@
 """Records held against what is really running: a launcher that was killed cannot close its run."""
 
-from dimba.errors import EngineFailed
+from dataclasses import replace
+
+from dimba.errors import BadInput, EngineFailed
 from dimba.launch import find_runner
-from dimba.lifecycle import judge
+from dimba.lifecycle import STOP_GRACE, judge
 from dimba.runs import ACTIVE, RunFolder, RunRecord
 
 _SETTLING = ("queued", "building")
+
+
+def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
+    """Tells a run to save and end, kills it `now` or after a grace; raises BadInput where it does not run."""
+    record = reconciled(folder)
+    job = record.attempts[-1].job if record.attempts else None
+    if record.status not in ACTIVE or job is None:
+        raise BadInput(f"{record.id} does not run: {record.status}", "`dimba ps` lists what does")
+    runner, _engine = find_runner(record.runner)
+    if runner.name != record.runner:
+        raise EngineFailed(
+            f"{record.id} runs in a container, and no engine answers", "`dimba doctor` checks the engine"
+        )
+    folder.write_record(replace(record, status="stopping"))
+    runner.stop(job, 0 if now else STOP_GRACE)
+    return reconciled(folder)
 
 
 def reconciled(folder: RunFolder) -> RunRecord:

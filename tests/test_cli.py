@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,13 @@ MISTAKES = {
     ),
     "no engine": (lambda job: None, 4, ["no container engine answers", "runner: process"], ["--runner"]),
     "a read-only output folder": (lambda job: edit(job, "dir: out", "dir: /proc/x"), 3, ["/proc"], []),
+    "the folder itself": (lambda job: edit(job, "dir: out", "dir: ."), 2, ["job.yaml:7", "is where dimba is run"], []),
+    "a file that the job's user may not read": (
+        lambda job: (os.chown(job, 1234, 1234), (job / "data.jsonl").chmod(0o600)),
+        3,
+        ["user 1234", "may not read", "chmod a+r"],
+        [],
+    ),
     "somebody's model": (
         lambda job: (job / "out").mkdir() or (job / "out" / "config.json").touch(),
         2,
@@ -121,6 +131,8 @@ for i in 0 1; do echo "$i, GPU-$i, NVIDIA RTX 4090, 24564, 8.9, 580.95"; done
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_refused_before_anything_starts(job: Path, dimba: Dimba, mistake: str):
     make, status, told, options = MISTAKES[mistake]
+    if "user 1234" in told and os.geteuid() != 0:
+        pytest.skip("only root works for somebody else")
     make(job)
     tools = job / "tools"
     tools.mkdir()
@@ -172,6 +184,54 @@ def test_a_failing_trainer_is_exit_1_and_its_status_is_in_run_json(job: Path, di
     assert "no run is active; `dimba ps -a` lists 1" in dimba("ps", cwd=job).stderr
 
 
+def test_a_run_is_stopped_from_elsewhere_and_a_second_one_may_not_share_its_output(job: Path, dimba: Dimba):
+    (job / "mine.py").write_text(
+        "import argparse, signal, sys, time\np = argparse.ArgumentParser()\n"
+        "for f in ('--model', '--dataset', '--use-lora'): p.add_argument(f, nargs='?')\n"
+        "p.parse_args()\nsignal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
+        "print('ready', flush=True)\ntime.sleep(60)\n",
+        encoding="utf-8",
+    )
+    (job / "job.yaml").open("a").write("trainer: mine.py\n")
+    run = dimba("launch", "job.yaml", "--detach", cwd=job, **NO_ENGINE).stdout.split()[-1]
+    log = job / "runs" / run / "attempts" / "1" / "log.txt"
+    for _ in range(300):
+        if "ready" in log.read_text():
+            break
+        time.sleep(0.1)
+    second = dimba("launch", "job.yaml", cwd=job, **NO_ENGINE)
+    assert second.returncode == 2 and f"run `{run}` is writing to" in second.stderr
+    assert f"{run}: stopped, stopped_by_user" in dimba("stop", run, cwd=job, **NO_ENGINE).stderr
+    assert log.read_text() == "ready\nsaved\n"
+    again = dimba("stop", run, cwd=job, **NO_ENGINE)
+    assert again.returncode == 2 and "does not run" in again.stderr
+
+
+def test_one_broken_record_does_not_hide_the_others(job: Path, dimba: Dimba):
+    for name in ("good", "bad"):
+        (job / "runs" / name).mkdir(parents=True)
+        (job / "runs" / name / "job.yaml").touch()
+    record = {"id": "good", "name": "good", "status": "failed", "created": "2026-01-01T00:00:00+00:00"}
+    (job / "runs" / "good" / "run.json").write_text(json.dumps(record))
+    (job / "runs" / "bad" / "run.json").write_text("{")
+    done = dimba("ps", "-a", cwd=job)
+    assert done.returncode == 0 and "good" in done.stdout and "bad/run.json: not a run record" in done.stderr
+
+
+def test_output_that_cannot_be_written_is_told(job: Path, dimba: Dimba):
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "dimba", "schema"]
+        done = subprocess.run(command, cwd=job, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3 and "No space left" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_trainer_that_crashes_when_asked_for_its_flags_is_quoted(job: Path, dimba: Dimba):
+    (job / "mine.py").write_text("import no_such_module\n", encoding="utf-8")
+    (job / "job.yaml").open("a").write("trainer: mine.py\n")
+    done = dimba("launch", "job.yaml", cwd=job, **NO_ENGINE)
+    assert done.returncode == 2 and "No module named 'no_such_module'" in done.stderr
+
+
 def test_runs_may_be_kept_elsewhere(job: Path, tmp_path: Path, dimba: Dimba):
     done = dimba("ps", "-a", "--json", cwd=job, DIMBA_RUNS=str(tmp_path / "elsewhere"))
     assert json.loads(done.stdout) == []
@@ -185,7 +245,7 @@ def test_logs_of_an_unknown_run_say_where_to_look(job: Path, dimba: Dimba):
 def test_doctor_without_an_engine_is_red_and_says_how_to_mend_it(tmp_path: Path, dimba: Dimba):
     done = dimba("doctor", "--json", cwd=tmp_path, **NO_ENGINE)
     checks = {check["name"]: check for check in json.loads(done.stdout)}
-    assert done.returncode == 3
+    assert done.returncode == 4
     assert checks["engine"]["status"] == "error" and "systemctl start docker" in checks["engine"]["fix"]
 
 

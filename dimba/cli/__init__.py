@@ -5,7 +5,7 @@ import os
 import sys
 
 from dimba import __version__
-from dimba.errors import DimbaError
+from dimba.errors import DimbaError, HostCannot
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,10 +18,13 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # before OSError, of which it is one
         # Whoever read our output has gone (`| head`); nothing may be written while Python ends either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        _say(HostCannot(f"{error.filename or 'output'}: {error.strerror}", "mend the permissions, or make room"))
+        return HostCannot.exit_status
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -29,7 +32,9 @@ def _run(args: argparse.Namespace) -> int:
     from dimba.cli import commands
 
     command = getattr(commands, args.command)
-    return int(command(args) or 0)
+    status = int(command(args) or 0)
+    sys.stdout.flush()  # a full disk is told here, not by a traceback while Python ends
+    return status
 
 
 def _say(error: DimbaError) -> None:
@@ -72,6 +77,9 @@ def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     ps = commands.add_parser("ps", help="list runs")
     ps.add_argument("-a", "--all", action="store_true", help="ended ones too")
     ps.add_argument("--json", action="store_true", help="the runs as JSON")
+    stop = commands.add_parser("stop", help="save a checkpoint and end a run")
+    stop.add_argument("run", metavar="RUN", help="a run's id, the start of one, or a name")
+    stop.add_argument("--now", action="store_true", help="kill it, without saving")
     logs = commands.add_parser("logs", help="print a run's log, from disk")
     logs.add_argument("run", metavar="RUN", help="a run's id, the start of one, or a name")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")

@@ -25,7 +25,8 @@ def validate(args: argparse.Namespace) -> int:
     for problem in problems:
         render.say_error(problem)
     if not problems:
-        render.note(f"{len(args.specs)} spec{'s' if len(args.specs) > 1 else ''}, no problems")
+        count = f"{len(args.specs)} spec{'s' if len(args.specs) > 1 else ''}"
+        render.note(f"{count}, no problems; `dimba plan` looks at the files and the machine too")
     return BadInput.exit_status if problems else 0
 
 
@@ -59,13 +60,11 @@ def launch(args: argparse.Namespace) -> None:
 
 def ps(args: argparse.Namespace) -> None:
     """Runs and their state, after a look at what is really running."""
-    from dimba.reconcile import reconciled
-
     folders = all_runs(_runs())
-    records = [reconciled(folder) for folder in folders]
+    records = [record for folder in folders if (record := _readable(folder))]
     shown = [record for record in records if args.all or record.status in ACTIVE]
     if args.json:
-        _print_json([_listed(record) for record in shown])
+        _print_json([record.as_json() for record in shown])
     elif shown:
         render.show_runs(shown)
     else:
@@ -73,8 +72,23 @@ def ps(args: argparse.Namespace) -> None:
         render.note(f"no run is active; `dimba ps -a` lists {ended} that ended" if ended else "no runs here yet")
 
 
-def _listed(record: RunRecord) -> dict[str, Any]:
-    return record.as_json()
+def _readable(folder: RunFolder) -> RunRecord | None:
+    """One broken record must not hide the others."""
+    from dimba.reconcile import reconciled
+
+    try:
+        return reconciled(folder)
+    except BadInput as error:
+        render.note(f"left out: {error.message}")
+        return None
+
+
+def stop(args: argparse.Namespace) -> None:
+    """Tells a run to save and end, and waits until it has."""
+    from dimba.reconcile import stop_run
+
+    record = stop_run(find_run(_runs(), args.run), now=args.now)
+    render.note(f"{record.id}: {record.status}, {record.exit_reason}")
 
 
 def logs(args: argparse.Namespace) -> None:
@@ -110,7 +124,7 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """The checks; 3 where a job could not run."""
+    """The checks; 4 where no engine answers, 3 where something else is in a job's way."""
     from dimba.doctor import examine
 
     checks = []
@@ -120,7 +134,8 @@ def doctor(args: argparse.Namespace) -> int:
             render.show_check(check)
     if args.json:
         _print_json([vars(check) for check in checks])
-    return 3 if any(check.status == "error" for check in checks) else 0
+    wrong = [check.name for check in checks if check.status == "error"]
+    return (4 if "engine" in wrong else 3) if wrong else 0
 
 
 def _load(args: argparse.Namespace) -> LoadedSpec:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_con
 def look_at_checkpoint(reference: str, folder: Path) -> CheckpointFacts:
     """Facts of `reference`: a path relative to `folder`, or a Hub id, which is taken as it is."""
     path = absolute(reference, folder)
-    if not (path.exists() or names_a_path(reference)):
+    if not (os.path.exists(path) or names_a_path(reference)):
         if reference.count("/") > 1:
             return _refused(path, "is neither a folder nor a Hub id", "give a path, or `owner/name`")
         return CheckpointFacts(reference=reference, local=False)
-    if not path.exists():
+    if not os.path.exists(path):
         hint = "put a checkpoint there, or give another path or a Hub id (`owner/name`)"
         return _refused(path, "does not exist", hint)
     if not path.is_dir():
         return _refused(path, "is a file, not a folder", "give the folder that holds config.json and the weights")
-    return _look_into(path)
+    try:
+        return _look_into(path)
+    except PermissionError as error:
+        return _refused(path, f"may not be read ({error.filename})", "mend the permissions, or launch as its owner")
 
 
 def _refused(path: Path, problem: str, hint: str) -> CheckpointFacts:
@@ -43,6 +47,8 @@ def _look_into(path: Path) -> CheckpointFacts:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         headers = [_header(file) for file in sorted(path.glob("*.safetensors"))]
+    except PermissionError:
+        raise
     except (OSError, ValueError, struct.error) as error:
         return _refused(path, f"cannot be read: {error}", "copy the checkpoint again: a file is broken")
     if not headers:

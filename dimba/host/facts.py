@@ -105,6 +105,7 @@ class OutputFacts:
     user_error: bool = False  # the spec is wrong rather than the machine
     holds: tuple[str, ...] = ()
     run_id: str | None = None
+    run_active: bool = False  # as far as its record knows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,4 +127,5 @@ class HostFacts:
     trainer: TrainerFacts
     output: OutputFacts
     image: ImageFacts | None = None
+    unreadable: tuple[Path, ...] = ()  # what the job's user may not read
     notes: tuple[str, ...] = field(default=())

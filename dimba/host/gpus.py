@@ -17,7 +17,7 @@ def find_gpus(cdi_devices: Iterable[str] = ()) -> GpuFacts:
         return _by_nvidia_smi()
     numbers = sorted(int(name) for name in _cdi_names(cdi_devices) if name.isdecimal())
     gpus = tuple(Gpu(index=number) for number in numbers)
-    return GpuFacts(gpus=gpus, source="CDI", problem="" if gpus else "no `nvidia-smi` on PATH and no CDI device")
+    return GpuFacts(gpus=gpus, source="CDI", problem="" if gpus else "no `nvidia-smi` on PATH")
 
 
 def cdi_device(gpu: Gpu, cdi_devices: Iterable[str]) -> str | None:

@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 
 from dimba.contract import OUTPUT_FILE, absolute, trained_files
+from dimba.errors import BadInput
 from dimba.host.facts import OutputFacts
+from dimba.runs import ACTIVE, RunFolder
 
 
 def look_at_output(output_dir: str, folder: Path) -> OutputFacts:
@@ -15,8 +17,9 @@ def look_at_output(output_dir: str, folder: Path) -> OutputFacts:
     path = absolute(output_dir, folder)
     nearest = nearest_existing(path)
     uid, gid = job_user(nearest)
-    problem, hint, user_error = _obstacle(path, nearest, uid, gid)
+    problem, hint, user_error = _misplaced(path, folder) or _obstacle(path, nearest, uid, gid)
     holds = tuple(file.name for file in trained_files(path)) if not problem else ()
+    run_id, run_active = _owner(path)
     return OutputFacts(
         path=path,
         uid=uid,
@@ -26,13 +29,14 @@ def look_at_output(output_dir: str, folder: Path) -> OutputFacts:
         hint=hint,
         user_error=user_error,
         holds=holds,
-        run_id=_run_id(path),
+        run_id=run_id,
+        run_active=run_active,
     )
 
 
 def nearest_existing(path: Path) -> Path:
     """`path` itself or the closest folder above it that exists."""
-    return next(each for each in (path, *path.parents) if each.exists())
+    return next(each for each in (path, *path.parents) if os.path.exists(each))
 
 
 def job_user(nearest: Path) -> tuple[int, int]:
@@ -43,16 +47,25 @@ def job_user(nearest: Path) -> tuple[int, int]:
     return status.st_uid, status.st_gid
 
 
+def _misplaced(path: Path, folder: Path) -> tuple[str, str, bool] | None:
+    if folder.is_relative_to(path):
+        return (
+            f"`{path}` is where dimba is run, or above it",
+            "give a folder of its own, such as checkpoints/mine",
+            True,
+        )
+    return None
+
+
 def _obstacle(path: Path, nearest: Path, uid: int, gid: int) -> tuple[str, str, bool]:
     if not nearest.is_dir():
         return f"`{nearest}` is a file", "choose an `output_dir` that is a folder", True
     if not (_can_write(nearest) and _may_write(nearest, uid, gid)):
-        hint = f"`chown -R {uid} {nearest}`, or choose another `output_dir`"
-        return f"user {uid} may not write in `{nearest}`", hint, False
+        return f"user {uid} may not write in `{nearest}`", "choose another `output_dir`, or mend its permissions", False
     if path.is_dir():
-        foreign = [each.name for each in path.iterdir() if not _may_read(each, uid)]
+        foreign = [each.name for each in path.iterdir() if not may_read(each, uid, gid)]
         if foreign:
-            return f"`{path / foreign[0]}` belongs to somebody else", f"`chown -R {uid} {path}`", False
+            return f"`{path / foreign[0]}` belongs to somebody else", "choose another `output_dir`", False
     return "", "", False
 
 
@@ -73,8 +86,13 @@ def _may_write(folder: Path, uid: int, gid: int) -> bool:
     return bool(status.st_mode >> shift & 0o2) or uid == os.geteuid()
 
 
-def _may_read(path: Path, uid: int) -> bool:
-    return uid != os.geteuid() or os.access(path, os.R_OK)
+def may_read(path: Path, uid: int, gid: int) -> bool:
+    """Whether the job's user may read a file, by its mode where that user is not the caller."""
+    if uid in (0, os.geteuid()):
+        return os.access(path, os.R_OK)
+    status = path.stat()
+    shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
+    return bool(status.st_mode >> shift & 0o4)
 
 
 def _home(uid: int) -> Path:
@@ -84,9 +102,14 @@ def _home(uid: int) -> Path:
         return Path("/nonexistent")
 
 
-def _run_id(path: Path) -> str | None:
+def _owner(path: Path) -> tuple[str | None, bool]:
+    """The run that claimed the folder, and whether its record says that it goes on."""
     try:
         note = json.loads((path / OUTPUT_FILE).read_text(encoding="utf-8"))
-        return str(note["run_id"])
+        run_id, folder = str(note["run_id"]), Path(note["run"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return None, False
+    try:
+        return run_id, RunFolder(folder, 0, 0).record().status in ACTIVE
+    except BadInput:
+        return run_id, False

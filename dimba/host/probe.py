@@ -9,9 +9,9 @@ from dimba.contract import ENV_RUNS, absolute
 from dimba.errors import BadInput
 from dimba.formats import survey
 from dimba.host.checkpoint import look_at_checkpoint
-from dimba.host.facts import DataFacts, EngineFacts, HostFacts, OutputFacts
+from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, HostFacts, OutputFacts
 from dimba.host.gpus import find_gpus
-from dimba.host.output import look_at_output
+from dimba.host.output import look_at_output, may_read
 from dimba.host.trainer import find_trainer
 from dimba.spec import Dataset, JobSpec
 
@@ -31,6 +31,8 @@ def probe(
 ) -> HostFacts:
     """Looks at everything that `spec` names; problems become part of the facts, the plan judges them."""
     output = look_at_output(spec.output_dir, folder)
+    checkpoint = look_at_checkpoint(spec.base_checkpoint, folder)
+    data = look_at_data(spec.dataset, folder, progress)
     return HostFacts(
         folder=folder,
         runs=runs_folder(folder),
@@ -42,11 +44,19 @@ def probe(
         environment=frozenset(os.environ),
         gpu=find_gpus(engine.cdi_devices),
         engine=engine,
-        checkpoint=look_at_checkpoint(spec.base_checkpoint, folder),
-        data=look_at_data(spec.dataset, folder, progress),
+        checkpoint=checkpoint,
+        data=data,
         trainer=find_trainer(spec.trainer, spec.mode, folder, project_root()),
         output=output,
+        unreadable=_unreadable(checkpoint, data, output),
     )
+
+
+def _unreadable(checkpoint: CheckpointFacts, data: DataFacts, output: OutputFacts) -> tuple[Path, ...]:
+    files = [Path(data.reference)] if data.local and not data.problem else []
+    if checkpoint.local and not checkpoint.problem:
+        files += sorted(file for file in Path(checkpoint.reference).iterdir() if file.is_file())
+    return tuple(file for file in files if not may_read(file, output.uid, output.gid))
 
 
 def look_at_data(dataset: Dataset, folder: Path, progress: Callable[[int], None]) -> DataFacts:

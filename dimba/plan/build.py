@@ -97,6 +97,9 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     runner, about_runner = choose_runner(spec, facts)
     gpus, about_gpus = choose_gpus(spec, facts)
     notes = [about_runner, about_gpus]
+    if not facts.checkpoint.local:
+        base = facts.checkpoint.reference
+        notes.append(f"base_checkpoint: no folder `{base}` here, so it is taken as the id of a model on the Hub")
     if choices.allow_cpu and gpus:
         notes.append("on the CPU where the GPUs do not work (--allow-cpu)")
     return _Placement(runner, gpus, tuple(note for note in notes if note))

@@ -15,6 +15,10 @@ def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaE
         errors.append(BadInput(f"dataset: {facts.data.problem}", facts.data.hint))
     if facts.trainer.problem:
         errors.append(BadInput(f"trainer: {facts.trainer.problem}", facts.trainer.hint))
+    if facts.unreadable:
+        user = f"user {facts.output.uid}, as whom the job runs,"
+        hint = f"`chmod a+r {facts.unreadable[0]}`: the job runs as whoever owns the place of `output_dir`"
+        errors.append(HostCannot(f"{user} may not read {facts.unreadable[0]}", hint))
     return errors + _output(facts, run_id) + _environment(spec, facts)
 
 
@@ -23,6 +27,9 @@ def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     if output.problem:
         kind = BadInput if output.user_error else HostCannot
         return [kind(f"output_dir: {output.problem}", output.hint)]
+    if output.run_active and output.run_id != run_id:
+        hint = "give another `output_dir`; `dimba ps` says whether that run really goes on"
+        return [BadInput(f"output_dir: run `{output.run_id}` is writing to {output.path}", hint)]
     if output.holds and (run_id is None or output.run_id != run_id):
         whose = f"run `{output.run_id}`" if output.run_id else "somebody"
         return [

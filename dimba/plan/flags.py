@@ -94,7 +94,8 @@ def trainer_argv(spec: JobSpec, trainer: TrainerFacts, at: Resolved) -> tuple[li
             raise BadInput(
                 f"{value.key}: the trainer has no flag for it "
                 f"(looked in its {trainer.flags_from} for {', '.join(value.aliases)})",
-                "give another `trainer`, or add the flag to it",
+                "give another `trainer`, or add the flag to it"
+                + ("; `--trust-spec` asks the trainer itself" if trainer.flags_from == "source" else ""),
             )
         elif not value.silent:
             omitted.append(Omitted(key=value.key, value=" ".join(value.tokens)))

@@ -30,13 +30,13 @@ def trainer_facts(facts: HostFacts, image: ImageFacts | None, run_once: RunOnce,
         trainer = replace(trainer, in_image=_place_in_image(path, facts.project))
     elif facts.engine.reachable and not facts.engine.local:
         return replace(trainer, flags=flags_in_file(path), flags_from="source")
-    flags = frozenset[str]()
+    flags, failure = frozenset[str](), ""
     ours = in_context(path, facts.project) is not None
     if (ask or ours) and (image is None or image.id is not None):
-        flags = _asked(trainer, facts, image, run_once)
+        flags, failure = _asked(trainer, facts, image, run_once)
     if flags:
         return replace(trainer, flags=flags, flags_from="--help")
-    return replace(trainer, flags=flags_in_file(path), flags_from="source")
+    return replace(trainer, flags=flags_in_file(path), flags_from=f"source, as {failure}" if failure else "source")
 
 
 def _place_in_image(path: Path, project: Path) -> str | None:
@@ -44,24 +44,32 @@ def _place_in_image(path: Path, project: Path) -> str | None:
     return f"{IMAGE_ROOT}/{name}" if name else None
 
 
-def _asked(trainer: TrainerFacts, facts: HostFacts, image: ImageFacts | None, run_once: RunOnce) -> frozenset[str]:
+def _asked(
+    trainer: TrainerFacts, facts: HostFacts, image: ImageFacts | None, run_once: RunOnce
+) -> tuple[frozenset[str], str]:
+    """(flags, why there are none)."""
     assert trainer.path is not None
     place = Throwaway(uid=facts.output.uid, gid=facts.output.gid, timeout=HELP_SECONDS)
     if image is None:
         return _flags(run_once([facts.python, str(trainer.path), "--help"], place))
     remembered = _memory(trainer, image)
     if (known := _recall(remembered)) is not None:
-        return known
+        return known, ""
     if not trainer.in_image:
         place = replace(place, mounts=(Mount(source=str(trainer.path), target=str(trainer.path), read_only=True),))
     inside = trainer.in_image or str(trainer.path)
-    flags = _flags(run_once(["python", inside, "--help"], replace(place, image=image.id or image.reference)))
+    flags, failure = _flags(run_once(["python", inside, "--help"], replace(place, image=image.id or image.reference)))
     _remember(remembered, flags)
-    return flags
+    return flags, failure
 
 
-def _flags(output: Output) -> frozenset[str]:
-    return flags_in_help(output.text) if output.exit_code == 0 else frozenset()
+def _flags(output: Output) -> tuple[frozenset[str], str]:
+    if output.exit_code is None:
+        return frozenset(), f"its --help took longer than {HELP_SECONDS} s"
+    if output.exit_code:
+        last = (output.text.strip().splitlines() or ["nothing said"])[-1]
+        return frozenset(), f"its --help ended with status {output.exit_code}: {last}"
+    return flags_in_help(output.text), ""
 
 
 # An image never changes under its id, nor a trainer under its hash: asking once is enough, and a launch half a

@@ -58,7 +58,9 @@ class ProcessRunner:
                     **_identity(plan.uid, plan.gid),
                 )
         except OSError as error:
-            raise HostCannot(f"{plan.argv[0]}: {error.strerror}", "check the Python that dimba runs with") from None
+            whose = f"user {plan.uid}, who owns the place of `output_dir`, cannot run {plan.argv[0]}"
+            hint = "use the docker runner, or a Python and an `output_dir` of the same user"
+            raise HostCannot(f"{whose}: {error.strerror}", hint) from None
         assert child.stdin is not None
         child.stdin.write(json.dumps(dict(secrets)).encode() + b"\n")
         child.stdin.close()

@@ -81,7 +81,7 @@ def create_run(runs: Path, name: str, uid: int, gid: int) -> RunFolder:
 
 def make_folder(path: Path, uid: int, gid: int) -> None:
     """Makes `path` and what is missing above it, for the job's user; raises HostCannot."""
-    missing = [each for each in (path, *path.parents) if not each.exists()]
+    missing = [each for each in (path, *path.parents) if not os.path.exists(each)]
     try:
         for each in reversed(missing):
             each.mkdir(exist_ok=True)
@@ -109,16 +109,17 @@ def _give(path: Path, uid: int, gid: int) -> None:
 
 
 def all_runs(runs: Path) -> list[RunFolder]:
-    """Every run on record, oldest first."""
+    """Every run on record, oldest first; whether a record can be read is not looked at."""
     found = [path.parent for path in runs.glob(f"*/{RUN_FILE}")] if runs.is_dir() else []
     folders = [RunFolder(path, path.stat().st_uid, path.stat().st_gid) for path in found]
     return sorted(folders, key=lambda folder: (folder.path / SPEC_FILE).stat().st_mtime_ns)
 
 
 def find_run(runs: Path, name: str) -> RunFolder:
-    """The run with this id, else the only one whose id starts so, else the newest with this name."""
+    """The run with this id (or folder), else the only one whose id starts so, else the newest with this name."""
     folders = all_runs(runs)
-    starting = [folder for folder in folders if folder.id.startswith(name)]
+    name = Path(name).name
+    starting = [folder for folder in folders if name and folder.id.startswith(name)]
     exact = [folder for folder in starting if folder.id == name]
     named = [folder for folder in starting if folder.record().name == name]
     if found := exact or (starting if len(starting) == 1 else []) or named[-1:]:

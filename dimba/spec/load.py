@@ -43,7 +43,9 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}", "`dimba validate SPEC` wants the path of a YAML file") from None
+        raise BadInput(
+            f"{path}: {error.strerror}", "give the path of a job spec; `jobs/` in dimba's repository has some"
+        ) from None
     return parse_spec(data, source=str(path), overrides=overrides)
 
 

@@ -86,7 +86,7 @@ class Training(_Part):
     epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     max_steps: Count | None = None
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    max_length: Count = 1024
+    max_length: Annotated[int, Field(ge=8)] = 1024
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
 
 

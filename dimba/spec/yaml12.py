@@ -53,6 +53,7 @@ class Document:
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             what = f"not valid YAML: {error.problem or error.context}"
+            what += "; indent with spaces" if "\\t" in what else ""
             raise Problem(mark.line + 1 if mark else 1, "", what) from None
         except YAMLError as error:
             raise Problem(1, "", f"not valid YAML: {str(error).splitlines()[0]}") from None

@@ -4,6 +4,7 @@
 is wrapped (`dimba.trainers.rank`) and notes its pid and how it ended, and this process reads those notes.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -11,11 +12,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from dimba import contract
 
+_POLL = 0.05
 ON_CPU_INSTEAD = "DIMBA_ON_CPU_INSTEAD"
 
 
@@ -69,15 +72,19 @@ def _launch(argv: list[str], environment: dict[str, str], ranks: Path) -> int:
     # Its own session: a Ctrl-C in the terminal reaches this process alone, which then tells the ranks.
     process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
 
-    def pass_on(signum: int, _frame: object) -> None:
-        for note in _notes(ranks):
-            if "status" not in note:
-                os.kill(note["pid"], signum)
-
+    asked: list[int] = []
+    told: set[int] = set()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, pass_on)
-    launcher = process.wait()
-    return _status(_notes(ranks), launcher)
+        signal.signal(signum, lambda number, _frame: asked.append(number))
+    while process.poll() is None:
+        # A rank that was not there yet when the signal came is told once it is.
+        for note in _notes(ranks) if asked else []:
+            if "status" not in note and note["pid"] not in told:
+                told.add(note["pid"])
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(note["pid"], asked[0])
+        time.sleep(_POLL)
+    return _status(_notes(ranks), process.returncode)
 
 
 def _notes(ranks: Path) -> list[dict[str, Any]]:

@@ -35,8 +35,17 @@ def train(args: Namespace) -> int:
     if _is_first_rank():
         # A pickle, and only a copy of the flags.
         Path(args.output_dir, "training_args.bin").unlink(missing_ok=True)
+        readable(Path(args.output_dir))
         print(f"saved: {args.output_dir}", flush=True)
     return 0
+
+
+def readable(folder: Path) -> None:
+    """safetensors writes files that their owner alone may read; a model is as open as the umask says."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o666 & ~umask)
 
 
 def check_output(args: Namespace) -> None:
@@ -112,6 +121,7 @@ def _trainer(args: Namespace, model: Any, tokenizer: Any, examples: Examples, co
         callbacks=[Metrics(metrics_path(args.output_dir)), stop],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.create_model_card = lambda *_, **__: None  # it would name neither the base nor the data
     return trainer, stop
 
 

@@ -51,6 +51,8 @@ def make_checkpoint(folder: Path, texts: list[str], *, seed: int = 0) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from dimba.trainers.sft import readable
+
     tokenizer = _tokenizer(texts)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -68,6 +70,7 @@ def make_checkpoint(folder: Path, texts: list[str], *, seed: int = 0) -> None:
     torch.manual_seed(seed)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    readable(folder)
 
 
 def _tokenizer(texts: list[str]) -> Any:

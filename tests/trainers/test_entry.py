@@ -71,6 +71,14 @@ def test_sigterm_reaches_the_trainer_which_may_save_and_end_as_it_likes(entry):
     assert ended(process) == (143, "saved\n")
 
 
+def test_a_sigterm_that_comes_before_there_is_a_rank_is_not_lost(entry, tmp_path: Path):
+    (tmp_path / "launcher.py").write_text("import time; time.sleep(1)\n" + LAUNCHER, encoding="utf-8")
+    process = entry("import time; time.sleep(30)")
+    time.sleep(0.4)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 143
+
+
 def test_a_killed_entry_leaves_no_trainer_that_outlives_its_rank(entry, tmp_path: Path):
     process = entry("import os, time; print(os.getpid(), os.getppid(), flush=True); time.sleep(30)")
     trainer, rank = map(int, process.stdout.readline().split())
