@@ -34,7 +34,10 @@ class BadSpec(BadInput):
     """Everything that is wrong with a spec, a line each."""
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
-        self.lines = [f"{source}:{problem}" for problem in sorted(problems, key=lambda each: each.line)]
+        self.lines = [
+            f"{source}:{problem}" if problem.line else f"--set {problem.key}: {problem.what}"
+            for problem in sorted(problems, key=lambda each: each.line)
+        ]
         super().__init__("\n".join(self.lines))
 
 
@@ -58,7 +61,7 @@ def parse_spec(data: bytes, *, source: str, overrides: Sequence[str] = ()) -> Lo
         raise BadSpec(source, problems)
     value = document.value
     for override in overrides:
-        _apply(value, override)
+        document.lines[_apply(value, override)] = 0  # said on the command line, not in the file
     problems += [_at(document, key, what) for key, what in secrets_in(value)]
     try:
         spec = JobSpec.model_validate(value)
@@ -71,7 +74,8 @@ def parse_spec(data: bytes, *, source: str, overrides: Sequence[str] = ()) -> Lo
     return LoadedSpec(spec=spec, source=source, data=data, overrides=tuple(overrides), lines=lines)
 
 
-def _apply(value: dict[str, Any], override: str) -> None:
+def _apply(value: dict[str, Any], override: str) -> Key:
+    """Sets `a.b=value`; returns the key."""
     name, equals, text = override.partition("=")
     if not name or not equals:
         raise BadInput(f"--set {override}: expected key=value", "for example --set training.batch_size=2")
@@ -87,6 +91,7 @@ def _apply(value: dict[str, Any], override: str) -> None:
             raise BadInput(f"--set {override}: `{parent}` is not a section", "see `dimba schema` for the keys")
         value = child
     value[last] = parsed.value
+    return (*parents, last)
 
 
 def _problem(document: Document, error: dict[str, Any]) -> Problem:

@@ -120,6 +120,9 @@ def _trainer(args: Namespace, model: Any, tokenizer: Any, examples: Examples, co
         peft_config=adapter_config(args),
         callbacks=[Metrics(metrics_path(args.output_dir)), stop],
     )
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # TRL casts a quantised model's adapter to bf16, which drifts
+            parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
     trainer.create_model_card = lambda *_, **__: None  # it would name neither the base nor the data
     return trainer, stop

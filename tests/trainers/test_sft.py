@@ -67,6 +67,11 @@ def test_an_adapter_loads_with_peft_and_names_its_base(flag: str, tiny_checkpoin
     model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
     changed = [value.abs().sum() > 0 for name, value in model.named_parameters() if "lora_B" in name]
     assert changed and all(changed)
+    from safetensors.torch import load_file
+
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {str(tensor.dtype) for tensor in saved.values()} == {"torch.float32"}
+    assert (tmp_path / "out" / "adapter_model.safetensors").stat().st_mode & 0o044, "others may read it"
 
 
 def test_qlora_really_quantises_the_base(tiny_checkpoint: Path):
