@@ -39,7 +39,8 @@ OUTPUT_FILE = "dimba.json"
 
 # Exit statuses of a job that the launcher understands; the trainer's own pass through as they are.
 EXIT_BAD_INPUT = 2
-EXIT_NO_GPU = 83
+EXIT_NO_GPU = 83  # with NO_GPU as its last word; a trainer may end with any status
+NO_GPU = "no_gpu"
 EXIT_STOPPED = 143  # 128 + SIGTERM: told to stop, saved and went
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
@@ -55,7 +56,7 @@ def names_a_path(value: str) -> bool:
 
 def absolute(path: str | Path, folder: Path | None = None) -> Path:
     """`path` with `~` and `..` resolved against `folder` (the current one), links left as they are."""
-    return Path(os.path.normpath((folder or Path.cwd()) / Path(path).expanduser()))
+    return Path(os.path.normpath((folder or Path.cwd()) / os.path.expanduser(path)))
 
 
 def trained_files(folder: Path) -> list[Path]:

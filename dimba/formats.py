@@ -73,7 +73,7 @@ def _turn(turn: object, where: str, role_key: str, content_key: str) -> Message:
     if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
         raise ValueError(f"`{where}` needs `{role_key}` and `{content_key}`")
     role = turn[role_key]
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"`{where}.{role_key}` is `{role}`, expected one of {', '.join(ROLES)}")
     content = turn[content_key]
     if isinstance(content, list):
@@ -219,6 +219,8 @@ def _parse(data: bytes, where: str) -> Any:
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise BadRow(where, f"not valid JSON: {error.msg} at {line}column {error.colno}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise BadRow(where, f"not readable: {error}") from None
     except RecursionError:
         raise BadRow(where, "nested too deeply to be read") from None
 

@@ -8,7 +8,7 @@ from dimba import contract
 from dimba.errors import DimbaError, SeveralErrors
 from dimba.host.facts import EngineFacts, HostFacts
 from dimba.host.probe import probe, project_root
-from dimba.lifecycle import Reporter, Run, told_to_stop
+from dimba.lifecycle import Reporter, Run, interrupted, signals
 from dimba.plan import LaunchPlan, make_plan
 from dimba.plan.build import Choices
 from dimba.plan.flags import EVERY_ALIAS
@@ -88,11 +88,13 @@ def launch(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, d
     for note in plan.notes:
         reporter.note(note)
     run = Run.create(plan, loaded, seen.facts, allow_cpu=allow_cpu)
-    with run.closing_on_failure(), told_to_stop():
-        ready = prepare(seen, run, reporter)
-        job = run.start(seen.runner, ready, reporter)
-        if not detach:
-            run.follow(seen.runner, job, reporter)
+    with run.closing_on_failure():
+        with signals(interrupted):
+            ready = prepare(seen, run, reporter)
+        with signals(run.interrupt):
+            job = run.start(seen.runner, ready, reporter)
+            if not detach or not run.events.empty():
+                run.follow(seen.runner, job, reporter)
     return run.record
 
 

@@ -5,9 +5,9 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -51,6 +51,10 @@ class Reporter(Protocol):
         """After a Ctrl-C: stop the run, or leave it running; None where nobody can be asked."""
 
 
+class _Interrupt:
+    """Somebody pressed Ctrl-C."""
+
+
 @dataclass
 class Run:
     """A run on its way: its folder, and its record as it changes."""
@@ -58,6 +62,8 @@ class Run:
     folder: RunFolder
     record: RunRecord
     stopping: bool = False
+    # Lines of the job, None at its end, what went wrong with reading them, and every Ctrl-C, in the order they came.
+    events: "queue.SimpleQueue[str | BaseException | _Interrupt | None]" = field(default_factory=queue.SimpleQueue)
 
     @classmethod
     def create(cls, plan: LaunchPlan, loaded: LoadedSpec, facts: HostFacts, *, allow_cpu: bool) -> "Run":
@@ -111,20 +117,34 @@ class Run:
         reporter.started(self.record, plan)
         return job
 
+    def interrupt(self) -> None:
+        """Notes a Ctrl-C; `follow` acts on it in its turn, so that it tears nothing apart."""
+        self.events.put(_Interrupt())
+
     def follow(self, runner: Runner, job: str, reporter: Reporter) -> None:
         """Shows the job until it ends; the first Ctrl-C asks, or stops it where nobody can be asked."""
         number, shown = len(self.record.attempts), 0
-        lines = _Pump(runner.follow(job, self.folder.log(number)))
-        while not lines.ended:
-            try:
-                for text in lines:
-                    metrics = self.folder.metrics(number)[shown:]
-                    shown += len(metrics)
-                    reporter.line(text, metrics)
-            except KeyboardInterrupt:
+        threading.Thread(target=self._read, args=(runner.follow(job, self.folder.log(number)),), daemon=True).start()
+        while (event := self.events.get()) is not None:
+            if isinstance(event, BaseException):
+                reporter.ended()
+                raise event
+            if isinstance(event, _Interrupt):
                 self._interrupted(runner, job, reporter)
+                continue
+            metrics = self.folder.metrics(number)[shown:]
+            shown += len(metrics)
+            reporter.line(event, metrics)
         reporter.ended()
         self.close(runner.wait(job))
+
+    def _read(self, lines: Iterator[str]) -> None:
+        try:
+            for text in lines:
+                self.events.put(text)
+            self.events.put(None)
+        except BaseException as error:  # handed on to the main thread, which raises it
+            self.events.put(error)
 
     def _interrupted(self, runner: Runner, job: str, reporter: Reporter) -> None:
         if self.stopping:
@@ -142,7 +162,9 @@ class Run:
 
     def close(self, ending: Ending | None) -> None:
         """Writes how it ended, and raises where that was not well."""
-        status, reason, error = judge(ending, self.folder, stopping=self.stopping)
+        # `dimba stop` in another terminal notes there that it asked.
+        stopping = self.stopping or self.folder.record().status == "stopping"
+        status, reason, error = judge(ending, self.folder, stopping=stopping)
         self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
         self.update()
         if error:
@@ -162,30 +184,6 @@ class Run:
             if stopped:
                 raise Interrupted("interrupted before the job had started", "nothing of it is left running") from None
             raise
-
-
-class _Pump:
-    """Lines read in a thread of their own: a Ctrl-C in the main one cannot tear the reading apart."""
-
-    def __init__(self, lines: Iterator[str]) -> None:
-        self.ended = False
-        self._queue: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
-        threading.Thread(target=self._read, args=(lines,), daemon=True).start()
-
-    def _read(self, lines: Iterator[str]) -> None:
-        try:
-            for text in lines:
-                self._queue.put(text)
-            self._queue.put(None)
-        except BaseException as error:  # handed on to the main thread, which raises it
-            self._queue.put(error)
-
-    def __iter__(self) -> Iterator[str]:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-        self.ended = True
 
 
 def _image(plan: LaunchPlan) -> dict[str, str | None]:
@@ -209,13 +207,13 @@ def claim_output(plan: LaunchPlan, run: Path) -> None:
 def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> tuple[str, str, DimbaError | None]:
     """(status, exit reason, error to raise) of a job that ended so."""
     logs = f"`dimba logs {folder.id}` prints its log"
-    if ending is None:
-        return "lost", "container_missing", RunFailed(f"run {folder.id}: its job is gone", logs)
-    if ending.exit_code == 0:
+    if ending is not None and ending.exit_code == 0:
         return "succeeded", "completed", None
     if stopping:
         return "stopped", "stopped_by_user", Interrupted(f"run {folder.id} stopped", logs)
-    if ending.exit_code == contract.EXIT_NO_GPU:
+    if ending is None:
+        return "lost", "container_missing", RunFailed(f"run {folder.id}: its job is gone", logs)
+    if ending.exit_code == contract.EXIT_NO_GPU and folder.last_word() == contract.NO_GPU:
         hint = "`dimba doctor` looks closer; `--allow-cpu` goes on without, `gpus: none` asks for the CPU"
         return "failed", "start_failed", HostCannot(f"run {folder.id}: the GPUs do not work inside", hint)
     if ending.exit_code == contract.EXIT_STOPPED:
@@ -230,14 +228,20 @@ def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> tuple[
 
 
 @contextmanager
-def told_to_stop() -> Iterator[None]:
-    """SIGTERM means what Ctrl-C means."""
+def signals(handle: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM means what Ctrl-C means: both call `handle`."""
 
-    def interrupt(_signum: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def handler(_signum: int, _frame: FrameType | None) -> None:
+        handle()
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def interrupted() -> None:
+    """For `signals`, where what is being done may be torn apart."""
+    raise KeyboardInterrupt

@@ -1,5 +1,7 @@
 """A launch as it goes: bars on a terminal, lines on a pipe."""
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -70,8 +72,15 @@ class LaunchReporter:
         if self._live and sys.stdout.isatty():
             self._console.print(text, markup=False)
         else:
-            sys.stdout.write(text + "\n")
+            self._write(text + "\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stdout.write(text)
             sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read along has gone (`| head`); the run, its log and its record go on.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def ended(self) -> None:
         """Takes the bar away; a training bar's last state is left standing."""
@@ -84,10 +93,13 @@ class LaunchReporter:
         if not (sys.stdin.isatty() and self._live):
             return None
         self.ended()
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             answer = self._console.input("stop the run (it saves first), or leave it running? [S/l] ", markup=False)
         except (EOFError, KeyboardInterrupt):
             return True
+        finally:
+            signal.signal(signal.SIGINT, before)
         return not answer.strip().lower().startswith("l")
 
     def _show(self, what: str, done: int, total: int, *, keep: bool = False) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dimba.errors import DimbaError, Interrupted
+from dimba.spec.load import BadSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,7 @@ def note(text: str) -> None:
 def say_error(error: DimbaError) -> None:
     """Cause first; after a blank line, what to do. What somebody asked for is no error."""
     console = errors_console()
-    if not isinstance(error, Interrupted):
+    if not isinstance(error, Interrupted | BadSpec):  # `file:line: key: what` is for editors too
         console.print("[bold red]error:[/] ", end="")
     console.print(str(error), markup=False)
 
@@ -151,7 +152,8 @@ def show_ending(record: "RunRecord", seconds: float) -> None:
     """The last words of a followed launch."""
     console = errors_console()
     minutes, second = divmod(round(seconds), 60)
-    console.print(f"[green]{record.status}[/] in {minutes}:{second:02d}: {record.output_dir}")
+    console.print(f"[green]{record.status}[/] in {minutes}:{second:02d}: ", end="")
+    console.print(record.output_dir, markup=False)
     console.print(f"run {record.id}; `dimba logs {record.id}` prints its log", markup=False)
 
 

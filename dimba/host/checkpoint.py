@@ -4,6 +4,7 @@ import json
 import math
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,20 @@ def _look_into(path: Path) -> CheckpointFacts:
         headers = [_header(file) for file in sorted(path.glob("*.safetensors"))]
     except PermissionError:
         raise
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error) as error:
         return _refused(path, f"cannot be read: {error}", "copy the checkpoint again: a file is broken")
+    if not isinstance(config, dict):
+        return _refused(path, "has a config.json that is no object", "copy the checkpoint again: a file is broken")
     if not headers:
         pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
         problem = "has only pickled weights (.bin)" if pickled else "has no weights (*.safetensors)"
         return _refused(path, problem, "convert it with `save_pretrained`, which writes safetensors")
     if not any((path / name).exists() for name in _TOKENIZERS):
         return _refused(path, "has no tokenizer", "copy tokenizer.json and tokenizer_config.json beside the weights")
-    return _facts(path, config, headers)
+    try:
+        return _facts(path, config, headers)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        return _refused(path, f"cannot be read: {error!r}", "copy the checkpoint again: a file is broken")
 
 
 def _header(file: Path) -> dict[str, Any]:
@@ -76,7 +82,6 @@ def _header(file: Path) -> dict[str, Any]:
 def _facts(path: Path, config: dict[str, Any], headers: list[dict[str, Any]]) -> CheckpointFacts:
     tensors = [tensor for header in headers for tensor in header.values()]
     linear = [tensor["shape"] for header in headers for name, tensor in header.items() if _is_linear(name, tensor)]
-    links = [file for file in path.iterdir() if file.is_symlink()]
     return CheckpointFacts(
         reference=str(path),
         local=True,
@@ -85,8 +90,19 @@ def _facts(path: Path, config: dict[str, Any], headers: list[dict[str, Any]]) ->
         weight_bytes=sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors),
         linear_sides=sum(map(sum, linear)),
         has_chat_template=_has_chat_template(path),
-        linked_files=tuple(file.resolve() for file in links if not file.resolve().is_relative_to(path.resolve())),
+        linked_files=tuple(sorted({pair for file in path.iterdir() for pair in _links(file, path)})),
     )
+
+
+def _links(file: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Every stop of a chain of links that leads out of `folder`: the container has to have the file there too."""
+    real, stop = file.resolve(), file
+    for _ in range(40):  # as many links as the kernel follows
+        if not stop.is_symlink() or not real.is_file():
+            return
+        stop = Path(os.path.normpath(stop.parent / stop.readlink()))
+        if not stop.is_relative_to(folder):
+            yield stop, real
 
 
 def _is_linear(name: str, tensor: dict[str, Any]) -> bool:

@@ -65,7 +65,7 @@ class CheckpointFacts:
     weight_bytes: int | None = None
     linear_sides: int | None = None  # sum of in + out over the matrices that an adapter sits on
     has_chat_template: bool | None = None
-    linked_files: tuple[Path, ...] = ()  # where links in the folder lead outside it
+    linked_files: tuple[tuple[Path, Path], ...] = ()  # (where a link leads as seen from the folder, the real file)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from dimba.contract import OUTPUT_FILE, absolute, trained_files
 from dimba.errors import BadInput
 from dimba.host.facts import OutputFacts
-from dimba.runs import ACTIVE, RunFolder
+from dimba.runs import RunFolder
 
 
 def look_at_output(output_dir: str, folder: Path) -> OutputFacts:
@@ -110,6 +110,6 @@ def _owner(path: Path) -> tuple[str | None, bool]:
     except (OSError, ValueError, KeyError, TypeError):
         return None, False
     try:
-        return run_id, RunFolder(folder, 0, 0).record().status in ACTIVE
+        return run_id, RunFolder(folder, 0, 0).record().status in ("running", "stopping")
     except BadInput:
         return run_id, False

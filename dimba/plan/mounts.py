@@ -13,13 +13,16 @@ def job_mounts(spec: JobSpec, facts: HostFacts) -> list[Mount]:
     """Base and data read-only, output and Hugging Face cache writable, then what the spec adds."""
     read_only: list[Path] = []
     if facts.checkpoint.local:
-        read_only += [Path(facts.checkpoint.reference), *facts.checkpoint.linked_files]
+        read_only.append(Path(facts.checkpoint.reference))
     if facts.data.local:
         read_only.append(Path(facts.data.reference))
     if facts.trainer.path and not facts.trainer.in_image:
         read_only.append(facts.trainer.path)
     writable = [facts.cache, facts.output.path]
     mounts = [_same(path, read_only=True) for path in read_only] + [_same(path, read_only=False) for path in writable]
+    mounts += [
+        Mount(source=str(real), target=str(seen), read_only=True) for seen, real in facts.checkpoint.linked_files
+    ]
     return mounts + [_further(text, facts.folder) for text in spec.container.mounts]
 
 

@@ -15,6 +15,9 @@ def choose_runner(spec: JobSpec, facts: HostFacts) -> tuple[str, str]:
     engine = facts.engine
     if spec.runner == "slurm":
         raise BadInput("runner: `slurm` is not there yet", "use `docker` or `process`")
+    if spec.runner == "auto" and not engine.reachable and (spec.container.image or spec.container.mounts):
+        hint = "start one, or set `runner: process` and take `container.image` and `container.mounts` out"
+        raise EngineFailed(f"the job is made for a container, and no engine answers: {engine.problem}", hint)
     if spec.runner == "auto" and not engine.reachable:
         return (
             "process",
@@ -82,7 +85,7 @@ def precision(spec: JobSpec, gpus: Sequence[Gpu]) -> str:
 
 
 def accelerate_argv(processes: int, mixed_precision: str, *, threads: int, on_cpu: bool) -> list[str]:
-    """`accelerate launch` with everything said, so that no configuration of the user's or default slips in."""
+    """`accelerate launch` with everything said that it would otherwise warn about."""
     argv = ["accelerate", "launch", "--quiet", "--num_machines", "1", "--num_processes", str(processes)]
     argv += ["--mixed_precision", mixed_precision, "--dynamo_backend", "no"]
     argv += ["--num_cpu_threads_per_process", str(threads)]

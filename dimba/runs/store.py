@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import LOG_FILE, METRICS_FILE, RUN_FILE, SPEC_FILE
+from dimba.contract import EXIT_FILE, LOG_FILE, METRICS_FILE, RUN_FILE, SPEC_FILE
 from dimba.errors import BadInput, HostCannot
 from dimba.runs.record import RunRecord
 
@@ -42,11 +42,20 @@ class RunFolder:
             return []
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
+    def last_word(self) -> str | None:
+        """The reason that the entry point of the last attempt left, where it left one."""
+        try:
+            path = max(self.path.glob(f"attempts/*/{EXIT_FILE}"), key=lambda path: int(path.parent.name))
+            reason: str | None = json.loads(path.read_text(encoding="utf-8")).get("reason")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return reason
+
     def record(self) -> RunRecord:
         """The run's record; raises BadInput where it cannot be read."""
         try:
             return RunRecord.from_json(json.loads((self.path / RUN_FILE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             hint = "remove that folder if the run is of no more use"
             raise BadInput(f"{self.path / RUN_FILE}: not a run record ({error})", hint) from None
 
@@ -112,7 +121,14 @@ def all_runs(runs: Path) -> list[RunFolder]:
     """Every run on record, oldest first; whether a record can be read is not looked at."""
     found = [path.parent for path in runs.glob(f"*/{RUN_FILE}")] if runs.is_dir() else []
     folders = [RunFolder(path, path.stat().st_uid, path.stat().st_gid) for path in found]
-    return sorted(folders, key=lambda folder: (folder.path / SPEC_FILE).stat().st_mtime_ns)
+    return sorted(folders, key=lambda folder: (_written(folder.path / SPEC_FILE), folder.id))
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def find_run(runs: Path, name: str) -> RunFolder:

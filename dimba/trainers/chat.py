@@ -53,6 +53,8 @@ def encode(tokenizer: Any, messages: Sequence[Message], where: str) -> Example:
     # The template writes the special tokens itself: adding them again would double BOS.
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    if any(start < first < end for first, _ in spans for start, end in offsets):
+        raise _unmaskable(where, "a token reaches from the words that open the assistant's turn into what it says")
     labels = [
         token if any(start < end <= last and start >= first for first, last in spans) else IGNORED
         for token, (start, end) in zip(ids, offsets, strict=True)
@@ -77,7 +79,7 @@ def _assistant_spans(tokenizer: Any, messages: Sequence[Message], text: str, whe
     after = 0
     for turn, content_end in _content_ends(tokenizer, messages, text, where):
         start = _turn_start(tokenizer, messages[: turn + 1], text[:content_end], after, where)
-        after = _turn_end(tokenizer, text, content_end, where)
+        after = _turn_end(tokenizer, messages[:turn], text, content_end, where)
         spans.append((start, after))
     return spans
 
@@ -116,7 +118,7 @@ def _turn_start(tokenizer: Any, messages: Sequence[Message], text: str, after: i
     header = asking[len(plain) :].strip() and asking[len(plain) :] if asking.startswith(plain) else ""
     if text.startswith(asking):
         start = len(asking)
-    elif header and text.count(header, after) == 1:
+    elif header and text.count(header, after) == 1 and not any(header in message["content"] for message in before):
         # A template that renders earlier turns differently once there are later ones.
         start = text.index(header, after) + len(header)
     else:
@@ -128,7 +130,7 @@ def _turn_start(tokenizer: Any, messages: Sequence[Message], text: str, after: i
     return start
 
 
-def _turn_end(tokenizer: Any, text: str, content_end: int, where: str) -> int:
+def _turn_end(tokenizer: Any, before: Sequence[Message], text: str, content_end: int, where: str) -> int:
     """Position after the end token, which nothing but white space may part from the content."""
     special = {
         *tokenizer.all_special_tokens,
@@ -136,7 +138,9 @@ def _turn_end(tokenizer: Any, text: str, content_end: int, where: str) -> int:
     }
     found = [(text.find(token, content_end), token) for token in special]
     position, token = min(((at, token) for at, token in found if at >= 0), default=(-1, ""))
-    if position < 0 or text[content_end:position].strip():
+    asking = _render(tokenizer, before, where, add_generation_prompt=True)
+    opens_a_turn = asking[len(_render(tokenizer, before, where)) :].lstrip().startswith(token or "-")
+    if position < 0 or text[content_end:position].strip() or (opens_a_turn and token != tokenizer.eos_token):
         raise _unmaskable(where, "it ends the assistant's turn with no special token, so the model would never stop")
     return position + len(token)
 

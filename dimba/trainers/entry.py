@@ -24,13 +24,14 @@ ON_CPU_INSTEAD = "DIMBA_ON_CPU_INSTEAD"
 
 def main(argv: list[str]) -> int:
     """Runs `argv`; returns the trainer's own exit status, or EXIT_NO_GPU before anything started."""
-    status = _run(argv)
+    status, reason = _run(argv)
     if folder := os.environ.get(contract.ENV_ATTEMPT_DIR):
-        Path(folder, contract.EXIT_FILE).write_text(json.dumps({"exit_code": status}), encoding="utf-8")
+        word = {"exit_code": status, "reason": reason}
+        Path(folder, contract.EXIT_FILE).write_text(json.dumps(word), encoding="utf-8")
     return status
 
 
-def _run(argv: list[str]) -> int:
+def _run(argv: list[str]) -> tuple[int, str | None]:
     secrets = _secrets()
     environment = {**os.environ, **secrets}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
@@ -38,13 +39,13 @@ def _run(argv: list[str]) -> int:
     problem = _gpu_problem(wanted) if wanted else ""
     if problem and not environment.get(contract.ENV_ALLOW_CPU):
         print(f"error: {wanted} GPU(s) asked for, and {problem}", file=sys.stderr, flush=True)
-        return contract.EXIT_NO_GPU
+        return contract.EXIT_NO_GPU, contract.NO_GPU
     if problem:
         print(f"on the CPU instead: {problem}", flush=True)
         environment |= {ON_CPU_INSTEAD: "1", "ACCELERATE_USE_CPU": "true"}
     with tempfile.TemporaryDirectory(prefix="dimba-ranks-") as folder:
         environment[contract.ENV_RANK_DIR] = folder
-        return _launch(argv, environment, Path(folder))
+        return _launch(argv, environment, Path(folder)), None
 
 
 def _secrets() -> dict[str, str]:

@@ -119,6 +119,20 @@ def test_an_end_token_of_a_later_turn_does_not_count(tokenizer):
         trained(tokenizer, [*CHAT[1:3], CHAT[1]], ends_only_the_user)
 
 
+def test_the_header_of_the_next_turn_is_no_end_token(tokenizer):
+    template = "{% for m in messages %}<|assistant|>{{ m['role'] }}\n{{ m['content'] }}\n{% endfor %}"
+    template += "{% if add_generation_prompt %}<|assistant|>assistant\n{% endif %}"
+    with pytest.raises(BadInput, match="would never stop"):
+        trained(tokenizer, CHAT, template)
+
+
+def test_a_token_that_reaches_into_the_turn_is_refused(tokenizer):
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|end|>\n{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant: I{% endif %}"
+    with pytest.raises(BadInput, match="a token reaches from the words"):
+        trained(tokenizer, CHAT[1:3], template)
+
+
 def test_there_is_one_bos_and_the_labels_are_the_tokens(tokenizer):
     example = encode(tokenizer, CHAT, "here")
     assert example.input_ids.count(tokenizer.bos_token_id) == 1

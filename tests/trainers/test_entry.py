@@ -49,7 +49,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def test_the_trainers_own_status_comes_back(entry, tmp_path: Path):
     assert ended(entry("import sys; print(sys.argv[1:]); sys.exit(3)")) == (3, "['--flag']\n")
-    assert json.loads((tmp_path / "exit.json").read_text()) == {"exit_code": 3}
+    assert json.loads((tmp_path / "exit.json").read_text()) == {"exit_code": 3, "reason": None}
 
 
 def test_success_is_success(entry):

@@ -1,6 +1,7 @@
 """The job in a container: asked for as the plan says, followed, stopped, and never left behind half-made."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from requests.exceptions import RequestException
 
 import docker
 from dimba.contract import ENV_SECRETS_ON_STDIN, LABEL_ATTEMPT, LABEL_RUN_ID
+from dimba.errors import EngineFailed
 from dimba.host.facts import Gpu, ImageFacts
 from dimba.plan import LaunchPlan
 from dimba.plan import Mount as PlannedMount
@@ -23,6 +25,7 @@ from dimba.spec import JobSpec
 
 _LOG = {"max-size": "50m", "max-file": "3"}
 _KILL_GRACE = 30
+_GONE = "start it again; `dimba ps` then says what became of the run, which may well go on"
 
 
 @dataclass
@@ -76,8 +79,8 @@ class DockerRunner:
         environment = dict(plan.environment)
         if secrets:
             environment[ENV_SECRETS_ON_STDIN] = "1"
-        if not plan.gpus:
-            # An engine whose default runtime is nvidia's would show them all.
+        if not plan.gpus or plan.gpu_devices:
+            # An engine whose default runtime is nvidia's would show them all, whatever CDI was asked for.
             environment["NVIDIA_VISIBLE_DEVICES"] = "void"
         created = self.api.create_container(
             plan.image.reference,
@@ -100,6 +103,7 @@ class DockerRunner:
             shm_size=plan.shm_bytes,
             mem_limit=plan.memory_bytes,
             init=True,
+            group_add=[] if os.geteuid() == 0 else [str(group) for group in os.getgroups()],
             security_opt=["no-new-privileges"],
             log_config=LogConfig(type="json-file", config=_LOG),
         )
@@ -125,11 +129,14 @@ class DockerRunner:
             chunks = self.api.logs(job, stream=True, follow=True)
         except NotFound:
             return
-        with log.open("wb", buffering=0) as file:
-            for chunk in chunks:
-                file.write(chunk)
-                *lines, part = (part + chunk).split(b"\n")
-                yield from (line.decode(errors="replace") for line in lines)
+        try:
+            with log.open("wb", buffering=0) as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                    *lines, part = (part + chunk).split(b"\n")
+                    yield from (line.decode(errors="replace") for line in lines)
+        except RequestException as error:
+            raise EngineFailed(f"the engine stopped answering: {error}", _GONE) from None
         if part:
             yield part.decode(errors="replace")
 
@@ -140,6 +147,8 @@ class DockerRunner:
             state = self.api.inspect_container(job)["State"]
         except NotFound:
             return None
+        except RequestException as error:
+            raise EngineFailed(f"the engine stopped answering: {error}", _GONE) from None
         return Ending(status, out_of_memory=bool(state.get("OOMKilled")))
 
     def is_running(self, job: str) -> bool:
