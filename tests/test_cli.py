@@ -225,6 +225,17 @@ def test_output_that_cannot_be_written_is_told(job: Path, dimba: Dimba):
     assert done.returncode == 3 and "No space left" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_token_that_the_spec_does_not_name_stays_here(job: Path, dimba: Dimba):
+    (job / "mine.py").write_text(
+        "import argparse, os\np = argparse.ArgumentParser()\n"
+        "for f in ('--model', '--dataset', '--use-lora'): p.add_argument(f, nargs='?')\n"
+        "p.parse_args()\nprint('token:', os.environ.get('HF_TOKEN'))\n",
+        encoding="utf-8",
+    )
+    (job / "job.yaml").open("a").write("trainer: mine.py\n")
+    assert "token: None" in dimba("launch", "job.yaml", cwd=job, HF_TOKEN="hush-hush", **NO_ENGINE).stdout
+
+
 def test_a_trainer_that_crashes_when_asked_for_its_flags_is_quoted(job: Path, dimba: Dimba):
     (job / "mine.py").write_text("import no_such_module\n", encoding="utf-8")
     (job / "job.yaml").open("a").write("trainer: mine.py\n")

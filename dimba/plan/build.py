@@ -55,6 +55,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
     assert placement is not None and flags is not None and mounts is not None
     argv, omitted = flags
     processes = max(1, len(placement.gpus))
+    named = tuple(item for item in spec.container.env if "=" not in item)
     written = dict(item.split("=", 1) for item in spec.container.env if "=" in item)
     return LaunchPlan(
         name=spec.name,
@@ -66,8 +67,8 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         omitted=tuple(omitted),
         flags_from=facts.trainer.flags_from,
         mounts=tuple(mounts),
-        environment={**_environment(facts, placement, choices), **written},
-        host_environment=tuple(item for item in spec.container.env if "=" not in item),
+        environment={**_environment(facts, placement, choices), **_token(named), **written},
+        host_environment=named,
         gpus=placement.gpus,
         gpu_devices=gpu_devices(placement.gpus, facts, choices.gpu_path),
         shm_bytes=shm_bytes(spec, processes),
@@ -150,6 +151,11 @@ def _environment(facts: HostFacts, placement: _Placement, choices: Choices) -> d
         return environment | _caches()
     chosen = ",".join(gpu.uuid or str(gpu.index) for gpu in placement.gpus)
     return environment | {"CUDA_VISIBLE_DEVICES": chosen}
+
+
+def _token(named: tuple[str, ...]) -> dict[str, str]:
+    # The Hub's client would find the login that lies in the cache; a token goes only where the spec names it.
+    return {} if "HF_TOKEN" in named else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 
 
 def _caches() -> dict[str, str]:

@@ -19,6 +19,7 @@ from dimba.plan import LaunchPlan
 from dimba.runners.protocol import Ending, Output, Progress, Throwaway
 from dimba.spec import JobSpec
 
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # reach the job only where the spec names them
 TRAINING_PACKAGES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
 _POLL = 0.05
 
@@ -44,7 +45,8 @@ class ProcessRunner:
 
     def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
         """Starts the entry point in a session of its own, so that it outlives the launcher's terminal."""
-        environment = {**os.environ, **plan.environment, ENV_SECRETS_ON_STDIN: "1"}
+        inherited = {name: value for name, value in os.environ.items() if name not in TOKENS}
+        environment = {**inherited, **plan.environment, ENV_SECRETS_ON_STDIN: "1"}
         try:
             with log.open("ab") as output:
                 child = subprocess.Popen(
@@ -117,7 +119,7 @@ class ProcessRunner:
 
     def run_once(self, argv: Sequence[str], place: Throwaway) -> Output:
         """As the job's user, with the help's lines kept whole."""
-        environment = {**os.environ, "COLUMNS": "200"}
+        environment = {name: value for name, value in os.environ.items() if name not in TOKENS} | {"COLUMNS": "200"}
         try:
             done = subprocess.run(
                 argv,

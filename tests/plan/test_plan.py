@@ -233,6 +233,8 @@ def test_a_trainer_from_outside_the_image_is_mounted_as_one_file():
 def test_secrets_are_in_the_plan_by_name_only():
     made = plan("container: {env: [HF_TOKEN, WANDB_MODE=offline]}")
     assert made.host_environment == ("HF_TOKEN",)
+    assert "HF_HUB_DISABLE_IMPLICIT_TOKEN" in plan().environment
+    assert "HF_HUB_DISABLE_IMPLICIT_TOKEN" not in made.environment
     assert made.environment["WANDB_MODE"] == "offline"
     assert {"HF_TOKEN", "WANDB_MODE", "HF_HOME"} <= set(made.as_json()["env"])
     assert "`NOT_SET` is not set here" in refusal("container: {env: [NOT_SET]}").message
