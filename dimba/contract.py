@@ -38,7 +38,6 @@ EXIT_FILE = "exit.json"  # the entry point's last word, in the attempt's folder
 OUTPUT_FILE = "dimba.json"
 
 # Exit statuses of a job that the launcher understands; the trainer's own pass through as they are.
-EXIT_BAD_INPUT = 2
 EXIT_NO_GPU = 83  # with NO_GPU as its last word; a trainer may end with any status
 NO_GPU = "no_gpu"
 EXIT_STOPPED = 143  # 128 + SIGTERM: told to stop, saved and went

@@ -1,7 +1,6 @@
 """`dimba demo`: a tiny checkpoint and data set made on the spot, a spec, a launch, and what came of it."""
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,11 +40,11 @@ def choose_demo_runner() -> tuple[str, str]:
     if runner.name == "process":
         why = f"no container engine ({engine.problem})" if not engine.reachable else "the engine is on another machine"
         return "process", why
-    from dimba.runners.docker.image import can_have_base, default_base
+    from dimba.runners.docker.image import base_image, can_have_base
     from dimba.runners.docker.runner import DockerRunner
 
     assert isinstance(runner, DockerRunner)
-    base = os.environ.get(ENV_BASE_IMAGE) or default_base(project_root())
+    base = base_image(project_root())
     if can_have_base(runner.api, base):
         return "docker", ""
     return "process", f"the base image {base} is not here, and no registry gives it ({ENV_BASE_IMAGE} names another)"

@@ -41,7 +41,9 @@ def examine(folder: Path) -> Iterator[Check]:
         fix = "without a GPU jobs run on the CPU; with one, install NVIDIA's driver"
         yield Check(name="GPUs", status="warning", detail=gpus.problem, fix=fix)
     if runner.name == "docker":
-        base = _base()
+        from dimba.runners.docker.image import base_image
+
+        base = base_image(project_root())
         present = _present(runner, base)
         yield _base_check(base, present=present)
         if gpus.gpus:
@@ -59,12 +61,6 @@ def _engine(engine: EngineFacts) -> Check:
         return Check(name="engine", status="error", detail=f"{engine.address} is another machine", fix=fix)
     rootless = ", rootless" if engine.rootless else ""
     return Check(name="engine", status="ok", detail=f"Docker {engine.version} at {engine.address}{rootless}")
-
-
-def _base() -> str:
-    from dimba.runners.docker.image import default_base
-
-    return os.environ.get(ENV_BASE_IMAGE) or default_base(project_root())
 
 
 def _present(runner: Runner, base: str) -> bool:

@@ -1,6 +1,6 @@
 """HostFacts: everything that the plan needs to know, found out beforehand."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from dimba.formats import DataSummary
@@ -38,7 +38,6 @@ class EngineFacts:
     local: bool = True
     rootless: bool = False
     cdi_devices: frozenset[str] = frozenset()
-    runtimes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +116,6 @@ class HostFacts:
     project: Path
     python: str
     cores: int
-    memory_bytes: int
     cache: Path  # the Hugging Face cache
     environment: frozenset[str]  # names only
     gpu: GpuFacts
@@ -128,4 +126,3 @@ class HostFacts:
     output: OutputFacts
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # what the job's user may not read
-    notes: tuple[str, ...] = field(default=())

@@ -39,7 +39,6 @@ def probe(
         project=project_root(),
         python=sys.executable,
         cores=len(os.sched_getaffinity(0)),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cache=_cache(output, folder),
         environment=frozenset(os.environ),
         gpu=find_gpus(engine.cdi_devices),

@@ -82,7 +82,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         data=facts.data,
         steps=_steps(spec, facts, processes),
         memory=estimate_memory(spec, facts.checkpoint, on_cpu=not placement.gpus),
-        notes=(*facts.notes, *placement.notes),
+        notes=placement.notes,
     )
 
 

@@ -53,7 +53,6 @@ FACTS = HostFacts(
     project=Path("/project"),
     python="/venv/bin/python",
     cores=8,
-    memory_bytes=64 << 30,
     cache=Path("/home/me/.cache/huggingface"),
     environment=frozenset({"HF_TOKEN"}),
     gpu=GpuFacts(gpus=CARDS, source="nvidia-smi"),

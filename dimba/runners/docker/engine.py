@@ -74,5 +74,4 @@ def _facts(address: str, info: dict[str, Any]) -> EngineFacts:
         version=str(info.get("ServerVersion", "")),
         rootless=any("rootless" in option for option in security),
         cdi_devices=frozenset(discovered) or cdi_devices(info.get("CDISpecDirs") or ()),
-        runtimes=tuple(sorted(info.get("Runtimes") or ())),
     )

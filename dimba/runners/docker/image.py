@@ -31,7 +31,7 @@ def look_at_image(api: docker.APIClient, spec: JobSpec, project: Path) -> ImageF
     if foreign := spec.container.image:
         return ImageFacts(reference=foreign, key=None, base=None, base_digest=None, id=_id(api, foreign))
     context = gather_context(project)
-    base = base_of(spec, project)
+    base = base_image(project, spec)
     digest = _digest(api, base)
     key = image_key(context, base, digest)
     reference = f"{REPOSITORY}:{key}"
@@ -83,9 +83,10 @@ def can_have_base(api: docker.APIClient, base: str) -> bool:
     return True
 
 
-def base_of(spec: JobSpec, project: Path) -> str:
+def base_image(project: Path, spec: JobSpec | None = None) -> str:
     """The spec's base image, else `DIMBA_BASE_IMAGE`, else the Dockerfile's."""
-    return spec.container.base_image or os.environ.get(ENV_BASE_IMAGE) or default_base(project)
+    written = spec.container.base_image if spec else None
+    return written or os.environ.get(ENV_BASE_IMAGE) or default_base(project)
 
 
 def pull(api: docker.APIClient, reference: str, progress: Progress) -> None:
