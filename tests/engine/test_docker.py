@@ -151,7 +151,8 @@ def test_a_secret_reaches_the_trainer_and_nothing_else(job: Path, dimba: Dimba, 
 def test_gpus_are_passed_by_id_on_both_paths(
     job: Path, dimba: Dimba, engine: Engine, path: str, expected: list[tuple[str, list[str]]]
 ):
-    trainer(job, "import os; print('cpu?', os.environ.get('DIMBA_ON_CPU_INSTEAD'), flush=True)")
+    # One write: two ranks speak at once.
+    trainer(job, "import os; os.write(1, f\"cpu? {os.environ.get('DIMBA_ON_CPU_INSTEAD')}\\n\".encode())")
     edit(job, "gpus: none", "gpus: all")
     done = dimba("launch", "job.yaml", "--allow-cpu", cwd=job, DIMBA_GPU_PATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
