@@ -75,13 +75,45 @@ def _render(tokenizer: Any, messages: Sequence[Message], where: str, **options: 
 
 def _assistant_spans(tokenizer: Any, messages: Sequence[Message], text: str, where: str) -> list[tuple[int, int]]:
     """(start, end) in `text` of what each assistant turn says, its end token included."""
+    special = {
+        *tokenizer.all_special_tokens,
+        *(token.content for token in tokenizer.added_tokens_decoder.values() if token.special),
+    }
     spans: list[tuple[int, int]] = []
     after = 0
     for turn, content_end in _content_ends(tokenizer, messages, text, where):
-        start = _turn_start(tokenizer, messages[: turn + 1], text[:content_end], after, where)
-        after = _turn_end(tokenizer, messages[:turn], text, content_end, where)
+        opening = _opening(tokenizer, messages[: turn + 1], where)
+        start = _turn_start(opening, messages[: turn + 1], text[:content_end], after, where)
+        after = content_end + _turn_end(opening, special, tokenizer.eos_token, text[content_end:], where)
         spans.append((start, after))
     return spans
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What comes before an assistant's turn, rendered without (`plain`) and with the words that ask for it."""
+
+    plain: str
+    asking: str
+
+    @property
+    def added(self) -> str:
+        return self.asking[len(self.plain) :]
+
+    @property
+    def header(self) -> str:
+        """The words that ask for the turn; empty where there are none to be told apart."""
+        return self.added if self.asking.startswith(self.plain) and self.added.strip() else ""
+
+
+def _opening(tokenizer: Any, messages: Sequence[Message], where: str) -> _Opening:
+    *before, turn = messages
+    if not turn["content"].strip():
+        raise BadRow(where, "an assistant turn is empty, so the model would learn to say nothing")
+    if not before:
+        raise BadRow(where, "the assistant speaks first, and nobody asked", "start the chat with a user's turn")
+    plain = _render(tokenizer, before, where)
+    return _Opening(plain, _render(tokenizer, before, where, add_generation_prompt=True))
 
 
 def _content_ends(tokenizer: Any, messages: Sequence[Message], text: str, where: str) -> list[tuple[int, int]]:
@@ -106,18 +138,12 @@ def _marked(message: Message, turn: int) -> Message:
     return {**message, "content": kept + _MARK.format(turn) + content[len(kept) :]}
 
 
-def _turn_start(tokenizer: Any, messages: Sequence[Message], text: str, after: int, where: str) -> int:
+def _turn_start(opening: _Opening, messages: Sequence[Message], text: str, after: int, where: str) -> int:
     """Where the last of `messages` begins in `text`, which ends with it: behind the words that ask for it."""
     *before, turn = messages
-    if not turn["content"].strip():
-        raise BadRow(where, "an assistant turn is empty, so the model would learn to say nothing")
-    if not before:
-        raise BadRow(where, "the assistant speaks first, and nobody asked", "start the chat with a user's turn")
-    plain = _render(tokenizer, before, where)
-    asking = _render(tokenizer, before, where, add_generation_prompt=True)
-    header = asking[len(plain) :].strip() and asking[len(plain) :] if asking.startswith(plain) else ""
-    if text.startswith(asking):
-        start = len(asking)
+    header = opening.header
+    if text.startswith(opening.asking):
+        start = len(opening.asking)
     elif header and text.count(header, after) == 1 and not any(header in message["content"] for message in before):
         # A template that renders earlier turns differently once there are later ones.
         start = text.index(header, after) + len(header)
@@ -130,17 +156,12 @@ def _turn_start(tokenizer: Any, messages: Sequence[Message], text: str, after: i
     return start
 
 
-def _turn_end(tokenizer: Any, before: Sequence[Message], text: str, content_end: int, where: str) -> int:
-    """Position after the end token, which nothing but white space may part from the content."""
-    special = {
-        *tokenizer.all_special_tokens,
-        *(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
-    }
-    found = [(text.find(token, content_end), token) for token in special]
+def _turn_end(opening: _Opening, special: set[str], eos: str, rest: str, where: str) -> int:
+    """How far into `rest`, the text behind the content, the end token reaches; only white space may come before it."""
+    found = [(rest.find(token), token) for token in special]
     position, token = min(((at, token) for at, token in found if at >= 0), default=(-1, ""))
-    asking = _render(tokenizer, before, where, add_generation_prompt=True)
-    opens_a_turn = asking[len(_render(tokenizer, before, where)) :].lstrip().startswith(token or "-")
-    if position < 0 or text[content_end:position].strip() or (opens_a_turn and token != tokenizer.eos_token):
+    opens_a_turn = opening.added.lstrip().startswith(token or "-")
+    if position < 0 or rest[:position].strip() or (opens_a_turn and token != eos):
         raise _unmaskable(where, "it ends the assistant's turn with no special token, so the model would never stop")
     return position + len(token)
 
