@@ -28,6 +28,7 @@ lint: $(DEV)
 
 bench: $(DEV) $(TRAIN)
 	$(BIN)/python scripts/bench/launcher.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/wizard.py
 
 $(HOST): pyproject.toml constraints-dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -42,6 +42,14 @@ EXIT_NO_GPU = 83  # with NO_GPU as its last word; a trainer may end with any sta
 NO_GPU = "no_gpu"
 EXIT_STOPPED = 143  # 128 + SIGTERM: told to stop, saved and went
 
+# For a tokenizer without a chat template, as of a base model. Saved with the result, so that it is used as trained.
+DEFAULT_CHAT_TEMPLATE = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "### {{ message['role'] | capitalize }}:\n{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
+)
+
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 PATH_STARTS = ("./", "../", "/", "~", "data/", "checkpoints/")
 TRAINED_OUTPUT = ("config.json", "adapter_config.json", "*.safetensors", "checkpoint-*")

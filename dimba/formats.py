@@ -32,6 +32,10 @@ class BadRow(BadInput):
         super().__init__(f"{where}: {why}", hint)
 
 
+class UnknownFormat(BadInput):
+    """No format fits the columns, or two do: naming the columns would help."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """A shape of row: the columns that make it, and how they become messages or one text."""
@@ -126,7 +130,20 @@ FORMATS = (
 )
 
 
-def recognise(keys: Iterable[str], columns: Mapping[str, str], where: str) -> Format:
+def _prompt(row: Row) -> list[Message]:
+    if isinstance(row["prompt"], list):
+        return _turns("prompt", "role", "content")(row)
+    return [{"role": "user", "content": _text(row, "prompt")}]
+
+
+# GRPO samples its own answers: a prompt is enough.
+PROMPT_FORMATS = (
+    Format(name="prompt", required=("prompt",), optional=("answer", "solution", "chosen", "rejected"), convert=_prompt),
+    Format(name="chosen/rejected", required=("chosen", "rejected"), convert=_turns("chosen", "role", "content")),
+)
+
+
+def recognise(keys: Iterable[str], columns: Mapping[str, str], where: str, mode: str = "sft") -> Format:
     """The one format that a row with `keys` has, after `columns` (ours → theirs) renamed them.
 
     Raises:
@@ -138,17 +155,20 @@ def recognise(keys: Iterable[str], columns: Mapping[str, str], where: str) -> Fo
         raise BadInput(f"{where}: no column `{missing[0]}`", f"the columns are: {', '.join(sorted(present))}")
     named = set(columns)
     present = (present - set(columns.values())) | named
-    fitting = [each for each in FORMATS if set(each.required) <= present and named <= set(each.columns)]
+    fitting = _fitting(FORMATS, present, named)
+    if not fitting and mode == "grpo":
+        fitting = _fitting(PROMPT_FORMATS, present, named)[:1]
     if not fitting:
-        raise BadInput(
+        known = FORMATS + (PROMPT_FORMATS if mode == "grpo" else ())
+        raise UnknownFormat(
             f"{where}: no known format has the columns {', '.join(f'`{key}`' for key in sorted(present)) or '(none)'}",
-            f"known formats: {', '.join(each.name for each in FORMATS)}; "
+            f"known formats: {', '.join(each.name for each in known)}; "
             "name the columns with `dataset.columns: {prompt: …, response: …}`",
         )
     # A list of turns says more than any pair of columns beside it.
     chats = [each for each in fitting if len(each.required) == 1] or fitting
     if len(chats) > 1:
-        raise BadInput(
+        raise UnknownFormat(
             f"{where}: the columns fit {' and '.join(f'`{each.name}`' for each in chats)} equally well",
             "say which with `dataset.columns`, for example "
             + " or ".join(f"{{{', '.join(f'{c}: {c}' for c in each.required)}}}" for each in chats),
@@ -156,7 +176,11 @@ def recognise(keys: Iterable[str], columns: Mapping[str, str], where: str) -> Fo
     return chats[0]
 
 
-def as_messages(row: Row, form: Format, columns: Mapping[str, str], where: str) -> list[Message]:
+def _fitting(formats: Iterable[Format], present: set[str], named: set[str]) -> list[Format]:
+    return [each for each in formats if set(each.required) <= present and named <= set(each.columns)]
+
+
+def as_messages(row: Row, form: Format, columns: Mapping[str, str], where: str, mode: str = "sft") -> list[Message]:
     """The row as a chat, ending where its data end; raises BadRow with `where` and the reason."""
     renamed = {**row, **{ours: row.get(theirs) for ours, theirs in columns.items()}}
     absent = [column for column in form.required if column not in renamed]
@@ -166,7 +190,7 @@ def as_messages(row: Row, form: Format, columns: Mapping[str, str], where: str) 
         messages = form.convert(renamed)
     except ValueError as error:
         raise BadRow(where, str(error)) from None
-    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
+    if mode == "sft" and not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
         raise BadRow(where, "no assistant turn with text, so there is nothing to train on")
     return messages
 
@@ -232,20 +256,27 @@ class DataSummary:
     format: str
     rows: int
     columns: tuple[str, ...]
+    first: tuple[Message, ...] = ()
 
 
 def survey(
-    path: Path, columns: Mapping[str, str], *, progress: Callable[[int], None] = lambda _rows: None
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    mode: str = "sft",
+    progress: Callable[[int], None] = lambda _rows: None,
 ) -> DataSummary:
     """Reads every row of `path` as the trainer will, and says what they are; raises at the first bad one."""
     form: Format | None = None
     keys: tuple[str, ...] = ()
+    first: tuple[Message, ...] = ()
     rows = 0
     for where, row in read_rows(path):
         if form is None:
-            form, keys = recognise(row, columns, where), tuple(row)
-        as_messages(row, form, columns, where)
+            form, keys = recognise(row, columns, where, mode), tuple(row)
+        messages = as_messages(row, form, columns, where, mode)
+        first = first or tuple(messages)
         rows += 1
         progress(rows)
     assert form is not None, "read_rows refuses a file without rows"
-    return DataSummary(format=form.name, rows=rows, columns=keys)
+    return DataSummary(format=form.name, rows=rows, columns=keys, first=first)

@@ -1,12 +1,13 @@
 """The use case: look → plan → record → prepare → start → follow → close."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dimba import contract
-from dimba.errors import DimbaError, SeveralErrors
-from dimba.host.facts import EngineFacts, HostFacts
+from dimba.errors import BadInput, DimbaError, SeveralErrors
+from dimba.host.facts import EngineFacts, GpuFacts, HostFacts
 from dimba.host.probe import probe, project_root
 from dimba.lifecycle import Reporter, Run, interrupted, signals
 from dimba.plan import LaunchPlan, make_plan
@@ -55,10 +56,21 @@ def find_runner(wanted: str) -> tuple[Runner, EngineFacts]:
     return ProcessRunner(), found
 
 
-def look(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, ask: bool = False) -> Look:
-    """Looks at everything that the spec names; starts nothing but our own trainers' `--help`, others' to `ask`."""
-    runner, engine = find_runner(loaded.spec.runner)
-    facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=reporter.rows)
+def look(
+    loaded: LoadedSpec,
+    progress: Callable[[int], None],
+    *,
+    allow_cpu: bool = False,
+    ask: bool = False,
+    found: tuple[Runner, EngineFacts] | None = None,
+    gpu: GpuFacts | None = None,
+) -> Look:
+    """Looks at everything that the spec names; starts nothing but our own trainers' `--help`, others' to `ask`.
+
+    `progress` gets the rows read so far; `found` and `gpu` are what an earlier look found.
+    """
+    runner, engine = found or find_runner(loaded.spec.runner)
+    facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=progress, gpu=gpu)
     choices = Choices(allow_cpu=allow_cpu, gpu_path=os.environ.get(contract.ENV_GPU_PATH))
     image = runner.look(loaded.spec)
     # Where the job was meant for a container that cannot be had, nothing of it runs on this machine instead.
@@ -83,8 +95,9 @@ def launch(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, d
     Raises:
         DimbaError: with the exit status of what went wrong; the run's record says the same.
     """
-    seen = look(loaded, reporter, allow_cpu=allow_cpu, ask=True)
+    seen = look(loaded, reporter.rows, allow_cpu=allow_cpu, ask=True)
     plan = _benefit_of_the_doubt(seen).plan()
+    _refuse_what_cannot_train_yet(seen)
     for note in plan.notes:
         reporter.note(note)
     run = Run.create(plan, loaded, seen.facts, allow_cpu=allow_cpu)
@@ -96,6 +109,12 @@ def launch(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, d
             if not detach or not run.events.empty():
                 run.follow(seen.runner, job, reporter)
     return run.record
+
+
+def _refuse_what_cannot_train_yet(seen: Look) -> None:
+    if seen.facts.trainer.path == seen.facts.project / "scripts/finetuning/finetune_grpo.py":
+        hint = "give a trainer of your own with `trainer:`, or train with `mode: sft`"
+        raise BadInput("mode: GRPO's own trainer has its flags, and no training yet", hint)
 
 
 def _benefit_of_the_doubt(seen: Look) -> Look:

@@ -1,22 +1,71 @@
-"""A stand-in of the Hub's HTTP answers: one repository's files, as `huggingface_hub` asks for them."""
+"""A stand-in of the Hub's HTTP answers: one repository's files, as `huggingface_hub` asks for them.
+
+It is its own data set viewer: each `NAME.jsonl` of a data set is the split NAME of the config `default`.
+"""
 
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_of_the_stand_in"
+
+Reply = tuple[int, dict[str, str], object]  # status, headers, JSON or bytes
 
 
 @contextmanager
-def hub(repositories: dict[str, Path]) -> Iterator[str]:
-    """Serves `owner/name` (or `datasets/owner/name`) → folder; yields the address for HF_ENDPOINT."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"repositories": repositories}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def hub(repositories: dict[str, Path], *, gated: Container[str] = (), private: Container[str] = ()) -> Iterator[str]:
+    """Serves `owner/name` (or `datasets/owner/name`) → folder; yields the address for HF_ENDPOINT.
+
+    Of the gated ones it gives the facts, and of the private ones nothing, to who does not send TOKEN.
+    """
+    attributes = {"repositories": repositories, "gated": gated, "private": private}
+    with _served(type("Handler", (_Handler,), attributes)) as address:
+        yield address
+
+
+def at(address: str, monkeypatch: pytest.MonkeyPatch, *, token: str = "") -> None:
+    """Makes this process ask there, online and past any proxy."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+
+
+@contextmanager
+def scripted(replies: dict[str, Reply]) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """Path → (status, headers, body), 404 for others; yields its address and (path, Authorization) of what came."""
+    seen: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers["Authorization"]))
+            status, headers, body = replies.get(self.path) or replies.get(self.path.partition("?")[0]) or (404, {}, {})
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
+
+        log_message = _Handler.log_message
+
+    with _served(Handler) as address:
+        yield address, seen
+
+
+@contextmanager
+def _served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
@@ -25,6 +74,8 @@ def hub(repositories: dict[str, Path]) -> Iterator[str]:
 
 class _Handler(BaseHTTPRequestHandler):
     repositories: dict[str, Path]
+    gated: Container[str]
+    private: Container[str]
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
@@ -44,19 +95,55 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
+        if path in ("/splits", "/first-rows", "/size"):
+            return self._view(path)
         for name, folder in self.repositories.items():
-            if path.startswith(f"/api/{_kind(name)}"):
+            _, resolve, file = path.partition(f"/{name}/resolve/")
+            facts = path.startswith(f"/api/{_kind(name)}")
+            if (facts or resolve) and self._refuses(name, facts=not resolve and not path.endswith("/auth-check")):
+                return None
+            if facts:
                 if "/tree/" in path:
                     return self._json(self._entries(name))
-                siblings = [{"rfilename": entry["path"]} for entry in self._entries(name)]
-                return self._json({"id": name.removeprefix("datasets/"), "sha": COMMIT, "siblings": siblings})
-            _, resolve, file = path.partition(f"/{name}/resolve/")
+                return self._json({} if path.endswith("/auth-check") else self._facts(name))
             if resolve:
                 target = folder / file.partition("/")[2]
                 if target.is_file():
                     return self._file(target, body=body)
                 return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def _facts(self, name: str) -> dict[str, object]:
+        siblings = [{"rfilename": entry["path"]} for entry in self._entries(name)]
+        facts = {"id": name.removeprefix("datasets/"), "sha": COMMIT, "siblings": siblings}
+        return {**facts, "gated": "manual"} if name in self.gated else facts
+
+    def _refuses(self, name: str, *, facts: bool) -> bool:
+        """Whether it has answered that this is not for whoever asks."""
+        if self.headers["Authorization"] == f"Bearer {TOKEN}":
+            return False
+        if name in self.private:
+            self._send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif name in self.gated and not facts:
+            self._send(401, b"{}", {"X-Error-Code": "GatedRepo"})
+        return name in self.private or (name in self.gated and not facts)
+
+    def _view(self, path: str) -> None:
+        asked = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        name = f"datasets/{asked.get('dataset')}"
+        if name not in self.repositories:
+            return self._send(404, b'{"error": "The dataset does not exist."}', {})
+        if self._refuses(name, facts=False):
+            return None
+        files = sorted(self.repositories[name].glob("*.jsonl"))
+        splits = [{"dataset": asked["dataset"], "config": "default", "split": file.stem} for file in files]
+        if path == "/splits":
+            return self._json({"splits": splits, "pending": [], "failed": []})
+        rows = {file.stem: [json.loads(line) for line in file.read_text("utf-8").splitlines()] for file in files}
+        if path == "/size":
+            return self._json({"size": {"splits": [{**each, "num_rows": len(rows[each["split"]])} for each in splits]}})
+        first = [{"row_idx": 0, "row": row, "truncated_cells": []} for row in rows.get(asked.get("split", ""), [])[:1]]
+        return self._json({"rows": first}) if first else self._send(404, b'{"error": "Not found."}', {})
 
     def _entries(self, name: str) -> list[dict[str, object]]:
         folder = self.repositories[name]

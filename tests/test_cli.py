@@ -120,7 +120,7 @@ MISTAKES = {
         ["no trainer found: `mine.py`"],
         [],
     ),
-    "the mode that has no trainer yet": (lambda job: edit(job, "mode: sft", "mode: grpo"), 2, ["mode `grpo`"], []),
+    "the mode that has no trainer yet": (lambda job: edit(job, "mode: sft", "mode: grpo"), 2, ["no training yet"], []),
 }
 TWO_CARDS = """#!/bin/sh
 [ "$FAKE_GPUS" = none ] && { echo "NVIDIA-SMI has failed" >&2; exit 9; }

@@ -1,6 +1,7 @@
 """The `dimba` command: what there is to ask for, and the one place where an error becomes an exit status."""
 
 import argparse
+import importlib
 import os
 import sys
 
@@ -10,7 +11,8 @@ from dimba.errors import DimbaError, HostCannot
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = _parser(words).parse_args(words)
     try:
         return _run(args)
     except DimbaError as error:
@@ -28,10 +30,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    # Imported only now: `dimba --help` must not pay for pydantic, docker and rich.
-    from dimba.cli import commands
-
-    command = getattr(commands, args.command)
+    # Imported only now: `dimba --help` must not pay for pydantic, docker and rich, nor the wizard's first prompt.
+    rooms = {"wizard": "dimba.cli.wizard"}
+    command = getattr(importlib.import_module(rooms.get(args.command, "dimba.cli.commands")), args.command)
     status = int(command(args) or 0)
     sys.stdout.flush()  # a full disk is told here, not by a traceback while Python ends
     return status
@@ -43,7 +44,7 @@ def _say(error: DimbaError) -> None:
     say_error(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dimba",
         description="From a checkpoint, a data set and some GPUs to a fine-tuned model, without surprises.",
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dimba {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_wizard(commands, words)
     _add_spec_commands(commands)
     _add_run_commands(commands)
     demo = commands.add_parser("demo", help="make a tiny checkpoint and data set, and fine-tune it")
@@ -58,6 +60,14 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check the engine, the GPUs and the disk")
     doctor.add_argument("--json", action="store_true", help="the checks as JSON")
     return parser
+
+
+def _add_wizard(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", words: list[str]) -> None:
+    wizard = commands.add_parser("wizard", help="six steps from nothing to a running job")
+    if words[:1] == ["wizard"]:  # its flags are made from its questions, which other commands need not load
+        from dimba.cli.wizard import add_flags
+
+        add_flags(wizard)
 
 
 def _add_spec_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -39,7 +39,7 @@ def plan(args: argparse.Namespace) -> None:
     """What would run."""
     from dimba.launch import look
 
-    made = look(_load(args), render.reporter(), allow_cpu=args.allow_cpu, ask=args.trust_spec).plan()
+    made = look(_load(args), render.reporter().rows, allow_cpu=args.allow_cpu, ask=args.trust_spec).plan()
     if args.json:
         _print_json(made.as_json())
     else:

@@ -59,9 +59,9 @@ def say_error(error: DimbaError) -> None:
     console.print(str(error), markup=False)
 
 
-def show_plan(plan: "LaunchPlan") -> None:
+def show_plan(plan: "LaunchPlan", console: Console | None = None) -> None:
     """The plan as a page, eighty columns wide but for the command and the paths."""
-    console = output_console()
+    console = console or output_console()
     console.print(f"{plan.name}: {plan.mode}, {plan.method}, {plan.runner} runner", markup=False)
     for name, text in _plan_lines(plan):
         first, *rest = text.splitlines() or [""]

@@ -3,8 +3,11 @@
 import json
 import math
 import os
+import re
 import struct
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +29,41 @@ def look_at_checkpoint(reference: str, folder: Path) -> CheckpointFacts:
         hint = "put a checkpoint there, or give another path or a Hub id (`owner/name`)"
         return _refused(path, "does not exist", hint)
     if not path.is_dir():
-        return _refused(path, "is a file, not a folder", "give the folder that holds config.json and the weights")
+        hint = "give the folder that holds config.json and the weights"
+        holds = path.parent if (path.parent / "config.json").exists() else None
+        return _refused(path, "is a file, not a folder", hint, instead=holds)
     try:
-        return _look_into(path)
+        facts = _look_into(path)
+        return _with_a_whole_one(facts, path) if facts.problem and not facts.instead else facts
     except PermissionError as error:
         return _refused(path, f"may not be read ({error.filename})", "mend the permissions, or launch as its owner")
 
 
-def _refused(path: Path, problem: str, hint: str) -> CheckpointFacts:
-    return CheckpointFacts(reference=str(path), local=True, problem=problem, hint=hint)
+def _refused(path: Path, problem: str, hint: str, instead: Path | None = None) -> CheckpointFacts:
+    return CheckpointFacts(reference=str(path), local=True, problem=problem, hint=hint, instead=instead)
+
+
+def _with_a_whole_one(facts: CheckpointFacts, path: Path) -> CheckpointFacts:
+    """Of a folder of checkpoints, the newest that is whole: a run that was killed leaves half a one behind."""
+    folders = {each.parent for each in path.glob("*/config.json")}
+    whole = next((each for each in sorted(folders, key=_age) if not _look_into(each).problem), None)
+    if whole is None:
+        return facts
+    problem = f"is a folder of checkpoints ({len(folders)})" if not (path / "config.json").exists() else facts.problem
+    return replace(facts, problem=problem, hint=f"the newest whole one in it is `{whole}`", instead=whole)
+
+
+def _age(folder: Path) -> tuple[int, float]:
+    """Newest first: by the step in the name, and by time where there is none."""
+    step = re.fullmatch(r".*-(\d+)", folder.name)
+    return (-int(step[1]) if step else 0, -folder.stat().st_mtime)
 
 
 def _look_into(path: Path) -> CheckpointFacts:
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-        hint = "merge it into its base first, or give the base itself"
-        return _refused(path, "holds an adapter, not a whole model", hint)
+        return _adapter(path)
     if not (path / "config.json").exists():
-        inner = sorted(each.parent.name for each in path.glob("*/config.json"))
-        hint = f"did you mean `{path / inner[-1]}`?" if inner else "a checkpoint in Hugging Face format has one"
-        return _refused(path, "has no config.json", hint)
+        return _refused(path, "has no config.json", "a checkpoint in Hugging Face format has one")
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         headers = [_header(file) for file in sorted(path.glob("*.safetensors"))]
@@ -64,6 +83,17 @@ def _look_into(path: Path) -> CheckpointFacts:
         return _facts(path, config, headers)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return _refused(path, f"cannot be read: {error!r}", "copy the checkpoint again: a file is broken")
+
+
+def _adapter(path: Path) -> CheckpointFacts:
+    """An adapter names the model that it was trained on."""
+    try:
+        base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    hint = "merge it into its base first, or give the base itself" + (f": `{base}`" if base else "")
+    there = Path(base) if isinstance(base, str) and Path(base).is_dir() else None
+    return _refused(path, "holds an adapter, not a whole model", hint, instead=there)
 
 
 def _header(file: Path) -> dict[str, Any]:
@@ -89,9 +119,29 @@ def _facts(path: Path, config: dict[str, Any], headers: list[dict[str, Any]]) ->
         parameters=sum(math.prod(tensor["shape"]) for tensor in tensors),
         weight_bytes=sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors),
         linear_sides=sum(map(sum, linear)),
+        dtype=_dtype(tensors),
+        context_length=context_length(config),
         has_chat_template=_has_chat_template(path),
         linked_files=tuple(sorted({pair for file in path.iterdir() for pair in _links(file, path)})),
     )
+
+
+def _dtype(tensors: list[dict[str, Any]]) -> str:
+    """The type that most of the parameters have, such as BF16."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        sizes[str(tensor["dtype"])] += math.prod(tensor["shape"])
+    return max(sizes, key=sizes.__getitem__)
+
+
+def context_length(config: dict[str, Any]) -> int | None:
+    """Tokens, as a config.json has it under one of its usual names; None where it does not tell."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+            if type(part.get(name)) is int and part[name] > 0:
+                return int(part[name])
+    return None
 
 
 def _links(file: Path, folder: Path) -> Iterator[tuple[Path, Path]]:

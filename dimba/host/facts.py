@@ -63,7 +63,10 @@ class CheckpointFacts:
     parameters: int | None = None
     weight_bytes: int | None = None
     linear_sides: int | None = None  # sum of in + out over the matrices that an adapter sits on
+    dtype: str | None = None  # as the safetensors headers name it: F32, BF16
+    context_length: int | None = None  # tokens
     has_chat_template: bool | None = None
+    instead: Path | None = None  # a folder close by that would do
     linked_files: tuple[tuple[Path, Path], ...] = ()  # (where a link leads as seen from the folder, the real file)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dimba.contract import ENV_RUNS, absolute
 from dimba.errors import BadInput
-from dimba.formats import survey
+from dimba.formats import DataSummary, survey
 from dimba.host.checkpoint import look_at_checkpoint
-from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, HostFacts, OutputFacts
+from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
 from dimba.host.gpus import find_gpus
 from dimba.host.output import look_at_output, may_read
 from dimba.host.trainer import find_trainer
@@ -27,12 +27,17 @@ def runs_folder(folder: Path) -> Path:
 
 
 def probe(
-    spec: JobSpec, engine: EngineFacts, *, folder: Path, progress: Callable[[int], None] = lambda _rows: None
+    spec: JobSpec,
+    engine: EngineFacts,
+    *,
+    folder: Path,
+    progress: Callable[[int], None] = lambda _rows: None,
+    gpu: GpuFacts | None = None,
 ) -> HostFacts:
     """Looks at everything that `spec` names; problems become part of the facts, the plan judges them."""
     output = look_at_output(spec.output_dir, folder)
     checkpoint = look_at_checkpoint(spec.base_checkpoint, folder)
-    data = look_at_data(spec.dataset, folder, progress)
+    data = look_at_data(spec.dataset, folder, progress, spec.mode)
     return HostFacts(
         folder=folder,
         runs=runs_folder(folder),
@@ -41,7 +46,7 @@ def probe(
         cores=len(os.sched_getaffinity(0)),
         cache=_cache(output, folder),
         environment=frozenset(os.environ),
-        gpu=find_gpus(engine.cdi_devices),
+        gpu=gpu or find_gpus(engine.cdi_devices),
         engine=engine,
         checkpoint=checkpoint,
         data=data,
@@ -58,7 +63,7 @@ def _unreadable(checkpoint: CheckpointFacts, data: DataFacts, output: OutputFact
     return tuple(file for file in files if not may_read(file, output.uid, output.gid))
 
 
-def look_at_data(dataset: Dataset, folder: Path, progress: Callable[[int], None]) -> DataFacts:
+def look_at_data(dataset: Dataset, folder: Path, progress: Callable[[int], None], mode: str = "sft") -> DataFacts:
     """Reads a local file whole, as the trainer will; a Hub id is taken as it is."""
     if dataset.path is None:
         return DataFacts(reference=str(dataset.name), local=False)
@@ -68,10 +73,22 @@ def look_at_data(dataset: Dataset, folder: Path, progress: Callable[[int], None]
         hint = "correct `dataset.path`; it is relative to the folder that dimba is run in"
         return DataFacts(reference=str(path), local=True, problem=f"{path} {problem}", hint=hint)
     try:
-        summary = survey(path, dataset.columns, progress=progress)
+        summary = _surveyed(path, dataset.columns, mode, progress)
     except BadInput as error:
         return DataFacts(reference=str(path), local=True, problem=error.message, hint=error.hint)
     return DataFacts(reference=str(path), local=True, summary=summary)
+
+
+# A file that has not changed is read once a process: the wizard looks, plans and launches.
+_SURVEYS: dict[object, DataSummary] = {}
+
+
+def _surveyed(path: Path, columns: dict[str, str], mode: str, progress: Callable[[int], None]) -> DataSummary:
+    status = path.stat()
+    key = (path, status.st_mtime_ns, status.st_size, tuple(columns.items()), mode)
+    if key not in _SURVEYS:
+        _SURVEYS[key] = survey(path, columns, mode=mode, progress=progress)
+    return _SURVEYS[key]
 
 
 def _cache(output: OutputFacts, folder: Path) -> Path:

@@ -97,7 +97,7 @@ def _collect(errors: list[DimbaError], part: Callable[[], T]) -> T | None:
 def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     runner, about_runner = choose_runner(spec, facts)
     gpus, about_gpus = choose_gpus(spec, facts)
-    notes = [about_runner, about_gpus]
+    notes = [about_runner, about_gpus, _about_trainer(spec, facts)]
     if not facts.checkpoint.local:
         base = facts.checkpoint.reference
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is taken as the id of a model on the Hub")
@@ -106,14 +106,22 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     return _Placement(runner, gpus, tuple(note for note in notes if note))
 
 
+def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
+    flag = next((alias for alias in MODE if alias in facts.trainer.flags), None)
+    if not facts.trainer.other_mode or flag is None:
+        return None
+    return f"trainer: {facts.trainer.path} is the other mode's; check that its `{flag} {spec.mode}` does what you mean"
+
+
 def _flags(spec: JobSpec, facts: HostFacts, placement: _Placement) -> tuple[list[str], list[Omitted]]:
     trainer = facts.trainer
     if trainer.path is None:
         return [], []  # already among the problems
     if trainer.other_mode and not trainer.flags & set(MODE):
+        found = "" if spec.trainer else f"none found for mode `{spec.mode}`; "
         raise BadInput(
-            f"trainer: none found for mode `{spec.mode}`; {trainer.path} is for the other mode",
-            "name one with `trainer:`; the other mode's is used only where it has a --mode flag",
+            f"trainer: {found}{trainer.path} is for the other mode, and has no --mode flag",
+            f"name one for `{spec.mode}` with `trainer:`; the other mode's is used only where it has a --mode flag",
         )
     at = Resolved(
         base=facts.checkpoint.reference,

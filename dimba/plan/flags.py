@@ -10,9 +10,15 @@ from dimba.host.facts import TrainerFacts
 from dimba.plan.model import Omitted
 from dimba.spec import JobSpec
 
+
+def _spelled(*table: str) -> tuple[str, ...]:
+    """The table's aliases in order, then the same with underscores, as many trainers spell them."""
+    return (*table, *(each for alias in table if (each := f"--{alias[2:].replace('-', '_')}") not in table))
+
+
 # First match wins. A trainer gets a value by the first of these flags that it defines.
-MODE = ("--mode", "--train-mode", "--training-mode")
-BASE = (
+MODE = _spelled("--mode", "--train-mode", "--training-mode")
+BASE = _spelled(
     "--base-model",
     "--base-model-path",
     "--base-checkpoint",
@@ -21,32 +27,33 @@ BASE = (
     "--checkpoint",
     "--checkpoint-path",
 )
-DATASET = ("--dataset", "--dataset-name", "--dataset_name", "--hf-dataset")
-DATASET_CONFIG = ("--dataset-config", "--dataset_config", "--hf-dataset-config")
-DATASET_SPLIT = ("--dataset-split", "--dataset_split", "--split")
-LOCAL_DATA = ("--dataset-path", "--data-path", "--train-file", "--dataset-file", *DATASET)
-DATA_FORMAT = ("--dataset-format", "--data-format")
-COLUMNS = ("--columns",)
-USE_LORA = ("--use-lora", "--lora", "--enable-lora")
-USE_QLORA = ("--use-qlora", "--qlora")
-FULL = ("--full-finetune", "--full-ft")
-BATCH_SIZE = ("--batch-size", "--per-device-train-batch-size", "--train-batch-size", "--micro-batch-size")
-ACCUMULATION = (
+_DATASET = ("--dataset", "--dataset-name", "--dataset_name", "--hf-dataset")
+DATASET = _spelled(*_DATASET)
+DATASET_CONFIG = _spelled("--dataset-config", "--dataset_config", "--hf-dataset-config")
+DATASET_SPLIT = _spelled("--dataset-split", "--dataset_split", "--split")
+LOCAL_DATA = _spelled("--dataset-path", "--data-path", "--train-file", "--dataset-file", *_DATASET)
+DATA_FORMAT = _spelled("--dataset-format", "--data-format")
+COLUMNS = _spelled("--columns")
+USE_LORA = _spelled("--use-lora", "--lora", "--enable-lora")
+USE_QLORA = _spelled("--use-qlora", "--qlora")
+FULL = _spelled("--full-finetune", "--full-ft")
+BATCH_SIZE = _spelled("--batch-size", "--per-device-train-batch-size", "--train-batch-size", "--micro-batch-size")
+ACCUMULATION = _spelled(
     "--gradient-accumulation-steps",
     "--grad-accumulation-steps",
     "--grad-accum-steps",
     "--accumulation-steps",
 )
-EPOCHS = ("--epochs", "--num-train-epochs", "--num-epochs")
-MAX_STEPS = ("--max-steps", "--max_steps")
-LEARNING_RATE = ("--learning-rate", "--lr")
-OUTPUT_DIR = ("--output-dir", "--output_dir")
-LORA_R = ("--lora-r", "--lora_r", "--rank")
-LORA_ALPHA = ("--lora-alpha", "--lora_alpha")
-GPUS = ("--gpus", "--num-gpus", "--num_gpus")
-DEVICE = ("--device", "--accelerator")
-MAX_LENGTH = ("--max-length", "--max_length", "--max-seq-length")
-SEED = ("--seed",)
+EPOCHS = _spelled("--epochs", "--num-train-epochs", "--num-epochs")
+MAX_STEPS = _spelled("--max-steps", "--max_steps")
+LEARNING_RATE = _spelled("--learning-rate", "--lr")
+OUTPUT_DIR = _spelled("--output-dir", "--output_dir")
+LORA_R = _spelled("--lora-r", "--lora_r", "--rank")
+LORA_ALPHA = _spelled("--lora-alpha", "--lora_alpha")
+GPUS = _spelled("--gpus", "--num-gpus", "--num_gpus")
+DEVICE = _spelled("--device", "--accelerator")
+MAX_LENGTH = _spelled("--max-length", "--max_length", "--max-seq-length")
+SEED = _spelled("--seed")
 
 
 EVERY_ALIAS = frozenset(
@@ -93,13 +100,17 @@ def trainer_argv(spec: JobSpec, trainer: TrainerFacts, at: Resolved) -> tuple[li
         elif value.needed:
             raise BadInput(
                 f"{value.key}: the trainer has no flag for it "
-                f"(looked in its {trainer.flags_from} for {', '.join(value.aliases)})",
+                f"(looked in its {trainer.flags_from} for {_either_way(value.aliases)})",
                 "give another `trainer`, or add the flag to it"
                 + ("; `--trust-spec` asks the trainer itself" if trainer.flags_from == "source" else ""),
             )
         elif not value.silent:
             omitted.append(Omitted(key=value.key, value=" ".join(value.tokens)))
     return argv + list(_further(spec, flags, at)), omitted
+
+
+def _either_way(aliases: Sequence[str]) -> str:
+    return f"{', '.join(alias for alias in aliases if '_' not in alias)}, with dashes or underscores"
 
 
 def values(spec: JobSpec, at: Resolved) -> Iterator[Value]:

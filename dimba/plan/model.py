@@ -96,7 +96,10 @@ class LaunchPlan:
         value["env"] = sorted({*environment, *value.pop("host_environment")})
         value["output_dir"] = str(self.output_dir)
         value["writable"] = [str(path) for path in self.writable]
-        value["checkpoint"].pop("linked_files")
+        for inner in ("linked_files", "instead"):
+            value["checkpoint"].pop(inner)
+        if self.data.summary:
+            value["data"]["summary"].pop("first")  # what the rows say stays out of records
         if self.memory:
             value["memory"]["model_states"] = self.memory.model_states
         return value

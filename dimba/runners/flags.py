@@ -15,6 +15,7 @@ from dimba.plan import Mount
 from dimba.runners.protocol import Output, Throwaway
 
 RunOnce = Callable[[Sequence[str], Throwaway], Output]
+Answer = tuple[frozenset[str], str]  # (flags, why there are none)
 
 
 def trainer_facts(facts: HostFacts, image: ImageFacts | None, run_once: RunOnce, *, ask: bool) -> TrainerFacts:
@@ -44,14 +45,20 @@ def _place_in_image(path: Path, project: Path) -> str | None:
     return f"{IMAGE_ROOT}/{name}" if name else None
 
 
-def _asked(
-    trainer: TrainerFacts, facts: HostFacts, image: ImageFacts | None, run_once: RunOnce
-) -> tuple[frozenset[str], str]:
-    """(flags, why there are none)."""
-    assert trainer.path is not None
+# Asked once in a process, whatever came of it: the wizard looks often, and waiting in vain once is enough.
+_ANSWERS: dict[tuple[str, int], Answer] = {}
+
+
+def _asked(trainer: TrainerFacts, facts: HostFacts, image: ImageFacts | None, run_once: RunOnce) -> Answer:
     place = Throwaway(uid=facts.output.uid, gid=facts.output.gid, timeout=HELP_SECONDS)
-    if image is None:
-        return _flags(run_once([facts.python, str(trainer.path), "--help"], place))
+    key = (_digest(trainer, image.id if image else "this machine"), place.uid)
+    if key not in _ANSWERS:
+        here = [facts.python, str(trainer.path), "--help"]
+        _ANSWERS[key] = _asked_in_image(trainer, image, run_once, place) if image else _flags(run_once(here, place))
+    return _ANSWERS[key]
+
+
+def _asked_in_image(trainer: TrainerFacts, image: ImageFacts, run_once: RunOnce, place: Throwaway) -> Answer:
     remembered = _memory(trainer, image)
     if (known := _recall(remembered)) is not None:
         return known, ""
@@ -63,22 +70,35 @@ def _asked(
     return flags, failure
 
 
-def _flags(output: Output) -> tuple[frozenset[str], str]:
+def _flags(output: Output) -> Answer:
     if output.exit_code is None:
         return frozenset(), f"its --help took longer than {HELP_SECONDS} s"
+    if flags := flags_in_help(output.text):
+        return flags, ""  # whatever the status: absl's help ends with 1
     if output.exit_code:
         last = (output.text.strip().splitlines() or ["nothing said"])[-1]
         return frozenset(), f"its --help ended with status {output.exit_code}: {last}"
-    return flags_in_help(output.text), ""
+    return frozenset(), "its --help names no flags"
 
 
 # An image never changes under its id, nor a trainer under its hash: asking once is enough, and a launch half a
 # second shorter.
 def _memory(trainer: TrainerFacts, image: ImageFacts) -> Path:
-    assert trainer.path is not None
-    what = f"{image.id}\0{trainer.path}\0".encode() + hashlib.sha256(trainer.path.read_bytes()).digest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "dimba" / "flags" / f"{hashlib.sha256(what).hexdigest()[:32]}.json"
+    return cache / "dimba" / "flags" / f"{_digest(trainer, image.id)[:32]}.json"
+
+
+def _digest(trainer: TrainerFacts, place: str | None) -> str:
+    assert trainer.path is not None
+    what = f"{place}\0{trainer.path}\0".encode() + hashlib.sha256(_content(trainer.path)).digest()
+    return hashlib.sha256(what).hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # asked all the same, it says itself what is wrong
 
 
 def _recall(path: Path) -> frozenset[str] | None:

@@ -1,24 +1,55 @@
 """A spec as a file that is pleasant to read and edit."""
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+_LINE, _COMMENT_COLUMN = 80, 40
 SCHEMA_LINE = "# yaml-language-server: $schema={}\n"
 
 
-def spec_yaml(values: dict[str, Any], schema: str) -> str:
-    """YAML of `values` (the keys of a job spec), sections in one line each, with the editor's schema line."""
+def spec_yaml(values: dict[str, Any], schema: str, comments: Mapping[str, str] | None = None) -> str:
+    """YAML of `values` (the keys of a job spec), with the editor's schema line.
+
+    Short sections take one line, long ones a line a key; `comments` stand beside `key` or `section.key`.
+    """
     yaml = YAML()
-    yaml.width = 120
-    top = CommentedMap()
-    for key, value in values.items():
-        top[key] = _flow(value)
+    yaml.width = 4096  # a long path stays on its line
+    yaml.representer.add_representer(float, _float)
+    yaml.representer.add_representer(type(None), _null)
+    top = CommentedMap((key, _section(key, value)) for key, value in values.items())
+    for name, comment in (comments or {}).items():
+        section, _, key = name.rpartition(".")
+        place = top.get(section) if section else top
+        if isinstance(place, CommentedMap) and (key in place) and not place.fa.flow_style():
+            place.yaml_add_eol_comment(comment, key, column=_COMMENT_COLUMN)
     stream = io.StringIO()
     yaml.dump(top, stream)
     return SCHEMA_LINE.format(schema) + stream.getvalue()
+
+
+def _null(representer: Any, _value: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+def _float(representer: Any, value: float) -> Any:
+    """`2.0e-4` rather than Python's 0.0002, as learning rates are written everywhere."""
+    text = repr(value)
+    if 0 < abs(value) < 1e-2:
+        digits, _, exponent = f"{value:e}".partition("e")
+        short = f"{float(digits):.10g}"
+        text = f"{short if '.' in short else short + '.0'}e{int(exponent)}"
+        text = text if float(text) == value else repr(value)
+    return representer.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+def _section(key: str, value: Any) -> Any:
+    if isinstance(value, dict) and len(f"{key}: {value}") > _LINE:
+        return CommentedMap((name, _flow(item)) for name, item in value.items())
+    return _flow(value)
 
 
 def _flow(value: Any) -> Any:

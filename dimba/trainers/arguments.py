@@ -23,6 +23,22 @@ def sft_arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def grpo_arguments() -> argparse.ArgumentParser:
+    """Flags of `finetune_grpo.py`."""
+    parser = _parser("GRPO: answers sampled in groups, the better rewarded ones made likelier.")
+    _add_what(parser, output_required=False)
+    _add_method(parser)
+    _add_optimisation(parser)
+    add = parser.add_argument
+    add("--epochs", "--num-epochs", dest="epochs", type=above_zero, default=1.0, metavar="N", help="passes")
+    add("--reward", default="auto", metavar="NAME", help="auto looks at the rows; a verifier; or file.py:function")
+    add("--num-generations", type=at_least(2), default=8, metavar="N", help="completions a prompt")
+    add("--max-completion-length", type=at_least(1), default=256, metavar="N", help="tokens a completion")
+    add("--beta", type=float, default=0.0, metavar="BETA", help="weight of staying close to the start")
+    _add_running(parser)
+    return parser
+
+
 def _parser(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, allow_abbrev=False)
 

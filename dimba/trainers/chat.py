@@ -5,18 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dimba.contract import DEFAULT_CHAT_TEMPLATE
 from dimba.errors import BadInput
 from dimba.formats import BadRow, Message
 
 IGNORED = -100
 
-# For a tokenizer without a chat template, as of a base model. Saved with the result, so that it is used as trained.
-DEFAULT_TEMPLATE = (
-    "{{ bos_token or '' }}{% for message in messages %}"
-    "### {{ message['role'] | capitalize }}:\n{{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
-)
 # Private-use characters: in no vocabulary, and in no text that anybody writes.
 _MARK = "\ue0d1{}\ue0d2"
 _ANY_MARK = re.compile("\ue0d1(\\d+)\ue0d2")
@@ -41,7 +35,7 @@ def prepare_tokenizer(tokenizer: Any) -> str:
         tokenizer.pad_token = tokenizer.eos_token
         said.append("padding with the end-of-sequence token (its loss is kept where it ends a turn)")
     if not tokenizer.chat_template:
-        tokenizer.chat_template = DEFAULT_TEMPLATE
+        tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
         said.append("the tokenizer has no chat template: using `### User:` / `### Assistant:`, saved with the result")
     return "; ".join(said)
 

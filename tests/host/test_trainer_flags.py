@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dimba.host.trainer import find_trainer, flags_in_file, flags_in_help, flags_in_source
+from dimba.host.trainer import find_trainer, find_trainers, flags_in_file, flags_in_help, flags_in_source
 
 TRAINERS = Path(__file__).parents[1] / "trainer_scripts"
 REPOSITORY = Path(__file__).parents[2]
@@ -69,6 +69,12 @@ def test_trainers_are_found_in_the_order_of_the_mode(tmp_path: Path):
     grpo = tmp_path / "scripts" / "finetuning" / "finetune_grpo.py"
     grpo.touch()
     assert find_trainer(None, "grpo", tmp_path, nowhere).path == grpo
-    other = find_trainer(None, "sft", tmp_path, nowhere)
-    assert (other.path, other.other_mode) == (grpo, True)
+    assert find_trainer(None, "sft", tmp_path, nowhere).path == tmp_path / "scripts" / "train.py"
+    offered = [(name, facts.other_mode) for name, facts in find_trainers("sft", tmp_path, nowhere)]
+    assert offered == [("scripts/train.py", False), ("scripts/finetuning/finetune_grpo.py", True)]
+    (tmp_path / "scripts" / "train.py").unlink()
+    for name in (None, "scripts/finetuning/finetune_grpo.py"):  # naming it does not make it train what the mode says
+        other = find_trainer(name, "sft", tmp_path, nowhere)
+        assert (other.path, other.other_mode) == (grpo, True)
+    assert find_trainers("sft", nowhere, nowhere) == []
     assert "no trainer found" in find_trainer("mine.py", "sft", tmp_path, nowhere).problem

@@ -2,8 +2,9 @@
 
 import pytest
 
+from dimba.contract import DEFAULT_CHAT_TEMPLATE
 from dimba.errors import BadInput
-from dimba.trainers.chat import DEFAULT_TEMPLATE, IGNORED, encode, prepare_tokenizer
+from dimba.trainers.chat import IGNORED, encode, prepare_tokenizer
 from dimba.trainers.tiny import TEMPLATE
 
 CHATML = (
@@ -58,7 +59,7 @@ def trained(tokenizer, chat, template=None) -> list[str]:
 
 @pytest.mark.parametrize(
     ("template", "second"),
-    [(TEMPLATE, "It is 4. \n<|end|>"), (CHATML, "It is 4.<|end|>"), (DEFAULT_TEMPLATE, "It is 4. \n<|end|>")],
+    [(TEMPLATE, "It is 4. \n<|end|>"), (CHATML, "It is 4.<|end|>"), (DEFAULT_CHAT_TEMPLATE, "It is 4. \n<|end|>")],
 )
 def test_every_assistant_turn_is_trained_with_its_end_and_nothing_else(tokenizer, template: str, second: str):
     assert trained(tokenizer, CHAT, template) == ["It is 2.<|end|>", second]
@@ -143,7 +144,7 @@ def test_there_is_one_bos_and_the_labels_are_the_tokens(tokenizer):
 def test_a_tokenizer_without_a_template_gets_the_documented_one_and_says_so(tokenizer):
     tokenizer.chat_template = None
     assert "no chat template" in prepare_tokenizer(tokenizer)
-    assert tokenizer.chat_template == DEFAULT_TEMPLATE
+    assert tokenizer.chat_template == DEFAULT_CHAT_TEMPLATE
     assert trained(tokenizer, CHAT[1:3]) == ["It is 2.<|end|>"]
 
 

@@ -1,0 +1,1 @@
+"""The wizard: six steps from nothing to a job spec."""

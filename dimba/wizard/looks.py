@@ -1,0 +1,165 @@
+"""Looks at what the answers name: the checkpoint, the file, the Hub. Each is made once."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+from dimba.contract import absolute, names_a_path
+from dimba.errors import BadInput
+from dimba.formats import UnknownFormat, read_rows, recognise
+from dimba.host.checkpoint import look_at_checkpoint
+from dimba.host.facts import CheckpointFacts
+from dimba.wizard.presets import CUSTOM, LOCAL, find_preset
+from dimba.wizard.question import Wrong
+from dimba.wizard.state import State
+
+if TYPE_CHECKING:
+    from dimba.host.facts import DataFacts
+    from dimba.host.hub import HubDataset, HubModel
+
+T = TypeVar("T")
+
+
+# The checkpoint.
+
+
+def base_is_local(state: State) -> bool:
+    """Whether the base checkpoint means a folder."""
+    value = state.value("base_checkpoint") or ""
+    return absolute(value, state.folder).exists() or names_a_path(value)
+
+
+def base_facts(state: State) -> CheckpointFacts | None:
+    """Facts of the base checkpoint, by a look into its folder or by what the Hub says; None where none is named."""
+    value = state.value("base_checkpoint")
+    if not value or base_is_local(state):
+        return look_at_checkpoint(value, state.folder) if value else None
+    found = hub_model(state, value)
+    return CheckpointFacts(
+        reference=value,
+        local=False,
+        architecture=found.architecture,
+        parameters=found.parameters,
+        dtype=found.dtype,
+        context_length=found.context_length,
+        has_chat_template=found.has_chat_template,
+    )
+
+
+def hub_model(state: State, hub_id: str) -> "HubModel":
+    """What the Hub says of a model."""
+    from dimba.host.hub import look_at_model
+
+    return _from_hub(state, hub_id, ("model", hub_id), lambda: look_at_model(hub_id))
+
+
+# The data.
+
+
+def is_local(state: State) -> bool:
+    """Whether the data are a file of this machine."""
+    return bool(state.value("preset") == LOCAL)
+
+
+def reference(state: State) -> str:
+    """The Hub id, or the file's path, that the answers come to."""
+    preset = state.value("preset")
+    if preset == LOCAL:
+        return str(state.value("dataset_path"))
+    if preset == CUSTOM:
+        return str(state.value("dataset_id"))
+    found = find_preset(preset)
+    assert found is not None, "the menu has no other"
+    return found.hub_id(state.value("mode"))
+
+
+def columns(state: State) -> dict[str, str]:
+    """Ours → theirs, from the flag or from the two questions."""
+    given: dict[str, str] = state.value("columns") or {}
+    named = {ours: state.value(f"{ours}_column") for ours in ("prompt", "response")}
+    return given or {ours: theirs for ours, theirs in named.items() if theirs}
+
+
+def hub_dataset(state: State, hub_id: str, config: str | None = None, split: str | None = None) -> "HubDataset":
+    """What the Hub says of a data set."""
+    from dimba.host.hub import look_at_dataset
+
+    name = ("data set", hub_id, config, split)
+    return _from_hub(state, hub_id, name, lambda: look_at_dataset(hub_id, config, split))
+
+
+def chosen_on_hub(state: State) -> "HubDataset":
+    """The Hub's word on the chosen data set, configuration and split."""
+    return hub_dataset(state, reference(state), state.value("dataset_config"), state.value("dataset_split"))
+
+
+def _from_hub(state: State, hub_id: str, name: object, look: Callable[[], T]) -> T:
+    if state.probes.is_ready(name):
+        return state.probes.result(name, look)
+    return state.waiting(f"asking the Hub for {hub_id}", lambda _say: state.probes.result(name, look))
+
+
+def local_data(state: State, value: str, named: Mapping[str, str]) -> "DataFacts":
+    """Facts of a file that was read whole; raises Wrong, but for columns that can still be named."""
+    from dimba.host.probe import look_at_data
+    from dimba.spec import Dataset
+
+    _check_first_row(state, value, named)
+    dataset, mode = Dataset(path=value, columns=dict(named)), state.value("mode")
+    facts = state.waiting(
+        f"reading {value}",
+        lambda say: look_at_data(dataset, state.folder, lambda rows: _say_rows(say, rows), mode),
+    )
+    if facts.problem and (named or not needs_columns(state)):
+        raise Wrong(facts.problem, with_flag(facts.hint))
+    return facts
+
+
+def _say_rows(say: Callable[[str], None], count: int) -> None:
+    if count % 10_000 == 0:
+        say(f"{count:,} rows")
+
+
+def _check_first_row(state: State, value: str, named: Mapping[str, str]) -> None:
+    """Says at once what is wrong with the first row, before a long file is read whole."""
+    try:
+        where, row = next(read_rows(absolute(value, state.folder)))
+        recognise(row, named, where, state.value("mode"))
+    except UnknownFormat as error:
+        if named or not state.asking:
+            raise Wrong(error.message, with_flag(error.hint)) from None
+    except BadInput as error:
+        raise Wrong(error.message, error.hint) from None
+
+
+def with_flag(hint: str) -> str:
+    """A hint for a spec as one for the wizard."""
+    return hint.replace("`dataset.columns: {prompt: …, response: …}`", "`--columns prompt=… response=…`")
+
+
+def data_columns(state: State) -> list[str]:
+    """The columns of the first row; empty where it cannot be had."""
+    if not is_local(state):
+        return list(chosen_on_hub(state).first or {})
+    try:
+        _, row = next(read_rows(absolute(reference(state), state.folder)))
+    except BadInput:
+        return []
+    return list(row)
+
+
+def needs_columns(state: State) -> bool:
+    """Whether no known format fits, and there are columns to choose from."""
+    keys = [] if state.value("columns") else data_columns(state)
+    try:
+        recognise(keys, {}, "", state.value("mode"))
+    except UnknownFormat:
+        return len(keys) > 1
+    return False
+
+
+def known_rows(state: State) -> int | None:
+    """How many rows there are, where that is known."""
+    if not is_local(state):
+        return chosen_on_hub(state).rows
+    summary = local_data(state, reference(state), columns(state)).summary
+    return summary.rows if summary else None

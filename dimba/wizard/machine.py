@@ -1,0 +1,41 @@
+"""The machine, looked at in the background from the start."""
+
+import shutil
+from typing import Any
+
+from dimba.host.facts import EngineFacts, GpuFacts
+from dimba.host.gpus import find_gpus
+from dimba.wizard.state import State
+
+
+def begin(state: State) -> None:
+    """Starts the looks that every run of the wizard needs, once the first prompt stands."""
+    state.probes.start("engine", _find_engine, later=state.asking)
+    state.probes.start("gpus", _find_gpus, later=state.asking)
+
+
+def engine(state: State) -> tuple[Any, EngineFacts]:
+    """(runner, facts) of the container engine, or of the process runner where none answers."""
+    found: tuple[Any, EngineFacts] = state.probes.result("engine", _find_engine)
+    return found
+
+
+def engine_facts(state: State) -> EngineFacts:
+    """What the engine says of itself, or why there is none."""
+    return engine(state)[1]
+
+
+def gpu_facts(state: State) -> GpuFacts:
+    """The cards; without `nvidia-smi`, those that the engine can pass through."""
+    found: GpuFacts | None = state.probes.result("gpus", _find_gpus)
+    return found or find_gpus(engine_facts(state).cdi_devices)
+
+
+def _find_engine() -> Any:
+    from dimba.launch import find_runner
+
+    return find_runner("auto")
+
+
+def _find_gpus() -> GpuFacts | None:
+    return find_gpus() if shutil.which("nvidia-smi") else None

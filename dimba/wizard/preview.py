@@ -1,0 +1,173 @@
+"""What the answers come to: the file, the command, what was left out; and whether this machine can run it."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dimba.contract import absolute
+from dimba.errors import DimbaError
+from dimba.host.facts import TrainerFacts
+from dimba.wizard.looks import base_facts
+from dimba.wizard.machine import engine, gpu_facts
+from dimba.wizard.question import Said, Wrong
+from dimba.wizard.spec import spec_values, trainer_name, wanted_trainer_args
+from dimba.wizard.state import State
+
+if TYPE_CHECKING:
+    from dimba.plan import LaunchPlan
+
+_COMMAND_WIDTH = 74
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """The spec's text beside its plan, or what is in the way of one."""
+
+    text: str
+    plan: "LaunchPlan | None"
+    problem: DimbaError | None
+    left_out: tuple[str, ...]
+
+
+def preview(state: State) -> Preview:
+    """Plans the job as `dimba launch` would; a problem of this machine is part of the answer."""
+    flags = trainer_facts(state).flags
+    text = spec_text(state, flags)
+    name = ("preview", text)
+    made: Preview = state.waiting(
+        "planning", lambda _say: state.probes.result(name, lambda: _planned(state, text, flags))
+    )
+    return made
+
+
+def _planned(state: State, text: str, flags: frozenset[str]) -> Preview:
+    from dimba.spec import parse_spec
+
+    loaded = parse_spec(text.encode(), source="the spec")
+    missing = [f"{name} {value}" for name, value in wanted_trainer_args(state).items() if f"--{name}" not in flags]
+    try:
+        plan = _look(state, loaded).plan()
+    except DimbaError as error:
+        return Preview(text=text, plan=None, problem=error, left_out=tuple(missing))
+    omitted = [f"{each.key} {each.value}".strip() for each in plan.omitted]
+    return Preview(text=text, plan=plan, problem=None, left_out=(*omitted, *missing))
+
+
+def spec_text(state: State, flags: frozenset[str]) -> str:
+    """The file, pleasant to read and edit."""
+    from dimba.spec import spec_yaml
+
+    return spec_yaml(spec_values(state, flags), "./job.schema.json", comments=_COMMENTS)
+
+
+_COMMENTS = {
+    "mode": "sft | grpo",
+    "base_checkpoint": "a folder or a Hub id",
+    "method": "full | lora | qlora",
+    "training.max_steps": "wins over epochs where it is set",
+    "training.max_length": "tokens; longer rows are cut",
+    "runner": "auto | docker | process",
+}
+
+
+def shown(made: Preview) -> list[Said]:
+    """The preview as lines."""
+    lines = [Said(line) for line in made.text.rstrip().splitlines()]
+    if made.plan:
+        lines += [Said(""), Said(f"The exact command, {_where(made.plan)}:", "dim"), *_command(made.plan.argv)]
+        lines += [Said(f"(flags found in its {made.plan.flags_from})", "dim")]
+        lines += [Said(note, "dim") for note in made.plan.notes]
+    if made.left_out:
+        lines.append(Said(f"Left out, as the trainer has no flag for it: {', '.join(made.left_out)}", "warn"))
+    return lines
+
+
+def _command(argv: Sequence[str]) -> list[Said]:
+    """As one would write it over several lines, to be copied whole."""
+    lines = [""]
+    for token in map(shlex.quote, argv):
+        if lines[-1] and len(lines[-1]) + len(token) > _COMMAND_WIDTH:
+            lines.append("")
+        lines[-1] += f"{' ' if lines[-1] else ''}{token}"
+    return [Said(f"{line} \\") for line in lines[:-1]] + [Said(lines[-1])]
+
+
+def _where(plan: "LaunchPlan") -> str:
+    return f"in {plan.image.reference}" if plan.image else "on this machine itself"
+
+
+# The trainer, asked where it will run.
+
+
+def trainer_facts(state: State) -> TrainerFacts:
+    """The chosen trainer with its flags; asked once for each place where it may run."""
+    key, say = _trainer_key(state), f"asking {trainer_name(state)} for its flags (20 s at most)"
+    found: TrainerFacts = state.waiting(say, lambda _say: state.probes.result(key, lambda: _trainer(state)))
+    return found
+
+
+def prefetch_trainer(state: State) -> None:
+    """Begins to ask the trainer that will be offered first, while the steps before it are answered."""
+    if state.asking and state.value("trainer_path") is None:
+        state.probes.start(_trainer_key(state), lambda: _trainer(state))
+
+
+def _trainer_key(state: State) -> object:
+    name = trainer_name(state)
+    return "trainer", name, _version(absolute(name, state.folder)), state.value("runner")
+
+
+def _version(path: Path) -> object:
+    """What changes when somebody edits the script between two questions."""
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+
+
+def check_trainer(state: State) -> None:
+    """Raises Wrong where the job could not mean what was asked with the chosen trainer."""
+    from dimba.plan.flags import MODE, Resolved, trainer_argv
+    from dimba.spec import parse_spec
+
+    trainer = trainer_facts(state)
+    if trainer.problem:
+        raise Wrong(f"trainer: {trainer.problem}", trainer.hint)
+    if trainer.other_mode and not trainer.flags & set(MODE):
+        mode = state.value("mode")
+        raise Wrong(f"trainer: {trainer.path} is for the other mode, and has no --mode flag", f"choose one for {mode}")
+    spec = parse_spec(spec_text(state, trainer.flags).encode(), source="the spec").spec
+    try:
+        trainer_argv(spec, trainer, Resolved(base="base", data="data", output="output", gpu_count=1))
+    except DimbaError as error:
+        raise Wrong(error.message, error.hint) from None
+
+
+def _trainer(state: State) -> TrainerFacts:
+    from dimba.spec import parse_spec
+
+    loaded = parse_spec(spec_text(state, frozenset()).encode(), source="the spec")
+    found: TrainerFacts = _look(state, loaded).facts.trainer
+    return found
+
+
+def _look(state: State, loaded: Any) -> Any:
+    from dimba.launch import find_runner, look
+
+    found = engine(state) if loaded.spec.runner == "auto" else find_runner(loaded.spec.runner)
+    return look(loaded, lambda _rows: None, ask=True, found=found, gpu=gpu_facts(state))
+
+
+def memory_of(state: State, method: str) -> int | None:
+    """Bytes of one process's model states with a method; None for a checkpoint that is not at hand."""
+    from dimba.plan.memory import estimate_memory
+    from dimba.spec import JobSpec
+
+    facts = base_facts(state)
+    if facts is None:
+        return None
+    rank = state.answers.get("lora_r") or 8
+    data = {"name": "any/data"}
+    values = {"version": 1, "mode": "sft", "base_checkpoint": "base", "dataset": data, "method": method}
+    spec = JobSpec.model_validate({**values, "lora": {"r": rank, "alpha": rank}})
+    estimate = estimate_memory(spec, facts, on_cpu=state.value("vram") is None)
+    return estimate.model_states if estimate else None

@@ -1,0 +1,240 @@
+"""The screen of a real terminal, on InquirerPy."""
+
+import itertools
+import os
+import shutil
+import sys
+import termios
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from InquirerPy.base.control import Choice as MenuChoice
+from InquirerPy.prompts.checkbox import CheckboxPrompt
+from InquirerPy.prompts.filepath import FilePathCompleter
+from InquirerPy.prompts.input import InputPrompt
+from InquirerPy.prompts.list import ListPrompt
+from InquirerPy.utils import get_style
+from prompt_toolkit import print_formatted_text
+from prompt_toolkit.completion import Completer, ThreadedCompleter
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.styles import Style
+
+from dimba.errors import DimbaError
+from dimba.wizard.question import Question, Said
+from dimba.wizard.screen import BACK
+from dimba.wizard.state import State
+
+T = TypeVar("T")
+_PATIENCE = 0.3
+_ESCAPE_SECONDS = 0.1  # an arrow key begins with the same byte as Esc
+_LIST_HELP = "↑↓ choose   Enter take   Esc back   Ctrl-C leave, a draft is kept"
+_MANY_HELP = "Space mark   Enter take   Esc back   Ctrl-C leave, a draft is kept"
+_TEXT_HELP = "Enter take   Esc back   Ctrl-C leave, a draft is kept"
+_ENTER = {"answer": [{"key": "enter"}, {"key": "c-j"}]}
+_COLOURS = {
+    "questionmark": "ansicyan",
+    "answermark": "ansigreen",
+    "answer": "ansicyan",
+    "question": "bold",
+    "instruction": "ansibrightblack",
+    "long_instruction": "ansibrightblack",
+    "pointer": "ansicyan bold",
+    "checkbox": "ansigreen",
+    "input": "",
+    "marker": "ansigreen",
+    "validator": "ansired",
+}
+_SAID = Style.from_dict(
+    {"title": "bold", "dim": "ansibrightblack", "good": "ansigreen", "warn": "ansiyellow", "error": "ansired bold"}
+)
+
+
+class Prompts:
+    """Menus, texts with completion, and what is known of them while one types."""
+
+    def __init__(self) -> None:
+        utf8 = (sys.stdout.encoding or "").lower().startswith("utf")
+        self._pointer = "❯" if utf8 else ">"
+        self._style = get_style(_COLOURS, style_override=True)
+
+    def title(self, step: int, steps: int, text: str) -> None:
+        """A rule with the step's number and name."""
+        self.say([Said(""), Said(f"Step {step} of {steps}  {text}", "title")])
+
+    def say(self, lines: Sequence[Said]) -> None:
+        """Each in its kind's colour."""
+        for line in lines:
+            for part in _wrapped(line):
+                print_formatted_text(FormattedText([(f"class:{line.kind}", part)]), style=_SAID)
+
+    def problem(self, error: DimbaError) -> None:
+        """Cause, then hint."""
+        cause = _lines(f"error: {error.message}", "")
+        hint = _lines(f"hint: {error.hint}", "  ") if error.hint else []
+        rest = "".join(f"\n{line}" for line in [cause[0].removeprefix("error:"), *cause[1:], *hint]).removeprefix("\n")
+        print_formatted_text(FormattedText([("class:error", "error:"), ("", rest)]), style=_SAID)
+
+    def ask(self, question: Question, state: State, initial: str | None) -> Any:
+        """The value of a choice, or the text that was typed."""
+        kinds = {"choice": self._choice, "many": self._many}
+        prompt, application = kinds.get(question.kind, self._text)(question, state, initial)
+        _goes_back(prompt, application)
+        return prompt.execute()
+
+    def _choice(self, question: Question, state: State, _initial: str | None) -> Any:
+        choices = list(question.choices(state))
+        shorts = {choice.label: choice.short or choice.label for choice in choices}
+        prompt = ListPrompt(
+            message=question.ask,
+            choices=[MenuChoice(choice.value, name=choice.label) for choice in choices],
+            default=state.value(question.key),
+            transformer=lambda label: shorts.get(label, label),
+            long_instruction=_LIST_HELP,
+            keybindings=_ENTER,
+            pointer=self._pointer,
+            style=self._style,
+            show_cursor=False,
+        )
+        return prompt, prompt.application
+
+    def _many(self, question: Question, state: State, initial: str | None) -> Any:
+        choices = list(question.choices(state))
+        marked = _marked(initial, [choice.value for choice in choices])
+        prompt = CheckboxPrompt(
+            message=question.ask,
+            choices=[MenuChoice(each.value, name=each.label, enabled=each.value in marked) for each in choices],
+            transformer=lambda labels: "all" if len(labels) == len(choices) else f"{len(labels)} of {len(choices)}",
+            filter=lambda values: "all" if len(values) == len(choices) else values,
+            long_instruction=_MANY_HELP,
+            enabled_symbol="[x]",
+            disabled_symbol="[ ]",
+            keybindings=_ENTER,
+            pointer=self._pointer,
+            style=self._style,
+            show_cursor=False,
+        )
+        return prompt, prompt.application
+
+    def _text(self, question: Question, state: State, initial: str | None) -> Any:
+        prompt = _Text(
+            live=_live(question, state),
+            message=f"{question.ask}:",
+            default=initial or "",
+            completer=_paths(question, state.folder) if question.kind == "path" else None,
+            keybindings=_ENTER,
+            style=self._style,
+        )
+        return prompt, prompt.application
+
+    def waiting(self, what: str, job: Callable[[Callable[[str], None]], T]) -> T:
+        """A line that moves, once it takes longer than a blink; gone when done."""
+        done, said = threading.Event(), [""]
+        spinner = threading.Thread(target=_spin, args=(what, said, done), daemon=True)
+        spinner.start()
+        try:
+            return job(lambda text: said.__setitem__(0, text))
+        finally:
+            done.set()
+            spinner.join()
+
+
+@contextmanager
+def quiet_terminal() -> Iterator[None]:
+    """What is typed between two prompts waits for the next one, and is not echoed into what is said."""
+    before = termios.tcgetattr(sys.stdin)
+    quiet = termios.tcgetattr(sys.stdin)
+    quiet[0] &= ~termios.ICRNL
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
+def _wrapped(line: Said) -> list[str]:
+    """Prose is wrapped; what may be copied stays on its line."""
+    if line.kind in ("title", "plain"):
+        return [line.text if line.kind == "title" else f"  {line.text}"]
+    return _lines(line.text, "  ")
+
+
+def _lines(text: str, indent: str) -> list[str]:
+    """Wrapped between words; a path or a flag is never broken where it has a dash."""
+    width = shutil.get_terminal_size().columns - 1
+    options = {"initial_indent": indent, "subsequent_indent": "  ", "break_on_hyphens": False}
+    return [part for line in text.splitlines() for part in textwrap.wrap(line, width, **options)] or [""]  # type: ignore[arg-type]
+
+
+def _spin(what: str, said: list[str], done: threading.Event) -> None:
+    if done.wait(_PATIENCE):
+        return
+    width = 79
+    for mark in itertools.cycle("|/-\\"):
+        text = f"{mark} {what} … {said[0]}"[:width]
+        sys.stdout.write(f"\r{text:<{width}}")
+        sys.stdout.flush()
+        if done.wait(0.1):
+            break
+    sys.stdout.write("\r" + " " * width + "\r")
+    sys.stdout.flush()
+
+
+def _marked(initial: str | None, values: list[Any]) -> list[Any]:
+    if initial in (None, "all"):
+        return values
+    if initial.isdecimal():
+        return values[: int(initial)]
+    return [value for value in values if str(value) in initial.split(",")]
+
+
+def _goes_back(prompt: Any, application: Any) -> None:
+    """Esc asks for the question before, and left too where there is no text to move in."""
+
+    def back(event: Any) -> None:
+        prompt.status = {"answered": True, "skipped": True, "result": None}
+        event.app.exit(result=BACK)
+
+    kept = prompt._filter
+    prompt._filter = lambda value: kept(value) if kept and value is not BACK else value
+    application.ttimeoutlen = _ESCAPE_SECONDS
+    prompt._kb.add("escape", eager=True)(back)
+    if not isinstance(prompt, InputPrompt):
+        prompt._kb.add("left")(back)
+        # A menu would bind its keys once it is drawn: what was typed ahead of it would be lost.
+        prompt._rendered = True
+        prompt._keybinding_factory()
+
+
+class _Text(InputPrompt):  # type: ignore[misc]  # InquirerPy is not typed
+    """A text prompt whose lower line follows what is typed, with Tab to complete."""
+
+    def __init__(self, *, live: Callable[[str], str] | None, **options: Any) -> None:
+        super().__init__(**options)
+        self._live = live
+        self._session.bottom_toolbar = self._below
+        self._session.complete_while_typing = False
+        self._session.refresh_interval = 0.2 if live else 0  # what is looked at beside the typing comes in
+
+    @property
+    def application(self) -> Any:
+        """The application that runs it."""
+        return self._session.app
+
+    def _below(self) -> FormattedText:
+        known = self._live(self._session.default_buffer.text) if self._live else ""
+        return FormattedText([("class:long_instruction", f"{known}\n{_TEXT_HELP}" if known else _TEXT_HELP)])
+
+
+def _live(question: Question, state: State) -> Callable[[str], str] | None:
+    live = question.live
+    return (lambda text: live(text, state)) if live else None
+
+
+def _paths(question: Question, folder: Path) -> Completer:
+    assert Path.cwd() == folder or os.fspath(folder), "paths complete from the folder that dimba is run in"
+    return ThreadedCompleter(FilePathCompleter(only_directories=question.only_folders))

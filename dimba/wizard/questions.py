@@ -1,0 +1,21 @@
+"""The questions of each step, in the order in which they are asked."""
+
+from dimba.wizard.question import Question
+from dimba.wizard.steps import checkpoint, data, method, mode, trainer, training
+
+QUESTIONS: tuple[Question, ...] = (
+    *mode.QUESTIONS,
+    *checkpoint.QUESTIONS,
+    *data.QUESTIONS,
+    *method.QUESTIONS,
+    *training.QUESTIONS,
+    *trainer.QUESTIONS,
+)
+TITLES = {
+    1: "Mode",
+    2: "Base checkpoint",
+    3: "Data set",
+    4: "VRAM budget and method",
+    5: "Hyperparameters",
+    6: "Trainer and launch",
+}

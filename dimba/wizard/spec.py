@@ -1,0 +1,106 @@
+"""From answers to a job spec: the values, and the file."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dimba.contract import absolute, trained_files
+from dimba.wizard.batches import accumulation
+from dimba.wizard.looks import base_facts, columns, is_local, reference
+from dimba.wizard.presets import find_preset
+from dimba.wizard.state import State
+
+_MAX_LENGTH = 1024
+
+
+def spec_values(state: State, flags: Iterable[str] | None = None) -> dict[str, Any]:
+    """The keys of the spec in their usual order; of the trainer's own flags only those among `flags`."""
+    value = state.value
+    spec: dict[str, Any] = {
+        "version": 1,
+        "name": value("name"),
+        "mode": value("mode"),
+        "base_checkpoint": value("base_checkpoint"),
+        "dataset": _dataset(state),
+        "method": value("method"),
+    }
+    if value("method") != "full":
+        spec["lora"] = {"r": value("lora_r"), "alpha": value("lora_alpha")}
+    spec["training"] = _training(state)
+    spec["output_dir"] = value("output_dir")
+    spec["trainer"] = trainer_name(state)
+    if further := _trainer_args(state, frozenset(flags or ())):
+        spec["trainer_args"] = further
+    spec["resources"] = {"gpus": value("gpus"), **({"vram_gb": value("vram")} if value("vram") else {})}
+    if value("hf_token"):
+        spec["container"] = {"env": ["HF_TOKEN"]}
+    spec["runner"] = value("runner")
+    return spec
+
+
+def trainer_name(state: State) -> str:
+    """The trainer's path as the spec has it."""
+    return str(state.value("trainer_path") or state.value("trainer"))
+
+
+def _dataset(state: State) -> dict[str, Any]:
+    named = {"columns": columns(state)} if columns(state) else {}
+    if is_local(state):
+        return {"path": reference(state), **named}
+    config = {"config": state.value("dataset_config")} if state.value("dataset_config") else {}
+    return {"name": reference(state), **config, "split": state.value("dataset_split"), **named}
+
+
+def _training(state: State) -> dict[str, Any]:
+    value = state.value
+    facts = base_facts(state)
+    return {
+        "batch_size": value("batch_size"),
+        "grad_accumulation_steps": accumulation(state),
+        "epochs": value("epochs"),
+        "max_steps": value("max_steps"),
+        "learning_rate": value("learning_rate"),
+        "max_length": min(_MAX_LENGTH, (facts and facts.context_length) or _MAX_LENGTH),
+    }
+
+
+def _trainer_args(state: State, flags: frozenset[str]) -> dict[str, Any]:
+    wanted = wanted_trainer_args(state)
+    return {name: value for name, value in wanted.items() if f"--{name}" in flags}
+
+
+def wanted_trainer_args(state: State) -> dict[str, Any]:
+    """Answers that travel as the trainer's own flags."""
+    if state.value("mode") != "grpo":
+        return {}
+    return {"reward": state.value("reward"), "num-generations": state.value("num_generations")}
+
+
+def default_name(state: State) -> str:
+    """The data's short name and the method."""
+    where = reference(state)
+    preset = find_preset(where)
+    short = preset.label if preset else Path(where).name.partition(".")[0] if is_local(state) else where.split("/")[-1]
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", short).strip("-._") or state.value("mode")
+    return f"{plain[:50]}-{state.value('method')}"
+
+
+def default_output(state: State) -> str:
+    """`checkpoints/finetune_<mode>_<method>`, numbered where a model lies there already."""
+    first = f"checkpoints/finetune_{state.value('mode')}_{state.value('method')}"
+    return _first_free(first, "{}-{}", lambda name: bool(trained_files(absolute(name, state.folder))))
+
+
+def default_file(state: State) -> str:
+    """`jobs/<name>.yaml`, numbered where there is one already."""
+    name = state.value("name")
+    return _first_free(f"jobs/{name}", "{}-{}", lambda each: absolute(f"{each}.yaml", state.folder).exists()) + ".yaml"
+
+
+def _first_free(name: str, pattern: str, taken: Any) -> str:
+    number, free = 1, name
+    while taken(free):
+        number += 1
+        free = pattern.format(name, number)
+    return free

@@ -1,0 +1,60 @@
+"""What has been answered so far, and what is known of the machine."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from dimba.wizard.probes import Probes
+from dimba.wizard.question import MISSING, Question
+
+T = TypeVar("T")
+
+
+class Waiting(Protocol):
+    """Shows that something takes a while."""
+
+    def __call__(self, what: str, job: Callable[[Callable[[str], None]], T]) -> T:
+        """The job's result; the job may say how far it is."""
+
+
+def _just_do_it(what: str, job: Callable[[Callable[[str], None]], T]) -> T:
+    return job(lambda _text: None)
+
+
+@dataclass
+class State:
+    """The answers by question; one that was only accepted follows its default when what it rests on changes."""
+
+    folder: Path
+    questions: dict[str, Question]
+    probes: Probes
+    answers: dict[str, Any] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()  # by flag: never asked
+    passed: set[str] = field(default_factory=set)
+    offered: dict[str, Any] = field(default_factory=dict)  # better answers, after a wrong one
+    waiting: Waiting = _just_do_it
+    asking: bool = False  # somebody is there to answer
+
+    def value(self, key: str) -> Any:
+        """The answer, else the default; None where the question does not apply or has neither."""
+        question = self.questions[key]
+        if not question.applies(self):
+            return None
+        if key in self.answers:
+            return self.answers[key]
+        default = question.default(self)
+        return None if default is MISSING else default
+
+    def accept(self, question: Question, value: Any) -> None:
+        """Keeps an answer; one that is the default goes on following it."""
+        if question.key not in self.given:
+            self.answers.pop(question.key, None)
+            if value != question.default(self):
+                self.answers[question.key] = value
+        self.passed.add(question.key)
+        self.offered.pop(question.key, None)
+
+    def is_answered(self, keys: Iterable[str]) -> bool:
+        """Whether each of `keys` has been given or passed."""
+        return all(key in self.given or key in self.passed for key in keys)

@@ -1,0 +1,1 @@
+"""The questions of each step, a file a step."""

@@ -1,0 +1,321 @@
+"""Step 3: what it learns from, looked at before going on."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dimba.contract import absolute, names_a_path
+from dimba.errors import BadInput
+from dimba.formats import UnknownFormat, read_rows, recognise
+from dimba.wizard.looks import (
+    chosen_on_hub,
+    columns,
+    data_columns,
+    hub_dataset,
+    is_local,
+    local_data,
+    needs_columns,
+    reference,
+    with_flag,
+)
+from dimba.wizard.presets import CUSTOM, LOCAL, PRESETS, find_preset
+from dimba.wizard.question import MISSING, Choice, Question, Said, Wrong, one_of
+from dimba.wizard.state import State
+from dimba.wizard.steps.sample import sample
+
+_LIVE_BYTES = 1 << 20
+
+
+# The menu.
+
+
+def _menu(state: State) -> Sequence[Choice]:
+    mode = state.value("mode")
+    presets = [
+        Choice(preset.label, f"{number}  {preset.label:<20} {preset.hub_id(mode)}", preset.label)
+        for number, preset in enumerate(PRESETS, 1)
+    ]
+    custom = Choice(CUSTOM, f"{len(PRESETS) + 1}  custom Hub data set    by its id", "custom Hub data set")
+    local = Choice(LOCAL, f"{len(PRESETS) + 2}  local file             .jsonl, .json", "local file")
+    return [*presets, custom, local]
+
+
+def _menu_default(state: State) -> str:
+    return PRESETS[3 if state.value("mode") == "grpo" else 0].label
+
+
+def _parse_menu(text: str, state: State) -> str:
+    numbers = {"5": CUSTOM, "6": LOCAL}
+    preset = find_preset(text.strip())
+    return numbers.get(text.strip()) or (preset.label if preset else str(one_of(_menu(state), text, "data set")))
+
+
+def _check_menu(value: str, state: State) -> None:
+    preset = find_preset(value)
+    if preset is None:
+        return
+    hub_id = preset.hub_id(state.value("mode"))
+    found = hub_dataset(state, hub_id)
+    if found.status == "missing":
+        near = f"; the nearest: {' or '.join(preset.nearest)}" if preset.nearest else ""
+        instead = {"preset": CUSTOM, "dataset_id": preset.nearest[0]} if preset.nearest else {"preset": CUSTOM}
+        raise Wrong(f"data set `{hub_id}`: {found.why}", f"take another (5: custom Hub data set){near}", instead)
+
+
+def _parse_id(text: str, state: State) -> str:
+    text = text.strip()
+    if not text or text.count("/") > 1 or any(character.isspace() for character in text):
+        raise Wrong(f"`{text}` is no Hub id", "write it as owner/name, such as openai/gsm8k")
+    return text
+
+
+def _check_id(value: str, state: State) -> None:
+    found = hub_dataset(state, value)
+    if found.status == "missing":
+        raise Wrong(f"data set `{value}`: {found.why}", "check the id on the Hub; a private one needs HF_TOKEN")
+
+
+# A file.
+
+
+def _parse_path(text: str, state: State) -> str:
+    text = text.strip()
+    path = absolute(text, state.folder)
+    if not text or not os.path.exists(path):
+        near = [each.name for each in path.parent.glob("*.json*")] if text and path.parent.is_dir() else []
+        hint = f"in {path.parent}: {', '.join(sorted(near)[:5])}" if near else "give the path of a .jsonl or .json file"
+        raise Wrong(f"data {path} does not exist" if text else "no file given", hint)
+    if path.is_dir():
+        files = sorted(path.glob("*.json*"))
+        shown = f"did you mean `{text.rstrip('/')}/{files[0].name}`?" if files else "give a .jsonl or .json file"
+        raise Wrong(f"data {path} is a folder, not a file", shown)
+    return text
+
+
+def _check_path(value: str, state: State) -> None:
+    local_data(state, value, columns(state))
+
+
+def _live_path(text: str, state: State) -> str:
+    path = absolute(text.strip(), state.folder)
+    if not text.strip():
+        return "a .jsonl or .json file (Tab completes)"
+    if not path.is_file():
+        return "a folder" if path.is_dir() else "nothing there yet"
+    if path.suffix == ".json" and path.stat().st_size > _LIVE_BYTES:
+        return f"{path.stat().st_size >> 20:,} MiB, read once you press Enter"
+    try:
+        where, row = next(read_rows(path))
+        return f"its first row: {recognise(row, {}, where, state.value('mode')).name}"
+    except UnknownFormat as error:
+        return f"{error.message.removeprefix(f'{where}: ')}; Enter asks which is which"
+    except BadInput as error:
+        return error.message.removeprefix(f"{path}: ")
+
+
+# Config, split, columns.
+
+
+def _hub_configs(state: State) -> tuple[str, ...]:
+    return tuple(hub_dataset(state, reference(state)).configs)
+
+
+def _config_default(state: State) -> str | None:
+    configs = _hub_configs(state)
+    return None if not configs or "default" in configs else configs[0]
+
+
+def _config_choices(state: State) -> Sequence[Choice]:
+    return [Choice(name, name, name) for name in _hub_configs(state)]
+
+
+def _check_split(value: str, state: State) -> None:
+    found = hub_dataset(state, reference(state), state.value("dataset_config"), value)
+    if found.status in ("missing_config", "missing_split"):
+        raise Wrong(f"data set `{reference(state)}`: {found.why}", "take one of those")
+    if found.first and not columns(state):
+        _recognise_hub(state, found.first, {})
+
+
+def _recognise_hub(state: State, row: Mapping[str, Any], named: Mapping[str, str]) -> None:
+    try:
+        recognise(row, named, f"{reference(state)} row 1", state.value("mode"))
+    except UnknownFormat as error:
+        if state.value("mode") == "sft" and (named or not state.asking):
+            raise Wrong(error.message, with_flag(error.hint)) from None
+    except BadInput as error:
+        raise Wrong(error.message, error.hint) from None
+
+
+def _split_default(state: State) -> str:
+    preset = find_preset(reference(state))
+    if preset:
+        return preset.split
+    splits = hub_dataset(state, reference(state)).splits.get(state.value("dataset_config") or "default", ())
+    return "train" if "train" in splits or not splits else str(splits[0])
+
+
+def _split_live(_text: str, state: State) -> str:
+    splits = hub_dataset(state, reference(state)).splits
+    names = sorted({name for each in splits.values() for name in each})
+    return f"its splits: {', '.join(names)}" if names else "train for most; its page on the Hub lists them"
+
+
+def parse_columns(text: str, _state: State) -> dict[str, str]:
+    """`prompt=ask response=reply` as ours → theirs."""
+    pairs = [pair.partition("=") for pair in text.replace(",", " ").split()]
+    wrong = [ours for ours, equals, theirs in pairs if not (ours and equals and theirs)]
+    if wrong:
+        raise Wrong(f"columns: `{wrong[0]}` is not OURS=YOURS", "for example prompt=question response=answer")
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
+def _asks_columns(state: State) -> bool:
+    return state.asking and needs_columns(state)
+
+
+def _column_choices(state: State) -> Sequence[Choice]:
+    return [Choice(name, name) for name in data_columns(state)]
+
+
+def _answer_choices(state: State) -> Sequence[Choice]:
+    return [choice for choice in _column_choices(state) if choice.value != state.value("prompt_column")]
+
+
+def _likely(choices: Sequence[Choice], words: tuple[str, ...]) -> str:
+    names = [choice.label for choice in choices]
+    return next((name for word in words for name in names if word in name.lower()), names[0])
+
+
+def _check_response(value: str, state: State) -> None:
+    named = {"prompt": state.value("prompt_column"), "response": value}
+    if is_local(state):
+        local_data(state, reference(state), named)
+    else:
+        found = chosen_on_hub(state)
+        _recognise_hub(state, found.first or {}, named)
+
+
+def _after_data(state: State) -> list[Said]:
+    """Format, rows and the first example; nothing while the columns are still to be named."""
+    return [] if needs_columns(state) else sample(state, reference(state), columns(state))
+
+
+def _is_hub(state: State) -> bool:
+    return not is_local(state)
+
+
+def _no_default(_state: State) -> Any:
+    return MISSING
+
+
+QUESTIONS = (
+    Question(
+        key="preset",
+        step=3,
+        ask="Data set",
+        flag="--dataset",
+        metavar="ID|FILE|1-4",
+        help="a Hub id, a local file, or a preset of the menu by number or name",
+        kind="choice",
+        choices=_menu,
+        default=_menu_default,
+        parse=_parse_menu,
+        check=_check_menu,
+    ),
+    Question(
+        key="dataset_id",
+        step=3,
+        ask="Its id on the Hub",
+        parse=_parse_id,
+        check=_check_id,
+        applies=lambda state: state.value("preset") == CUSTOM,
+        live=lambda _text, _state: "owner/name, such as openai/gsm8k",
+    ),
+    Question(
+        key="dataset_path",
+        step=3,
+        ask="File",
+        kind="path",
+        parse=_parse_path,
+        check=_check_path,
+        applies=is_local,
+        after=_after_data,
+        live=_live_path,
+    ),
+    Question(
+        key="dataset_config",
+        optional=True,
+        step=3,
+        ask="Configuration",
+        flag="--dataset-config",
+        metavar="NAME",
+        help="the Hub data set's configuration",
+        kind="choice",
+        choices=_config_choices,
+        default=_config_default,
+        applies=_is_hub,
+        asked=lambda state: len(_hub_configs(state)) > 1,
+    ),
+    Question(
+        key="dataset_split",
+        step=3,
+        ask="Split",
+        flag="--dataset-split",
+        metavar="NAME",
+        help="the Hub data set's split",
+        default=_split_default,
+        parse=lambda text, _state: text.strip() or _empty("split"),
+        check=_check_split,
+        applies=_is_hub,
+        after=_after_data,
+        live=_split_live,
+    ),
+    Question(
+        key="columns",
+        optional=True,
+        step=3,
+        ask="Columns",
+        flag="--columns",
+        metavar="OURS=YOURS",
+        help="where your columns are called otherwise, such as prompt=question response=answer",
+        default=lambda _state: {},
+        parse=parse_columns,
+        asked=lambda _state: False,
+    ),
+    Question(
+        key="prompt_column",
+        step=3,
+        ask="No known format has these columns. Which one asks?",
+        kind="choice",
+        choices=_column_choices,
+        default=lambda state: _likely(_column_choices(state), ("prompt", "instruct", "quest", "input", "user")),
+        applies=_asks_columns,
+    ),
+    Question(
+        key="response_column",
+        step=3,
+        ask="Which one answers?",
+        kind="choice",
+        choices=_answer_choices,
+        default=lambda state: _likely(_answer_choices(state), ("response", "answer", "output", "complet", "assist")),
+        check=_check_response,
+        applies=_asks_columns,
+        after=lambda state: sample(state, reference(state), columns(state)),
+    ),
+)
+
+
+def _empty(what: str) -> str:
+    raise Wrong(f"no {what} given", "type one, or press Esc to go back")
+
+
+def dataset_answers(text: str, folder: Path) -> dict[str, Any]:
+    """What `--dataset TEXT` answers: a preset, a Hub id or a file, as DESIGN's rule for trainers has it."""
+    preset = find_preset(text)
+    if preset and text not in (preset.sft, preset.grpo):
+        return {"preset": preset.label}
+    if absolute(text, folder).exists() or names_a_path(text):
+        return {"preset": LOCAL, "dataset_path": text}
+    return {"preset": CUSTOM, "dataset_id": text}

@@ -1,0 +1,71 @@
+"""What the data look like: format, rows, and the first example as the model will see it."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dimba.contract import DEFAULT_CHAT_TEMPLATE, absolute
+from dimba.errors import BadInput
+from dimba.formats import Message, as_messages, recognise
+from dimba.wizard.looks import chosen_on_hub, is_local, local_data
+from dimba.wizard.question import Said
+from dimba.wizard.state import State
+
+if TYPE_CHECKING:
+    from dimba.host.hub import HubDataset
+
+_LINES, _WIDTH = 10, 74
+
+
+def sample(state: State, reference: str, columns: Mapping[str, str]) -> list[Said]:
+    """A line of facts and the first example; says what was not checked."""
+    if is_local(state):
+        summary = local_data(state, reference, columns).summary
+        assert summary is not None, "local_data refuses a file without rows"
+        return [Said(f"{summary.format}: {summary.rows:,} rows, all read", "good"), *_example(state, summary.first)]
+    found = chosen_on_hub(state)
+    if found.status != "found":
+        return [Said(found.why if found.status == "gated" else f"not checked: {found.why}", "warn")]
+    rows = f"{found.rows:,} rows" if found.rows else "how many rows is not known"
+    if not found.first:
+        return [Said(f"on the Hub, {rows}; its rows were not looked at ({found.why or 'no viewer'})", "warn")]
+    return _first_on_hub(state, found, columns, rows)
+
+
+def _first_on_hub(state: State, found: "HubDataset", columns: Mapping[str, str], rows: str) -> list[Said]:
+    row = found.first or {}
+    where, mode = f"{found.id} row 1", state.value("mode")
+    try:
+        form = recognise(row, columns, where, mode)
+        if set(form.columns) & set(found.truncated):
+            return [Said(f"on the Hub: {form.name}, {rows}; the first is too long to be shown", "good")]
+        messages = as_messages(row, form, columns, where, mode)
+    except BadInput as error:
+        return [Said(f"on the Hub, {rows}; {error.message}", "warn")]
+    return [Said(f"on the Hub: {form.name}, {rows}; the first was looked at", "good"), *_example(state, messages)]
+
+
+def _example(state: State, messages: "tuple[Message, ...] | list[Message]") -> list[Said]:
+    text, how = _as_seen(state, list(messages))
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, _WIDTH) or [""]]
+    more = [Said(f"  … {len(lines) - _LINES} more lines", "dim")] if len(lines) > _LINES else []
+    return [Said(f"The first example, {how}:", "dim"), *(Said(f"  {line}") for line in lines[:_LINES]), *more]
+
+
+def _as_seen(state: State, messages: list[Message]) -> tuple[str, str]:
+    """(text, how it was made): by the checkpoint's own chat template where that is at hand."""
+    base = absolute(state.value("base_checkpoint") or "", state.folder)
+    try:
+        from dimba.host.chat_template import render_chat
+
+        text = render_chat(Path(base), messages, DEFAULT_CHAT_TEMPLATE) if base.is_dir() else None
+    except BadInput as error:
+        return _turns(messages), f"turn by turn; {error.message}"
+    if text is None:
+        return _turns(messages), "turn by turn (the chat template is applied where it trains)"
+    return text, "as the model will see it; the loss is on the assistant's turns"
+
+
+def _turns(messages: list[Message]) -> str:
+    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)

@@ -1,0 +1,306 @@
+"""Step 5: hyperparameters, each with what follows from it."""
+
+import math
+from collections.abc import Sequence
+
+from dimba.batching import steps_per_epoch, total_steps
+from dimba.wizard.batches import accumulation, processes
+from dimba.wizard.defaults import Row, row_for
+from dimba.wizard.looks import known_rows
+from dimba.wizard.preview import prefetch_trainer
+from dimba.wizard.question import Choice, Question, Said, Wrong, one_of, positive, whole
+from dimba.wizard.state import State
+
+_MANY_PASSES = 10
+_GENERATIONS = 8
+_REWARDS = ("auto", "numeric", "exact_match", "contains", "regex", "json_valid", "length", "preference", "similarity")
+_TAKE, _CHANGE = "take", "change"
+
+
+def _row(state: State) -> Row:
+    return row_for(state.value("vram"))
+
+
+def _is_grpo(state: State) -> bool:
+    return bool(state.value("mode") == "grpo")
+
+
+def _is_adapter(state: State) -> bool:
+    return bool(state.value("method") != "full")
+
+
+def _tuned(state: State) -> bool:
+    return bool(state.value("tune") == _CHANGE)
+
+
+def learning_rate(state: State) -> float:
+    """The spec's own default for mode and method."""
+    from dimba.spec.model import default_learning_rate
+
+    return default_learning_rate(state.value("mode"), state.value("method"))
+
+
+def _solved_note(state: State) -> list[Said]:
+    asked, needed = state.value("grad_accumulation_steps"), accumulation(state)
+    if asked == needed:
+        return []
+    batch, group = state.value("batch_size"), state.value("num_generations")
+    why = f"{batch} × {asked} completions are no whole groups of {group}"
+    return [Said(f"gradient accumulation {asked} → {needed}: {why}, {batch} × {needed} are", "warn")]
+
+
+# What follows.
+
+
+def consequences(state: State) -> list[Said]:
+    """Effective batch, steps a pass, steps in all, and how many passes that is."""
+    batch, count = state.value("batch_size"), processes(state)
+    steps = accumulation(state)
+    what = "completions" if _is_grpo(state) else "rows"
+    gpus = f" × {count} GPUs" if count > 1 else ""
+    effective = batch * steps * count
+    text = f"{effective} {what} a step ({batch} × {steps}{gpus})"
+    if _is_grpo(state):
+        text += f", {effective // state.value('num_generations')} prompts × {state.value('num_generations')}"
+    return [Said(f"{text}; {_steps(state, steps, count)}", "dim")]
+
+
+def _per_pass(state: State, steps: int, count: int) -> int | None:
+    rows = known_rows(state)
+    if rows is None:
+        return None
+    rows *= state.value("num_generations") if _is_grpo(state) else 1
+    return steps_per_epoch(rows, batch_size=state.value("batch_size"), accumulation=steps, processes=count)
+
+
+def _steps(state: State, steps: int, count: int) -> str:
+    per_pass, limit = _per_pass(state, steps, count), state.value("max_steps")
+    if per_pass is None:
+        return f"{limit:,} steps in all" if limit else "how many steps depends on the rows"
+    total = total_steps(per_pass, epochs=state.value("epochs"), max_steps=limit)
+    return f"{per_pass:,} step{'s' if per_pass > 1 else ''} an epoch, {total:,} in all"
+
+
+def _passes(state: State) -> list[Said]:
+    """What a limit on steps makes of the epochs, since the limit wins."""
+    per_pass = _per_pass(state, accumulation(state), processes(state))
+    limit, epochs = state.value("max_steps"), state.value("epochs")
+    if per_pass is None or limit is None:
+        return []
+    passes = limit / per_pass
+    if passes > max(_MANY_PASSES, epochs):
+        text = f"{limit:,} steps are {passes:,.0f} passes over the data: `none` trains {epochs:g} epochs instead"
+        return [Said(text, "warn")]
+    return [Said(f"max steps wins over epochs: {passes:,.2g} passes over the data", "dim")] if passes != epochs else []
+
+
+def _table(state: State) -> list[Said]:
+    prefetch_trainer(state)
+    keys = [question for question in QUESTIONS[1:] if question.applies(state)]
+    pairs = [f"{question.ask.lower()} {question.show(state.value(question.key))}" for question in keys]
+    half = math.ceil(len(pairs) / 2)
+    columns = [f"  {left:<36}{right}" for left, right in zip(pairs[:half], [*pairs[half:], ""], strict=False)]
+    return [*(Said(line) for line in columns), *_solved_note(state), *consequences(state), *_passes(state)]
+
+
+def _ask_tune(state: State) -> bool:
+    return not all(question.key in state.given for question in QUESTIONS[1:] if question.applies(state))
+
+
+def _tune_choices(_state: State) -> Sequence[Choice]:
+    return (
+        Choice(_TAKE, "take these values", "taken"),
+        Choice(_CHANGE, "change them one by one", "one by one"),
+    )
+
+
+# Parsing.
+
+
+def _parse_steps(text: str, _state: State) -> int | None:
+    return None if text.strip().lower() in ("none", "null", "no", "") else whole(text, "max steps")
+
+
+def _parse_generations(text: str, _state: State) -> int:
+    number = whole(text, "completions per prompt")
+    if number < 2:
+        raise Wrong(f"completions per prompt {number}: GRPO compares several answers", "give 2 or more; 8 is usual")
+    return number
+
+
+def _generation_choices(state: State) -> list[int]:
+    total = state.value("batch_size") * state.value("grad_accumulation_steps") * processes(state)
+    return [number for number in range(2, min(total, 64) + 1) if total % number == 0]
+
+
+def _generations_default(state: State) -> int:
+    fitting = [number for number in _generation_choices(state) if number <= _GENERATIONS]
+    return max(fitting, default=_GENERATIONS)
+
+
+def _generations_live(text: str, state: State) -> str:
+    fitting = ", ".join(map(str, _generation_choices(state)[:12]))
+    return f"fit as they are: {fitting}; for another, gradient accumulation is raised" if fitting else ""
+
+
+def _parse_reward(text: str, _state: State) -> str:
+    text = text.strip()
+    if ".py:" in text or text.endswith(".py"):
+        return text
+    names = [name.partition("=")[0].partition(":")[0] for name in text.split(",")]
+    for name in names:
+        one_of([Choice(each, each) for each in _REWARDS], name, "reward")
+    return text
+
+
+def show_rate(value: float) -> str:
+    """`2e-4`, as rates are written."""
+    digits, _, exponent = f"{value:e}".partition("e")
+    short = f"{float(digits):.10g}e{int(exponent)}"
+    return short if value < 1e-2 and float(short) == value else str(value)
+
+
+def _epochs(text: str) -> float:
+    number = positive(text, "epochs", "3")
+    return int(number) if number == int(number) else number
+
+
+def _after_accumulation(state: State) -> list[Said]:
+    # For GRPO the number of completions comes after, and is chosen so that it fits.
+    return [*([] if not _is_grpo(state) else _solved_note(state)), *consequences(state)]
+
+
+QUESTIONS = (
+    Question(
+        key="tune",
+        step=5,
+        ask="Hyperparameters",
+        kind="choice",
+        choices=_tune_choices,
+        default=lambda _state: _TAKE,
+        parse=lambda text, state: one_of(_tune_choices(state), text, "answer"),
+        before=_table,
+        asked=_ask_tune,
+    ),
+    Question(
+        key="batch_size",
+        step=5,
+        ask="Batch size",
+        flag="--batch-size",
+        metavar="N",
+        help="rows (GRPO: completions) a device and forward pass",
+        default=lambda state: _row(state).batch[state.value("method")],
+        parse=lambda text, _state: whole(text, "batch size"),
+        asked=_tuned,
+        after=consequences,
+        live=lambda _text, _state: "rows a GPU computes at once: memory grows with it, not quality",
+    ),
+    Question(
+        key="grad_accumulation_steps",
+        step=5,
+        ask="Gradient accumulation",
+        flag="--grad-accumulation-steps",
+        metavar="N",
+        help="batches an optimiser step",
+        default=lambda state: _row(state).accumulation[state.value("mode")][state.value("method")],
+        parse=lambda text, _state: whole(text, "gradient accumulation"),
+        asked=_tuned,
+        after=_after_accumulation,
+        live=lambda _text, _state: "batches before one optimiser step: a larger effective batch for no memory",
+    ),
+    Question(
+        key="epochs",
+        step=5,
+        ask="Epochs",
+        flag="--epochs",
+        metavar="N",
+        help="passes over the data",
+        default=lambda state: 1 if _is_grpo(state) else 3,
+        parse=lambda text, _state: _epochs(text),
+        show=lambda value: f"{value:g}",
+        asked=_tuned,
+        after=consequences,
+    ),
+    Question(
+        key="max_steps",
+        step=5,
+        ask="Max steps",
+        flag="--max-steps",
+        metavar="N",
+        help="optimiser steps, instead of epochs; none: the epochs decide",
+        default=lambda state: _row(state).max_steps[state.value("mode")],
+        parse=_parse_steps,
+        show=lambda value: "none" if value is None else str(value),
+        asked=_tuned,
+        after=lambda state: [*consequences(state), *_passes(state)],
+        live=lambda _text, _state: "optimiser steps in all, whatever the epochs say; none: the epochs decide",
+    ),
+    Question(
+        key="learning_rate",
+        step=5,
+        ask="Learning rate",
+        flag="--learning-rate",
+        metavar="RATE",
+        help="such as 2e-4",
+        default=learning_rate,
+        parse=lambda text, _state: positive(text, "learning rate", "2e-4"),
+        show=show_rate,
+        asked=_tuned,
+        live=lambda _text, state: (
+            f"usual for {state.value('mode')}, {state.value('method')}: {show_rate(learning_rate(state))}"
+        ),
+    ),
+    Question(
+        key="lora_r",
+        step=5,
+        ask="LoRA rank",
+        flag="--lora-r",
+        metavar="R",
+        help="rank of the adapter",
+        default=lambda state: _row(state).rank,
+        parse=lambda text, _state: whole(text, "LoRA rank"),
+        applies=_is_adapter,
+        asked=_tuned,
+        live=lambda _text, _state: "how much an adapter can learn: 4 to 64",
+    ),
+    Question(
+        key="lora_alpha",
+        step=5,
+        ask="LoRA alpha",
+        flag="--lora-alpha",
+        metavar="ALPHA",
+        help="scale of the adapter, over its rank",
+        default=lambda state: 2 * state.value("lora_r"),
+        parse=lambda text, _state: whole(text, "LoRA alpha"),
+        applies=_is_adapter,
+        asked=_tuned,
+        live=lambda _text, _state: "twice the rank is usual",
+    ),
+    Question(
+        key="reward",
+        step=5,
+        ask="Reward",
+        flag="--reward",
+        metavar="NAME",
+        help="auto, a verifier's name, or path/to/file.py:function",
+        default=lambda _state: "auto",
+        parse=_parse_reward,
+        applies=_is_grpo,
+        asked=_tuned,
+        live=lambda _text, _state: "auto looks at the rows; numeric, exact_match, …; or file.py:function",
+    ),
+    Question(
+        key="num_generations",
+        step=5,
+        ask="Completions per prompt",
+        flag="--num-generations",
+        metavar="N",
+        help="answers that GRPO samples and compares",
+        default=_generations_default,
+        parse=_parse_generations,
+        applies=_is_grpo,
+        asked=_tuned,
+        after=_after_accumulation,
+        live=_generations_live,
+    ),
+)

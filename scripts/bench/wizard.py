@@ -1,0 +1,67 @@
+"""What the wizard costs whoever uses it: to the first prompt, and from an answer to the next prompt.
+
+On a pseudo-terminal of 80 × 24, in a folder made for it; the machine's own engine and `nvidia-smi` are asked meanwhile.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.conftest import QUESTIONS, hollow_checkpoint, write_rows
+from tests.wizard.terminal import DOWN, ENTER, UP, Terminal, environment
+
+RUNS = 5
+# (keys, what shows that the next prompt stands); none of these answers needs a look that takes time.
+ANSWERS = (
+    ([ENTER], "Base checkpoint:"),
+    ([ENTER], "6  local file"),
+    ([UP, ENTER], "File:"),
+    (["qa.jsonl", ENTER], "VRAM budget of one card"),
+    ([ENTER], "every weight"),
+    ([ENTER], "take these values"),
+    ([DOWN, ENTER], "Batch size:"),
+    ([ENTER], "Gradient accumulation:"),
+    ([ENTER], "Epochs:"),
+    ([ENTER], "Max steps:"),
+    ([ENTER], "Learning rate:"),
+    ([ENTER], "LoRA rank:"),
+    ([ENTER], "LoRA alpha:"),
+    ([ENTER], "Where it runs"),
+)
+
+
+def main() -> None:
+    first, next_prompt = [], []
+    for _ in range(RUNS):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            hollow_checkpoint(folder / "checkpoints/base")
+            write_rows(folder / "qa.jsonl", QUESTIONS)
+            began = time.perf_counter()
+            argv = [sys.executable, "-m", "dimba", "wizard"]
+            terminal = Terminal(argv, folder, environment(XDG_STATE_HOME=name, PYTHONPATH=str(Path.cwd())))
+            terminal.wait("learn from example answers")
+            first.append(time.perf_counter() - began)
+            next_prompt += [_seconds(terminal, keys, expected) for keys, expected in ANSWERS]
+            terminal.child.close(force=True)
+    slowest = max(next_prompt)
+    print(f"start to first prompt: {statistics.median(first):.2f} s, median of {RUNS} (target 0.6 s)")
+    print(
+        f"answer to next prompt: {statistics.median(next_prompt):.3f} s, median of {len(next_prompt)}; "
+        f"the slowest {slowest:.3f} s (target 0.1 s)"
+    )
+
+
+def _seconds(terminal: Terminal, keys: list[str], expected: str) -> float:
+    time.sleep(1.0)  # somebody reads; the looks that go on in the background come to their end
+    terminal.read()
+    began = time.perf_counter()
+    terminal.send(*keys)
+    terminal.wait(expected)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

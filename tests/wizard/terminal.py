@@ -1,0 +1,78 @@
+"""A real pseudo-terminal of 80 × 24 with a screen that can be read."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pexpect
+import pyte
+
+UP, DOWN, ENTER, ESC, CTRL_C, CTRL_U, TAB = "\x1b[A", "\x1b[B", "\r", "\x1b", "\x03", "\x15", "\t"
+
+
+class Terminal:
+    """A program on a terminal; what it writes is kept as a person would see it, and whole in `history`."""
+
+    def __init__(self, argv: Sequence[str], cwd: Path, environment: Mapping[str, str]):
+        self.screen = pyte.HistoryScreen(80, 24, history=2000)
+        self._stream = pyte.ByteStream(self.screen)
+        self.raw = b""
+        self.child = pexpect.spawn(
+            argv[0], list(argv[1:]), cwd=str(cwd), env=dict(environment), dimensions=(24, 80), timeout=30
+        )
+        self.child.delaybeforesend = None
+
+    def send(self, *keys: str) -> None:
+        for key in keys:
+            self.child.send(key)
+            if key == ESC:
+                time.sleep(0.3)
+
+    def read(self, seconds: float = 0.02) -> None:
+        """Takes in what has been written by now; cursor position requests are answered as a terminal does."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                data = self.child.read_nonblocking(65536, timeout=0.005)
+            except pexpect.TIMEOUT:
+                continue
+            except pexpect.EOF:
+                return
+            self.raw += data
+            if b"\x1b[6n" in data:
+                self.child.send(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
+            self._stream.feed(data)
+
+    def wait(self, text: str, seconds: float = 20) -> None:
+        """Until `text` is on the screen (not only in its history)."""
+        end = time.monotonic() + seconds
+        while text not in self.shown():
+            self.read()
+            if time.monotonic() > end:
+                raise AssertionError(f"`{text}` never came:\n{self.all()}")
+            if not self.child.isalive() and text not in self.shown():
+                self.read(0.2)
+                if text not in self.shown():
+                    raise AssertionError(f"ended without `{text}`:\n{self.all()}")
+
+    def shown(self) -> str:
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    def all(self) -> str:
+        above = ["".join(line[x].data for x in range(self.screen.columns)) for line in self.screen.history.top]
+        return "\n".join(line.rstrip() for line in [*above, *self.screen.display])
+
+    def end(self, seconds: float = 30) -> int:
+        """Its exit status."""
+        limit = time.monotonic() + seconds
+        while self.child.isalive():
+            self.read()
+            assert time.monotonic() < limit, f"still going:\n{self.all()}"
+        self.read(0.2)
+        self.child.close()
+        return self.child.exitstatus if self.child.exitstatus is not None else 128 + (self.child.signalstatus or 0)
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8", "COLUMNS": "80", "LINES": "24", **more}

@@ -1,0 +1,390 @@
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimba.spec import JobSpec, load_spec
+from tests.conftest import QUESTIONS, Dimba, hollow_checkpoint, write_rows
+from tests.hub import hub
+from tests.wizard.conftest import EIGHT_80, ONE_8, TWO_24
+
+ONLINE = {"HF_HUB_OFFLINE": "0"}
+
+
+@pytest.fixture
+def wizard(place: Path, dimba: Dimba):
+    """Runs `dimba wizard --defaults …`; gives the spec that it wrote, once `validate` has found no fault with it."""
+
+    def run(*flags: str, **environment: str) -> JobSpec:
+        done = dimba("wizard", "--defaults", *flags, cwd=place, **environment)
+        assert done.returncode == 0, done.stderr
+        path = done.stdout.splitlines()[-1]
+        checked = dimba("validate", path, cwd=place)
+        assert checked.returncode == 0, checked.stderr
+        return load_spec(place / path).spec
+
+    return run
+
+
+@pytest.fixture
+def refused(place: Path, dimba: Dimba):
+    """Runs what has to be refused with exit status 2 and a hint, nothing written; gives what was said."""
+
+    def run(*flags: str, defaults: bool = True, **environment: str) -> str:
+        done = dimba("wizard", *(["--defaults"] if defaults else []), *flags, cwd=place, **environment)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "hint: " in done.stderr
+        assert not (place / "jobs").exists()
+        return done.stderr
+
+    return run
+
+
+def test_defaults_ask_nothing_and_the_spec_plans(place: Path, dimba: Dimba):
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--out", "mine/job.yaml", cwd=place)
+    assert (done.returncode, done.stdout) == (0, "mine/job.yaml\n")
+    assert (place / "mine/job.schema.json").exists()
+    plan = dimba("plan", "mine/job.yaml", "--json", cwd=place)
+    argv = json.loads(plan.stdout)["argv"]
+    assert argv[argv.index("--dataset") + 1] == str(place / "qa.jsonl")
+    assert "--use-qlora" in argv
+
+
+def test_the_file_is_short_commented_and_in_the_usual_order(place: Path, dimba: Dimba):
+    dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place, CARDS=TWO_24)
+    lines = (place / "jobs/qa-lora.yaml").read_text().splitlines()
+    assert lines[0] == "# yaml-language-server: $schema=./job.schema.json"
+    assert [line.split(":")[0] for line in lines[1:] if not line.startswith(" ")] == [
+        "version", "name", "mode", "base_checkpoint", "dataset", "method", "lora", "training", "output_dir", "trainer",
+        "resources", "runner",
+    ]  # fmt: skip
+    assert max(map(len, lines)) <= 80
+    assert "  learning_rate: 2.0e-4" in lines
+    assert "resources: {gpus: all, vram_gb: 24}" in lines
+
+
+@pytest.mark.parametrize(
+    ("cards", "method", "batch", "accumulation", "rank", "vram"),
+    [
+        (ONE_8, "qlora", 4, 16, 4, 8),
+        (TWO_24, "lora", 8, 8, 16, 24),
+        (EIGHT_80, "full", 8, 4, None, 80),
+        ("none", "qlora", 2, 32, 4, None),
+        ("RTX 3060:12288", "lora", 2, 32, 4, 12),
+    ],
+)
+def test_the_cards_of_the_machine_choose(
+    wizard: Any, cards: str, method: str, batch: int, accumulation: int, rank: int | None, vram: int | None
+):
+    spec = wizard("--dataset", "qa.jsonl", CARDS=cards)
+    assert (spec.method, spec.training.batch_size, spec.training.grad_accumulation_steps) == (
+        method, batch, accumulation,
+    )  # fmt: skip
+    assert spec.resources.vram_gb == vram
+    assert spec.resources.gpus == "all"
+    if rank:
+        assert (spec.lora.r, spec.lora.alpha) == (rank, 2 * rank)
+
+
+@pytest.mark.parametrize("vram", ["24", "24GB", "24 gb", "24.0"])
+def test_a_budget_that_is_given_wins_over_the_machine(wizard: Any, vram: str):
+    spec = wizard("--dataset", "qa.jsonl", "--vram", vram, CARDS=ONE_8)
+    assert (spec.method, spec.resources.vram_gb, spec.training.max_steps) == ("lora", 24, 3000)
+
+
+def test_every_answer_has_a_flag(place: Path, dimba: Dimba):
+    """All of them on a pipe, without --defaults: nothing is missing, and every one arrives."""
+    flags = (
+        "--mode grpo --base-checkpoint checkpoints/base --dataset own.jsonl --columns prompt=ask response=reply "
+        "--vram 40+ --gpus 0,1 --method lora --batch-size 4 --grad-accumulation-steps 6 --epochs 2.5 --max-steps 77 "
+        "--learning-rate 3e-5 --lora-r 12 --lora-alpha 20 --reward numeric --num-generations 4 "
+        "--output-dir checkpoints/mine --trainer scripts/finetuning/finetune_grpo.py --name mine --runner process"
+    ).split()
+    write_rows(place / "own.jsonl", [{"ask": row["question"], "reply": row["answer"]} for row in QUESTIONS])
+    done = dimba("wizard", *flags, "--out", "a.yaml", "--no-launch", cwd=place, CARDS=EIGHT_80)
+    assert done.returncode == 0, done.stderr
+    spec = load_spec(place / "a.yaml").spec
+    training = spec.training
+    assert (spec.mode, spec.method, spec.name, spec.runner) == ("grpo", "lora", "mine", "process")
+    assert (spec.dataset.path, spec.dataset.columns) == ("own.jsonl", {"prompt": "ask", "response": "reply"})
+    assert (training.batch_size, training.grad_accumulation_steps, training.epochs, training.max_steps) == (
+        4,
+        6,
+        2.5,
+        77,
+    )
+    assert (training.learning_rate, spec.lora.r, spec.lora.alpha) == (3e-5, 12, 20)
+    assert spec.trainer_args == {"reward": "numeric", "num-generations": 4}
+    assert (spec.output_dir, spec.resources.gpus, spec.resources.vram_gb) == ("checkpoints/mine", [0, 1], 40)
+    hub_flags = [
+        "--dataset",
+        "openai/gsm8k",
+        "--dataset-config",
+        "main",
+        "--dataset-split",
+        "test",
+        "--hf-token",
+        "yes",
+    ]
+    done = dimba("wizard", "--defaults", *hub_flags, "--out", "b.yaml", cwd=place, HF_TOKEN="x")
+    assert done.returncode == 0, done.stderr
+    spec = load_spec(place / "b.yaml").spec
+    assert (spec.dataset.name, spec.dataset.config, spec.dataset.split) == ("openai/gsm8k", "main", "test")
+    assert spec.container.env == ["HF_TOKEN"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "mode", "hub_id", "split"),
+    [
+        ("1", "sft", "HuggingFaceH4/ultrachat_200k", "train_sft"),
+        ("ultrachat_200k", "grpo", "HuggingFaceH4/ultrachat_200k", "train_sft"),
+        ("2", "sft", "m-a-p/CodeFeedback-Filtered-Instruction", "train"),
+        ("Code-Feedback", "grpo", "m-a-p/CodeFeedback-Filtered-Preference", "train"),
+        ("OpenHermes-2.5", "sft", "teknium/OpenHermes-2.5", "train"),
+        ("4", "grpo", "argilla/feedback-collection", "train"),
+        ("HuggingFaceH4/ultrachat_200k", "sft", "HuggingFaceH4/ultrachat_200k", "train_sft"),
+        ("somebody/something", "sft", "somebody/something", "train"),
+    ],
+)
+def test_the_menu_leads_to_these_data_sets(wizard: Any, choice: str, mode: str, hub_id: str, split: str):
+    spec = wizard("--dataset", choice, "--mode", mode)
+    assert (spec.dataset.name, spec.dataset.split) == (hub_id, split)
+
+
+def test_what_the_hub_was_not_asked_is_said(place: Path, dimba: Dimba):
+    done = dimba("wizard", "--defaults", "--dataset", "1", cwd=place)
+    assert "not checked: HF_HUB_OFFLINE" in done.stderr
+    done = dimba("wizard", "--defaults", "--dataset", "1", cwd=place, HF_ENDPOINT="http://127.0.0.1:9", **ONLINE)
+    assert done.returncode == 0
+    assert "not checked: the Hub did not answer" in done.stderr
+
+
+def test_a_preset_that_the_hub_does_not_have_names_the_nearest(place: Path, refused: Any):
+    with hub({}) as address:
+        said = refused("--mode", "grpo", "--dataset", "2", HF_ENDPOINT=address, **ONLINE)
+        assert "m-a-p/CodeFeedback-Filtered-Preference" in said
+        assert "RLHFlow/CodeUltraFeedback-standard" in said
+        said = refused("--dataset", "4", HF_ENDPOINT=address, **ONLINE)
+        assert "prometheus-eval/Feedback-Collection" in said
+        said = refused("--dataset", "nobody/nothing", HF_ENDPOINT=address, **ONLINE)
+        assert "nobody/nothing" in said
+
+
+def test_a_data_set_of_the_hub_is_looked_at(place: Path, dimba: Dimba, tmp_path: Path):
+    write_rows(tmp_path / "hub/train.jsonl", QUESTIONS)
+    with hub({"datasets/some/questions": tmp_path / "hub"}) as address:
+        there = {"HF_ENDPOINT": address, **ONLINE}
+        done = dimba("wizard", "--defaults", "--dataset", "some/questions", cwd=place, **there)
+        assert done.returncode == 0, done.stderr
+        assert "not checked" not in done.stderr
+        wrong = dimba(
+            "wizard", "--defaults", "--dataset", "some/questions", "--dataset-split", "tset", cwd=place, **there
+        )
+        assert wrong.returncode == 2
+        assert "--dataset-split" in wrong.stderr
+        assert "train" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--mode", "gpro"], "did you mean `grpo`?"),
+        (["--base-checkpoint", "checkpoints/bsae"], "does not exist"),
+        (["--dataset", "qa.json"], "does not exist"),
+        (["--dataset", "data/missing.jsonl"], "does not exist"),
+        (["--dataset", "checkpoints"], "is a folder"),
+        (["--dataset", "qa.jsonl", "--columns", "prompt"], "is not OURS=YOURS"),
+        (["--dataset", "qa.jsonl", "--columns", "prompt=x"], "no column `x`"),
+        (["--vram", "lots"], "is not a size in GB"),
+        (["--gpus", "first"], "is none of all, none, a number, a list"),
+        (["--gpus", "0,0"], "names one twice"),
+        (["--dataset", "qa.jsonl", "--gpus", "3"], "this machine has 2"),
+        (["--dataset", "qa.jsonl", "--gpus", "0,7"], "this machine has 2"),
+        (["--method", "qlorra"], "did you mean `qlora`?"),
+        (["--batch-size", "0"], "less than 1"),
+        (["--batch-size", "many"], "not a whole number"),
+        (["--grad-accumulation-steps", "1.5"], "not a whole number"),
+        (["--epochs", "-1"], "not above zero"),
+        (["--max-steps", "0"], "less than 1"),
+        (["--learning-rate", "fast"], "not a number"),
+        (["--lora-r", "0"], "less than 1"),
+        (["--mode", "grpo", "--num-generations", "1"], "2 or more"),
+        (["--mode", "grpo", "--reward", "numeri"], "did you mean `numeric`?"),
+        (["--dataset", "qa.jsonl", "--output-dir", "checkpoints/base"], "holds a model already"),
+        (["--dataset", "qa.jsonl", "--output-dir", "."], "where dimba is run"),
+        (["--dataset", "qa.jsonl", "--trainer", "scripts/mine.py"], "does not exist"),
+        (["--dataset", "qa.jsonl", "--name", "my job"], "letters, digits"),
+        (["--runner", "kubernetes"], "is not known"),
+        (["--runner", "slurm"], "not there yet"),
+        (["--dataset", "qa.jsonl", "--out", "checkpoints"], "is a folder"),
+        (["--hf-token", "perhaps"], "is not known"),
+    ],
+)
+def test_a_wrong_flag_is_refused_as_the_prompt_would(refused: Any, flags: list[str], said: str):
+    message = refused(*flags, CARDS=TWO_24)
+    assert said in message
+    assert flags[-2] in message or flags[-4] in message
+
+
+def test_an_engine_that_cannot_be_had_does_not_keep_the_spec_from_being_written(place: Path, dimba: Dimba):
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--runner", "docker", cwd=place)
+    assert done.returncode == 0
+    assert "this machine cannot run it" in done.stderr
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--runner", "docker", "--launch", cwd=place)
+    assert done.returncode == 4
+
+
+def test_a_pipe_is_told_what_is_missing(refused: Any):
+    said = refused("--mode", "sft", "--dataset", "qa.jsonl", defaults=False)
+    for flag in ("--base-checkpoint", "--vram", "--method", "--batch-size", "--lora-r", "--trainer", "--runner"):
+        assert flag in said
+    assert "--mode" not in said
+    assert "--reward" not in said, "an SFT job has none"
+
+
+def test_without_a_checkpoint_the_defaults_name_what_is_missing(place: Path, refused: Any):
+    (place / "checkpoints/base").rename(place / "elsewhere")
+    assert "--base-checkpoint" in refused("--dataset", "qa.jsonl")
+
+
+def test_the_newest_whole_checkpoint_of_a_folder_is_offered(place: Path, refused: Any):
+    for step in (9, 100, 200):
+        hollow_checkpoint(place / f"runs_of/checkpoint-{step}")
+    weights = place / "runs_of/checkpoint-200/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    said = refused("--base-checkpoint", "runs_of", "--dataset", "qa.jsonl")
+    assert "folder of checkpoints (3)" in said
+    assert "checkpoint-100" in said
+
+
+def test_an_adapter_and_pickled_weights_are_told_apart(place: Path, refused: Any):
+    (place / "adapter").mkdir()
+    (place / "adapter/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "checkpoints/base"}))
+    assert "holds an adapter" in refused("--base-checkpoint", "adapter", "--dataset", "qa.jsonl")
+    pickled = hollow_checkpoint(place / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    assert "only pickled weights" in refused("--base-checkpoint", "pickled", "--dataset", "qa.jsonl")
+
+
+def test_a_broken_row_is_named_with_its_line(place: Path, refused: Any):
+    with (place / "qa.jsonl").open("a") as file:
+        file.write('{"question": "half')
+    assert f"qa.jsonl:{len(QUESTIONS) + 1}: not valid JSON" in refused("--dataset", "qa.jsonl")
+
+
+def test_columns_that_no_format_has_are_refused_with_the_flag_to_give(place: Path, refused: Any):
+    write_rows(place / "odd.jsonl", [{"ask": "a", "reply": "b"}])
+    assert "--columns prompt=… response=…" in refused("--dataset", "odd.jsonl")
+
+
+def test_grpo_makes_groups_whole_and_says_so(place: Path, dimba: Dimba):
+    flags = "--mode grpo --dataset qa.jsonl --batch-size 3 --grad-accumulation-steps 5 --num-generations 4".split()
+    done = dimba("wizard", "--defaults", *flags, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "gradient accumulation 5 → 8" in done.stderr
+    spec = load_spec(place / done.stdout.strip()).spec
+    assert spec.training.grad_accumulation_steps == 8
+    assert spec.trainer_args["num-generations"] == 4
+    assert spec.training.learning_rate == 1e-5
+
+
+def test_grpo_starts_from_prompts_alone(wizard: Any, place: Path, dimba: Dimba):
+    write_rows(place / "prompts.jsonl", [{"prompt": "What is 2 + 3?", "answer": "5"}] * 3)
+    spec = wizard("--mode", "grpo", "--dataset", "prompts.jsonl", "--out", "p.yaml")
+    assert spec.trainer_args == {"reward": "auto", "num-generations": 8}
+    assert spec.output_dir == "checkpoints/finetune_grpo_qlora"
+    assert dimba("plan", "p.yaml", cwd=place).returncode == 0
+    launched = dimba("launch", "p.yaml", cwd=place)
+    assert launched.returncode == 2
+    assert "no training yet" in launched.stderr
+
+
+def test_steps_that_are_many_passes_over_few_rows_are_said(place: Path, dimba: Dimba):
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place)
+    assert "1,000 steps are 1,000 passes over the data: `none` trains 3 epochs instead" in done.stderr
+
+
+def test_a_flag_that_this_job_has_no_use_for_is_said(place: Path, dimba: Dimba):
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--method", "full", "--lora-r", "8", cwd=place)
+    assert done.returncode == 0
+    assert "left out: --lora-r 8" in done.stderr
+
+
+def test_a_used_output_folder_gives_way_to_the_next(wizard: Any, place: Path):
+    hollow_checkpoint(place / "checkpoints/finetune_sft_qlora")
+    assert wizard("--dataset", "qa.jsonl").output_dir == "checkpoints/finetune_sft_qlora-2"
+
+
+def test_nothing_that_was_there_is_lost(place: Path, dimba: Dimba):
+    (place / "job.yaml").write_text("mine: 1\n")
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--out", "job.yaml", cwd=place)
+    assert done.returncode == 0
+    assert (place / "job.yaml.bak").read_text() == "mine: 1\n"
+    assert "kept as job.yaml.bak" in done.stderr
+    second = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place)
+    third = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place)
+    assert (second.stdout, third.stdout) == ("jobs/qa-qlora.yaml\n", "jobs/qa-qlora-2.yaml\n")
+
+
+def test_a_short_context_limits_the_length_of_rows(wizard: Any, place: Path):
+    config = place / "checkpoints/base/config.json"
+    config.write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 256}))
+    assert wizard("--dataset", "qa.jsonl").training.max_length == 256
+
+
+def test_the_token_is_named_and_never_written(wizard: Any, place: Path):
+    secret = "hf_" + "a" * 30
+    spec = wizard("--dataset", "1", "--hf-token", "yes", "--out", "t.yaml", HF_TOKEN=secret)
+    assert spec.container.env == ["HF_TOKEN"]
+    assert secret not in (place / "t.yaml").read_text()
+    assert wizard("--dataset", "1", HF_TOKEN=secret).container.env == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes for others")
+def test_root_writes_for_the_owner_of_the_folder(place: Path, dimba: Dimba):
+    for path in (place, *place.rglob("*")):
+        os.chown(path, 4321, 4321)
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place)
+    assert done.returncode == 0, done.stderr
+    for path in (place / "jobs", *(place / "jobs").iterdir()):
+        status = path.stat()
+        assert (status.st_uid, status.st_gid) == (4321, 4321), path
+        assert stat.S_IMODE(status.st_mode) & 0o400
+
+
+TRAINER = """\
+import argparse
+parser = argparse.ArgumentParser()
+{flags}
+parser.parse_args()
+"""
+
+
+def _trainer(path: Path, *flags: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(f"parser.add_argument({flag!r}{', action=chr(115)' if False else ''})" for flag in flags)
+    path.write_text(TRAINER.format(flags=text))
+    return path
+
+
+def test_what_a_trainer_has_no_flag_for_is_left_out_and_said(place: Path, dimba: Dimba):
+    _trainer(place / "scripts/small.py", "--model", "--train-file", "--qlora", "--lr", "--mode")
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--trainer", "scripts/small.py", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "training.batch_size" in done.stderr
+    assert "no flag for it" in done.stderr
+    assert "--train-file" in done.stderr
+
+
+def test_a_trainer_without_a_flag_for_the_data_is_refused(place: Path, refused: Any):
+    _trainer(place / "scripts/nothing.py", "--model", "--qlora")
+    assert "the trainer has no flag for it" in refused("--dataset", "qa.jsonl", "--trainer", "scripts/nothing.py")
+
+
+def test_rewards_travel_only_to_a_trainer_that_takes_them(wizard: Any, place: Path):
+    _trainer(place / "scripts/g.py", "--model", "--dataset", "--qlora", "--num-generations")
+    spec = wizard("--mode", "grpo", "--dataset", "qa.jsonl", "--trainer", "scripts/g.py")
+    assert spec.trainer_args == {"num-generations": 8}

@@ -1,0 +1,290 @@
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dimba.spec import load_spec
+from tests.conftest import QUESTIONS, REPOSITORY, hollow_checkpoint, write_rows
+from tests.wizard.conftest import EIGHT_80, ONE_8, TWO_24
+from tests.wizard.terminal import CTRL_C, CTRL_U, DOWN, ENTER, ESC, TAB, UP, Terminal, environment
+
+Open = Callable[..., Terminal]
+
+
+@pytest.fixture
+def wizard(place: Path) -> Iterator[Open]:
+    """Opens the wizard in a terminal of 80 × 24."""
+    opened: list[Terminal] = []
+
+    def run(*flags: str, **more: str) -> Terminal:
+        argv = [sys.executable, "-m", "dimba", "wizard", *flags]
+        terminal = Terminal(argv, place, environment(PYTHONPATH=str(REPOSITORY), **more))
+        opened.append(terminal)
+        return terminal
+
+    yield run
+    for terminal in opened:
+        terminal.child.close(force=True)
+
+
+def to_data(terminal: Terminal) -> None:
+    terminal.wait("learn from example answers")
+    terminal.send(ENTER)
+    terminal.wait("whole: LlamaForCausalLM")
+    terminal.send(ENTER)
+    terminal.wait("6  local file")
+
+
+def to_budget(terminal: Terminal) -> None:
+    to_data(terminal)
+    terminal.send(UP, ENTER)
+    terminal.wait("File:")
+    terminal.send("qa.jsonl", ENTER)
+    terminal.wait("VRAM budget of one card")
+
+
+def to_the_end(terminal: Terminal) -> None:
+    for expected in ("Trainer", "Output folder:", "Name of the job:", "Save the spec as:", "Ready"):
+        terminal.send(ENTER)
+        terminal.wait(expected)
+
+
+def saved(terminal: Terminal) -> Path:
+    """Takes the last line of the menu, which saves without launching, and gives the file."""
+    terminal.send(UP, ENTER)
+    terminal.wait("saved; edit it as you like")
+    assert terminal.end() == 0
+    return Path(terminal.shown().split("`dimba launch ")[1].split("`")[0])
+
+
+def test_six_steps_with_what_is_offered_make_a_spec(wizard: Open, place: Path):
+    terminal = wizard(CARDS=ONE_8)
+    to_budget(terminal)
+    assert "question/answer: 12 rows, all read" in terminal.shown()
+    assert "user> What is 0 + 0?" in terminal.shown()
+    assert "1 × RTX 4060, 8 GB (GPU 0)" in terminal.shown()
+    terminal.send(ENTER)
+    terminal.wait("Method")
+    assert "❯ Q-LoRA" in terminal.shown()
+    assert "recommended, under 12 GB" in terminal.shown()
+    terminal.send(ENTER)
+    terminal.wait("take these values")
+    assert "64 rows a step (4 × 16)" in terminal.shown()
+    terminal.send(ENTER)
+    terminal.wait("Where it runs")
+    to_the_end(terminal)
+    assert "--use-qlora" in terminal.all()
+    spec = load_spec(place / saved(terminal)).spec
+    assert (spec.method, spec.training.batch_size, spec.resources.vram_gb) == ("qlora", 4, 8)
+    for line in terminal.all().splitlines():
+        assert len(line) <= 80
+
+
+def test_going_back_keeps_what_was_typed_and_defaults_follow(wizard: Open, place: Path):
+    terminal = wizard("--dataset", "qa.jsonl", CARDS=TWO_24)
+    terminal.wait("learn from")
+    terminal.send(ENTER)
+    terminal.wait("whole:")
+    terminal.send(ENTER)
+    terminal.wait("VRAM budget")
+    terminal.send(ENTER)
+    terminal.wait("Which GPUs")
+    terminal.send(ENTER)
+    terminal.wait("recommended, 12 to 40 GB")
+    terminal.send(ENTER)
+    terminal.wait("take these values")
+    terminal.send(DOWN, ENTER)
+    terminal.wait("Batch size: 8")
+    terminal.send(CTRL_U, "3", ENTER)
+    terminal.wait("Gradient accumulation: 8")
+    terminal.send(ESC)
+    terminal.wait("Batch size: 3")
+    terminal.send(ESC, ESC)
+    terminal.wait("❯ LoRA")
+    terminal.send(DOWN, ENTER)
+    terminal.wait("learning rate 2e-5")  # accepted before, not typed: it follows the method
+    assert "batch size 3" in terminal.shown()
+
+
+def test_leaving_writes_nothing_and_keeps_a_draft(wizard: Open, place: Path):
+    terminal = wizard(CARDS=ONE_8)
+    to_budget(terminal)
+    terminal.send(DOWN, DOWN, DOWN, ENTER)
+    terminal.wait("Method")
+    terminal.send(CTRL_C)
+    terminal.wait("`dimba wizard` goes on where you were")
+    assert terminal.end() == 130
+    assert not (place / "jobs").exists()
+    again = wizard(CARDS=ONE_8)
+    again.wait("go on with the draft")
+    again.send(ENTER)
+    again.wait("recommended, from 40 GB")
+    again.send(ESC)
+    again.wait("❯ 40+ GB")
+    again.send(ENTER, ENTER)
+    again.wait("take these values")
+    again.send(ENTER)
+    again.wait("Where it runs")
+    to_the_end(again)
+    spec = load_spec(place / saved(again)).spec
+    assert (spec.dataset.path, spec.resources.vram_gb) == ("qa.jsonl", 40)
+    third = wizard(CARDS=ONE_8)
+    third.wait("learn from")
+    assert "draft of" not in third.all(), "what was saved is no draft any more"
+
+
+def test_a_killed_wizard_leaves_its_draft_too(wizard: Open):
+    terminal = wizard(CARDS=ONE_8)
+    to_budget(terminal)
+    terminal.child.kill(9)
+    again = wizard(CARDS=ONE_8)
+    again.wait("go on with the draft")
+    again.send(DOWN, ENTER)
+    again.wait("learn from")
+
+
+def test_a_wrong_answer_is_explained_and_asked_again(wizard: Open, place: Path):
+    with (place / "bad.jsonl").open("w") as file:
+        file.write('{"question": "a", "answer": "b"}\n{"question": "a", "answer": 5}\n')
+    terminal = wizard()
+    to_data(terminal)
+    terminal.send(UP, ENTER)
+    terminal.wait("File:")
+    terminal.send("bad.jsonl", ENTER)
+    terminal.wait("hint: correct the row or remove it")
+    assert "bad.jsonl:2: `answer` is a number, expected text" in terminal.shown().replace("\n", "")
+    assert "File: bad.jsonl" in terminal.shown(), "what was typed stands there to be mended"
+    terminal.send(CTRL_U, "nope.jsonl", ENTER)
+    terminal.wait("does not exist")
+
+
+def test_a_folder_of_checkpoints_leads_to_its_newest_whole_one(wizard: Open, place: Path):
+    for step in (10, 20):
+        hollow_checkpoint(place / f"old/checkpoint-{step}")
+    (place / "old/checkpoint-20/model.safetensors").write_bytes(b"half")
+    terminal = wizard()
+    terminal.wait("learn from")
+    terminal.send(ENTER)
+    terminal.wait("whole:")
+    terminal.send(CTRL_U, "ol", TAB)
+    terminal.wait("old")
+    terminal.wait("folder of checkpoints (2)")
+    terminal.send(ENTER)
+    terminal.wait("Base checkpoint: old/checkpoint-10")
+    terminal.send(ENTER)
+    terminal.wait("Data set")
+
+
+def test_columns_are_asked_for_where_no_format_fits(wizard: Open, place: Path):
+    write_rows(place / "odd.jsonl", [{"ask": row["question"], "reply": row["answer"], "id": 1} for row in QUESTIONS])
+    terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base")
+    terminal.wait("6  local file")
+    terminal.send(UP, ENTER)
+    terminal.wait("File:")
+    terminal.send("odd.jsonl", ENTER)
+    terminal.wait("Which one asks?")
+    terminal.send(ENTER)
+    terminal.wait("Which one answers?")
+    terminal.send(ENTER)
+    terminal.wait("prompt/response: 12 rows")
+
+
+def test_eight_cards_can_be_chosen_from(wizard: Open, place: Path):
+    terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", CARDS=EIGHT_80)
+    terminal.wait("8 × H100, 80 GB")
+    terminal.wait("draft is kept")
+    assert "❯ 40+ GB  the largest card here: 80 GB" in terminal.shown()
+    terminal.send(ENTER)
+    terminal.wait("[x] 7  H100, 80 GB")
+    terminal.send(" ", DOWN, DOWN, " ", ENTER)
+    terminal.wait("Which GPUs 6 of 8")
+    terminal.wait("❯ full")
+    terminal.send(ENTER)
+    terminal.wait("192 rows a step (8 × 4 × 6 GPUs)")
+    terminal.send(ENTER)
+    terminal.wait("Where it runs")
+    to_the_end(terminal)
+    assert load_spec(place / saved(terminal)).spec.resources.gpus == [1, 3, 4, 5, 6, 7]
+
+
+def test_a_trainer_of_ones_own_is_asked_for_its_flags(wizard: Open, place: Path):
+    own = place / "mine.py"
+    own.write_text("import argparse\np = argparse.ArgumentParser()\np.add_argument('--model')\np.parse_args()\n")
+    flags = ["--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "24"]
+    terminal = wizard(*flags, "--method", "full", "--runner", "process")
+    terminal.wait("take these values")
+    terminal.send(ENTER)
+    terminal.wait("another script, by its path")
+    terminal.send(UP, ENTER)
+    terminal.wait("Its path:")
+    terminal.send("mine.py", ENTER)
+    terminal.wait("the trainer has no flag for it")
+    own.write_text(own.read_text().replace("'--model'", "'--model'); p.add_argument('--train-file'"))
+    terminal.send(ENTER)
+    terminal.wait("3 flags found in its --help")
+    for expected in ("Output folder:", "Name of the job:", "Save the spec as:", "Ready"):
+        terminal.wait(expected)
+        terminal.send(*([ENTER] if expected != "Ready" else []))
+    assert "Left out, as the trainer has no flag for it" in terminal.all()
+    assert "--train-file" in terminal.all()
+
+
+def test_no_colour_where_none_is_wanted(wizard: Open):
+    terminal = wizard(NO_COLOR="1")
+    to_data(terminal)
+    colours = [part for part in terminal.raw.split(b"\x1b[")[1:] if part.split(b"m")[0].replace(b";", b"").isdigit()]
+    codes = {code for part in colours for code in part.split(b"m")[0].split(b";")}
+    assert not {code for code in codes if len(code) == 2 and code[:1] in (b"3", b"4", b"9")}, codes
+
+
+@pytest.mark.parametrize("how", [{"TERM": "dumb"}, {"ACCESSIBLE": "1"}, {}])
+def test_plain_lines_serve_a_screen_reader(wizard: Open, place: Path, how: dict[str, str]):
+    terminal = wizard(*([] if how else ["--plain"]), CARDS=ONE_8, **how)
+    terminal.wait("Mode, 1 to 2 [1]:")
+    answers = {
+        "Base checkpoint [checkpoints/base]:": "",
+        "Data set, 1 to 6 [1]:": "6",
+        "File:": "qa.jsonl",
+        "VRAM budget of one card, 1 to 5 [2]:": "",
+        "Method, 1 to 3 [1]:": "<",
+    }
+    terminal.send("1\n")
+    for expected, answer in answers.items():
+        terminal.wait(expected)
+        terminal.send(f"{answer}\n")
+    terminal.wait("VRAM budget of one card, 1 to 5 [2]:")
+    for expected in ("Method", "Hyperparameters, 1 to 2", "Where it runs", "Trainer, 1", "Output folder", "Name of"):
+        terminal.send("\n")
+        terminal.wait(expected)
+    terminal.send("\n")
+    terminal.wait("Save the spec as")
+    terminal.send("plain.yaml\n")
+    terminal.wait("Ready, 1 to 2")
+    terminal.send("2\n")
+    assert terminal.end() == 0
+    assert load_spec(place / "plain.yaml").spec.method == "qlora"
+    assert b"\x1b[" not in terminal.raw
+
+
+def test_the_script_is_the_same_thing(place: Path):
+    script = str(REPOSITORY / "scripts/finetuning/finetune_interactive.py")
+    terminal = Terminal([sys.executable, script], place, environment(PYTHONPATH=str(REPOSITORY)))
+    terminal.wait("learn from example answers")
+    terminal.send(CTRL_C)
+    assert terminal.end() == 130
+
+
+@pytest.mark.slow
+def test_save_and_launch_ends_with_a_tuned_model(wizard: Open, place: Path, tiny_checkpoint: Path):
+    flags = ["--mode", "sft", "--base-checkpoint", str(tiny_checkpoint), "--dataset", "qa.jsonl", "--method", "lora"]
+    terminal = wizard(*flags, "--vram", "none", "--max-steps", "2", "--batch-size", "2")
+    terminal.wait("take these values")
+    terminal.send(ENTER)
+    terminal.wait("Where it runs")
+    to_the_end(terminal)
+    terminal.send(ENTER)
+    terminal.wait("succeeded in", 180)
+    assert terminal.end() == 0
+    assert json.loads((place / "checkpoints/finetune_sft_lora/dimba.json").read_text())["run_id"]
