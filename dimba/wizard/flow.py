@@ -1,6 +1,5 @@
 """Through the questions: forward, back, and out."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from dimba.errors import BadInput
@@ -113,20 +112,16 @@ def answer_all(state: State) -> None:
     Raises:
         BadInput: a flag's answer does not go, or something has neither.
     """
-    missing = []
     for question in QUESTIONS:
         if not question.applies(state):
             continue
         if question.key in state.given:
             check_given(question, state)
         elif question.default(state) is MISSING:
-            missing.append(question)
+            hint = f"{flag_of(question)}: {question.help or question.ask}"
+            raise BadInput(f"no answer for {flag_of(question)}, and no default", hint)
         else:
             _check_default(question, state)
-        if missing:
-            break  # what follows may rest on it
-    if missing:
-        raise BadInput(f"no answer for {_named(missing)}, and no default", _hint(missing))
 
 
 def _check_default(question: Question, state: State) -> None:
@@ -138,18 +133,7 @@ def _check_default(question: Question, state: State) -> None:
     state.accept(question, value)
 
 
-def _named(questions: Sequence[Question]) -> str:
-    return ", ".join(flag_of(question) for question in questions)
-
-
 def flag_of(question: Question) -> str:
     """The flag that answers a question."""
     by_other = {"dataset_id": "--dataset", "dataset_path": "--dataset", "trainer_path": "--trainer"}
     return question.flag or by_other.get(question.key, question.ask)
-
-
-def _hint(questions: Sequence[Question]) -> str:
-    return "; ".join(f"{flag_of(each)}: {each.help or each.ask}" for each in questions)
-
-
-Ask = Callable[[State, Screen], None]

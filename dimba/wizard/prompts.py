@@ -1,7 +1,6 @@
 """The screen of a real terminal, on InquirerPy."""
 
 import itertools
-import os
 import shutil
 import sys
 import termios
@@ -9,7 +8,6 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 from InquirerPy.base.control import Choice as MenuChoice
@@ -124,7 +122,7 @@ class Prompts:
             live=_live(question, state),
             message=f"{question.ask}:",
             default=initial or "",
-            completer=_paths(question, state.folder) if question.kind == "path" else None,
+            completer=_paths(question) if question.kind == "path" else None,
             keybindings=_ENTER,
             style=self._style,
         )
@@ -235,6 +233,5 @@ def _live(question: Question, state: State) -> Callable[[str], str] | None:
     return (lambda text: live(text, state)) if live else None
 
 
-def _paths(question: Question, folder: Path) -> Completer:
-    assert Path.cwd() == folder or os.fspath(folder), "paths complete from the folder that dimba is run in"
+def _paths(question: Question) -> Completer:
     return ThreadedCompleter(FilePathCompleter(only_directories=question.only_folders))

@@ -1,7 +1,7 @@
 """Step 3: what it learns from, looked at before going on."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,17 @@ from dimba.contract import absolute, names_a_path
 from dimba.errors import BadInput
 from dimba.formats import UnknownFormat, read_rows, recognise
 from dimba.wizard.looks import (
-    chosen_on_hub,
     columns,
-    data_columns,
     hub_dataset,
     is_local,
     local_data,
     needs_columns,
     reference,
-    with_flag,
 )
 from dimba.wizard.presets import CUSTOM, LOCAL, PRESETS, find_preset
 from dimba.wizard.question import MISSING, Choice, Question, Said, Wrong, one_of
 from dimba.wizard.state import State
+from dimba.wizard.steps.columns import COLUMN_QUESTIONS, recognise_on_hub
 from dimba.wizard.steps.sample import sample
 
 _LIVE_BYTES = 1 << 20
@@ -135,17 +133,7 @@ def _check_split(value: str, state: State) -> None:
     if found.status in ("missing_config", "missing_split"):
         raise Wrong(f"data set `{reference(state)}`: {found.why}", "take one of those")
     if found.first and not columns(state):
-        _recognise_hub(state, found.first, {})
-
-
-def _recognise_hub(state: State, row: Mapping[str, Any], named: Mapping[str, str]) -> None:
-    try:
-        recognise(row, named, f"{reference(state)} row 1", state.value("mode"))
-    except UnknownFormat as error:
-        if state.value("mode") == "sft" and (named or not state.asking):
-            raise Wrong(error.message, with_flag(error.hint)) from None
-    except BadInput as error:
-        raise Wrong(error.message, error.hint) from None
+        recognise_on_hub(state, found.first, {})
 
 
 def _split_default(state: State) -> str:
@@ -160,41 +148,6 @@ def _split_live(_text: str, state: State) -> str:
     splits = hub_dataset(state, reference(state)).splits
     names = sorted({name for each in splits.values() for name in each})
     return f"its splits: {', '.join(names)}" if names else "train for most; its page on the Hub lists them"
-
-
-def parse_columns(text: str, _state: State) -> dict[str, str]:
-    """`prompt=ask response=reply` as ours → theirs."""
-    pairs = [pair.partition("=") for pair in text.replace(",", " ").split()]
-    wrong = [ours for ours, equals, theirs in pairs if not (ours and equals and theirs)]
-    if wrong:
-        raise Wrong(f"columns: `{wrong[0]}` is not OURS=YOURS", "for example prompt=question response=answer")
-    return {ours: theirs for ours, _, theirs in pairs}
-
-
-def _asks_columns(state: State) -> bool:
-    return state.asking and needs_columns(state)
-
-
-def _column_choices(state: State) -> Sequence[Choice]:
-    return [Choice(name, name) for name in data_columns(state)]
-
-
-def _answer_choices(state: State) -> Sequence[Choice]:
-    return [choice for choice in _column_choices(state) if choice.value != state.value("prompt_column")]
-
-
-def _likely(choices: Sequence[Choice], words: tuple[str, ...]) -> str:
-    names = [choice.label for choice in choices]
-    return next((name for word in words for name in names if word in name.lower()), names[0])
-
-
-def _check_response(value: str, state: State) -> None:
-    named = {"prompt": state.value("prompt_column"), "response": value}
-    if is_local(state):
-        local_data(state, reference(state), named)
-    else:
-        found = chosen_on_hub(state)
-        _recognise_hub(state, found.first or {}, named)
 
 
 def _after_data(state: State) -> list[Said]:
@@ -272,38 +225,7 @@ QUESTIONS = (
         after=_after_data,
         live=_split_live,
     ),
-    Question(
-        key="columns",
-        optional=True,
-        step=3,
-        ask="Columns",
-        flag="--columns",
-        metavar="OURS=YOURS",
-        help="where your columns are called otherwise, such as prompt=question response=answer",
-        default=lambda _state: {},
-        parse=parse_columns,
-        asked=lambda _state: False,
-    ),
-    Question(
-        key="prompt_column",
-        step=3,
-        ask="No known format has these columns. Which one asks?",
-        kind="choice",
-        choices=_column_choices,
-        default=lambda state: _likely(_column_choices(state), ("prompt", "instruct", "quest", "input", "user")),
-        applies=_asks_columns,
-    ),
-    Question(
-        key="response_column",
-        step=3,
-        ask="Which one answers?",
-        kind="choice",
-        choices=_answer_choices,
-        default=lambda state: _likely(_answer_choices(state), ("response", "answer", "output", "complet", "assist")),
-        check=_check_response,
-        applies=_asks_columns,
-        after=lambda state: sample(state, reference(state), columns(state)),
-    ),
+    *COLUMN_QUESTIONS,
 )
 
 

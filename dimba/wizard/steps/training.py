@@ -3,15 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from dimba.batching import steps_per_epoch, total_steps
-from dimba.wizard.batches import accumulation, processes
+from dimba.wizard.batches import processes
+from dimba.wizard.consequences import consequences, passes, solved_note
 from dimba.wizard.defaults import Row, row_for
-from dimba.wizard.looks import known_rows
 from dimba.wizard.preview import prefetch_trainer
 from dimba.wizard.question import Choice, Question, Said, Wrong, one_of, positive, whole
 from dimba.wizard.state import State
 
-_MANY_PASSES = 10
 _GENERATIONS = 8
 _REWARDS = ("auto", "numeric", "exact_match", "contains", "regex", "json_valid", "length", "preference", "similarity")
 _TAKE, _CHANGE = "take", "change"
@@ -40,67 +38,13 @@ def learning_rate(state: State) -> float:
     return default_learning_rate(state.value("mode"), state.value("method"))
 
 
-def _solved_note(state: State) -> list[Said]:
-    asked, needed = state.value("grad_accumulation_steps"), accumulation(state)
-    if asked == needed:
-        return []
-    batch, group = state.value("batch_size"), state.value("num_generations")
-    why = f"{batch} × {asked} completions are no whole groups of {group}"
-    return [Said(f"gradient accumulation {asked} → {needed}: {why}, {batch} × {needed} are", "warn")]
-
-
-# What follows.
-
-
-def consequences(state: State) -> list[Said]:
-    """Effective batch, steps a pass, steps in all, and how many passes that is."""
-    batch, count = state.value("batch_size"), processes(state)
-    steps = accumulation(state)
-    what = "completions" if _is_grpo(state) else "rows"
-    gpus = f" × {count} GPUs" if count > 1 else ""
-    effective = batch * steps * count
-    text = f"{effective} {what} a step ({batch} × {steps}{gpus})"
-    if _is_grpo(state):
-        text += f", {effective // state.value('num_generations')} prompts × {state.value('num_generations')}"
-    return [Said(f"{text}; {_steps(state, steps, count)}", "dim")]
-
-
-def _per_pass(state: State, steps: int, count: int) -> int | None:
-    rows = known_rows(state)
-    if rows is None:
-        return None
-    rows *= state.value("num_generations") if _is_grpo(state) else 1
-    return steps_per_epoch(rows, batch_size=state.value("batch_size"), accumulation=steps, processes=count)
-
-
-def _steps(state: State, steps: int, count: int) -> str:
-    per_pass, limit = _per_pass(state, steps, count), state.value("max_steps")
-    if per_pass is None:
-        return f"{limit:,} steps in all" if limit else "how many steps depends on the rows"
-    total = total_steps(per_pass, epochs=state.value("epochs"), max_steps=limit)
-    return f"{per_pass:,} step{'s' if per_pass > 1 else ''} an epoch, {total:,} in all"
-
-
-def _passes(state: State) -> list[Said]:
-    """What a limit on steps makes of the epochs, since the limit wins."""
-    per_pass = _per_pass(state, accumulation(state), processes(state))
-    limit, epochs = state.value("max_steps"), state.value("epochs")
-    if per_pass is None or limit is None:
-        return []
-    passes = limit / per_pass
-    if passes > max(_MANY_PASSES, epochs):
-        text = f"{limit:,} steps are {passes:,.0f} passes over the data: `none` trains {epochs:g} epochs instead"
-        return [Said(text, "warn")]
-    return [Said(f"max steps wins over epochs: {passes:,.2g} passes over the data", "dim")] if passes != epochs else []
-
-
 def _table(state: State) -> list[Said]:
     prefetch_trainer(state)
     keys = [question for question in QUESTIONS[1:] if question.applies(state)]
     pairs = [f"{question.ask.lower()} {question.show(state.value(question.key))}" for question in keys]
     half = math.ceil(len(pairs) / 2)
     columns = [f"  {left:<36}{right}" for left, right in zip(pairs[:half], [*pairs[half:], ""], strict=False)]
-    return [*(Said(line) for line in columns), *_solved_note(state), *consequences(state), *_passes(state)]
+    return [*(Said(line) for line in columns), *solved_note(state), *consequences(state), *passes(state)]
 
 
 def _ask_tune(state: State) -> bool:
@@ -167,7 +111,7 @@ def _epochs(text: str) -> float:
 
 def _after_accumulation(state: State) -> list[Said]:
     # For GRPO the number of completions comes after, and is chosen so that it fits.
-    return [*([] if not _is_grpo(state) else _solved_note(state)), *consequences(state)]
+    return [*([] if not _is_grpo(state) else solved_note(state)), *consequences(state)]
 
 
 QUESTIONS = (
@@ -232,7 +176,7 @@ QUESTIONS = (
         parse=_parse_steps,
         show=lambda value: "none" if value is None else str(value),
         asked=_tuned,
-        after=lambda state: [*consequences(state), *_passes(state)],
+        after=lambda state: [*consequences(state), *passes(state)],
         live=lambda _text, _state: "optimiser steps in all, whatever the epochs say; none: the epochs decide",
     ),
     Question(

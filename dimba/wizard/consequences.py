@@ -1,0 +1,61 @@
+"""What follows from the hyperparameters: rows a step, steps, passes over the data."""
+
+from dimba.batching import steps_per_epoch, total_steps
+from dimba.wizard.batches import accumulation, processes
+from dimba.wizard.looks import known_rows
+from dimba.wizard.question import Said
+from dimba.wizard.state import State
+
+_MANY_PASSES = 10
+
+
+def solved_note(state: State) -> list[Said]:
+    """What was done so that the groups of GRPO are whole."""
+    asked, needed = state.value("grad_accumulation_steps"), accumulation(state)
+    if asked == needed:
+        return []
+    batch, group = state.value("batch_size"), state.value("num_generations")
+    why = f"{batch} × {asked} completions are no whole groups of {group}"
+    return [Said(f"gradient accumulation {asked} → {needed}: {why}, {batch} × {needed} are", "warn")]
+
+
+def consequences(state: State) -> list[Said]:
+    """Effective batch, steps a pass, steps in all, and how many passes that is."""
+    batch, count = state.value("batch_size"), processes(state)
+    steps = accumulation(state)
+    what = "completions" if state.value("mode") == "grpo" else "rows"
+    gpus = f" × {count} GPUs" if count > 1 else ""
+    effective = batch * steps * count
+    text = f"{effective} {what} a step ({batch} × {steps}{gpus})"
+    if state.value("mode") == "grpo":
+        text += f", {effective // state.value('num_generations')} prompts × {state.value('num_generations')}"
+    return [Said(f"{text}; {_steps(state, steps, count)}", "dim")]
+
+
+def _per_pass(state: State, steps: int, count: int) -> int | None:
+    rows = known_rows(state)
+    if rows is None:
+        return None
+    rows *= state.value("num_generations") if state.value("mode") == "grpo" else 1
+    return steps_per_epoch(rows, batch_size=state.value("batch_size"), accumulation=steps, processes=count)
+
+
+def _steps(state: State, steps: int, count: int) -> str:
+    per_pass, limit = _per_pass(state, steps, count), state.value("max_steps")
+    if per_pass is None:
+        return f"{limit:,} steps in all" if limit else "how many steps depends on the rows"
+    total = total_steps(per_pass, epochs=state.value("epochs"), max_steps=limit)
+    return f"{per_pass:,} step{'s' if per_pass > 1 else ''} an epoch, {total:,} in all"
+
+
+def passes(state: State) -> list[Said]:
+    """What a limit on steps makes of the epochs, since the limit wins."""
+    per_pass = _per_pass(state, accumulation(state), processes(state))
+    limit, epochs = state.value("max_steps"), state.value("epochs")
+    if per_pass is None or limit is None:
+        return []
+    passes = limit / per_pass
+    if passes > max(_MANY_PASSES, epochs):
+        text = f"{limit:,} steps are {passes:,.0f} passes over the data: `none` trains {epochs:g} epochs instead"
+        return [Said(text, "warn")]
+    return [Said(f"max steps wins over epochs: {passes:,.2g} passes over the data", "dim")] if passes != epochs else []

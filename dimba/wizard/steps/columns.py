@@ -1,0 +1,102 @@
+"""Step 3 too: which column is which, where no known format has these."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dimba.errors import BadInput
+from dimba.formats import UnknownFormat, recognise
+from dimba.wizard.looks import (
+    chosen_on_hub,
+    columns,
+    data_columns,
+    is_local,
+    local_data,
+    needs_columns,
+    reference,
+    with_flag,
+)
+from dimba.wizard.question import Choice, Question, Wrong
+from dimba.wizard.state import State
+from dimba.wizard.steps.sample import sample
+
+
+def recognise_on_hub(state: State, row: Mapping[str, Any], named: Mapping[str, str]) -> None:
+    """Raises Wrong where no format fits a row of the Hub, unless its columns can still be named."""
+    try:
+        recognise(row, named, f"{reference(state)} row 1", state.value("mode"))
+    except UnknownFormat as error:
+        if state.value("mode") == "sft" and (named or not state.asking):
+            raise Wrong(error.message, with_flag(error.hint)) from None
+    except BadInput as error:
+        raise Wrong(error.message, error.hint) from None
+
+
+def parse_columns(text: str, _state: State) -> dict[str, str]:
+    """`prompt=ask response=reply` as ours → theirs."""
+    pairs = [pair.partition("=") for pair in text.replace(",", " ").split()]
+    wrong = [ours for ours, equals, theirs in pairs if not (ours and equals and theirs)]
+    if wrong:
+        raise Wrong(f"columns: `{wrong[0]}` is not OURS=YOURS", "for example prompt=question response=answer")
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
+def _asks_columns(state: State) -> bool:
+    return state.asking and needs_columns(state)
+
+
+def _column_choices(state: State) -> Sequence[Choice]:
+    return [Choice(name, name) for name in data_columns(state)]
+
+
+def _answer_choices(state: State) -> Sequence[Choice]:
+    return [choice for choice in _column_choices(state) if choice.value != state.value("prompt_column")]
+
+
+def _likely(choices: Sequence[Choice], words: tuple[str, ...]) -> str:
+    names = [choice.label for choice in choices]
+    return next((name for word in words for name in names if word in name.lower()), names[0])
+
+
+def _check_response(value: str, state: State) -> None:
+    named = {"prompt": state.value("prompt_column"), "response": value}
+    if is_local(state):
+        local_data(state, reference(state), named)
+    else:
+        found = chosen_on_hub(state)
+        recognise_on_hub(state, found.first or {}, named)
+
+
+COLUMN_QUESTIONS = (
+    Question(
+        key="columns",
+        optional=True,
+        step=3,
+        ask="Columns",
+        flag="--columns",
+        metavar="OURS=YOURS",
+        help="where your columns are called otherwise, such as prompt=question response=answer",
+        default=lambda _state: {},
+        parse=parse_columns,
+        asked=lambda _state: False,
+    ),
+    Question(
+        key="prompt_column",
+        step=3,
+        ask="No known format has these columns. Which one asks?",
+        kind="choice",
+        choices=_column_choices,
+        default=lambda state: _likely(_column_choices(state), ("prompt", "instruct", "quest", "input", "user")),
+        applies=_asks_columns,
+    ),
+    Question(
+        key="response_column",
+        step=3,
+        ask="Which one answers?",
+        kind="choice",
+        choices=_answer_choices,
+        default=lambda state: _likely(_answer_choices(state), ("response", "answer", "output", "complet", "assist")),
+        check=_check_response,
+        applies=_asks_columns,
+        after=lambda state: sample(state, reference(state), columns(state)),
+    ),
+)
