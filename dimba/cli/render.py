@@ -105,7 +105,8 @@ def _image_line(plan: "LaunchPlan") -> str:
 
 def _steps_line(plan: "LaunchPlan") -> str:
     steps = plan.steps
-    text = f"{steps.effective_batch} rows a step, {steps.processes} process{'es' if steps.processes > 1 else ''}"
+    what = "completions" if plan.mode == "grpo" else "rows"
+    text = f"{steps.effective_batch} {what} a step, {steps.processes} process{'es' if steps.processes > 1 else ''}"
     if steps.per_epoch:
         text += f"; {steps.per_epoch:,} a pass over the data"
     return text + (f", {steps.total:,} in all" if steps.total else "; how many is known once the data are read")

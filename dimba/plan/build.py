@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dimba import contract
-from dimba.batching import steps_per_epoch, total_steps
+from dimba.batching import GENERATIONS, steps_per_epoch, total_steps
 from dimba.errors import BadInput, DimbaError, raise_all
 from dimba.host.facts import Gpu, HostFacts
 from dimba.plan.checks import problems
@@ -179,13 +179,19 @@ def _caches() -> dict[str, str]:
     }
 
 
+def _samples_a_row(spec: JobSpec) -> int:
+    """GRPO's batches count completions, of which each prompt gets a group."""
+    asked = spec.trainer_args.get("num-generations", GENERATIONS)
+    return asked if spec.mode == "grpo" and type(asked) is int and asked > 0 else 1
+
+
 def _steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:
     training, summary = spec.training, facts.data.summary
     effective = training.batch_size * training.grad_accumulation_steps * processes
     if summary is None:
         return Steps(processes=processes, effective_batch=effective, per_epoch=None, total=training.max_steps)
     per_epoch = steps_per_epoch(
-        summary.rows,
+        summary.rows * _samples_a_row(spec),
         batch_size=training.batch_size,
         accumulation=training.grad_accumulation_steps,
         processes=processes,

@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from dimba.batching import default_learning_rate
+
 Mode = Literal["sft", "grpo"]
 Method = Literal["full", "lora", "qlora"]
 RunnerName = Literal["auto", "docker", "process", "slurm"]
@@ -155,9 +157,3 @@ class JobSpec(_Part):
         default_output = f"checkpoints/finetune_{self.mode}_{self.method}"
         object.__setattr__(self, "output_dir", self.output_dir or default_output)
         return self
-
-
-def default_learning_rate(mode: str, method: str) -> float:
-    """What trains: 2e-4 and 2e-5 for SFT; GRPO's published recipes are twenty times below."""
-    rates = {("sft", False): 2e-4, ("sft", True): 2e-5, ("grpo", False): 1e-5, ("grpo", True): 1e-6}
-    return rates[mode, method == "full"]

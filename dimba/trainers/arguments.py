@@ -3,13 +3,15 @@
 import argparse
 from collections.abc import Callable
 
+from dimba.batching import GENERATIONS, default_learning_rate
+
 
 def sft_arguments() -> argparse.ArgumentParser:
     """Flags of `finetune_sft.py`."""
     parser = _parser("Supervised fine-tuning: full, LoRA or Q-LoRA, with the loss on the assistant's tokens only.")
     _add_what(parser, output_required=True)
     _add_method(parser)
-    _add_optimisation(parser)
+    _add_optimisation(parser, "sft")
     parser.add_argument(
         "--num-epochs",
         "--epochs",
@@ -28,11 +30,11 @@ def grpo_arguments() -> argparse.ArgumentParser:
     parser = _parser("GRPO: answers sampled in groups, the better rewarded ones made likelier.")
     _add_what(parser, output_required=False)
     _add_method(parser)
-    _add_optimisation(parser)
+    _add_optimisation(parser, "grpo")
     add = parser.add_argument
     add("--epochs", "--num-epochs", dest="epochs", type=above_zero, default=1.0, metavar="N", help="passes")
     add("--reward", default="auto", metavar="NAME", help="auto looks at the rows; a verifier; or file.py:function")
-    add("--num-generations", type=at_least(2), default=8, metavar="N", help="completions a prompt")
+    add("--num-generations", type=at_least(2), default=GENERATIONS, metavar="N", help="completions a prompt")
     add("--max-completion-length", type=at_least(1), default=256, metavar="N", help="tokens a completion")
     add("--beta", type=float, default=0.0, metavar="BETA", help="weight of staying close to the start")
     _add_running(parser)
@@ -61,14 +63,19 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     add("--lora-alpha", type=at_least(1), default=16, metavar="ALPHA", help="scale of the adapter, over its rank")
 
 
-def _add_optimisation(parser: argparse.ArgumentParser) -> None:
+def _add_optimisation(parser: argparse.ArgumentParser, mode: str) -> None:
     add = parser.add_argument
     add("--batch-size", type=at_least(1), default=4, metavar="N", help="rows a device and forward pass")
     add("--grad-accumulation-steps", type=at_least(1), default=16, metavar="N", help="batches an optimiser step")
     add("--max-steps", type=at_least(1), metavar="N", help="optimiser steps, instead of epochs")
-    add("--learning-rate", type=above_zero, metavar="RATE", help="default: 2e-4 for adapters, 2e-5 for full")
+    add("--learning-rate", type=above_zero, metavar="RATE", help=_rates(mode))
     add("--max-length", type=at_least(8), default=1024, metavar="N", help="tokens a row; longer ones are cut, and said")
     add("--seed", type=at_least(0), default=42, metavar="N", help="order of rows and random weights")
+
+
+def _rates(mode: str) -> str:
+    adapters, full = (default_learning_rate(mode, method) for method in ("lora", "full"))
+    return f"default: {adapters:g} for adapters, {full:g} for full"
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:

@@ -5,12 +5,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from dimba.batching import default_learning_rate
 from dimba.contract import ENV_RUN_ID, EXIT_STOPPED, OUTPUT_FILE, trained_files
 from dimba.errors import BadInput
 from dimba.trainers.arguments import column_names
 from dimba.trainers.examples import Examples, build_examples, shown
-
-DEFAULT_RATE = {"adapter": 2e-4, "full": 2e-5}
 
 
 def train(args: Namespace) -> int:
@@ -138,7 +137,7 @@ def _config(args: Namespace, compute: Any) -> Any:
         gradient_accumulation_steps=args.grad_accumulation_steps,
         num_train_epochs=args.epochs,
         max_steps=args.max_steps or -1,
-        learning_rate=args.learning_rate or DEFAULT_RATE[kind],
+        learning_rate=args.learning_rate or default_learning_rate("sft", kind),
         lr_scheduler_type="linear",
         warmup_steps=0.03,
         seed=args.seed,

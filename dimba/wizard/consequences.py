@@ -58,4 +58,5 @@ def passes(state: State) -> list[Said]:
     if passes > max(_MANY_PASSES, epochs):
         text = f"{limit:,} steps are {passes:,.0f} passes over the data: `none` trains {epochs:g} epochs instead"
         return [Said(text, "warn")]
-    return [Said(f"max steps wins over epochs: {passes:,.2g} passes over the data", "dim")] if passes != epochs else []
+    shown = f"{passes:,.2f}".rstrip("0").rstrip(".")
+    return [Said(f"max steps wins over epochs: {shown} passes over the data", "dim")] if passes != epochs else []

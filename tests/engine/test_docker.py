@@ -33,15 +33,6 @@ SPEC = parse_spec(SPARSE.encode(), source="x").spec
 STRANGER = 1234  # a uid that is nobody's
 
 
-@pytest.fixture(scope="session", autouse=True)
-def built(engine: Engine) -> str:
-    """The project's image, built once for all of these tests."""
-    os.environ["DIMBA_BASE_IMAGE"] = TEST_BASE
-    image = DockerRunner(engine, REPOSITORY).prepare(SPEC, lambda *_: None)
-    assert image is not None
-    return image.reference
-
-
 def append(job: Path, text: str) -> None:
     with (job / "job.yaml").open("a", encoding="utf-8") as file:
         file.write(text)

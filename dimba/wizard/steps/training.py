@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from dimba.batching import GENERATIONS, default_learning_rate
 from dimba.wizard.batches import processes
 from dimba.wizard.consequences import consequences, passes, solved_note
 from dimba.wizard.defaults import Row, row_for
@@ -10,7 +11,6 @@ from dimba.wizard.preview import prefetch_trainer
 from dimba.wizard.question import Choice, Question, Said, Wrong, one_of, positive, whole
 from dimba.wizard.state import State
 
-_GENERATIONS = 8
 _REWARDS = ("auto", "numeric", "exact_match", "contains", "regex", "json_valid", "length", "preference", "similarity")
 _TAKE, _CHANGE = "take", "change"
 
@@ -33,8 +33,6 @@ def _tuned(state: State) -> bool:
 
 def learning_rate(state: State) -> float:
     """The spec's own default for mode and method."""
-    from dimba.spec.model import default_learning_rate
-
     return default_learning_rate(state.value("mode"), state.value("method"))
 
 
@@ -78,8 +76,8 @@ def _generation_choices(state: State) -> list[int]:
 
 
 def _generations_default(state: State) -> int:
-    fitting = [number for number in _generation_choices(state) if number <= _GENERATIONS]
-    return max(fitting, default=_GENERATIONS)
+    fitting = [number for number in _generation_choices(state) if number <= GENERATIONS]
+    return max(fitting, default=GENERATIONS)
 
 
 def _generations_live(text: str, state: State) -> str:
