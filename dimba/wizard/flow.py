@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dimba.errors import BadInput
+from dimba.errors import BadInput, DimbaError
 from dimba.wizard.draft import save_draft
 from dimba.wizard.question import MISSING, Question, Wrong
 from dimba.wizard.questions import QUESTIONS, TITLES
@@ -55,7 +55,11 @@ def flagged(question: Question, message: str) -> str:
 
 def _turn(question: Question, position: int, state: State, screen: Screen) -> int:
     """Asks one question; returns by how many to move."""
-    screen.say(question.before(state))
+    try:
+        screen.say(question.before(state))
+    except DimbaError as error:  # what an earlier answer named is gone
+        screen.problem(error)
+        return _way_back(position, state)
     reply = screen.ask(question, state, _initial(question, state))
     if reply is BACK:
         return _way_back(position, state)
@@ -67,7 +71,10 @@ def _turn(question: Question, position: int, state: State, screen: Screen) -> in
         return _way_to(error, position)
     state.accept(question, value)
     save_draft(state)
-    screen.say(question.after(state))
+    try:
+        screen.say(question.after(state))
+    except DimbaError as error:
+        screen.problem(error)
     return 1
 
 
@@ -85,6 +92,18 @@ def answer(question: Question, reply: Any, state: State) -> Any:
             state.answers[question.key] = before
         raise
     return value
+
+
+def still_fits(question: Question, state: State) -> bool:
+    """Whether an answer of an earlier time is still one: what it names may be gone."""
+    if not question.applies(state):
+        return True
+    try:
+        value = state.value(question.key)
+        answer(question, question.show(value) if question.kind in ("text", "path") else value, state)
+    except Wrong:
+        return False
+    return True
 
 
 def _initial(question: Question, state: State) -> str | None:

@@ -80,11 +80,22 @@ def columns(state: State) -> dict[str, str]:
 
 
 def hub_dataset(state: State, hub_id: str, config: str | None = None, split: str | None = None) -> "HubDataset":
-    """What the Hub says of a data set."""
+    """What the Hub says of a data set; where it says nothing of the id, it is not asked for more."""
     from dimba.host.hub import look_at_dataset
 
+    if config or split:
+        whole = hub_dataset(state, hub_id)
+        if whole.status != "found":
+            return whole
     name = ("data set", hub_id, config, split)
     return _from_hub(state, hub_id, name, lambda: look_at_dataset(hub_id, config, split))
+
+
+def prefetch_dataset(state: State, hub_id: str) -> None:
+    """Begins to ask the Hub, in case this one is chosen."""
+    from dimba.host.hub import look_at_dataset
+
+    state.probes.start(("data set", hub_id, None, None), lambda: look_at_dataset(hub_id))
 
 
 def chosen_on_hub(state: State) -> "HubDataset":

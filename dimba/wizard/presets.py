@@ -7,13 +7,13 @@ CUSTOM, LOCAL = "custom", "local"
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A public data set: its Hub id by mode, its split, what it is for, and what to take where it is not there."""
+    """A public data set: its Hub id by mode, its split, the modes it is good for, and what to take instead of it."""
 
     label: str
     sft: str
     grpo: str
     split: str = "train"
-    about: str
+    good_for: tuple[str, ...]
     nearest: tuple[str, ...] = ()
 
     def hub_id(self, mode: str) -> str:
@@ -21,24 +21,27 @@ class Preset:
         return self.grpo if mode == "grpo" else self.sft
 
 
-def _one(label: str, hub_id: str, about: str, split: str = "train", nearest: tuple[str, ...] = ()) -> Preset:
-    return Preset(label=label, sft=hub_id, grpo=hub_id, split=split, about=about, nearest=nearest)
-
-
 PRESETS = (
-    _one("ultrachat_200k", "HuggingFaceH4/ultrachat_200k", "chats of several turns; SFT", split="train_sft"),
+    Preset(
+        label="ultrachat_200k",
+        sft="HuggingFaceH4/ultrachat_200k",
+        grpo="HuggingFaceH4/ultrachat_200k",
+        split="train_sft",
+        good_for=("sft",),
+    ),
     Preset(
         label="Code-Feedback",
         sft="m-a-p/CodeFeedback-Filtered-Instruction",
         grpo="m-a-p/CodeFeedback-Filtered-Preference",
-        about="code questions and answers; preferences for GRPO",
+        good_for=("sft", "grpo"),
         nearest=("RLHFlow/CodeUltraFeedback-standard",),
     ),
-    _one("OpenHermes-2.5", "teknium/OpenHermes-2.5", "a million chats; SFT"),
-    _one(
-        "feedback-collection",
-        "argilla/feedback-collection",
-        "preference data; GRPO",
+    Preset(label="OpenHermes-2.5", sft="teknium/OpenHermes-2.5", grpo="teknium/OpenHermes-2.5", good_for=("sft",)),
+    Preset(
+        label="feedback-collection",
+        sft="argilla/feedback-collection",
+        grpo="argilla/feedback-collection",
+        good_for=("grpo",),
         nearest=("prometheus-eval/Feedback-Collection", "prometheus-eval/Preference-Collection"),
     ),
 )

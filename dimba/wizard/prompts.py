@@ -32,7 +32,8 @@ _ESCAPE_SECONDS = 0.1  # an arrow key begins with the same byte as Esc
 _LIST_HELP = "↑↓ choose   Enter take   Esc back   Ctrl-C leave, a draft is kept"
 _MANY_HELP = "Space mark   Enter take   Esc back   Ctrl-C leave, a draft is kept"
 _TEXT_HELP = "Enter take   Esc back   Ctrl-C leave, a draft is kept"
-_ENTER = {"answer": [{"key": "enter"}, {"key": "c-j"}]}
+# What is typed ahead of a prompt comes with line feeds; and no question can be skipped.
+_KEYS = {"answer": [{"key": "enter"}, {"key": "c-j"}], "skip": []}
 _COLOURS = {
     "questionmark": "ansicyan",
     "answermark": "ansigreen",
@@ -92,7 +93,7 @@ class Prompts:
             default=state.value(question.key),
             transformer=lambda label: shorts.get(label, label),
             long_instruction=_LIST_HELP,
-            keybindings=_ENTER,
+            keybindings=_KEYS,
             pointer=self._pointer,
             style=self._style,
             show_cursor=False,
@@ -110,7 +111,7 @@ class Prompts:
             long_instruction=_MANY_HELP,
             enabled_symbol="[x]",
             disabled_symbol="[ ]",
-            keybindings=_ENTER,
+            keybindings=_KEYS,
             pointer=self._pointer,
             style=self._style,
             show_cursor=False,
@@ -123,7 +124,7 @@ class Prompts:
             message=f"{question.ask}:",
             default=initial or "",
             completer=_paths(question) if question.kind == "path" else None,
-            keybindings=_ENTER,
+            keybindings=_KEYS,
             style=self._style,
         )
         return prompt, prompt.application
@@ -230,7 +231,16 @@ class _Text(InputPrompt):  # type: ignore[misc]  # InquirerPy is not typed
 
 def _live(question: Question, state: State) -> Callable[[str], str] | None:
     live = question.live
-    return (lambda text: live(text, state)) if live else None
+    if live is None:
+        return None
+
+    def below(text: str) -> str:
+        try:
+            return live(text, state)
+        except (DimbaError, OSError) as error:  # a folder that may not be looked into
+            return str(error)
+
+    return below
 
 
 def _paths(question: Question) -> Completer:

@@ -9,7 +9,7 @@ from typing import Any
 from dimba.contract import absolute
 from dimba.errors import BadInput
 from dimba.wizard.draft import Draft, forget_draft, load_draft
-from dimba.wizard.flow import answer_all, ask_all, flag_of, flagged
+from dimba.wizard.flow import answer_all, ask_all, flag_of, flagged, still_fits
 from dimba.wizard.machine import begin
 from dimba.wizard.presets import CUSTOM, LOCAL
 from dimba.wizard.preview import Preview, preview
@@ -136,7 +136,10 @@ def _gist(draft: Draft) -> str:
 def _resume(state: State, draft: Draft) -> None:
     known = {key: value for key, value in draft.answers.items() if key in BY_KEY and key not in state.given}
     state.answers |= known
-    state.passed |= set(draft.passed) & set(BY_KEY)
+    for question in QUESTIONS:
+        if question.key not in draft.passed or not still_fits(question, state):
+            return
+        state.passed.add(question.key)
 
 
 def _saved(state: State, made: Preview) -> Outcome:

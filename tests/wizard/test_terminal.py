@@ -52,8 +52,8 @@ def to_the_end(terminal: Terminal) -> None:
 
 
 def saved(terminal: Terminal) -> Path:
-    """Takes the last line of the menu, which saves without launching, and gives the file."""
-    terminal.send(UP, ENTER)
+    """Saves without launching, and gives the file."""
+    terminal.send(UP, UP, ENTER)
     terminal.wait("saved; edit it as you like")
     assert terminal.end() == 0
     return Path(terminal.shown().split("`dimba launch ")[1].split("`")[0])
@@ -143,6 +143,32 @@ def test_a_killed_wizard_leaves_its_draft_too(wizard: Open):
     again.wait("go on with the draft")
     again.send(DOWN, ENTER)
     again.wait("learn from")
+
+
+def test_a_draft_whose_data_are_gone_asks_for_them_again(wizard: Open, place: Path):
+    terminal = wizard(CARDS=ONE_8)
+    to_budget(terminal)
+    terminal.send(CTRL_C)
+    terminal.end()
+    (place / "qa.jsonl").unlink()
+    again = wizard(CARDS=ONE_8)
+    again.wait("go on with the draft")
+    again.send(ENTER)
+    again.wait("File: qa.jsonl")
+    again.send(ENTER)
+    again.wait("does not exist")
+
+
+def test_what_goes_while_one_answers_is_said_and_not_a_traceback(wizard: Open, place: Path):
+    terminal = wizard(CARDS=ONE_8)
+    to_budget(terminal)
+    (place / "qa.jsonl").unlink()
+    terminal.send(ENTER)
+    terminal.wait("❯ Q-LoRA")
+    terminal.send(ENTER)
+    terminal.wait("No such file")
+    terminal.wait("❯ Q-LoRA")
+    assert "Traceback" not in terminal.all()
 
 
 def test_a_wrong_answer_is_explained_and_asked_again(wizard: Open, place: Path):
@@ -261,7 +287,7 @@ def test_plain_lines_serve_a_screen_reader(wizard: Open, place: Path, how: dict[
     terminal.send("\n")
     terminal.wait("Save the spec as")
     terminal.send("plain.yaml\n")
-    terminal.wait("Ready, 1 to 2")
+    terminal.wait("Ready, 1 to 3")
     terminal.send("2\n")
     assert terminal.end() == 0
     assert load_spec(place / "plain.yaml").spec.method == "qlora"

@@ -77,6 +77,7 @@ COLUMN_QUESTIONS = (
         help="where your columns are called otherwise, such as prompt=question response=answer",
         default=lambda _state: {},
         parse=parse_columns,
+        show=lambda named: " ".join(f"{ours}={theirs}" for ours, theirs in named.items()),
         asked=lambda _state: False,
     ),
     Question(

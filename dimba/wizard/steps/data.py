@@ -14,9 +14,10 @@ from dimba.wizard.looks import (
     is_local,
     local_data,
     needs_columns,
+    prefetch_dataset,
     reference,
 )
-from dimba.wizard.presets import CUSTOM, LOCAL, PRESETS, find_preset
+from dimba.wizard.presets import CUSTOM, LOCAL, PRESETS, Preset, find_preset
 from dimba.wizard.question import MISSING, Choice, Question, Said, Wrong, one_of
 from dimba.wizard.state import State
 from dimba.wizard.steps.columns import COLUMN_QUESTIONS, recognise_on_hub
@@ -30,13 +31,23 @@ _LIVE_BYTES = 1 << 20
 
 def _menu(state: State) -> Sequence[Choice]:
     mode = state.value("mode")
-    presets = [
-        Choice(preset.label, f"{number}  {preset.label:<20} {preset.hub_id(mode)}", preset.label)
-        for number, preset in enumerate(PRESETS, 1)
-    ]
-    custom = Choice(CUSTOM, f"{len(PRESETS) + 1}  custom Hub data set    by its id", "custom Hub data set")
-    local = Choice(LOCAL, f"{len(PRESETS) + 2}  local file             .jsonl, .json", "local file")
+    presets = [Choice(each.label, f"{n}  {_described(each, mode)}", each.label) for n, each in enumerate(PRESETS, 1)]
+    custom = Choice(CUSTOM, f"{len(PRESETS) + 1}  custom Hub data set  by its id", "custom Hub data set")
+    local = Choice(LOCAL, f"{len(PRESETS) + 2}  local file           .jsonl, .json", "local file")
     return [*presets, custom, local]
+
+
+def _described(preset: Preset, mode: str) -> str:
+    fit = "recommended" if mode in preset.good_for else f"for {preset.good_for[0].upper()}"
+    return f"{preset.label:<20} {preset.hub_id(mode):<40} {fit}"
+
+
+def _before_menu(state: State) -> list[Said]:
+    """While one reads the menu, the Hub is asked for what stands first in it."""
+    preset = find_preset(_menu_default(state))
+    assert preset is not None, "it is in the menu"
+    prefetch_dataset(state, preset.hub_id(state.value("mode")))
+    return []
 
 
 def _menu_default(state: State) -> str:
@@ -176,6 +187,7 @@ QUESTIONS = (
         default=_menu_default,
         parse=_parse_menu,
         check=_check_menu,
+        before=_before_menu,
     ),
     Question(
         key="dataset_id",

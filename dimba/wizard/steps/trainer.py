@@ -10,6 +10,7 @@ from dimba.wizard.looks import base_is_local, chosen_on_hub, hub_model, is_local
 from dimba.wizard.machine import engine_facts
 from dimba.wizard.preview import check_trainer, preview, shown, trainer_facts
 from dimba.wizard.question import MISSING, Choice, Question, Said, Wrong, one_of
+from dimba.wizard.screen import BACK
 from dimba.wizard.spec import default_file, default_name, default_output
 from dimba.wizard.state import State
 
@@ -161,7 +162,8 @@ def _launch_choices(state: State) -> Sequence[Choice]:
     out = state.value("out")
     only = Choice(False, f"save {out}", "save only")
     launch = Choice(True, f"save {out} and launch it", "save and launch")
-    return (only,) if preview(state).problem else (launch, only)
+    back = Choice(BACK, "go back", "back")
+    return (only, back) if preview(state).problem else (launch, only, back)
 
 
 def _launch_default(state: State) -> bool:
