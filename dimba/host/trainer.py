@@ -14,6 +14,7 @@ TRAINERS = {
     "grpo": ("finetuning/finetune_grpo.py", "finetuning/train.py", "train.py", "finetuning/finetune_sft.py"),
 }
 HELP_SECONDS = 20
+PARSER_VERSION = 2  # what an older parser found in a help text is not believed
 
 _FLAG = r"--?(?:\[no-?\])?[A-Za-z0-9][\w-]*(?:\.[\w-]+)*"
 _BRACKETS = r"(?:\{[^}]*\}|\[[^\]]*\]+|<[^>]*>+)(?:\.\.\.)?|\.\.\."

@@ -10,7 +10,7 @@ from pathlib import Path
 from dimba.contract import IMAGE_ROOT
 from dimba.host.context import in_context
 from dimba.host.facts import HostFacts, ImageFacts, TrainerFacts
-from dimba.host.trainer import HELP_SECONDS, flags_in_file, flags_in_help
+from dimba.host.trainer import HELP_SECONDS, PARSER_VERSION, flags_in_file, flags_in_help
 from dimba.plan import Mount
 from dimba.runners.protocol import Output, Throwaway
 
@@ -85,7 +85,7 @@ def _flags(output: Output) -> Answer:
 # second shorter.
 def _memory(trainer: TrainerFacts, image: ImageFacts) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "dimba" / "flags" / f"{_digest(trainer, image.id)[:32]}.json"
+    return cache / "dimba" / f"flags-{PARSER_VERSION}" / f"{_digest(trainer, image.id)[:32]}.json"
 
 
 def _digest(trainer: TrainerFacts, place: str | None) -> str:
