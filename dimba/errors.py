@@ -4,6 +4,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 
+def printable(text: str) -> str:
+    """Without characters that a terminal would obey: they may come from data."""
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+
+
 class DimbaError(Exception):
     """A failure with a cause and, after it, what to do next."""
 
@@ -11,7 +16,7 @@ class DimbaError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
+        self.message = printable(message)
         self.hint = hint
 
     def __str__(self) -> str:

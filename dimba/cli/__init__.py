@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import sys
+from pathlib import Path
 
 from dimba import __version__
 from dimba.errors import DimbaError, HostCannot
@@ -11,6 +12,7 @@ from dimba.errors import DimbaError, HostCannot
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
+    _open_closed_streams()
     words = sys.argv[1:] if argv is None else argv
     args = _parser(words).parse_args(words)
     try:
@@ -27,6 +29,13 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         _say(HostCannot(f"{error.filename or 'output'}: {error.strerror}", "mend the permissions, or make room"))
         return HostCannot.exit_status
+
+
+def _open_closed_streams() -> None:
+    """A stream that the caller closed is nothing to read and nowhere to write, not an error of ours."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _run(args: argparse.Namespace) -> int:

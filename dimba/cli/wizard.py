@@ -34,15 +34,18 @@ def wizard(args: argparse.Namespace) -> int:
     from dimba.wizard.run import by_asking, name_the_missing, new_state, without_asking
 
     state = new_state(Path.cwd(), _flags(args))
-    if args.defaults or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        if not args.defaults:
-            name_the_missing(state)
-        outcome = without_asking(state)
-    else:
+    if not args.defaults and sys.stdin.isatty() and sys.stdout.isatty():
         try:
-            outcome = by_asking(state, plain=args.plain or is_plain())
+            return _after(by_asking(state, plain=args.plain or is_plain()), args)
         except (KeyboardInterrupt, EOFError):
             raise Interrupted("left; nothing was written", "`dimba wizard` goes on where you were") from None
+    if not args.defaults:
+        name_the_missing(state)
+    from dimba.cli import render
+
+    outcome = without_asking(state)
+    if outcome.preview.plan:
+        render.show_plan(outcome.preview.plan, render.errors_console())
     return _after(outcome, args)
 
 
@@ -50,7 +53,7 @@ def _flags(args: argparse.Namespace) -> dict[str, object]:
     """Answers by question, as they were typed."""
     flags = {question.key: getattr(args, question.key, None) for question in QUESTIONS}
     columns = args.columns
-    return {**flags, "columns": " ".join(columns) if columns else None}
+    return {**flags, "columns": "\n".join(columns) if columns else None}
 
 
 def _after(outcome: "Outcome", args: argparse.Namespace) -> int:
@@ -59,8 +62,6 @@ def _after(outcome: "Outcome", args: argparse.Namespace) -> int:
     for line in outcome.notes:
         render.note(line)
     path = os.path.relpath(outcome.path)
-    if args.defaults and outcome.preview.plan:
-        render.show_plan(outcome.preview.plan, render.errors_console())
     if outcome.preview.problem:
         render.note(f"written, but this machine cannot run it:\n{outcome.preview.problem}")
     if outcome.launch:

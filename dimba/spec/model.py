@@ -20,6 +20,7 @@ Method = Literal["full", "lora", "qlora"]
 RunnerName = Literal["auto", "docker", "process", "slurm"]
 Scalar = bool | int | float | str
 
+NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -130,7 +131,7 @@ class JobSpec(_Part):
     """One fine-tuning job, complete: every default is filled in."""
 
     version: Literal[1]
-    name: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
+    name: str = Field("", pattern=NAME)
     mode: Mode
     base_checkpoint: str = Field(min_length=1, description="a folder in Hugging Face format, or a Hub id")
     dataset: Dataset

@@ -3,7 +3,7 @@
 from dimba.batching import steps_per_epoch, total_steps
 from dimba.wizard.batches import accumulation, processes
 from dimba.wizard.looks import known_rows
-from dimba.wizard.question import Said
+from dimba.wizard.question import Said, counted
 from dimba.wizard.state import State
 
 _MANY_PASSES = 10
@@ -23,12 +23,13 @@ def consequences(state: State) -> list[Said]:
     """Effective batch, steps a pass, steps in all, and how many passes that is."""
     batch, count = state.value("batch_size"), processes(state)
     steps = accumulation(state)
-    what = "completions" if state.value("mode") == "grpo" else "rows"
+    what = "completion" if state.value("mode") == "grpo" else "row"
     gpus = f" × {count} GPUs" if count > 1 else ""
     effective = batch * steps * count
-    text = f"{effective} {what} a step ({batch} × {steps}{gpus})"
+    text = f"{counted(effective, what)} a step ({batch} × {steps}{gpus})"
     if state.value("mode") == "grpo":
-        text += f", {effective // state.value('num_generations')} prompts × {state.value('num_generations')}"
+        group = state.value("num_generations")
+        text += f", {counted(effective // group, 'prompt')} × {group}"
     return [Said(f"{text}; {_steps(state, steps, count)}", "dim")]
 
 
@@ -43,9 +44,9 @@ def _per_pass(state: State, steps: int, count: int) -> int | None:
 def _steps(state: State, steps: int, count: int) -> str:
     per_pass, limit = _per_pass(state, steps, count), state.value("max_steps")
     if per_pass is None:
-        return f"{limit:,} steps in all" if limit else "how many steps depends on the rows"
+        return f"{counted(limit, 'step')} in all" if limit else "how many steps depends on the rows"
     total = total_steps(per_pass, epochs=state.value("epochs"), max_steps=limit)
-    return f"{per_pass:,} step{'s' if per_pass > 1 else ''} an epoch, {total:,} in all"
+    return f"{counted(per_pass, 'step')} an epoch, {total:,} in all"
 
 
 def passes(state: State) -> list[Said]:
@@ -56,7 +57,8 @@ def passes(state: State) -> list[Said]:
         return []
     passes = limit / per_pass
     if passes > max(_MANY_PASSES, epochs):
-        text = f"{limit:,} steps are {passes:,.0f} passes over the data: `none` trains {epochs:g} epochs instead"
+        instead = "1 epoch" if epochs == 1 else f"{epochs:g} epochs"
+        text = f"{limit:,} steps are {passes:,.0f} passes over the data: `none` trains {instead} instead"
         return [Said(text, "warn")]
     shown = f"{passes:,.2f}".rstrip("0").rstrip(".")
     return [Said(f"max steps wins over epochs: {shown} passes over the data", "dim")] if passes != epochs else []

@@ -29,8 +29,7 @@ def draft_file(folder: Path) -> Path:
 def save_draft(state: State) -> bool:
     """Writes the answers whole; False where that cannot be done."""
     file = draft_file(state.folder)
-    answers = {key: value for key, value in state.answers.items() if key not in state.given}
-    content = {"folder": str(state.folder), "answers": answers, "passed": sorted(state.passed - state.given)}
+    content = {"folder": str(state.folder), "answers": state.answers, "passed": sorted(state.passed)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = file.with_suffix(f".{os.getpid()}")

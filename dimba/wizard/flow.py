@@ -4,7 +4,7 @@ from typing import Any
 
 from dimba.errors import BadInput, DimbaError
 from dimba.wizard.draft import save_draft
-from dimba.wizard.question import MISSING, Question, Wrong
+from dimba.wizard.question import MISSING, Question, Said, Wrong
 from dimba.wizard.questions import QUESTIONS, TITLES
 from dimba.wizard.screen import BACK, Screen
 from dimba.wizard.state import State
@@ -15,14 +15,11 @@ def ask_all(state: State, screen: Screen) -> None:
     position, step = _first_open(state), 0
     while position < len(QUESTIONS):
         question = QUESTIONS[position]
-        if not _is_asked(question, state):
-            _take(question, state)
-            position += 1
-            continue
-        if question.step != step:
+        speaks = _is_asked(question, state) or _is_told(question, state)
+        if speaks and question.step != step:
             step = question.step
             screen.title(step, len(TITLES), TITLES[step])
-        position += _turn(question, position, state, screen)
+        position += (_turn if _is_asked(question, state) else _take)(question, position, state, screen)
 
 
 def _first_open(state: State) -> int:
@@ -33,11 +30,21 @@ def _is_asked(question: Question, state: State) -> bool:
     return question.key not in state.given and question.applies(state) and question.asked(state)
 
 
-def _take(question: Question, state: State) -> None:
-    """What nobody is asked: a flag's answer is checked where its turn comes."""
-    if question.key in state.given and question.applies(state):
+def _is_told(question: Question, state: State) -> bool:
+    """Whether a flag's answer comes up for the first time."""
+    return question.key in state.given and question.key not in state.passed and question.applies(state)
+
+
+def _take(question: Question, _position: int, state: State, screen: Screen) -> int:
+    """What nobody is asked: a flag's answer is checked where its turn comes, and what follows from it is said."""
+    told = _is_told(question, state)
+    if told:
         check_given(question, state)
     state.passed.add(question.key)
+    if told:
+        shown = question.show(state.answers[question.key]).replace("\n", " ")
+        screen.say([Said(f"{question.ask}: {shown} ({flag_of(question)})", "dim"), *question.after(state)])
+    return 1
 
 
 def check_given(question: Question, state: State) -> None:
@@ -64,18 +71,22 @@ def _turn(question: Question, position: int, state: State, screen: Screen) -> in
     if reply is BACK:
         return _way_back(position, state)
     try:
-        value = answer(question, reply, state)
-    except Wrong as error:
-        screen.problem(error)
-        state.offered |= {question.key: reply, **error.instead}
-        return _way_to(error, position)
-    state.accept(question, value)
-    save_draft(state)
-    try:
+        state.accept(question, answer(question, reply, state))
+        save_draft(state)
         screen.say(question.after(state))
     except DimbaError as error:
         screen.problem(error)
+        return _again(question, reply, position, state, error)
     return 1
+
+
+def _again(question: Question, reply: Any, position: int, state: State, error: DimbaError) -> int:
+    """The same question once more, or the first one that a better answer was found for."""
+    instead = error.instead if isinstance(error, Wrong) else {}
+    state.offered |= {question.key: reply, **instead}
+    state.passed.discard(question.key)
+    numbers = [n for n, each in enumerate(QUESTIONS[:position]) if each.key in instead]
+    return min(numbers, default=position) - position
 
 
 def answer(question: Question, reply: Any, state: State) -> Any:
@@ -85,12 +96,10 @@ def answer(question: Question, reply: Any, state: State) -> Any:
     state.answers[question.key] = value  # a check may ask for it
     try:
         question.check(value, state)
-    except BaseException:
-        if before is MISSING:
-            state.answers.pop(question.key)
-        else:
+    finally:
+        state.answers.pop(question.key)
+        if before is not MISSING:
             state.answers[question.key] = before
-        raise
     return value
 
 
@@ -100,8 +109,10 @@ def still_fits(question: Question, state: State) -> bool:
         return True
     try:
         value = state.value(question.key)
+        if question.kind == "choice" and question.asked(state):
+            return value in [choice.value for choice in question.choices(state)]
         answer(question, question.show(value) if question.kind in ("text", "path") else value, state)
-    except Wrong:
+    except DimbaError:
         return False
     return True
 
@@ -117,12 +128,6 @@ def _initial(question: Question, state: State) -> str | None:
 def _way_back(position: int, state: State) -> int:
     asked = (n for n in range(position - 1, -1, -1) if _is_asked(QUESTIONS[n], state))
     return next(asked, position) - position
-
-
-def _way_to(error: Wrong, position: int) -> int:
-    """Back to the first question that a better answer was found for, else the same one again."""
-    numbers = [n for n, question in enumerate(QUESTIONS[:position]) if question.key in error.instead]
-    return min(numbers, default=position) - position
 
 
 def answer_all(state: State) -> None:

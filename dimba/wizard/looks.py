@@ -1,7 +1,9 @@
 """Looks at what the answers name: the checkpoint, the file, the Hub. Each is made once."""
 
+import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dimba.contract import absolute, names_a_path
 from dimba.errors import BadInput
@@ -16,7 +18,15 @@ if TYPE_CHECKING:
     from dimba.host.facts import DataFacts
     from dimba.host.hub import HubDataset, HubModel
 
-T = TypeVar("T")
+
+def stamp(path: Path) -> object:
+    """What changes when a file, or something in a folder, does; None where nothing is there."""
+    try:
+        if not path.is_dir():
+            return path.stat().st_mtime_ns, path.stat().st_size
+        return tuple(sorted((each.name, each.stat().st_mtime_ns, each.stat().st_size) for each in os.scandir(path)))
+    except OSError:
+        return None
 
 
 # The checkpoint.
@@ -24,15 +34,14 @@ T = TypeVar("T")
 
 def base_is_local(state: State) -> bool:
     """Whether the base checkpoint means a folder."""
-    value = state.value("base_checkpoint") or ""
-    return absolute(value, state.folder).exists() or names_a_path(value)
+    return names_a_path(state.value("base_checkpoint") or "")
 
 
 def base_facts(state: State) -> CheckpointFacts | None:
     """Facts of the base checkpoint, by a look into its folder or by what the Hub says; None where none is named."""
     value = state.value("base_checkpoint")
     if not value or base_is_local(state):
-        return look_at_checkpoint(value, state.folder) if value else None
+        return checkpoint_facts(state, value) if value else None
     found = hub_model(state, value)
     return CheckpointFacts(
         reference=value,
@@ -45,11 +54,17 @@ def base_facts(state: State) -> CheckpointFacts | None:
     )
 
 
+def checkpoint_facts(state: State, value: str) -> CheckpointFacts:
+    """A look into a folder, made anew once something in it has changed."""
+    name = ("checkpoint", value, stamp(absolute(value, state.folder)))
+    return state.look(name, f"reading {value}", lambda: look_at_checkpoint(value, state.folder))
+
+
 def hub_model(state: State, hub_id: str) -> "HubModel":
     """What the Hub says of a model."""
     from dimba.host.hub import look_at_model
 
-    return _from_hub(state, hub_id, ("model", hub_id), lambda: look_at_model(hub_id))
+    return state.look(("model", hub_id), f"asking the Hub for {hub_id}", lambda: look_at_model(hub_id))
 
 
 # The data.
@@ -68,15 +83,19 @@ def reference(state: State) -> str:
     if preset == CUSTOM:
         return str(state.value("dataset_id"))
     found = find_preset(preset)
-    assert found is not None, "the menu has no other"
+    if found is None:  # of an old draft
+        raise Wrong(f"data set `{preset}` is not in the menu", "choose another")
     return found.hub_id(state.value("mode"))
 
 
 def columns(state: State) -> dict[str, str]:
-    """Ours → theirs, from the flag or from the two questions."""
+    """Ours → theirs, from the flag or from the two questions once they are answered."""
     given: dict[str, str] = state.value("columns") or {}
-    named = {ours: state.value(f"{ours}_column") for ours in ("prompt", "response")}
-    return given or {ours: theirs for ours, theirs in named.items() if theirs}
+    keys = ("prompt_column", "response_column")
+    if given or not state.passed.issuperset(keys):
+        return given
+    prompt, response = (state.value(key) for key in keys)
+    return {"prompt": prompt, "response": response} if prompt and response else {}
 
 
 def hub_dataset(state: State, hub_id: str, config: str | None = None, split: str | None = None) -> "HubDataset":
@@ -88,7 +107,7 @@ def hub_dataset(state: State, hub_id: str, config: str | None = None, split: str
         if whole.status != "found":
             return whole
     name = ("data set", hub_id, config, split)
-    return _from_hub(state, hub_id, name, lambda: look_at_dataset(hub_id, config, split))
+    return state.look(name, f"asking the Hub for {hub_id}", lambda: look_at_dataset(hub_id, config, split))
 
 
 def prefetch_dataset(state: State, hub_id: str) -> None:
@@ -101,12 +120,6 @@ def prefetch_dataset(state: State, hub_id: str) -> None:
 def chosen_on_hub(state: State) -> "HubDataset":
     """The Hub's word on the chosen data set, configuration and split."""
     return hub_dataset(state, reference(state), state.value("dataset_config"), state.value("dataset_split"))
-
-
-def _from_hub(state: State, hub_id: str, name: object, look: Callable[[], T]) -> T:
-    if state.probes.is_ready(name):
-        return state.probes.result(name, look)
-    return state.waiting(f"asking the Hub for {hub_id}", lambda _say: state.probes.result(name, look))
 
 
 def local_data(state: State, value: str, named: Mapping[str, str]) -> "DataFacts":
@@ -133,7 +146,7 @@ def _say_rows(say: Callable[[str], None], count: int) -> None:
 def _check_first_row(state: State, value: str, named: Mapping[str, str]) -> None:
     """Says at once what is wrong with the first row, before a long file is read whole."""
     try:
-        where, row = next(read_rows(absolute(value, state.folder)))
+        where, row = first_row(absolute(value, state.folder))
         recognise(row, named, where, state.value("mode"))
     except UnknownFormat as error:
         if named or not state.asking:
@@ -152,10 +165,21 @@ def data_columns(state: State) -> list[str]:
     if not is_local(state):
         return list(chosen_on_hub(state).first or {})
     try:
-        _, row = next(read_rows(absolute(reference(state), state.folder)))
+        return list(first_row(absolute(reference(state), state.folder))[1])
     except BadInput:
         return []
-    return list(row)
+
+
+# A row may be long, and a .json file is read whole for its first one: asked for at each key that is typed.
+_FIRST_ROWS: dict[object, tuple[str, dict[str, Any]]] = {}
+
+
+def first_row(path: Path) -> tuple[str, dict[str, Any]]:
+    """(where, row) of a file's first row; raises BadInput."""
+    name = (path, stamp(path))
+    if name not in _FIRST_ROWS:
+        _FIRST_ROWS[name] = next(read_rows(path))
+    return _FIRST_ROWS[name]
 
 
 def needs_columns(state: State) -> bool:

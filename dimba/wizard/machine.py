@@ -16,7 +16,7 @@ def begin(state: State) -> None:
 
 def engine(state: State) -> tuple[Any, EngineFacts]:
     """(runner, facts) of the container engine, or of the process runner where none answers."""
-    found: tuple[Any, EngineFacts] = state.probes.result("engine", _find_engine)
+    found: tuple[Any, EngineFacts] = state.look("engine", "asking the container engine", _find_engine)
     return found
 
 
@@ -27,7 +27,7 @@ def engine_facts(state: State) -> EngineFacts:
 
 def gpu_facts(state: State) -> GpuFacts:
     """The cards; without `nvidia-smi`, those that the engine can pass through."""
-    found: GpuFacts | None = state.probes.result("gpus", _find_gpus)
+    found: GpuFacts | None = state.look("gpus", "asking nvidia-smi", _find_gpus)
     return found or find_gpus(engine_facts(state).cdi_devices)
 
 

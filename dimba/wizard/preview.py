@@ -3,13 +3,12 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimba.contract import absolute
 from dimba.errors import DimbaError
 from dimba.host.facts import TrainerFacts
-from dimba.wizard.looks import base_facts
+from dimba.wizard.looks import base_facts, stamp
 from dimba.wizard.machine import engine, gpu_facts
 from dimba.wizard.question import Said, Wrong
 from dimba.wizard.spec import spec_values, trainer_name, wanted_trainer_args
@@ -35,11 +34,17 @@ def preview(state: State) -> Preview:
     """Plans the job as `dimba launch` would; a problem of this machine is part of the answer."""
     flags = trainer_facts(state).flags
     text = spec_text(state, flags)
-    name = ("preview", text)
-    made: Preview = state.waiting(
-        "planning", lambda _say: state.probes.result(name, lambda: _planned(state, text, flags))
-    )
-    return made
+    return state.look(_preview_key(state), "planning", lambda: _planned(state.unseen(), text, flags))
+
+
+def fresh_preview(state: State) -> Preview:
+    """Plans anew: what was in the way may be mended."""
+    state.probes.forget(_preview_key(state))
+    return preview(state)
+
+
+def _preview_key(state: State) -> object:
+    return "preview", spec_text(state, trainer_facts(state).flags), _trainer_key(state)
 
 
 def _planned(state: State, text: str, flags: frozenset[str]) -> Preview:
@@ -103,25 +108,19 @@ def _where(plan: "LaunchPlan") -> str:
 
 def trainer_facts(state: State) -> TrainerFacts:
     """The chosen trainer with its flags; asked once for each place where it may run."""
-    key, say = _trainer_key(state), f"asking {trainer_name(state)} for its flags (20 s at most)"
-    found: TrainerFacts = state.waiting(say, lambda _say: state.probes.result(key, lambda: _trainer(state)))
-    return found
+    what = f"asking {trainer_name(state)} for its flags (20 s at most)"
+    return state.look(_trainer_key(state), what, lambda: _trainer(state.unseen()))
 
 
 def prefetch_trainer(state: State) -> None:
     """Begins to ask the trainer that will be offered first, while the steps before it are answered."""
     if state.asking and state.value("trainer_path") is None:
-        state.probes.start(_trainer_key(state), lambda: _trainer(state))
+        state.probes.start(_trainer_key(state), lambda: _trainer(state.unseen()))
 
 
 def _trainer_key(state: State) -> object:
     name = trainer_name(state)
-    return "trainer", name, _version(absolute(name, state.folder)), state.value("runner")
-
-
-def _version(path: Path) -> object:
-    """What changes when somebody edits the script between two questions."""
-    return (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+    return "trainer", state.value("mode"), name, stamp(absolute(name, state.folder)), state.value("runner")
 
 
 def check_trainer(state: State) -> None:
@@ -165,7 +164,7 @@ def memory_of(state: State, method: str) -> int | None:
     facts = base_facts(state)
     if facts is None:
         return None
-    rank = state.answers.get("lora_r") or 8
+    rank = state.value("lora_r") or 8
     data = {"name": "any/data"}
     values = {"version": 1, "mode": "sft", "base_checkpoint": "base", "dataset": data, "method": method}
     spec = JobSpec.model_validate({**values, "lora": {"r": rank, "alpha": rank}})

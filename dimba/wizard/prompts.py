@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import signal
 import sys
 import termios
 import textwrap
@@ -23,14 +24,14 @@ from prompt_toolkit.styles import Style
 
 from dimba.errors import DimbaError
 from dimba.wizard.question import Question, Said
-from dimba.wizard.screen import BACK
+from dimba.wizard.screen import BACK, PATIENCE, preferred
 from dimba.wizard.state import State
 
 T = TypeVar("T")
-_PATIENCE = 0.3
 _ESCAPE_SECONDS = 0.1  # an arrow key begins with the same byte as Esc
 _LIST_HELP = "↑↓ choose   Enter take   Esc back   Ctrl-C leave, a draft is kept"
 _MANY_HELP = "Space mark   Enter take   Esc back   Ctrl-C leave, a draft is kept"
+_PATH_HELP = "Tab complete   Enter take   Esc back   Ctrl-C leave, a draft is kept"
 _TEXT_HELP = "Enter take   Esc back   Ctrl-C leave, a draft is kept"
 # What is typed ahead of a prompt comes with line feeds; and no question can be skipped.
 _KEYS = {"answer": [{"key": "enter"}, {"key": "c-j"}], "skip": []}
@@ -90,7 +91,7 @@ class Prompts:
         prompt = ListPrompt(
             message=question.ask,
             choices=[MenuChoice(choice.value, name=choice.label) for choice in choices],
-            default=state.value(question.key),
+            default=preferred(question, state),
             transformer=lambda label: shorts.get(label, label),
             long_instruction=_LIST_HELP,
             keybindings=_KEYS,
@@ -124,6 +125,7 @@ class Prompts:
             message=f"{question.ask}:",
             default=initial or "",
             completer=_paths(question) if question.kind == "path" else None,
+            keys=_PATH_HELP if question.kind == "path" else _TEXT_HELP,
             keybindings=_KEYS,
             style=self._style,
         )
@@ -149,10 +151,18 @@ def quiet_terminal() -> Iterator[None]:
     quiet[0] &= ~termios.ICRNL
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
     termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    handlers = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _frame: object) -> None:
+    """Ends as the signal would, once the terminal is as it was."""
+    raise SystemExit(128 + number)
 
 
 def _wrapped(line: Said) -> list[str]:
@@ -164,13 +174,18 @@ def _wrapped(line: Said) -> list[str]:
 
 def _lines(text: str, indent: str) -> list[str]:
     """Wrapped between words; a path or a flag is never broken where it has a dash."""
-    width = shutil.get_terminal_size().columns - 1
-    options = {"initial_indent": indent, "subsequent_indent": "  ", "break_on_hyphens": False}
-    return [part for line in text.splitlines() for part in textwrap.wrap(line, width, **options)] or [""]  # type: ignore[arg-type]
+    wrapper = textwrap.TextWrapper(
+        width=shutil.get_terminal_size().columns - 1,
+        initial_indent=indent,
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    return [part for line in text.splitlines() for part in wrapper.wrap(line)] or [""]
 
 
 def _spin(what: str, said: list[str], done: threading.Event) -> None:
-    if done.wait(_PATIENCE):
+    if done.wait(PATIENCE):
         return
     width = 79
     for mark in itertools.cycle("|/-\\"):
@@ -212,9 +227,9 @@ def _goes_back(prompt: Any, application: Any) -> None:
 class _Text(InputPrompt):  # type: ignore[misc]  # InquirerPy is not typed
     """A text prompt whose lower line follows what is typed, with Tab to complete."""
 
-    def __init__(self, *, live: Callable[[str], str] | None, **options: Any) -> None:
+    def __init__(self, *, live: Callable[[str], str] | None, keys: str, **options: Any) -> None:
         super().__init__(**options)
-        self._live = live
+        self._live, self._keys = live, keys
         self._session.bottom_toolbar = self._below
         self._session.complete_while_typing = False
         self._session.refresh_interval = 0.2 if live else 0  # what is looked at beside the typing comes in
@@ -226,7 +241,7 @@ class _Text(InputPrompt):  # type: ignore[misc]  # InquirerPy is not typed
 
     def _below(self) -> FormattedText:
         known = self._live(self._session.default_buffer.text) if self._live else ""
-        return FormattedText([("class:long_instruction", f"{known}\n{_TEXT_HELP}" if known else _TEXT_HELP)])
+        return FormattedText([("class:long_instruction", f"{known}\n{self._keys}" if known else self._keys)])
 
 
 def _live(question: Question, state: State) -> Callable[[str], str] | None:

@@ -17,6 +17,7 @@ class Missing:
 
 
 MISSING = Missing()
+_MOST, _LEAST_RATE = 10**9, 1e-12
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Question:
     after: Callable[["State"], list[Said]] = _nothing
     live: Callable[[str, "State"], str] | None = None  # what to say below while one types
     only_folders: bool = False
+    from_flag: Callable[[str, "State"], dict[str, Any]] | None = None  # where a flag answers more than one question
+    forgets: tuple[str, ...] = ()  # answers that mean nothing any more once this one changes
     optional: bool = False  # a pipe need not be told that it is missing
 
 
@@ -100,6 +103,8 @@ def whole(text: str, what: str, least: int = 1) -> int:
         raise Wrong(f"{what} `{text}` is not a whole number", f"for example {max(least, 8)}") from None
     if number < least:
         raise Wrong(f"{what} {number} is less than {least}", f"give {least} or more")
+    if number > _MOST:
+        raise Wrong(f"{what} {text} is more than anybody needs", f"for example {max(least, 8)}")
     return number
 
 
@@ -109,6 +114,13 @@ def positive(text: str, what: str, example: str) -> float:
         number = float(text)
     except ValueError:
         raise Wrong(f"{what} `{text}` is not a number", f"for example {example}") from None
-    if not 0 < number < float("inf"):
+    if not number > 0:
         raise Wrong(f"{what} {text} is not above zero", f"for example {example}")
+    if not _LEAST_RATE <= number <= _MOST:
+        raise Wrong(f"{what} {text} is out of all measure", f"for example {example}")
     return number
+
+
+def counted(number: int, what: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

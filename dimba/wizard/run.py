@@ -1,25 +1,24 @@
 """The wizard from flags to a file: who answers, what is kept, what is written."""
 
+import itertools
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dimba.contract import absolute
-from dimba.errors import BadInput
+from dimba.errors import BadInput, printable
 from dimba.wizard.draft import Draft, forget_draft, load_draft
 from dimba.wizard.flow import answer_all, ask_all, flag_of, flagged, still_fits
 from dimba.wizard.machine import begin
-from dimba.wizard.presets import CUSTOM, LOCAL
 from dimba.wizard.preview import Preview, preview
 from dimba.wizard.probes import Probes
 from dimba.wizard.question import Choice, Question, Wrong
 from dimba.wizard.questions import QUESTIONS
 from dimba.wizard.screen import BACK, Plain, Screen, Teller
 from dimba.wizard.state import State
-from dimba.wizard.steps.data import dataset_answers
-from dimba.wizard.steps.trainer import OWN
 
 BY_KEY = {question.key: question for question in QUESTIONS}
 
@@ -50,16 +49,7 @@ def new_state(folder: Path, flags: dict[str, Any]) -> State:
 def _given(question: Question, text: Any, state: State) -> dict[str, Any]:
     if not isinstance(text, str):
         return {question.key: text}
-    if question.key == "preset":
-        answers = dataset_answers(text, state.folder)
-        inner = {CUSTOM: "dataset_id", LOCAL: "dataset_path"}.get(answers["preset"])
-        return answers | ({inner: BY_KEY[inner].parse(answers[inner], state)} if inner else {})
-    if question.key == "trainer":
-        choices = question.choices(state) if "mode" in state.given else ()
-        if text in [choice.value for choice in choices]:
-            return {"trainer": text}
-        return {"trainer": OWN, "trainer_path": BY_KEY["trainer_path"].parse(text, state)}
-    return {question.key: question.parse(text, state)}
+    return question.from_flag(text, state) if question.from_flag else {question.key: question.parse(text, state)}
 
 
 def without_asking(state: State) -> Outcome:
@@ -137,7 +127,7 @@ def _resume(state: State, draft: Draft) -> None:
     known = {key: value for key, value in draft.answers.items() if key in BY_KEY and key not in state.given}
     state.answers |= known
     for question in QUESTIONS:
-        if question.key not in draft.passed or not still_fits(question, state):
+        if question.key not in (*draft.passed, *state.given) or not still_fits(question, state):
             return
         state.passed.add(question.key)
 
@@ -165,15 +155,16 @@ def _saved(state: State, made: Preview) -> Outcome:
 def _kept_aside(path: Path, text: str) -> tuple[str, ...]:
     if not path.is_file() or path.read_bytes() == text.encode():
         return ()
-    kept = path.with_name(f"{path.name}.bak")
-    path.replace(kept)
+    names = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())
+    kept = next(name for name in names if not name.exists())
+    shutil.copy2(path, kept)
     return (f"{path.name} was there already: it is kept as {kept.name}",)
 
 
 def _warnings(state: State) -> list[str]:
     """What the prompts would have warned of."""
     said = (line for question in QUESTIONS if question.applies(state) for line in question.after(state))
-    return list(dict.fromkeys(line.text for line in said if line.kind == "warn"))
+    return list(dict.fromkeys(printable(line.text) for line in said if line.kind == "warn"))
 
 
 def _unused(state: State) -> list[str]:

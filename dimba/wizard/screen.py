@@ -2,16 +2,17 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from dimba.errors import DimbaError
+from dimba.errors import DimbaError, printable
 from dimba.wizard.question import Choice, Question, Said
 from dimba.wizard.state import State
 
 T = TypeVar("T")
-_PATIENCE = 0.3  # seconds; what takes less is not worth a word
+PATIENCE = 0.3  # seconds; what takes less is not worth a word
 
 
 class Back:
@@ -19,6 +20,11 @@ class Back:
 
 
 BACK = Back()
+
+
+def preferred(question: Question, state: State) -> Any:
+    """The choice that a menu starts on: one offered after a wrong answer, else the answer or the default."""
+    return state.offered.get(question.key, state.value(question.key))
 
 
 class Screen(Protocol):
@@ -66,7 +72,7 @@ class Plain:
     def ask(self, question: Question, state: State, initial: str | None) -> Any:
         """A numbered menu where there is one; an empty line takes what stands in brackets, `<` goes back."""
         if question.kind == "choice":
-            return self._choose(question, list(question.choices(state)), state.value(question.key))
+            return self._choose(question, list(question.choices(state)), preferred(question, state))
         shown = f" [{initial}]" if initial else ""
         if question.live:
             self._write(question.live("", state))
@@ -93,11 +99,17 @@ class Plain:
 
     def waiting(self, what: str, job: Callable[[Callable[[str], None]], T]) -> T:
         """Says what it waits for, once it takes a while."""
-        teller = Teller(what, self._write)
-        return job(teller)
+        said = threading.Timer(PATIENCE, self._write, (f"{what} …",))
+        said.daemon = True
+        said.start()
+        try:
+            return job(Teller(what, self._write))
+        finally:
+            said.cancel()
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(text + "\n")
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(printable(text).encode(encoding, "replace").decode(encoding) + "\n")
         sys.stdout.flush()
 
 

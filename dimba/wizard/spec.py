@@ -1,7 +1,7 @@
 """From answers to a job spec: the values, and the file."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +89,18 @@ def default_name(state: State) -> str:
 def default_output(state: State) -> str:
     """`checkpoints/finetune_<mode>_<method>`, numbered where a model lies there already."""
     first = f"checkpoints/finetune_{state.value('mode')}_{state.value('method')}"
-    return _first_free(first, "{}-{}", lambda name: bool(trained_files(absolute(name, state.folder))))
+    return _first_free(first, lambda name: bool(trained_files(absolute(name, state.folder))))
 
 
 def default_file(state: State) -> str:
     """`jobs/<name>.yaml`, numbered where there is one already."""
     name = state.value("name")
-    return _first_free(f"jobs/{name}", "{}-{}", lambda each: absolute(f"{each}.yaml", state.folder).exists()) + ".yaml"
+    return _first_free(f"jobs/{name}", lambda each: absolute(f"{each}.yaml", state.folder).exists()) + ".yaml"
 
 
-def _first_free(name: str, pattern: str, taken: Any) -> str:
+def _first_free(name: str, taken: Callable[[str], bool]) -> str:
     number, free = 1, name
     while taken(free):
         number += 1
-        free = pattern.format(name, number)
+        free = f"{name}-{number}"
     return free

@@ -1,7 +1,7 @@
 """What has been answered so far, and what is known of the machine."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -48,13 +48,27 @@ class State:
 
     def accept(self, question: Question, value: Any) -> None:
         """Keeps an answer; one that is the default goes on following it."""
-        if question.key not in self.given:
-            self.answers.pop(question.key, None)
+        key = question.key
+        if key in self.passed and self.value(key) != value:
+            self._forget(question.forgets)
+        if key not in self.given:
+            self.answers.pop(key, None)
             if value != question.default(self):
-                self.answers[question.key] = value
-        self.passed.add(question.key)
-        self.offered.pop(question.key, None)
+                self.answers[key] = value
+        self.passed.add(key)
+        self.offered.pop(key, None)
 
-    def is_answered(self, keys: Iterable[str]) -> bool:
-        """Whether each of `keys` has been given or passed."""
-        return all(key in self.given or key in self.passed for key in keys)
+    def _forget(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.answers.pop(key, None)
+            self.passed.discard(key)
+
+    def look(self, name: object, what: str, job: Callable[[], T]) -> T:
+        """The result of a look, made once; shows that it goes on where it takes a while."""
+        if self.probes.is_ready(name):
+            return self.probes.result(name, job)
+        return self.waiting(what, lambda _say: self.probes.result(name, job))
+
+    def unseen(self) -> "State":
+        """The same for a thread in the background: it may not write on the screen."""
+        return replace(self, waiting=_just_do_it)

@@ -1,13 +1,15 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dimba.spec import JobSpec, load_spec
-from tests.conftest import QUESTIONS, Dimba, hollow_checkpoint, write_rows
+from tests.conftest import QUESTIONS, REPOSITORY, Dimba, hollow_checkpoint, write_rows
 from tests.hub import hub
 from tests.wizard.conftest import EIGHT_80, ONE_8, TWO_24
 
@@ -89,7 +91,7 @@ def test_the_cards_of_the_machine_choose(
         assert (spec.lora.r, spec.lora.alpha) == (rank, 2 * rank)
 
 
-@pytest.mark.parametrize("vram", ["24", "24GB", "24 gb", "24.0"])
+@pytest.mark.parametrize("vram", ["24", "24GB", "24 gb", "24.0", "23.6"])
 def test_a_budget_that_is_given_wins_over_the_machine(wizard: Any, vram: str):
     spec = wizard("--dataset", "qa.jsonl", "--vram", vram, CARDS=ONE_8)
     assert (spec.method, spec.resources.vram_gb, spec.training.max_steps) == ("lora", 24, 3000)
@@ -196,6 +198,8 @@ def test_a_data_set_of_the_hub_is_looked_at(place: Path, dimba: Dimba, tmp_path:
         (["--dataset", "qa.json"], "does not exist"),
         (["--dataset", "data/missing.jsonl"], "does not exist"),
         (["--dataset", "checkpoints"], "is a folder"),
+        (["--dataset", "local"], "give its Hub id, or the file's path"),
+        (["--dataset", "5"], "give its Hub id, or the file's path"),
         (["--dataset", "qa.jsonl", "--columns", "prompt"], "is not OURS=YOURS"),
         (["--dataset", "qa.jsonl", "--columns", "prompt=x"], "no column `x`"),
         (["--vram", "lots"], "is not a size in GB"),
@@ -210,6 +214,10 @@ def test_a_data_set_of_the_hub_is_looked_at(place: Path, dimba: Dimba, tmp_path:
         (["--epochs", "-1"], "not above zero"),
         (["--max-steps", "0"], "less than 1"),
         (["--learning-rate", "fast"], "not a number"),
+        (["--learning-rate", "1e-320"], "out of all measure"),
+        (["--epochs", "1e300"], "out of all measure"),
+        (["--batch-size", "10000000000"], "more than anybody needs"),
+        (["--mode", "grpo", "--reward", "mine.py:score"], "does not exist"),
         (["--lora-r", "0"], "less than 1"),
         (["--mode", "grpo", "--num-generations", "1"], "2 or more"),
         (["--mode", "grpo", "--reward", "numeri"], "did you mean `numeric`?"),
@@ -326,6 +334,9 @@ def test_nothing_that_was_there_is_lost(place: Path, dimba: Dimba):
     assert "kept as job.yaml.bak" in done.stderr
     second = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place)
     third = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place)
+    again = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--lora-r", "2", "--out", "job.yaml", cwd=place)
+    assert "kept as job.yaml.bak1" in again.stderr
+    assert (place / "job.yaml.bak").read_text() == "mine: 1\n"
     assert (second.stdout, third.stdout) == ("jobs/qa-qlora.yaml\n", "jobs/qa-qlora-2.yaml\n")
 
 
@@ -365,7 +376,7 @@ parser.parse_args()
 
 def _trainer(path: Path, *flags: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(f"parser.add_argument({flag!r}{', action=chr(115)' if False else ''})" for flag in flags)
+    text = "\n".join(f"parser.add_argument({flag!r})" for flag in flags)
     path.write_text(TRAINER.format(flags=text))
     return path
 
@@ -388,3 +399,107 @@ def test_rewards_travel_only_to_a_trainer_that_takes_them(wizard: Any, place: Pa
     _trainer(place / "scripts/g.py", "--model", "--dataset", "--qlora", "--num-generations")
     spec = wizard("--mode", "grpo", "--dataset", "qa.jsonl", "--trainer", "scripts/g.py")
     assert spec.trainer_args == {"num-generations": 8}
+
+
+CLICK = """\
+import click
+@click.command()
+@click.option("--model", "-m", required=True)
+@click.option("--train-file", help="a file")
+@click.option("--mode", type=click.Choice(["sft", "grpo"]))
+@click.option("--lora/--no-lora")
+def main(**_options): ...
+main()
+"""
+FULL_FT = """\
+import argparse
+p = argparse.ArgumentParser(epilog="Run it with --lr 1e-4 on --num-gpus 8.")
+for name in ("--mode", "--base_model", "--data_path", "--max_steps", "--output_dir"): p.add_argument(name)
+p.add_argument("--full-ft", action="store_true", help="train all of it")
+p.parse_args()
+"""
+CRASHES = """\
+import gpu_library_that_is_not_here
+import argparse
+p = argparse.ArgumentParser()
+print("--lr")
+for name in ("--model", "--dataset-name", "--use-lora"):
+    p.add_argument(name)
+p.parse_args()
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "method", "passed", "left_out", "found_in"),
+    [
+        (CLICK, "lora", ["--mode sft", "--train-file", "--lora"], "training.epochs", "--help"),
+        (
+            FULL_FT,
+            "full",
+            ["--mode sft", "--base_model", "--data_path", "--full-ft"],
+            "training.learning_rate",
+            "--help",
+        ),
+        (
+            CRASHES,
+            "lora",
+            ["--model", "--dataset-name", "--use-lora"],
+            "training.learning_rate",
+            "source, as its --help ended",
+        ),
+    ],
+    ids=["click", "mode and full-ft", "help that crashes"],
+)
+def test_trainers_of_any_make(
+    place: Path, dimba: Dimba, source: str, method: str, passed: list[str], left_out: str, found_in: str
+):
+    (place / "mine.py").write_text(source)
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--method", method, "--trainer", "mine.py", cwd=place)
+    assert done.returncode == 0, done.stderr
+    command = next(line for line in done.stderr.splitlines() if line.strip().startswith("command"))
+    assert all(f" {each}" in command for each in passed), command
+    assert f"{left_out} " in done.stderr.partition("omitted")[2]
+    assert f"found in the trainer's {found_in}" in done.stderr
+
+
+def test_a_usual_trainer_is_known_by_its_name_whatever_the_mode(wizard: Any):
+    spec = wizard("--dataset", "qa.jsonl", "--trainer", "scripts/finetuning/finetune_sft.py")
+    assert spec.trainer == "scripts/finetuning/finetune_sft.py"
+
+
+def test_columns_may_have_blanks_in_their_names(wizard: Any, place: Path):
+    write_rows(place / "odd.jsonl", [{"the question": "a", "the, answer": "b"}])
+    spec = wizard("--dataset", "odd.jsonl", "--columns", "prompt=the question", "response=the, answer")
+    assert spec.dataset.columns == {"prompt": "the question", "response": "the, answer"}
+
+
+def test_columns_are_checked_on_the_hub_too(place: Path, refused: Any, tmp_path: Path):
+    write_rows(tmp_path / "hub/train.jsonl", QUESTIONS)
+    with hub({"datasets/some/questions": tmp_path / "hub"}) as address:
+        flags = ["--dataset", "some/questions", "--columns", "prompt=nope", "response=answer"]
+        said = refused(*flags, HF_ENDPOINT=address, **ONLINE)
+    assert "--columns" in said
+    assert "no column `nope`" in said
+
+
+def test_gpus_none_is_the_cpu_and_its_defaults(wizard: Any):
+    spec = wizard("--dataset", "qa.jsonl", "--gpus", "none", CARDS=EIGHT_80)
+    assert (spec.method, spec.resources.gpus, spec.resources.vram_gb) == ("qlora", "none", None)
+
+
+def test_a_closed_stdin_is_no_terminal(place: Path):
+    command = f"exec {sys.executable} -m dimba wizard --mode sft <&-"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=place, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "--base-checkpoint" in done.stderr
+
+
+def test_what_the_data_say_is_never_obeyed_by_the_terminal(place: Path, dimba: Dimba):
+    write_rows(place / "evil.jsonl", [{"\x1b]0;owned\x07": 1, "x": 2}])
+    done = dimba("wizard", "--defaults", "--dataset", "evil.jsonl", cwd=place)
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr

@@ -1,5 +1,7 @@
 import json
+import signal
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from dimba.spec import load_spec
 from tests.conftest import QUESTIONS, REPOSITORY, hollow_checkpoint, write_rows
+from tests.hub import hub
 from tests.wizard.conftest import EIGHT_80, ONE_8, TWO_24
 from tests.wizard.terminal import CTRL_C, CTRL_U, DOWN, ENTER, ESC, TAB, UP, Terminal, environment
 
@@ -145,6 +148,41 @@ def test_a_killed_wizard_leaves_its_draft_too(wizard: Open):
     again.wait("learn from")
 
 
+def test_a_draft_keeps_what_flags_said(wizard: Open):
+    flags = ["--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl"]
+    terminal = wizard(*flags, CARDS=ONE_8)
+    terminal.wait("VRAM budget of one card")
+    assert "question/answer: 12 rows, all read" in terminal.shown(), "flags are told what was found, too"
+    terminal.send(ENTER)
+    terminal.wait("❯ Q-LoRA")
+    terminal.send(CTRL_C)
+    terminal.end()
+    for again in (wizard(CARDS=ONE_8), wizard(*flags, CARDS=ONE_8)):
+        again.wait("go on with the draft")
+        again.send(ENTER)
+        again.wait("❯ Q-LoRA")
+        again.send(CTRL_C)
+        again.end()
+
+
+def test_a_draft_that_makes_no_sense_is_asked_anew(wizard: Open, place: Path):
+    from dimba.wizard.draft import draft_file
+
+    terminal = wizard()
+    to_data(terminal)
+    terminal.send(CTRL_C)
+    terminal.end()
+    (file,) = (place.parent / "state/dimba/drafts").iterdir()
+    assert file.name == draft_file(place).name
+    draft = json.loads(file.read_text())
+    draft["answers"]["mode"] = "dpo"
+    file.write_text(json.dumps(draft))
+    again = wizard()
+    again.wait("go on with the draft")
+    again.send(ENTER)
+    again.wait("learn from example answers")
+
+
 def test_a_draft_whose_data_are_gone_asks_for_them_again(wizard: Open, place: Path):
     terminal = wizard(CARDS=ONE_8)
     to_budget(terminal)
@@ -180,7 +218,8 @@ def test_a_wrong_answer_is_explained_and_asked_again(wizard: Open, place: Path):
     terminal.wait("File:")
     terminal.send("bad.jsonl", ENTER)
     terminal.wait("hint: correct the row or remove it")
-    assert "bad.jsonl:2: `answer` is a number, expected text" in terminal.shown().replace("\n", "")
+    assert "ad.jsonl:2:" in terminal.shown().replace("\n", "")
+    assert "`answer` is a number, expected text" in terminal.shown()
     assert "File: bad.jsonl" in terminal.shown(), "what was typed stands there to be mended"
     terminal.send(CTRL_U, "nope.jsonl", ENTER)
     terminal.wait("does not exist")
@@ -204,17 +243,29 @@ def test_a_folder_of_checkpoints_leads_to_its_newest_whole_one(wizard: Open, pla
 
 
 def test_columns_are_asked_for_where_no_format_fits(wizard: Open, place: Path):
-    write_rows(place / "odd.jsonl", [{"ask": row["question"], "reply": row["answer"], "id": 1} for row in QUESTIONS])
+    write_rows(place / "odd.jsonl", [{"id": 1, "ask": row["question"], "reply": row["answer"]} for row in QUESTIONS])
+    write_rows(place / "odder.jsonl", [{"n": 1, "input": row["question"], "said": row["answer"]} for row in QUESTIONS])
     terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base")
     terminal.wait("6  local file")
     terminal.send(UP, ENTER)
     terminal.wait("File:")
     terminal.send("odd.jsonl", ENTER)
     terminal.wait("Which one asks?")
+    terminal.send(DOWN, ENTER)
+    terminal.wait("Which one answers?")
+    terminal.send(ENTER)  # the number
+    terminal.wait("`response` is a number, expected text")
+    terminal.send(DOWN, ENTER)
+    terminal.wait("prompt/response: 12 rows")
+    terminal.wait("VRAM budget of one card")
+    terminal.send(ESC, ESC, ESC)
+    terminal.wait("File: odd.jsonl")
+    terminal.send(CTRL_U, "odder.jsonl", ENTER)
+    terminal.wait("❯ input")
     terminal.send(ENTER)
     terminal.wait("Which one answers?")
-    terminal.send(ENTER)
-    terminal.wait("prompt/response: 12 rows")
+    terminal.send(DOWN, ENTER)
+    terminal.wait("VRAM budget of one card")
 
 
 def test_eight_cards_can_be_chosen_from(wizard: Open, place: Path):
@@ -314,3 +365,90 @@ def test_save_and_launch_ends_with_a_tuned_model(wizard: Open, place: Path, tiny
     terminal.wait("succeeded in", 180)
     assert terminal.end() == 0
     assert json.loads((place / "checkpoints/finetune_sft_lora/dimba.json").read_text())["run_id"]
+
+
+def test_another_mode_brings_its_own_trainer(wizard: Open, place: Path):
+    flags = ["--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "8", "--method", "lora"]
+    terminal = wizard(*flags, "--runner", "process")
+    terminal.wait("learn from")
+    terminal.send(ENTER)
+    terminal.wait("take these values")
+    terminal.send(ENTER)
+    terminal.wait("❯ scripts/finetuning/finetune_sft.py")
+    terminal.send(DOWN, ENTER)
+    terminal.wait("is for the other")
+    terminal.send(ESC)
+    terminal.wait("change them one by one")
+    terminal.send(ESC)
+    terminal.wait("❯ sft")
+    terminal.send(DOWN, ENTER)
+    terminal.wait("DPO")
+    terminal.wait("completions a step")
+    terminal.send(ENTER)
+    terminal.wait("❯ scripts/finetuning/finetune_grpo.py")
+    terminal.send(ENTER)
+    terminal.wait("Output folder: checkpoints/finetune_grpo_lora")
+
+
+def test_groups_are_solved_as_one_answers(wizard: Open):
+    flags = ["--mode", "grpo", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "24"]
+    terminal = wizard(*flags, "--method", "lora")
+    terminal.wait("take these values")
+    terminal.send(DOWN, ENTER)
+    terminal.wait("Batch size: 8")
+    terminal.send(CTRL_U, "3", ENTER)
+    for expected in ("Gradient accumulation:", "Epochs:", "Max steps:", "Learning rate:", "rank:", "alpha:", "Reward:"):
+        terminal.wait(expected)
+        terminal.send(ENTER)
+    terminal.wait("fit as they are: 2, 3, 4, 6, 12")
+    assert "Completions per prompt: 6" in terminal.shown()
+    terminal.send(CTRL_U, "8", ENTER)
+    terminal.wait("gradient accumulation 4 → 8")
+
+
+def test_a_preset_that_is_gone_leads_to_the_nearest(wizard: Open):
+    with hub({}) as address:
+        terminal = wizard(
+            "--mode", "grpo", "--base-checkpoint", "checkpoints/base", HF_ENDPOINT=address, HF_HUB_OFFLINE="0"
+        )
+        terminal.wait("❯ 4  feedback-collection")
+        terminal.send(ENTER)
+        terminal.wait("prometheus-eval/Feedback-Collection")
+        terminal.wait("❯ 5  custom Hub data set")
+        terminal.send(ENTER)
+        terminal.wait("Its id on the Hub: prometheus-eval/Feedback-Collection")
+
+
+def test_a_slow_nvidia_smi_is_waited_for_in_sight(wizard: Open, place: Path):
+    (place.parent / "bin/nvidia-smi").write_text("#!/bin/sh\nsleep 3\n")
+    terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl")
+    terminal.wait("asking nvidia-smi …")
+    terminal.wait("VRAM budget of one card")
+
+
+def test_a_terminal_is_left_as_it_was_also_by_a_signal(wizard: Open):
+    terminal = wizard()
+    before = termios.tcgetattr(terminal.child.fileno())
+    to_data(terminal)
+    terminal.child.kill(signal.SIGTERM)
+    assert terminal.end() == 143
+    assert before[3] & termios.ECHO
+
+
+def test_plain_lines_need_no_utf8_and_say_what_they_wait_for(wizard: Open, place: Path):
+    (place / "slow.py").write_text("import time\ntime.sleep(1.5)\nimport argparse\n" + TRAINER)
+    flags = ["--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "8"]
+    terminal = wizard(
+        *flags, "--method", "lora", "--trainer", "slow.py", "--runner", "process", "--plain", PYTHONIOENCODING="ascii"
+    )
+    terminal.wait("Hyperparameters, 1 to 2")
+    terminal.send("1\n")
+    terminal.wait("asking slow.py for its flags")
+    terminal.wait("Output folder")
+
+
+TRAINER = """\
+p = argparse.ArgumentParser()
+for name in ("--model", "--dataset", "--lora"): p.add_argument(name)
+p.parse_args()
+"""

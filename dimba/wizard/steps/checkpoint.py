@@ -6,7 +6,7 @@ from typing import Any
 from dimba.contract import absolute, names_a_path
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
-from dimba.wizard.looks import base_facts, hub_model
+from dimba.wizard.looks import base_facts, checkpoint_facts, hub_model, stamp
 from dimba.wizard.question import MISSING, Question, Said, Wrong
 from dimba.wizard.state import State
 
@@ -31,19 +31,15 @@ def _parse(text: str, state: State) -> str:
     text = text.strip()
     if not text:
         raise Wrong("no base checkpoint given", "the path of a folder in Hugging Face format, or a Hub id")
-    facts = look_at_checkpoint(text, state.folder)
+    facts = checkpoint_facts(state, text)
     if facts.problem:
         instead = {"base_checkpoint": shorter(facts.instead, state.folder)} if facts.instead else {}
         raise Wrong(f"base checkpoint {facts.reference} {facts.problem}", facts.hint, instead)
     return text.rstrip("/") or text
 
 
-def _is_local(value: str, state: State) -> bool:
-    return absolute(value, state.folder).exists() or names_a_path(value)
-
-
 def _check(value: str, state: State) -> None:
-    if _is_local(value, state):
+    if names_a_path(value):
         return
     found = hub_model(state, value)
     if found.status == "missing":
@@ -55,12 +51,12 @@ def _live(text: str, state: State) -> str:
     """What is known of a folder while its path is typed; looked at beside the typing."""
     text = text.strip()
     if not text:
-        return "a folder in Hugging Face format (Tab completes), or a Hub id such as Qwen/Qwen3-0.6B"
-    name = ("typed", text)
+        return "a folder in Hugging Face format, or a Hub id such as Qwen/Qwen3-0.6B"
+    name = ("typed", text, stamp(absolute(text, state.folder)))
     state.probes.start(name, lambda: look_at_checkpoint(text, state.folder))
     facts = state.probes.peek(name)
     if facts is None:
-        return "looking …"
+        return "" if state.probes.is_ready(name) else "looking …"
     if not facts.local:
         return f"not a folder here: taken as the Hub's `{text}`"
     return f"{facts.problem}: {facts.hint}" if facts.problem else f"whole: {described(facts)}"
@@ -70,7 +66,7 @@ def described(facts: CheckpointFacts) -> str:
     """One line of facts."""
     parts = [
         facts.architecture or "unknown architecture",
-        f"{counted(facts.parameters)} parameters" if facts.parameters else "",
+        f"{_short(facts.parameters)} parameters" if facts.parameters else "",
         facts.dtype or "",
         f"context {facts.context_length:,}" if facts.context_length else "",
         {True: "chat template", False: "no chat template", None: ""}[facts.has_chat_template],
@@ -78,8 +74,7 @@ def described(facts: CheckpointFacts) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def counted(number: int) -> str:
-    """A number of parameters: 0.4 M, 7.2 B."""
+def _short(number: int) -> str:
     return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
 
 

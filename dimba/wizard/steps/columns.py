@@ -25,15 +25,16 @@ def recognise_on_hub(state: State, row: Mapping[str, Any], named: Mapping[str, s
     try:
         recognise(row, named, f"{reference(state)} row 1", state.value("mode"))
     except UnknownFormat as error:
-        if state.value("mode") == "sft" and (named or not state.asking):
+        # What else GRPO can start from is for its trainer to say.
+        if named or (state.value("mode") == "sft" and not state.asking):
             raise Wrong(error.message, with_flag(error.hint)) from None
     except BadInput as error:
         raise Wrong(error.message, error.hint) from None
 
 
 def parse_columns(text: str, _state: State) -> dict[str, str]:
-    """`prompt=ask response=reply` as ours → theirs."""
-    pairs = [pair.partition("=") for pair in text.replace(",", " ").split()]
+    """Ours → theirs of a line each, `prompt=the question`."""
+    pairs = [pair.partition("=") for pair in text.splitlines()]
     wrong = [ours for ours, equals, theirs in pairs if not (ours and equals and theirs)]
     if wrong:
         raise Wrong(f"columns: `{wrong[0]}` is not OURS=YOURS", "for example prompt=question response=answer")
@@ -58,12 +59,16 @@ def _likely(choices: Sequence[Choice], words: tuple[str, ...]) -> str:
 
 
 def _check_response(value: str, state: State) -> None:
-    named = {"prompt": state.value("prompt_column"), "response": value}
+    _check_columns({"prompt": state.value("prompt_column"), "response": value}, state)
+
+
+def _check_columns(named: dict[str, str], state: State) -> None:
+    if not named:
+        return
     if is_local(state):
         local_data(state, reference(state), named)
-    else:
-        found = chosen_on_hub(state)
-        recognise_on_hub(state, found.first or {}, named)
+    elif row := chosen_on_hub(state).first:
+        recognise_on_hub(state, row, named)
 
 
 COLUMN_QUESTIONS = (
@@ -77,8 +82,10 @@ COLUMN_QUESTIONS = (
         help="where your columns are called otherwise, such as prompt=question response=answer",
         default=lambda _state: {},
         parse=parse_columns,
-        show=lambda named: " ".join(f"{ours}={theirs}" for ours, theirs in named.items()),
+        show=lambda named: "\n".join(f"{ours}={theirs}" for ours, theirs in named.items()),
+        check=_check_columns,
         asked=lambda _state: False,
+        after=lambda state: sample(state, reference(state), columns(state)) if columns(state) else [],
     ),
     Question(
         key="prompt_column",

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from dimba.contract import absolute, names_a_path
 from dimba.errors import BadInput
-from dimba.formats import UnknownFormat, read_rows, recognise
+from dimba.formats import UnknownFormat, recognise
 from dimba.wizard.looks import (
     columns,
+    first_row,
     hub_dataset,
     is_local,
     local_data,
@@ -18,12 +18,13 @@ from dimba.wizard.looks import (
     reference,
 )
 from dimba.wizard.presets import CUSTOM, LOCAL, PRESETS, Preset, find_preset
-from dimba.wizard.question import MISSING, Choice, Question, Said, Wrong, one_of
+from dimba.wizard.question import Choice, Question, Said, Wrong
 from dimba.wizard.state import State
 from dimba.wizard.steps.columns import COLUMN_QUESTIONS, recognise_on_hub
 from dimba.wizard.steps.sample import sample
 
 _LIVE_BYTES = 1 << 20
+_COLUMNS = ("prompt_column", "response_column")
 
 
 # The menu.
@@ -52,12 +53,6 @@ def _before_menu(state: State) -> list[Said]:
 
 def _menu_default(state: State) -> str:
     return PRESETS[3 if state.value("mode") == "grpo" else 0].label
-
-
-def _parse_menu(text: str, state: State) -> str:
-    numbers = {"5": CUSTOM, "6": LOCAL}
-    preset = find_preset(text.strip())
-    return numbers.get(text.strip()) or (preset.label if preset else str(one_of(_menu(state), text, "data set")))
 
 
 def _check_menu(value: str, state: State) -> None:
@@ -103,19 +98,20 @@ def _parse_path(text: str, state: State) -> str:
 
 
 def _check_path(value: str, state: State) -> None:
-    local_data(state, value, columns(state))
+    if not state.value("columns"):  # with them it is their check that reads the file
+        local_data(state, value, {})
 
 
 def _live_path(text: str, state: State) -> str:
     path = absolute(text.strip(), state.folder)
     if not text.strip():
-        return "a .jsonl or .json file (Tab completes)"
+        return "a .jsonl or .json file"
     if not path.is_file():
         return "a folder" if path.is_dir() else "nothing there yet"
     if path.suffix == ".json" and path.stat().st_size > _LIVE_BYTES:
         return f"{path.stat().st_size >> 20:,} MiB, read once you press Enter"
     try:
-        where, row = next(read_rows(path))
+        where, row = first_row(path)
         return f"its first row: {recognise(row, {}, where, state.value('mode')).name}"
     except UnknownFormat as error:
         return f"{error.message.removeprefix(f'{where}: ')}; Enter asks which is which"
@@ -139,11 +135,17 @@ def _config_choices(state: State) -> Sequence[Choice]:
     return [Choice(name, name, name) for name in _hub_configs(state)]
 
 
+def _check_config(value: str | None, state: State) -> None:
+    found = hub_dataset(state, reference(state), value)
+    if found.status == "missing_config":
+        raise Wrong(f"data set `{reference(state)}`: {found.why}", "take one of those")
+
+
 def _check_split(value: str, state: State) -> None:
     found = hub_dataset(state, reference(state), state.value("dataset_config"), value)
-    if found.status in ("missing_config", "missing_split"):
+    if found.status == "missing_split":
         raise Wrong(f"data set `{reference(state)}`: {found.why}", "take one of those")
-    if found.first and not columns(state):
+    if found.first and not state.value("columns"):
         recognise_on_hub(state, found.first, {})
 
 
@@ -163,15 +165,25 @@ def _split_live(_text: str, state: State) -> str:
 
 def _after_data(state: State) -> list[Said]:
     """Format, rows and the first example; nothing while the columns are still to be named."""
-    return [] if needs_columns(state) else sample(state, reference(state), columns(state))
+    if state.value("columns") or (state.asking and needs_columns(state)):
+        return []
+    return sample(state, reference(state), columns(state))
+
+
+def _from_flag(text: str, state: State) -> dict[str, Any]:
+    """What `--dataset TEXT` answers: a preset, a Hub id or a file, told apart as the trainers do."""
+    preset = find_preset(text)
+    if preset and text not in (preset.sft, preset.grpo):
+        return {"preset": preset.label}
+    if names_a_path(text):
+        return {"preset": LOCAL, "dataset_path": _parse_path(text, state)}
+    if text in ("5", "6", CUSTOM, LOCAL):
+        raise Wrong(f"`{text}` says only that it is a data set of your own", "give its Hub id, or the file's path")
+    return {"preset": CUSTOM, "dataset_id": _parse_id(text, state)}
 
 
 def _is_hub(state: State) -> bool:
     return not is_local(state)
-
-
-def _no_default(_state: State) -> Any:
-    return MISSING
 
 
 QUESTIONS = (
@@ -185,8 +197,10 @@ QUESTIONS = (
         kind="choice",
         choices=_menu,
         default=_menu_default,
-        parse=_parse_menu,
+        from_flag=_from_flag,
+        show=lambda preset: {LOCAL: "a local file", CUSTOM: "of the Hub"}.get(preset, preset),
         check=_check_menu,
+        forgets=_COLUMNS,
         before=_before_menu,
     ),
     Question(
@@ -196,6 +210,7 @@ QUESTIONS = (
         parse=_parse_id,
         check=_check_id,
         applies=lambda state: state.value("preset") == CUSTOM,
+        forgets=_COLUMNS,
         live=lambda _text, _state: "owner/name, such as openai/gsm8k",
     ),
     Question(
@@ -205,6 +220,7 @@ QUESTIONS = (
         kind="path",
         parse=_parse_path,
         check=_check_path,
+        forgets=_COLUMNS,
         applies=is_local,
         after=_after_data,
         live=_live_path,
@@ -220,6 +236,8 @@ QUESTIONS = (
         kind="choice",
         choices=_config_choices,
         default=_config_default,
+        check=_check_config,
+        forgets=_COLUMNS,
         applies=_is_hub,
         asked=lambda state: len(_hub_configs(state)) > 1,
     ),
@@ -233,6 +251,7 @@ QUESTIONS = (
         default=_split_default,
         parse=lambda text, _state: text.strip() or _empty("split"),
         check=_check_split,
+        forgets=_COLUMNS,
         applies=_is_hub,
         after=_after_data,
         live=_split_live,
@@ -243,13 +262,3 @@ QUESTIONS = (
 
 def _empty(what: str) -> str:
     raise Wrong(f"no {what} given", "type one, or press Esc to go back")
-
-
-def dataset_answers(text: str, folder: Path) -> dict[str, Any]:
-    """What `--dataset TEXT` answers: a preset, a Hub id or a file, as DESIGN's rule for trainers has it."""
-    preset = find_preset(text)
-    if preset and text not in (preset.sft, preset.grpo):
-        return {"preset": preset.label}
-    if absolute(text, folder).exists() or names_a_path(text):
-        return {"preset": LOCAL, "dataset_path": text}
-    return {"preset": CUSTOM, "dataset_id": text}

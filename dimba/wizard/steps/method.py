@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts
+from dimba.host.gpus import cdi_device
 from dimba.wizard.defaults import BUDGETS, largest_gb, nominal_gb, recommended_method
 from dimba.wizard.machine import engine_facts, gpu_facts
 from dimba.wizard.preview import memory_of
@@ -22,17 +23,21 @@ _GIB = 1 << 30
 # VRAM.
 
 
+def _usable(state: State) -> tuple[Gpu, ...]:
+    return () if state.answers.get("gpus") in ("none", 0) else gpu_facts(state).gpus
+
+
 def _vram_default(state: State) -> int | None:
-    gpus = gpu_facts(state).gpus
+    gpus = _usable(state)
     return (largest_gb(gpus) or BUDGETS[0]) if gpus else None
 
 
 def _vram_choices(state: State) -> Sequence[Choice]:
-    gpus = gpu_facts(state).gpus
+    gpus = _usable(state)
     here = largest_gb(gpus)
     budgets = sorted({*BUDGETS, here} if here and 4 < here < 40 else BUDGETS)
     choices = [_budget(each, here) for each in budgets]
-    return choices if gpus else [Choice(None, "none: this machine has no GPU, train on the CPU", "none"), *choices]
+    return choices if gpus else [Choice(None, "none: no GPU, train on the CPU", "none"), *choices]
 
 
 def _budget(gb: int, here: int | None) -> Choice:
@@ -42,7 +47,7 @@ def _budget(gb: int, here: int | None) -> Choice:
     return Choice(value, f"{name:<7} {f'the largest card here: {here} GB' if ours else ''}".rstrip(), name)
 
 
-def _parse_vram(text: str, _state: State) -> float | None:
+def _parse_vram(text: str, _state: State) -> int | None:
     plain = text.strip().lower().removesuffix("gb").strip().removesuffix("+")
     if plain in ("none", "cpu", "0"):
         return None
@@ -52,7 +57,8 @@ def _parse_vram(text: str, _state: State) -> float | None:
         number = 0.0
     if not 0 < number < 10_000:
         raise Wrong(f"VRAM budget `{text}` is not a size in GB", "one of 4, 8, 16, 24, 40+, or your card's size")
-    return int(number) if number == int(number) else number
+    # 23.6 is what a card of 24 GB reports.
+    return int(number) if number == int(number) else nominal_gb(round(number * 1024))
 
 
 def _cards(state: State) -> list[Said]:
@@ -79,9 +85,9 @@ def _grouped(gpus: tuple[Gpu, ...]) -> list[str]:
 def _passed_through(gpu: GpuFacts, engine: EngineFacts) -> Said:
     if not engine.reachable:
         return Said(f"No container engine ({engine.problem}): it will run as a process here.", "warn")
-    known = [gpu for gpu in gpu.gpus if any(str(gpu.index) in name for name in engine.cdi_devices)]
-    how = "CDI" if len(known) == len(gpu.gpus) else "its nvidia driver"
-    return Said(f"Docker {engine.version} passes them through by {how}; `dimba doctor` tries it.", "dim")
+    if all(cdi_device(card, engine.cdi_devices) for card in gpu.gpus):
+        return Said(f"Docker {engine.version} passes them through by CDI; `dimba doctor` tries it.", "dim")
+    return Said(f"Docker {engine.version} does not list them; `dimba doctor` tries whether it passes them.", "dim")
 
 
 # Which GPUs.

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dimba.contract import DEFAULT_CHAT_TEMPLATE, absolute
-from dimba.errors import BadInput
+from dimba.errors import BadInput, printable
 from dimba.formats import Message, as_messages, recognise
 from dimba.wizard.looks import chosen_on_hub, is_local, local_data
-from dimba.wizard.question import Said
+from dimba.wizard.question import Said, counted
 from dimba.wizard.state import State
 
 if TYPE_CHECKING:
@@ -23,11 +23,12 @@ def sample(state: State, reference: str, columns: Mapping[str, str]) -> list[Sai
     if is_local(state):
         summary = local_data(state, reference, columns).summary
         assert summary is not None, "local_data refuses a file without rows"
-        return [Said(f"{summary.format}: {summary.rows:,} rows, all read", "good"), *_example(state, summary.first)]
+        rows = counted(summary.rows, "row")
+        return [Said(f"{summary.format}: {rows}, all read", "good"), *_example(state, summary.first)]
     found = chosen_on_hub(state)
     if found.status != "found":
         return [Said(found.why if found.status == "gated" else f"not checked: {found.why}", "warn")]
-    rows = f"{found.rows:,} rows" if found.rows else "how many rows is not known"
+    rows = counted(found.rows, "row") if found.rows else "how many rows is not known"
     if not found.first:
         return [Said(f"on the Hub, {rows}; its rows were not looked at ({found.why or 'no viewer'})", "warn")]
     return _first_on_hub(state, found, columns, rows)
@@ -48,7 +49,7 @@ def _first_on_hub(state: State, found: "HubDataset", columns: Mapping[str, str],
 
 def _example(state: State, messages: "tuple[Message, ...] | list[Message]") -> list[Said]:
     text, how = _as_seen(state, list(messages))
-    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, _WIDTH) or [""]]
+    lines = [part for line in printable(text).splitlines() for part in textwrap.wrap(line, _WIDTH) or [""]]
     more = [Said(f"  … {len(lines) - _LINES} more lines", "dim")] if len(lines) > _LINES else []
     return [Said(f"The first example, {how}:", "dim"), *(Said(f"  {line}") for line in lines[:_LINES]), *more]
 

@@ -1,6 +1,7 @@
 """Step 6: where it runs, by which trainer, under which name; then save, and launch."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from dimba.contract import absolute
 from dimba.host.trainer import find_trainers
 from dimba.wizard.looks import base_is_local, chosen_on_hub, hub_model, is_local
 from dimba.wizard.machine import engine_facts
-from dimba.wizard.preview import check_trainer, preview, shown, trainer_facts
+from dimba.wizard.preview import check_trainer, fresh_preview, preview, shown, trainer_facts
 from dimba.wizard.question import MISSING, Choice, Question, Said, Wrong, one_of
 from dimba.wizard.screen import BACK
 from dimba.wizard.spec import default_file, default_name, default_output
@@ -87,6 +88,13 @@ def _parse_trainer(text: str, state: State) -> str:
     return text
 
 
+def _from_flag(text: str, state: State) -> dict[str, Any]:
+    """One of the menu by its name, else a script of one's own."""
+    if text in [choice.value for choice in _trainers(state)]:
+        return {"trainer": text}
+    return {"trainer": OWN, "trainer_path": _parse_trainer(text, state)}
+
+
 def _after_trainer(state: State) -> list[Said]:
     if state.value("trainer") == OWN and not state.value("trainer_path"):
         return []
@@ -106,12 +114,9 @@ def _check_trainer(_value: Any, state: State) -> None:
 
 
 def _parse_name(text: str, _state: State) -> str:
-    from dimba.spec.model import JobSpec
+    from dimba.spec.model import NAME
 
-    pattern = str(JobSpec.model_fields["name"].metadata[0].pattern)
-    import re
-
-    if not text.strip() or not re.match(pattern, text.strip()):
+    if not text.strip() or not re.match(NAME, text.strip()):
         raise Wrong(f"name `{text}` does not go", "letters, digits, dots, dashes and underscores, 64 at most")
     return text.strip()
 
@@ -145,14 +150,14 @@ def _parse_file(text: str, state: State) -> str:
 
 def _after_file(state: State) -> list[Said]:
     path = absolute(state.value("out"), state.folder)
-    return [Said(f"{path.name} is there already: it will be kept as {path.name}.bak", "warn")] if path.exists() else []
+    return [Said(f"{path.name} is there already: it will be kept beside it", "dim")] if path.exists() else []
 
 
 # The end.
 
 
 def _before_launch(state: State) -> list[Said]:
-    made = preview(state)
+    made = fresh_preview(state)
     problem = [Said(f"This machine cannot run it: {made.problem.message}", "warn")] if made.problem else []
     hint = [Said(f"hint: {made.problem.hint}", "dim")] if made.problem and made.problem.hint else []
     return [*shown(made), *problem, *hint]
@@ -209,7 +214,7 @@ QUESTIONS = (
         kind="choice",
         choices=_trainers,
         default=_trainer_default,
-        parse=lambda text, state: one_of(_trainers(state), text, "trainer"),
+        from_flag=_from_flag,
         check=lambda value, state: None if value == OWN else check_trainer(state),
         after=_after_trainer,
     ),
@@ -266,7 +271,6 @@ QUESTIONS = (
         kind="choice",
         choices=_launch_choices,
         default=_launch_default,
-        parse=lambda text, state: one_of(_launch_choices(state), text, "answer"),
         before=_before_launch,
     ),
 )

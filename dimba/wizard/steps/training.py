@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from dimba.batching import GENERATIONS, default_learning_rate
+from dimba.contract import absolute
 from dimba.wizard.batches import processes
 from dimba.wizard.consequences import consequences, passes, solved_note
 from dimba.wizard.defaults import Row, row_for
@@ -85,13 +86,14 @@ def _generations_live(text: str, state: State) -> str:
     return f"fit as they are: {fitting}; for another, gradient accumulation is raised" if fitting else ""
 
 
-def _parse_reward(text: str, _state: State) -> str:
+def _parse_reward(text: str, state: State) -> str:
     text = text.strip()
-    if ".py:" in text or text.endswith(".py"):
-        return text
-    names = [name.partition("=")[0].partition(":")[0] for name in text.split(",")]
-    for name in names:
-        one_of([Choice(each, each) for each in _REWARDS], name, "reward")
+    path = text.partition(":")[0]
+    if path.endswith(".py"):
+        if not absolute(path, state.folder).is_file():
+            raise Wrong(f"reward {absolute(path, state.folder)} does not exist", "give path/to/file.py:function")
+    elif not any(mark in text for mark in ":=,+"):  # with an argument or a weight it is the trainer's to read
+        one_of([Choice(each, each) for each in _REWARDS], text, "reward")
     return text
 
 
@@ -120,7 +122,6 @@ QUESTIONS = (
         kind="choice",
         choices=_tune_choices,
         default=lambda _state: _TAKE,
-        parse=lambda text, state: one_of(_tune_choices(state), text, "answer"),
         before=_table,
         asked=_ask_tune,
     ),
