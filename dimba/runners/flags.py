@@ -10,7 +10,8 @@ from pathlib import Path
 from dimba.contract import IMAGE_ROOT
 from dimba.host.context import in_context
 from dimba.host.facts import HostFacts, ImageFacts, TrainerFacts
-from dimba.host.trainer import HELP_SECONDS, PARSER_VERSION, flags_in_file, flags_in_help
+from dimba.host.help_flags import HELP_SECONDS, PARSER_VERSION, flags_in_help
+from dimba.host.source_flags import flags_in_file
 from dimba.plan import Mount
 from dimba.runners.protocol import Output, Throwaway
 

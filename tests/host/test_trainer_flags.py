@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dimba.host.trainer import find_trainer, find_trainers, flags_in_file, flags_in_help, flags_in_source
+from dimba.host.help_flags import flags_in_help
+from dimba.host.source_flags import flags_in_file, flags_in_source
+from dimba.host.trainer import find_trainer, find_trainers
 
 TRAINERS = Path(__file__).parents[1] / "trainer_scripts"
 REPOSITORY = Path(__file__).parents[2]
@@ -55,9 +57,15 @@ def test_help_answers_without_importing_torch():
 
 
 def test_flags_in_source_are_those_of_calls():
-    source = 'add("--a", help="--b")\n# --c\nx = "--d"\n@click.option("--e/--no-e")\ndef f(): pass\n'
-    source += 'for f in ("--g", "--h"): add(f)\n'
-    assert flags_in_source(source) == {"--a", "--e", "--no-e", "--g", "--h"}
+    source = (
+        'add = p.add_argument\nadd("--a", help="--b")\n# --c\nx = "--d"\n@click.option("--e/--no-e")\ndef f(): pass\n'
+    )
+    source += 'for f in ("--g", "--h"): add(f)\nNAMES = ["--i"]\nfor f in NAMES: p.add_argument(f)\n'
+    source += (
+        'def own(name, **more): p.add_argument(name, **more)\nown("--j")\nfor f, t in (("--k", int),): own(f, type=t)\n'
+    )
+    source += 'print("--l")\nsubprocess.run(["x", "--m"])\np.error("--n")\nfor f in ["--o"]: print(f)\n'
+    assert flags_in_source(source) == {f"--{name}" for name in "a e no-e g h i j k".split()}
     assert flags_in_source("def broken(") == frozenset()
 
 
@@ -78,3 +86,8 @@ def test_trainers_are_found_in_the_order_of_the_mode(tmp_path: Path):
         assert (other.path, other.other_mode) == (grpo, True)
     assert find_trainers("sft", nowhere, nowhere) == []
     assert "no trainer found" in find_trainer("mine.py", "sft", tmp_path, nowhere).problem
+
+
+def test_prose_below_the_options_defines_nothing():
+    text = "options:\n  --base B  the base\n\nNote that\n  --model M  is not there any more.\n"
+    assert flags_in_help(text) == {"--base"}

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dimba.host.facts import EngineFacts, ImageFacts, TrainerFacts
+from dimba.host.help_flags import flags_in_help
 from dimba.host.probe import probe
-from dimba.host.trainer import flags_in_help
 from dimba.runners import flags
 from dimba.runners.process import ProcessRunner
 from dimba.runners.protocol import Output
@@ -292,7 +292,7 @@ def test_a_help_that_crashes_falls_back_to_the_source_and_says_why(job: Path, di
 
 
 def test_a_help_without_flags_falls_back_to_the_source(job: Path, dimba: Dimba):
-    script(job, "print('no help here')\n(lambda *_: 0)('--model', '--dataset', '--lora')\n")
+    script(job, "print('no help here')\ndef option(*_): 0\noption('--model', '--dataset', '--lora')\n")
     assert planned(dimba, job)["flags_from"] == "source, as its --help names no flags"
 
 

@@ -1,0 +1,96 @@
+"""The flags that a script's source defines, for where it cannot be asked."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeGuard
+
+# argparse, optparse, click, typer
+_DEFINERS = frozenset({"add_argument", "add_option", "option", "Option", "Argument"})
+_FLAG = re.compile(r"--[A-Za-z0-9][\w-]*(?:\.[\w-]+)*")
+
+
+def flags_in_source(source: str) -> frozenset[str]:
+    """Flags in the calls that define some, as `add_argument("--x")` or `option("--x/--no-x")`, and in loops of them."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return frozenset()
+    definers = _DEFINERS | frozenset(_other_names(tree))
+    texts = (text for node in ast.walk(tree) for text in _defined(node, tree, definers))
+    parts = (part.strip() for text in texts for part in text.split("/"))
+    return frozenset(part for part in parts if _FLAG.fullmatch(part))
+
+
+def _other_names(tree: ast.AST) -> Iterator[str]:
+    """`add = parser.add_argument`, and functions that hand what they get to one of the definers."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr in _DEFINERS:
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+        if isinstance(node, ast.FunctionDef) and any(_hands_on(call) for call in ast.walk(node)):
+            yield node.name
+
+
+def _hands_on(node: ast.AST) -> bool:
+    return _calls(node, _DEFINERS) and any(isinstance(each, ast.Name | ast.Starred) for each in node.args[:1])
+
+
+def _calls(node: ast.AST, names: frozenset[str]) -> TypeGuard[ast.Call]:
+    if not isinstance(node, ast.Call):
+        return False
+    function = node.func
+    return (function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")) in names
+
+
+def _defined(node: ast.AST, tree: ast.AST, definers: frozenset[str]) -> Iterator[str]:
+    if _calls(node, definers):
+        yield from (text for each in node.args for text in _strings(each))
+    if isinstance(node, ast.For) and any(_calls(each, definers) for each in ast.walk(node)):
+        yield from _strings(_literal(node.iter, tree))
+
+
+def _literal(node: ast.expr, tree: ast.AST) -> ast.AST:
+    """What a loop goes over: where it is a name, what was assigned to it."""
+    if not isinstance(node, ast.Name):
+        return node
+    assigned = (each for each in ast.walk(tree) if isinstance(each, ast.Assign))
+    named = (each.value for each in assigned if any(getattr(to, "id", "") == node.id for to in each.targets))
+    return next(named, node)
+
+
+def _strings(node: ast.AST) -> Iterator[str]:
+    constants = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
+    return (value for value in constants if isinstance(value, str))
+
+
+def flags_in_file(path: Path) -> frozenset[str]:
+    """`flags_in_source` of a script and of the functions of the project's own that it takes its arguments from."""
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return frozenset()
+    arguments = Path(__file__).parents[1] / "trainers" / "arguments.py"
+    return flags_in_source(source) | flags_in_source(_functions(arguments, _imported(source)))
+
+
+def _imported(source: str) -> list[str]:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return []
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    return [each.name for node in imports if node.module == "dimba.trainers.arguments" for each in node.names]
+
+
+def _functions(module: Path, names: list[str]) -> str:
+    """The source of the module's functions of these names, and of those that they use."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    todo, used = list(names), dict[str, str]()
+    while todo:
+        name = todo.pop()
+        if name in functions and name not in used:
+            used[name] = ast.unparse(functions[name])
+            todo += [node.id for node in ast.walk(functions[name]) if isinstance(node, ast.Name)]
+    return "\n".join(used.values())
