@@ -191,7 +191,9 @@ def as_messages(row: Row, form: Format, columns: Mapping[str, str], where: str, 
     except ValueError as error:
         raise BadRow(where, str(error)) from None
     if mode == "sft" and not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
-        raise BadRow(where, "no assistant turn with text, so there is nothing to train on")
+        pairs = {"chosen", "rejected"} <= set(row)
+        hint = "these are preference pairs: they are for `mode: grpo`" if pairs else "correct the row or remove it"
+        raise BadRow(where, "no assistant turn with text, so there is nothing to train on", hint)
     return messages
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from dimba.errors import DimbaError, HostCannot
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
-    _open_closed_streams()
+    _prepare_streams()
     words = sys.argv[1:] if argv is None else argv
     args = _parser(words).parse_args(words)
     try:
@@ -31,8 +32,11 @@ def main(argv: list[str] | None = None) -> int:
         return HostCannot.exit_status
 
 
-def _open_closed_streams() -> None:
+def _prepare_streams() -> None:
     """A stream that the caller closed is nothing to read and nowhere to write, not an error of ours."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path that this terminal's encoding cannot say
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115

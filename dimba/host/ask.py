@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,7 +57,10 @@ def _get(url: str, token: str) -> Answer:
         with error:
             return Answer(status=error.code, code=error.headers.get("X-Error-Code", ""), why=f"HTTP {error.code}")
     except (OSError, HTTPException, ValueError) as error:
-        why = str(getattr(error, "reason", "") or error) or type(error).__name__
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, socket.gaierror):
+            return Answer(why=f"no network, or no host of that name ({reason.strerror})")
+        why = str(reason or error) or type(error).__name__
         return Answer(why=why.splitlines()[0][:200])
 
 

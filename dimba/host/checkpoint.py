@@ -21,6 +21,8 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_con
 def look_at_checkpoint(reference: str, folder: Path) -> CheckpointFacts:
     """Facts of `reference`: a path relative to `folder`, or a Hub id, which is taken as it is."""
     path = absolute(reference, folder)
+    if path.is_symlink() and not os.path.exists(path):
+        return _refused(path, "is a link that leads nowhere", "mend the link, or give another path")
     if not (os.path.exists(path) or names_a_path(reference)):
         if reference.count("/") > 1:
             return _refused(path, "is neither a folder nor a Hub id", "give a path, or `owner/name`")
@@ -73,16 +75,49 @@ def _look_into(path: Path) -> CheckpointFacts:
         return _refused(path, f"cannot be read: {error}", "copy the checkpoint again: a file is broken")
     if not isinstance(config, dict):
         return _refused(path, "has a config.json that is no object", "copy the checkpoint again: a file is broken")
-    if not headers:
-        pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
-        problem = "has only pickled weights (.bin)" if pickled else "has no weights (*.safetensors)"
-        return _refused(path, problem, "convert it with `save_pretrained`, which writes safetensors")
-    if not any((path / name).exists() for name in _TOKENIZERS):
-        return _refused(path, "has no tokenizer", "copy tokenizer.json and tokenizer_config.json beside the weights")
+    if lack := _lack(path, config):
+        return _refused(path, *lack)
     try:
         return _facts(path, config, headers)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return _refused(path, f"cannot be read: {error!r}", "copy the checkpoint again: a file is broken")
+
+
+def _lack(path: Path, config: dict[str, Any]) -> tuple[str, str] | None:
+    """(what is missing or broken, what to do), of the files that a whole checkpoint has."""
+    if not any(path.glob("*.safetensors")):
+        pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
+        problem = "has only pickled weights (.bin)" if pickled else "has no weights (*.safetensors)"
+        return problem, "convert it with `save_pretrained`, which writes safetensors"
+    if missing := _missing_shards(path):
+        return f"lacks {missing[0]}, which its index names", "copy the checkpoint again: it is not whole"
+    if not any((path / name).exists() for name in _TOKENIZERS):
+        return "has no tokenizer", "copy tokenizer.json and tokenizer_config.json beside the weights"
+    if broken := [name for name in _TOKENIZERS if name.endswith(".json") and not _is_whole(path / name)]:
+        return f"has a broken {broken[0]}", "copy the tokenizer again"
+    if not (config.get("model_type") or config.get("architectures")):
+        return "has a config.json that names no model", "copy config.json again: it has no `model_type`"
+    return None
+
+
+def _missing_shards(path: Path) -> list[str]:
+    try:
+        index = json.loads((path / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return sorted({name for name in index["weight_map"].values() if not (path / name).exists()})
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ["model.safetensors.index.json"]
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a JSON object ends where its file does; a tokenizer of many MB is not parsed for that."""
+    if not file.exists():
+        return True
+    with file.open("rb") as handle:
+        start = handle.read(1)
+        handle.seek(max(-64, -file.stat().st_size), os.SEEK_END)
+        return start == b"{" and handle.read().rstrip().endswith(b"}")
 
 
 def _adapter(path: Path) -> CheckpointFacts:
@@ -101,7 +136,10 @@ def _header(file: Path) -> dict[str, Any]:
         (size,) = struct.unpack("<Q", handle.read(8))
         if size > _MAX_HEADER:
             raise ValueError(f"{file.name} is not a safetensors file")
-        header: dict[str, Any] = json.loads(handle.read(size))
+        try:
+            header: dict[str, Any] = json.loads(handle.read(size))
+        except ValueError:
+            raise ValueError(f"the header of {file.name} is broken or cut off") from None
     tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
     end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
     if file.stat().st_size < 8 + size + end:

@@ -51,6 +51,8 @@ def _defined(text: str) -> Iterator[str]:
             columns, leftmost, closed = set(), indent, _NO_OPTIONS.match(line) is not None
         elif columns and indent == 0 and line and not before.strip() and not line.startswith("-"):
             closed = True  # a paragraph of prose below the options
+        elif columns and indent == 0 < min(columns):
+            continue  # what begins a line of its own below indented options is prose, whatever it begins with
         elif not closed and (names := _definition(before, line, after, among=indent in columns)):
             if not columns or indent < leftmost:
                 columns, leftmost = {indent}, indent

@@ -97,6 +97,9 @@ def trainer_argv(spec: JobSpec, trainer: TrainerFacts, at: Resolved) -> tuple[li
         flag = next((alias for alias in value.aliases if alias in flags), None)
         if flag:
             argv += [flag, *value.tokens]
+        elif value.needed and not flags:
+            hint = f"run `python {trainer.path} --help`, and mend what it says"
+            raise BadInput(f"trainer: {trainer.path} defines no flags, by its {trainer.flags_from}", hint)
         elif value.needed:
             raise BadInput(
                 f"{value.key}: the trainer has no flag for it "

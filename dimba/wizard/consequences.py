@@ -1,6 +1,6 @@
 """What follows from the hyperparameters: rows a step, steps, passes over the data."""
 
-from dimba.batching import steps_per_epoch, total_steps
+from dimba.batching import GENERATIONS, steps_per_epoch, total_steps
 from dimba.wizard.batches import accumulation, processes
 from dimba.wizard.looks import known_rows
 from dimba.wizard.question import Said, counted
@@ -13,10 +13,17 @@ def solved_note(state: State) -> list[Said]:
     """What was done so that the groups of GRPO are whole."""
     asked, needed = state.value("grad_accumulation_steps"), accumulation(state)
     if asked == needed:
-        return []
+        return _fewer_generations(state)
     batch, group = state.value("batch_size"), state.value("num_generations")
     why = f"{batch} × {asked} completions are no whole groups of {group}"
     return [Said(f"gradient accumulation {asked} → {needed}: {why}, {batch} × {needed} are", "warn")]
+
+
+def _fewer_generations(state: State) -> list[Said]:
+    group = state.value("num_generations")
+    if "num_generations" in state.answers or group in (None, GENERATIONS):
+        return []
+    return [Said(f"completions per prompt {group}: the most up to {GENERATIONS} that make whole groups", "warn")]
 
 
 def consequences(state: State) -> list[Said]:
@@ -57,8 +64,13 @@ def passes(state: State) -> list[Said]:
         return []
     passes = limit / per_pass
     if passes > max(_MANY_PASSES, epochs):
-        instead = "1 epoch" if epochs == 1 else f"{epochs:g} epochs"
+        instead = counted_epochs(epochs)
         text = f"{limit:,} steps are {passes:,.0f} passes over the data: `none` trains {instead} instead"
         return [Said(text, "warn")]
     shown = f"{passes:,.2f}".rstrip("0").rstrip(".")
     return [Said(f"max steps wins over epochs: {shown} passes over the data", "dim")] if passes != epochs else []
+
+
+def counted_epochs(epochs: float) -> str:
+    """`1 epoch`, `2.5 epochs`."""
+    return "1 epoch" if epochs == 1 else f"{epochs:g} epochs"

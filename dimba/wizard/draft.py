@@ -17,6 +17,7 @@ class Draft:
 
     answers: dict[str, Any]
     passed: tuple[str, ...]
+    offered: dict[str, Any]
     written: datetime
 
 
@@ -29,7 +30,12 @@ def draft_file(folder: Path) -> Path:
 def save_draft(state: State) -> bool:
     """Writes the answers whole; False where that cannot be done."""
     file = draft_file(state.folder)
-    content = {"folder": str(state.folder), "answers": state.answers, "passed": sorted(state.passed)}
+    content = {
+        "folder": str(state.folder),
+        "answers": state.answers,
+        "passed": sorted(state.passed),
+        "offered": state.offered,
+    }
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = file.with_suffix(f".{os.getpid()}")
@@ -46,10 +52,10 @@ def load_draft(folder: Path) -> Draft | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         written = datetime.fromtimestamp(file.stat().st_mtime).astimezone()
-        answers, passed = dict(content["answers"]), tuple(content["passed"])
+        answers, passed, offered = dict(content["answers"]), tuple(content["passed"]), dict(content["offered"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Draft(answers=answers, passed=passed, written=written) if passed else None
+    return Draft(answers=answers, passed=passed, offered=offered, written=written) if passed else None
 
 
 def forget_draft(folder: Path) -> None:

@@ -70,6 +70,8 @@ def _turn(question: Question, position: int, state: State, screen: Screen) -> in
     reply = screen.ask(question, state, _initial(question, state))
     if reply is BACK:
         return _way_back(position, state)
+    state.offered[question.key] = reply  # whoever leaves during a long look finds it again
+    save_draft(state)
     try:
         state.accept(question, answer(question, reply, state))
         save_draft(state)

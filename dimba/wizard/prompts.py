@@ -7,6 +7,7 @@ import sys
 import termios
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from dimba.wizard.screen import BACK, PATIENCE, preferred
 from dimba.wizard.state import State
 
 T = TypeVar("T")
+_TYPING_SECONDS = 1.0
 _ESCAPE_SECONDS = 0.1  # an arrow key begins with the same byte as Esc
 _LIST_HELP = "↑↓ choose   Enter take   Esc back   Ctrl-C leave, a draft is kept"
 _MANY_HELP = "Space mark   Enter take   Esc back   Ctrl-C leave, a draft is kept"
@@ -211,17 +213,36 @@ def _goes_back(prompt: Any, application: Any) -> None:
 
     def back(event: Any) -> None:
         prompt.status = {"answered": True, "skipped": True, "result": None}
+        event.app.erase_when_done = True
         event.app.exit(result=BACK)
 
     kept = prompt._filter
     prompt._filter = lambda value: kept(value) if kept and value is not BACK else value
     application.ttimeoutlen = _ESCAPE_SECONDS
     prompt._kb.add("escape", eager=True)(back)
+    prompt._kb.add("c-z")(lambda _event: None)  # it would be typed
     if not isinstance(prompt, InputPrompt):
         prompt._kb.add("left")(back)
+        prompt._kb.add("<any>")(_Jump(prompt.content_control))
         # A menu would bind its keys once it is drawn: what was typed ahead of it would be lost.
         prompt._rendered = True
         prompt._keybinding_factory()
+
+
+class _Jump:
+    """Typing the beginning of a line, a number among them, goes there."""
+
+    def __init__(self, menu: Any) -> None:
+        self._menu, self._typed, self._last = menu, "", 0.0
+
+    def __call__(self, event: Any) -> None:
+        if time.monotonic() - self._last > _TYPING_SECONDS:
+            self._typed = ""
+        self._typed, self._last = self._typed + event.data.lower(), time.monotonic()
+        labels = [choice["name"].lower() for choice in self._menu.choices]
+        found = next((n for n, label in enumerate(labels) if label.startswith(self._typed)), None)
+        if found is not None:
+            self._menu.selected_choice_index = found
 
 
 class _Text(InputPrompt):  # type: ignore[misc]  # InquirerPy is not typed
@@ -241,6 +262,7 @@ class _Text(InputPrompt):  # type: ignore[misc]  # InquirerPy is not typed
 
     def _below(self) -> FormattedText:
         known = self._live(self._session.default_buffer.text) if self._live else ""
+        known = "\n".join(_lines(known, "")) if known else ""
         return FormattedText([("class:long_instruction", f"{known}\n{self._keys}" if known else self._keys)])
 
 

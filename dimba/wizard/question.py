@@ -89,7 +89,7 @@ def one_of(choices: Sequence[Choice], text: str, what: str) -> Any:
     for number, choice in enumerate(choices, 1):
         if text.strip().lower() in (str(choice.value).lower(), choice.short.lower()) or text.strip() == f"{number})":
             return choice.value
-    known = [str(choice.value) for choice in choices]
+    known = [choice.short or str(choice.value) for choice in choices]
     close = difflib.get_close_matches(text, known, n=1)
     hint = f"did you mean `{close[0]}`?" if close else f"one of: {', '.join(known)}"
     raise Wrong(f"{what} `{text}` is not known", hint)

@@ -15,7 +15,7 @@ from dimba.wizard.flow import answer_all, ask_all, flag_of, flagged, still_fits
 from dimba.wizard.machine import begin
 from dimba.wizard.preview import Preview, preview
 from dimba.wizard.probes import Probes
-from dimba.wizard.question import Choice, Question, Wrong
+from dimba.wizard.question import Choice, Question, Said, Wrong
 from dimba.wizard.questions import QUESTIONS
 from dimba.wizard.screen import BACK, Plain, Screen, Teller
 from dimba.wizard.state import State
@@ -111,21 +111,28 @@ def _offer_draft(state: State, screen: Screen) -> None:
         choices=lambda _state: choices, default=lambda _state: True,
     )  # fmt: skip
     state.questions = {**state.questions, question.key: question}
-    reply = screen.ask(question, state, None)
-    if reply is True or reply is BACK:
-        _resume(state, draft)
-    else:
-        forget_draft(state.folder)
+    reply: Any = BACK
+    while reply is BACK:  # there is nothing before it
+        reply = screen.ask(question, state, None)
+    if reply is not True:
+        return forget_draft(state.folder)
+    _resume(state, draft)
+    screen.say([Said(f"{each.ask}: {each.show(state.value(each.key))}", "dim") for each in _answered(state)])
+
+
+def _answered(state: State) -> list[Question]:
+    return [each for each in QUESTIONS if each.key in state.passed and each.applies(state) and each.asked(state)]
 
 
 def _gist(draft: Draft) -> str:
-    last = [question for question in QUESTIONS if question.key in draft.passed]
-    return f"up to step {last[-1].step}, {last[-1].ask.lower()}" if last else "nothing answered"
+    step = max(question.step for question in QUESTIONS if question.key in (*draft.passed, "mode"))
+    return f"up to step {step}"
 
 
 def _resume(state: State, draft: Draft) -> None:
     known = {key: value for key, value in draft.answers.items() if key in BY_KEY and key not in state.given}
     state.answers |= known
+    state.offered |= draft.offered
     for question in QUESTIONS:
         if question.key not in (*draft.passed, *state.given) or not still_fits(question, state):
             return

@@ -90,11 +90,10 @@ class Plain:
             text = input(f"{question.ask}, 1 to {len(choices)} [{number}]: ").strip()
             if text == "<":
                 return BACK
-            if not text or (text.isdecimal() and 0 < int(text) <= len(choices)):
-                return choices[int(text or number) - 1].value
-            named = [choice.value for choice in choices if text in (str(choice.value), choice.short)]
-            if named:
-                return named[0]
+            chosen = _chosen(choices, text or str(number))
+            if chosen:
+                self._write(f"{question.ask}: {chosen.short or chosen.label}")
+                return chosen.value
             self._write(f"error: `{text}` is none of these; type a number, or < to go back")
 
     def waiting(self, what: str, job: Callable[[Callable[[str], None]], T]) -> T:
@@ -111,6 +110,14 @@ class Plain:
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(printable(text).encode(encoding, "replace").decode(encoding) + "\n")
         sys.stdout.flush()
+
+
+def _chosen(choices: Sequence[Choice], text: str) -> Choice | None:
+    """By value before by number: `4` among sizes is a size."""
+    named = [choice for choice in choices if text in (str(choice.value), choice.short)]
+    if not named and text.isdecimal() and 0 < int(text) <= len(choices):
+        return choices[int(text) - 1]
+    return named[0] if named else None
 
 
 class Teller:

@@ -7,11 +7,9 @@ from typing import Any
 
 from dimba.contract import absolute, trained_files
 from dimba.wizard.batches import accumulation
-from dimba.wizard.looks import base_facts, columns, is_local, reference
+from dimba.wizard.looks import columns, is_local, reference
 from dimba.wizard.presets import find_preset
 from dimba.wizard.state import State
-
-_MAX_LENGTH = 1024
 
 
 def spec_values(state: State, flags: Iterable[str] | None = None) -> dict[str, Any]:
@@ -54,14 +52,13 @@ def _dataset(state: State) -> dict[str, Any]:
 
 def _training(state: State) -> dict[str, Any]:
     value = state.value
-    facts = base_facts(state)
     return {
         "batch_size": value("batch_size"),
         "grad_accumulation_steps": accumulation(state),
         "epochs": value("epochs"),
         "max_steps": value("max_steps"),
         "learning_rate": value("learning_rate"),
-        "max_length": min(_MAX_LENGTH, (facts and facts.context_length) or _MAX_LENGTH),
+        "max_length": value("max_length"),
     }
 
 

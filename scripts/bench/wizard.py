@@ -1,8 +1,10 @@
 """What the wizard costs whoever uses it: to the first prompt, and from an answer to the next prompt.
 
-On a pseudo-terminal of 80 × 24, in a folder made for it; the machine's own engine and `nvidia-smi` are asked meanwhile.
+On a pseudo-terminal of 80 × 24, in a folder made for it, with one pretend card;
+the machine's engine is asked meanwhile.
 """
 
+import os
 import statistics
 import sys
 import tempfile
@@ -10,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.conftest import QUESTIONS, hollow_checkpoint, write_rows
-from tests.wizard.terminal import DOWN, ENTER, UP, Terminal, environment
+from tests.wizard.terminal import ENTER, UP, Terminal, environment
 
 RUNS = 5
 # (keys, what shows that the next prompt stands); none of these answers needs a look that takes time.
@@ -21,11 +23,12 @@ ANSWERS = (
     (["qa.jsonl", ENTER], "VRAM budget of one card"),
     ([ENTER], "every weight"),
     ([ENTER], "take these values"),
-    ([DOWN, ENTER], "Batch size:"),
+    ([UP, ENTER], "Batch size:"),
     ([ENTER], "Gradient accumulation:"),
     ([ENTER], "Epochs:"),
     ([ENTER], "Max steps:"),
     ([ENTER], "Learning rate:"),
+    ([ENTER], "Max length:"),
     ([ENTER], "LoRA rank:"),
     ([ENTER], "LoRA alpha:"),
     ([ENTER], "Where it runs"),
@@ -39,9 +42,12 @@ def main() -> None:
             folder = Path(name)
             hollow_checkpoint(folder / "checkpoints/base")
             write_rows(folder / "qa.jsonl", QUESTIONS)
-            began = time.perf_counter()
+            (folder / "nvidia-smi").write_text("#!/bin/sh\necho 0, GPU-0, One card, 24564, 8.9, 580\n")
+            (folder / "nvidia-smi").chmod(0o755)
+            path = f"{name}:{os.environ['PATH']}"
             argv = [sys.executable, "-m", "dimba", "wizard"]
-            terminal = Terminal(argv, folder, environment(XDG_STATE_HOME=name, PYTHONPATH=str(Path.cwd())))
+            began = time.perf_counter()
+            terminal = Terminal(argv, folder, environment(XDG_STATE_HOME=name, PYTHONPATH=str(Path.cwd()), PATH=path))
             terminal.wait("learn from example answers")
             first.append(time.perf_counter() - began)
             next_prompt += [_seconds(terminal, keys, expected) for keys, expected in ANSWERS]

@@ -277,6 +277,52 @@ def test_an_adapter_and_pickled_weights_are_told_apart(place: Path, refused: Any
     assert "only pickled weights" in refused("--base-checkpoint", "pickled", "--dataset", "qa.jsonl")
 
 
+def _edit(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda base: _edit(base / "config.json", "{}"), "names no model"),
+        (lambda base: _edit(base / "tokenizer.json", "{"), "broken tokenizer.json"),
+        (lambda base: _edit(base / "tokenizer_config.json", "{"), "broken tokenizer_config.json"),
+        (lambda base: _edit(base / "model.safetensors.index.json", '{"weight_map": {"a": "gone"}}'), "lacks gone"),
+        (
+            lambda base: (base / "model.safetensors").write_bytes(b"\x10" + bytes(7) + b'{"a": {"dty'),
+            "broken or cut off",
+        ),
+        (lambda base: [each.unlink() for each in base.glob("token*")], "has no tokenizer"),
+    ],
+    ids=["config", "tokenizer", "tokenizer config", "shard", "header", "no tokenizer"],
+)
+def test_a_broken_checkpoint_is_refused_with_what_is_broken(place: Path, refused: Any, break_it: Any, said: str):
+    break_it(place / "checkpoints/base")
+    assert said in refused("--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl")
+
+
+def test_a_link_that_leads_nowhere_is_no_hub_id(place: Path, refused: Any):
+    (place / "loop").symlink_to("loop")
+    assert "leads nowhere" in refused("--base-checkpoint", "loop", "--dataset", "qa.jsonl")
+
+
+def test_epochs_that_are_given_are_not_overruled_by_the_tables_steps(wizard: Any):
+    spec = wizard("--dataset", "qa.jsonl", "--epochs", "2")
+    assert (spec.training.epochs, spec.training.max_steps) == (2, None)
+
+
+def test_cards_of_several_sizes_are_warned_of(place: Path, dimba: Dimba):
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place, CARDS="A:8188;B:24564")
+    assert "a budget of 8 fits all" in done.stderr
+
+
+def test_a_trainer_that_cannot_run_is_not_called_one_that_lacks_a_flag(place: Path, refused: Any):
+    (place / "broken.py").write_text("def (:\n")
+    said = refused("--dataset", "qa.jsonl", "--trainer", "broken.py")
+    assert "defines no flags" in said
+    assert "SyntaxError" in said
+
+
 def test_a_broken_row_is_named_with_its_line(place: Path, refused: Any):
     with (place / "qa.jsonl").open("a") as file:
         file.write('{"question": "half')

@@ -98,7 +98,7 @@ def test_going_back_keeps_what_was_typed_and_defaults_follow(wizard: Open, place
     terminal.wait("recommended, 12 to 40 GB")
     terminal.send(ENTER)
     terminal.wait("take these values")
-    terminal.send(DOWN, ENTER)
+    terminal.send(UP, ENTER)
     terminal.wait("Batch size: 8")
     terminal.send(CTRL_U, "3", ENTER)
     terminal.wait("Gradient accumulation: 8")
@@ -332,7 +332,7 @@ def test_plain_lines_serve_a_screen_reader(wizard: Open, place: Path, how: dict[
         terminal.wait(expected)
         terminal.send(f"{answer}\n")
     terminal.wait("VRAM budget of one card, 1 to 5 [2]:")
-    for expected in ("Method", "Hyperparameters, 1 to 2", "Where it runs", "Trainer, 1", "Output folder", "Name of"):
+    for expected in ("Method", "Hyperparameters, 1 to 3", "Where it runs", "Trainer, 1", "Output folder", "Name of"):
         terminal.send("\n")
         terminal.wait(expected)
     terminal.send("\n")
@@ -394,10 +394,19 @@ def test_groups_are_solved_as_one_answers(wizard: Open):
     flags = ["--mode", "grpo", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "24"]
     terminal = wizard(*flags, "--method", "lora")
     terminal.wait("take these values")
-    terminal.send(DOWN, ENTER)
+    terminal.send(UP, ENTER)
     terminal.wait("Batch size: 8")
     terminal.send(CTRL_U, "3", ENTER)
-    for expected in ("Gradient accumulation:", "Epochs:", "Max steps:", "Learning rate:", "rank:", "alpha:", "Reward:"):
+    for expected in (
+        "Gradient accumulation:",
+        "Epochs:",
+        "Max steps:",
+        "Learning rate:",
+        "length:",
+        "rank:",
+        "alpha:",
+        "Reward:",
+    ):
         terminal.wait(expected)
         terminal.send(ENTER)
     terminal.wait("fit as they are: 2, 3, 4, 6, 12")
@@ -441,7 +450,7 @@ def test_plain_lines_need_no_utf8_and_say_what_they_wait_for(wizard: Open, place
     terminal = wizard(
         *flags, "--method", "lora", "--trainer", "slow.py", "--runner", "process", "--plain", PYTHONIOENCODING="ascii"
     )
-    terminal.wait("Hyperparameters, 1 to 2")
+    terminal.wait("Hyperparameters, 1 to 3")
     terminal.send("1\n")
     terminal.wait("asking slow.py for its flags")
     terminal.wait("Output folder")
@@ -452,3 +461,51 @@ p = argparse.ArgumentParser()
 for name in ("--model", "--dataset", "--lora"): p.add_argument(name)
 p.parse_args()
 """
+
+
+def test_typing_the_beginning_of_a_line_goes_there(wizard: Open):
+    terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base", CARDS=ONE_8)
+    terminal.wait("6  local file")
+    terminal.send("6")
+    terminal.wait("❯ 6  local file")
+    terminal.send(ENTER)
+    terminal.wait("File:")
+    terminal.send("qa.jsonl", ENTER)
+    terminal.wait("❯ 8 GB")
+    terminal.send("24")
+    terminal.wait("❯ 24 GB")
+
+
+def test_epochs_can_be_had_instead_of_the_tables_steps(wizard: Open, place: Path):
+    flags = ["--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "8"]
+    terminal = wizard(*flags, "--method", "lora", "--runner", "process")
+    terminal.wait("take them, but end after 3 epochs")
+    terminal.send(DOWN, ENTER)
+    to_the_end_from_trainer(terminal)
+    assert load_spec(place / saved(terminal)).spec.training.max_steps is None
+
+
+def test_leaving_during_a_long_look_loses_nothing(wizard: Open, place: Path):
+    with (place / "long.jsonl").open("w") as file:
+        row = json.dumps({"question": "a", "answer": "b" * 200}) + "\n"
+        for _ in range(2000):
+            file.write(row * 500)
+    terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base")
+    terminal.wait("6  local file")
+    terminal.send("6", ENTER)
+    terminal.wait("File:")
+    terminal.send("long.jsonl", ENTER)
+    terminal.wait("0 rows")
+    terminal.send(CTRL_C)
+    assert terminal.end() == 130
+    again = wizard()
+    again.wait("go on with the draft")
+    again.send(ENTER)
+    again.wait("File: long.jsonl")
+
+
+def to_the_end_from_trainer(terminal: Terminal) -> None:
+    for expected in ("another script", "Output folder:", "Name of the job:", "Save the spec as:"):
+        terminal.wait(expected)
+        terminal.send(ENTER)
+    terminal.wait("Ready")

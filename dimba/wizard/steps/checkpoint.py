@@ -59,7 +59,8 @@ def _live(text: str, state: State) -> str:
         return "" if state.probes.is_ready(name) else "looking …"
     if not facts.local:
         return f"not a folder here: taken as the Hub's `{text}`"
-    return f"{facts.problem}: {facts.hint}" if facts.problem else f"whole: {described(facts)}"
+    hint = facts.hint.replace(f"{state.folder}/", "")
+    return f"{facts.problem}: {hint}" if facts.problem else f"whole: {described(facts)}"
 
 
 def described(facts: CheckpointFacts) -> str:

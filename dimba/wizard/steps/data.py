@@ -91,8 +91,8 @@ def _parse_path(text: str, state: State) -> str:
         hint = f"in {path.parent}: {', '.join(sorted(near)[:5])}" if near else "give the path of a .jsonl or .json file"
         raise Wrong(f"data {path} does not exist" if text else "no file given", hint)
     if path.is_dir():
-        files = sorted(path.glob("*.json*"))
-        shown = f"did you mean `{text.rstrip('/')}/{files[0].name}`?" if files else "give a .jsonl or .json file"
+        files = sorted(each.name for each in path.glob("*.json*"))
+        shown = f"it holds {', '.join(files[:5])}" if files else "give a .jsonl or .json file"
         raise Wrong(f"data {path} is a folder, not a file", shown)
     return text
 
@@ -177,7 +177,7 @@ def _from_flag(text: str, state: State) -> dict[str, Any]:
         return {"preset": preset.label}
     if names_a_path(text):
         return {"preset": LOCAL, "dataset_path": _parse_path(text, state)}
-    if text in ("5", "6", CUSTOM, LOCAL):
+    if text.isdecimal() or text in (CUSTOM, LOCAL):
         raise Wrong(f"`{text}` says only that it is a data set of your own", "give its Hub id, or the file's path")
     return {"preset": CUSTOM, "dataset_id": _parse_id(text, state)}
 

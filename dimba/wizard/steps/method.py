@@ -142,6 +142,18 @@ def show_gpus(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def _unlike(state: State) -> list[Said]:
+    """Every process has the same batch: the smallest card decides."""
+    value = state.value("gpus")
+    chosen = [gpu for gpu in _usable(state) if not isinstance(value, list) or gpu.index in value or gpu.uuid in value]
+    sizes = sorted({nominal_gb(gpu.memory_mib) for gpu in chosen if gpu.memory_mib})
+    if len(sizes) < 2 or (state.value("vram") or 0) <= sizes[0]:
+        return []
+    have = " and ".join(map(str, sizes))
+    text = f"The cards have {have} GB, and each gets the same batch: a budget of {sizes[0]} fits all"
+    return [Said(text, "warn")]
+
+
 # Method.
 
 
@@ -207,6 +219,7 @@ QUESTIONS = (
         parse=parse_gpus,
         show=show_gpus,
         check=_check_gpus,
+        after=_unlike,
         asked=lambda state: len(gpu_facts(state).gpus) > 1 and state.value("vram") is not None,
     ),
     Question(

@@ -82,8 +82,10 @@ def _trainer_default(state: State) -> Any:
 def _parse_trainer(text: str, state: State) -> str:
     text = text.strip()
     path = absolute(text, state.folder)
-    if not text or not path.is_file():
-        problem = "is a folder, not a script" if path.is_dir() and text else "does not exist"
+    if not text:
+        raise Wrong("no trainer given", "give the path of a training script, such as scripts/train.py")
+    if not path.is_file():
+        problem = "is a folder, not a script" if path.is_dir() else "does not exist"
         raise Wrong(f"trainer {path} {problem}", "give the path of a training script, such as scripts/train.py")
     return text
 
@@ -128,7 +130,7 @@ def _parse_output(text: str, state: State) -> str:
         raise Wrong("no output folder given", "for example checkpoints/mine")
     facts = look_at_output(text.strip(), state.folder)
     if facts.problem:
-        raise Wrong(f"output folder: {facts.problem}", facts.hint.replace("`output_dir`", "folder"))
+        raise Wrong(f"output folder: {facts.problem}", facts.hint.replace("`output_dir`", "output folder"))
     if facts.holds:
         raise Wrong(
             f"output folder {facts.path} holds a model already ({facts.holds[0]})",

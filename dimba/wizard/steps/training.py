@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dimba.batching import GENERATIONS, default_learning_rate
 from dimba.contract import absolute
 from dimba.wizard.batches import processes
-from dimba.wizard.consequences import consequences, passes, solved_note
+from dimba.wizard.consequences import consequences, counted_epochs, passes, solved_note
 from dimba.wizard.defaults import Row, row_for
+from dimba.wizard.looks import base_facts
 from dimba.wizard.preview import prefetch_trainer
 from dimba.wizard.question import Choice, Question, Said, Wrong, one_of, positive, whole
 from dimba.wizard.state import State
 
 _REWARDS = ("auto", "numeric", "exact_match", "contains", "regex", "json_valid", "length", "preference", "similarity")
-_TAKE, _CHANGE = "take", "change"
+_USUAL_LENGTH = 1024
+_TAKE, _EPOCHS, _CHANGE = "take", "epochs", "change"
 
 
 def _row(state: State) -> Row:
@@ -50,11 +52,35 @@ def _ask_tune(state: State) -> bool:
     return not all(question.key in state.given for question in QUESTIONS[1:] if question.applies(state))
 
 
-def _tune_choices(_state: State) -> Sequence[Choice]:
+def _tune_choices(state: State) -> Sequence[Choice]:
+    epochs = counted_epochs(state.value("epochs"))
     return (
         Choice(_TAKE, "take these values", "taken"),
+        Choice(_EPOCHS, f"take them, but end after {epochs}: max steps none", f"taken, max steps none: {epochs}"),
         Choice(_CHANGE, "change them one by one", "one by one"),
     )
+
+
+def _max_steps(state: State) -> int | None:
+    """The table's; whoever says how many epochs it shall be means that."""
+    if "epochs" in state.answers or state.answers.get("tune") == _EPOCHS:
+        return None
+    return _row(state).max_steps[state.value("mode")]
+
+
+def _context(state: State) -> int | None:
+    facts = base_facts(state)
+    return facts.context_length if facts else None
+
+
+def _max_length(state: State) -> int:
+    return min(_USUAL_LENGTH, _context(state) or _USUAL_LENGTH)
+
+
+def _check_length(value: int, state: State) -> None:
+    context = _context(state)
+    if context and value > context:
+        raise Wrong(f"max length {value} is more than the model's context", f"give {context} or less")
 
 
 # Parsing.
@@ -171,7 +197,7 @@ QUESTIONS = (
         flag="--max-steps",
         metavar="N",
         help="optimiser steps, instead of epochs; none: the epochs decide",
-        default=lambda state: _row(state).max_steps[state.value("mode")],
+        default=_max_steps,
         parse=_parse_steps,
         show=lambda value: "none" if value is None else str(value),
         asked=_tuned,
@@ -192,6 +218,20 @@ QUESTIONS = (
         live=lambda _text, state: (
             f"usual for {state.value('mode')}, {state.value('method')}: {show_rate(learning_rate(state))}"
         ),
+    ),
+    Question(
+        key="max_length",
+        optional=True,
+        step=5,
+        ask="Max length",
+        flag="--max-length",
+        metavar="N",
+        help="tokens a row; longer rows are cut, and said",
+        default=_max_length,
+        parse=lambda text, _state: whole(text, "max length", least=8),
+        check=_check_length,
+        asked=_tuned,
+        live=lambda _text, _state: "tokens a row; longer rows are cut, and how many is said before training",
     ),
     Question(
         key="lora_r",
