@@ -509,3 +509,22 @@ def to_the_end_from_trainer(terminal: Terminal) -> None:
         terminal.wait(expected)
         terminal.send(ENTER)
     terminal.wait("Ready")
+
+
+def test_a_data_set_of_the_hub_is_asked_for_whole_without_a_network(wizard: Open, place: Path):
+    terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base", "--vram", "8", "--method", "lora")
+    terminal.wait("5  custom Hub data set")
+    terminal.send("5", ENTER)
+    terminal.wait("Its id on the Hub:")
+    terminal.send("openai/gsm8k", ENTER)
+    terminal.wait("Configuration:")
+    terminal.send("main", ENTER)
+    terminal.wait("Split: train")
+    terminal.send(ENTER)
+    terminal.wait("not checked: HF_HUB_OFFLINE")
+    terminal.wait("take these values")
+    terminal.send(ENTER)
+    terminal.wait("Where it runs")
+    to_the_end(terminal)
+    data = load_spec(place / saved(terminal)).spec.dataset
+    assert (data.name, data.config, data.split) == ("openai/gsm8k", "main", "train")

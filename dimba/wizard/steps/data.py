@@ -131,8 +131,15 @@ def _config_default(state: State) -> str | None:
     return None if not configs or "default" in configs else configs[0]
 
 
-def _config_choices(state: State) -> Sequence[Choice]:
-    return [Choice(name, name, name) for name in _hub_configs(state)]
+def _asks_config(state: State) -> bool:
+    """Where there are several, and where the Hub could not be asked how many there are."""
+    configs = _hub_configs(state)
+    return len(configs) > 1 or (state.value("preset") == CUSTOM and not configs)
+
+
+def _config_live(_text: str, state: State) -> str:
+    names = ", ".join(_hub_configs(state))
+    return f"its configurations: {names}" if names else "most data sets have none: leave it empty"
 
 
 def _check_config(value: str | None, state: State) -> None:
@@ -233,13 +240,14 @@ QUESTIONS = (
         flag="--dataset-config",
         metavar="NAME",
         help="the Hub data set's configuration",
-        kind="choice",
-        choices=_config_choices,
         default=_config_default,
+        parse=lambda text, _state: text.strip() or None,
+        show=lambda value: value or "",
+        live=_config_live,
         check=_check_config,
         forgets=_COLUMNS,
         applies=_is_hub,
-        asked=lambda state: len(_hub_configs(state)) > 1,
+        asked=_asks_config,
     ),
     Question(
         key="dataset_split",
