@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dimba.contract import absolute
 from dimba.errors import DimbaError
 from dimba.host.facts import TrainerFacts
+from dimba.host.trainer import find_trainer
 from dimba.wizard.looks import base_facts, stamp
 from dimba.wizard.machine import engine, gpu_facts
 from dimba.wizard.question import Said, Wrong
@@ -113,8 +114,11 @@ def trainer_facts(state: State) -> TrainerFacts:
 
 
 def prefetch_trainer(state: State) -> None:
-    """Begins to ask the trainer that will be offered first, while the steps before it are answered."""
-    if state.asking and state.value("trainer_path") is None:
+    """Begins to ask our own trainer, where it is the one offered first; nobody else's is run before it is chosen."""
+    from dimba.host.probe import project_root
+
+    first = find_trainer(trainer_name(state), state.value("mode"), state.folder, project_root())
+    if state.asking and first.path and first.path.is_relative_to(project_root()):
         state.probes.start(_trainer_key(state), lambda: _trainer(state.unseen()))
 
 

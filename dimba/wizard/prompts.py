@@ -64,7 +64,7 @@ class Prompts:
         self._style = get_style(_COLOURS, style_override=True)
 
     def title(self, step: int, steps: int, text: str) -> None:
-        """A rule with the step's number and name."""
+        """The step's number and name, after an empty line."""
         self.say([Said(""), Said(f"Step {step} of {steps}  {text}", "title")])
 
     def say(self, lines: Sequence[Said]) -> None:
