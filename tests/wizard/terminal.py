@@ -44,7 +44,7 @@ class Terminal:
                 self.child.send(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
             self._stream.feed(data)
 
-    def wait(self, text: str, seconds: float = 20) -> None:
+    def wait(self, text: str, seconds: float = 40) -> None:
         """Until `text` is on the screen (not only in its history)."""
         end = time.monotonic() + seconds
         while text not in self.shown():

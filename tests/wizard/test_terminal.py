@@ -524,6 +524,9 @@ def test_a_data_set_of_the_hub_is_asked_for_whole_without_a_network(wizard: Open
     terminal.wait("not checked: HF_HUB_OFFLINE")
     terminal.wait("take these values")
     terminal.send(ENTER)
+    terminal.wait("HF_TOKEN in the spec")
+    terminal.wait("❯ no")
+    terminal.send(ENTER)
     terminal.wait("Where it runs")
     to_the_end(terminal)
     data = load_spec(place / saved(terminal)).spec.dataset

@@ -37,6 +37,11 @@ def _is_gated(state: State) -> bool:
     return data.gated or data.status == "gated"
 
 
+def _about_token(_state: State) -> list[Said]:
+    there = "is set here" if os.environ.get("HF_TOKEN") else "is not set here: a launch would ask for it"
+    return [Said(f"What is private or gated on the Hub needs it. It {there}; its value is never written.", "dim")]
+
+
 _YES_NO = (Choice(True, "yes", "yes"), Choice(False, "no", "no"))
 
 
@@ -192,7 +197,7 @@ QUESTIONS = (
         parse=_parse_yes_no,
         show=lambda value: "yes" if value else "no",
         applies=uses_hub,
-        asked=lambda state: bool(os.environ.get("HF_TOKEN")) or _is_gated(state),
+        before=_about_token,
     ),
     Question(
         key="runner",
