@@ -45,16 +45,16 @@ class Terminal:
             self._stream.feed(data)
 
     def wait(self, text: str, seconds: float = 40) -> None:
-        """Until `text` is on the screen (not only in its history)."""
+        """Until `text` is on the screen (not only in its history), wherever its lines are wrapped."""
         end = time.monotonic() + seconds
-        while text not in self.shown():
-            self.read()
-            if time.monotonic() > end:
-                raise AssertionError(f"`{text}` never came:\n{self.all()}")
-            if not self.child.isalive() and text not in self.shown():
-                self.read(0.2)
-                if text not in self.shown():
-                    raise AssertionError(f"ended without `{text}`:\n{self.all()}")
+        while not self._shows(text):
+            alive = self.child.isalive()
+            self.read(0.02 if alive else 0.2)
+            if (not alive or time.monotonic() > end) and not self._shows(text):
+                raise AssertionError(f"`{text}` {'never came' if alive else 'was not said'}:\n{self.all()}")
+
+    def _shows(self, text: str) -> bool:
+        return text in " ".join(self.shown().split()) or text in self.shown()
 
     def shown(self) -> str:
         return "\n".join(line.rstrip() for line in self.screen.display)
