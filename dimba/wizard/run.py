@@ -17,9 +17,10 @@ from dimba.wizard.preview import Preview, preview
 from dimba.wizard.probes import Probes
 from dimba.wizard.question import Choice, Question, Said, Wrong
 from dimba.wizard.questions import QUESTIONS
-from dimba.wizard.screen import BACK, Plain, Screen, Teller
+from dimba.wizard.screen import BACK, Plain, Screen, patiently
 from dimba.wizard.state import State
 
+_QUIET_SECONDS = 2.0  # what takes less needs no word where nobody sits and waits
 BY_KEY = {question.key: question for question in QUESTIONS}
 
 
@@ -54,7 +55,7 @@ def _given(question: Question, text: Any, state: State) -> dict[str, Any]:
 
 def without_asking(state: State) -> Outcome:
     """Every default taken; raises BadInput for a wrong answer, a missing one, or a job that cannot be meant."""
-    state.waiting = lambda what, job: job(Teller(what, _to_stderr))
+    state.waiting = lambda what, job: patiently(what, job, _to_stderr, _QUIET_SECONDS)
     begin(state)
     answer_all(state)
     made = preview(state)

@@ -98,13 +98,7 @@ class Plain:
 
     def waiting(self, what: str, job: Callable[[Callable[[str], None]], T]) -> T:
         """Says what it waits for, once it takes a while."""
-        said = threading.Timer(PATIENCE, self._write, (f"{what} …",))
-        said.daemon = True
-        said.start()
-        try:
-            return job(Teller(what, self._write))
-        finally:
-            said.cancel()
+        return patiently(what, job, self._write, PATIENCE)
 
     def _write(self, text: str) -> None:
         encoding = sys.stdout.encoding or "utf-8"
@@ -120,7 +114,18 @@ def _chosen(choices: Sequence[Choice], text: str) -> Choice | None:
     return named[0] if named else None
 
 
-class Teller:
+def patiently(what: str, job: Callable[[Callable[[str], None]], T], write: Callable[[str], None], seconds: float) -> T:
+    """Runs `job`; writes what is waited for once it takes longer than `seconds`, and how far it is."""
+    said = threading.Timer(seconds, write, (f"{what} …",))
+    said.daemon = True
+    said.start()
+    try:
+        return job(_Teller(what, write))
+    finally:
+        said.cancel()
+
+
+class _Teller:
     """Says how far something is, at most every two seconds."""
 
     def __init__(self, what: str, write: Callable[[str], None]) -> None:

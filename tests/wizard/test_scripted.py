@@ -316,6 +316,14 @@ def test_cards_of_several_sizes_are_warned_of(place: Path, dimba: Dimba):
     assert "a budget of 8 fits all" in done.stderr
 
 
+def test_what_is_waited_for_is_said_on_a_pipe_too(place: Path, dimba: Dimba):
+    (place / "slow.py").write_text("import time; time.sleep(2.5)\n" + FULL_FT)
+    flags = ["--dataset", "qa.jsonl", "--method", "full", "--runner", "process", "--trainer", "slow.py"]
+    done = dimba("wizard", "--defaults", *flags, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "asking slow.py for its flags (20 s at most) …" in done.stderr
+
+
 def test_a_trainer_that_cannot_run_is_not_called_one_that_lacks_a_flag(place: Path, refused: Any):
     (place / "broken.py").write_text("def (:\n")
     said = refused("--dataset", "qa.jsonl", "--trainer", "broken.py")
