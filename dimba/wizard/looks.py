@@ -24,7 +24,8 @@ def stamp(path: Path) -> object:
     try:
         if not path.is_dir():
             return path.stat().st_mtime_ns, path.stat().st_size
-        return tuple(sorted((each.name, each.stat().st_mtime_ns, each.stat().st_size) for each in os.scandir(path)))
+        inside = ((each.name, each.stat(follow_symlinks=False)) for each in os.scandir(path))
+        return tuple(sorted((name, status.st_mtime_ns, status.st_size) for name, status in inside))
     except OSError:
         return None
 
