@@ -13,11 +13,11 @@ demo: $(HOST)
 	@if [ "$$($(BIN)/python -m dimba.demo)" = process ]; then $(MAKE) --no-print-directory $(TRAIN); fi
 	@$(BIN)/dimba demo
 
-test: lint $(TRAIN)
-	$(BIN)/pytest
+test: test-fast
+	$(BIN)/pytest -m engine
 
-test-fast: $(DEV) $(TRAIN)
-	$(BIN)/pytest -m "not engine"
+test-fast: lint $(TRAIN)
+	$(BIN)/pytest -n auto -m "not engine"
 
 lint: $(DEV)
 	$(BIN)/ruff check
