@@ -1,6 +1,5 @@
 """The machine, looked at in the background from the start."""
 
-import importlib
 import shutil
 from typing import Any
 
@@ -13,8 +12,6 @@ def begin(state: State) -> None:
     """Starts the looks that every run of the wizard needs, once the first prompt stands."""
     state.probes.start("engine", _find_engine, later=state.asking)
     state.probes.start("gpus", _find_gpus, later=state.asking)
-    # Reading a template takes a library whose import would be felt at the data's first example.
-    state.probes.start("templates", lambda: importlib.import_module("jinja2.sandbox"), later=state.asking)
 
 
 def engine(state: State) -> tuple[Any, EngineFacts]:
