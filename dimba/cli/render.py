@@ -13,6 +13,7 @@ from rich.table import Table
 
 from dimba.errors import DimbaError, Interrupted
 from dimba.spec.load import BadSpec
+from dimba.units import millions, size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,20 +120,6 @@ def _memory_line(plan: "LaunchPlan") -> str:
     parts = ("weights", "adapter", "gradients", "optimizer")
     terms = ", ".join(f"{part} {size(getattr(memory, part))}" for part in parts if getattr(memory, part))
     return f"{size(memory.model_states)} a process, and activations on top\n{terms}"
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that reads best."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1024
-    raise AssertionError("the last unit takes everything")
-
-
-def millions(count: int) -> str:
-    """A number of parameters: 0.4 M, 7.2 B."""
-    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
 
 
 def show_runs(records: "Sequence[RunRecord]") -> None:

@@ -1,5 +1,7 @@
 """Through the questions: forward, back, and out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dimba.errors import BadInput, DimbaError
@@ -49,15 +51,17 @@ def _take(question: Question, _position: int, state: State, screen: Screen) -> i
 
 def check_given(question: Question, state: State) -> None:
     """Raises what is wrong with a flag's answer, with the flag."""
-    try:
+    with flagged(question):
         question.check(state.answers[question.key], state)
+
+
+@contextmanager
+def flagged(question: Question) -> Iterator[None]:
+    """What is wrong with an answer that nobody was asked for: the prompt's own message, after the flag."""
+    try:
+        yield
     except Wrong as error:
-        raise BadInput(flagged(question, error.message), error.hint) from None
-
-
-def flagged(question: Question, message: str) -> str:
-    """The prompt's own message, after the flag."""
-    return f"{flag_of(question)}: {message}"
+        raise BadInput(f"{flag_of(question)}: {error.message}", error.hint) from None
 
 
 def _turn(question: Question, position: int, state: State, screen: Screen) -> int:
@@ -78,14 +82,14 @@ def _turn(question: Question, position: int, state: State, screen: Screen) -> in
         screen.say(question.after(state))
     except DimbaError as error:
         screen.problem(error)
-        return _again(question, reply, position, state, error)
+        return _again(question, position, state, error)
     return 1
 
 
-def _again(question: Question, reply: Any, position: int, state: State, error: DimbaError) -> int:
+def _again(question: Question, position: int, state: State, error: DimbaError) -> int:
     """The same question once more, or the first one that a better answer was found for."""
     instead = error.instead if isinstance(error, Wrong) else {}
-    state.offered |= {question.key: reply, **instead}
+    state.offered |= instead
     state.passed.discard(question.key)
     numbers = [n for n, each in enumerate(QUESTIONS[:position]) if each.key in instead]
     return min(numbers, default=position) - position
@@ -152,10 +156,8 @@ def answer_all(state: State) -> None:
 
 def _check_default(question: Question, state: State) -> None:
     value = question.default(state)
-    try:
+    with flagged(question):
         answer(question, value, state)
-    except Wrong as error:
-        raise BadInput(flagged(question, error.message), error.hint) from None
     state.accept(question, value)
 
 

@@ -57,8 +57,14 @@ def base_facts(state: State) -> CheckpointFacts | None:
 
 def checkpoint_facts(state: State, value: str) -> CheckpointFacts:
     """A look into a folder, made anew once something in it has changed."""
-    name = ("checkpoint", value, stamp(absolute(value, state.folder)))
-    return state.look(name, f"reading {value}", lambda: look_at_checkpoint(value, state.folder))
+    return state.look(
+        checkpoint_name(state, value), f"reading {value}", lambda: look_at_checkpoint(value, state.folder)
+    )
+
+
+def checkpoint_name(state: State, value: str) -> object:
+    """The name of that look."""
+    return "checkpoint", value, stamp(absolute(value, state.folder))
 
 
 def hub_model(state: State, hub_id: str) -> "HubModel":

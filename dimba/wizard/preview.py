@@ -31,21 +31,17 @@ class Preview:
     left_out: tuple[str, ...]
 
 
-def preview(state: State) -> Preview:
-    """Plans the job as `dimba launch` would; a problem of this machine is part of the answer."""
+def preview(state: State, *, anew: bool = False) -> Preview:
+    """Plans the job as `dimba launch` would, `anew` where what was in the way may be mended.
+
+    A problem of this machine is part of the answer.
+    """
     flags = trainer_facts(state).flags
     text = spec_text(state, flags)
-    return state.look(_preview_key(state), "planning", lambda: _planned(state.unseen(), text, flags))
-
-
-def fresh_preview(state: State) -> Preview:
-    """Plans anew: what was in the way may be mended."""
-    state.probes.forget(_preview_key(state))
-    return preview(state)
-
-
-def _preview_key(state: State) -> object:
-    return "preview", spec_text(state, trainer_facts(state).flags), _trainer_key(state)
+    name = ("preview", text, _trainer_key(state))
+    if anew:
+        state.probes.forget(name)
+    return state.look(name, "planning", lambda: _planned(state.unseen(), text, flags))
 
 
 def _planned(state: State, text: str, flags: frozenset[str]) -> Preview:

@@ -85,9 +85,9 @@ class Question:
 
 
 def one_of(choices: Sequence[Choice], text: str, what: str) -> Any:
-    """The choice that `text` names, by its value or its number."""
-    for number, choice in enumerate(choices, 1):
-        if text.strip().lower() in (str(choice.value).lower(), choice.short.lower()) or text.strip() == f"{number})":
+    """The choice that `text` names, by its value or by what it is called once taken."""
+    for choice in choices:
+        if text.strip().lower() in (str(choice.value).lower(), choice.short.lower()):
             return choice.value
     known = [choice.short or str(choice.value) for choice in choices]
     close = difflib.get_close_matches(text, known, n=1)

@@ -15,7 +15,7 @@ from dimba.wizard.flow import answer_all, ask_all, flag_of, flagged, still_fits
 from dimba.wizard.machine import begin
 from dimba.wizard.preview import Preview, preview
 from dimba.wizard.probes import Probes
-from dimba.wizard.question import Choice, Question, Said, Wrong
+from dimba.wizard.question import Choice, Question, Said
 from dimba.wizard.questions import QUESTIONS
 from dimba.wizard.screen import BACK, Plain, Screen, patiently
 from dimba.wizard.state import State
@@ -39,10 +39,8 @@ def new_state(folder: Path, flags: dict[str, Any]) -> State:
     state = State(folder=folder, questions=BY_KEY, probes=Probes())
     for question in QUESTIONS:
         if flags.get(question.key) is not None:
-            try:
+            with flagged(question):
                 state.answers |= _given(question, flags[question.key], state)
-            except Wrong as error:
-                raise BadInput(flagged(question, error.message), error.hint) from None
             state.given = frozenset(state.answers)
     return state
 

@@ -1,7 +1,7 @@
 """From answers to a job spec: the values, and the file."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from dimba.wizard.presets import find_preset
 from dimba.wizard.state import State
 
 
-def spec_values(state: State, flags: Iterable[str] | None = None) -> dict[str, Any]:
+def spec_values(state: State, flags: frozenset[str]) -> dict[str, Any]:
     """The keys of the spec in their usual order; of the trainer's own flags only those among `flags`."""
     value = state.value
     spec: dict[str, Any] = {
@@ -28,7 +28,7 @@ def spec_values(state: State, flags: Iterable[str] | None = None) -> dict[str, A
     spec["training"] = _training(state)
     spec["output_dir"] = value("output_dir")
     spec["trainer"] = trainer_name(state)
-    if further := _trainer_args(state, frozenset(flags or ())):
+    if further := _trainer_args(state, flags):
         spec["trainer_args"] = further
     spec["resources"] = {"gpus": value("gpus"), **({"vram_gb": value("vram")} if value("vram") else {})}
     if value("hf_token"):

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import absolute, names_a_path
+from dimba.contract import names_a_path
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
-from dimba.wizard.looks import base_facts, checkpoint_facts, hub_model, stamp
+from dimba.units import millions
+from dimba.wizard.looks import base_facts, checkpoint_facts, checkpoint_name, hub_model
 from dimba.wizard.question import MISSING, Question, Said, Wrong
 from dimba.wizard.state import State
 
@@ -15,10 +16,10 @@ _USUAL = "checkpoints/base"
 
 def _default(state: State) -> Any:
     usual = state.folder / _USUAL
-    if look_at_checkpoint(_USUAL, state.folder).problem == "":
+    if not checkpoint_facts(state, _USUAL).problem:
         return _USUAL
     there = sorted(usual.parent.glob("*/config.json")) if usual.parent.is_dir() else []
-    whole = [each.parent for each in there if not look_at_checkpoint(str(each.parent), state.folder).problem]
+    whole = [each.parent for each in there if not checkpoint_facts(state, str(each.parent)).problem]
     return shorter(whole[0], state.folder) if len(whole) == 1 else MISSING
 
 
@@ -52,7 +53,7 @@ def _live(text: str, state: State) -> str:
     text = text.strip()
     if not text:
         return "a folder in Hugging Face format, or a Hub id such as Qwen/Qwen3-0.6B"
-    name = ("typed", text, stamp(absolute(text, state.folder)))
+    name = checkpoint_name(state, text)
     state.probes.start(name, lambda: look_at_checkpoint(text, state.folder))
     facts = state.probes.peek(name)
     if facts is None:
@@ -67,16 +68,12 @@ def described(facts: CheckpointFacts) -> str:
     """One line of facts."""
     parts = [
         facts.architecture or "unknown architecture",
-        f"{_short(facts.parameters)} parameters" if facts.parameters else "",
+        f"{millions(facts.parameters)} parameters" if facts.parameters else "",
         facts.dtype or "",
         f"context {facts.context_length:,}" if facts.context_length else "",
         {True: "chat template", False: "no chat template", None: ""}[facts.has_chat_template],
     ]
     return ", ".join(part for part in parts if part)
-
-
-def _short(number: int) -> str:
-    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
 
 
 def _after(state: State) -> list[Said]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts
 from dimba.host.gpus import cdi_device
+from dimba.units import size
 from dimba.wizard.defaults import BUDGETS, largest_gb, nominal_gb, recommended_method
 from dimba.wizard.machine import engine_facts, gpu_facts
 from dimba.wizard.preview import memory_of
@@ -17,7 +18,6 @@ _METHODS = {
     "full": "every weight, in 32 bits",
 }
 _NAMES = {"qlora": "Q-LoRA", "lora": "LoRA", "full": "full"}
-_GIB = 1 << 30
 
 
 # VRAM.
@@ -77,8 +77,7 @@ def _cards(state: State) -> list[Said]:
 def _grouped(gpus: tuple[Gpu, ...]) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for gpu in gpus:
-        size = f", {nominal_gb(gpu.memory_mib)} GB" if gpu.memory_mib else ""
-        kinds.setdefault(f"{gpu.name or 'unnamed'}{size}", []).append(str(gpu.index))
+        kinds.setdefault(f"{gpu.name or 'unnamed'}{_size(gpu)}", []).append(str(gpu.index))
     return [f"{len(each)} × {kind} (GPU {', '.join(each)})" for kind, each in kinds.items()]
 
 
@@ -178,12 +177,7 @@ def _parse_method(text: str, _state: State) -> str:
 def _memory(state: State, method: str) -> str:
     """Model states of one process; nothing where the checkpoint is not at hand."""
     estimate = memory_of(state, method)
-    return f"{in_bytes(estimate):>9} +" if estimate is not None else ""
-
-
-def in_bytes(count: int) -> str:
-    """MiB below one GiB."""
-    return f"{count / _GIB:,.1f} GiB" if count >= _GIB else f"{count / (1 << 20):,.1f} MiB"
+    return f"{size(estimate):>9} +" if estimate is not None else ""
 
 
 def _method_note(state: State) -> list[Said]:

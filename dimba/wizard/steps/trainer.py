@@ -9,7 +9,7 @@ from dimba.contract import absolute
 from dimba.host.trainer import find_trainers
 from dimba.wizard.looks import base_is_local, chosen_on_hub, hub_model, is_local
 from dimba.wizard.machine import engine_facts
-from dimba.wizard.preview import check_trainer, fresh_preview, preview, shown, trainer_facts
+from dimba.wizard.preview import check_trainer, preview, shown, trainer_facts
 from dimba.wizard.question import MISSING, Choice, Question, Said, Wrong, one_of
 from dimba.wizard.screen import BACK
 from dimba.wizard.spec import default_file, default_name, default_output
@@ -164,7 +164,7 @@ def _after_file(state: State) -> list[Said]:
 
 
 def _before_launch(state: State) -> list[Said]:
-    made = fresh_preview(state)
+    made = preview(state, anew=True)
     problem = [Said(f"This machine cannot run it: {made.problem.message}", "warn")] if made.problem else []
     hint = [Said(f"hint: {made.problem.hint}", "dim")] if made.problem and made.problem.hint else []
     return [*shown(made), *problem, *hint]
