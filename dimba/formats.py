@@ -37,6 +37,20 @@ class UnknownFormat(BadInput):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One row, ready for a tokenizer: a chat, or plain text (`messages` is then empty).
+
+    A message has `role`, `content` (text) and, where an assistant calls tools, `tool_calls`, as chat templates take
+    them. `trained` says of each message whether what it says carries loss; only an assistant's can.
+    """
+
+    messages: tuple[dict[str, Any], ...] = ()
+    trained: tuple[bool, ...] = ()
+    tools: tuple[Any, ...] | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Format:
     """A shape of row: the columns that make it, and how they become messages or one text."""
 
