@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dimba.host.facts import ImageFacts
 from dimba.plan import LaunchPlan
-from dimba.runners.protocol import Ending, Output, Progress, Throwaway
+from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.spec import JobSpec
 
 Script = Callable[["Stop"], tuple[list[str], int]]
@@ -63,6 +63,8 @@ class MemoryRunner:
             self.jobs[job] = (lines, stop, status if grace else 137)
             stop.set()
 
-    def run_once(self, argv: Sequence[str], place: Throwaway) -> Output:
+    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
         kind, text, status = argv
+        for line in text.splitlines():
+            on_line(line)
         return Output(None if kind == "wait" else int(status), text + "\n")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from dimba.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE
 from dimba.errors import HostCannot
 from dimba.host.facts import ImageFacts
 from dimba.plan import LaunchPlan
-from dimba.runners.protocol import Ending, Output, Progress, Throwaway
+from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.spec import JobSpec
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # reach the job only where the spec names them
@@ -117,25 +118,53 @@ class ProcessRunner:
         if self.is_running(job):
             _kill_tree(pid)
 
-    def run_once(self, argv: Sequence[str], place: Throwaway) -> Output:
+    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
         """As the job's user, with the help's lines kept whole."""
-        environment = {name: value for name, value in os.environ.items() if name not in TOKENS} | {"COLUMNS": "200"}
         try:
-            done = subprocess.run(
-                argv,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=place.timeout,
-                check=False,
-                **_identity(place.uid, place.gid),
-            )
-        except subprocess.TimeoutExpired:
-            return Output(None, "")
+            child = self._spawn_once(argv, place)
         except OSError as error:
             return Output(127, str(error))
-        return Output(done.returncode, done.stdout.decode(errors="replace"))
+        killed = threading.Event()
+
+        def kill() -> None:
+            killed.set()
+            _kill_tree(child.pid)
+
+        timer = threading.Timer(place.timeout, kill)
+        timer.start()
+        try:
+            text = list(_handed_on(child, on_line))
+            status = child.wait()
+        finally:
+            timer.cancel()
+            if child.poll() is None:
+                _kill_tree(child.pid)
+        return Output(None if killed.is_set() else status, "".join(text))
+
+    def _spawn_once(self, argv: Sequence[str], place: Throwaway) -> "subprocess.Popen[str]":
+        inherited = {name: value for name, value in os.environ.items() if name not in TOKENS}
+        with_secrets = {ENV_SECRETS_ON_STDIN: "1"} if place.secrets else {}
+        child = subprocess.Popen(
+            argv,
+            env={**inherited, "COLUMNS": "200", **place.environment, **with_secrets},
+            stdin=subprocess.PIPE if place.secrets else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            **_identity(place.uid, place.gid),
+        )
+        if child.stdin:
+            child.stdin.write(json.dumps(dict(place.secrets or {})) + "\n")
+            child.stdin.close()
+        return child
+
+
+def _handed_on(child: "subprocess.Popen[str]", on_line: OnLine) -> Iterator[str]:
+    assert child.stdout is not None
+    for line in child.stdout:
+        on_line(line.rstrip("\n"))
+        yield line
 
 
 def _identity(uid: int, gid: int) -> dict[str, Any]:

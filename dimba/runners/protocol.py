@@ -1,7 +1,7 @@
 """What a runner can do. The real ones and the one in memory pass the same contract tests."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,13 @@ class Output:
 
     exit_code: int | None
     text: str
+
+
+OnLine = Callable[[str], None]
+
+
+def ignored(_line: str) -> None:
+    """Nobody reads along."""
 
 
 class Runner(Protocol):
@@ -55,13 +62,13 @@ class Runner(Protocol):
     def stop(self, job: str, grace: float) -> None:
         """Asks the job to save and end, and kills it after `grace` seconds; 0 kills at once."""
 
-    def run_once(self, argv: Sequence[str], place: "Throwaway") -> Output:
-        """Runs a short command where the job would run."""
+    def run_once(self, argv: Sequence[str], place: "Throwaway", on_line: OnLine = ignored) -> Output:
+        """Runs a command where the job would run and hands on its lines as they come."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throwaway:
-    """What a short command needs of the place where it runs."""
+    """What a command beside the jobs needs of the place where it runs."""
 
     uid: int
     gid: int
@@ -69,4 +76,7 @@ class Throwaway:
     mounts: tuple[Mount, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     gpu_devices: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] | None = None  # for the entry point, over stdin; None for what reads no stdin
+    network: bool = False
     timeout: float = 20

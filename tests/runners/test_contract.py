@@ -120,8 +120,10 @@ def test_a_job_that_is_killed_ends_at_once_with_137(bench: Bench):
 
 
 def test_a_short_command_gives_its_output_and_status(bench: Bench):
-    done = bench.runner.run_once(bench.says("hello", 0), bench.throwaway())
-    assert (done.exit_code, done.text.strip()) == (0, "hello")
+    lines: list[str] = []
+    done = bench.runner.run_once(bench.says("hello\nthere", 0), bench.throwaway(), lines.append)
+    assert (done.exit_code, done.text) == (0, "hello\nthere\n")
+    assert lines == ["hello", "there"], "handed on as they come"
 
 
 def test_a_short_command_that_takes_too_long_is_ended(bench: Bench):

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dimba.plan import Mount as PlannedMount
 from dimba.runners.docker.engine import Engine
 from dimba.runners.docker.image import build, look_at_image, pull
 from dimba.runners.docker.translate import translated
-from dimba.runners.protocol import Ending, Output, Progress, Throwaway
+from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.spec import JobSpec
 
 _LOG = {"max-size": "50m", "max-file": "3"}
@@ -76,9 +77,7 @@ class DockerRunner:
 
     def _create(self, plan: LaunchPlan, run_id: str, attempt: int, secrets: Mapping[str, str]) -> str:
         assert plan.image is not None
-        environment = dict(plan.environment)
-        if secrets:
-            environment[ENV_SECRETS_ON_STDIN] = "1"
+        environment = {**plan.environment, **_on_stdin(secrets)}
         if not plan.gpus or plan.gpu_devices:
             # An engine whose default runtime is nvidia's would show them all, whatever CDI was asked for.
             environment["NVIDIA_VISIBLE_DEVICES"] = "void"
@@ -124,17 +123,18 @@ class DockerRunner:
 
     def follow(self, job: str, log: Path) -> Iterator[str]:
         """Lines of the container's output from its start; the log is written before a line is handed on."""
+        with log.open("wb", buffering=0) as file:
+            yield from self._lines(job, file.write)
+
+    def _lines(self, job: str, keep: Callable[[bytes], object] = lambda _chunk: None) -> Iterator[str]:
         part = b""
         try:
-            chunks = self.api.logs(job, stream=True, follow=True)
+            for chunk in self.api.logs(job, stream=True, follow=True):
+                keep(chunk)
+                *lines, part = (part + chunk).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
         except NotFound:
             return
-        try:
-            with log.open("wb", buffering=0) as file:
-                for chunk in chunks:
-                    file.write(chunk)
-                    *lines, part = (part + chunk).split(b"\n")
-                    yield from (line.decode(errors="replace") for line in lines)
         except RequestException as error:
             raise EngineFailed(f"the engine stopped answering: {error}", _GONE) from None
         if part:
@@ -169,32 +169,56 @@ class DockerRunner:
             if error.status_code not in (404, 409):  # gone or ended already
                 raise translated(str(error.explanation), "stopping the container") from None
 
-    def run_once(self, argv: Sequence[str], place: Throwaway) -> Output:
-        """A container without a network that is removed at once."""
-        doing = f"running `{' '.join(argv[:3])}` in the image"
-        requests = gpu_requests(place.gpus, place.gpu_devices)
-        host_config = self.api.create_host_config(mounts=_mounts(place.mounts), init=True, device_requests=requests)
+    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
+        """A container that is removed at once."""
         container = ""
         try:
-            created = self.api.create_container(
-                place.image,
-                list(argv),
-                user=self._user(place.uid, place.gid),
-                environment={"COLUMNS": "200"},
-                network_disabled=True,
-                host_config=host_config,
-            )
-            container = str(created["Id"])
-            self.api.start(container)
-            status = int(self.api.wait(container, timeout=int(place.timeout))["StatusCode"])
-            return Output(status, self.api.logs(container).decode(errors="replace"))
+            container = self._create_throwaway(argv, place)
+            self._start(container, place.secrets or {})
+            return self._watched(container, place.timeout, on_line)
         except APIError as error:
-            raise translated(str(error.explanation), doing) from None
-        except RequestException:  # the time is up
-            return Output(None, "")
+            raise translated(str(error.explanation), f"running `{' '.join(argv[:3])}` in the image") from None
         finally:
             if container:
                 self.api.remove_container(container, force=True)
+
+    def _create_throwaway(self, argv: Sequence[str], place: Throwaway) -> str:
+        requests = gpu_requests(place.gpus, place.gpu_devices)
+        created = self.api.create_container(
+            place.image,
+            list(argv),
+            user=self._user(place.uid, place.gid),
+            environment={"COLUMNS": "200", **place.environment, **_on_stdin(place.secrets)},
+            stdin_open=bool(place.secrets),
+            network_disabled=not place.network,
+            host_config=self.api.create_host_config(
+                mounts=_mounts(place.mounts), init=True, device_requests=requests, security_opt=["no-new-privileges"]
+            ),
+        )
+        return str(created["Id"])
+
+    def _watched(self, container: str, timeout: float, on_line: OnLine) -> Output:
+        killed = threading.Event()
+
+        def kill() -> None:
+            killed.set()
+            self.stop(container, 0)
+
+        timer = threading.Timer(timeout, kill)
+        timer.start()
+        try:
+            text = []
+            for line in self._lines(container):
+                text.append(line)
+                on_line(line)
+            status = int(self.api.wait(container)["StatusCode"])
+        finally:
+            timer.cancel()
+        return Output(None if killed.is_set() else status, "\n".join(text) + "\n")
+
+
+def _on_stdin(secrets: Mapping[str, str] | None) -> dict[str, str]:
+    return {ENV_SECRETS_ON_STDIN: "1"} if secrets else {}
 
 
 def gpu_requests(gpus: Sequence[Gpu], cdi_devices: Sequence[str]) -> list[DeviceRequest]:
