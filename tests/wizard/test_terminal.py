@@ -225,6 +225,22 @@ def test_a_wrong_answer_is_explained_and_asked_again(wizard: Open, place: Path):
     terminal.wait("does not exist")
 
 
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [("book.txt", "plain text; the loss is on all of it"), ("loss.jsonl", "on 1 of 2 turns of the assistant")],
+)
+def test_the_first_example_says_what_of_it_carries_loss(wizard: Open, place: Path, file: str, told: str):
+    (place / "book.txt").write_text("Once\n\nupon a time\n")
+    said = [{"role": "assistant", "content": "A", "weight": 0}, {"role": "assistant", "content": "B"}]
+    write_rows(place / "loss.jsonl", [{"messages": [{"role": "user", "content": "Q"}, *said]}])
+    terminal = wizard()
+    to_data(terminal)
+    terminal.send(UP, ENTER)
+    terminal.wait("File:")
+    terminal.send(file, ENTER)
+    terminal.wait(told)
+
+
 def test_a_folder_of_checkpoints_leads_to_its_newest_whole_one(wizard: Open, place: Path):
     for step in (10, 20):
         hollow_checkpoint(place / f"old/checkpoint-{step}")
@@ -254,7 +270,7 @@ def test_columns_are_asked_for_where_no_format_fits(wizard: Open, place: Path):
     terminal.send(DOWN, ENTER)
     terminal.wait("Which one answers?")
     terminal.send(ENTER)  # the number
-    terminal.wait("`response` is a number, expected text")
+    terminal.wait("`id` is a number, expected text")
     terminal.send(DOWN, ENTER)
     terminal.wait("prompt/response: 12 rows")
     terminal.wait("VRAM budget of one card")
