@@ -14,6 +14,7 @@ from dimba.files.lines import (
     LONGEST,
     Read,
     as_object,
+    has_escapes,
     is_cut_off,
     json_lines,
     not_utf8,
@@ -24,7 +25,6 @@ from dimba.files.lines import (
 _CHUNK = 1 << 20  # bytes
 _NEAR = 16  # characters: a broken word or escape this close to the window's end may only be cut
 _SPACE = re.compile(r"[ \t\n\r]*")
-_ESCAPED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are no UTF-8
 _WRAPPERS = ("data", "rows", "train", "examples", "instances", "items", "samples", "records")
 _DECODER = json.JSONDecoder()
 
@@ -81,7 +81,7 @@ class _Window:
             else:
                 if end < len(self.text) or self.ended:
                     start, self.at = self.at, end
-                    return value, not (self._escapes and _ESCAPED.search(self.text, start, end))
+                    return value, not (self._escapes and has_escapes(self.text[start:end]))
             self._grow()
 
     def place(self, at: int) -> str:
@@ -99,11 +99,12 @@ class _Window:
         return self._line + lines, column
 
     def _check_more_may_mend(self, error: json.JSONDecodeError) -> None:
-        why = f"not valid JSON: {error.msg.removesuffix(' at')} at {self.place(error.pos)}"
-        if self.ended:
-            raise _Broken(why + ("; the file ends in the middle of this row" if is_cut_off(error) else "")) from None
-        if error.pos < len(self.text) - _NEAR and not error.msg.startswith("Unterminated string"):
-            raise _Broken(why) from None
+        near = error.pos >= len(self.text) - _NEAR or error.msg.startswith("Unterminated string")
+        if near and not self.ended:
+            return
+        cut = "; the file ends in the middle of this row" if self.ended and is_cut_off(error) else ""
+        what = error.msg.removesuffix(" at")
+        raise _Broken(f"not valid JSON: {what} at {self.place(error.pos)}{cut}") from None
 
     def _grow(self) -> None:
         left = len(self.text) - self.at
@@ -114,7 +115,7 @@ class _Window:
         data = self._stream.read(size)
         self.ended = len(data) < size
         more = self._decoder.decode(data, self.ended)
-        self._escapes = self._escapes or bool(not more.isascii() and _ESCAPED.search(more))
+        self._escapes = self._escapes or has_escapes(more)
         self.text, self.at = self.text[self.at :] + more, 0
 
 

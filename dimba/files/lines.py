@@ -75,6 +75,17 @@ def not_utf8(where: str, byte: int | None = None) -> BadRow:
     return BadRow(where, "not UTF-8" + (f" at byte {byte}" if byte else ""), "save the file as UTF-8")
 
 
+def has_escapes(text: str) -> bool:
+    """Whether text that was decoded with `surrogateescape` holds bytes that are no UTF-8."""
+    if text.isascii():
+        return False
+    try:
+        text.encode()  # many times faster than a search
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _parsed(line: bytes, where: str) -> dict[str, Any] | BadRow:
     try:
         value = json.loads(line.decode())

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dimba.errors import BadInput, BadRow
-from dimba.files.lines import LONGEST, Read, not_utf8, with_nul
+from dimba.files.lines import LONGEST, Read, has_escapes, not_utf8, with_nul
 
-_ESCAPED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are no UTF-8
 _BATCH_BYTES, _BATCH_ROWS = 8 << 20, 1024
 
 
@@ -63,7 +61,7 @@ def _header(table: Any, path: Path) -> list[str]:
         raise BadInput(f"{path}:1: column {names.index('') + 1} of the header has no name", hint)
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadInput(f"{path}:1: two columns are called `{twice[0]}`", "rename one of them in the header")
-    if any(map(_ESCAPED.search, names)):
+    if any(map(has_escapes, names)):
         raise BadInput(f"{path}:1: the header is not UTF-8", "save the file as UTF-8")
     return names
 
@@ -82,7 +80,7 @@ def _csv_row(names: list[str], cells: list[str], where: str) -> dict[str, Any] |
     for cell in cells:
         if "\0" in cell:
             return with_nul(where)
-        if not cell.isascii() and _ESCAPED.search(cell):
+        if has_escapes(cell):
             return not_utf8(where)
     return dict(zip(names, cells, strict=True))
 

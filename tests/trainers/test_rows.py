@@ -80,7 +80,7 @@ def test_what_is_larger_than_the_memory_is_streamed(hub, size: int, split: str, 
 
 def test_a_data_set_that_the_hub_refuses_is_told_in_a_line(hub):
     hub([])
-    with pytest.raises(BadInput, match=r"data set `no/body`, split `train`: nobody is there$"):
+    with pytest.raises(BadInput, match=r"data set `no/body`, split `train`: nobody is there\n"):
         read_samples("no/body", None, None, {})
 
 

@@ -204,7 +204,7 @@ def test_what_goes_while_one_answers_is_said_and_not_a_traceback(wizard: Open, p
     terminal.send(ENTER)
     terminal.wait("❯ Q-LoRA")
     terminal.send(ENTER)
-    terminal.wait("No such file")
+    terminal.wait("does not exist")
     terminal.wait("❯ Q-LoRA")
     assert "Traceback" not in terminal.all()
 
