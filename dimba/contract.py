@@ -50,6 +50,9 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
 )
 
+# The trainers' flag that goes on without the rows that cannot be used.
+SKIP_BAD_ROWS = "skip-bad-rows"
+
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 PATH_STARTS = ("./", "../", "/", "~", "data/", "checkpoints/")
 TRAINED_OUTPUT = ("config.json", "adapter_config.json", "*.safetensors", "checkpoint-*")
@@ -57,8 +60,12 @@ TRAINED_OUTPUT = ("config.json", "adapter_config.json", "*.safetensors", "checkp
 
 def names_a_path(value: str) -> bool:
     """Whether `value` means a path rather than a Hub id: it exists, starts like one or ends in a data suffix."""
-    plain = value.removesuffix(".gz")
-    return value.startswith(PATH_STARTS) or plain.endswith(DATA_SUFFIXES) or os.path.exists(value)
+    return is_written_as_path(value) or os.path.exists(value)
+
+
+def is_written_as_path(value: str) -> bool:
+    """The same, without a look at the disk."""
+    return value.startswith(PATH_STARTS) or value.removesuffix(".gz").endswith(DATA_SUFFIXES)
 
 
 def absolute(path: str | Path, folder: Path | None = None) -> Path:

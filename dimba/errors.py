@@ -35,6 +35,14 @@ class BadInput(DimbaError):
     exit_status = 2
 
 
+class BadRow(BadInput):
+    """A row of data that cannot be used: `where` is its file and line, `why` what is wrong with it."""
+
+    def __init__(self, where: str, why: str, hint: str = "correct the row or remove it") -> None:
+        super().__init__(f"{where}: {why}", hint)
+        self.where, self.why = where, printable(why)
+
+
 class HostCannot(DimbaError):
     """The machine cannot do it: GPUs, permissions, disk."""
 

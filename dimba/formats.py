@@ -1,35 +1,51 @@
-"""What a row of training data is: files read with line numbers, formats recognised, rows turned into chats.
+"""What a row of training data is: its format recognised, and every row of a file turned into a sample.
 
 Both sides need it: the launcher checks the data before anything starts, the trainer trains on them.
 """
 
-import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from dimba.errors import BadInput
+from dimba.errors import BadInput, BadRow
+from dimba.files import Read, read_rows
+from dimba.samples import (
+    Convert,
+    Message,
+    Row,
+    Sample,
+    Unfit,
+    check_chat,
+    instruction,
+    is_blank,
+    pair,
+    prompt,
+    text_of,
+    tools_of,
+    turns,
+)
 
-Row = Mapping[str, Any]
-Message = dict[str, str]
+__all__ = [
+    "FORMATS",
+    "PROMPT_FORMATS",
+    "BadRow",
+    "DataSummary",
+    "Format",
+    "Message",
+    "Sample",
+    "UnknownFormat",
+    "as_sample",
+    "read_rows",
+    "recognise",
+    "samples_of",
+    "survey",
+]
 
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "tool": "tool",
-}
-READABLE = (".jsonl", ".json")
-
-
-class BadRow(BadInput):
-    """A row that cannot be trained on; `where` is its file and line."""
-
-    def __init__(self, where: str, why: str, hint: str = "correct the row or remove it") -> None:
-        super().__init__(f"{where}: {why}", hint)
+Samples = Iterator[tuple[str, Sample | BadRow]]
+_SHOWN = 5  # bad rows that are told one by one
+_PATIENCE = 1000  # rows without a readable one, after which a file is given up
 
 
 class UnknownFormat(BadInput):
@@ -37,27 +53,13 @@ class UnknownFormat(BadInput):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One row, ready for a tokenizer: a chat, or plain text (`messages` is then empty).
-
-    A message has `role`, `content` (text) and, where an assistant calls tools, `tool_calls`, as chat templates take
-    them. `trained` says of each message whether what it says carries loss; only an assistant's can.
-    """
-
-    messages: tuple[dict[str, Any], ...] = ()
-    trained: tuple[bool, ...] = ()
-    tools: tuple[Any, ...] | None = None
-    text: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Format:
-    """A shape of row: the columns that make it, and how they become messages or one text."""
+    """A shape of row: the columns that make it, and how they become turns (None: the one column is plain text)."""
 
     name: str
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    convert: Callable[[Row], list[Message]]
+    convert: Convert | None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -65,69 +67,13 @@ class Format:
         return self.required + self.optional
 
 
-def _text(row: Row, column: str) -> str:
-    value = row[column]
-    if not isinstance(value, str):
-        raise ValueError(f"`{column}` is {_kind(value)}, expected text")
-    return value
-
-
-def _kind(value: object) -> str:
-    names = {type(None): "null", str: "text", dict: "an object", list: "a list", bool: "true or false"}
-    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
-
-
-def _turns(column: str, role_key: str, content_key: str) -> Callable[[Row], list[Message]]:
-    def convert(row: Row) -> list[Message]:
-        turns = row[column]
-        if not isinstance(turns, list) or not turns:
-            raise ValueError(f"`{column}` is {_kind(turns) if turns else 'empty'}, expected a list of turns")
-        return [_turn(turn, f"{column}[{n}]", role_key, content_key) for n, turn in enumerate(turns)]
-
-    return convert
-
-
-def _turn(turn: object, where: str, role_key: str, content_key: str) -> Message:
-    if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
-        raise ValueError(f"`{where}` needs `{role_key}` and `{content_key}`")
-    role = turn[role_key]
-    if not isinstance(role, str) or role not in ROLES:
-        raise ValueError(f"`{where}.{role_key}` is `{role}`, expected one of {', '.join(ROLES)}")
-    content = turn[content_key]
-    if isinstance(content, list):
-        content = "".join(_part(part, where) for part in content)
-    if not isinstance(content, str):
-        raise ValueError(f"`{where}.{content_key}` is {_kind(content)}, expected text")
-    return {"role": ROLES[role], "content": content}
-
-
-def _part(part: object, where: str) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    raise ValueError(f"`{where}` has a part that is not text")
-
-
-def _pair(question: str, answer: str) -> Callable[[Row], list[Message]]:
-    def convert(row: Row) -> list[Message]:
-        messages = [{"role": "user", "content": _text(row, question)}]
-        if row.get("system"):
-            messages.insert(0, {"role": "system", "content": _text(row, "system")})
-        return [*messages, {"role": "assistant", "content": _text(row, answer)}]
-
-    return convert
-
-
-def _instruction(row: Row) -> list[Message]:
-    context = _text(row, "input") if row.get("input") else ""
-    question = _text(row, "instruction") + (f"\n\n{context}" if context else "")
-    return _pair("instruction", "output")({**row, "instruction": question})
-
-
 FORMATS = (
-    Format(name="messages", required=("messages",), convert=_turns("messages", "role", "content")),
-    Format(name="conversations", required=("conversations",), convert=_turns("conversations", "from", "value")),
     *(
-        Format(name=f"{ask}/{answer}", required=(ask, answer), optional=("system",), convert=_pair(ask, answer))
+        Format(name=name, required=(name,), optional=("system", "tools"), convert=turns(name))
+        for name in ("messages", "conversations")
+    ),
+    *(
+        Format(name=f"{ask}/{answer}", required=(ask, answer), optional=("system", "tools"), convert=pair(ask, answer))
         for ask, answer in (
             ("prompt", "completion"),
             ("prompt", "response"),
@@ -138,141 +84,186 @@ FORMATS = (
     Format(
         name="instruction/output",
         required=("instruction", "output"),
-        optional=("input", "system"),
-        convert=_instruction,
+        optional=("input", "system", "history", "tools"),
+        convert=instruction,
     ),
+    Format(name="text", required=("text",), convert=None),
 )
-
-
-def _prompt(row: Row) -> list[Message]:
-    if isinstance(row["prompt"], list):
-        return _turns("prompt", "role", "content")(row)
-    return [{"role": "user", "content": _text(row, "prompt")}]
-
-
 # GRPO samples its own answers: a prompt is enough.
 PROMPT_FORMATS = (
-    Format(name="prompt", required=("prompt",), optional=("answer", "solution", "chosen", "rejected"), convert=_prompt),
-    Format(name="chosen/rejected", required=("chosen", "rejected"), convert=_turns("chosen", "role", "content")),
+    Format(
+        name="prompt",
+        required=("prompt",),
+        optional=("answer", "solution", "chosen", "rejected", "system", "tools"),
+        convert=prompt,
+    ),
+    Format(name="chosen/rejected", required=("chosen", "rejected"), convert=turns("chosen")),
 )
+_TURN_LISTS = ("messages", "conversations")
 
 
 def recognise(keys: Iterable[str], columns: Mapping[str, str], where: str, mode: str = "sft") -> Format:
-    """The one format that a row with `keys` has, after `columns` (ours → theirs) renamed them.
+    """The one format that a row has, after `columns` (ours → theirs) renamed its own.
+
+    Given a row rather than its keys, a column that is null in it counts only where nothing fits without it.
 
     Raises:
         BadInput: no format fits, two fit equally well, or `columns` names a column that is not there.
     """
+    row = keys if isinstance(keys, Mapping) else {}
     present = set(keys)
     missing = [theirs for theirs in columns.values() if theirs not in present]
     if missing:
         raise BadInput(f"{where}: no column `{missing[0]}`", f"the columns are: {', '.join(sorted(present))}")
-    named = set(columns)
-    present = (present - set(columns.values())) | named
-    fitting = _fitting(FORMATS, present, named)
-    if not fitting and mode == "grpo":
-        fitting = _fitting(PROMPT_FORMATS, present, named)[:1]
+    filled = {key for key in present if row.get(key, "") is not None}
+    fitting = _fitting(filled, columns, mode) or _fitting(present, columns, mode)
     if not fitting:
-        known = FORMATS + (PROMPT_FORMATS if mode == "grpo" else ())
-        raise UnknownFormat(
-            f"{where}: no known format has the columns {', '.join(f'`{key}`' for key in sorted(present)) or '(none)'}",
-            f"known formats: {', '.join(each.name for each in known)}; "
-            "name the columns with `dataset.columns: {prompt: …, response: …}`",
-        )
-    # A list of turns says more than any pair of columns beside it.
-    chats = [each for each in fitting if len(each.required) == 1] or fitting
-    if len(chats) > 1:
-        raise UnknownFormat(
-            f"{where}: the columns fit {' and '.join(f'`{each.name}`' for each in chats)} equally well",
-            "say which with `dataset.columns`, for example "
-            + " or ".join(f"{{{', '.join(f'{c}: {c}' for c in each.required)}}}" for each in chats),
-        )
-    return chats[0]
+        raise _nothing_fits(present, row, columns, where, mode)
+    if len(fitting) > 1:
+        raise _several_fit(fitting, columns, where)
+    return fitting[0]
 
 
-def _fitting(formats: Iterable[Format], present: set[str], named: set[str]) -> list[Format]:
-    return [each for each in formats if set(each.required) <= present and named <= set(each.columns)]
+def _fitting(present: set[str], columns: Mapping[str, str], mode: str) -> list[Format]:
+    ours = (present - set(columns.values())) | set(columns)
+
+    def fits(form: Format) -> bool:
+        return set(form.required) <= ours and set(columns) <= set(form.columns)
+
+    if mode == "grpo":
+        # Plain text asks nothing.
+        fitting = [form for form in FORMATS if form.convert and fits(form)]
+        return _most_telling(fitting) or [form for form in PROMPT_FORMATS if fits(form)][:1]
+    return _most_telling([form for form in FORMATS if fits(form)])
 
 
-def as_messages(row: Row, form: Format, columns: Mapping[str, str], where: str, mode: str = "sft") -> list[Message]:
-    """The row as a chat, ending where its data end; raises BadRow with `where` and the reason."""
-    renamed = {**row, **{ours: row.get(theirs) for ours, theirs in columns.items()}}
-    absent = [column for column in form.required if column not in renamed]
+def _most_telling(fitting: list[Format]) -> list[Format]:
+    """A list of turns says more than any columns beside it, and more columns than some of them."""
+    lists = [form for form in fitting if form.name in _TURN_LISTS]
+    return lists or [form for form in fitting if not any(set(form.required) < set(other.required) for other in fitting)]
+
+
+def _nothing_fits(present: set[str], row: Row, columns: Mapping[str, str], where: str, mode: str) -> UnknownFormat:
+    if mode == "sft" and {"chosen", "rejected"} <= present:
+        return UnknownFormat(f"{where}: `chosen` and `rejected` are preference pairs", _pairs_hint(row))
+    ours = (present - set(columns.values())) | set(columns)
+    known = FORMATS + (PROMPT_FORMATS if mode == "grpo" else ())
+    return UnknownFormat(
+        f"{where}: no known format has the columns {', '.join(f'`{key}`' for key in sorted(ours)) or '(none)'}",
+        f"known formats: {', '.join(form.name for form in known)}; "
+        "name the columns with `dataset.columns: {prompt: …, response: …}`",
+    )
+
+
+def _pairs_hint(row: Row) -> str:
+    asks = next((key for key in ("prompt", *_TURN_LISTS, "question", "instruction") if key in row), None)
+    whole = asks is None or isinstance(row.get("chosen"), list | type(None))
+    named = "{messages: chosen}" if whole else f"{{prompt: {asks}, response: chosen}}"
+    return f"they are for `mode: grpo`; or train on the chosen answers with `dataset.columns: {named}`"
+
+
+def _several_fit(fitting: list[Format], columns: Mapping[str, str], where: str) -> UnknownFormat:
+    named = [", ".join(f"{ours}: {columns.get(ours, ours)}" for ours in form.required) for form in fitting]
+    return UnknownFormat(
+        f"{where}: the columns fit {' and '.join(f'`{form.name}`' for form in fitting)} equally well",
+        "say which with " + " or ".join(f"`dataset.columns: {{{each}}}`" for each in named),
+    )
+
+
+def as_sample(row: Row, form: Format, columns: Mapping[str, str], where: str, mode: str = "sft") -> Sample:
+    """The row as `form` reads it; raises BadRow with `where` and the reason.
+
+    With `mode` sft it also has something to learn from; for grpo a chat may end with what is asked.
+    """
+    theirs = {columns.get(ours, ours) for ours in form.required}
+    absent = sorted(theirs - row.keys())
     if absent:
         raise BadRow(where, f"no `{absent[0]}` here, unlike the first row (format `{form.name}`)")
     try:
-        messages = form.convert(renamed)
-    except ValueError as error:
-        raise BadRow(where, str(error)) from None
-    if mode == "sft" and not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
-        pairs = {"chosen", "rejected"} <= set(row)
-        hint = "these are preference pairs: they are for `mode: grpo`" if pairs else "correct the row or remove it"
-        raise BadRow(where, "no assistant turn with text, so there is nothing to train on", hint)
-    return messages
+        return _sample(_renamed(row, columns), form, mode)
+    except Unfit as error:
+        pairs = str(error).startswith("no assistant") and not columns and {"chosen", "rejected"} <= row.keys()
+        hint = _pairs_hint(row) if pairs else error.hint
+        raise BadRow(where, _in_their_words(str(error), columns), hint) from None
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a .jsonl or .json file as (`file:line`, row); of a JSON array as (`file: row n`, row).
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    if not columns:
+        return row
+    others = {key: value for key, value in row.items() if key not in columns.values()}
+    return {**others, **{ours: row.get(theirs) for ours, theirs in columns.items()}}
+
+
+def _in_their_words(why: str, columns: Mapping[str, str]) -> str:
+    """A reason that begins with our name of a column, with theirs."""
+    return re.sub(r"^`(\w+)", lambda match: f"`{columns.get(match[1], match[1])}", why)
+
+
+def _sample(row: Row, form: Format, mode: str) -> Sample:
+    if form.convert is None:
+        text = text_of(row[form.required[0]], form.required[0])
+        if is_blank(text):
+            raise Unfit(f"`{form.required[0]}` is blank, so there is nothing to train on")
+        return Sample(text=text)
+    chat = form.convert(row)
+    if mode == "sft":
+        check_chat(chat)
+    return Sample(
+        messages=tuple(turn.message for turn in chat),
+        trained=tuple(turn.trained for turn in chat),
+        tools=tools_of(row) if "tools" in form.optional else None,
+    )
+
+
+def samples_of(rows: Read, columns: Mapping[str, str], mode: str = "sft") -> tuple[Format, Samples]:
+    """The format of the first readable row, and every row as it reads it, a BadRow in place of one that it cannot.
 
     Raises:
-        BadInput: the file is missing, unreadable, of another kind or empty; BadRow: a row is broken.
+        BadInput: the format is not recognised, or no row is readable.
     """
-    if path.suffix not in READABLE:
-        raise BadInput(
-            f"{path}: `{path.suffix or 'no suffix'}` is not read yet",
-            "convert it to .jsonl: one JSON object a line",
-        )
-    try:
-        with path.open("rb") as file:
-            start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}", "check the path and its permissions") from None
-    is_array = path.suffix == ".json" and start.startswith(b"[")
-    empty = True
-    for where, value in _array(path) if is_array else _lines(path):
-        if not isinstance(value, dict):
-            raise BadRow(where, f"is {_kind(value)}, expected an object with the row's columns")
-        empty = False
-        yield where, value
-    if empty:
-        raise BadInput(f"{path}: no rows", "an empty file cannot be trained on")
+    bad: list[tuple[str, BadRow]] = []
+    for where, row in rows:
+        if not isinstance(row, BadRow):
+            form = recognise(row, columns, where, mode)
+            return form, _samples(chain(bad, [(where, row)], rows), form, columns, mode)
+        bad.append((where, row))
+        if len(bad) == _PATIENCE:
+            break
+    raise _none_usable(len(bad), bad[0][1]) if bad else BadInput("no rows", "choose another split, or data with rows")
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if text.strip():
-                yield f"{path}:{number}", _parse(text.rstrip(), f"{path}:{number}")
+def _samples(rows: Read, form: Format, columns: Mapping[str, str], mode: str) -> Samples:
+    for where, row in rows:
+        if isinstance(row, BadRow):
+            yield where, row
+            continue
+        try:
+            sample: Sample | BadRow = as_sample(row, form, columns, where, mode)
+        except BadRow as error:
+            sample = error
+        yield where, sample
 
 
-def _array(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, value in enumerate(_parse(path.read_bytes(), str(path)), 1):
-        yield f"{path}: row {number}", value
-
-
-def _parse(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise BadRow(where, f"not UTF-8 at byte {error.start + 1}", "save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise BadRow(where, f"not valid JSON: {error.msg} at {line}column {error.colno}") from None
-    except ValueError as error:  # a number of thousands of digits
-        raise BadRow(where, f"not readable: {error}") from None
-    except RecursionError:
-        raise BadRow(where, "nested too deeply to be read") from None
+def _none_usable(rows: int, first: BadRow) -> BadInput:
+    others = f" (and no other of the {rows:,} rows read can be used)" if rows > 1 else ""
+    return BadInput(first.message + others, first.hint)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSummary:
-    """What a look through a whole file found."""
+    """What a look through a whole file found: `unusable` of its `rows` cannot be trained on, `bad` are the first."""
 
     format: str
     rows: int
     columns: tuple[str, ...]
-    first: tuple[Message, ...] = ()
+    first: Sample | None = None
+    unusable: int = 0
+    bad: tuple[tuple[str, str], ...] = ()  # (where, why)
+
+    @property
+    def usable(self) -> int:
+        """Rows that are trained on."""
+        return self.rows - self.unusable
 
 
 def survey(
@@ -282,17 +273,34 @@ def survey(
     mode: str = "sft",
     progress: Callable[[int], None] = lambda _rows: None,
 ) -> DataSummary:
-    """Reads every row of `path` as the trainer will, and says what they are; raises at the first bad one."""
-    form: Format | None = None
-    keys: tuple[str, ...] = ()
-    first: tuple[Message, ...] = ()
-    rows = 0
-    for where, row in read_rows(path):
-        if form is None:
-            form, keys = recognise(row, columns, where, mode), tuple(row)
-        messages = as_messages(row, form, columns, where, mode)
-        first = first or tuple(messages)
+    """Reads every row of `path` as the trainer will, and says what they are; a bad one is counted.
+
+    Raises:
+        BadInput: the file or its format is not readable, or no row at all can be used.
+    """
+    keys: list[str] = []
+    form, samples = samples_of(_noting_keys(read_rows(path), keys), columns, mode)
+    rows, unusable = 0, 0
+    first: Sample | None = None
+    bad: list[BadRow] = []
+    for _where, sample in samples:
         rows += 1
         progress(rows)
-    assert form is not None, "read_rows refuses a file without rows"
-    return DataSummary(format=form.name, rows=rows, columns=keys, first=first)
+        if not isinstance(sample, BadRow):
+            first = first or sample
+            continue
+        unusable += 1
+        if len(bad) < _SHOWN:
+            bad.append(sample)
+    if first is None:
+        raise _none_usable(rows, bad[0])
+    shown = tuple((each.where, each.why) for each in bad)
+    return DataSummary(format=form.name, rows=rows, columns=tuple(keys), first=first, unusable=unusable, bad=shown)
+
+
+def _noting_keys(rows: Read, keys: list[str]) -> Read:
+    """The same rows; the first readable one's columns go to `keys`."""
+    for where, row in rows:
+        if not keys and not isinstance(row, BadRow):
+            keys.extend(row)
+        yield where, row

@@ -75,7 +75,9 @@ def _plan_lines(plan: "LaunchPlan") -> list[tuple[str, str]]:
     base = plan.checkpoint
     facts = f" ({base.architecture}, {millions(base.parameters)} parameters)" if base.parameters else ""
     summary = plan.data.summary
-    data = f": {summary.format}, {summary.rows:,} rows" if summary else " (on the Hub, not looked at)"
+    data = f": {summary.format}, {summary.usable:,} rows" if summary else " (on the Hub, not looked at)"
+    if summary and summary.unusable:
+        data += f", and {summary.unusable:,} that cannot be used"
     lines = [
         ("base", base.reference + facts),
         ("data", plan.data.reference + data),

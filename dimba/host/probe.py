@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dimba.contract import ENV_RUNS, absolute
+from dimba.contract import ENV_RUNS, SKIP_BAD_ROWS, absolute
 from dimba.errors import BadInput
 from dimba.formats import DataSummary, survey
 from dimba.host.checkpoint import look_at_checkpoint
@@ -37,7 +37,8 @@ def probe(
     """Looks at everything that `spec` names; problems become part of the facts, the plan judges them."""
     output = look_at_output(spec.output_dir, folder)
     checkpoint = look_at_checkpoint(spec.base_checkpoint, folder)
-    data = look_at_data(spec.dataset, folder, progress, spec.mode)
+    skip_bad = spec.trainer_args.get(SKIP_BAD_ROWS) is True
+    data = look_at_data(spec.dataset, folder, progress, spec.mode, skip_bad=skip_bad)
     return HostFacts(
         folder=folder,
         runs=runs_folder(folder),
@@ -63,8 +64,18 @@ def _unreadable(checkpoint: CheckpointFacts, data: DataFacts, output: OutputFact
     return tuple(file for file in files if not may_read(file, output.uid, output.gid))
 
 
-def look_at_data(dataset: Dataset, folder: Path, progress: Callable[[int], None], mode: str = "sft") -> DataFacts:
-    """Reads a local file whole, as the trainer will; a Hub id is taken as it is."""
+def look_at_data(
+    dataset: Dataset,
+    folder: Path,
+    progress: Callable[[int], None],
+    mode: str = "sft",
+    *,
+    skip_bad: bool = False,
+) -> DataFacts:
+    """Reads a local file whole, as the trainer will; a Hub id is taken as it is.
+
+    A row that cannot be used is a problem, unless `skip_bad`.
+    """
     if dataset.path is None:
         return DataFacts(reference=str(dataset.name), local=False)
     path = absolute(dataset.path, folder)
@@ -76,7 +87,17 @@ def look_at_data(dataset: Dataset, folder: Path, progress: Callable[[int], None]
         summary = _surveyed(path, dataset.columns, mode, progress)
     except BadInput as error:
         return DataFacts(reference=str(path), local=True, problem=error.message, hint=error.hint)
-    return DataFacts(reference=str(path), local=True, summary=summary)
+    problem, hint = ("", "") if skip_bad or not summary.unusable else _bad_rows(summary)
+    return DataFacts(reference=str(path), local=True, problem=problem, hint=hint, summary=summary)
+
+
+def _bad_rows(summary: DataSummary) -> tuple[str, str]:
+    """(problem, hint): the first ones, each with its line, and how many there are."""
+    lines = [f"{where}: {why}" for where, why in summary.bad]
+    if len(lines) > 1:
+        lines.append(f"{summary.unusable:,} of {summary.rows:,} rows cannot be used")
+    what = "correct the row or remove it" if summary.unusable == 1 else "correct these rows or remove them"
+    return "\n".join(lines), f"{what}, or train on the others with `trainer_args: {{{SKIP_BAD_ROWS}: true}}`"
 
 
 # A file that has not changed is read once a process: the wizard looks, plans and launches.

@@ -191,7 +191,7 @@ def _steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:
     if summary is None:
         return Steps(processes=processes, effective_batch=effective, per_epoch=None, total=training.max_steps)
     per_epoch = steps_per_epoch(
-        summary.rows * _samples_a_row(spec),
+        summary.usable * _samples_a_row(spec),
         batch_size=training.batch_size,
         accumulation=training.grad_accumulation_steps,
         processes=processes,

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from dimba.batching import default_learning_rate
+from dimba.contract import is_written_as_path
 
 Mode = Literal["sft", "grpo"]
 Method = Literal["full", "lora", "qlora"]
@@ -66,6 +67,13 @@ class Dataset(_Part):
     config: str | None = None
     split: str | None = None
     columns: dict[str, str] = Field(default_factory=dict, description="our column: yours")
+
+    @field_validator("name")
+    @classmethod
+    def _no_path(cls, value: str | None) -> str | None:
+        if value is not None and is_written_as_path(value):
+            raise ValueError(f"`{value}` is a file: use `dataset.path` for it; `name` is a Hub id")
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> "Dataset":

@@ -48,7 +48,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
 def _add_what(parser: argparse.ArgumentParser, *, output_required: bool) -> None:
     add = parser.add_argument
     add("--base-checkpoint", required=True, help="a folder in Hugging Face format, or a Hub id")
-    add("--dataset", required=True, help="a local file (.jsonl, .json), or a Hub id")
+    add("--dataset", required=True, help="a local file (.jsonl, .json, .csv, .parquet, .txt, also as .gz), or a Hub id")
     add("--dataset-config", help="the Hub data set's configuration")
     add("--dataset-split", help="the Hub data set's split (default: train)")
     add("--columns", nargs="+", default=[], metavar="OURS=YOURS", help="names of columns, such as prompt=question")

@@ -1,13 +1,18 @@
 """Looks at what the answers name: the checkpoint, the file, the Hub. Each is made once."""
 
 import os
+import re
+import shlex
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimba.contract import absolute, names_a_path
-from dimba.errors import BadInput
-from dimba.formats import UnknownFormat, read_rows, recognise
+from dimba.errors import BadInput, BadRow
+from dimba.files import Read, read_rows
+from dimba.formats import UnknownFormat, recognise
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
 from dimba.wizard.presets import CUSTOM, LOCAL, find_preset
@@ -164,38 +169,55 @@ def _check_first_row(state: State, value: str, named: Mapping[str, str]) -> None
 
 def with_flag(hint: str) -> str:
     """A hint for a spec as one for the wizard."""
-    return hint.replace("`dataset.columns: {prompt: …, response: …}`", "`--columns prompt=… response=…`")
+    return re.sub(r"`dataset\.columns: \{(.*?)\}`", _as_flag, hint)
 
 
-def data_columns(state: State) -> list[str]:
-    """The columns of the first row; empty where it cannot be had."""
+def _as_flag(columns: re.Match[str]) -> str:
+    pairs = columns[1].replace(": ", "=").split(", ")
+    return f"`--columns {' '.join(shlex.quote(pair) if ' ' in pair else pair for pair in pairs)}`"
+
+
+def example_row(state: State) -> Mapping[str, Any]:
+    """The first row; empty where it cannot be had."""
     if not is_local(state):
-        return list(chosen_on_hub(state).first or {})
+        return chosen_on_hub(state).first or {}
     try:
-        return list(first_row(absolute(reference(state), state.folder))[1])
+        return first_row(absolute(reference(state), state.folder))[1]
     except BadInput:
-        return []
+        return {}
 
 
-# A row may be long, and a .json file is read whole for its first one: asked for at each key that is typed.
+# A row may be long, and it is asked for at each key that is typed.
 _FIRST_ROWS: dict[object, tuple[str, dict[str, Any]]] = {}
+_ROWS_TRIED = 100
 
 
 def first_row(path: Path) -> tuple[str, dict[str, Any]]:
-    """(where, row) of a file's first row; raises BadInput."""
+    """(where, row) of a file's first row that is readable; raises BadInput."""
     name = (path, stamp(path))
     if name not in _FIRST_ROWS:
-        _FIRST_ROWS[name] = next(read_rows(path))
+        with closing(read_rows(path)) as rows:
+            _FIRST_ROWS[name] = _first_readable(rows)
     return _FIRST_ROWS[name]
+
+
+def _first_readable(rows: Read) -> tuple[str, dict[str, Any]]:
+    problem: BadRow | None = None
+    for where, row in islice(rows, _ROWS_TRIED):
+        if not isinstance(row, BadRow):
+            return where, row
+        problem = problem or row
+    assert problem is not None, "read_rows refuses a file without rows"
+    raise problem
 
 
 def needs_columns(state: State) -> bool:
     """Whether no known format fits, and there are columns to choose from."""
-    keys = [] if state.value("columns") else data_columns(state)
+    row = {} if state.value("columns") else example_row(state)
     try:
-        recognise(keys, {}, "", state.value("mode"))
+        recognise(row, {}, "", state.value("mode"))
     except UnknownFormat:
-        return len(keys) > 1
+        return len(row) > 1
     return False
 
 
@@ -204,4 +226,4 @@ def known_rows(state: State) -> int | None:
     if not is_local(state):
         return chosen_on_hub(state).rows
     summary = local_data(state, reference(state), columns(state)).summary
-    return summary.rows if summary else None
+    return summary.usable if summary else None

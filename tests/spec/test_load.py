@@ -79,6 +79,12 @@ def test_a_mistake_is_told_with_its_line_key_and_remedy(added: str, expected: st
     assert expected in complaint(SPARSE + added)
 
 
+@pytest.mark.parametrize("name", ["data/x", "./x", "x.jsonl", "owner/x.csv.gz", "~/x"])
+def test_a_file_is_no_name_of_a_data_set(name: str):
+    said = complaint(SPARSE.replace("{path: data.jsonl}", f"{{name: {name}}}"))
+    assert "job.yaml:4: dataset.name: " in said and f"`{name}` is a file: use `dataset.path`" in said
+
+
 def test_every_mistake_is_told_at_once():
     text = complaint("version: 2\nmode: dpo\ndataset: {}\nmethod: lora\nfoo: 1\n")
     assert len(text.splitlines()) == 5

@@ -337,6 +337,33 @@ def test_a_broken_row_is_named_with_its_line(place: Path, refused: Any):
     assert f"qa.jsonl:{len(QUESTIONS) + 1}: not valid JSON" in refused("--dataset", "qa.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("book.txt", "Once\n\nupon a time\n", "text, 2 rows"),
+        ("qa.csv", "question;answer\nQ;A\nQ;A\n", "question/answer, 2 rows"),
+        ("qa.json", '[{"instruction": "Q", "output": "A"}]', "instruction/output, 1 row"),
+    ],
+)
+def test_every_kind_of_file_is_looked_at(place: Path, dimba: Dimba, name: str, content: str, said: str):
+    (place / name).write_text(content, encoding="utf-8")
+    done = dimba("wizard", "--defaults", "--dataset", name, cwd=place)
+    assert done.returncode == 0 and f"{name}: {said}" in done.stderr, done.stderr
+
+
+def test_a_folder_names_the_data_files_that_it_holds(place: Path, refused: Any):
+    (place / "data").mkdir()
+    for name in ("b.csv", "a.jsonl.gz", "notes.md"):
+        (place / "data" / name).touch()
+    assert "it holds a.jsonl.gz, b.csv" in refused("--dataset", "data/")
+
+
+def test_two_formats_that_fit_are_refused_with_the_flags_to_give(place: Path, refused: Any):
+    write_rows(place / "two.jsonl", [{"text": "QA", "prompt": "Q", "response": "A"}])
+    said = " ".join(refused("--dataset", "two.jsonl").split())
+    assert "equally well" in said and "`--columns prompt=prompt response=response` or `--columns text=text`" in said
+
+
 def test_columns_that_no_format_has_are_refused_with_the_flag_to_give(place: Path, refused: Any):
     write_rows(place / "odd.jsonl", [{"ask": "a", "reply": "b"}])
     assert "--columns prompt=… response=…" in refused("--dataset", "odd.jsonl")

@@ -204,7 +204,7 @@ def test_what_goes_while_one_answers_is_said_and_not_a_traceback(wizard: Open, p
     terminal.send(ENTER)
     terminal.wait("❯ Q-LoRA")
     terminal.send(ENTER)
-    terminal.wait("No such file")
+    terminal.wait("does not exist")
     terminal.wait("❯ Q-LoRA")
     assert "Traceback" not in terminal.all()
 
@@ -223,6 +223,22 @@ def test_a_wrong_answer_is_explained_and_asked_again(wizard: Open, place: Path):
     assert "File: bad.jsonl" in terminal.shown(), "what was typed stands there to be mended"
     terminal.send(CTRL_U, "nope.jsonl", ENTER)
     terminal.wait("does not exist")
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [("book.txt", "plain text; the loss is on all of it"), ("loss.jsonl", "on 1 of 2 turns of the assistant")],
+)
+def test_the_first_example_says_what_of_it_carries_loss(wizard: Open, place: Path, file: str, told: str):
+    (place / "book.txt").write_text("Once\n\nupon a time\n")
+    said = [{"role": "assistant", "content": "A", "weight": 0}, {"role": "assistant", "content": "B"}]
+    write_rows(place / "loss.jsonl", [{"messages": [{"role": "user", "content": "Q"}, *said]}])
+    terminal = wizard()
+    to_data(terminal)
+    terminal.send(UP, ENTER)
+    terminal.wait("File:")
+    terminal.send(file, ENTER)
+    terminal.wait(told)
 
 
 def test_a_folder_of_checkpoints_leads_to_its_newest_whole_one(wizard: Open, place: Path):
@@ -254,7 +270,7 @@ def test_columns_are_asked_for_where_no_format_fits(wizard: Open, place: Path):
     terminal.send(DOWN, ENTER)
     terminal.wait("Which one answers?")
     terminal.send(ENTER)  # the number
-    terminal.wait("`response` is a number, expected text")
+    terminal.wait("`id` is a number, expected text")
     terminal.send(DOWN, ENTER)
     terminal.wait("prompt/response: 12 rows")
     terminal.wait("VRAM budget of one card")

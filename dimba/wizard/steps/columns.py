@@ -8,7 +8,7 @@ from dimba.formats import UnknownFormat, recognise
 from dimba.wizard.looks import (
     chosen_on_hub,
     columns,
-    data_columns,
+    example_row,
     is_local,
     local_data,
     needs_columns,
@@ -46,7 +46,7 @@ def _asks_columns(state: State) -> bool:
 
 
 def _column_choices(state: State) -> Sequence[Choice]:
-    return [Choice(name, name) for name in data_columns(state)]
+    return [Choice(name, name) for name in example_row(state)]
 
 
 def _answer_choices(state: State) -> Sequence[Choice]:

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from dimba.contract import absolute, names_a_path
+from dimba.contract import DATA_SUFFIXES, absolute, names_a_path
 from dimba.errors import BadInput
+from dimba.files import KINDS
 from dimba.formats import UnknownFormat, recognise
 from dimba.wizard.looks import (
     columns,
@@ -23,7 +25,6 @@ from dimba.wizard.state import State
 from dimba.wizard.steps.columns import COLUMN_QUESTIONS, recognise_on_hub
 from dimba.wizard.steps.sample import sample
 
-_LIVE_BYTES = 1 << 20
 _COLUMNS = ("prompt_column", "response_column")
 
 
@@ -34,7 +35,7 @@ def _menu(state: State) -> Sequence[Choice]:
     mode = state.value("mode")
     presets = [Choice(each.label, f"{n}  {_described(each, mode)}", each.label) for n, each in enumerate(PRESETS, 1)]
     custom = Choice(CUSTOM, f"{len(PRESETS) + 1}  custom Hub data set  by its id", "custom Hub data set")
-    local = Choice(LOCAL, f"{len(PRESETS) + 2}  local file           .jsonl, .json", "local file")
+    local = Choice(LOCAL, f"{len(PRESETS) + 2}  local file           {' '.join(DATA_SUFFIXES)}", "local file")
     return [*presets, custom, local]
 
 
@@ -87,14 +88,18 @@ def _parse_path(text: str, state: State) -> str:
     text = text.strip()
     path = absolute(text, state.folder)
     if not text or not os.path.exists(path):
-        near = [each.name for each in path.parent.glob("*.json*")] if text and path.parent.is_dir() else []
-        hint = f"in {path.parent}: {', '.join(sorted(near)[:5])}" if near else "give the path of a .jsonl or .json file"
+        near = _data_files(path.parent) if text and path.parent.is_dir() else []
+        hint = f"in {path.parent}: {', '.join(near[:5])}" if near else f"give the path of a file ({KINDS})"
         raise Wrong(f"data {path} does not exist" if text else "no file given", hint)
     if path.is_dir():
-        files = sorted(each.name for each in path.glob("*.json*"))
-        shown = f"it holds {', '.join(files[:5])}" if files else "give a .jsonl or .json file"
+        files = _data_files(path)
+        shown = f"it holds {', '.join(files[:5])}" if files else f"give a file ({KINDS})"
         raise Wrong(f"data {path} is a folder, not a file", shown)
     return text
+
+
+def _data_files(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir() if each.name.removesuffix(".gz").endswith(DATA_SUFFIXES))
 
 
 def _check_path(value: str, state: State) -> None:
@@ -105,11 +110,9 @@ def _check_path(value: str, state: State) -> None:
 def _live_path(text: str, state: State) -> str:
     path = absolute(text.strip(), state.folder)
     if not text.strip():
-        return "a .jsonl or .json file"
+        return f"a file: {KINDS}"
     if not path.is_file():
         return "a folder" if path.is_dir() else "nothing there yet"
-    if path.suffix == ".json" and path.stat().st_size > _LIVE_BYTES:
-        return f"{path.stat().st_size >> 20:,} MiB, read once you press Enter"
     try:
         where, row = first_row(path)
         return f"its first row: {recognise(row, {}, where, state.value('mode')).name}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dimba.contract import DEFAULT_CHAT_TEMPLATE, absolute
 from dimba.errors import BadInput, printable
-from dimba.formats import Message, as_messages, recognise
+from dimba.formats import Sample, as_sample, recognise
 from dimba.wizard.looks import chosen_on_hub, is_local, local_data
 from dimba.wizard.question import Said, counted
 from dimba.wizard.state import State
@@ -23,6 +23,7 @@ def sample(state: State, reference: str, columns: Mapping[str, str]) -> list[Sai
     if is_local(state):
         summary = local_data(state, reference, columns).summary
         assert summary is not None, "local_data refuses a file without rows"
+        assert summary.first is not None, "a file without one is refused too"
         rows = counted(summary.rows, "row")
         return [Said(f"{summary.format}: {rows}, all read", "good"), *_example(state, summary.first)]
     found = chosen_on_hub(state)
@@ -41,32 +42,41 @@ def _first_on_hub(state: State, found: "HubDataset", columns: Mapping[str, str],
         form = recognise(row, columns, where, mode)
         if set(form.columns) & set(found.truncated):
             return [Said(f"on the Hub: {form.name}, {rows}; the first is too long to be shown", "good")]
-        messages = as_messages(row, form, columns, where, mode)
+        first = as_sample(row, form, columns, where, mode)
     except BadInput as error:
         return [Said(f"on the Hub, {rows}; {error.message}", "warn")]
-    return [Said(f"on the Hub: {form.name}, {rows}; the first was looked at", "good"), *_example(state, messages)]
+    return [Said(f"on the Hub: {form.name}, {rows}; the first was looked at", "good"), *_example(state, first)]
 
 
-def _example(state: State, messages: "tuple[Message, ...] | list[Message]") -> list[Said]:
-    text, how = _as_seen(state, list(messages))
+def _example(state: State, example: Sample) -> list[Said]:
+    text, how = _as_seen(state, example)
     lines = [part for line in printable(text).splitlines() for part in textwrap.wrap(line, _WIDTH) or [""]]
     more = [Said(f"  … {len(lines) - _LINES} more lines", "dim")] if len(lines) > _LINES else []
     return [Said(f"The first example, {how}:", "dim"), *(Said(f"  {line}") for line in lines[:_LINES]), *more]
 
 
-def _as_seen(state: State, messages: list[Message]) -> tuple[str, str]:
+def _as_seen(state: State, example: Sample) -> tuple[str, str]:
     """(text, how it was made): by the checkpoint's own chat template where that is at hand."""
+    if example.text is not None:
+        return example.text, "plain text; the loss is on all of it"
     base = absolute(state.value("base_checkpoint") or "", state.folder)
     try:
         from dimba.host.chat_template import render_chat
 
-        text = render_chat(Path(base), messages, DEFAULT_CHAT_TEMPLATE) if base.is_dir() else None
+        text = render_chat(Path(base), list(example.messages), DEFAULT_CHAT_TEMPLATE) if base.is_dir() else None
     except BadInput as error:
-        return _turns(messages), f"turn by turn; {error.message}"
+        return _turns(example), f"turn by turn; {error.message}"
     if text is None:
-        return _turns(messages), "turn by turn (the chat template is applied where it trains)"
-    return text, "as the model will see it; the loss is on the assistant's turns"
+        return _turns(example), "turn by turn (the chat template is applied where it trains)"
+    return text, f"as the model will see it; {_loss(example)}"
 
 
-def _turns(messages: list[Message]) -> str:
-    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+def _loss(example: Sample) -> str:
+    spoken = [n for n, message in enumerate(example.messages) if message["role"] == "assistant"]
+    if all(example.trained[n] for n in spoken):
+        return "the loss is on the assistant's turns"
+    return f"the loss is on {sum(example.trained)} of {counted(len(spoken), 'turn')} of the assistant"
+
+
+def _turns(example: Sample) -> str:
+    return "\n".join(f"{message['role']}: {message['content']}" for message in example.messages)

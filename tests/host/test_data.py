@@ -1,0 +1,45 @@
+"""A look at a data file: what it holds, and which of its rows cannot be used."""
+
+from pathlib import Path
+
+import pytest
+
+from dimba.host.facts import DataFacts
+from dimba.host.probe import look_at_data
+from dimba.spec import Dataset
+from tests.conftest import QUESTIONS, write_rows
+
+
+def look(path: Path, *, skip_bad: bool = False) -> DataFacts:
+    return look_at_data(Dataset(path=str(path)), path.parent, lambda _rows: None, skip_bad=skip_bad)
+
+
+def test_a_good_file_has_no_problem(tmp_path: Path):
+    facts = look(write_rows(tmp_path / "data.jsonl", QUESTIONS))
+    assert not facts.problem and facts.summary and facts.summary.usable == len(QUESTIONS)
+
+
+def test_bad_rows_are_a_problem_with_their_lines_and_the_way_on(tmp_path: Path):
+    path = write_rows(tmp_path / "data.jsonl", [*QUESTIONS, *[{"question": "Q"}] * 7])
+    facts = look(path)
+    first, *others = facts.problem.splitlines()
+    assert first == f"{path}:13: no `answer` here, unlike the first row (format `question/answer`)"
+    assert [line.split(": ")[0] for line in others[:4]] == [f"{path}:{n}" for n in range(14, 18)]
+    assert others[4:] == ["7 of 19 rows cannot be used"]
+    assert "correct these rows" in facts.hint and "`trainer_args: {skip-bad-rows: true}`" in facts.hint
+
+
+def test_bad_rows_are_skipped_when_told_so(tmp_path: Path):
+    facts = look(write_rows(tmp_path / "data.jsonl", [*QUESTIONS, {"question": "Q"}]), skip_bad=True)
+    assert not facts.problem and facts.summary
+    assert (facts.summary.usable, facts.summary.unusable) == (12, 1)
+
+
+def test_a_file_without_a_usable_row_is_a_problem_even_then(tmp_path: Path):
+    assert "is blank" in look(write_rows(tmp_path / "a.jsonl", [{"text": ""}]), skip_bad=True).problem
+
+
+@pytest.mark.parametrize("name", ["missing.csv", "."])
+def test_what_is_no_file_is_a_problem(tmp_path: Path, name: str):
+    facts = look(tmp_path / name)
+    assert facts.problem and "dataset.path" in facts.hint

@@ -1,0 +1,90 @@
+"""Rows as the trainers get them: from a file, and from the Hub by a stand-in of its library."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dimba.errors import BadInput, BadRow
+from dimba.formats import Sample
+from dimba.trainers.rows import available_memory, read_chats, read_samples
+from tests.conftest import QUESTIONS, write_rows
+
+CHAT = {"messages": {"role": ["user", "assistant"], "content": ["Q", "A"]}}
+
+
+class StandIn:
+    """What is asked of `datasets`: `size` bytes of `rows`."""
+
+    exceptions = SimpleNamespace(DatasetsError=type("DatasetsError", (Exception,), {}))
+
+    def __init__(self, rows: list[dict[str, Any]], size: int) -> None:
+        self.rows, self.size = rows, size
+        self.asked: dict[str, Any] = {}
+
+    def load_dataset_builder(self, name: str, config: str | None) -> Any:
+        split = SimpleNamespace(num_bytes=self.size)
+        return SimpleNamespace(info=SimpleNamespace(splits={"train": split}, dataset_size=self.size))
+
+    def load_dataset(self, name: str, config: str | None, **options: Any) -> Any:
+        if name == "no/body":
+            raise self.exceptions.DatasetsError("nobody is there\nat all")
+        self.asked = {"name": name, "config": config, **options}
+        return self.rows
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch):
+    def put(rows: list[dict[str, Any]], size: int = 1000) -> StandIn:
+        library = StandIn(rows, size)
+        monkeypatch.setitem(sys.modules, "datasets", library)
+        return library
+
+    return put
+
+
+def test_samples_of_a_file_come_with_their_lines_and_bad_rows_in_place(tmp_path: Path):
+    path = write_rows(tmp_path / "data.jsonl", [QUESTIONS[0], {"question": "Q"}, QUESTIONS[1]])
+    form, samples = read_samples(str(path), None, None, {})
+    first, second, third = samples
+    assert form.name == "question/answer"
+    assert isinstance(first[1], Sample) and isinstance(third[1], Sample)
+    assert second[0] == f"{path}:2" and isinstance(second[1], BadRow)
+
+
+def test_chats_end_at_the_first_bad_row(tmp_path: Path):
+    path = write_rows(tmp_path / "data.jsonl", [QUESTIONS[0], {"question": "Q"}])
+    chats = read_chats(str(path), config=None, split=None, columns={})
+    assert [message["role"] for message in next(chats)[1]] == ["user", "assistant"]
+    with pytest.raises(BadRow, match=r"data.jsonl:2: no `answer`"):
+        next(chats)
+
+
+def test_turns_in_the_older_layout_of_the_hub_are_read(hub):
+    library = hub([CHAT, CHAT])
+    _, samples = read_samples("own/chats", "main", None, {})
+    where, sample = next(samples)
+    assert where == "own/chats[train] row 1" and isinstance(sample, Sample)
+    assert [message["content"] for message in sample.messages] == ["Q", "A"]
+    assert library.asked == {"name": "own/chats", "config": "main", "split": "train", "streaming": False}
+
+
+@pytest.mark.parametrize(("size", "split", "streams"), [(1 << 60, "train", True), (1 << 60, "train[:9%]", False)])
+def test_what_is_larger_than_the_memory_is_streamed(hub, size: int, split: str, streams: bool):
+    library = hub([CHAT], size)
+    read_samples("own/chats", None, split, {})
+    assert library.asked["streaming"] is streams and 0 < available_memory() < size
+
+
+def test_a_data_set_that_the_hub_refuses_is_told_in_a_line(hub):
+    hub([])
+    with pytest.raises(BadInput, match=r"data set `no/body`, split `train`: nobody is there\n"):
+        read_samples("no/body", None, None, {})
+
+
+def test_a_data_set_without_rows_is_refused(hub):
+    hub([])
+    with pytest.raises(BadInput, match="no rows"):
+        read_samples("own/chats", None, None, {})
