@@ -102,8 +102,10 @@ def _marked_text(content: str, turn: int, *, thinks: bool) -> str:
 
 def _piece_starts(content: str) -> list[int]:
     """Where the content begins, behind a leading tag, and where it goes on behind each later one."""
-    end = len(content.rstrip())
     first = len(content) - len(content.lstrip())
+    if "think>" not in content:
+        return [first]
+    end = len(content.rstrip())
     starts = sorted({match.end() for match in _THINK.finditer(content) if match.end() < end})
     leading = _THINK.match(content)
     return starts if leading and starts else [first, *(start for start in starts if start > first)]

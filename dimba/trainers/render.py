@@ -24,7 +24,8 @@ class Renderer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._now = datetime.datetime.now()
+        now = datetime.datetime.now()
+        self._stopped = type("Stopped", (), {"now": staticmethod(lambda *_: now)})
         self._special = {**tokenizer.special_tokens_map}
         self._typed = False
         self._typed = self._wants_typed_parts()
@@ -100,8 +101,8 @@ class Renderer:
         from transformers.utils import chat_template_utils
 
         # `strftime_now` looks the class up in its module at each call.
-        real, now = chat_template_utils.datetime, self._now
-        chat_template_utils.datetime = type("Stopped", (), {"now": staticmethod(lambda *_: now)})
+        real = chat_template_utils.datetime
+        chat_template_utils.datetime = self._stopped
         try:
             yield
         finally:

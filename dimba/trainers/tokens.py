@@ -1,8 +1,7 @@
-"""Rendered rows to token ids and a mask, many at a time: one call of the tokenizer, then arrays."""
+"""Rendered rows to token ids and a mask, many at a time: one call of the tokenizer, which knows where each lies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -40,29 +39,10 @@ class Rendered:
     altered: int = 0
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Ids and character offsets of all rows in one line: row n has tokens `bounds[n]` to `bounds[n + 1]`."""
-
-    rows: Sequence[Rendered]
-    ids: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-    bounds: np.ndarray
-    shifts: np.ndarray  # where each row's text begins, were all texts one
-
-
 def encode_chats(backend: Any, rows: Sequence[Rendered]) -> list[Example | Unmaskable]:
     """Each chat's tokens, or why they cannot be told apart; the text has its special tokens, so none are added."""
-    if not rows:
-        return []
-    batch = _tokenised(backend, rows)
-    trained, refused = _trained(batch)
-    trained[batch.bounds[:-1][batch.bounds[:-1] < len(trained)]] = False  # nothing predicts a first token
-    return [
-        refused.get(row) or Example(batch.ids[first:last], trained[first:last])
-        for row, (first, last) in enumerate(zip(batch.bounds, batch.bounds[1:], strict=False))
-    ]
+    encodings = backend.encode_batch([row.text for row in rows], add_special_tokens=False)
+    return [_chat_example(encoding, row) for encoding, row in zip(encodings, rows, strict=True)]
 
 
 def encode_texts(tokenizer: Any, rows: Sequence[Rendered]) -> list[Example]:
@@ -81,37 +61,29 @@ def _text_example(ids: list[int], bos: int | None, eos: int) -> Example:
     return Example(np.array(ids, dtype=np.int32), trained)
 
 
-def _tokenised(backend: Any, rows: Sequence[Rendered]) -> _Batch:
-    encodings = backend.encode_batch([row.text for row in rows], add_special_tokens=False)
-    lengths = np.array([len(encoding) for encoding in encodings])
-    bounds = np.concatenate(([0], np.cumsum(lengths)))
-    # One more than each length, so that a row's last token and the next row's first lie apart.
-    shifts = np.concatenate(([0], np.cumsum([len(row.text) + 1 for row in rows])))[:-1]
-    ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, bounds[-1])
-    pairs = chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings))
-    offsets = np.fromiter(pairs, np.int64, 2 * bounds[-1]).reshape(-1, 2) + np.repeat(shifts, lengths)[:, None]
-    return _Batch(rows, ids, offsets[:, 0], offsets[:, 1], bounds, shifts)
+def _chat_example(encoding: Any, row: Rendered) -> Example | Unmaskable:
+    trained = np.zeros(len(encoding), dtype=bool)
+    for start, end in row.spans or ():
+        first, last = _tokens(encoding, start, end)
+        skipped = _skipped(row.text, encoding.token_to_chars(first)[0], start, encoding.token_to_chars(first)[1])
+        if skipped is None:
+            return Unmaskable(row.where, _STRADDLES)
+        if row.text[end : encoding.token_to_chars(last)[1]].strip():
+            return Unmaskable(row.where, _OVERRUNS)
+        trained[first + skipped : last + 1] = True
+    trained[:1] = False  # nothing predicts a first token
+    return Example(np.array(encoding.ids, dtype=np.int32), trained)
 
 
-def _trained(batch: _Batch) -> tuple[np.ndarray, dict[int, Unmaskable]]:
-    """Which tokens carry loss, and what is refused: a token that is both asked with and said has no right side."""
-    trained = np.zeros(len(batch.ids), dtype=bool)
-    refused: dict[int, Unmaskable] = {}
-    spans = [(row, *span) for row, each in enumerate(batch.rows) for span in each.spans or ()]
-    if not spans:
-        return trained, refused
-    table = np.array(spans)
-    firsts, lasts = table[:, 1] + batch.shifts[table[:, 0]], table[:, 2] + batch.shifts[table[:, 0]]
-    lows = np.searchsorted(batch.ends, firsts, side="right")
-    highs = np.searchsorted(batch.starts, lasts, side="left")
-    for (row, start, end), low, high in zip(spans, lows.tolist(), highs.tolist(), strict=True):
-        text, shift = batch.rows[row].text, int(batch.shifts[row])
-        skipped = _skipped(text, int(batch.starts[low]) - shift, start, int(batch.ends[low]) - shift)
-        if skipped is None or text[end : int(batch.ends[high - 1]) - shift].strip():
-            refused[row] = Unmaskable(batch.rows[row].where, _STRADDLES if skipped is None else _OVERRUNS)
-            continue
-        trained[low + skipped : high] = True
-    return trained, refused
+def _tokens(encoding: Any, start: int, end: int) -> tuple[int, int]:
+    """The first and the last token of text[start:end]; white space may be in none, a character in several."""
+    found = (encoding.char_to_token(at) for at in range(start, end))
+    first = next(token for token in found if token is not None)
+    found = (encoding.char_to_token(at) for at in range(end - 1, start - 1, -1))
+    last = next(token for token in found if token is not None)
+    while last + 1 < len(encoding) and encoding.token_to_chars(last + 1)[0] < end:
+        last += 1
+    return first, last
 
 
 def _skipped(text: str, token_start: int, start: int, token_end: int) -> int | None:
