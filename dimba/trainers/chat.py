@@ -8,9 +8,10 @@ from dimba.contract import DEFAULT_CHAT_TEMPLATE
 from dimba.errors import BadInput
 from dimba.formats import BadRow, Sample
 from dimba.trainers.marks import called, has_marks
-from dimba.trainers.masks import Chat, Masker, Span
+from dimba.trainers.masks import Masker, Span
 from dimba.trainers.render import Messages, Renderer, Unmaskable
 from dimba.trainers.tokens import IGNORED, Example, Rendered, encode_chats, encode_texts
+from dimba.trainers.turns import Chat
 
 __all__ = ["IGNORED", "ChatEncoder", "Example", "Rendered", "Unmaskable", "encode", "prepare_tokenizer"]
 
@@ -111,11 +112,23 @@ class ChatEncoder:
         if text != chat.text or len(spans) != len(turns):
             return []
         ended = [self._ended(text, *spans[turns.index(place)]) for place in wanted]
+        ended = [
+            span if span and not self._has_header(chat, place, span) else None
+            for place, span in zip(wanted, ended, strict=True)
+        ]
         whole = all(
             span and all(said in text[slice(*span)] for said in _said(chat.messages[place]))
             for place, span in zip(wanted, ended, strict=True)
         )
         return [span for span in ended if span] if whole else []
+
+    def _has_header(self, chat: Chat, place: int, span: Span) -> bool:
+        """Whether the marks take in the words that ask for the turn, as some do."""
+        before = chat.messages[:place]
+        plain = self._masker.render.text(before, chat.tools, chat.where)
+        asking = self._masker.render.text(before, chat.tools, chat.where, ask=True)
+        header = asking.removeprefix(plain).strip()
+        return bool(header) and chat.text[slice(*span)].lstrip().startswith(header)
 
     def _ended(self, text: str, start: int, end: int) -> Span | None:
         special = self._masker.special

@@ -4,7 +4,7 @@ A render whose text without the marks is the real text proves that they changed 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import Any
@@ -44,12 +44,9 @@ def read(marked: str) -> tuple[str, list[Mark]]:
     return "".join(pieces[0::4]), marks
 
 
-def mark(messages: Sequence[dict[str, Any]], *, only_assistants: bool = False) -> list[dict[str, Any]]:
-    """The messages with marks around what each says and around each text of a tool call."""
-    return [
-        _marked(message, turn) if not only_assistants or message["role"] == "assistant" else message
-        for turn, message in enumerate(messages)
-    ]
+def mark(messages: Sequence[dict[str, Any]], turns: Collection[int], *, tags: bool) -> list[dict[str, Any]]:
+    """The messages with marks around what these turns say and call, and before leading tags where `tags`."""
+    return [_marked(message, turn, tags) if turn in turns else message for turn, message in enumerate(messages)]
 
 
 def expected(message: dict[str, Any]) -> tuple[int, int]:
@@ -77,11 +74,11 @@ def called(message: dict[str, Any]) -> list[str]:
     return texts
 
 
-def _marked(message: dict[str, Any], turn: int) -> dict[str, Any]:
+def _marked(message: dict[str, Any], turn: int, tags: bool) -> dict[str, Any]:
     marked = dict(message)
     content = message.get("content")
     if isinstance(content, str) and content.strip():
-        marked["content"] = _marked_text(content, turn, thinks=message["role"] == "assistant")
+        marked["content"] = _marked_text(content, turn, thinks=message["role"] == "assistant", tags=tags)
     if message.get("tool_calls"):
         number = count()
         marked["tool_calls"] = _each_text(
@@ -91,12 +88,12 @@ def _marked(message: dict[str, Any], turn: int) -> dict[str, Any]:
     return marked
 
 
-def _marked_text(content: str, turn: int, *, thinks: bool) -> str:
+def _marked_text(content: str, turn: int, *, thinks: bool, tags: bool) -> str:
     # Inside the white space at both ends, which templates may strip.
     blank, end = len(content) - len(content.lstrip()), len(content.rstrip())
     starts = _piece_starts(content) if thinks else [blank]
     pieces = [_mark(turn, STARTS, n) + content[at:to] for n, (at, to) in enumerate(pairwise([*starts, end]))]
-    tag = _mark(turn, TAG, 0) + content[blank : starts[0]] if starts[0] > blank else ""
+    tag = _mark(turn, TAG, 0) + content[blank : starts[0]] if tags and starts[0] > blank else content[blank : starts[0]]
     return "".join([content[:blank], tag, *pieces, _mark(turn, ENDS, 0), content[end:]])
 
 

@@ -6,46 +6,21 @@ header is looked for there and nowhere else, and so is its end: what somebody sa
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dimba.formats import BadRow
 from dimba.trainers import marks
-from dimba.trainers.marks import CALLS, ENDS, TAG, Mark
-from dimba.trainers.render import Messages, Renderer, Unmaskable
+from dimba.trainers.marks import Mark
+from dimba.trainers.render import Renderer
+from dimba.trainers.turns import DROPS, Chat, Turn, turn_at
 
 Span = tuple[int, int]
 
-_DROPS = "it changes or drops what the assistant said"
+_LONG = 400  # text between two turns that is not worth remembering
 _NEVER_ENDS = "it ends the assistant's turn with no special token, so the model would never stop"
 _TAGS = re.compile(r"(?:\s|</?think>)*")
 _TAGS_AT_END = re.compile(r"(?:\s|</?think>)+$")
-
-
-@dataclass(frozen=True)
-class Chat:
-    """A chat being masked; `text` is its render."""
-
-    messages: Messages
-    tools: Any
-    where: str
-    text: str = ""
-
-    def refused(self, why: str) -> Unmaskable:
-        """The reason as an exception."""
-        return Unmaskable(self.where, why)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Where one assistant turn lies: template's text, what it says from `first` to `last`, template's text."""
-
-    index: int
-    before: int
-    first: int
-    last: int
-    next: int
-    altered: bool
 
 
 @dataclass
@@ -61,20 +36,23 @@ class Masker:
 
     def spans(self, chat: Chat, wanted: Sequence[int]) -> tuple[list[Span], int]:
         """(start, end) in the text of each wanted turn, and how many of them show only in part."""
-        found = self._marks(chat)
-        turns = [_turn(chat, found, index) for index in wanted]
+        chat, found = self._marks(chat)
+        turns = [turn_at(chat, found, index) for index in wanted]
         return [self._span(chat, turn) for turn in turns], sum(turn.altered for turn in turns)
 
-    def _marks(self, chat: Chat) -> list[Mark]:
-        for only_assistants in (False, True):
-            marked = marks.mark(chat.messages, only_assistants=only_assistants)
+    def _marks(self, chat: Chat) -> tuple[Chat, list[Mark]]:
+        """The marks that change nothing: of all messages, or of the assistant's where others' are looked into."""
+        everybody = range(len(chat.messages))
+        assistants = [turn for turn in everybody if chat.messages[turn]["role"] == "assistant"]
+        for turns, tags in ((everybody, True), (everybody, False), (assistants, True), (assistants, False)):
+            marked = marks.mark(chat.messages, turns, tags=tags)
             try:
                 text, found = marks.read(self.render.text(marked, chat.tools, chat.where))
             except BadRow:
                 continue
             if text == chat.text:
-                return found
-        raise chat.refused(_DROPS)
+                return replace(chat, unmarked=len(turns) < len(everybody)), found
+        raise chat.refused(DROPS)
 
     def _span(self, chat: Chat, turn: Turn) -> Span:
         start = self._start(chat, turn)
@@ -86,12 +64,14 @@ class Masker:
     def _start(self, chat: Chat, turn: Turn) -> int:
         asks_alike = self._asks_alike(chat, turn)
         header = asks_alike or ""
-        start = _behind(header, chat.text, turn)
+        start = _behind(header, chat, turn)
         if start is not None:
             return start
         gap = chat.text[turn.before : turn.first]
         key = (_kinds(chat, turn.index - 1, turn.index), gap)
-        if asks_alike is None or key not in self.starts:
+        if asks_alike is None or len(gap) > _LONG:
+            return self._start_by_asking(chat, turn)
+        if key not in self.starts:
             self.starts[key] = self._start_by_asking(chat, turn) - turn.first
         return turn.first + self.starts[key]
 
@@ -124,12 +104,12 @@ class Masker:
         asked = chat.text.startswith(asking) and turn.before <= len(asking) < turn.last
         if asked and (header.strip() or not between.strip()):
             return len(asking)
-        start = _behind(header, chat.text, turn)
+        start = _behind(header, chat, turn)
         if start is None and follows and header.startswith(between) and (between.strip() or not header.strip()):
             start = turn.first  # the template asks with more than history shows: an opening tag
         if start is None:
             calls = bool(chat.messages[turn.index].get("tool_calls"))
-            start = _behind_tags(header, chat.text, turn, calls=calls)
+            start = _behind_tags(header, chat, turn, calls=calls)
         if start is not None:
             return start
         if not header.strip() and between.strip():
@@ -140,6 +120,8 @@ class Masker:
         """(start, end) of the end token behind the turn's last word."""
         rest = chat.text[turn.last : turn.next]
         key = (_kinds(chat, turn.index, turn.index + 1), rest, bool(chat.messages[turn.index].get("tool_calls")))
+        if len(rest) > _LONG:
+            return self._proven_end(chat, turn, rest)
         if key not in self.ends:
             self.ends[key] = self._proven_end(chat, turn, rest)
         return self.ends[key]
@@ -149,14 +131,12 @@ class Masker:
         if chat.messages[turn.index].get("tool_calls"):
             return self._call_end(chat, turn, rest, other)
         here = _run(self.special, rest)
-        if other is None:
-            ends = here
-        else:
-            there = _run(self.special, other)
-            ends = [span for span, same in zip(here, there, strict=False) if rest[: span[1]] == other[: same[1]]]
-            is_last = turn.index == len(chat.messages) - 1
-            if not ends and (is_last or (there and len(here) > 1)):
-                ends = here[:1]  # a token of its own for the last turn of a chat
+        there = _run(self.special, other or "")
+        ends = [span for span, same in zip(here, there, strict=False) if rest[: span[1]] == (other or "")[: same[1]]]
+        is_last = turn.index == len(chat.messages) - 1
+        if not ends and (is_last or (there and len(here) > 1)):
+            # The last turn of a chat may have a token of its own; where nothing may follow, all that is there ends it.
+            ends = here if other is None else here[:1]
         if not ends:
             raise chat.refused(_NEVER_ENDS)
         return ends[0][0], ends[-1][1]
@@ -190,72 +170,34 @@ class Masker:
         is_last = turn.index == len(chat.messages) - 1
         more = [{"role": "user", "content": "Go on."}] if is_last else []
         messages = [*chat.messages[: turn.index + 1], *more]
+        marked = marks.mark(messages, [turn.index], tags=False)
         try:
-            text, found = marks.read(self.render.text(marks.mark(messages), chat.tools, chat.where))
-            other = _turn(Chat(messages, chat.tools, chat.where, text), found, turn.index)
+            text, found = marks.read(self.render.text(marked, chat.tools, chat.where))
+            other = turn_at(Chat(messages, chat.tools, chat.where, text), found, turn.index)
         except BadRow:
             return None
         return text[other.last : other.next]
 
 
-def _turn(chat: Chat, found: Sequence[Mark], index: int) -> Turn:
-    message = chat.messages[index]
-    own = _own_marks(chat, found, index)
-    content = [mark for mark in own if mark.kind != CALLS]
-    contents, calls = marks.expected(message)
-    if len(own) - len(content) != calls:
-        raise chat.refused("it drops what the assistant calls")
-    if not calls and (not content or content[-1].kind != ENDS or content[0].kind == ENDS):
-        raise chat.refused(_DROPS)
-    first, last = own[0].at, own[-1].at
-    if not chat.text[first:last].strip():
-        raise chat.refused(_DROPS)
-    others = [mark.at for mark in found if mark.turn != index]
-    before = max((at for at in others if at <= first), default=0)
-    following = min((at for at in others if at >= last), default=len(chat.text))
-    shown = sum(mark.kind != TAG for mark in content)
-    altered = shown != contents or _reads_otherwise(chat.text, content, message)
-    return Turn(index, before, first, last, following, altered)
-
-
-def _own_marks(chat: Chat, found: Sequence[Mark], index: int) -> list[Mark]:
-    """The turn's marks in the order of the text; a call's name may come again with the tool's answer."""
-    own: dict[tuple[str, int], Mark] = {}
-    for mark in found:
-        if mark.turn == index and own.setdefault((mark.kind, mark.number), mark) is not mark and mark.kind != CALLS:
-            raise chat.refused("it shows what the assistant said twice")
-    ordered = list(own.values())
-    if any(mark.turn != index and ordered[0].at < mark.at < ordered[-1].at for mark in (found if ordered else ())):
-        raise chat.refused("it mixes what the assistant said with other turns")
-    return ordered
-
-
-def _reads_otherwise(text: str, content: Sequence[Mark], message: dict[str, Any]) -> bool:
-    if not content:
-        return False
-    shown, meant = text[content[0].at : content[-1].at], marks.said(message, content[0])
-    return shown != meant and "".join(shown.split()) != "".join(meant.split())
-
-
-def _behind(header: str, text: str, turn: Turn) -> int | None:
+def _behind(header: str, chat: Chat, turn: Turn) -> int | None:
     """The place behind the header, where it begins exactly once between the content before and this one."""
-    if not header.strip():
+    if not header.strip() or chat.hides(header, turn.index):
         return None
-    window = text[turn.before : min(turn.first + len(header) - 1, turn.last)]
+    window = chat.text[turn.before : min(turn.first + len(header) - 1, turn.last)]
     at = window.find(header)
     if at < 0 or turn.before + at >= turn.first or 0 <= window.find(header, at + 1) < turn.first - turn.before:
         return None
     return turn.before + at + len(header)
 
 
-def _behind_tags(header: str, text: str, turn: Turn, *, calls: bool) -> int | None:
+def _behind_tags(header: str, chat: Chat, turn: Turn, *, calls: bool) -> int | None:
     """The place behind the header where only the tags of reasoning in it are others than history has.
 
     What the template writes between these tags and a call is part of the call.
     """
     core = _TAGS_AT_END.sub("", header)
-    gap = text[turn.before : turn.first]
-    if not core or gap.count(core) != 1:
+    gap = chat.text[turn.before : turn.first]
+    if not core or chat.hides(core, turn.index) or gap.count(core) != 1:
         return None
     at = gap.index(core) + len(core)
     tags = _TAGS.match(gap, at)

@@ -4,6 +4,7 @@ What each says is made of random words that occur once, so that an oracle need n
 words of the trained turns must be in what is decoded, and nobody else's may be.
 """
 
+import json
 import random
 import re
 from dataclasses import dataclass
@@ -17,9 +18,28 @@ from dimba.formats import BadRow, Sample
 from dimba.trainers.chat import ChatEncoder, Unmaskable
 
 LITERALS = re.compile(r"<\|[\w ]+\|?>|<[\w]+\|>|<｜[^｜<>]+｜>|<(?:start|end)_of_\w+>|\[/?INST\]")
-TOOLS = ({"type": "function", "function": {"name": "look", "description": "Looks up.", "parameters": {
-    "type": "object", "properties": {"key": {"type": "string", "description": "What."}}, "required": ["key"]}}},)  # fmt: skip
+KEY = {"type": "object", "properties": {"key": {"type": "string", "description": "What."}}, "required": ["key"]}
+TOOLS = ({"type": "function", "function": {"name": "look", "description": "Looks up.", "parameters": KEY}},)
 HEADER_WORDS = {"user", "assistant", "system", "model", "human", "tool", "ipython"}
+
+NO_CALLS = """cohere cohere2 cohere2_training cohere_training deepseek_r1_distill deepseek_r1_distill_training gemma
+    gemma3 gemma3_training gemma_training idefics3 idefics3_training lfm2 lfm2_training llama3 llama3_training llava_next
+    llava_next_training phi3 phi3_5 phi3_5_training phi3_training qwen2_5_vl qwen2_5_vl_training smolvlm
+    smolvlm_training""".split()
+# It ends no turn (the next one's header does), its marked twin is masked by its own marks.
+NEVER_ENDS = ["glm4moe"]
+# What each kind of conversation is refused by; everything else is masked.
+REFUSED = {
+    "system": ["gemma", "gemma_training"],  # they raise
+    "calls": NO_CALLS,  # the template shows no calls
+    "tools": [*NO_CALLS, "diffusion_gemma", "diffusion_gemma_training"],  # a header that these do not ask with
+    "twice": [
+        *["cohere", "cohere2", "cohere2_training", "cohere_training"],  # they raise, as the next four
+        *["gemma", "gemma3", "gemma3_training", "gemma_training"],
+        *["diffusion_gemma", "diffusion_gemma_training"],  # they run the two turns together, as the next four
+        *["gemma4", "gemma4_v3", "gemma4_v4", "gemma4_v5"],
+    ],
+}
 
 
 @cache
@@ -75,8 +95,10 @@ def turn(role: str, content: str | None = None, **more: Any) -> dict[str, Any]:
     return {"role": role, "content": words() if content is None else content, **more}
 
 
-def call() -> dict[str, Any]:
-    function = {"name": "look", "arguments": {"key": words()}}
+def call(name: str = "") -> dict[str, Any]:
+    said: dict[str, str] = {"key": words()}
+    # That family joins the arguments as text.
+    function = {"name": "look", "arguments": json.dumps(said) if name.startswith("deepseek") else said}
     return turn("assistant", "", tool_calls=[{"type": "function", "id": "abcdefghi", "function": function}])
 
 
@@ -85,17 +107,16 @@ class Conversation:
     name: str
     messages: tuple[dict[str, Any], ...]
     tools: Any = None
-    plain: bool = True  # a template has no excuse to refuse it
 
 
-def conversations() -> list[Conversation]:
+def conversations(name: str = "") -> list[Conversation]:
     ask, say = (lambda: turn("user")), (lambda: turn("assistant"))
     fake = "<|im_end|>\n<|im_start|>assistant\n<|assistant|>\n<start_of_turn>model\n[/INST]</s>"
     thought = f"<think>\n{words()}\n</think>\n\n"
     return [
         Conversation("single", (ask(), say())),
         Conversation("several", (ask(), say(), ask(), say(), ask(), say())),
-        Conversation("system", (turn("system"), ask(), say(), ask(), say()), plain=False),
+        Conversation("system", (turn("system"), ask(), say(), ask(), say())),
         Conversation("spaces", (turn("user", f" {words()}\n"), turn("assistant", f"\n  {words()} \n\n"), ask(), say())),
         Conversation("fakes asked", (turn("user", f"{words()} {fake} {words()}"), say(), ask(), say())),
         Conversation("fakes said", (ask(), turn("assistant", f"{words()} {fake} {words()}"), ask(), say())),
@@ -103,15 +124,15 @@ def conversations() -> list[Conversation]:
         Conversation("thought before", (ask(), turn("assistant", thought + words()), ask(), say())),
         Conversation("unicode", (turn("user", f"日本語 🎉 {words()}"), turn("assistant", f"é🎉\r\n{words()} ñ"))),
         Conversation("ends asking", (ask(), say(), ask())),
-        Conversation("tools", (ask(), call(), turn("tool", name="look"), say()), TOOLS, plain=False),
-        Conversation("calls last", (ask(), call()), TOOLS, plain=False),
-        Conversation("twice", (ask(), say(), say()), plain=False),
+        Conversation("tools", (ask(), call(name), turn("tool", name="look"), say()), TOOLS),
+        Conversation("calls", (ask(), call(name)), TOOLS),
+        Conversation("twice", (ask(), say(), say())),
     ]
 
 
 def said_words(message: dict[str, Any], *, without_thought: bool = False) -> set[str]:
     content = message["content"].rpartition("</think>")[2] if without_thought else message["content"]
-    called = "".join(each["function"]["arguments"]["key"] for each in message.get("tool_calls", ()))
+    called = "".join(str(each["function"]["arguments"]) for each in message.get("tool_calls", ()))
     return set(re.findall(r"[a-z]{8}", f"{content} {called}"))
 
 
@@ -154,7 +175,44 @@ def prove(tokenizer: Any, talk: Conversation, rendered: Any, example: Any) -> No
 
 def check_borders(tokenizer: Any, talk: Conversation, example: Any, found: list[tuple[int, int]]) -> None:
     special = set(tokenizer.all_special_ids)
-    for first, last in found:
+    turns = [at for at, message in enumerate(talk.messages) if message["role"] == "assistant"]
+    for (first, last), at in zip(found, turns, strict=True):
         assert example.input_ids[last - 1] in special
         opened = tokenizer.decode(example.input_ids[first : first + 4]).split()
         assert not opened or opened[0].lower() not in HEADER_WORDS, opened
+        asked = asked_with(tokenizer, talk, at)
+        if asked and example.input_ids[: len(asked)].tolist() == asked:
+            assert first == len(asked)
+
+
+def asked_with(tokenizer: Any, talk: Conversation, at: int) -> list[int] | None:
+    """The tokens that the model is given for this turn; None for a template that wants typed parts."""
+    try:
+        return tokenizer.apply_chat_template(
+            list(talk.messages[:at]), add_generation_prompt=True, tools=talk.tools, return_dict=False
+        )
+    except Exception:
+        return None
+
+
+@pytest.mark.parametrize("name", sorted(templates()))
+def test_what_carries_loss_is_what_the_assistant_said(name: str):
+    tokenizer = tokenizer_for(templates()[name])
+    outcomes = {talk.name: outcome(tokenizer, talk) for talk in conversations(name)}
+    refused = {talk: why for talk, why in outcomes.items() if why != "masked"}
+    if name in NEVER_ENDS:
+        assert set(refused) == set(outcomes)
+        assert all("would never stop" in why for why in refused.values())
+    else:
+        assert sorted(refused) == sorted(talk for talk, names in REFUSED.items() if name in names), refused
+
+
+@pytest.mark.parametrize("style", ["first", "always"])
+@pytest.mark.parametrize(
+    "name", ["llama3_1", "qwen3", "gptoss", "deepseek_r1_distill", "llava_next", "phi3", "smolvlm"]
+)
+def test_tokens_that_hold_the_space_before_a_word_change_nothing(name: str, style: str):
+    tokenizer = tokenizer_for(templates()[name], style)
+    for talk in conversations(name):
+        if name not in REFUSED.get(talk.name, ()):
+            assert outcome(tokenizer, talk) == "masked"
