@@ -30,9 +30,10 @@ COUNTS = (
     "{% for m in messages %}<|{{ m.role }}|>\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>"
     "{% endgeneration %}{% else %}{{ m.content | length }} {{ m.content }}<|end|>{% endif %}\n{% endfor %}"
 )
-COUNTS_ANSWERS = "{% for m in messages %}<|{{ m.role }}|>\n{% generation %}{{ m.content | length }}: {{ m.content }}"
-COUNTS_ANSWERS += "{% endgeneration %}<|end|>\n{% endfor %}" + ASK
-LOOKS_INTO = "{% for m in messages %}<|{{ m.role }}|>\n{{ '!' if m.content.startswith('Hi') }}{{ m.content }}<|end|>\n{% endfor %}"
+LOOKS_INTO = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ '!' if m.content.startswith('Hi') }}{{ m.content }}<|end|>\n"
+    "{% endfor %}"
+)
 CALLS = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}"
     "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}<|end|>\n{% endfor %}" + ASK
@@ -200,9 +201,8 @@ def test_a_conversation_of_many_turns_is_not_rendered_once_a_turn(tokenizer, mon
     assert len(calls) == 2
 
 
-TEXT = st.text(
-    st.sampled_from("ab 1\n\r\t.é🎉<>|") | st.sampled_from(["<|end|>", "<|assistant|>\n", "</think>"]), max_size=12
-)
+PIECES = [*"ab 1\n\r\t.é🎉<>|", "<|end|>", "<|assistant|>\n", "</think>"]
+TEXT = st.lists(st.sampled_from(PIECES), max_size=10).map("".join)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -23,8 +23,8 @@ TOOLS = ({"type": "function", "function": {"name": "look", "description": "Looks
 HEADER_WORDS = {"user", "assistant", "system", "model", "human", "tool", "ipython"}
 
 NO_CALLS = """cohere cohere2 cohere2_training cohere_training deepseek_r1_distill deepseek_r1_distill_training gemma
-    gemma3 gemma3_training gemma_training idefics3 idefics3_training lfm2 lfm2_training llama3 llama3_training llava_next
-    llava_next_training phi3 phi3_5 phi3_5_training phi3_training qwen2_5_vl qwen2_5_vl_training smolvlm
+    gemma3 gemma3_training gemma_training idefics3 idefics3_training lfm2 lfm2_training llama3 llama3_training
+    llava_next llava_next_training phi3 phi3_5 phi3_5_training phi3_training qwen2_5_vl qwen2_5_vl_training smolvlm
     smolvlm_training""".split()
 # It ends no turn (the next one's header does), its marked twin is masked by its own marks.
 NEVER_ENDS = ["glm4moe"]
