@@ -249,3 +249,14 @@ def test_a_tokenizer_that_begins_texts_does_not_begin_one_twice(tokenizer):
 def test_an_empty_text_is_refused(tokenizer):
     with pytest.raises(BadRow, match="here: the text is empty"):
         ChatEncoder(tokenizer).render(Sample(text=" \n"), "here")
+
+
+def test_a_header_that_takes_in_white_space_keeps_it_out_of_the_turn(tiny_checkpoint):
+    from tokenizers import AddedToken
+    from transformers import AutoTokenizer
+
+    greedy = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    greedy.add_special_tokens({"extra_special_tokens": [AddedToken("<|says|>", rstrip=True, special=True)]})
+    template = TEMPLATE.replace("<|assistant|>", "<|says|>").replace("message['role'] }}", "'says' }}")
+    chat = (CHAT[0], {"role": "assistant", "content": "  It is 2."})
+    assert trained(greedy, template, chat) == ["It is 2.<|end|>"]
