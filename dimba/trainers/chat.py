@@ -1,27 +1,19 @@
-"""From a chat to tokens and labels: loss on what the assistant says and on the token that ends its turn."""
+"""From a sample to tokens and a mask: loss on what the assistant says and on the token that ends its turn."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dimba.contract import DEFAULT_CHAT_TEMPLATE
 from dimba.errors import BadInput
-from dimba.formats import BadRow, Message
+from dimba.formats import BadRow, Sample
+from dimba.trainers.marks import called, has_marks
+from dimba.trainers.masks import Masker, Span
+from dimba.trainers.render import Messages, Renderer, Unmaskable
+from dimba.trainers.tokens import IGNORED, Example, Rendered, encode_chats, encode_texts
+from dimba.trainers.turns import Chat
 
-IGNORED = -100
-
-# Private-use characters: in no vocabulary, and in no text that anybody writes.
-_MARK = "\ue0d1{}\ue0d2"
-_ANY_MARK = re.compile("\ue0d1(\\d+)\ue0d2")
-
-
-@dataclass(frozen=True)
-class Example:
-    """Token ids of one chat, and the same ids as labels with IGNORED where no loss goes."""
-
-    input_ids: list[int]
-    labels: list[int]
+__all__ = ["IGNORED", "ChatEncoder", "Example", "Rendered", "Unmaskable", "encode", "prepare_tokenizer"]
 
 
 def prepare_tokenizer(tokenizer: Any) -> str:
@@ -40,126 +32,121 @@ def prepare_tokenizer(tokenizer: Any) -> str:
     return "; ".join(said)
 
 
-def encode(tokenizer: Any, messages: Sequence[Message], where: str) -> Example:
-    """Tokens and labels of one chat; raises BadRow where the template cannot be masked faithfully."""
-    text = _render(tokenizer, messages, where)
-    spans = _assistant_spans(tokenizer, messages, text, where)
-    # The template writes the special tokens itself: adding them again would double BOS.
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    if any(start < first < end for first, _ in spans for start, end in offsets):
-        raise _unmaskable(where, "a token reaches from the words that open the assistant's turn into what it says")
-    labels = [
-        token if any(start < end <= last and start >= first for first, last in spans) else IGNORED
-        for token, (start, end) in zip(ids, offsets, strict=True)
-    ]
-    return Example(ids, labels)
+def encode(tokenizer: Any, messages: Messages, where: str) -> Example:
+    """Tokens and mask of one chat, every assistant turn trained; raises BadRow, Unmaskable."""
+    trained = tuple(message["role"] == "assistant" for message in messages)
+    encoder = ChatEncoder(tokenizer)
+    [example] = encoder.encode_batch([encoder.render(Sample(messages=tuple(messages), trained=trained), where)])
+    if isinstance(example, Unmaskable):
+        raise example
+    return example
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], where: str, **options: bool) -> str:
-    from jinja2.exceptions import TemplateError
+class ChatEncoder:
+    """Encodes samples with one tokenizer, which is left as it is.
 
-    try:
-        text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
-    except TemplateError as error:
-        hint = "correct the row, or give the checkpoint a template that allows it"
-        raise BadRow(where, f"the chat template refuses this chat: {error}", hint) from error
-    return text
+    What the template itself writes behind the words that ask for a turn (an empty block of reasoning, a channel) is
+    what the model must say there, and is trained. White space behind the end token is not.
+    """
+
+    def __init__(self, tokenizer: Any, *, train_on: Literal["all", "last"] = "all") -> None:
+        self._tokenizer = tokenizer
+        self._train_on = train_on
+        self._masker = Masker(Renderer(tokenizer), _special(tokenizer))
+
+    @property
+    def turn_ends(self) -> dict[str, int]:
+        """The tokens that ended the trained turns so far, each with how often."""
+        return dict(self._masker.turn_ends)
+
+    def render(self, sample: Sample, where: str) -> Rendered:
+        """The sample as text, with what carries loss; raises BadRow, or Unmaskable where the template is at fault."""
+        if sample.text is not None:
+            if not sample.text.strip():
+                raise BadRow(where, "the text is empty")
+            return Rendered(where, sample.text)
+        wanted = self._wanted(sample, where)
+        masker = self._masker
+        chat = Chat(sample.messages, sample.tools, where, masker.render.text(sample.messages, sample.tools, where))
+        if has_marks(chat.text):
+            raise BadRow(where, "the chat has characters (U+10F7D1, U+10F7D2) that are needed to find the turns")
+        try:
+            spans, altered = masker.spans(chat, wanted)
+        except Unmaskable:
+            spans, altered = self._own_spans(chat, wanted), 0
+            if not spans:
+                raise
+        return Rendered(where, chat.text, tuple(spans), altered)
+
+    def encode_batch(self, rendered: Sequence[Rendered]) -> list[Example | Unmaskable]:
+        """Tokens and mask of each, in order; an Unmaskable in the place of one whose tokens straddle a border."""
+        chats = [row for row in rendered if row.spans is not None]
+        texts = [row for row in rendered if row.spans is None]
+        backend = self._tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        encoded_chats = iter(encode_chats(backend, chats))
+        encoded_texts = iter(encode_texts(self._tokenizer, texts))
+        return [next(encoded_texts if row.spans is None else encoded_chats) for row in rendered]
+
+    def _wanted(self, sample: Sample, where: str) -> list[int]:
+        """The places of the turns that are trained; raises BadRow for those that cannot be."""
+        turns = [
+            place
+            for place, (message, trained) in enumerate(zip(sample.messages, sample.trained, strict=True))
+            if trained and message["role"] == "assistant"
+        ]
+        turns = turns[-1:] if self._train_on == "last" else turns
+        for place in turns:
+            message = sample.messages[place]
+            if not (message.get("content") or "").strip() and not message.get("tool_calls"):
+                raise BadRow(where, "an assistant turn is empty, so the model would learn to say nothing")
+        if 0 in turns:
+            raise BadRow(where, "the assistant speaks first, and nobody asked", "start the chat with a user's turn")
+        return turns
+
+    def _own_spans(self, chat: Chat, wanted: Sequence[int]) -> list[Span]:
+        """What the template's own marks say of the wanted turns, each with its end; empty where they cannot be used."""
+        text, spans = self._masker.render.own_marks(chat.messages, chat.tools, chat.where)
+        turns = [place for place, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        if text != chat.text or len(spans) != len(turns):
+            return []
+        ended = [self._ended(text, *spans[turns.index(place)]) for place in wanted]
+        ended = [
+            span if span and not self._has_header(chat, place, span) else None
+            for place, span in zip(wanted, ended, strict=True)
+        ]
+        whole = all(
+            span and all(said in text[slice(*span)] for said in _said(chat.messages[place]))
+            for place, span in zip(wanted, ended, strict=True)
+        )
+        return [span for span in ended if span] if whole else []
+
+    def _has_header(self, chat: Chat, place: int, span: Span) -> bool:
+        """Whether the marks take in the words that ask for the turn, as some do."""
+        before = chat.messages[:place]
+        plain = self._masker.render.text(before, chat.tools, chat.where)
+        asking = self._masker.render.text(before, chat.tools, chat.where, ask=True)
+        header = asking.removeprefix(plain).strip()
+        return bool(header) and chat.text[slice(*span)].lstrip().startswith(header)
+
+    def _ended(self, text: str, start: int, end: int) -> Span | None:
+        special = self._masker.special
+        inside = list(special.finditer(text, start, end))
+        if inside and not text[inside[-1].end() : end].strip():
+            return start, inside[-1].end()
+        behind = special.match(text, end)
+        return (start, behind.end()) if behind else None
 
 
-def _assistant_spans(tokenizer: Any, messages: Sequence[Message], text: str, where: str) -> list[tuple[int, int]]:
-    """(start, end) in `text` of what each assistant turn says, its end token included."""
-    special = {
+def _said(message: dict[str, Any]) -> list[str]:
+    return [(message.get("content") or "").strip(), *called(message)]
+
+
+def _special(tokenizer: Any) -> re.Pattern[str]:
+    """Matches any special token of the tokenizer, the longest first."""
+    tokens = {
         *tokenizer.all_special_tokens,
         *(token.content for token in tokenizer.added_tokens_decoder.values() if token.special),
     }
-    spans: list[tuple[int, int]] = []
-    after = 0
-    for turn, content_end in _content_ends(tokenizer, messages, text, where):
-        opening = _opening(tokenizer, messages[: turn + 1], where)
-        start = _turn_start(opening, messages[: turn + 1], text[:content_end], after, where)
-        after = content_end + _turn_end(opening, special, tokenizer.eos_token, text[content_end:], where)
-        spans.append((start, after))
-    return spans
-
-
-@dataclass(frozen=True)
-class _Opening:
-    """What comes before an assistant's turn, rendered without (`plain`) and with the words that ask for it."""
-
-    plain: str
-    asking: str
-
-    @property
-    def added(self) -> str:
-        return self.asking[len(self.plain) :]
-
-    @property
-    def header(self) -> str:
-        """The words that ask for the turn; empty where there are none to be told apart."""
-        return self.added if self.asking.startswith(self.plain) and self.added.strip() else ""
-
-
-def _opening(tokenizer: Any, messages: Sequence[Message], where: str) -> _Opening:
-    *before, turn = messages
-    if not turn["content"].strip():
-        raise BadRow(where, "an assistant turn is empty, so the model would learn to say nothing")
-    if not before:
-        raise BadRow(where, "the assistant speaks first, and nobody asked", "start the chat with a user's turn")
-    plain = _render(tokenizer, before, where)
-    return _Opening(plain, _render(tokenizer, before, where, add_generation_prompt=True))
-
-
-def _content_ends(tokenizer: Any, messages: Sequence[Message], text: str, where: str) -> list[tuple[int, int]]:
-    """(turn, position in `text` where its content ends), found by marking the contents and rendering again."""
-    turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-    marked = [_marked(message, n) if n in turns else message for n, message in enumerate(messages)]
-    rendered = _render(tokenizer, marked, where)
-    found = [int(match[1]) for match in _ANY_MARK.finditer(rendered)]
-    if _ANY_MARK.sub("", rendered) != text or found != turns:
-        raise _unmaskable(where, "it changes or drops what the assistant said")
-    ends, removed = [], 0
-    for match in _ANY_MARK.finditer(rendered):
-        ends.append((int(match[1]), match.start() - removed))
-        removed += len(match[0])
-    return ends
-
-
-def _marked(message: Message, turn: int) -> Message:
-    # Before trailing white space, which templates may strip.
-    content = message["content"]
-    kept = content.rstrip()
-    return {**message, "content": kept + _MARK.format(turn) + content[len(kept) :]}
-
-
-def _turn_start(opening: _Opening, messages: Sequence[Message], text: str, after: int, where: str) -> int:
-    """Where the last of `messages` begins in `text`, which ends with it: behind the words that ask for it."""
-    *before, turn = messages
-    header = opening.header
-    if text.startswith(opening.asking):
-        start = len(opening.asking)
-    elif header and text.count(header, after) == 1 and not any(header in message["content"] for message in before):
-        # A template that renders earlier turns differently once there are later ones.
-        start = text.index(header, after) + len(header)
-    else:
-        raise _unmaskable(where, "the text that opens the assistant's turn is not there exactly once")
-    if not text[start:].strip():
-        raise _unmaskable(where, "it changes or drops what the assistant said")
-    if not header and text[start:].strip() != turn["content"].strip():
-        raise _unmaskable(where, "it opens the assistant's turn with words that it does not ask with")
-    return start
-
-
-def _turn_end(opening: _Opening, special: set[str], eos: str, rest: str, where: str) -> int:
-    """How far into `rest`, the text behind the content, the end token reaches; only white space may come before it."""
-    found = [(rest.find(token), token) for token in special]
-    position, token = min(((at, token) for at, token in found if at >= 0), default=(-1, ""))
-    opens_a_turn = opening.added.lstrip().startswith(token or "-")
-    if position < 0 or rest[:position].strip() or (opens_a_turn and token != eos):
-        raise _unmaskable(where, "it ends the assistant's turn with no special token, so the model would never stop")
-    return position + len(token)
-
-
-def _unmaskable(where: str, why: str) -> BadRow:
-    hint = "use a checkpoint whose chat template keeps the turns as they are, or correct the row"
-    return BadRow(where, f"the chat template cannot be masked faithfully here: {why}", hint)
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token) or "(?!)")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dimba.errors import BadInput
-from dimba.trainers.chat import IGNORED, Example, encode
+from dimba.trainers.chat import Example, encode
 from dimba.trainers.rows import Chat
 
 
@@ -43,8 +43,8 @@ def build_examples(tokenizer: Any, chats: Iterable[Chat], max_length: int) -> Ex
         over = len(example.input_ids) - max_length
         result.cut_rows += over > 0
         result.cut_tokens += max(over, 0)
-        example = Example(example.input_ids[:max_length], example.labels[:max_length])
-        trained = sum(label != IGNORED for label in example.labels)
+        example = Example(example.input_ids[:max_length], example.trained[:max_length])
+        trained = int(example.trained.sum())
         if not trained:
             result.left_out += 1
             continue
@@ -60,8 +60,8 @@ def shown(tokenizer: Any, example: Example) -> str:
     """The example decoded, with the trained part in [[ ]]."""
     text, trained = "", False
     run: list[int] = []
-    for token, label in [*zip(example.input_ids, example.labels, strict=True), (None, None)]:
-        now = token is not None and label != IGNORED
+    for token, carries in [*zip(example.input_ids, example.trained, strict=True), (None, False)]:
+        now = bool(carries)
         if run and (now != trained or token is None):
             decoded = tokenizer.decode(run)
             text += f"[[{decoded}]]" if trained else decoded

@@ -111,8 +111,8 @@ def _trainer(args: Namespace, model: Any, tokenizer: Any, examples: Examples, co
         args=_config(args, compute),
         train_dataset=Dataset.from_dict(
             {
-                "input_ids": [example.input_ids for example in examples.kept],
-                "labels": [example.labels for example in examples.kept],
+                "input_ids": [example.input_ids.tolist() for example in examples.kept],
+                "labels": [example.labels().tolist() for example in examples.kept],
             }
         ),
         processing_class=tokenizer,

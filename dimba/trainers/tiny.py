@@ -119,7 +119,7 @@ def mean_loss(model: Any, tokenizer: Any, chats: list[Any]) -> float:
     total, count = 0.0, 0
     for chat in chats:
         example = encode(tokenizer, chat, "data")
-        ids, labels = torch.tensor([example.input_ids]), torch.tensor([example.labels])
+        ids, labels = torch.tensor(example.input_ids)[None].long(), torch.tensor(example.labels())[None].long()
         trained = int((labels[:, 1:] != IGNORED).sum())
         with torch.no_grad():
             total += model(input_ids=ids, labels=labels).loss.item() * trained

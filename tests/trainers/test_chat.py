@@ -49,7 +49,8 @@ def trained(tokenizer, chat, template=None) -> list[str]:
         tokenizer.chat_template = template
     example = encode(tokenizer, chat, "here")
     runs: list[list[int]] = []
-    for before, label in zip([IGNORED, *example.labels], example.labels, strict=False):
+    labels = example.labels().tolist()
+    for before, label in zip([IGNORED, *labels], labels, strict=False):
         if label != IGNORED:
             if before == IGNORED:
                 runs.append([])
@@ -136,9 +137,10 @@ def test_a_token_that_reaches_into_the_turn_is_refused(tokenizer):
 
 def test_there_is_one_bos_and_the_labels_are_the_tokens(tokenizer):
     example = encode(tokenizer, CHAT, "here")
-    assert example.input_ids.count(tokenizer.bos_token_id) == 1
-    assert all(label in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True))
-    assert example.labels.count(tokenizer.eos_token_id) == 2
+    ids, labels = example.input_ids.tolist(), example.labels().tolist()
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
+    assert labels.count(tokenizer.eos_token_id) == 2
 
 
 def test_a_tokenizer_without_a_template_gets_the_documented_one_and_says_so(tokenizer):
