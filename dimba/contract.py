@@ -37,7 +37,10 @@ METRICS_FILE = "metrics.jsonl"
 EXIT_FILE = "exit.json"  # the entry point's last word, in the attempt's folder
 OUTPUT_FILE = "dimba.json"
 
+PREPARE = "--prepare"  # for the entry point: tokenise the data before the ranks start
+
 # Exit statuses of a job that the launcher understands; the trainer's own pass through as they are.
+REFUSED = "refused"  # a trainer's last word, with a message and a hint: it did not begin to train
 EXIT_NO_GPU = 83  # with NO_GPU as its last word; a trainer may end with any status
 NO_GPU = "no_gpu"
 EXIT_STOPPED = 143  # 128 + SIGTERM: told to stop, saved and went
@@ -71,6 +74,11 @@ def is_written_as_path(value: str) -> bool:
 def absolute(path: str | Path, folder: Path | None = None) -> Path:
     """`path` with `~` and `..` resolved against `folder` (the current one), links left as they are."""
     return Path(os.path.normpath((folder or Path.cwd()) / os.path.expanduser(path)))
+
+
+def cache_home() -> Path:
+    """Where dimba itself remembers what it found out."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dimba"
 
 
 def trained_files(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ Both sides need it: the launcher checks the data before anything starts, the tra
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -138,8 +138,9 @@ def _fitting(present: set[str], columns: Mapping[str, str], mode: str) -> list[F
 
 
 def _most_telling(fitting: list[Format]) -> list[Format]:
-    """A list of turns says more than any columns beside it, and more columns than some of them."""
+    """A list of turns says more than any columns beside it, more columns than some of them, and all more than text."""
     lists = [form for form in fitting if form.name in _TURN_LISTS]
+    fitting = [form for form in fitting if form.convert] or fitting
     return lists or [form for form in fitting if not any(set(form.required) < set(other.required) for other in fitting)]
 
 
@@ -218,6 +219,8 @@ def _sample(row: Row, form: Format, mode: str) -> Sample:
 def samples_of(rows: Read, columns: Mapping[str, str], mode: str = "sft") -> tuple[Format, Samples]:
     """The format of the first readable row, and every row as it reads it, a BadRow in place of one that it cannot.
 
+    Of the format's optional columns those are left that the row has.
+
     Raises:
         BadInput: the format is not recognised, or no row is readable.
     """
@@ -225,7 +228,9 @@ def samples_of(rows: Read, columns: Mapping[str, str], mode: str = "sft") -> tup
     for where, row in rows:
         if not isinstance(row, BadRow):
             form = recognise(row, columns, where, mode)
-            return form, _samples(chain(bad, [(where, row)], rows), form, columns, mode)
+            there = _renamed(row, columns)
+            shown = replace(form, optional=tuple(each for each in form.optional if each in there))
+            return shown, _samples(chain(bad, [(where, row)], rows), form, columns, mode)
         bad.append((where, row))
         if len(bad) == _PATIENCE:
             break

@@ -13,10 +13,13 @@ from dimba.lifecycle import Reporter, Run, interrupted, signals
 from dimba.plan import LaunchPlan, make_plan
 from dimba.plan.build import Choices
 from dimba.plan.flags import EVERY_ALIAS
+from dimba.preview import with_report
 from dimba.runners.flags import trainer_facts
 from dimba.runners.protocol import Runner
 from dimba.runs import RunRecord
 from dimba.spec import JobSpec, LoadedSpec
+
+RowsRead = Callable[..., None]  # (rows read), or (rows tokenised, of how many)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,9 @@ def find_runner(wanted: str) -> tuple[Runner, EngineFacts]:
 
 def look(
     loaded: LoadedSpec,
-    progress: Callable[[int], None],
+    progress: RowsRead,
     *,
+    tokenise: bool = False,
     allow_cpu: bool = False,
     ask: bool = False,
     found: tuple[Runner, EngineFacts] | None = None,
@@ -67,7 +71,8 @@ def look(
 ) -> Look:
     """Looks at everything that the spec names; starts nothing but our own trainers' `--help`, others' to `ask`.
 
-    `progress` gets the rows read so far; `found` and `gpu` are what an earlier look found.
+    `progress` gets the rows read so far; `found` and `gpu` are what an earlier look found. To `tokenise` is to look at
+    the data where the trainer runs too, if that can be done without building anything.
     """
     runner, engine = found or find_runner(loaded.spec.runner)
     facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=progress, gpu=gpu)
@@ -76,7 +81,14 @@ def look(
     # Where the job was meant for a container that cannot be had, nothing of it runs on this machine instead.
     ask = ask and loaded.spec.runner in ("auto", runner.name)
     facts = replace(facts, image=image, trainer=trainer_facts(facts, image, runner.run_once, ask=ask))
+    facts = with_report(loaded.spec, facts, runner, now=tokenising(facts, progress) if tokenise else None)
     return Look(loaded=loaded, facts=facts, runner=runner, choices=choices)
+
+
+def tokenising(facts: HostFacts, progress: RowsRead) -> Callable[[int], None]:
+    """Hands on how many rows are tokenised, of how many."""
+    total = facts.data.summary.rows if facts.data.summary else 0
+    return lambda rows: progress(rows, total)
 
 
 def located(error: DimbaError, loaded: LoadedSpec) -> DimbaError:

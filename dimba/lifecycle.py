@@ -5,7 +5,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from dimba import contract
-from dimba.errors import DimbaError, HostCannot, Interrupted, RunFailed
+from dimba.errors import BadInput, DimbaError, HostCannot, Interrupted, RunFailed
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import provenance
 from dimba.plan import LaunchPlan
@@ -35,8 +35,8 @@ class Reporter(Protocol):
     def progress(self, what: str, done: int, total: int) -> None:
         """A step of something that takes a while; `what` empty is a sign of life."""
 
-    def rows(self, count: int) -> None:
-        """Rows of the data read so far."""
+    def rows(self, count: int, total: int = 0) -> None:
+        """Rows of the data read so far; with a `total`, rows that are tokenised."""
 
     def started(self, record: RunRecord, plan: LaunchPlan) -> None:
         """The job runs."""
@@ -213,7 +213,10 @@ def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> tuple[
         return "stopped", "stopped_by_user", Interrupted(f"run {folder.id} stopped", logs)
     if ending is None:
         return "lost", "container_missing", RunFailed(f"run {folder.id}: its job is gone", logs)
-    if ending.exit_code == contract.EXIT_NO_GPU and folder.last_word() == contract.NO_GPU:
+    word = folder.last_word()
+    if word.get("reason") == contract.REFUSED:
+        return "failed", "start_failed", _refused(word)
+    if ending.exit_code == contract.EXIT_NO_GPU and word.get("reason") == contract.NO_GPU:
         hint = "`dimba doctor` looks closer; `--allow-cpu` goes on without, `gpus: none` asks for the CPU"
         return "failed", "start_failed", HostCannot(f"run {folder.id}: the GPUs do not work inside", hint)
     if ending.exit_code == contract.EXIT_STOPPED:
@@ -225,6 +228,12 @@ def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> tuple[
         return "failed", "killed", RunFailed(f"run {folder.id} was killed, perhaps for its memory", logs)
     message = f"run {folder.id} failed: the trainer exited with status {ending.exit_code}"
     return "failed", "trainer_error", RunFailed(message, logs)
+
+
+def _refused(word: Mapping[str, Any]) -> DimbaError:
+    """The trainer's own words, with the exit status that they have anywhere."""
+    kind = HostCannot if word.get("status") == HostCannot.exit_status else BadInput
+    return kind(str(word.get("message")), str(word.get("hint")))
 
 
 @contextmanager

@@ -184,7 +184,19 @@ def _tool_calls(turn: Row, place: str) -> list[Any]:
     for n, call in enumerate(calls):
         if not isinstance(call, dict):
             raise Unfit(f"`{place}.tool_calls[{n}]` is {kind(call)}, expected an object")
-    return calls
+    return [_with_object(call) for call in calls]
+
+
+def _with_object(call: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that are JSON text, as some interfaces give them, as the object that chat templates expect."""
+    function = call.get("function")
+    if isinstance(function, dict):
+        return {**call, "function": _with_object(function)}
+    try:
+        arguments = json.loads(call["arguments"])
+    except (KeyError, TypeError, ValueError):
+        return call
+    return {**call, "arguments": arguments} if isinstance(arguments, dict) else call
 
 
 def _carries_loss(turn: Row, place: str) -> bool:

@@ -19,12 +19,19 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 QUESTIONS = [{"question": f"What is {n} + {n}?", "answer": f"It is {n + n}."} for n in range(12)]
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What tests remember and tokenise goes where it is thrown away."""
+    return tmp_path_factory.mktemp("caches")
+
+
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, caches: Path) -> None:
     for name in ("DIMBA_RUNS", "DIMBA_GPU_PATH", "DIMBA_CA_CERT", "DIMBA_WHEELS", "HF_TOKEN", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DIMBA_BASE_IMAGE", TEST_BASE)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -28,6 +28,9 @@ class MemoryRunner:
     def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
         return None
 
+    def can_train(self) -> bool:
+        return True
+
     def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
         kind, text, status = plan.argv
         stop = Stop()

@@ -126,6 +126,11 @@ def test_columns_are_renamed_by_option(row: dict, columns: dict):
     assert chat(row, columns) == CHAT
 
 
+def test_plain_text_is_what_it_is_called_where_nothing_else_fits():
+    assert recognise(["instruction", "input", "output", "text"], {}, "here").name == "instruction/output"
+    assert recognise(["instruction", "output", "text"], {"text": "text"}, "here").name == "text"
+
+
 @pytest.mark.parametrize(
     ("row", "first", "second", "named"),
     [
@@ -136,7 +141,6 @@ def test_columns_are_renamed_by_option(row: dict, columns: dict):
             "{question: question, answer: answer}",
         ),
         ("prompt response completion", "prompt/completion", "prompt/response", "{prompt: prompt, response: response}"),
-        ("text prompt response", "prompt/response", "text", "{text: text}"),
         ("query question answer", "query/answer", "question/answer", "{query: query, answer: answer}"),
         ("messages conversations", "messages", "conversations", "{messages: messages}"),
     ],

@@ -90,6 +90,9 @@ def _add_spec_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     plan = commands.add_parser("plan", help="show what would run; builds and starts nothing")
     _add_spec(plan)
     plan.add_argument("--json", action="store_true", help="the plan as JSON")
+    data = commands.add_parser("data", help="show the data as the model will see them")
+    _add_spec(data)
+    data.add_argument("--json", action="store_true", help="what was found as JSON")
 
 
 def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.cli import render
+from dimba.cli.tokens import show_data
 from dimba.errors import BadInput, DimbaError
 from dimba.runs import ACTIVE, RunFolder, all_runs, find_run
 from dimba.runs.record import RunRecord
@@ -39,11 +40,27 @@ def plan(args: argparse.Namespace) -> None:
     """What would run."""
     from dimba.launch import look
 
-    made = look(_load(args), render.reporter().rows, allow_cpu=args.allow_cpu, ask=args.trust_spec).plan()
+    reporter = render.reporter()
+    made = look(_load(args), reporter.rows, tokenise=True, allow_cpu=args.allow_cpu, ask=args.trust_spec).plan()
+    reporter.ended()
     if args.json:
         _print_json(made.as_json())
     else:
         render.show_plan(made)
+        if made.data.report:
+            show_data(made.data.report, render.output_console())
+
+
+def data(args: argparse.Namespace) -> int:
+    """The data as the model will see them; 0 as long as something is trained."""
+    from dimba.data import look_at_data
+
+    report = look_at_data(_load(args), render.reporter())
+    if args.json:
+        _print_json(report.as_json())
+    else:
+        show_data(report, render.output_console())
+    return 0 if report.trained_tokens else BadInput.exit_status
 
 
 def launch(args: argparse.Namespace) -> None:

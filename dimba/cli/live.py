@@ -14,6 +14,7 @@ from dimba.plan import LaunchPlan
 from dimba.runs import RunRecord
 
 _QUIET_SECONDS = 2.0  # what takes less needs no bar
+_BAR_SECONDS, _LINE_SECONDS = 0.2, 10.0  # between what a bar shows, and between lines on a pipe
 
 
 class LaunchReporter:
@@ -43,14 +44,20 @@ class LaunchReporter:
             self.note(what)
         self._what = what
 
-    def rows(self, count: int) -> None:
-        """Reading the data shows once it takes long."""
-        started = self._since.setdefault("rows", time.monotonic())
-        if count % 20_000 == 0 and time.monotonic() - started > _QUIET_SECONDS:
-            if self._live:
-                self._show(f"reading the data: {count:,} rows", 0, 0)
-            elif count % 200_000 == 0:
-                self.note(f"reading the data: {count:,} rows")
+    def rows(self, count: int, total: int = 0) -> None:
+        """Reading the data, or tokenising `total` rows of them, shows once it takes long."""
+        what = "tokenising" if total else "reading"
+        now = time.monotonic()
+        started = self._since.setdefault(what, now)
+        said = self._since.get(f"{what} said", started)
+        if now - said < (_BAR_SECONDS if self._live else _LINE_SECONDS) or now - started < _QUIET_SECONDS:
+            return
+        self._since[f"{what} said"] = now
+        text = f"{what} the data: {count:,} rows"
+        if self._live:
+            self._show(text, count, total)
+        else:
+            self.note(f"{text} of {total:,}" if total else text)
 
     def started(self, record: RunRecord, plan: LaunchPlan) -> None:
         """Says which run it is, and how to find it again."""

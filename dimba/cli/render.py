@@ -74,10 +74,7 @@ def show_plan(plan: "LaunchPlan", console: Console | None = None) -> None:
 def _plan_lines(plan: "LaunchPlan") -> list[tuple[str, str]]:
     base = plan.checkpoint
     facts = f" ({base.architecture}, {millions(base.parameters)} parameters)" if base.parameters else ""
-    summary = plan.data.summary
-    data = f": {summary.format}, {summary.usable:,} rows" if summary else " (on the Hub, not looked at)"
-    if summary and summary.unusable:
-        data += f", and {summary.unusable:,} that cannot be used"
+    data = _data_line(plan)
     lines = [
         ("base", base.reference + facts),
         ("data", plan.data.reference + data),
@@ -94,6 +91,16 @@ def _plan_lines(plan: "LaunchPlan") -> list[tuple[str, str]]:
     ]
     lines += [("omitted", f"{each.key} {each.value}: the trainer has no flag for it") for each in plan.omitted]
     return [*lines, *(("note", each) for each in plan.notes)]
+
+
+def _data_line(plan: "LaunchPlan") -> str:
+    summary = plan.data.summary
+    if summary is None:
+        return " (on the Hub, not looked at; `dimba data` does)"
+    text = f": {summary.format}, {summary.usable:,} rows"
+    if summary.unusable:
+        text += f", and {summary.unusable:,} that cannot be used"
+    return text if plan.data.report else f"{text} (`dimba data` shows their tokens)"
 
 
 def _image_line(plan: "LaunchPlan") -> str:

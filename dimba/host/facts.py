@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dimba.formats import DataSummary
+from dimba.report import DataReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ class DataFacts:
     problem: str = ""
     hint: str = ""
     summary: DataSummary | None = None
+    report: DataReport | None = None  # once they were tokenised
 
 
 @dataclass(frozen=True, kw_only=True)

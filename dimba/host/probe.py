@@ -33,12 +33,16 @@ def probe(
     folder: Path,
     progress: Callable[[int], None] = lambda _rows: None,
     gpu: GpuFacts | None = None,
+    read: bool = True,
 ) -> HostFacts:
-    """Looks at everything that `spec` names; problems become part of the facts, the plan judges them."""
+    """Looks at everything that `spec` names; problems become part of the facts, the plan judges them.
+
+    Without `read`, the data are only looked for.
+    """
     output = look_at_output(spec.output_dir, folder)
     checkpoint = look_at_checkpoint(spec.base_checkpoint, folder)
     skip_bad = spec.trainer_args.get(SKIP_BAD_ROWS) is True
-    data = look_at_data(spec.dataset, folder, progress, spec.mode, skip_bad=skip_bad)
+    data = look_at_data(spec.dataset, folder, progress, spec.mode, skip_bad=skip_bad, read=read)
     return HostFacts(
         folder=folder,
         runs=runs_folder(folder),
@@ -71,8 +75,9 @@ def look_at_data(
     mode: str = "sft",
     *,
     skip_bad: bool = False,
+    read: bool = True,
 ) -> DataFacts:
-    """Reads a local file whole, as the trainer will; a Hub id is taken as it is.
+    """Reads a local file whole, as the trainer will; a Hub id is taken as it is, and so is a file without `read`.
 
     A row that cannot be used is a problem, unless `skip_bad`.
     """
@@ -83,6 +88,8 @@ def look_at_data(
         problem = "is a folder, not a file" if path.is_dir() else "does not exist"
         hint = "correct `dataset.path`; it is relative to the folder that dimba is run in"
         return DataFacts(reference=str(path), local=True, problem=f"{path} {problem}", hint=hint)
+    if not read:
+        return DataFacts(reference=str(path), local=True)
     try:
         summary = _surveyed(path, dataset.columns, mode, progress)
     except BadInput as error:

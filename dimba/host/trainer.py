@@ -12,6 +12,8 @@ TRAINERS = {
     "grpo": ("finetuning/finetune_grpo.py", "finetuning/train.py", "train.py", "finetuning/finetune_sft.py"),
 }
 
+OWN_SFT = "scripts/finetuning/finetune_sft.py"  # in the project
+
 
 def find_trainer(trainer: str | None, mode: str, folder: Path, project: Path) -> TrainerFacts:
     """The spec's trainer, else the first of the mode's that exists in `folder` or the project."""

@@ -9,6 +9,7 @@ from dimba import contract
 from dimba.batching import GENERATIONS, steps_per_epoch, total_steps
 from dimba.errors import BadInput, DimbaError, raise_all
 from dimba.host.facts import Gpu, HostFacts
+from dimba.host.trainer import OWN_SFT
 from dimba.plan.checks import problems
 from dimba.plan.flags import MODE, Resolved, trainer_argv
 from dimba.plan.memory import estimate_memory
@@ -55,8 +56,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
     assert placement is not None and flags is not None and mounts is not None
     argv, omitted = flags
     processes = max(1, len(placement.gpus))
-    named = tuple(item for item in spec.container.env if "=" not in item)
-    written = dict(item.split("=", 1) for item in spec.container.env if "=" in item)
+    named, written = spec_environment(spec)
     return LaunchPlan(
         name=spec.name,
         mode=spec.mode,
@@ -67,7 +67,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         omitted=tuple(omitted),
         flags_from=facts.trainer.flags_from,
         mounts=tuple(mounts),
-        environment={**_environment(facts, placement, choices), **_token(named), **written},
+        environment={**_environment(facts, placement, choices), **written},
         host_environment=named,
         gpus=placement.gpus,
         gpu_devices=gpu_devices(placement.gpus, facts, choices.gpu_path),
@@ -141,24 +141,38 @@ def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> list[st
     return [
         "python" if inside else facts.python,
         *("-m", "dimba.trainers.entry"),
+        *([contract.PREPARE] if processes > 1 and _tokenises(facts) else []),
         *accelerate_argv(processes, precision(spec, placement.gpus), threads=threads, on_cpu=not placement.gpus),
         *("-m", "dimba.trainers.rank", trainer),
     ]
 
 
+def _tokenises(facts: HostFacts) -> bool:
+    """Whether the trainer is our own, whose data can be prepared for all of its processes."""
+    return facts.trainer.path == facts.project / OWN_SFT
+
+
 def _environment(facts: HostFacts, placement: _Placement, choices: Choices) -> dict[str, str]:
-    environment = {
-        contract.ENV_GPU_COUNT: str(len(placement.gpus)),
-        "HF_HOME": str(facts.cache),
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "true",
-    }
+    environment = {contract.ENV_GPU_COUNT: str(len(placement.gpus)), **job_environment(facts, placement.runner)}
     if choices.allow_cpu:
         environment[contract.ENV_ALLOW_CPU] = "1"
     if placement.runner == "docker":
-        return environment | _caches()
+        return environment
     chosen = ",".join(gpu.uuid or str(gpu.index) for gpu in placement.gpus)
     return environment | {"CUDA_VISIBLE_DEVICES": chosen}
+
+
+def job_environment(facts: HostFacts, runner: str) -> dict[str, str]:
+    """Variables of whatever runs where jobs do, with GPUs or without."""
+    environment = {"HF_HOME": str(facts.cache), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
+    return environment | _caches() if runner == "docker" else environment
+
+
+def spec_environment(spec: JobSpec) -> tuple[tuple[str, ...], dict[str, str]]:
+    """(names whose values the host gives, variables with their values) of `container.env`."""
+    named = tuple(item for item in spec.container.env if "=" not in item)
+    written = dict(item.split("=", 1) for item in spec.container.env if "=" in item)
+    return named, {**_token(named), **written}
 
 
 def _token(named: tuple[str, ...]) -> dict[str, str]:
@@ -188,10 +202,12 @@ def _samples_a_row(spec: JobSpec) -> int:
 def _steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:
     training, summary = spec.training, facts.data.summary
     effective = training.batch_size * training.grad_accumulation_steps * processes
-    if summary is None:
+    report = facts.data.report
+    rows = report.examples if report else summary.usable * _samples_a_row(spec) if summary else None
+    if rows is None:
         return Steps(processes=processes, effective_batch=effective, per_epoch=None, total=training.max_steps)
     per_epoch = steps_per_epoch(
-        summary.usable * _samples_a_row(spec),
+        rows,
         batch_size=training.batch_size,
         accumulation=training.grad_accumulation_steps,
         processes=processes,

@@ -13,6 +13,8 @@ def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaE
         errors.append(BadInput(f"base_checkpoint: {path} {problem}", facts.checkpoint.hint))
     if facts.data.problem:
         errors.append(BadInput(f"dataset: {facts.data.problem}", facts.data.hint))
+    if facts.data.report and facts.data.report.problem:
+        errors.append(BadInput(f"dataset: {facts.data.report.problem}", facts.data.report.hint))
     if facts.trainer.problem:
         errors.append(BadInput(f"trainer: {facts.trainer.problem}", facts.trainer.hint))
     if facts.unreadable:

@@ -98,8 +98,11 @@ class LaunchPlan:
         value["writable"] = [str(path) for path in self.writable]
         for inner in ("linked_files", "instead"):
             value["checkpoint"].pop(inner)
+        # What the rows say stays out of records.
         if self.data.summary:
-            value["data"]["summary"].pop("first")  # what the rows say stays out of records
+            value["data"]["summary"].pop("first")
+        if self.data.report:
+            value["data"]["report"].pop("shown")
         if self.memory:
             value["memory"]["model_states"] = self.memory.model_states
         return value

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dimba.contract import IMAGE_ROOT
+from dimba.contract import IMAGE_ROOT, cache_home
 from dimba.host.context import in_context
 from dimba.host.facts import HostFacts, ImageFacts, TrainerFacts
 from dimba.host.help_flags import HELP_SECONDS, PARSER_VERSION, flags_in_help
@@ -85,8 +84,7 @@ def _flags(output: Output) -> Answer:
 # An image never changes under its id, nor a trainer under its hash: asking once is enough, and a launch half a
 # second shorter.
 def _memory(trainer: TrainerFacts, image: ImageFacts) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "dimba" / f"flags-{PARSER_VERSION}" / f"{_digest(trainer, image.id)[:32]}.json"
+    return cache_home() / f"flags-{PARSER_VERSION}" / f"{_digest(trainer, image.id)[:32]}.json"
 
 
 def _digest(trainer: TrainerFacts, place: str | None) -> str:

@@ -39,10 +39,14 @@ class ProcessRunner:
 
     def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
         """Nothing is built; what trains must be installed beside dimba itself."""
-        if missing := [name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None]:
+        if missing := _missing():
             hint = f"`{sys.executable} -m pip install -e '.[train]' -c docker/constraints.txt` in dimba's repository"
             raise HostCannot(f"not installed here, where the job would run: {', '.join(missing)}", hint)
         return None
+
+    def can_train(self) -> bool:
+        """Whether its packages are there."""
+        return not _missing()
 
     def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
         """Starts the entry point in a session of its own, so that it outlives the launcher's terminal."""
@@ -158,6 +162,10 @@ class ProcessRunner:
             child.stdin.write(json.dumps(dict(place.secrets or {})) + "\n")
             child.stdin.close()
         return child
+
+
+def _missing() -> list[str]:
+    return [name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None]
 
 
 def _handed_on(child: "subprocess.Popen[str]", on_line: OnLine) -> Iterator[str]:

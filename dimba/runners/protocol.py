@@ -47,6 +47,9 @@ class Runner(Protocol):
     def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
         """The same, made where it is not there yet. Raises EngineFailed, HostCannot."""
 
+    def can_train(self) -> bool:
+        """Whether what trains is installed where jobs run, as far as this can be told; an image has it."""
+
     def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
         """Starts the job and returns its name; on failure nothing of it is left behind."""
 

@@ -42,14 +42,14 @@ class RunFolder:
             return []
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
-    def last_word(self) -> str | None:
-        """The reason that the entry point of the last attempt left, where it left one."""
+    def last_word(self) -> dict[str, Any]:
+        """What the entry point of the last attempt left: `exit_code`, `reason` and more."""
         try:
             path = max(self.path.glob(f"attempts/*/{EXIT_FILE}"), key=lambda path: int(path.parent.name))
-            reason: str | None = json.loads(path.read_text(encoding="utf-8")).get("reason")
-        except (OSError, ValueError, AttributeError):
-            return None
-        return reason
+            word = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return word if isinstance(word, dict) else {}
 
     def record(self) -> RunRecord:
         """The run's record; raises BadInput where it cannot be read."""

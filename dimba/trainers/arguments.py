@@ -21,6 +21,7 @@ def sft_arguments() -> argparse.ArgumentParser:
         metavar="N",
         help="passes over the data",
     )
+    _add_data(parser)
     _add_running(parser)
     return parser
 
@@ -69,8 +70,23 @@ def _add_optimisation(parser: argparse.ArgumentParser, mode: str) -> None:
     add("--grad-accumulation-steps", type=at_least(1), default=16, metavar="N", help="batches an optimiser step")
     add("--max-steps", type=at_least(1), metavar="N", help="optimiser steps, instead of epochs")
     add("--learning-rate", type=above_zero, metavar="RATE", help=_rates(mode))
-    add("--max-length", type=at_least(8), default=1024, metavar="N", help="tokens a row; longer ones are cut, and said")
+    add("--max-length", type=at_least(8), default=1024, metavar="N", help="tokens an example may have")
     add("--seed", type=at_least(0), default=42, metavar="N", help="order of rows and random weights")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--train-on", choices=("all", "last"), default="all", help="of each chat, every assistant turn or the last")
+    add("--on-long", choices=("split", "truncate", "drop"), help="rows over --max-length; more than a tenth needs it")
+    add("--skip-bad-rows", action="store_true", help="leave out rows that cannot be used, and say how many")
+    add(
+        "--packing",
+        choices=("auto", "off"),
+        default="auto",
+        help="lay rows end to end, where the model keeps them apart",
+    )
+    add("--validation-split", type=held_out, metavar="WHAT", help="a share (0.05), a number of rows, or a Hub split")
+    add("--eval-steps", type=at_least(1), metavar="N", help="steps between evaluations (default: once an epoch)")
 
 
 def _rates(mode: str) -> str:
@@ -109,6 +125,17 @@ def above_zero(text: str) -> float:
         raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number
+
+
+def held_out(text: str) -> float | str:
+    """A type for argparse: a share of the rows below 1, a whole number of them, or the name of a split."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if not 0 < number < float("inf") or (number >= 1 and number % 1):
+        raise argparse.ArgumentTypeError(f"{text} is neither a share between 0 and 1 nor a whole number of rows")
     return number
 
 

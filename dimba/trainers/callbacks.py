@@ -44,20 +44,30 @@ class Metrics(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         """Writes one line of metrics.jsonl and, when it is time, one for people."""
-        if not state.is_world_process_zero or "loss" not in (logs or {}):
+        values = {key: value for key, value in (logs or {}).items() if isinstance(value, int | float)}
+        if not state.is_world_process_zero:
             return
+        if "eval_loss" in values:
+            self._write(state, values)
+            print(f"step {state.global_step}/{state.max_steps}  validation loss {values['eval_loss']:.4f}", flush=True)
+        elif "loss" in values:
+            self._on_step(state, values)
+
+    def _on_step(self, state: TrainerState, values: dict[str, float]) -> None:
         now = time.monotonic()
-        values = {key: value for key, value in logs.items() if isinstance(value, int | float)}
         tokens = float(values.get("num_tokens", self.tokens))
         values["tokens_per_second"] = round((tokens - self.tokens) / max(now - self.logged, 1e-9), 1)
         values["elapsed"] = round(now - self.started, 4)
         self.tokens, self.logged = tokens, now
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, "max_steps": state.max_steps, **values}) + "\n")
+        self._write(state, values)
         last = state.global_step >= state.max_steps
         if self.live or last or self.spoke == 0 or now - self.spoke >= _LINE_SECONDS:
             self.spoke = now
             self._say(state, values, now, last=last)
+
+    def _write(self, state: TrainerState, values: dict[str, float]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, "max_steps": state.max_steps, **values}) + "\n")
 
     def _say(self, state: TrainerState, values: dict[str, float], now: float, *, last: bool) -> None:
         done = state.global_step - self.first_step

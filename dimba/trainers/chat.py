@@ -13,7 +13,9 @@ from dimba.trainers.render import Messages, Renderer, Unmaskable
 from dimba.trainers.tokens import IGNORED, Example, Rendered, encode_chats, encode_texts
 from dimba.trainers.turns import Chat
 
-__all__ = ["IGNORED", "ChatEncoder", "Example", "Rendered", "Unmaskable", "encode", "prepare_tokenizer"]
+__all__ = ["IGNORED", "ChatEncoder", "Example", "Rendered", "TrainOn", "Unmaskable", "encode", "prepare_tokenizer"]
+
+TrainOn = Literal["all", "last"]  # of a chat's turns that carry loss
 
 
 def prepare_tokenizer(tokenizer: Any) -> str:
@@ -49,7 +51,7 @@ class ChatEncoder:
     what the model must say there, and is trained. White space behind the end token is not.
     """
 
-    def __init__(self, tokenizer: Any, *, train_on: Literal["all", "last"] = "all") -> None:
+    def __init__(self, tokenizer: Any, *, train_on: TrainOn = "all") -> None:
         self._tokenizer = tokenizer
         self._train_on = train_on
         self._masker = Masker(Renderer(tokenizer), _special(tokenizer))

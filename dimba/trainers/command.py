@@ -1,10 +1,16 @@
 """How a trainer ends: the one place that turns what went wrong into a message and an exit status."""
 
+import json
+import os
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 
+from dimba.contract import ENV_RANK_DIR
 from dimba.errors import DimbaError
+from dimba.trainers.entry import REFUSAL_FILE
 
 
 def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
@@ -12,5 +18,26 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
     try:
         return train(args)
     except DimbaError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        if os.environ.get("RANK", "0") == "0":  # every rank has the same to say
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        _note(error)
         return error.exit_status
+
+
+def every(seconds: float, say: Callable[[int], None]) -> Callable[[int], None]:
+    """Hands on a count once in so many seconds, for what takes long."""
+    said = time.monotonic()
+
+    def count(number: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= seconds:
+            said = time.monotonic()
+            say(number)
+
+    return count
+
+
+def _note(error: DimbaError) -> None:
+    if folder := os.environ.get(ENV_RANK_DIR):
+        refusal = {"message": error.message, "hint": error.hint, "status": error.exit_status}
+        Path(folder, REFUSAL_FILE).write_text(json.dumps(refusal), encoding="utf-8")

@@ -20,18 +20,19 @@ from dimba import contract
 
 _POLL = 0.05
 ON_CPU_INSTEAD = "DIMBA_ON_CPU_INSTEAD"
+REFUSAL_FILE = "refusal.json"  # beside the ranks' notes
 
 
 def main(argv: list[str]) -> int:
     """Runs `argv`; returns the trainer's own exit status, or EXIT_NO_GPU before anything started."""
-    status, reason = _run(argv)
+    status, said = _run(argv)
     if folder := os.environ.get(contract.ENV_ATTEMPT_DIR):
-        word = {"exit_code": status, "reason": reason}
+        word = {"exit_code": status, "reason": None, **said}
         Path(folder, contract.EXIT_FILE).write_text(json.dumps(word), encoding="utf-8")
     return status
 
 
-def _run(argv: list[str]) -> tuple[int, str | None]:
+def _run(argv: list[str]) -> tuple[int, dict[str, Any]]:
     secrets = _secrets()
     environment = {**os.environ, **secrets}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
@@ -39,13 +40,35 @@ def _run(argv: list[str]) -> tuple[int, str | None]:
     problem = _gpu_problem(wanted) if wanted else ""
     if problem and not environment.get(contract.ENV_ALLOW_CPU):
         print(f"error: {wanted} GPU(s) asked for, and {problem}", file=sys.stderr, flush=True)
-        return contract.EXIT_NO_GPU, contract.NO_GPU
+        return contract.EXIT_NO_GPU, {"reason": contract.NO_GPU}
     if problem:
         print(f"on the CPU instead: {problem}", flush=True)
         environment |= {ON_CPU_INSTEAD: "1", "ACCELERATE_USE_CPU": "true"}
+    if argv[0] == contract.PREPARE:
+        argv = argv[1:]
+        status, said = _in_ranks(_preparation(argv), environment)
+        if status:
+            return status, said
+    return _in_ranks(argv, environment)
+
+
+def _preparation(argv: list[str]) -> list[str]:
+    """Tokenises what the trainer's flags name, before there are ranks that would wait for one of them."""
+    wrapper = argv.index("dimba.trainers.rank")
+    flags = argv[wrapper + 2 :]
+    return [sys.executable, *argv[wrapper - 1 : wrapper + 1], "-m", "dimba.trainers.preview", "--lines", *flags]
+
+
+def _in_ranks(argv: list[str], environment: dict[str, str]) -> tuple[int, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="dimba-ranks-") as folder:
-        environment[contract.ENV_RANK_DIR] = folder
-        return _launch(argv, environment, Path(folder)), None
+        status = _launch(argv, {**environment, contract.ENV_RANK_DIR: folder}, Path(folder))
+        return status, _refusal(Path(folder)) if status else {}
+
+
+def _refusal(ranks: Path) -> dict[str, Any]:
+    """What a trainer of ours said before it began to train, where it refused."""
+    path = ranks / REFUSAL_FILE
+    return {"reason": contract.REFUSED, **json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
 
 
 def _secrets() -> dict[str, str]:
@@ -89,7 +112,7 @@ def _launch(argv: list[str], environment: dict[str, str], ranks: Path) -> int:
 
 
 def _notes(ranks: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in ranks.glob("*.json")]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in ranks.glob("[0-9]*.json")]
 
 
 def _status(notes: list[dict[str, Any]], launcher: int) -> int:

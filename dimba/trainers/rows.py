@@ -1,54 +1,94 @@
 """Rows from a file or from the Hub, as samples."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dimba.contract import names_a_path
-from dimba.errors import BadInput, BadRow
+from dimba.errors import BadInput
 from dimba.files import Read, read_rows
-from dimba.formats import Format, Message, Samples, samples_of
+from dimba.formats import Format, Samples, samples_of
 
 # Splits of data sets that have no `train`.
 DEFAULT_SPLITS = {"HuggingFaceH4/ultrachat_200k": "train_sft"}
 
-Chat = tuple[str, list[Message]]
+
+@dataclass(frozen=True)
+class Source:
+    """A local file or a data set on the Hub, and how its columns are called (ours → theirs)."""
+
+    dataset: str
+    config: str | None = None
+    split: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    mode: str = "sft"
+
+    def samples(self) -> tuple[Format, Samples]:
+        """(format, (where, sample) of every row), a BadRow for one that cannot be used.
+
+        Raises:
+            BadInput: the data cannot be read, no row of them can, or their format is not recognised.
+        """
+        local = names_a_path(self.dataset)
+        rows = read_rows(self._path) if local else _rows_of_hub(self._builder, self.dataset, self._split)
+        return samples_of(rows, self.columns, self.mode)
+
+    def identity(self) -> list[Any]:
+        """What stays the same as long as the rows and their reading do: the file's content, the Hub's files."""
+        if names_a_path(self.dataset):
+            what = [self._path.suffixes, _digest(self._path)]
+        else:
+            what = [self.dataset, self._builder.config_id, self._builder.hash, self._split]
+        return [*what, sorted(self.columns.items()), self.mode]
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.dataset).expanduser()
+
+    @property
+    def _split(self) -> str:
+        return self.split or DEFAULT_SPLITS.get(self.dataset, "train")
+
+    @cached_property
+    def _builder(self) -> Any:
+        import datasets
+
+        with _translated(self.dataset, self._split):
+            return datasets.load_dataset_builder(self.dataset, self.config)
 
 
-def read_samples(
-    dataset: str, config: str | None, split: str | None, columns: Mapping[str, str], mode: str = "sft"
-) -> tuple[Format, Samples]:
-    """(format, (where, sample) of every row) of a local file or a Hub data set, a BadRow for one that cannot be used.
-
-    Raises:
-        BadInput: the data cannot be read, no row of them can, or their format is not recognised.
-    """
-    rows = read_rows(Path(dataset).expanduser()) if names_a_path(dataset) else _from_hub(dataset, config, split)
-    return samples_of(rows, columns, mode)
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}", "check the path and its permissions") from None
 
 
-def read_chats(dataset: str, *, config: str | None, split: str | None, columns: dict[str, str]) -> Iterator[Chat]:
-    """(where, messages) of every row; raises BadInput at the first that is bad, or no chat."""
-    for where, sample in read_samples(dataset, config, split, columns)[1]:
-        if isinstance(sample, BadRow):
-            raise sample
-        if sample.text is not None:
-            raise BadRow(where, "plain text, expected a chat")
-        yield where, list(sample.messages)
-
-
-def _from_hub(name: str, config: str | None, split: str | None) -> Read:
+def _rows_of_hub(builder: Any, name: str, split: str) -> Read:
     import datasets
 
-    split = split or DEFAULT_SPLITS.get(name, "train")
+    with _translated(name, split):
+        streaming = _is_beyond_memory(builder.info, split)
+        rows = datasets.load_dataset(name, builder.config.name, split=split, streaming=streaming)
+    return ((f"{name}[{split}] row {number}", dict(row)) for number, row in enumerate(rows, 1))
+
+
+@contextmanager
+def _translated(name: str, split: str) -> Iterator[None]:
+    """What `datasets` raises, as what is wrong and what to do next."""
+    import datasets
+
     try:
-        streaming = _is_beyond_memory(datasets.load_dataset_builder(name, config).info, split)
-        rows = datasets.load_dataset(name, config, split=split, streaming=streaming)
+        yield
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "check the id, config and split on the Hub; a private one needs HF_TOKEN; offline, give a local file"
         raise BadInput(f"data set `{name}`, split `{split}`: {reason}", hint) from error
-    return ((f"{name}[{split}] row {number}", dict(row)) for number, row in enumerate(rows, 1))
 
 
 def _is_beyond_memory(info: Any, split: str, available: int | None = None) -> bool:

@@ -3,33 +3,35 @@
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dimba.batching import default_learning_rate
 from dimba.contract import ENV_RUN_ID, EXIT_STOPPED, OUTPUT_FILE, trained_files
 from dimba.errors import BadInput
-from dimba.trainers.arguments import column_names
-from dimba.trainers.examples import Examples, build_examples, shown
+from dimba.report import DataReport
+
+if TYPE_CHECKING:
+    from dimba.trainers.data import Data
+    from dimba.trainers.models import Compute
 
 
 def train(args: Namespace) -> int:
     """Trains as `args` say; returns the exit status: 0, or EXIT_STOPPED where it was told to stop and saved."""
     check_output(args)
-    columns = _columns(args)
-    from dimba.trainers import chat, models, rows
+    from dimba.trainers import models
+    from dimba.trainers.data import load_data, say_rows
 
     _quiet()
     compute = models.choose_compute(args.device)
-    tokenizer = models.load_tokenizer(args.base_checkpoint)
-    said = chat.prepare_tokenizer(tokenizer)
-    chats = rows.read_chats(args.dataset, config=args.dataset_config, split=args.dataset_split, columns=columns)
-    examples = build_examples(tokenizer, chats, args.max_length)
+    data = load_data(args, say_rows()).checked()
     if _is_first_rank():
-        _introduce(tokenizer, examples, args.max_length, said)
-    trainer, stop = _trainer(args, models.load_model(args, compute), tokenizer, examples, compute)
+        introduce(data.report)
+    trainer, stop = _trainer(args, models.load_model(args, compute), data, compute)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if stop.stopped:
         return EXIT_STOPPED
+    if len(data.validation) and not _just_evaluated(trainer.state):
+        trainer.evaluate()
     trainer.save_model(args.output_dir)
     if _is_first_rank():
         # A pickle, and only a copy of the flags.
@@ -37,6 +39,10 @@ def train(args: Namespace) -> int:
         readable(Path(args.output_dir))
         print(f"saved: {args.output_dir}", flush=True)
     return 0
+
+
+def _just_evaluated(state: Any) -> bool:
+    return any("eval_loss" in logs and logs["step"] == state.global_step for logs in state.log_history)
 
 
 def readable(folder: Path) -> None:
@@ -61,13 +67,6 @@ def check_output(args: Namespace) -> None:
         raise BadInput(f"--output-dir: {folder}: {error.strerror}", "give a folder that you may write in") from None
 
 
-def _columns(args: Namespace) -> dict[str, str]:
-    try:
-        return column_names(args.columns)
-    except ValueError as error:
-        raise BadInput(str(error), "for example --columns prompt=question response=answer") from None
-
-
 def _is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
@@ -87,35 +86,32 @@ def _quiet() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _introduce(tokenizer: Any, examples: Examples, max_length: int, said: str) -> None:
+def introduce(report: DataReport) -> None:
     """The tokens that carry loss, before the first step."""
-    for line in [*examples.summary(max_length), *([said] if said else [])]:
+    for line in report.lines():
         print(f"data: {line}", flush=True)
-    text = shown(tokenizer, examples.kept[0])
-    text = text if len(text) <= 600 else f"{text[:280]} … {text[-280:]}"
     print("data: the first row, with what is trained in [[ ]]:", flush=True)
+    text = "".join(f"[[{part.text}]]" if part.trained else part.text for part in report.shown[0].parts)
+    text = text if len(text) <= 600 else f"{text[:280]} … {text[-280:]}"
     print("\n".join(f"  | {line}" for line in text.splitlines()), flush=True)
 
 
-def _trainer(args: Namespace, model: Any, tokenizer: Any, examples: Examples, compute: Any) -> tuple[Any, Any]:
-    from datasets import Dataset
+def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> tuple[Any, Any]:
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
     from dimba.trainers.callbacks import Metrics, StopOnSignal, metrics_path
+    from dimba.trainers.data import as_dataset
     from dimba.trainers.models import adapter_config
 
     stop = StopOnSignal()
     trainer = SFTTrainer(
         model=model,
-        args=_config(args, compute),
-        train_dataset=Dataset.from_dict(
-            {
-                "input_ids": [example.input_ids.tolist() for example in examples.kept],
-                "labels": [example.labels().tolist() for example in examples.kept],
-            }
-        ),
-        processing_class=tokenizer,
+        args=_config(args, compute, validates=len(data.validation) > 0),
+        train_dataset=as_dataset(data.train),
+        eval_dataset=as_dataset(data.validation) if len(data.validation) else None,
+        data_collator=_collator(args, model, data),
+        processing_class=data.tokenizer,
         peft_config=adapter_config(args),
         callbacks=[Metrics(metrics_path(args.output_dir)), stop],
     )
@@ -127,7 +123,22 @@ def _trainer(args: Namespace, model: Any, tokenizer: Any, examples: Examples, co
     return trainer, stop
 
 
-def _config(args: Namespace, compute: Any) -> Any:
+def _collator(args: Namespace, model: Any, data: "Data") -> Any:
+    """How rows become a batch: end to end where the model keeps them apart, else padded, and said."""
+    from dimba.trainers.packing import PackedBatches, PaddedBatches, probe
+
+    pad_id = data.tokenizer.pad_token_id
+    if args.packing == "off":
+        return PaddedBatches(pad_id)
+    verdict = probe(model)
+    if verdict.exact:
+        return PackedBatches(pad_id, args.max_length)
+    if _is_first_rank():
+        print(f"packing is off: {verdict.why}", flush=True)
+    return PaddedBatches(pad_id)
+
+
+def _config(args: Namespace, compute: "Compute", *, validates: bool) -> Any:
     from trl import SFTConfig
 
     kind = "adapter" if args.use_lora or args.use_qlora else "full"
@@ -149,6 +160,10 @@ def _config(args: Namespace, compute: Any) -> Any:
         max_length=None,
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        eval_strategy=("steps" if args.eval_steps else "epoch") if validates else "no",
+        eval_steps=args.eval_steps,
+        per_device_eval_batch_size=args.batch_size,
         ddp_find_unused_parameters=False,
         logging_steps=1,
         logging_first_step=True,

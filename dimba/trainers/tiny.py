@@ -95,10 +95,11 @@ def show(base: str, tuned: str, data: str) -> dict[str, Any]:
     """Mean loss per trained token of `data` before and after, and what the tuned model answers to its first row."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from dimba.trainers.rows import read_chats
+    from dimba.errors import BadRow
+    from dimba.trainers.rows import Source
 
     tokenizer = AutoTokenizer.from_pretrained(tuned)
-    chats = [messages for _, messages in read_chats(data, config=None, split=None, columns={})]
+    chats = [list(sample.messages) for _, sample in Source(data).samples()[1] if not isinstance(sample, BadRow)]
     model = AutoModelForCausalLM.from_pretrained(tuned)
     before = mean_loss(AutoModelForCausalLM.from_pretrained(base), tokenizer, chats)
     prompt = chats[0][:1]

@@ -99,7 +99,7 @@ def after(argv: tuple[str, ...], flag: str) -> str:
 
 def test_the_argv_is_one_token_each_and_says_what_the_spec_says():
     argv = plan("training: {max_steps: 7, learning_rate: 2e-4}").argv
-    assert argv[:5] == ("python", "-m", "dimba.trainers.entry", "accelerate", "launch")
+    assert argv[:6] == ("python", "-m", "dimba.trainers.entry", "--prepare", "accelerate", "launch")
     assert after(argv, "--base-checkpoint") == "/work/base"
     assert after(argv, "--learning-rate") == "0.0002"
     assert after(argv, "--max-steps") == "7"

@@ -109,3 +109,20 @@ def test_secrets_come_over_stdin_and_reach_the_trainer(entry):
     code = "import os; print(os.environ['HF_TOKEN'], 'DIMBA_SECRETS_ON_STDIN' in os.environ)"
     process = entry(code, json.dumps({"HF_TOKEN": "hush"}) + "\n", DIMBA_SECRETS_ON_STDIN="1")
     assert ended(process) == (0, "hush False\n")
+
+
+def test_the_data_are_prepared_before_there_are_ranks(tmp_path: Path):
+    (tmp_path / "ranks.py").write_text("print('ranks')", encoding="utf-8")
+    command = [sys.executable, "-m", "dimba.trainers.entry", "--prepare", sys.executable, str(tmp_path / "ranks.py")]
+    flags = ["--base-checkpoint", str(tmp_path / "nowhere"), "--dataset", "./nothing.jsonl", "--output-dir", "out"]
+    done = subprocess.run(
+        [*command, "-m", "dimba.trainers.rank", "trainer.py", *flags],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "DIMBA_ATTEMPT_DIR": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "nowhere does not exist" in done.stderr and "ranks" not in done.stdout
+    word = json.loads((tmp_path / "exit.json").read_text(encoding="utf-8"))
+    assert (word["exit_code"], word["reason"], word["status"]) == (2, "refused", 2) and word["hint"]

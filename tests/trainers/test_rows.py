@@ -9,7 +9,7 @@ import pytest
 
 from dimba.errors import BadInput, BadRow
 from dimba.formats import Sample
-from dimba.trainers.rows import available_memory, read_chats, read_samples
+from dimba.trainers.rows import Source, available_memory
 from tests.conftest import QUESTIONS, write_rows
 
 CHAT = {"messages": {"role": ["user", "assistant"], "content": ["Q", "A"]}}
@@ -26,7 +26,8 @@ class StandIn:
 
     def load_dataset_builder(self, name: str, config: str | None) -> Any:
         split = SimpleNamespace(num_bytes=self.size)
-        return SimpleNamespace(info=SimpleNamespace(splits={"train": split}, dataset_size=self.size))
+        info = SimpleNamespace(splits={"train": split}, dataset_size=self.size)
+        return SimpleNamespace(info=info, config=SimpleNamespace(name=config))
 
     def load_dataset(self, name: str, config: str | None, **options: Any) -> Any:
         if name == "no/body":
@@ -47,24 +48,16 @@ def hub(monkeypatch: pytest.MonkeyPatch):
 
 def test_samples_of_a_file_come_with_their_lines_and_bad_rows_in_place(tmp_path: Path):
     path = write_rows(tmp_path / "data.jsonl", [QUESTIONS[0], {"question": "Q"}, QUESTIONS[1]])
-    form, samples = read_samples(str(path), None, None, {})
+    form, samples = Source(str(path)).samples()
     first, second, third = samples
     assert form.name == "question/answer"
     assert isinstance(first[1], Sample) and isinstance(third[1], Sample)
     assert second[0] == f"{path}:2" and isinstance(second[1], BadRow)
 
 
-def test_chats_end_at_the_first_bad_row(tmp_path: Path):
-    path = write_rows(tmp_path / "data.jsonl", [QUESTIONS[0], {"question": "Q"}])
-    chats = read_chats(str(path), config=None, split=None, columns={})
-    assert [message["role"] for message in next(chats)[1]] == ["user", "assistant"]
-    with pytest.raises(BadRow, match=r"data.jsonl:2: no `answer`"):
-        next(chats)
-
-
 def test_turns_in_the_older_layout_of_the_hub_are_read(hub):
     library = hub([CHAT, CHAT])
-    _, samples = read_samples("own/chats", "main", None, {})
+    _, samples = Source("own/chats", "main").samples()
     where, sample = next(samples)
     assert where == "own/chats[train] row 1" and isinstance(sample, Sample)
     assert [message["content"] for message in sample.messages] == ["Q", "A"]
@@ -74,17 +67,17 @@ def test_turns_in_the_older_layout_of_the_hub_are_read(hub):
 @pytest.mark.parametrize(("size", "split", "streams"), [(1 << 60, "train", True), (1 << 60, "train[:9%]", False)])
 def test_what_is_larger_than_the_memory_is_streamed(hub, size: int, split: str, streams: bool):
     library = hub([CHAT], size)
-    read_samples("own/chats", None, split, {})
+    Source("own/chats", split=split).samples()
     assert library.asked["streaming"] is streams and 0 < available_memory() < size
 
 
 def test_a_data_set_that_the_hub_refuses_is_told_in_a_line(hub):
     hub([])
     with pytest.raises(BadInput, match=r"data set `no/body`, split `train`: nobody is there\n"):
-        read_samples("no/body", None, None, {})
+        Source("no/body").samples()
 
 
 def test_a_data_set_without_rows_is_refused(hub):
     hub([])
     with pytest.raises(BadInput, match="no rows"):
-        read_samples("own/chats", None, None, {})
+        Source("own/chats").samples()

@@ -359,9 +359,12 @@ def test_a_folder_names_the_data_files_that_it_holds(place: Path, refused: Any):
 
 
 def test_two_formats_that_fit_are_refused_with_the_flags_to_give(place: Path, refused: Any):
-    write_rows(place / "two.jsonl", [{"text": "QA", "prompt": "Q", "response": "A"}])
+    write_rows(place / "two.jsonl", [{"query": "Q", "answer": "A", "prompt": "Q", "response": "A"}])
     said = " ".join(refused("--dataset", "two.jsonl").split())
-    assert "equally well" in said and "`--columns prompt=prompt response=response` or `--columns text=text`" in said
+    assert (
+        "equally well" in said
+        and "`--columns prompt=prompt response=response` or `--columns query=query answer=answer`" in said
+    )
 
 
 def test_columns_that_no_format_has_are_refused_with_the_flag_to_give(place: Path, refused: Any):

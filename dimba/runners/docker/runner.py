@@ -60,6 +60,10 @@ class DockerRunner:
             build(self.api, image, self.project, progress)
         return look_at_image(self.api, spec, self.project)
 
+    def can_train(self) -> bool:
+        """What trains is in the image."""
+        return True
+
     def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
         """Creates and starts the container; one that does not start is removed again."""
         assert plan.image is not None

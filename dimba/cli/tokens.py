@@ -1,0 +1,96 @@
+"""The data as people see them: counts, lengths as bars, and examples with the trained part marked."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from dimba.errors import printable
+from dimba.report import DataReport, Shown
+
+_BAR = 30  # columns
+_SHOWN_LINES = 14
+
+
+def show_data(report: DataReport, console: Console) -> None:
+    """A page, eighty columns wide."""
+    bar = "█" if (console.encoding or "").startswith("utf") else "#"
+    for name, text in _facts(report, bar):
+        first, *rest = text.splitlines() or [""]
+        for label, line in [(name, first), *(("", each) for each in rest)]:
+            console.print(f"{label:<10}{line}", markup=False, soft_wrap=True)
+    for title, example in zip(("the first row", "one of the usual length", "the longest"), report.shown, strict=False):
+        console.print()
+        _show_example(title, example, console)
+    if report.problem:
+        console.print()
+        console.print(Text.assemble(("not launched like this: ", "bold red"), report.problem), soft_wrap=True)
+        console.print(f"hint: {report.hint}", markup=False, soft_wrap=True)
+
+
+def _facts(report: DataReport, bar: str) -> Iterator[tuple[str, str]]:
+    read = [ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in report.columns.items()]
+    yield "format", f"{report.format} (columns read: {', '.join(read)})"
+    yield "rows", _rows(report)
+    yield "tokens", _tokens(report)
+    yield "lengths", _histogram(report, bar)
+    held_out = f", {report.validation:,} held out to validate on" if report.validation else ""
+    yield "examples", f"{report.examples:,} to train on{held_out}"
+    for note in report.notes:
+        yield "note", note
+
+
+def _rows(report: DataReport) -> str:
+    lines = [f"{report.rows:,}" + (f", of which {report.unusable:,} cannot be used:" if report.unusable else "")]
+    lines += [f"{each.where}: {each.why}" for each in report.bad]
+    more = report.unusable - len(report.bad)
+    return "\n".join([*lines, *([f"… and {more:,} more"] if more else [])])
+
+
+def _tokens(report: DataReport) -> str:
+    share = f" ({report.trained_tokens / report.tokens:.0%})" if report.tokens else ""
+    lines = [f"{report.tokens:,}, {report.trained_tokens:,} of them trained{share}"]
+    if report.long_rows:
+        lines.append(f"{report.long_rows:,} rows are longer than max_length {report.max_length:,}: {report.fate()}")
+    return "\n".join(lines)
+
+
+def _histogram(report: DataReport, bar: str) -> str:
+    lines = [f"median {report.median:,}, longest {report.longest:,}, max_length {report.max_length:,}"]
+    most = max((each.rows for each in report.lengths), default=0) or 1
+    starts = [0, *(each.below for each in report.lengths if each.below is not None)]
+    for start, each in zip(starts, report.lengths, strict=True):
+        if each.below is None and not each.rows:
+            continue
+        span = f"{start:,} to {each.below - 1:,}" if each.below is not None else f"{start:,} and more"
+        drawn = bar * -(-_BAR * each.rows // most)
+        lines.append(f"{span:>16} {drawn:<{_BAR}} {each.rows:,}")
+    return "\n".join(lines)
+
+
+def _show_example(title: str, example: Shown, console: Console) -> None:
+    """In colour the trained part is green; without, it stands in [[ ]]."""
+    plain = console.color_system is None or console.no_color
+    marked = "in [[ ]]" if plain else "in green"
+    console.print(
+        f"{example.where} ({title}, {example.tokens:,} tokens), trained {marked}:", markup=False, soft_wrap=True
+    )
+    text = Text()
+    for part in example.parts:
+        said = printable(part.text)
+        if part.trained:
+            text.append(f"[[{said}]]" if plain else said, style="green")
+        else:
+            text.append(said)
+    _print_clipped(text, console)
+
+
+def _print_clipped(text: Text, console: Console) -> None:
+    text.rstrip()
+    lines = list(text.wrap(console, min(console.width, 80) - 4))
+    if len(lines) > _SHOWN_LINES:
+        half = _SHOWN_LINES // 2
+        lines = [*lines[:half], Text(f"… {len(lines) - 2 * half} lines …", style="dim"), *lines[-half:]]
+    for line in lines:
+        line.rstrip()
+        console.print(Text.assemble(("  | ", "dim"), line))

@@ -1,0 +1,60 @@
+"""`dimba data`: the data of a spec as the model will see them, whatever trainer it names."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from dimba.errors import BadInput, DimbaError, raise_all
+from dimba.host.facts import HostFacts
+from dimba.host.probe import probe
+from dimba.launch import find_runner, located
+from dimba.lifecycle import Reporter
+from dimba.plan.placement import choose_runner
+from dimba.preview import cannot_preview, own_trainer, preview, remembered
+from dimba.report import DataReport
+from dimba.spec import JobSpec, LoadedSpec
+
+
+def look_at_data(loaded: LoadedSpec, reporter: Reporter) -> DataReport:
+    """Reads and tokenises the data where the job would run, making our image where it is missing.
+
+    Nothing that the spec brings along is executed: neither its trainer nor its image.
+
+    Raises:
+        DimbaError: there is nothing to look at, with the reason and the line of the spec.
+    """
+    try:
+        return _look(_ours(loaded.spec), reporter)
+    except DimbaError as error:
+        raise located(error, loaded) from None
+
+
+def _ours(spec: JobSpec) -> JobSpec:
+    return spec.model_copy(update={"container": spec.container.model_copy(update={"image": None, "mounts": []})})
+
+
+def _look(spec: JobSpec, reporter: Reporter) -> DataReport:
+    runner, engine = find_runner(spec.runner)
+    facts = probe(spec, engine, folder=Path.cwd(), read=False)
+    choose_runner(spec, facts)
+    raise_all(_problems(spec, facts))
+    facts = replace(facts, image=runner.look(spec))
+    if report := remembered(spec, facts):
+        return report
+    facts = replace(facts, image=runner.prepare(spec, reporter.progress))
+    report = preview(spec, facts, runner, reporter.rows)
+    reporter.ended()
+    if facts.trainer.path == own_trainer(facts):
+        return report
+    note = f"this is what dimba's own trainer would see: {facts.trainer.path} may read the data otherwise"
+    return replace(report, notes=(*report.notes, note))
+
+
+def _problems(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
+    checkpoint, data = facts.checkpoint, facts.data
+    errors: list[DimbaError] = []
+    if checkpoint.problem:
+        errors.append(BadInput(f"base_checkpoint: {checkpoint.reference} {checkpoint.problem}", checkpoint.hint))
+    if data.problem:
+        errors.append(BadInput(f"dataset: {data.problem}", data.hint))
+    why = "" if errors else cannot_preview(spec, facts)
+    return [*errors, BadInput(f"the data cannot be looked at: {why}", "mend that first")] if why else errors

@@ -1,0 +1,169 @@
+"""The data as the model will see them, found out where the trainer runs: that is where the tokenizer is."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dimba.contract import cache_home
+from dimba.errors import BadInput, DimbaError, HostCannot
+from dimba.host.facts import HostFacts, TrainerFacts
+from dimba.host.source_flags import flags_in_file
+from dimba.host.stamp import stamp
+from dimba.host.trainer import OWN_SFT
+from dimba.plan import Mount
+from dimba.plan.build import job_environment, spec_environment
+from dimba.plan.flags import Resolved, trainer_argv
+from dimba.plan.mounts import job_mounts
+from dimba.report import DataReport
+from dimba.runners.protocol import Runner, Throwaway
+from dimba.runs.store import make_folder
+from dimba.spec import JobSpec
+
+_NO_LIMIT = 7 * 24 * 3600.0  # seconds
+_SAID_LINES = 15
+
+Progress = Callable[[int], None]
+
+
+def cannot_preview(spec: JobSpec, facts: HostFacts) -> str:
+    """Why the data cannot be looked at; empty where they can."""
+    if spec.mode != "sft":
+        return "what GRPO starts from is not tokenised beforehand"
+    if facts.image and facts.image.key is None:
+        return f"{facts.image.reference} is not an image of dimba's"
+    if facts.checkpoint.local and not Path(facts.checkpoint.reference, "tokenizer.json").is_file():
+        return f"{facts.checkpoint.reference} has no tokenizer.json"
+    return ""
+
+
+def own_trainer(facts: HostFacts) -> Path:
+    """The trainer whose way with data this is."""
+    return facts.project / OWN_SFT
+
+
+def with_report(spec: JobSpec, facts: HostFacts, runner: Runner, *, now: Progress | None) -> HostFacts:
+    """The facts with what is known of the tokens of a local file; looks `now` where nothing is remembered."""
+    ready = facts.image is None or facts.image.id is not None
+    mended = not (facts.checkpoint.problem or facts.data.problem)
+    local = facts.data.local and facts.checkpoint.local
+    if not (ready and mended and local and facts.trainer.path == own_trainer(facts)) or cannot_preview(spec, facts):
+        return facts
+    report = remembered(spec, facts)
+    try:
+        if report is None and now and runner.can_train():
+            report = preview(spec, facts, runner, now)
+    except BadInput as error:
+        return replace(facts, data=replace(facts.data, problem=error.message, hint=error.hint))
+    return replace(facts, data=replace(facts.data, report=report))
+
+
+def preview(spec: JobSpec, facts: HostFacts, runner: Runner, progress: Progress) -> DataReport:
+    """Reads and tokenises the data, and keeps the tokens for the job; `progress` gets the rows done so far.
+
+    `facts.image` has to be there, where jobs run in one.
+
+    Raises:
+        BadInput, HostCannot: what is wrong with the data or the checkpoint, in the words of the trainer.
+    """
+    make_folder(facts.cache, facts.output.uid, facts.output.gid)
+    python = "python" if facts.image else facts.python
+    modules = ("-m", "dimba.trainers.entry", python, "-m", "dimba.trainers.preview")
+    listener = _Listener(progress)
+    done = runner.run_once([python, *modules, *preview_argv(spec, facts)], _place(spec, facts, runner.name), listener)
+    if listener.report is None:
+        said = "\n".join(done.text.strip().splitlines()[-_SAID_LINES:])
+        raise listener.error or HostCannot(f"looking at the data failed:\n{said}", "`dimba doctor` looks closer")
+    remember(spec, facts, listener.report)
+    return listener.report
+
+
+def preview_argv(spec: JobSpec, facts: HostFacts) -> list[str]:
+    """The flags that our own trainer would get, whatever trainer the spec names."""
+    flags = flags_in_file(own_trainer(facts))
+    ours = {name: value for name, value in spec.trainer_args.items() if f"--{name}" in flags}
+    at = Resolved(facts.checkpoint.reference, facts.data.reference, str(facts.output.path), gpu_count=0)
+    trainer = TrainerFacts(path=None, flags=flags, flags_from="source")
+    return trainer_argv(spec.model_copy(update={"trainer_args": ours}), trainer, at)[0]
+
+
+def _place(spec: JobSpec, facts: HostFacts, runner: str) -> Throwaway:
+    named, written = spec_environment(spec)
+    image = facts.image
+    return Throwaway(
+        uid=facts.output.uid,
+        gid=facts.output.gid,
+        image=(image.id or image.reference) if image else "",
+        mounts=tuple(each for each in job_mounts(spec, facts) if not _is_output(each, facts)),
+        environment={**job_environment(facts, runner), **written},
+        secrets={name: os.environ[name] for name in named if name in os.environ},
+        network=not (facts.checkpoint.local and facts.data.local),
+        timeout=_NO_LIMIT,
+    )
+
+
+def _is_output(mount: Mount, facts: HostFacts) -> bool:
+    return mount.target == str(facts.output.path)  # nothing is written there, and it may not be there yet
+
+
+@dataclass
+class _Listener:
+    """Takes in the JSON lines of `dimba.trainers.preview`; other lines are noise of libraries."""
+
+    progress: Progress
+    report: DataReport | None = None
+    error: DimbaError | None = None
+
+    def __call__(self, line: str) -> None:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(value, dict):
+            return
+        if "rows" in value:
+            self.progress(int(value["rows"]))
+        elif "report" in value:
+            self.report = DataReport.from_json(value["report"])
+        elif "error" in value:
+            self.error = _error(value["error"])
+
+
+def _error(value: Mapping[str, Any]) -> DimbaError:
+    kind = HostCannot if value["status"] == HostCannot.exit_status else BadInput
+    return kind(str(value["message"]), str(value["hint"]))
+
+
+# What was found out is remembered as long as nothing that it depends on has changed. Where files cannot show that,
+# as on the Hub, it is not.
+
+
+def remembered(spec: JobSpec, facts: HostFacts) -> DataReport | None:
+    """What an earlier look at the very same data found."""
+    try:
+        return DataReport.from_json(json.loads(_memory(spec, facts).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def remember(spec: JobSpec, facts: HostFacts, report: DataReport) -> None:
+    """Keeps a report, readable by this user alone, as it shows examples."""
+    if not (facts.data.local and facts.checkpoint.local):
+        return
+    path = _memory(spec, facts)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(replace(report, cached=True).as_json()), encoding="utf-8")
+    except OSError:
+        return  # looked at again next time
+
+
+def _memory(spec: JobSpec, facts: HostFacts) -> Path:
+    code = facts.image.id if facts.image else [facts.python, stamp(facts.project / "dimba/trainers")]
+    files = [stamp(Path(facts.checkpoint.reference)), stamp(Path(facts.data.reference))]
+    what = json.dumps([preview_argv(spec, facts), code, files])
+    return cache_home() / "data" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"

@@ -1,0 +1,108 @@
+"""What is known of the data once they are tokens: found out where the trainer runs, shown where the user sits."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRowReport:
+    """A row that cannot be trained on."""
+
+    where: str  # file:line
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """How many rows have fewer than `below` tokens, and no fewer than the bar before; the last has no end."""
+
+    below: int | None
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A stretch of an example's text that carries loss, or does not."""
+
+    text: str
+    trained: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One example, decoded from its tokens."""
+
+    where: str
+    tokens: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReport:
+    """The data as the model will see them. Lengths are in tokens."""
+
+    format: str
+    columns: dict[str, str]  # ours: theirs, as far as the format reads them
+    rows: int  # all that were read, usable or not
+    unusable: int
+    bad: tuple[BadRowReport, ...]  # the first few of those
+    tokens: int  # of the usable rows, before anything is cut
+    trained_tokens: int  # those of them that carry loss
+    max_length: int
+    on_long: str | None
+    long_rows: int  # longer than max_length
+    cut_tokens: int
+    cut_trained_tokens: int
+    left_out: int  # rows with nothing trained within max_length, or dropped as too long
+    examples: int  # what training takes batches from
+    validation: int  # what is held out
+    median: int
+    longest: int
+    lengths: tuple[Bar, ...]
+    shown: tuple[Shown, ...]
+    notes: tuple[str, ...] = ()
+    problem: str = ""  # why this cannot be trained on as it is
+    hint: str = ""
+    cached: bool = False
+
+    def lines(self) -> list[str]:
+        """One line a fact worth knowing."""
+        lines = [f"{self.format}, {self.rows:,} rows, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained"]
+        if self.unusable:
+            first = f"{self.bad[0].where}: {self.bad[0].why}"
+            lines.append(f"{self.unusable:,} rows cannot be used and are left out, the first: {first}")
+        if self.long_rows:
+            lines.append(f"{self.long_rows:,} rows are longer than {self.max_length:,} tokens: {self.fate()}")
+        if self.validation:
+            lines.append(f"{self.examples:,} examples to train on, {self.validation:,} held out to validate on")
+        return [*lines, *self.notes]
+
+    def fate(self) -> str:
+        """What becomes of rows that are too long."""
+        if self.on_long == "split":
+            return "split, nothing is lost"
+        lost = f"{self.cut_trained_tokens:,} trained tokens"
+        if self.on_long == "drop":
+            return f"left out, with {lost}"
+        left_out = f"; {self.left_out:,} have nothing trained left and are left out" if self.left_out else ""
+        return f"cut, by {lost}{left_out}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "DataReport":
+        """Reads what `as_json` wrote; keys that this version does not know are left out."""
+        known = {each.name for each in fields(cls)}
+        given = {key: item for key, item in value.items() if key in known}
+        given["bad"] = tuple(BadRowReport(**each) for each in given["bad"])
+        given["lengths"] = tuple(Bar(**each) for each in given["lengths"])
+        given["shown"] = tuple(_shown(each) for each in given["shown"])
+        given["notes"] = tuple(given["notes"])
+        return cls(**given)
+
+
+def _shown(value: Mapping[str, Any]) -> Shown:
+    return Shown(where=value["where"], tokens=value["tokens"], parts=tuple(Part(**part) for part in value["parts"]))

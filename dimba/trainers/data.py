@@ -1,0 +1,139 @@
+"""From a trainer's flags to what it takes batches from, and a report of what that is."""
+
+import sys
+from argparse import Namespace
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dimba.errors import BadInput
+from dimba.report import DataReport
+from dimba.trainers.arguments import column_names
+from dimba.trainers.chat import Example, prepare_tokenizer
+from dimba.trainers.command import every
+from dimba.trainers.models import load_tokenizer
+from dimba.trainers.prepare import Problem, Progress, prepare, row_problem
+from dimba.trainers.reporting import report_on
+from dimba.trainers.rows import Source
+from dimba.trainers.selection import Selection, cuts_too_much, hold_out, select
+from dimba.trainers.store import TokenStore
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Stretches of tokenised rows, int64 [examples, 3]: row, first token, behind the last."""
+
+    store: TokenStore
+    index: Any
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained and validated on; the report's `problem` says why it must not be."""
+
+    tokenizer: Any
+    train: Pieces
+    validation: Pieces
+    report: DataReport
+
+    def checked(self) -> "Data":
+        """Itself; raises BadInput where it cannot be trained on as it is."""
+        if self.report.problem:
+            raise BadInput(self.report.problem, self.report.hint)
+        return self
+
+
+def load_data(args: Namespace, progress: Progress) -> Data:
+    """Reads, tokenises (or finds the tokens), holds out and cuts as `args` of a trainer say; raises BadInput."""
+    tokenizer = load_tokenizer(args.base_checkpoint)
+    said = prepare_tokenizer(tokenizer)
+    source = _source(args)
+    store, cached = prepare(tokenizer, args.train_on, source, progress)
+    share, split = _held_out(args.validation_split)
+    chosen = select(store, args.max_length, args.on_long, hold_out(len(store), share, args.seed))
+    other = prepare(tokenizer, args.train_on, replace(source, split=split), progress)[0] if split else None
+    validation = Pieces(store, chosen.validation) if other is None else _all_of(other, args)
+    problem, hint = _problem(store, other, chosen, args)
+    report = replace(
+        report_on(store, chosen, tokenizer, max_length=args.max_length, on_long=args.on_long),
+        validation=len(validation),
+        notes=tuple(note for note in (said, *_notes(store, tokenizer)) if note),
+        problem=problem,
+        hint=hint,
+        cached=cached,
+    )
+    return Data(tokenizer, Pieces(store, chosen.train), validation, report)
+
+
+def _held_out(wanted: float | str | None) -> tuple[float, str | None]:
+    """(share or number of rows, split of its own)."""
+    return (0, wanted) if isinstance(wanted, str) else (wanted or 0, None)
+
+
+def _all_of(store: TokenStore, args: Namespace) -> Pieces:
+    return Pieces(store, select(store, args.max_length, args.on_long or "truncate", []).train)
+
+
+def _problem(store: TokenStore, other: TokenStore | None, chosen: Selection, args: Namespace) -> Problem:
+    """The first thing that is wrong; two empty texts where nothing is."""
+    stores = [store, *([other] if other else [])]
+    found = [row_problem(each.note, skip_bad=args.skip_bad_rows) for each in stores]
+    found.append(_cut_problem(store, chosen, args))
+    return next((problem for problem in found if problem), ("", ""))
+
+
+def say_rows() -> Progress:
+    """Progress for people: a line that is rewritten on a terminal, now and then one on a pipe."""
+    if sys.stdout.isatty():
+        return every(0.2, lambda rows: print(f"\r\033[Kdata: {rows:,} rows tokenised", end="\r", flush=True))
+    return every(5.0, lambda rows: print(f"data: {rows:,} rows tokenised", flush=True))
+
+
+def as_dataset(pieces: Pieces) -> Any:
+    """A `datasets.Dataset` of `input_ids` and `labels`, read from the token store when they are asked for."""
+    from datasets import Dataset
+
+    def fetch(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        rows = [pieces.store.row(row) for row in batch["row"]]
+        spans = zip(rows, batch["start"], batch["end"], strict=True)
+        examples = [Example(row.input_ids[start:end], row.trained[start:end]) for row, start, end in spans]
+        return {"input_ids": [each.input_ids for each in examples], "labels": [each.labels() for each in examples]}
+
+    names = ("row", "start", "end")
+    columns = {name: pieces.index[:, n] for n, name in enumerate(names)}
+    return Dataset.from_dict(columns).with_transform(fetch)
+
+
+def _source(args: Namespace) -> Source:
+    try:
+        columns = column_names(args.columns)
+    except ValueError as error:
+        raise BadInput(str(error), "for example --columns prompt=question response=answer") from None
+    return Source(args.dataset, config=args.dataset_config, split=args.dataset_split, columns=columns)
+
+
+def _cut_problem(store: TokenStore, chosen: Selection, args: Namespace) -> Problem | None:
+    if not len(chosen.train):
+        return f"no row has a trained token within {args.max_length:,} tokens", "raise `max_length`"
+    if not cuts_too_much(store, chosen, args.on_long):
+        return None
+    trained = int(store.trained_counts.sum())
+    share = chosen.cut_trained_tokens / trained
+    return (
+        f"{chosen.long_rows:,} rows are longer than max_length {args.max_length:,}: {share:.0%} of the trained tokens "
+        f"({chosen.cut_trained_tokens:,} of {trained:,}) would be cut off",
+        f"raise `training.max_length` (the longest row has {int(store.lengths.max()):,} tokens), or say what is meant "
+        "with --on-long split, truncate or drop (in a spec `trainer_args: {on-long: split}`)",
+    )
+
+
+def _notes(store: TokenStore, tokenizer: Any) -> list[str]:
+    notes = []
+    if altered := store.note["altered"]:
+        notes.append(f"of {altered:,} assistant turns the chat template shows a part only (not earlier reasoning)")
+    if others := [end for end in store.note["turn_ends"] if tokenizer.eos_token not in end]:
+        ends = f"`{others[0]}`, not with the end-of-sequence token `{tokenizer.eos_token}`"
+        notes.append(f"the chat template ends a turn with {ends}: generation has to stop there too")
+    return notes

@@ -1,0 +1,78 @@
+"""From tokenised rows to examples: what is held out, and what becomes of rows that are too long."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dimba.trainers.store import TokenStore
+
+ON_LONG = ("split", "truncate", "drop")
+MOST_CUT = 0.1  # of the trained tokens, without being told what to do with long rows
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Pieces of rows, int64 [examples, 3]: row, first token, behind the last token; and what is not among them."""
+
+    train: Any
+    validation: Any
+    long_rows: int
+    cut_tokens: int
+    cut_trained_tokens: int
+    left_out: int
+
+
+def select(store: TokenStore, max_length: int, on_long: str | None, held_out: Any) -> Selection:
+    """Pieces of at most `max_length` tokens, each with a token that carries loss; rows of `held_out` to validate on."""
+    long_rows = np.flatnonzero(store.lengths > max_length)
+    pieces, left_out = _pieces(store, max_length, on_long or "truncate", long_rows)
+    is_held_out = np.isin(pieces[:, 0], held_out)
+    # Pieces of a split row share a token: what they say twice is not counted twice.
+    whole = on_long == "split"
+    return Selection(
+        train=pieces[~is_held_out],
+        validation=pieces[is_held_out],
+        long_rows=len(long_rows),
+        cut_tokens=0 if whole else int(store.lengths.sum() - (pieces[:, 2] - pieces[:, 1]).sum()),
+        cut_trained_tokens=0 if whole else _cut_trained(store, max_length, on_long, long_rows),
+        left_out=left_out,
+    )
+
+
+def hold_out(rows: int, wanted: float, seed: int) -> Any:
+    """Rows to validate on, the same for the same seed: a share of them below 1, else a number."""
+    count = round(rows * wanted) if wanted < 1 else int(wanted)
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:count])
+
+
+def cuts_too_much(store: TokenStore, selection: Selection, on_long: str | None) -> bool:
+    """Whether more trained tokens would be lost than anybody could mean."""
+    return on_long is None and selection.cut_trained_tokens > MOST_CUT * int(store.trained_counts.sum())
+
+
+def _pieces(store: TokenStore, max_length: int, on_long: str, long_rows: Any) -> tuple[Any, int]:
+    """(pieces in the rows' order, rows that none is made of)."""
+    rows = np.arange(len(store))
+    whole = np.stack([rows, np.zeros_like(rows), store.lengths], axis=1)
+    short = np.ones(len(store), dtype=bool)
+    short[long_rows] = False
+    made = [piece for row in long_rows for piece in _of_long_row(store, int(row), max_length, on_long)]
+    left_out = len(long_rows) - len({row for row, _, _ in made})
+    pieces = np.concatenate([whole[short], np.array(made, dtype=np.int64).reshape(-1, 3)])
+    return pieces[np.lexsort((pieces[:, 1], pieces[:, 0]))], left_out
+
+
+def _of_long_row(store: TokenStore, row: int, max_length: int, on_long: str) -> list[tuple[int, int, int]]:
+    if on_long == "drop":
+        return []
+    trained = store.row(row).trained
+    # A piece starts with the last token of the one before, so that every token is predicted once.
+    starts = range(0, len(trained) - 1, max_length - 1) if on_long == "split" else [0]
+    pieces = [(row, start, min(start + max_length, len(trained))) for start in starts]
+    return [piece for piece in pieces if trained[piece[1] + 1 : piece[2]].any()]
+
+
+def _cut_trained(store: TokenStore, max_length: int, on_long: str | None, long_rows: Any) -> int:
+    start = 0 if on_long == "drop" else max_length
+    return sum(int(store.row(int(row)).trained[start:].sum()) for row in long_rows)

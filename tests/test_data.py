@@ -1,0 +1,130 @@
+"""`dimba data`: what it finds, what it shows, and that a launch holds to it."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dimba.cli.tokens import show_data
+from dimba.report import BadRowReport, Bar, DataReport, Part, Shown
+from tests.conftest import NO_ENGINE, QUESTIONS, Dimba, write_rows
+
+PARTS = (Part(text="<|user|>\nWhat?<|end|>\n<|assistant|>\n", trained=False), Part(text="That.<|end|>", trained=True))
+REPORT = DataReport(
+    format="prompt/response",
+    columns={"prompt": "ask", "response": "response"},
+    rows=1000,
+    unusable=7,
+    bad=(BadRowReport(where="data.jsonl:5", why="not valid JSON"),),
+    tokens=50_000,
+    trained_tokens=20_000,
+    max_length=64,
+    on_long=None,
+    long_rows=12,
+    cut_tokens=900,
+    cut_trained_tokens=400,
+    left_out=2,
+    examples=991,
+    validation=0,
+    median=40,
+    longest=200,
+    lengths=(Bar(below=32, rows=400), Bar(below=65, rows=581), Bar(below=None, rows=12)),
+    shown=(Shown(where="data.jsonl:1", tokens=12, parts=PARTS),),
+)
+
+
+def page(report: DataReport, **options: object) -> str:
+    stream = io.StringIO()
+    show_data(report, Console(file=stream, width=80, highlight=False, **options))
+    return stream.getvalue()
+
+
+def test_a_page_tells_what_is_trained_and_what_is_lost():
+    text = page(REPORT)
+    assert "ask" in text and "1,000, of which 7 cannot be used" in text
+    assert "data.jsonl:5: not valid JSON" in text and "… and 6 more" in text
+    assert "50,000, 20,000 of them trained (40%)" in text
+    assert "12 rows are longer than max_length 64: cut, by 400 trained tokens; 2 have nothing trained left" in text
+    assert "65 and more" in text and "[[That.<|end|>]]" in text
+    assert all(len(line) <= 80 for line in text.splitlines() if "longer than" not in line)
+
+
+def test_colour_takes_the_place_of_brackets():
+    text = page(REPORT, force_terminal=True, color_system="standard")
+    assert "\x1b[32mThat.<|end|>" in text and "[[" not in text
+
+
+def test_text_from_the_data_does_not_reach_the_terminal_as_commands():
+    parts = (Part(text="\x1b]0;owned\x07 [red]x", trained=True),)
+    from dataclasses import replace
+
+    text = page(replace(REPORT, shown=(Shown(where="x", tokens=1, parts=parts),)))
+    assert "\x1b" not in text and "\x07" not in text and "[red]x" in text
+
+
+def test_a_report_survives_json():
+    assert DataReport.from_json({**json.loads(json.dumps(REPORT.as_json())), "newer": 1}) == REPORT
+
+
+@pytest.mark.slow
+def test_the_data_are_shown_as_the_trainer_will_see_them(tiny_job: Path, dimba: Dimba):
+    write_rows(tiny_job / "data.jsonl", [*QUESTIONS, {"question": "Q", "answer": None}])
+    done = dimba("data", "job.yaml", "--json", cwd=tiny_job, **NO_ENGINE)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["format"], found["rows"], found["unusable"]) == ("question/answer", 13, 1)
+    assert found["bad"][0]["where"].endswith("data.jsonl:13") and "null" in found["bad"][0]["why"]
+    trained = "".join(part["text"] for part in found["shown"][0]["parts"] if part["trained"])
+    assert trained == "It is 0.<|end|>"
+    assert found["tokens"] > found["trained_tokens"] > 12
+
+    refused = dimba("plan", "job.yaml", cwd=tiny_job, **NO_ENGINE)
+    assert refused.returncode == 2 and "data.jsonl:13" in refused.stderr and "skip-bad-rows" in refused.stderr
+    skipping = ("--set", "trainer_args.skip-bad-rows=true")
+    plan = dimba("plan", "job.yaml", "--json", *skipping, cwd=tiny_job, **NO_ENGINE)
+    assert plan.returncode == 0, plan.stderr
+    assert json.loads(plan.stdout)["data"]["report"]["examples"] == 12
+    assert "shown" not in json.loads(plan.stdout)["data"]["report"]
+
+
+@pytest.mark.slow
+def test_a_job_that_would_lose_much_of_its_data_is_refused_until_it_is_told_how(tiny_job: Path, dimba: Dimba):
+    write_rows(tiny_job / "data.jsonl", [*QUESTIONS, {"question": "Q", "answer": "word " * 400}])
+    refused = dimba("launch", "job.yaml", cwd=tiny_job, **NO_ENGINE)
+    assert refused.returncode == 2 and "--on-long" in refused.stderr and "of the trained tokens" in refused.stderr
+    assert "step 1" not in refused.stdout
+    (run,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
+    assert (run["status"], run["exit_reason"], run["exit_code"]) == ("failed", "start_failed", 2)
+    done = dimba("launch", "job.yaml", "--set", "trainer_args.on-long=split", cwd=tiny_job, **NO_ENGINE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "split, nothing is lost" in done.stdout
+
+
+@pytest.mark.slow
+def test_what_was_found_out_is_remembered_and_refuses_before_anything_starts(tiny_job: Path, dimba: Dimba):
+    write_rows(tiny_job / "data.jsonl", [{"question": "Q", "answer": "word " * 400}])
+    first = dimba("data", "job.yaml", cwd=tiny_job, **NO_ENGINE)
+    assert first.returncode == 0 and "not launched like this" in first.stdout
+    refused = dimba("launch", "job.yaml", cwd=tiny_job, **NO_ENGINE)
+    assert refused.returncode == 2 and "job.yaml:" in refused.stderr
+    assert not (tiny_job / "runs").exists()
+
+
+@pytest.mark.slow
+def test_nothing_of_a_strangers_trainer_is_executed(tiny_job: Path, dimba: Dimba):
+    (tiny_job / "mine.py").write_text("open('executed', 'w')\n", encoding="utf-8")
+    with (tiny_job / "job.yaml").open("a", encoding="utf-8") as file:
+        file.write("trainer: mine.py\n")
+    done = dimba("data", "job.yaml", cwd=tiny_job, **NO_ENGINE)
+    assert done.returncode == 0 and "may read the data otherwise" in done.stdout
+    assert not (tiny_job / "executed").exists()
+
+
+def test_what_cannot_be_looked_at_says_why(job: Path, dimba: Dimba):
+    done = dimba("data", "job.yaml", cwd=job, **NO_ENGINE)
+    assert done.returncode == 2 and "no tokenizer.json" in done.stderr and "hint: " in done.stderr
+    (job / "data.jsonl").unlink()
+    done = dimba("data", "job.yaml", cwd=job, **NO_ENGINE)
+    assert done.returncode == 2 and "job.yaml:" in done.stderr and "does not exist" in done.stderr

@@ -1,0 +1,88 @@
+"""Tokenised rows: kept whole or not at all, and cut into examples without losing count."""
+
+import numpy as np
+import pytest
+
+from dimba.trainers.chat import Example
+from dimba.trainers.selection import cuts_too_much, hold_out, select
+from dimba.trainers.store import TokenStore, TokenWriter
+
+
+def example(length: int, trained_from: int) -> Example:
+    return Example(np.arange(length, dtype=np.int32), np.arange(length) >= trained_from)
+
+
+def store(tmp_path, *rows: tuple[int, int]) -> TokenStore:
+    with TokenWriter(tmp_path / "store") as writer:
+        for number, row in enumerate(rows, 1):
+            writer.add(example(*row), number)
+        writer.finish({"format": "text"})
+    return TokenStore.open(tmp_path / "store")
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    kept = store(tmp_path, (3, 1), (5, 2))
+    assert kept.lengths.tolist() == [3, 5] and kept.trained_counts.tolist() == [2, 3]
+    assert kept.row(1).input_ids.tolist() == [0, 1, 2, 3, 4]
+    assert kept.row(1).trained.tolist() == [False, False, True, True, True]
+    assert kept.note == {"format": "text"}
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), TokenWriter(tmp_path / "store") as writer:
+        writer.add(example(3, 1), 1)
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_rows_are_a_store_too(tmp_path):
+    assert len(store(tmp_path)) == 0
+    assert len(select(store(tmp_path), 8, None, []).train) == 0
+
+
+def pieces(selection) -> list[list[int]]:
+    return selection.train.tolist()
+
+
+def test_long_rows_are_cut_and_what_is_lost_is_counted(tmp_path):
+    rows = store(tmp_path, (4, 1), (10, 2), (12, 9))
+    chosen = select(rows, 8, None, [])
+    assert pieces(chosen) == [[0, 0, 4], [1, 0, 8]]
+    assert (chosen.long_rows, chosen.left_out) == (2, 1)
+    assert chosen.cut_tokens == 2 + 12 and chosen.cut_trained_tokens == 2 + 3
+
+
+def test_dropped_rows_are_counted_whole(tmp_path):
+    chosen = select(store(tmp_path, (4, 1), (10, 2)), 8, "drop", [])
+    assert pieces(chosen) == [[0, 0, 4]]
+    assert (chosen.cut_tokens, chosen.cut_trained_tokens, chosen.left_out) == (10, 8, 1)
+
+
+@pytest.mark.parametrize("length", [9, 15, 16, 22, 23, 40])
+def test_split_rows_predict_every_trained_token_exactly_once(tmp_path, length: int):
+    rows = store(tmp_path, (length, 3))
+    chosen = select(rows, 8, "split", [])
+    predicted = [n for _, start, end in pieces(chosen) for n in range(start + 1, end) if rows.row(0).trained[n]]
+    assert predicted == list(range(3, length))
+    assert all(end - start <= 8 for _, start, end in pieces(chosen))
+    assert chosen.cut_tokens == chosen.cut_trained_tokens == 0
+
+
+def test_a_piece_with_nothing_trained_is_left_out(tmp_path):
+    assert pieces(select(store(tmp_path, (20, 17)), 8, "split", [])) == [[0, 14, 20]]
+
+
+def test_more_than_a_tenth_cut_needs_a_word(tmp_path):
+    rows = store(tmp_path, (8, 0), (9, 0), (10, 0))
+    assert cuts_too_much(rows, select(rows, 8, None, []), None)
+    assert not cuts_too_much(rows, select(rows, 9, None, []), None)
+    assert not cuts_too_much(rows, select(rows, 8, "truncate", []), "truncate")
+
+
+def test_what_is_held_out_is_not_trained_on_and_the_same_each_time(tmp_path):
+    rows = store(tmp_path, *[(4, 1)] * 40)
+    held_out = hold_out(40, 0.1, seed=7)
+    assert held_out.tolist() == hold_out(40, 4, seed=7).tolist() and len(held_out) == 4
+    chosen = select(rows, 8, None, held_out)
+    assert len(chosen.train) == 36 and chosen.validation[:, 0].tolist() == held_out.tolist()
+    assert not set(chosen.train[:, 0]) & set(held_out)
