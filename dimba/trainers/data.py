@@ -99,7 +99,10 @@ def as_dataset(pieces: Pieces) -> Any:
         rows = [pieces.store.row(row) for row in batch["row"]]
         spans = zip(rows, batch["start"], batch["end"], strict=True)
         examples = [Example(row.input_ids[start:end], row.trained[start:end]) for row, start, end in spans]
-        return {"input_ids": [each.input_ids for each in examples], "labels": [each.labels() for each in examples]}
+        return {
+            "input_ids": [each.input_ids.tolist() for each in examples],
+            "labels": [each.labels().tolist() for each in examples],
+        }
 
     names = ("row", "start", "end")
     columns = {name: pieces.index[:, n] for n, name in enumerate(names)}

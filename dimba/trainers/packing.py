@@ -14,7 +14,8 @@ import torch
 from dimba.trainers.chat import IGNORED
 
 Feature = Mapping[str, Any]  # input_ids and labels, each a sequence of ints
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]  # tensors, and the number of tokens that are no padding
+REAL_TOKENS = "real_tokens"
 
 _EXACT = 1e-4  # of a token's loss, in float32
 _OF_A_LEAK = 0.05  # of the difference that a leak makes
@@ -23,23 +24,23 @@ _PROBE, _PROBE_ROW = (13, 7, 9, 10), 20  # lengths of the probe's documents, and
 
 @dataclass(frozen=True)
 class PaddedBatches:
-    """Collates rows into [rows, longest], the padding masked. Lengths are in tokens."""
+    """Collates rows into [rows, longest], the padding masked."""
 
     pad_id: int
 
     def __call__(self, features: Sequence[Feature]) -> Batch:
-        """input_ids, attention_mask and labels, each int64 [rows, longest]."""
+        """input_ids, attention_mask and labels, each int64 [rows, longest]; and the number of real tokens."""
         width = max(len(each["input_ids"]) for each in features)
         batch = _filled(len(features), width, input_ids=self.pad_id, attention_mask=0, labels=IGNORED)
         for row, feature in enumerate(features):
             _lay(batch, row, 0, feature)
             batch["attention_mask"][row, : len(feature["input_ids"])] = 1
-        return batch
+        return {**batch, REAL_TOKENS: int(batch["attention_mask"].sum())}
 
 
 @dataclass(frozen=True)
 class PackedBatches:
-    """Collates rows end to end into as few rows as hold them, each at most `max_length` or the longest row's length.
+    """Collates rows end to end into fewer rows, each at most `max_length` or the longest row's length.
 
     Without an attention mask, `position_ids` that start again are what keeps documents apart; padding at a row's end is
     a document of its own.
@@ -47,11 +48,12 @@ class PackedBatches:
 
     pad_id: int
     max_length: int
+    hidden_size: int = 4096  # of the model: how much a token's own cost outweighs that of looking at the others
 
     def __call__(self, features: Sequence[Feature]) -> Batch:
-        """input_ids, position_ids and labels, each int64 [packed rows, longest]."""
+        """input_ids, position_ids and labels, each int64 [packed rows, longest]; and the number of real tokens."""
         lengths = [len(each["input_ids"]) for each in features]
-        rows = balanced(lengths, max(self.max_length, *lengths))
+        rows = balanced(lengths, max(self.max_length, *lengths), self.hidden_size)
         width = max(sum(lengths[document] for document in row) for row in rows)
         batch = _filled(len(rows), width, input_ids=self.pad_id, position_ids=0, labels=IGNORED)
         for number, row in enumerate(rows):
@@ -61,13 +63,21 @@ class PackedBatches:
                 batch["position_ids"][number, at : at + lengths[document]] = torch.arange(lengths[document])
                 at += lengths[document]
             batch["position_ids"][number, at:] = torch.arange(width - at)
-        return batch
+        return {**batch, REAL_TOKENS: sum(lengths)}
 
 
-def balanced(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Documents, by index, in as few rows as this finds that hold at most `capacity`, about equally long."""
-    fewest = -(-sum(lengths) // capacity)
-    return next(rows for count in range(fewest, len(lengths) + 1) if (rows := _into(count, lengths, capacity)))
+def balanced(lengths: Sequence[int], capacity: int, hidden_size: int = 4096) -> list[list[int]]:
+    """Documents, by index, in rows of at most `capacity`, about equally long, that cost least.
+
+    A token costs about 24 hidden_size² operations in a layer, and 4 hidden_size more for each position of its row.
+    """
+
+    def cost(rows: list[list[int]]) -> int:
+        width = max(sum(lengths[document] for document in row) for row in rows)
+        return len(rows) * width * (6 * hidden_size + width)
+
+    counts = range(-(-sum(lengths) // capacity), len(lengths) + 1)
+    return min((rows for count in counts if (rows := _into(count, lengths, capacity))), key=cost)
 
 
 def _into(count: int, lengths: Sequence[int], capacity: int) -> list[list[int]] | None:

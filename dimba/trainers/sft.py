@@ -98,14 +98,14 @@ def introduce(report: DataReport) -> None:
 
 def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> tuple[Any, Any]:
     from transformers import PrinterCallback
-    from trl import SFTTrainer
 
     from dimba.trainers.callbacks import Metrics, StopOnSignal, metrics_path
     from dimba.trainers.data import as_dataset
     from dimba.trainers.models import adapter_config
+    from dimba.trainers.objective import NextTokenTrainer
 
     stop = StopOnSignal()
-    trainer = SFTTrainer(
+    trainer = NextTokenTrainer(
         model=model,
         args=_config(args, compute, validates=len(data.validation) > 0),
         train_dataset=as_dataset(data.train),
@@ -132,7 +132,7 @@ def _collator(args: Namespace, model: Any, data: "Data") -> Any:
         return PaddedBatches(pad_id)
     verdict = probe(model)
     if verdict.exact:
-        return PackedBatches(pad_id, args.max_length)
+        return PackedBatches(pad_id, args.max_length, model.get_input_embeddings().embedding_dim)
     if _is_first_rank():
         print(f"packing is off: {verdict.why}", flush=True)
     return PaddedBatches(pad_id)

@@ -7,6 +7,7 @@ ends), `trained_counts` (int32) and `numbers` (int64, the row's line or number i
 import json
 import os
 import shutil
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -70,7 +71,7 @@ class TokenWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-        self._rows: dict[str, list[int]] = {name: [] for name in _PER_ROW}
+        self._rows = {name: array("q") for name in _PER_ROW}  # 8 bytes a row and name: there may be millions
         self._end = 0
 
     def __enter__(self) -> "TokenWriter":

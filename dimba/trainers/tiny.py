@@ -53,7 +53,7 @@ def make_checkpoint(folder: Path, texts: list[str], *, seed: int = 0) -> None:
 
     from dimba.trainers.sft import readable
 
-    tokenizer = _tokenizer(texts)
+    tokenizer = make_tokenizer(texts)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -73,7 +73,8 @@ def make_checkpoint(folder: Path, texts: list[str], *, seed: int = 0) -> None:
     readable(folder)
 
 
-def _tokenizer(texts: list[str]) -> Any:
+def make_tokenizer(texts: list[str], *, size: int = 512) -> Any:
+    """A byte-level BPE tokenizer of `size` tokens, trained on `texts`, with a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -82,7 +83,7 @@ def _tokenizer(texts: list[str]) -> Any:
     inner.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     inner.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=512, special_tokens=SPECIAL, initial_alphabet=alphabet)
+        texts, trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet)
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<|pad|>", bos_token="<|begin|>", eos_token="<|end|>"

@@ -38,6 +38,7 @@ def features(*lengths: int) -> list[dict[str, list[int]]]:
 def loss_and_gradients(tiny, batch) -> tuple[float, dict[str, torch.Tensor]]:
     tiny.zero_grad()
     labels = batch.pop("labels")
+    batch.pop("real_tokens")
     logits = tiny(**batch, use_cache=False).logits[:, :-1]
     loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED)
     loss.backward()
@@ -119,4 +120,5 @@ def test_rows_are_few_and_none_is_too_long(lengths: list[int], capacity: int, ro
 
 def test_the_first_token_of_each_document_is_not_predicted():
     batch = PackedBatches(pad_id=0, max_length=16)([{"input_ids": [7, 8, 9], "labels": [7, 8, 9]}] * 3)
+    assert batch["real_tokens"] == 9
     assert batch["labels"].tolist() == [[IGNORED, 8, 9] * 3] and batch["position_ids"].tolist() == [[0, 1, 2] * 3]

@@ -125,6 +125,98 @@ def test_somebody_elses_model_is_not_written_over(tiny_checkpoint: Path, data: P
     assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
 
 
+def test_packing_changes_nothing_but_the_speed_and_rows_are_held_out(tiny_checkpoint: Path, tmp_path: Path):
+    rows = [{"question": row["question"], "answer": row["answer"] * (n % 5 + 1)} for n, row in enumerate(QUESTIONS * 3)]
+    data = write_rows(tmp_path / "data.jsonl", rows)
+    flags = ("--validation-split", "6", "--eval-steps", "2", *SHORT)
+    losses = {}
+    for packing in ("auto", "off"):
+        said = run(tiny_checkpoint, data, tmp_path / packing, "--packing", packing, *flags)
+        assert "30 examples to train on, 6 held out" in said and "validation loss" in said
+        lines = metrics(tmp_path / packing)
+        losses[packing] = [line["loss"] for line in lines if "loss" in line]
+        losses[f"{packing} held out"] = [line["eval_loss"] for line in lines if "eval_loss" in line]
+        losses[f"{packing} tokens"] = [line["num_tokens"] for line in lines if "loss" in line]
+    assert losses["auto"] == pytest.approx(losses["off"], abs=1e-4) and len(losses["auto"]) == 4
+    assert losses["auto held out"] == pytest.approx(losses["off held out"], abs=1e-4)
+    assert len(losses["auto held out"]) == 2
+    assert losses["auto tokens"] == losses["off tokens"], "padding is not counted"
+
+
+def test_the_model_is_given_the_chats_and_loss_on_the_answers_only(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from transformers import AutoTokenizer
+
+    from dimba.trainers.arguments import sft_arguments
+    from dimba.trainers.objective import NextTokenTrainer
+    from dimba.trainers.sft import train
+
+    seen: list[dict] = []
+    compute = NextTokenTrainer.compute_loss
+
+    def note(self, model, inputs, *args, **options):
+        seen.append({name: value.clone() for name, value in inputs.items() if hasattr(value, "clone")})
+        return compute(self, model, inputs, *args, **options)
+
+    monkeypatch.setattr(NextTokenTrainer, "compute_loss", note)
+    chats = [
+        {"messages": [{"role": "user", "content": f"Q{n}"}, {"role": "assistant", "content": f"A{n}", "weight": n % 2}]}
+        for n in range(8)
+    ]
+    chats.append({"messages": [{"role": "user", "content": "Q8"}, {"role": "assistant", "content": "A8"}] * 2})
+    data = write_rows(tmp_path / "data.jsonl", chats)
+    flags = ["--num-epochs", "1", "--batch-size", "3", "--grad-accumulation-steps", "1", "--device", "cpu"]
+    named = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", str(data), "--output-dir", str(tmp_path / "out")]
+    train(sft_arguments().parse_args([*named, *flags, "--skip-bad-rows"]))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    trained = [tokenizer.decode(row[row != -100]) for batch in seen for row in batch["labels"]]
+    assert sorted("".join(trained).split("<|end|>")) == ["", "A1", "A3", "A5", "A7", "A8", "A8"]
+    documents = "".join(tokenizer.decode(row) for batch in seen for row in batch["input_ids"])
+    assert documents.count("<|begin|>") == 5, "one each, and rows without loss are left out"
+    assert all((batch["position_ids"] == 0).sum() >= 2 for batch in seen), "each starts again at 0"
+
+
+def test_two_processes_share_tokens_that_were_made_before_they_started(
+    tiny_checkpoint: Path, data: Path, tmp_path: Path
+):
+    flags = ["--max-steps", "2", "--batch-size", "2", "--grad-accumulation-steps", "1", "--device", "cpu"]
+    script = command(tiny_checkpoint, data, tmp_path / "out", *flags)[1:]
+    launcher = "accelerate launch --quiet --num_machines 1 --num_processes 2 --multi_gpu --main_process_port 0".split()
+    precision = ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "dimba.trainers.entry",
+            "--prepare",
+            *launcher,
+            *precision,
+            "-m",
+            "dimba.trainers.rank",
+            *script,
+        ],
+        env={
+            **os.environ,
+            "ACCELERATE_USE_CPU": "true",
+            "HF_HOME": str(tmp_path / "hf"),
+            "PYTHONPATH": str(REPOSITORY),
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (made,) = (each for each in (tmp_path / "hf/dimba/tokens").iterdir() if each.is_dir())
+    assert made.stat().st_mtime < (tmp_path / "out" / "metrics.jsonl").stat().st_mtime
+    assert "12 rows" in done.stdout and "step 2/2" in done.stdout
+    alone = run(tiny_checkpoint, data, tmp_path / "alone", *flags)
+    assert "step 2/2" in alone
+    both, one = (metrics(tmp_path / name)[-1]["num_tokens"] for name in ("out", "alone"))
+    assert both > 1.5 * one, "each process has its own rows"
+
+
 def test_told_to_stop_it_saves_a_checkpoint_and_can_go_on_from_it(tiny_checkpoint: Path, data: Path, tmp_path: Path):
     flags = ("--batch-size", "2", "--grad-accumulation-steps", "1", "--num-epochs", "500")
     process = subprocess.Popen(
