@@ -29,6 +29,8 @@ lint: $(DEV)
 bench: $(DEV) $(TRAIN)
 	$(BIN)/python scripts/bench/launcher.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/wizard.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/data.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/packing.py
 
 $(HOST): pyproject.toml constraints-dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -38,6 +38,11 @@ class Data:
     validation: Pieces
     report: DataReport
 
+    @property
+    def turn_ends(self) -> tuple[str, ...]:
+        """The tokens that end the trained turns."""
+        return tuple(self.train.store.note["turn_ends"])
+
     def checked(self) -> "Data":
         """Itself; raises BadInput where it cannot be trained on as it is."""
         if self.report.problem:

@@ -127,7 +127,9 @@ def probe(model: Any) -> Verdict:
 def _compared(model: Any) -> Verdict:
     documents = _documents(model)
     apart = torch.cat([_losses(model, each[None], torch.arange(len(each))[None])[0, 1:] for each in documents])
-    batch = PackedBatches(pad_id=0, max_length=_PROBE_ROW)([{"input_ids": each, "labels": each} for each in documents])
+    batch = PackedBatches(pad_id=0, max_length=_PROBE_ROW)(
+        [{"input_ids": each.tolist(), "labels": each.tolist()} for each in documents]
+    )
     packed = _of_documents(_losses(model, batch["input_ids"], batch["position_ids"]), documents)
     as_one = torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])
     leaked = _of_documents(_losses(model, batch["input_ids"], as_one), documents)

@@ -32,6 +32,7 @@ def train(args: Namespace) -> int:
         return EXIT_STOPPED
     if len(data.validation) and not _just_evaluated(trainer.state):
         trainer.evaluate()
+    stop_where_turns_end(trainer.model, data)
     trainer.save_model(args.output_dir)
     if _is_first_rank():
         # A pickle, and only a copy of the flags.
@@ -39,6 +40,14 @@ def train(args: Namespace) -> int:
         readable(Path(args.output_dir))
         print(f"saved: {args.output_dir}", flush=True)
     return 0
+
+
+def stop_where_turns_end(model: Any, data: "Data") -> None:
+    """Saves with the model that generation ends at the token that it learnt to end a turn with."""
+    known = model.generation_config.eos_token_id
+    ids = {data.tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
+    learnt = {data.tokenizer.convert_tokens_to_ids(end) for end in data.turn_ends} - {data.tokenizer.unk_token_id, None}
+    model.generation_config.eos_token_id = sorted(ids | learnt)
 
 
 def _just_evaluated(state: Any) -> bool:

@@ -1,0 +1,40 @@
+"""The look at the data, in the container that the job would run in."""
+
+import json
+import os
+from pathlib import Path
+
+from dimba.runners.docker.engine import Engine
+from tests.conftest import QUESTIONS, Dimba, write_rows
+
+STRANGER = 1234  # a uid that is nobody's
+
+
+def test_the_data_are_looked_at_in_the_container_and_their_tokens_kept_for_the_job(
+    engine: Engine, tiny_job: Path, dimba: Dimba
+):
+    for path in (tiny_job, *tiny_job.rglob("*")):
+        os.chown(path, STRANGER, STRANGER)
+    tiny_job.chmod(0o755)
+    own = {"HF_HOME": str(tiny_job / "hf")}
+    before = {each["Id"] for each in engine.api.containers(all=True)}
+    done = dimba("data", "job.yaml", "--json", "--runner", "docker", cwd=tiny_job, **own)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["rows"], found["unusable"], found["examples"]) == (12, 0, 12)
+    assert {each["Id"] for each in engine.api.containers(all=True)} == before, "nothing is left behind"
+    (tokens,) = (each for each in (tiny_job / "hf/dimba/tokens").iterdir() if each.is_dir())
+    made = tokens.stat().st_mtime_ns
+    assert {path.stat().st_uid for path in (tokens, *tokens.iterdir())} == {STRANGER}
+
+    plan = json.loads(dimba("plan", "job.yaml", "--json", cwd=tiny_job, **own).stdout)
+    assert plan["data"]["report"]["trained_tokens"] == found["trained_tokens"]
+    launched = dimba("launch", "job.yaml", cwd=tiny_job, **own)
+    assert launched.returncode == 0, launched.stdout + launched.stderr
+    assert tokens.stat().st_mtime_ns == made, "the job found its tokens there"
+
+
+def test_a_plan_counts_in_the_container_and_refuses_what_would_be_cut(engine: Engine, tiny_job: Path, dimba: Dimba):
+    write_rows(tiny_job / "data.jsonl", [*QUESTIONS, {"question": "Q", "answer": "word " * 400}])
+    refused = dimba("plan", "job.yaml", cwd=tiny_job, HF_HOME=str(tiny_job / "hf"))
+    assert refused.returncode == 2 and "--on-long" in refused.stderr and "job.yaml:" in refused.stderr
