@@ -97,9 +97,9 @@ def test_a_job_that_would_lose_much_of_its_data_is_refused_until_it_is_told_how(
     assert "step 1" not in refused.stdout
     (run,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
     assert (run["status"], run["exit_reason"], run["exit_code"]) == ("failed", "start_failed", 2)
-    done = dimba("launch", "job.yaml", "--set", "trainer_args.on-long=split", cwd=tiny_job, **NO_ENGINE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "split, nothing is lost" in done.stdout
+    plan = dimba("plan", "job.yaml", "--set", "trainer_args.on-long=split", cwd=tiny_job, **NO_ENGINE)
+    assert plan.returncode == 0, plan.stderr
+    assert "split, nothing is lost" in plan.stdout
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from argparse import Namespace
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dimba.contract import names_a_path
 from dimba.errors import BadInput
 from dimba.report import DataReport
 from dimba.trainers.arguments import column_names
@@ -56,7 +57,7 @@ def load_data(args: Namespace, progress: Progress) -> Data:
     said = prepare_tokenizer(tokenizer)
     source = _source(args)
     store, cached = prepare(tokenizer, args.train_on, source, progress)
-    share, split = _held_out(args.validation_split)
+    share, split = _held_out(args)
     chosen = select(store, args.max_length, args.on_long, hold_out(len(store), share, args.seed))
     other = prepare(tokenizer, args.train_on, replace(source, split=split), progress)[0] if split else None
     validation = Pieces(store, chosen.validation) if other is None else _all_of(other, args)
@@ -72,8 +73,11 @@ def load_data(args: Namespace, progress: Progress) -> Data:
     return Data(tokenizer, Pieces(store, chosen.train), validation, report)
 
 
-def _held_out(wanted: float | str | None) -> tuple[float, str | None]:
+def _held_out(args: Namespace) -> tuple[float, str | None]:
     """(share or number of rows, split of its own)."""
+    wanted = args.validation_split
+    if isinstance(wanted, str) and names_a_path(args.dataset):
+        raise BadInput(f"--validation-split: a file has no split `{wanted}`", "give a share (0.05) or a number of rows")
     return (0, wanted) if isinstance(wanted, str) else (wanted or 0, None)
 
 
@@ -123,6 +127,8 @@ def _source(args: Namespace) -> Source:
 
 
 def _cut_problem(store: TokenStore, chosen: Selection, args: Namespace) -> Problem | None:
+    if not len(chosen.train) and len(chosen.validation):
+        return f"--validation-split {args.validation_split} holds out every row", "hold out fewer"
     if not len(chosen.train):
         return f"no row has a trained token within {args.max_length:,} tokens", "raise `max_length`"
     if not cuts_too_much(store, chosen, args.on_long):

@@ -66,7 +66,10 @@ def _mapped(path: Path, kind: Any) -> Any:
 
 
 class TokenWriter:
-    """Writes rows beside `folder`, which appears whole once `finish` is called, or not at all."""
+    """Writes rows beside `folder`, which appears whole once `finish` is called, or not at all.
+
+    Whoever uses it holds the folder's lock.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -75,6 +78,8 @@ class TokenWriter:
         self._end = 0
 
     def __enter__(self) -> "TokenWriter":
+        for left in self._folder.parent.glob(f"{self._folder.name}.*.part"):
+            shutil.rmtree(left)  # of a process that was killed, as two never write at once
         self._part.mkdir(parents=True)
         self._ids, self._trained = ((self._part / f"{name}.bin").open("wb") for name in ("ids", "trained"))
         return self

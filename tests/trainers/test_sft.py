@@ -110,12 +110,22 @@ def test_real_data_train(name: str, tiny_checkpoint: Path, tmp_path: Path):
         ({"base": "./nowhere"}, "does not exist"),
         ({"data": "./nowhere.jsonl"}, "nowhere.jsonl"),
         ({"flags": ("--columns", "prompt")}, "is not OURS=YOURS"),
+        ({"flags": ("--validation-split", "12")}, "holds out every row"),
+        ({"flags": ("--validation-split", "test")}, "a file has no split `test`"),
         ({"flags": ("--max-length", "8")}, "no row has a trained token within 8 tokens"),
     ],
 )
-def test_bad_input_is_status_2_with_a_hint(change: dict, told: str, tiny_checkpoint: Path, data: Path, tmp_path: Path):
+def test_bad_input_is_status_2_with_a_hint(
+    change: dict, told: str, tiny_checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from dimba.trainers.arguments import sft_arguments
+    from dimba.trainers.command import run_trainer
+    from dimba.trainers.sft import train
+
     base, rows = change.get("base", tiny_checkpoint), change.get("data", data)
-    said = run(base, rows, tmp_path / "out", *change.get("flags", ()), status=2)
+    argv = command(base, rows, tmp_path / "out", *change.get("flags", ()))[2:]
+    assert run_trainer(train, sft_arguments().parse_args(argv)) == 2
+    said = capsys.readouterr().err
     assert told in said and "hint: " in said
 
 

@@ -35,6 +35,12 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
+    (tmp_path / "store.123.part").mkdir()
+    store(tmp_path, (3, 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
 def test_no_rows_are_a_store_too(tmp_path):
     assert len(store(tmp_path)) == 0
     assert len(select(store(tmp_path), 8, None, []).train) == 0
