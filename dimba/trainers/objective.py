@@ -1,26 +1,50 @@
-"""How a batch becomes a loss, and what is counted beside it: next-token prediction, as TRL computes it."""
+"""What is trained on: how a batch becomes a loss. The one place to look at for another family of models."""
 
 from typing import Any
 
 import torch
 from trl import SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
 
-from dimba.trainers.packing import REAL_TOKENS
 
+class CausalTrainer(SFTTrainer):
+    """TRL's trainer, with batches of `dimba.trainers.packing` and the mean loss of their trained tokens.
 
-class NextTokenTrainer(SFTTrainer):
-    """TRL's trainer, for batches that bring the number of their tokens that are no padding.
-
-    TRL's own count takes the padding of packed rows for tokens, and several such rows for one.
+    TRL's own loss computes an entropy and an accuracy over all logits at every step, waits for the device four times
+    to note them, and counts one packed row's positions as the tokens of a batch.
     """
 
-    _real_tokens = 0
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        add_fused_lm_head(base, outputs=("log_probs",))
+        self._tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
-        """The mean loss of the scored tokens; the count is taken out before the model sees the batch."""
-        count = torch.tensor(inputs.pop(REAL_TOKENS), device=self.args.device)
-        loss = super().compute_loss(model, inputs, *args, **options)
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of one batch; `num_items_in_batch` is the trained tokens of the whole optimiser step."""
+        inputs = dict(inputs)
+        tokens = inputs.pop("tokens")
         if self.model.training:
-            self._real_tokens += int(self.accelerator.gather(count).sum())
-            self._metrics["train"]["num_tokens"] = [self._real_tokens]
-        return loss
+            self._tokens += tokens
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        counted = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = -outputs.log_probs.sum() / torch.as_tensor(counted).clamp(min=1)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over the ranks
+        if self.aux_loss_enabled:
+            loss = loss + self._router_loss(outputs, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _router_loss(self, outputs: Any, num_items_in_batch: Any) -> Any:
+        # A mean of each batch, of which an optimiser step takes the mean.
+        batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+        return self.router_aux_loss_coef * outputs.aux_loss / batches
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the real tokens seen so far, all ranks together."""
+        self._metrics["train"]["num_tokens"] = [int(self.accelerator.reduce(self._tokens, "sum"))]
+        super().log(logs, start_time)

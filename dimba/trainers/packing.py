@@ -1,171 +1,197 @@
-"""Rows of a batch laid end to end, so that no time goes into padding, and nothing else about the training changes.
+"""Packing: the rows of one batch laid end to end, so that no time goes into padding and nothing else changes.
 
-An optimiser step sees the same rows as without. Whether a model keeps the rows apart is found out on the model itself.
+Each row stays a document of its own: its positions begin at 0, and without an attention mask the model finds the
+documents by that. A batch keeps its rows, so the steps, the loss and the gradients are those without packing, and
+there is no reason to sort the data by length.
 """
 
-import heapq
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 
 from dimba.trainers.chat import IGNORED
 
-Feature = Mapping[str, Any]  # input_ids and labels, each a sequence of ints
-Batch = dict[str, Any]  # tensors, and the number of tokens that are no padding
-REAL_TOKENS = "real_tokens"
-
-_EXACT = 1e-4  # of a token's loss, in float32
-_OF_A_LEAK = 0.05  # of the difference that a leak makes
-_PROBE, _PROBE_ROW = (13, 7, 9, 10), 20  # lengths of the probe's documents, and of the two rows they are laid into
+Feature = Mapping[str, Sequence[int]]
 
 
-@dataclass(frozen=True)
-class PaddedBatches:
-    """Collates rows into [rows, longest], the padding masked."""
+def collate_padded(features: Sequence[Feature], *, pad_id: int) -> dict[str, torch.Tensor]:
+    """`input_ids`, `attention_mask` and `labels` of shape (rows, longest row), padded on the right.
 
-    pad_id: int
-
-    def __call__(self, features: Sequence[Feature]) -> Batch:
-        """input_ids, attention_mask and labels, each int64 [rows, longest]; and the number of real tokens."""
-        width = max(len(each["input_ids"]) for each in features)
-        batch = _filled(len(features), width, input_ids=self.pad_id, attention_mask=0, labels=IGNORED)
-        for row, feature in enumerate(features):
-            _lay(batch, row, 0, feature)
-            batch["attention_mask"][row, : len(feature["input_ids"])] = 1
-        return {**batch, REAL_TOKENS: int(batch["attention_mask"].sum())}
-
-
-@dataclass(frozen=True)
-class PackedBatches:
-    """Collates rows end to end into fewer rows, each at most `max_length` or the longest row's length.
-
-    Without an attention mask, `position_ids` that start again are what keeps documents apart; padding at a row's end is
-    a document of its own.
+    `tokens` counts them without padding, for `dimba.trainers.objective`.
     """
-
-    pad_id: int
-    max_length: int
-    hidden_size: int = 4096  # of the model: how much a token's own cost outweighs that of looking at the others
-
-    def __call__(self, features: Sequence[Feature]) -> Batch:
-        """input_ids, position_ids and labels, each int64 [packed rows, longest]; and the number of real tokens."""
-        lengths = [len(each["input_ids"]) for each in features]
-        rows = balanced(lengths, max(self.max_length, *lengths), self.hidden_size)
-        width = max(sum(lengths[document] for document in row) for row in rows)
-        batch = _filled(len(rows), width, input_ids=self.pad_id, position_ids=0, labels=IGNORED)
-        for number, row in enumerate(rows):
-            at = 0
-            for document in row:
-                _lay(batch, number, at, features[document])
-                batch["position_ids"][number, at : at + lengths[document]] = torch.arange(lengths[document])
-                at += lengths[document]
-            batch["position_ids"][number, at:] = torch.arange(width - at)
-        return {**batch, REAL_TOKENS: sum(lengths)}
+    shape = (len(features), max(len(feature["input_ids"]) for feature in features))
+    batch = {"input_ids": torch.full(shape, pad_id), "labels": torch.full(shape, IGNORED)}
+    batch["attention_mask"] = torch.zeros(shape, dtype=torch.long)
+    for row, feature in enumerate(features):
+        length = len(feature["input_ids"])
+        _lay(batch, row, 0, feature)
+        batch["attention_mask"][row, :length] = 1
+    return {**batch, "tokens": batch["attention_mask"].sum()}
 
 
-def balanced(lengths: Sequence[int], capacity: int, hidden_size: int = 4096) -> list[list[int]]:
-    """Documents, by index, in rows of at most `capacity`, about equally long, that cost least.
+def collate_packed(features: Sequence[Feature], *, max_length: int, pad_id: int) -> dict[str, torch.Tensor]:
+    """`input_ids`, `position_ids` and `labels` of shape (packed rows, longest of them), all documents in them.
 
-    A token costs about 24 hidden_size² operations in a layer, and 4 hidden_size more for each position of its row.
+    There are as few packed rows as hold the documents, none longer than `max_length` or the longest document.
+    `tokens` counts them without padding, for `dimba.trainers.objective`.
     """
-
-    def cost(rows: list[list[int]]) -> int:
-        width = max(sum(lengths[document] for document in row) for row in rows)
-        return len(rows) * width * (6 * hidden_size + width)
-
-    counts = range(-(-sum(lengths) // capacity), len(lengths) + 1)
-    return min((rows for count in counts if (rows := _into(count, lengths, capacity))), key=cost)
-
-
-def _into(count: int, lengths: Sequence[int], capacity: int) -> list[list[int]] | None:
-    """The longest first, each onto the row that is shortest so far; None where one gets too long."""
-    rows: list[tuple[int, int, list[int]]] = [(0, number, []) for number in range(count)]
-    for document in sorted(range(len(lengths)), key=lambda each: -lengths[each]):
-        size, number, row = heapq.heappop(rows)
-        if size + lengths[document] > capacity:
-            return None
-        heapq.heappush(rows, (size + lengths[document], number, [*row, document]))
-    return [sorted(row) for _, _, row in sorted(rows, key=lambda each: each[1])]
+    lengths = [len(feature["input_ids"]) for feature in features]
+    rows = fewest_rows(lengths, max(max_length, *lengths))
+    shape = (len(rows), max(sum(lengths[document] for document in row) for row in rows))
+    batch = {"input_ids": torch.full(shape, pad_id), "labels": torch.full(shape, IGNORED)}
+    batch["position_ids"] = torch.empty(shape, dtype=torch.long)
+    for row, documents in enumerate(rows):
+        start = 0
+        for document in documents:
+            _lay(batch, row, start, features[document])
+            batch["position_ids"][row, start : start + lengths[document]] = torch.arange(lengths[document])
+            start += lengths[document]
+        # The padding is one more document, so it neither sees nor is seen.
+        batch["position_ids"][row, start:] = torch.arange(shape[1] - start)
+    return {**batch, "tokens": torch.tensor(sum(lengths))}
 
 
-def _filled(rows: int, width: int, **values: int) -> Batch:
-    return {name: torch.full((rows, width), value, dtype=torch.int64) for name, value in values.items()}
-
-
-def _lay(batch: Batch, row: int, at: int, feature: Feature) -> None:
-    size = len(feature["input_ids"])
+def _lay(batch: dict[str, torch.Tensor], row: int, start: int, feature: Feature) -> None:
+    there = slice(start, start + len(feature["input_ids"]))
     for name in ("input_ids", "labels"):
-        batch[name][row, at : at + size] = torch.from_numpy(np.array(feature[name], dtype=np.int64))
-    batch["labels"][row, at] = IGNORED  # nothing of its document predicts the first token
+        batch[name][row, there] = torch.as_tensor(feature[name])
+    # Nothing before it foretells a document's first token.
+    batch["labels"][row, start] = IGNORED
+
+
+def fewest_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Which documents go in which row: as few rows of at most `limit` tokens as hold them, about equally long."""
+    for rows in count(-(-sum(lengths) // limit)):
+        found = _balanced(lengths, rows)
+        if max(sum(lengths[document] for document in row) for row in found) <= limit:
+            return found
+    raise AssertionError("a row for each document always holds them")
+
+
+def _balanced(lengths: Sequence[int], rows: int) -> list[list[int]]:
+    # Longest first onto the least filled: no row is then shorter than another by more than one document,
+    # so the padding needs no position that no document has.
+    found: list[list[int]] = [[] for _ in range(rows)]
+    filled = [0] * rows
+    for document in sorted(range(len(lengths)), key=lambda each: -lengths[each]):
+        least = filled.index(min(filled))
+        found[least].append(document)
+        filled[least] += lengths[document]
+    return found
+
+
+_LENGTHS = (13, 5, 9, 7, 11)  # tokens of the documents that are tried
+_LIMITS = (sum(_LENGTHS), 25)  # all in one row; and in two rows, the second with padding
+_SWAPPED = (0, 2)  # documents with others behind them, in both layouts
+# Nats a token. Apart and packed, tensors have other shapes and so round otherwise, in 16 bits more than any fixed
+# bound: there it may be a share of what leaking everything would change. With other neighbours nothing rounds
+# otherwise, in any precision.
+_ROUNDING, _SHARE, _UNCHANGED = 1e-4, 0.1, 1e-5
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a model keeps packed documents apart, and by how much the loss of a token differs at most."""
+class Packing:
+    """Whether packed rows train as they do apart; the largest difference of a token's loss, in nats; and why."""
 
     exact: bool
     difference: float
     why: str
 
 
-def probe(model: Any) -> Verdict:
-    """Compares short random documents packed and apart, on the model's own device and in its own precision."""
-    was_training = model.training
+def packing_error(model: Any) -> Packing:
+    """Runs random documents apart and packed, on the model's own device and in its precision, and compares them.
+
+    No list of model families stays true: some ignore where a document begins, in silence.
+    """
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        return _compared(model)
-    except Exception as error:  # a model that takes no position_ids raises what it likes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return Verdict(False, float("nan"), f"the model does not take rows laid end to end ({reason})")
+        with torch.no_grad():
+            return _compared(model, _documents(model))
+    except Exception as error:  # whatever it is that a model raises, it would raise it at the first step too
+        said = next(iter(str(error).strip().splitlines()), "")
+        return Packing(False, math.inf, f"the model does not take packed rows ({type(error).__name__}: {said})")
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
 
 
-def _compared(model: Any) -> Verdict:
-    documents = _documents(model)
-    apart = torch.cat([_losses(model, each[None], torch.arange(len(each))[None])[0, 1:] for each in documents])
-    batch = PackedBatches(pad_id=0, max_length=_PROBE_ROW)(
-        [{"input_ids": each.tolist(), "labels": each.tolist()} for each in documents]
-    )
-    packed = _of_documents(_losses(model, batch["input_ids"], batch["position_ids"]), documents)
-    as_one = torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])
-    leaked = _of_documents(_losses(model, batch["input_ids"], as_one), documents)
-    difference, leak = (packed - apart).abs(), (leaked - apart).abs()
-    worst = float(difference.max())
-    exact = float(difference.mean()) < _OF_A_LEAK * float(leak.mean()) and (_is_rounded(model) or worst < _EXACT)
-    why = f"rows laid end to end would see each other in this model (a token's loss would differ by {worst:.2g})"
-    return Verdict(exact, worst, "" if exact else why)
+def _compared(model: Any, documents: list[Feature]) -> Packing:
+    changes = [_changes_by_neighbours(model, documents, limit) for limit in _LIMITS]
+    apart = [_token_losses(model, [document]) for document in documents]
+    errors = [(_token_losses(model, documents, limit) - _in_rows(apart, limit)).abs() for limit in _LIMITS]
+    changed, difference = torch.cat(changes).max().item(), torch.cat([*changes, *errors]).max().item()
+    # Both are written so that a loss that is no number fails.
+    if not changed <= _UNCHANGED:
+        return Packing(False, difference, f"a token sees other documents of its row (up to {changed:.2g} nats)")
+    if not _is_rounding(model, documents, apart, errors):
+        why = f"a document's losses are others in a packed row (up to {difference:.2g} nats)"
+        return Packing(False, difference, why)
+    return Packing(True, difference, f"packed rows have the losses of separate ones (within {difference:.2g} nats)")
 
 
-def _documents(model: Any) -> list[torch.Tensor]:
-    vocabulary = model.get_input_embeddings().num_embeddings
-    draw = torch.Generator().manual_seed(0)
-    return [torch.randint(vocabulary, (length,), generator=draw) for length in _PROBE]
+def _is_rounding(model: Any, documents: list[Feature], apart: list[torch.Tensor], errors: list[torch.Tensor]) -> bool:
+    if {parameter.dtype for parameter in model.parameters()} == {torch.float32}:
+        return all(error.max().item() <= _ROUNDING for error in errors)
+    leaked = (_token_losses(model, [_one_document(documents)]) - _in_rows(apart, _LIMITS[0])).abs()
+    return all(error.mean().item() <= _SHARE * leaked.mean().item() for error in errors)
 
 
-@torch.no_grad()
-def _losses(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The loss of each token, float32 [rows, tokens]; of a row's first it is 0."""
-    ids, positions = ids.to(model.device), positions.to(model.device)
-    logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, :-1].float()
-    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    return torch.nn.functional.pad(losses, (1, 0)).cpu()
+def _changes_by_neighbours(model: Any, documents: list[Feature], limit: int) -> torch.Tensor:
+    """By how much documents' losses change when others in their row are exchanged for as long ones."""
+    before, after = (_token_losses(model, _swapped(documents, by), limit) for by in (0, 1))
+    return (before - after).abs()
 
 
-def _of_documents(losses: torch.Tensor, documents: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The losses of the documents' tokens but the first, in the documents' order."""
-    rows = balanced([len(each) for each in documents], _PROBE_ROW)
-    found: dict[int, torch.Tensor] = {}
-    for number, row in enumerate(rows):
-        at = 0
-        for document in row:
-            found[document] = losses[number, at + 1 : at + len(documents[document])]
-            at += len(documents[document])
-    return torch.cat([found[document] for document in range(len(documents))])
+def _swapped(documents: list[Feature], by: int) -> list[Feature]:
+    """The documents, some of them without labels and with their tokens turned round by `by` places."""
+    return [
+        {"input_ids": [*ids[by:], *ids[:by]], "labels": [IGNORED] * len(ids)} if n in _SWAPPED else document
+        for n, document in enumerate(documents)
+        for ids in (document["input_ids"],)
+    ]
 
 
-def _is_rounded(model: Any) -> bool:
-    return any(each.dtype in (torch.bfloat16, torch.float16) for each in model.parameters())
+def _documents(model: Any) -> list[Feature]:
+    """Documents of random ordinary tokens, all of them trained."""
+    config = model.config.get_text_config()
+    size = min(config.vocab_size, model.get_input_embeddings().weight.shape[0])
+    ordinary = torch.tensor(sorted(set(range(size)) - _special_ids(config)))
+    choice = torch.randint(len(ordinary), (sum(_LENGTHS),), generator=torch.Generator().manual_seed(0))
+    return [{"input_ids": ids.tolist(), "labels": ids.tolist()} for ids in ordinary[choice].split(_LENGTHS)]
+
+
+def _special_ids(config: Any) -> set[int]:
+    found: set[int] = set()
+    for name, value in config.to_dict().items():
+        if name.endswith(("_token_id", "_token_index")):
+            found.update(value if isinstance(value, list) else [value])
+    return found
+
+
+def _in_rows(apart: list[torch.Tensor], limit: int) -> torch.Tensor:
+    """Losses by document in the order in which the packed rows hold the documents."""
+    return torch.cat([apart[document] for row in fewest_rows(_LENGTHS, limit) for document in row])
+
+
+def _one_document(documents: list[Feature]) -> Feature:
+    """The whole packed row as if it were one document: everything leaks, and only that is wrong with it."""
+    row = [documents[document] for document in fewest_rows(_LENGTHS, _LIMITS[0])[0]]
+    ids = [token for document in row for token in document["input_ids"]]
+    labels = [token for document in row for token in (IGNORED, *document["labels"][1:])]
+    return {"input_ids": ids, "labels": labels}
+
+
+def _token_losses(model: Any, documents: list[Feature], limit: int = 0) -> torch.Tensor:
+    """Losses in nats of every trained token, row by row, on the CPU."""
+    batch = collate_packed(documents, max_length=limit, pad_id=documents[0]["input_ids"][0])
+    device = model.get_input_embeddings().weight.device
+    inputs = {name: batch[name].to(device) for name in ("input_ids", "position_ids")}
+    logits = model(**inputs, use_cache=False).logits[:, :-1].float().cpu()
+    labels = batch["labels"][:, 1:]
+    trained = labels != IGNORED
+    return torch.nn.functional.cross_entropy(logits[trained], labels[trained], reduction="none")

@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +112,10 @@ def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> t
     from dimba.trainers.callbacks import Metrics, StopOnSignal, metrics_path
     from dimba.trainers.data import as_dataset
     from dimba.trainers.models import adapter_config
-    from dimba.trainers.objective import NextTokenTrainer
+    from dimba.trainers.objective import CausalTrainer
 
     stop = StopOnSignal()
-    trainer = NextTokenTrainer(
+    trainer = CausalTrainer(
         model=model,
         args=_config(args, compute, validates=len(data.validation) > 0),
         train_dataset=as_dataset(data.train),
@@ -134,17 +135,16 @@ def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> t
 
 def _collator(args: Namespace, model: Any, data: "Data") -> Any:
     """How rows become a batch: end to end where the model keeps them apart, else padded, and said."""
-    from dimba.trainers.packing import PackedBatches, PaddedBatches, probe
+    from dimba.trainers.packing import collate_packed, collate_padded, packing_error
 
     pad_id = data.tokenizer.pad_token_id
-    if args.packing == "off":
-        return PaddedBatches(pad_id)
-    verdict = probe(model)
-    if verdict.exact:
-        return PackedBatches(pad_id, args.max_length, model.get_input_embeddings().embedding_dim)
-    if _is_first_rank():
-        print(f"packing is off: {verdict.why}", flush=True)
-    return PaddedBatches(pad_id)
+    if args.packing == "auto" and args.batch_size > 1:
+        probe = packing_error(model)
+        if probe.exact:
+            return partial(collate_packed, max_length=args.max_length, pad_id=pad_id)
+        if _is_first_rank():
+            print(f"packing is off, rows are padded: {probe.why}", flush=True)
+    return partial(collate_padded, pad_id=pad_id)
 
 
 def _config(args: Namespace, compute: "Compute", *, validates: bool) -> Any:

@@ -11,13 +11,14 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from dimba.trainers.arguments import sft_arguments
 from dimba.trainers.data import as_dataset, load_data
-from dimba.trainers.packing import REAL_TOKENS, PackedBatches, PaddedBatches
+from dimba.trainers.packing import collate_packed, collate_padded
 from scripts.bench.data import made_up
 
 BATCH, BATCHES, ROUNDS = 8, 4, 5
@@ -34,8 +35,8 @@ def main() -> None:
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(base)
-    padded, packed = PaddedBatches(0), PackedBatches(0, 1024, model.config.hidden_size)
-    real = sum(padded(each)[REAL_TOKENS] for each in batches)
+    padded, packed = partial(collate_padded, pad_id=0), partial(collate_packed, pad_id=0, max_length=1024)
+    real = sum(int(padded(each)["tokens"]) for each in batches)
     area = sum(padded(each)["input_ids"].numel() for each in batches)
     train(model, padded(batches[0]))  # the first is slower
     ratios = []
@@ -52,7 +53,7 @@ def main() -> None:
 
 def train(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
     """Seconds of a forward and a backward pass."""
-    batch.pop(REAL_TOKENS)
+    batch.pop("tokens")
     began = time.perf_counter()
     model(**batch, use_cache=False).loss.backward()
     model.zero_grad()

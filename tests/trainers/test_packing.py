@@ -1,124 +1,259 @@
-"""Rows laid end to end: the same losses and gradients as apart, or not done at all."""
+"""Packing changes the speed and nothing else: losses and gradients are compared with every row on its own."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from dimba.trainers.chat import IGNORED
-from dimba.trainers.packing import PackedBatches, PaddedBatches, balanced, probe
+from dimba.trainers.packing import collate_packed, collate_padded, fewest_rows, packing_error
 
-SMALL = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,  # large enough for a leak to show
-    "pad_token_id": 0,
+WINDOW = 6  # tokens; smaller than most documents
+BASE = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA = {**BASE, **IDS, "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 128}
+NEOX = {**BASE, **IDS, "intermediate_size": 64, "max_position_embeddings": 128}
+GPT2 = {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **IDS}
+MAMBA = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
+EXPERTS = {"num_experts_per_tok": 2, "num_experts": 4, "moe_intermediate_size": 32}
+HYBRID = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
+DELTA = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+SLIDING = {**LLAMA, "head_dim": 8, "sliding_window": WINDOW}
+
+PACKS: dict[str, dict[str, Any]] = {
+    "Llama": LLAMA,
+    "Qwen2": LLAMA,
+    "Qwen3": {**LLAMA, "head_dim": 8},
+    "Qwen3Moe": {**LLAMA, **EXPERTS, "head_dim": 8},
+    "Mistral": SLIDING,
+    "Phi3": {**LLAMA, "sliding_window": WINDOW},
+    "Gemma3": SLIDING,
+    "GPT2": GPT2,
+    "GPTNeoX": NEOX,
 }
-GPT = {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "initializer_range": 0.3}
+LEAKS: dict[str, dict[str, Any]] = {
+    "OPT": {**BASE, **IDS, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 128},
+    "Bloom": {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "Falcon": {**BASE, **IDS},
+    "GptOss": {**SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2, "max_position_embeddings": 4096},
+    "Mamba": MAMBA,
+    "Jamba": {**LLAMA, "num_experts": 2, "mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "FalconH1": {**LLAMA, **HYBRID, "head_dim": 8, "mamba_d_ssm": 64},
+    "RecurrentGemma": {**LLAMA, "head_dim": 8, "attention_window_size": 8, "lru_width": 32, "num_hidden_layers": 3},
+    "Qwen3Next": {**LLAMA, **EXPERTS, **DELTA, "head_dim": 8, "shared_expert_intermediate_size": 32},
+}
+ATTENTION = ("sdpa", "eager")
 
 
-def model(name: str, attention: str = "sdpa", **options):
-    import transformers
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
+
+def tiny(family: str, shape: dict[str, Any], attention: str | None = None) -> Any:
+    """A random model whose documents, were they to leak, would do so for all to see."""
+    text = "TextConfig" if family == "Gemma3" else "Config"
+    config = getattr(transformers, family + text)(**shape)
+    if attention:
+        config._attn_implementation = attention
     torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**{**SMALL, **options})
-    config._attn_implementation = attention
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
-
-
-def features(*lengths: int) -> list[dict[str, list[int]]]:
-    draw = torch.Generator().manual_seed(1)
-    rows = [torch.randint(1, 97, (length,), generator=draw).tolist() for length in lengths]
-    return [{"input_ids": row, "labels": [IGNORED] * (len(row) // 3) + row[len(row) // 3 :]} for row in rows]
-
-
-def loss_and_gradients(tiny, batch) -> tuple[float, dict[str, torch.Tensor]]:
-    tiny.zero_grad()
-    labels = batch.pop("labels")
-    batch.pop("real_tokens")
-    logits = tiny(**batch, use_cache=False).logits[:, :-1]
-    loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED)
-    loss.backward()
-    return loss.item(), {name: each.grad.clone() for name, each in tiny.named_parameters() if each.grad is not None}
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize(
-    ("name", "options"), [("Llama", {}), ("Qwen2", {}), ("Qwen3", {"head_dim": 8}), ("Mistral", {"sliding_window": 8})]
-)
-def test_packed_rows_have_the_losses_and_gradients_of_rows_apart(name: str, options: dict, attention: str):
-    tiny, rows = model(name, attention, **options), features(23, 5, 17, 30, 11, 3)
-    packed, padded = PackedBatches(pad_id=0, max_length=48)(rows), PaddedBatches(pad_id=0)(rows)
-    assert packed["input_ids"].shape[0] == 2 < padded["input_ids"].shape[0]
-    assert (packed["labels"] != IGNORED).sum() == (padded["labels"] != IGNORED).sum()
-    (one, gradients), (other, expected) = loss_and_gradients(tiny, packed), loss_and_gradients(tiny, padded)
-    assert one == pytest.approx(other, abs=1e-5)
-    for parameter, gradient in gradients.items():
-        torch.testing.assert_close(gradient, expected[parameter], atol=1e-5, rtol=1e-4)
-
-
-def apart_and_packed(tiny) -> float:
-    """The largest difference of a token's loss, measured without the probe."""
-    rows = features(12, 8)
-    batch = PackedBatches(pad_id=0, max_length=20)(rows)
-    assert batch["input_ids"].shape == (1, 20)
+    model = getattr(transformers, family + ("LMHeadModel" if family == "GPT2" else "ForCausalLM"))(config)
     with torch.no_grad():
-        logits = tiny(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-        alone = [tiny(input_ids=torch.tensor([row["input_ids"]]), use_cache=False).logits for row in rows]
-    return float((logits.log_softmax(-1) - torch.cat(alone, dim=1).log_softmax(-1)).abs().max())
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(4)
+    return model.eval()
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("Llama", {}),
-        ("Mistral", {"sliding_window": 4}),
-        ("Qwen3", {"head_dim": 8}),
-        ("Phi3", {}),
-        ("Gemma", {"head_dim": 8}),
-        ("GPT2", GPT),
-        ("GPTNeoX", {}),
-        ("OPT", {"ffn_dim": 64, "word_embed_proj_dim": 32}),
-        ("Mamba", {"state_size": 8}),
-        ("Bloom", {"n_layer": 2, "n_head": 4}),
-        ("GptOss", {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1, "attention": "eager"}),
-    ],
-)
-def test_the_probe_says_what_a_measurement_says(name: str, options: dict):
-    tiny = model(name, **{"attention": "eager" if name in ("Bloom", "Mamba") else "sdpa", **options})
-    try:
-        difference = apart_and_packed(tiny)
-    except (TypeError, ValueError, RuntimeError):
-        difference = float("inf")
-    verdict = probe(tiny)
-    assert verdict.exact == (difference < 1e-4), (difference, verdict)
-    assert bool(verdict.why) != verdict.exact
+def documents(*lengths: int) -> list[dict[str, list[int]]]:
+    """Rows of random tokens whose first third carries no loss."""
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randint(3, 96, (length,), generator=generator).tolist() for length in lengths]
+    return [{"input_ids": ids, "labels": [IGNORED] * (len(ids) // 3) + ids[len(ids) // 3 :]} for ids in rows]
 
 
-def test_the_probe_sees_through_an_adapter_and_low_precision_and_leaves_the_model_as_it_was():
+LENGTHS = (17, 4, 9, 23, 1, 12, 8)
+LIMIT = 40  # two packed rows, one of them padded
+
+
+def by_token(model: Any, batch: dict[str, torch.Tensor]) -> list[float]:
+    """Losses of the trained tokens, in an order that does not depend on the layout."""
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "tokens")}
+    logits = model(**inputs, use_cache=False).logits[:, :-1]
+    labels = batch["labels"][:, 1:]
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    return sorted(losses[labels.flatten() != IGNORED].tolist())
+
+
+def apart(model: Any, rows: list[dict[str, list[int]]]) -> list[float]:
+    return sorted(loss for row in rows for loss in by_token(model, collate_padded([row], pad_id=0)))
+
+
+def largest_difference(model: Any) -> float:
+    """Measured in another way than the probe does: other documents, longer, with a label mask."""
+    rows = documents(*LENGTHS)
+    with torch.no_grad():
+        pairs = zip(apart(model, rows), by_token(model, collate_packed(rows, max_length=LIMIT, pad_id=0)), strict=True)
+        return max(abs(one - other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("family", PACKS)
+def test_packed_losses_and_gradients_are_those_of_padded_rows(family: str, attention: str):
+    model = tiny(family, PACKS[family], attention)
+    assert packing_error(model).exact
+    assert largest_difference(model) < 1e-5
+    rows = documents(*LENGTHS)
+    padded = gradients(model, collate_padded(rows, pad_id=0))
+    packed = gradients(model, collate_packed(rows, max_length=LIMIT, pad_id=0))
+    scale = max(gradient.abs().max().item() for gradient in padded)
+    assert max((a - b).abs().max().item() for a, b in zip(padded, packed, strict=True)) < 1e-5 * max(scale, 1)
+
+
+def gradients(model: Any, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    model.zero_grad()
+    inputs = {name: value for name, value in batch.items() if name != "tokens"}
+    model(**inputs, use_cache=False).loss.backward()
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", LEAKS)
+def test_a_model_that_leaks_is_found_out(family: str):
+    model = tiny(family, LEAKS[family])
+    verdict = packing_error(model)
+    assert not verdict.exact and verdict.why
+    assert verdict.difference == float("inf") or largest_difference(model) > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_verdict_is_the_same_in_16_bits(dtype: torch.dtype):
+    for family, shape in (PACKS | LEAKS).items():
+        verdict = packing_error(tiny(family, shape).to(dtype))
+        assert verdict.exact == (family in PACKS), f"{family}: {verdict}"
+
+
+def test_an_adapter_and_a_quantised_base_are_probed_as_they_are(tiny_checkpoint: Path):
     from peft import LoraConfig, get_peft_model
 
-    adapted = get_peft_model(model("Llama"), LoraConfig(r=2, target_modules="all-linear"))
-    adapted.train()
-    assert probe(adapted).exact and adapted.training
-    assert probe(model("Llama").to(torch.bfloat16)).exact
-    assert not probe(model("OPT", ffn_dim=64, word_embed_proj_dim=32).to(torch.bfloat16)).exact
+    from dimba.trainers.arguments import sft_arguments
+    from dimba.trainers.models import Compute, load_model
+
+    flags = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "y", "--use-qlora"]
+    base = load_model(sft_arguments().parse_args(flags), Compute(on_cpu=True, mixed="no"))
+    model = get_peft_model(base, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert packing_error(model).exact
+    leaking = get_peft_model(tiny("OPT", LEAKS["OPT"]), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert not packing_error(leaking).exact
 
 
-@pytest.mark.parametrize(
-    ("lengths", "capacity", "rows"),
-    [([5], 10, 1), ([5, 5], 10, 1), ([6, 6, 6], 10, 3), ([7, 4, 3, 6], 10, 2), ([3] * 8, 64, 1)],
-)
-def test_rows_are_few_and_none_is_too_long(lengths: list[int], capacity: int, rows: int):
-    laid = balanced(lengths, capacity)
-    assert len(laid) == rows and sorted(each for row in laid for each in row) == list(range(len(lengths)))
-    assert all(sum(lengths[each] for each in row) <= capacity for row in laid)
+def test_a_model_that_raises_is_told_in_a_sentence_and_left_in_its_mode():
+    model = tiny("Llama", LLAMA).train()
+    model.lm_head.eval()
+    model.forward = lambda **_: 1 / 0
+    verdict = packing_error(model)
+    assert not verdict.exact and "ZeroDivisionError: division by zero" in verdict.why
+    assert model.training and not model.lm_head.training
 
 
-def test_the_first_token_of_each_document_is_not_predicted():
-    batch = PackedBatches(pad_id=0, max_length=16)([{"input_ids": [7, 8, 9], "labels": [7, 8, 9]}] * 3)
-    assert batch["real_tokens"] == 9
-    assert batch["labels"].tolist() == [[IGNORED, 8, 9] * 3] and batch["position_ids"].tolist() == [[0, 1, 2] * 3]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_losses_that_are_no_numbers_are_not_exact(dtype: torch.dtype):
+    model = tiny("Llama", LLAMA).to(dtype)
+    original = model.forward
+
+    def breaks_on_two_rows(**inputs: Any) -> Any:
+        output = original(**inputs)
+        output.logits *= float("nan") if len(inputs["input_ids"]) == 2 else 1
+        return output
+
+    model.forward = breaks_on_two_rows
+    assert not packing_error(model).exact
+
+
+def test_a_model_that_drops_the_position_ids_is_not_exact():
+    forgetful = tiny("Llama", LLAMA)
+    original = forgetful.forward
+    forgetful.forward = lambda position_ids=None, **inputs: original(**inputs)
+    assert not packing_error(forgetful).exact
+
+
+def test_every_document_is_whole_alone_and_without_loss_on_its_first_token():
+    rows = documents(*LENGTHS)
+    batch = collate_packed(rows, max_length=LIMIT, pad_id=0)
+    assert batch["input_ids"].shape == (2, 37) and int(batch["tokens"]) == sum(LENGTHS) == 74
+    starts = (batch["position_ids"] == 0).nonzero().tolist()
+    assert len(starts) == len(rows) and all(batch["labels"][row, start] == IGNORED for row, start in starts)
+    flat = batch["input_ids"].tolist()
+    for ids in (row["input_ids"] for row in rows):
+        assert any(packed[at : at + len(ids)] == ids for packed in flat for at in range(len(packed)))
+    padded = collate_padded(rows, pad_id=0)
+    assert (padded["labels"] != IGNORED).sum() == (batch["labels"] != IGNORED).sum()
+    assert padded["tokens"] == batch["tokens"]
+
+
+def test_padding_is_a_document_of_its_own():
+    batch = collate_packed(documents(30, 20, 6), max_length=1, pad_id=7)
+    assert batch["position_ids"][1].tolist() == [*range(20), *range(6), *range(4)]
+    assert batch["labels"][1, 26:].tolist() == [IGNORED] * 4 and batch["input_ids"][1, 26:].tolist() == [7] * 4
+
+
+@pytest.mark.parametrize("lengths", [[5], [5, 5, 5], [1000, 1, 1, 1], [7, 6, 5, 4, 4], list(range(1, 40))])
+def test_rows_are_few_full_and_about_equally_long(lengths: list[int]):
+    for limit in (max(lengths), 64, 1024):
+        rows = fewest_rows(lengths, max(limit, *lengths))
+        filled = [sum(lengths[document] for document in row) for row in rows]
+        assert sorted(document for row in rows for document in row) == list(range(len(lengths)))
+        assert max(filled) <= max(limit, *lengths) and min(filled) > 0
+        assert max(filled) - min(filled) <= max(lengths), "padding needs no position that no document has"
+        assert len(rows) <= 2 * -(-sum(lengths) // limit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", [False, True])
+def test_training_packed_ends_with_the_weights_of_training_padded(adapter: bool, tmp_path: Path):
+    ends = {name: trained(tmp_path / name, adapter, name) for name in ("trl", "padded", "packed")}
+    for name in ("padded", "packed"):
+        (losses, weights, tokens), (expected, reference, _) = ends[name], ends["trl"]
+        assert losses == pytest.approx(expected, abs=2e-5)
+        assert max((weights[key] - reference[key]).abs().max().item() for key in weights) < 2e-5
+        assert tokens == sum(range(5, 25)), "padding counts as no token"
+
+
+def trained(folder: Path, adapter: bool, way: str) -> tuple[list[float], dict[str, torch.Tensor], int]:
+    """Losses by step, the weights trained and the tokens seen: TRL's own trainer and collator, or ours."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PreTrainedTokenizerFast
+    from trl import SFTConfig, SFTTrainer
+
+    from dimba.trainers.objective import CausalTrainer
+    from dimba.trainers.tiny import make_tokenizer
+
+    tokenizer: PreTrainedTokenizerFast = make_tokenizer(["a"])
+    padded = partial(collate_padded, pad_id=0)
+    packed = partial(collate_packed, max_length=64, pad_id=0)
+    trainer = (SFTTrainer if way == "trl" else CausalTrainer)(
+        model=tiny("Llama", {**LLAMA, "vocab_size": len(tokenizer)}),
+        args=SFTConfig(
+            output_dir=str(folder), per_device_train_batch_size=4, gradient_accumulation_steps=2, num_train_epochs=1,
+            learning_rate=1e-2, optim="sgd", lr_scheduler_type="constant", logging_steps=1, report_to="none",
+            use_cpu=True, bf16=False, activation_checkpointing=False, max_length=None, disable_tqdm=True,
+            save_strategy="no", dataset_kwargs={"skip_prepare_dataset": True}, seed=1,
+        ),
+        train_dataset=Dataset.from_list(documents(*range(5, 25))),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None,
+        data_collator={"trl": None, "padded": padded, "packed": packed}[way],
+    )  # fmt: skip
+    trainer.train()
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    weights = {name: value.detach().clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
+    return [step["loss"] for step in steps], weights, steps[-1]["num_tokens"]

@@ -159,17 +159,17 @@ def test_the_model_is_given_the_chats_and_loss_on_the_answers_only(
     from transformers import AutoTokenizer
 
     from dimba.trainers.arguments import sft_arguments
-    from dimba.trainers.objective import NextTokenTrainer
+    from dimba.trainers.objective import CausalTrainer
     from dimba.trainers.sft import train
 
     seen: list[dict] = []
-    compute = NextTokenTrainer.compute_loss
+    compute = CausalTrainer.compute_loss
 
     def note(self, model, inputs, *args, **options):
         seen.append({name: value.clone() for name, value in inputs.items() if hasattr(value, "clone")})
         return compute(self, model, inputs, *args, **options)
 
-    monkeypatch.setattr(NextTokenTrainer, "compute_loss", note)
+    monkeypatch.setattr(CausalTrainer, "compute_loss", note)
     chats = [
         {"messages": [{"role": "user", "content": f"Q{n}"}, {"role": "assistant", "content": f"A{n}", "weight": n % 2}]}
         for n in range(8)
