@@ -214,7 +214,7 @@ def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> tuple[
     if ending is None:
         return "lost", "container_missing", RunFailed(f"run {folder.id}: its job is gone", logs)
     word = folder.last_word()
-    if word.get("reason") == contract.REFUSED:
+    if word.get("reason") == contract.REFUSED and word.get("exit_code") == ending.exit_code:
         return "failed", "start_failed", _refused(word)
     if ending.exit_code == contract.EXIT_NO_GPU and word.get("reason") == contract.NO_GPU:
         hint = "`dimba doctor` looks closer; `--allow-cpu` goes on without, `gpus: none` asks for the CPU"

@@ -57,6 +57,7 @@ class _Window:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
         self._line, self._column = 1, 1  # of the window's first character
         self._escapes = False
+        self._counted = (0, 0)  # a position of the window, and the lines that end before it
 
     def next(self) -> str:
         """The next character that is no space; empty at the end of the file."""
@@ -90,8 +91,11 @@ class _Window:
         return f"line {line}, column {column}"
 
     def line(self) -> int:
-        """The line in the file of the next character."""
-        return self._position(self.at)[0]
+        """The line in the file of the next character; what was counted before is not counted again."""
+        at, lines = self._counted
+        lines += self.text.count("\n", at, self.at)
+        self._counted = self.at, lines
+        return self._line + lines
 
     def _position(self, at: int) -> tuple[int, int]:
         lines = self.text.count("\n", 0, at)
@@ -116,7 +120,7 @@ class _Window:
         self.ended = len(data) < size
         more = self._decoder.decode(data, self.ended)
         self._escapes = self._escapes or has_escapes(more)
-        self.text, self.at = self.text[self.at :] + more, 0
+        self.text, self.at, self._counted = self.text[self.at :] + more, 0, (0, 0)
 
 
 def _array(window: _Window, path: Path) -> Read:

@@ -45,8 +45,8 @@ class RunFolder:
     def last_word(self) -> dict[str, Any]:
         """What the entry point of the last attempt left: `exit_code`, `reason` and more."""
         try:
-            path = max(self.path.glob(f"attempts/*/{EXIT_FILE}"), key=lambda path: int(path.parent.name))
-            word = json.loads(path.read_text(encoding="utf-8"))
+            newest = max(self.path.glob("attempts/*"), key=lambda path: int(path.name))
+            word = json.loads((newest / EXIT_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return word if isinstance(word, dict) else {}

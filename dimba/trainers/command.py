@@ -20,7 +20,7 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
     except DimbaError as error:
         if os.environ.get("RANK", "0") == "0":  # every rank has the same to say
             print(f"error: {error}", file=sys.stderr, flush=True)
-        _note(error)
+            _note(error)
         return error.exit_status
 
 

@@ -5,6 +5,8 @@ from argparse import Namespace
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from dimba.contract import names_a_path
 from dimba.errors import BadInput
 from dimba.report import DataReport
@@ -21,7 +23,7 @@ from dimba.trainers.store import TokenStore
 
 @dataclass(frozen=True)
 class Pieces:
-    """Stretches of tokenised rows, int64 [examples, 3]: row, first token, behind the last."""
+    """Stretches of tokenised rows, int32 [examples, 3]: row, first token, behind the last."""
 
     store: TokenStore
     index: Any
@@ -105,17 +107,14 @@ def as_dataset(pieces: Pieces) -> Any:
     from datasets import Dataset
 
     def fetch(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        rows = [pieces.store.row(row) for row in batch["row"]]
-        spans = zip(rows, batch["start"], batch["end"], strict=True)
-        examples = [Example(row.input_ids[start:end], row.trained[start:end]) for row, start, end in spans]
+        found = [(pieces.store.row(int(row)), slice(start, end)) for row, start, end in pieces.index[batch["piece"]]]
+        examples = [Example(row.input_ids[part], row.trained[part]) for row, part in found]
         return {
             "input_ids": [each.input_ids.tolist() for each in examples],
             "labels": [each.labels().tolist() for each in examples],
         }
 
-    names = ("row", "start", "end")
-    columns = {name: pieces.index[:, n] for n, name in enumerate(names)}
-    return Dataset.from_dict(columns).with_transform(fetch)
+    return Dataset.from_dict({"piece": np.arange(len(pieces), dtype=np.int32)}).with_transform(fetch)
 
 
 def _source(args: Namespace) -> Source:
@@ -127,6 +126,8 @@ def _source(args: Namespace) -> Source:
 
 
 def _cut_problem(store: TokenStore, chosen: Selection, args: Namespace) -> Problem | None:
+    if isinstance(args.validation_split, float) and not len(chosen.validation) and not chosen.left_out:
+        return f"--validation-split {args.validation_split:g} holds out no row", "hold out more"
     if not len(chosen.train) and len(chosen.validation):
         return f"--validation-split {args.validation_split} holds out every row", "hold out fewer"
     if not len(chosen.train):

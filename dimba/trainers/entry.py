@@ -44,12 +44,15 @@ def _run(argv: list[str]) -> tuple[int, dict[str, Any]]:
     if problem:
         print(f"on the CPU instead: {problem}", flush=True)
         environment |= {ON_CPU_INSTEAD: "1", "ACCELERATE_USE_CPU": "true"}
+    asked: list[int] = []
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda number, _frame: asked.append(number))
     if argv[0] == contract.PREPARE:
         argv = argv[1:]
-        status, said = _in_ranks(_preparation(argv), environment)
-        if status:
-            return status, said
-    return _in_ranks(argv, environment)
+        status, said = _in_ranks(_preparation(argv), environment, asked)
+        if status or asked:
+            return status or contract.EXIT_STOPPED, said
+    return _in_ranks(argv, environment, asked)
 
 
 def _preparation(argv: list[str]) -> list[str]:
@@ -59,16 +62,18 @@ def _preparation(argv: list[str]) -> list[str]:
     return [sys.executable, *argv[wrapper - 1 : wrapper + 1], "-m", "dimba.trainers.preview", "--lines", *flags]
 
 
-def _in_ranks(argv: list[str], environment: dict[str, str]) -> tuple[int, dict[str, Any]]:
+def _in_ranks(argv: list[str], environment: dict[str, str], asked: list[int]) -> tuple[int, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="dimba-ranks-") as folder:
-        status = _launch(argv, {**environment, contract.ENV_RANK_DIR: folder}, Path(folder))
+        status = _launch(argv, {**environment, contract.ENV_RANK_DIR: folder}, Path(folder), asked)
         return status, _refusal(Path(folder)) if status else {}
 
 
 def _refusal(ranks: Path) -> dict[str, Any]:
     """What a trainer of ours said before it began to train, where it refused."""
-    path = ranks / REFUSAL_FILE
-    return {"reason": contract.REFUSED, **json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+    try:
+        return {"reason": contract.REFUSED, **json.loads((ranks / REFUSAL_FILE).read_text(encoding="utf-8"))}
+    except (OSError, ValueError):
+        return {}
 
 
 def _secrets() -> dict[str, str]:
@@ -92,14 +97,10 @@ def _gpu_problem(wanted: int) -> str:
     return "" if count.value >= wanted else f"only {count.value} work"
 
 
-def _launch(argv: list[str], environment: dict[str, str], ranks: Path) -> int:
+def _launch(argv: list[str], environment: dict[str, str], ranks: Path, asked: list[int]) -> int:
     # Its own session: a Ctrl-C in the terminal reaches this process alone, which then tells the ranks.
     process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-
-    asked: list[int] = []
     told: set[int] = set()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda number, _frame: asked.append(number))
     while process.poll() is None:
         # A rank that was not there yet when the signal came is told once it is.
         for note in _notes(ranks) if asked else []:

@@ -38,15 +38,26 @@ def prepare(tokenizer: Any, train_on: TrainOn, source: Source, progress: Progres
         BadInput: the data cannot be read, or no format fits; HostCannot: there is no room for the tokens.
     """
     folder = cache_folder() / _key(tokenizer, train_on, source)
+    if store := _there(folder):
+        return store, True
     try:
         with _locked(folder.with_suffix(".lock")):
-            if there := folder.is_dir():
-                return TokenStore.open(folder), there
+            if store := _there(folder):  # made while this one waited
+                return store, True
             _write(folder, ChatEncoder(tokenizer, train_on=train_on), source, progress)
             return TokenStore.open(folder), False
     except OSError as error:
-        hint = f"make room, or name another place with HF_HOME; the tokens of the data are kept in {folder.parent}"
+        what = "mend the permissions of" if isinstance(error, PermissionError) else "make room for"
+        hint = f"{what} {folder.parent}, where the tokens of the data are kept, or name another place with HF_HOME"
         raise HostCannot(f"{error.filename or folder}: {error.strerror}", hint) from error
+
+
+def _there(folder: Path) -> TokenStore | None:
+    """What was prepared before; a damaged one is made anew."""
+    try:
+        return TokenStore.open(folder)
+    except (OSError, ValueError, EOFError, KeyError):
+        return None
 
 
 def cache_folder() -> Path:

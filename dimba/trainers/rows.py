@@ -40,7 +40,7 @@ class Source:
     def identity(self) -> list[Any]:
         """What stays the same as long as the rows and their reading do: the file's content, the Hub's files."""
         if names_a_path(self.dataset):
-            what = [self._path.suffixes, _digest(self._path)]
+            what = [str(self._path), _digest(self._path)]  # with its name, which stands before the number of a row
         else:
             what = [self.dataset, self._builder.config_id, self._builder.hash, self._split]
         return [*what, sorted(self.columns.items()), self.mode]
@@ -75,7 +75,8 @@ def _rows_of_hub(builder: Any, name: str, split: str) -> Read:
     with _translated(name, split):
         streaming = _is_beyond_memory(builder.info, split)
         rows = datasets.load_dataset(name, builder.config.name, split=split, streaming=streaming)
-    return ((f"{name}[{split}] row {number}", dict(row)) for number, row in enumerate(rows, 1))
+        for number, row in enumerate(rows, 1):
+            yield f"{name}[{split}] row {number}", dict(row)
 
 
 @contextmanager

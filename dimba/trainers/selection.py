@@ -13,7 +13,7 @@ MOST_CUT = 0.1  # of the trained tokens, without being told what to do with long
 
 @dataclass(frozen=True)
 class Selection:
-    """Pieces of rows, int64 [examples, 3]: row, first token, behind the last token; and what is not among them."""
+    """Pieces of rows, int32 [examples, 3]: row, first token, behind the last token; and what is not among them."""
 
     train: Any
     validation: Any
@@ -53,14 +53,15 @@ def cuts_too_much(store: TokenStore, selection: Selection, on_long: str | None) 
 
 def _pieces(store: TokenStore, max_length: int, on_long: str, long_rows: Any) -> tuple[Any, int]:
     """(pieces in the rows' order, rows that none is made of)."""
-    rows = np.arange(len(store))
-    whole = np.stack([rows, np.zeros_like(rows), store.lengths], axis=1)
-    short = np.ones(len(store), dtype=bool)
-    short[long_rows] = False
+    # 4 bytes a number, and few copies: there may be ten million rows.
+    whole = np.zeros((len(store), 3), dtype=np.int32)
+    whole[:, 0], whole[:, 2] = np.arange(len(store)), store.lengths
+    if not len(long_rows):
+        return whole, 0
     made = [piece for row in long_rows for piece in _of_long_row(store, int(row), max_length, on_long)]
     left_out = len(long_rows) - len({row for row, _, _ in made})
-    pieces = np.concatenate([whole[short], np.array(made, dtype=np.int64).reshape(-1, 3)])
-    return pieces[np.lexsort((pieces[:, 1], pieces[:, 0]))], left_out
+    pieces = np.concatenate([np.delete(whole, long_rows, axis=0), np.array(made, dtype=np.int32).reshape(-1, 3)])
+    return pieces[np.argsort(pieces[:, 0], kind="stable")], left_out
 
 
 def _of_long_row(store: TokenStore, row: int, max_length: int, on_long: str) -> list[tuple[int, int, int]]:

@@ -53,10 +53,13 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
-        """What a writer left in `folder`; the tokens stay on disk."""
+        """What a writer left in `folder`; the tokens stay on disk. Raises ValueError where that is not whole."""
         rows = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _PER_ROW}
         note = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
         ids, trained = (_mapped(folder / "ids.bin", np.int32), _mapped(folder / "trained.bin", np.bool_))
+        total = int(rows["ends"][-1]) if len(rows["ends"]) else 0
+        if not len(ids) == len(trained) == total or len({len(each) for each in rows.values()}) > 1:
+            raise ValueError(f"{folder} is damaged")
         return cls(ids, trained, note=note, **rows)
 
 
@@ -85,9 +88,11 @@ class TokenWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._ids.close()
-        self._trained.close()
-        shutil.rmtree(self._part, ignore_errors=True)
+        try:
+            self._ids.close()
+            self._trained.close()
+        finally:
+            shutil.rmtree(self._part, ignore_errors=True)
 
     def add(self, example: Example, number: int) -> None:
         """Appends a row."""
@@ -105,5 +110,8 @@ class TokenWriter:
         for name, kind in _PER_ROW.items():
             np.save(self._part / f"{name}.npy", np.array(self._rows[name], dtype=kind), allow_pickle=False)
         (self._part / _NOTE).write_text(json.dumps(note, ensure_ascii=False), encoding="utf-8")
+        for path in self._part.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         shutil.rmtree(self._folder, ignore_errors=True)
         self._part.rename(self._folder)

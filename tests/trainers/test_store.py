@@ -53,7 +53,7 @@ def pieces(selection) -> list[list[int]]:
 def test_long_rows_are_cut_and_what_is_lost_is_counted(tmp_path):
     rows = store(tmp_path, (4, 1), (10, 2), (12, 9))
     chosen = select(rows, 8, None, [])
-    assert pieces(chosen) == [[0, 0, 4], [1, 0, 8]]
+    assert pieces(chosen) == [[0, 0, 4], [1, 0, 8]] and chosen.train.dtype == np.int32
     assert (chosen.long_rows, chosen.left_out) == (2, 1)
     assert chosen.cut_tokens == 2 + 12 and chosen.cut_trained_tokens == 2 + 3
 
