@@ -14,22 +14,24 @@ from dimba.report import DataReport
 from dimba.spec import JobSpec, LoadedSpec
 
 
-def look_at_data(loaded: LoadedSpec, reporter: Reporter) -> DataReport:
+def look_at_data(loaded: LoadedSpec, reporter: Reporter, *, trust: bool = False) -> DataReport:
     """Reads and tokenises the data where the job would run, making our image where it is missing.
 
-    Nothing that the spec brings along is executed: neither its trainer nor its image.
+    Nothing that the spec brings along is executed: neither its trainer nor its images, its base image but to `trust`.
 
     Raises:
         DimbaError: there is nothing to look at, with the reason and the line of the spec.
     """
     try:
-        return _look(_ours(loaded.spec), reporter)
+        return _look(_ours(loaded.spec, trust=trust), reporter)
     except DimbaError as error:
         raise located(error, loaded) from None
 
 
-def _ours(spec: JobSpec) -> JobSpec:
-    return spec.model_copy(update={"container": spec.container.model_copy(update={"image": None, "mounts": []})})
+def _ours(spec: JobSpec, *, trust: bool) -> JobSpec:
+    base = spec.container.base_image if trust else None
+    ours = spec.container.model_copy(update={"image": None, "mounts": [], "base_image": base})
+    return spec.model_copy(update={"container": ours})
 
 
 def _look(spec: JobSpec, reporter: Reporter) -> DataReport:
@@ -38,11 +40,11 @@ def _look(spec: JobSpec, reporter: Reporter) -> DataReport:
     choose_runner(spec, facts)
     raise_all(_problems(spec, facts))
     facts = replace(facts, image=runner.look(spec))
-    if report := remembered(spec, facts):
-        return report
-    facts = replace(facts, image=runner.prepare(spec, reporter.progress))
-    report = preview(spec, facts, runner, reporter.rows)
-    reporter.ended()
+    report = remembered(spec, facts)
+    if report is None:
+        facts = replace(facts, image=runner.prepare(spec, reporter.progress))
+        report = preview(spec, facts, runner, reporter.rows)
+        reporter.ended()
     if facts.trainer.path == own_trainer(facts):
         return report
     note = f"this is what dimba's own trainer would see: {facts.trainer.path} may read the data otherwise"

@@ -40,7 +40,7 @@ class BadRow(BadInput):
 
     def __init__(self, where: str, why: str, hint: str = "correct the row or remove it") -> None:
         super().__init__(f"{where}: {why}", hint)
-        self.where, self.why = where, printable(why)
+        self.where, self.why = printable(where), printable(why)
 
 
 class HostCannot(DimbaError):

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dimba.host.source_flags import flags_in_file
 from dimba.host.stamp import stamp
 from dimba.host.trainer import OWN_SFT
 from dimba.plan import Mount
-from dimba.plan.build import job_environment, spec_environment
+from dimba.plan.build import job_environment
 from dimba.plan.flags import Resolved, trainer_argv
 from dimba.plan.mounts import job_mounts
 from dimba.report import DataReport
@@ -25,6 +26,7 @@ from dimba.spec import JobSpec
 
 _NO_LIMIT = 7 * 24 * 3600.0  # seconds
 _SAID_LINES = 15
+_TOKEN = "HF_TOKEN"  # noqa: S105  # a variable's name
 
 Progress = Callable[[int], None]
 
@@ -71,7 +73,8 @@ def preview(spec: JobSpec, facts: HostFacts, runner: Runner, progress: Progress)
     """
     make_folder(facts.cache, facts.output.uid, facts.output.gid)
     python = "python" if facts.image else facts.python
-    modules = ("-m", "dimba.trainers.entry", python, "-m", "dimba.trainers.preview")
+    # -P: a module of the same name in the folder that dimba is run in is not ours.
+    modules = ("-P", "-m", "dimba.trainers.entry", python, "-P", "-m", "dimba.trainers.preview")
     listener = _Listener(progress)
     done = runner.run_once([python, *modules, *preview_argv(spec, facts)], _place(spec, facts, runner.name), listener)
     if listener.report is None:
@@ -91,15 +94,18 @@ def preview_argv(spec: JobSpec, facts: HostFacts) -> list[str]:
 
 
 def _place(spec: JobSpec, facts: HostFacts, runner: str) -> Throwaway:
-    named, written = spec_environment(spec)
+    """Of the spec's environment only the Hub's token: other variables could make Python run what lies beside a spec."""
+    token = {_TOKEN} & set(spec.container.env) & set(os.environ)
+    environment = job_environment(facts, runner) | ({} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"})
     image = facts.image
+    plain = spec.model_copy(update={"container": spec.container.model_copy(update={"mounts": []})})
     return Throwaway(
         uid=facts.output.uid,
         gid=facts.output.gid,
         image=(image.id or image.reference) if image else "",
-        mounts=tuple(each for each in job_mounts(spec, facts) if not _is_output(each, facts)),
-        environment={**job_environment(facts, runner), **written},
-        secrets={name: os.environ[name] for name in named if name in os.environ},
+        mounts=tuple(each for each in job_mounts(plain, facts) if not _is_output(each, facts)),
+        environment=environment,
+        secrets={name: os.environ[name] for name in token},
         network=not (facts.checkpoint.local and facts.data.local),
         timeout=_NO_LIMIT,
     )
@@ -162,8 +168,19 @@ def remember(spec: JobSpec, facts: HostFacts, report: DataReport) -> None:
         return  # looked at again next time
 
 
+def _code(package: Path) -> list[object]:
+    return [stamp(package), stamp(package / "files"), stamp(package / "trainers")]
+
+
+def _versions() -> list[str]:
+    try:
+        return [version(name) for name in ("transformers", "tokenizers", "datasets")]
+    except PackageNotFoundError:
+        return []
+
+
 def _memory(spec: JobSpec, facts: HostFacts) -> Path:
-    code = facts.image.id if facts.image else [facts.python, stamp(facts.project / "dimba/trainers")]
+    code = facts.image.id if facts.image else [facts.python, *_code(facts.project / "dimba"), *_versions()]
     files = [stamp(Path(facts.checkpoint.reference)), stamp(Path(facts.data.reference))]
     what = json.dumps([preview_argv(spec, facts), code, files])
     return cache_home() / "data" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"

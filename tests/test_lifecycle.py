@@ -30,7 +30,7 @@ class Quiet:
 
     def progress(self, what, done, total): self.said.append(what)  # fmt: skip
 
-    def rows(self, count): ...
+    def rows(self, count, total=0): ...
     def started(self, record, plan): self.said.append("started")  # fmt: skip
 
     def ended(self): ...
@@ -153,3 +153,15 @@ def test_a_run_is_found_by_id_start_and_name(tmp_path: Path):
     assert find_run(runs, "sft-lora") == second
     with pytest.raises(DimbaError, match="no run `other`"):
         find_run(runs, "other")
+
+
+def test_a_refusal_of_an_earlier_attempt_is_not_held_against_a_later_one(tmp_path: Path):
+    refusal = {"exit_code": 2, "reason": "refused", "message": "line 3 is bad", "hint": "mend it", "status": 2}
+    for number in (1, 2):
+        (tmp_path / "attempts" / str(number)).mkdir(parents=True)
+    folder = RunFolder(tmp_path, 0, 0)
+    (tmp_path / "attempts/2/exit.json").write_text(json.dumps(refusal), encoding="utf-8")
+    status, reason, error = judge(Ending(2), folder, stopping=False)
+    assert (status, reason, str(error)) == ("failed", "start_failed", "line 3 is bad\n\nhint: mend it")
+    (tmp_path / "attempts/2/exit.json").rename(tmp_path / "attempts/1/exit.json")
+    assert judge(Ending(2), folder, stopping=False)[1] == "trainer_error"

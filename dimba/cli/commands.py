@@ -39,10 +39,13 @@ def schema(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     """What would run."""
     from dimba.launch import look
+    from dimba.lifecycle import interrupted, signals
 
     reporter = render.reporter()
-    made = look(_load(args), reporter.rows, tokenise=True, allow_cpu=args.allow_cpu, ask=args.trust_spec).plan()
+    with signals(interrupted):
+        seen = look(_load(args), reporter.rows, tokenise=True, allow_cpu=args.allow_cpu, ask=args.trust_spec)
     reporter.ended()
+    made = seen.plan()
     if args.json:
         _print_json(made.as_json())
     else:
@@ -54,13 +57,15 @@ def plan(args: argparse.Namespace) -> None:
 def data(args: argparse.Namespace) -> int:
     """The data as the model will see them; 0 as long as something is trained."""
     from dimba.data import look_at_data
+    from dimba.lifecycle import interrupted, signals
 
-    report = look_at_data(_load(args), render.reporter())
+    with signals(interrupted):  # a throw-away container is taken away again
+        report = look_at_data(_load(args), render.reporter(), trust=args.trust_spec)
     if args.json:
         _print_json(report.as_json())
     else:
         show_data(report, render.output_console())
-    return 0 if report.trained_tokens else BadInput.exit_status
+    return 0 if report.examples else BadInput.exit_status
 
 
 def launch(args: argparse.Namespace) -> None:

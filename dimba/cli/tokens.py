@@ -18,7 +18,7 @@ def show_data(report: DataReport, console: Console) -> None:
     for name, text in _facts(report, bar):
         first, *rest = text.splitlines() or [""]
         for label, line in [(name, first), *(("", each) for each in rest)]:
-            console.print(f"{label:<10}{line}", markup=False, soft_wrap=True)
+            console.print(printable(f"{label:<10}{line}"), markup=False, soft_wrap=True)
     for title, example in zip(("the first row", "one of the usual length", "the longest"), report.shown, strict=False):
         console.print()
         _show_example(title, example, console)
@@ -77,7 +77,7 @@ def _show_example(title: str, example: Shown, console: Console) -> None:
     )
     text = Text()
     for part in example.parts:
-        said = printable(part.text)
+        said = printable(part.text.expandtabs(4))
         if part.trained:
             text.append(f"[[{said}]]" if plain else said, style="green")
         else:

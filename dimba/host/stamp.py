@@ -9,7 +9,15 @@ def stamp(path: Path) -> object:
     try:
         if not path.is_dir():
             return path.stat().st_mtime_ns, path.stat().st_size
-        inside = ((each.name, each.stat(follow_symlinks=False)) for each in os.scandir(path))
+        inside = ((each.name, _status(each)) for each in os.scandir(path))
         return tuple(sorted((name, status.st_mtime_ns, status.st_size) for name, status in inside))
     except OSError:
         return None
+
+
+def _status(entry: "os.DirEntry[str]") -> os.stat_result:
+    """Of what a link leads to; of the link itself where that is nowhere."""
+    try:
+        return entry.stat()
+    except OSError:
+        return entry.stat(follow_symlinks=False)

@@ -18,6 +18,8 @@ class CausalTrainer(SFTTrainer):
         super().__init__(*args, **options)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         add_fused_lm_head(base, outputs=("log_probs",))
+        # Loss of all validation tokens, and how many they are: a mean of batches' means would depend on the batches.
+        self._validation = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         self._tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
 
     def compute_loss(
@@ -33,6 +35,8 @@ class CausalTrainer(SFTTrainer):
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
         counted = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
         loss = -outputs.log_probs.sum() / torch.as_tensor(counted).clamp(min=1)
+        if not self.model.training:
+            self._validation += torch.stack([-outputs.log_probs.detach().sum(), outputs.label_mask.sum()])
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over the ranks
         if self.aux_loss_enabled:
@@ -45,6 +49,10 @@ class CausalTrainer(SFTTrainer):
         return self.router_aux_loss_coef * outputs.aux_loss / batches
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the real tokens seen so far, all ranks together."""
+        """Adds the real tokens seen so far; a validation loss becomes the mean over tokens. All ranks together."""
+        if "eval_loss" in logs:
+            loss, count = self.accelerator.reduce(self._validation, "sum").tolist()
+            logs["eval_loss"] = loss / max(count, 1)
+            self._validation.zero_()
         self._metrics["train"]["num_tokens"] = [int(self.accelerator.reduce(self._tokens, "sum"))]
         super().log(logs, start_time)

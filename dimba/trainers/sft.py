@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dimba.batching import default_learning_rate
 from dimba.contract import ENV_RUN_ID, EXIT_STOPPED, OUTPUT_FILE, trained_files
-from dimba.errors import BadInput
+from dimba.errors import BadInput, printable
 from dimba.report import DataReport
 
 if TYPE_CHECKING:
@@ -99,11 +99,11 @@ def _quiet() -> None:
 def introduce(report: DataReport) -> None:
     """The tokens that carry loss, before the first step."""
     for line in report.lines():
-        print(f"data: {line}", flush=True)
+        print(f"data: {printable(line)}", flush=True)
     print("data: the first row, with what is trained in [[ ]]:", flush=True)
     text = "".join(f"[[{part.text}]]" if part.trained else part.text for part in report.shown[0].parts)
     text = text if len(text) <= 600 else f"{text[:280]} … {text[-280:]}"
-    print("\n".join(f"  | {line}" for line in text.splitlines()), flush=True)
+    print("\n".join(f"  | {printable(line.expandtabs(4))}" for line in text.splitlines()), flush=True)
 
 
 def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> tuple[Any, Any]:

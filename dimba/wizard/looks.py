@@ -1,6 +1,5 @@
 """Looks at what the answers name: the checkpoint, the file, the Hub. Each is made once."""
 
-import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from dimba.files import Read, read_rows
 from dimba.formats import UnknownFormat, recognise
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
+from dimba.host.stamp import stamp
 from dimba.wizard.presets import CUSTOM, LOCAL, find_preset
 from dimba.wizard.question import Wrong
 from dimba.wizard.state import State
@@ -22,17 +22,6 @@ from dimba.wizard.state import State
 if TYPE_CHECKING:
     from dimba.host.facts import DataFacts
     from dimba.host.hub import HubDataset, HubModel
-
-
-def stamp(path: Path) -> object:
-    """What changes when a file, or something in a folder, does; None where nothing is there."""
-    try:
-        if not path.is_dir():
-            return path.stat().st_mtime_ns, path.stat().st_size
-        inside = ((each.name, each.stat(follow_symlinks=False)) for each in os.scandir(path))
-        return tuple(sorted((name, status.st_mtime_ns, status.st_size) for name, status in inside))
-    except OSError:
-        return None
 
 
 # The checkpoint.

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from dimba.contract import absolute
 from dimba.errors import DimbaError
 from dimba.host.facts import TrainerFacts
+from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
-from dimba.wizard.looks import base_facts, stamp
+from dimba.wizard.looks import base_facts
 from dimba.wizard.machine import engine, gpu_facts
 from dimba.wizard.question import Said, Wrong
 from dimba.wizard.spec import spec_values, trainer_name, wanted_trainer_args

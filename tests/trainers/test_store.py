@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dimba.trainers.chat import Example
+from dimba.trainers.prepare import _there
 from dimba.trainers.selection import cuts_too_much, hold_out, select
 from dimba.trainers.store import TokenStore, TokenWriter
 
@@ -33,6 +34,13 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
         writer.add(example(3, 1), 1)
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["ids.bin", "trained.bin", "ends.npy", "note.json"])
+def test_a_damaged_store_is_not_opened(tmp_path, name: str):
+    store(tmp_path, (3, 1), (5, 2))
+    (tmp_path / "store" / name).write_bytes((tmp_path / "store" / name).read_bytes()[:4])
+    assert _there(tmp_path / "store") is None
 
 
 def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
