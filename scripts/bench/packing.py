@@ -21,7 +21,7 @@ from dimba.trainers.data import as_dataset, load_data
 from dimba.trainers.packing import collate_packed, collate_padded
 from scripts.bench.data import made_up
 
-BATCH, BATCHES, ROUNDS = 8, 4, 5
+BATCH, BATCHES, ROUNDS = 8, 4, 3
 
 
 def main() -> None:
