@@ -17,7 +17,7 @@ test: test-fast
 	$(BIN)/pytest -m engine
 
 test-fast: lint $(TRAIN)
-	$(BIN)/pytest -n auto -m "not engine"
+	$(BIN)/pytest -n auto --dist worksteal -m "not engine"
 
 lint: $(DEV)
 	$(BIN)/ruff check
