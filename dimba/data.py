@@ -6,10 +6,12 @@ from pathlib import Path
 from dimba.errors import BadInput, DimbaError, raise_all
 from dimba.host.facts import HostFacts
 from dimba.host.probe import probe
+from dimba.host.trainer import own_sft
 from dimba.launch import find_runner, located
 from dimba.lifecycle import Reporter
+from dimba.plan.checks import input_problems
 from dimba.plan.placement import choose_runner
-from dimba.preview import cannot_preview, own_trainer, preview, remembered
+from dimba.preview import cannot_preview, preview, remembered
 from dimba.report import DataReport
 from dimba.spec import JobSpec, LoadedSpec
 
@@ -45,18 +47,13 @@ def _look(spec: JobSpec, reporter: Reporter) -> DataReport:
         facts = replace(facts, image=runner.prepare(spec, reporter.progress))
         report = preview(spec, facts, runner, reporter.rows)
         reporter.ended()
-    if facts.trainer.path == own_trainer(facts):
+    if facts.trainer.path == own_sft(facts.project):
         return report
     note = f"this is what dimba's own trainer would see: {facts.trainer.path} may read the data otherwise"
     return replace(report, notes=(*report.notes, note))
 
 
 def _problems(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
-    checkpoint, data = facts.checkpoint, facts.data
-    errors: list[DimbaError] = []
-    if checkpoint.problem:
-        errors.append(BadInput(f"base_checkpoint: {checkpoint.reference} {checkpoint.problem}", checkpoint.hint))
-    if data.problem:
-        errors.append(BadInput(f"dataset: {data.problem}", data.hint))
+    errors = input_problems(facts)
     why = "" if errors else cannot_preview(spec, facts)
     return [*errors, BadInput(f"the data cannot be looked at: {why}", "mend that first")] if why else errors

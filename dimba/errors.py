@@ -1,7 +1,7 @@
 """What a user can run into: one small tree, in which each kind carries its exit status."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 
 def printable(text: str) -> str:
@@ -21,6 +21,10 @@ class DimbaError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` makes the same refusal of, on the other side of the container wall."""
+        return {"message": self.message, "hint": self.hint, "status": self.exit_status}
 
 
 class RunFailed(DimbaError):
@@ -59,6 +63,12 @@ class Interrupted(DimbaError):
     """Somebody pressed Ctrl-C, or the launcher was told to end."""
 
     exit_status = 130
+
+
+def from_json(value: Mapping[str, Any]) -> DimbaError:
+    """A refusal in the words, and with the exit status, that a process of ours gave it."""
+    kind = HostCannot if value.get("status") == HostCannot.exit_status else BadInput
+    return kind(str(value.get("message")), str(value.get("hint")))
 
 
 class SeveralErrors(DimbaError):

@@ -13,7 +13,6 @@ from dimba.errors import BadInput, BadRow
 from dimba.files import Read, read_rows
 from dimba.samples import (
     Convert,
-    Message,
     Row,
     Sample,
     Unfit,
@@ -30,14 +29,11 @@ from dimba.samples import (
 __all__ = [
     "FORMATS",
     "PROMPT_FORMATS",
-    "BadRow",
     "DataSummary",
     "Format",
-    "Message",
     "Sample",
     "UnknownFormat",
     "as_sample",
-    "read_rows",
     "recognise",
     "samples_of",
     "survey",

@@ -5,7 +5,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from dimba import contract
-from dimba.errors import BadInput, DimbaError, HostCannot, Interrupted, RunFailed
+from dimba.errors import DimbaError, HostCannot, Interrupted, RunFailed, from_json
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import provenance
 from dimba.plan import LaunchPlan
@@ -215,7 +215,7 @@ def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> tuple[
         return "lost", "container_missing", RunFailed(f"run {folder.id}: its job is gone", logs)
     word = folder.last_word()
     if word.get("reason") == contract.REFUSED and word.get("exit_code") == ending.exit_code:
-        return "failed", "start_failed", _refused(word)
+        return "failed", "start_failed", from_json(word)
     if ending.exit_code == contract.EXIT_NO_GPU and word.get("reason") == contract.NO_GPU:
         hint = "`dimba doctor` looks closer; `--allow-cpu` goes on without, `gpus: none` asks for the CPU"
         return "failed", "start_failed", HostCannot(f"run {folder.id}: the GPUs do not work inside", hint)
@@ -228,12 +228,6 @@ def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> tuple[
         return "failed", "killed", RunFailed(f"run {folder.id} was killed, perhaps for its memory", logs)
     message = f"run {folder.id} failed: the trainer exited with status {ending.exit_code}"
     return "failed", "trainer_error", RunFailed(message, logs)
-
-
-def _refused(word: Mapping[str, Any]) -> DimbaError:
-    """The trainer's own words, with the exit status that they have anywhere."""
-    kind = HostCannot if word.get("status") == HostCannot.exit_status else BadInput
-    return kind(str(word.get("message")), str(word.get("hint")))
 
 
 @contextmanager

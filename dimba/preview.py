@@ -3,20 +3,19 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from dimba.contract import cache_home
-from dimba.errors import BadInput, DimbaError, HostCannot
+from dimba.errors import BadInput, DimbaError, HostCannot, from_json
 from dimba.host.facts import HostFacts, TrainerFacts
 from dimba.host.source_flags import flags_in_file
 from dimba.host.stamp import stamp
-from dimba.host.trainer import OWN_SFT
+from dimba.host.trainer import own_sft
 from dimba.plan import Mount
-from dimba.plan.build import job_environment
+from dimba.plan.build import hub_login, job_environment
 from dimba.plan.flags import Resolved, trainer_argv
 from dimba.plan.mounts import job_mounts
 from dimba.report import DataReport
@@ -42,17 +41,12 @@ def cannot_preview(spec: JobSpec, facts: HostFacts) -> str:
     return ""
 
 
-def own_trainer(facts: HostFacts) -> Path:
-    """The trainer whose way with data this is."""
-    return facts.project / OWN_SFT
-
-
 def with_report(spec: JobSpec, facts: HostFacts, runner: Runner, *, now: Progress | None) -> HostFacts:
     """The facts with what is known of the tokens of a local file; looks `now` where nothing is remembered."""
     ready = facts.image is None or facts.image.id is not None
     mended = not (facts.checkpoint.problem or facts.data.problem)
     local = facts.data.local and facts.checkpoint.local
-    if not (ready and mended and local and facts.trainer.path == own_trainer(facts)) or cannot_preview(spec, facts):
+    if not (ready and mended and local and facts.trainer.path == own_sft(facts.project)) or cannot_preview(spec, facts):
         return facts
     report = remembered(spec, facts)
     try:
@@ -86,7 +80,7 @@ def preview(spec: JobSpec, facts: HostFacts, runner: Runner, progress: Progress)
 
 def preview_argv(spec: JobSpec, facts: HostFacts) -> list[str]:
     """The flags that our own trainer would get, whatever trainer the spec names."""
-    flags = flags_in_file(own_trainer(facts))
+    flags = flags_in_file(own_sft(facts.project))
     ours = {name: value for name, value in spec.trainer_args.items() if f"--{name}" in flags}
     at = Resolved(facts.checkpoint.reference, facts.data.reference, str(facts.output.path), gpu_count=0)
     trainer = TrainerFacts(path=None, flags=flags, flags_from="source")
@@ -96,7 +90,6 @@ def preview_argv(spec: JobSpec, facts: HostFacts) -> list[str]:
 def _place(spec: JobSpec, facts: HostFacts, runner: str) -> Throwaway:
     """Of the spec's environment only the Hub's token: other variables could make Python run what lies beside a spec."""
     token = {_TOKEN} & set(spec.container.env) & set(os.environ)
-    environment = job_environment(facts, runner) | ({} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"})
     image = facts.image
     plain = spec.model_copy(update={"container": spec.container.model_copy(update={"mounts": []})})
     return Throwaway(
@@ -104,7 +97,7 @@ def _place(spec: JobSpec, facts: HostFacts, runner: str) -> Throwaway:
         gid=facts.output.gid,
         image=(image.id or image.reference) if image else "",
         mounts=tuple(each for each in job_mounts(plain, facts) if not _is_output(each, facts)),
-        environment=environment,
+        environment=job_environment(facts, runner) | hub_login(token),
         secrets={name: os.environ[name] for name in token},
         network=not (facts.checkpoint.local and facts.data.local),
         timeout=_NO_LIMIT,
@@ -135,12 +128,7 @@ class _Listener:
         elif "report" in value:
             self.report = DataReport.from_json(value["report"])
         elif "error" in value:
-            self.error = _error(value["error"])
-
-
-def _error(value: Mapping[str, Any]) -> DimbaError:
-    kind = HostCannot if value["status"] == HostCannot.exit_status else BadInput
-    return kind(str(value["message"]), str(value["hint"]))
+            self.error = from_json(value["error"])
 
 
 # What was found out is remembered as long as nothing that it depends on has changed. Where files cannot show that,

@@ -12,6 +12,7 @@ from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
 from dimba.host.gpus import find_gpus
 from dimba.host.output import look_at_output, may_read
+from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
 from dimba.spec import Dataset, JobSpec
 
@@ -112,8 +113,7 @@ _SURVEYS: dict[object, DataSummary] = {}
 
 
 def _surveyed(path: Path, columns: dict[str, str], mode: str, progress: Callable[[int], None]) -> DataSummary:
-    status = path.stat()
-    key = (path, status.st_mtime_ns, status.st_size, tuple(columns.items()), mode)
+    key = (path, stamp(path), tuple(columns.items()), mode)
     if key not in _SURVEYS:
         _SURVEYS[key] = survey(path, columns, mode=mode, progress=progress)
     return _SURVEYS[key]

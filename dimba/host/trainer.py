@@ -12,7 +12,10 @@ TRAINERS = {
     "grpo": ("finetuning/finetune_grpo.py", "finetuning/train.py", "train.py", "finetuning/finetune_sft.py"),
 }
 
-OWN_SFT = "scripts/finetuning/finetune_sft.py"  # in the project
+
+def own_sft(project: Path) -> Path:
+    """The trainer whose way with data is known: it can prepare and show them."""
+    return project / "scripts/finetuning/finetune_sft.py"
 
 
 def find_trainer(trainer: str | None, mode: str, folder: Path, project: Path) -> TrainerFacts:

@@ -1,6 +1,6 @@
 """make_plan: the one place where a spec and a machine become a plan. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -9,7 +9,7 @@ from dimba import contract
 from dimba.batching import GENERATIONS, steps_per_epoch, total_steps
 from dimba.errors import BadInput, DimbaError, raise_all
 from dimba.host.facts import Gpu, HostFacts
-from dimba.host.trainer import OWN_SFT
+from dimba.host.trainer import own_sft
 from dimba.plan.checks import problems
 from dimba.plan.flags import MODE, Resolved, trainer_argv
 from dimba.plan.memory import estimate_memory
@@ -56,7 +56,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
     assert placement is not None and flags is not None and mounts is not None
     argv, omitted = flags
     processes = max(1, len(placement.gpus))
-    named, written = spec_environment(spec)
+    named, written = _spec_environment(spec)
     return LaunchPlan(
         name=spec.name,
         mode=spec.mode,
@@ -141,15 +141,10 @@ def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> list[st
     return [
         "python" if inside else facts.python,
         *("-m", "dimba.trainers.entry"),
-        *([contract.PREPARE] if processes > 1 and _tokenises(facts) else []),
+        *([contract.PREPARE] if processes > 1 and facts.trainer.path == own_sft(facts.project) else []),
         *accelerate_argv(processes, precision(spec, placement.gpus), threads=threads, on_cpu=not placement.gpus),
         *("-m", "dimba.trainers.rank", trainer),
     ]
-
-
-def _tokenises(facts: HostFacts) -> bool:
-    """Whether the trainer is our own, whose data can be prepared for all of its processes."""
-    return facts.trainer.path == facts.project / OWN_SFT
 
 
 def _environment(facts: HostFacts, placement: _Placement, choices: Choices) -> dict[str, str]:
@@ -168,15 +163,15 @@ def job_environment(facts: HostFacts, runner: str) -> dict[str, str]:
     return environment | _caches() if runner == "docker" else environment
 
 
-def spec_environment(spec: JobSpec) -> tuple[tuple[str, ...], dict[str, str]]:
+def _spec_environment(spec: JobSpec) -> tuple[tuple[str, ...], dict[str, str]]:
     """(names whose values the host gives, variables with their values) of `container.env`."""
     named = tuple(item for item in spec.container.env if "=" not in item)
     written = dict(item.split("=", 1) for item in spec.container.env if "=" in item)
-    return named, {**_token(named), **written}
+    return named, {**hub_login(named), **written}
 
 
-def _token(named: tuple[str, ...]) -> dict[str, str]:
-    # The Hub's client would find the login that lies in the cache; a token goes only where the spec names it.
+def hub_login(named: Collection[str]) -> dict[str, str]:
+    """The Hub's client would find the login that lies in the cache; a token goes only where it is named."""
     return {} if "HF_TOKEN" in named else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 
 

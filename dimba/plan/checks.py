@@ -7,14 +7,7 @@ from dimba.spec import JobSpec
 
 def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     """Everything that a look at the machine found; `run_id` may have used the output folder before."""
-    errors: list[DimbaError] = []
-    if facts.checkpoint.problem:
-        path, problem = facts.checkpoint.reference, facts.checkpoint.problem
-        errors.append(BadInput(f"base_checkpoint: {path} {problem}", facts.checkpoint.hint))
-    if facts.data.problem:
-        errors.append(BadInput(f"dataset: {facts.data.problem}", facts.data.hint))
-    if facts.data.report and facts.data.report.problem:
-        errors.append(BadInput(f"dataset: {facts.data.report.problem}", facts.data.report.hint))
+    errors = input_problems(facts)
     if facts.trainer.problem:
         errors.append(BadInput(f"trainer: {facts.trainer.problem}", facts.trainer.hint))
     if facts.unreadable:
@@ -22,6 +15,19 @@ def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaE
         hint = f"`chmod a+r {facts.unreadable[0]}`: the job runs as whoever owns the place of `output_dir`"
         errors.append(HostCannot(f"{user} may not read {facts.unreadable[0]}", hint))
     return errors + _output(facts, run_id) + _environment(spec, facts)
+
+
+def input_problems(facts: HostFacts) -> list[DimbaError]:
+    """What is wrong with the checkpoint and the data."""
+    checkpoint, data = facts.checkpoint, facts.data
+    errors: list[DimbaError] = []
+    if checkpoint.problem:
+        errors.append(BadInput(f"base_checkpoint: {checkpoint.reference} {checkpoint.problem}", checkpoint.hint))
+    if data.problem:
+        errors.append(BadInput(f"dataset: {data.problem}", data.hint))
+    if data.report and data.report.problem:
+        errors.append(BadInput(f"dataset: {data.report.problem}", data.report.hint))
+    return errors
 
 
 def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from dimba.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE
 from dimba.errors import HostCannot
 from dimba.host.facts import ImageFacts
 from dimba.plan import LaunchPlan
+from dimba.runners.deadline import deadline
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.spec import JobSpec
 
@@ -128,22 +128,14 @@ class ProcessRunner:
             child = self._spawn_once(argv, place)
         except OSError as error:
             return Output(127, str(error))
-        killed = threading.Event()
-
-        def kill() -> None:
-            killed.set()
-            _kill_tree(child.pid)
-
-        timer = threading.Timer(place.timeout, kill)
-        timer.start()
         try:
-            text = list(_handed_on(child, on_line))
-            status = child.wait()
+            with deadline(place.timeout, lambda: _kill_tree(child.pid)) as passed:
+                text = list(_handed_on(child, on_line))
+                status = child.wait()
         finally:
-            timer.cancel()
             if child.poll() is None:
                 _kill_tree(child.pid)
-        return Output(None if killed.is_set() else status, "".join(text))
+        return Output(None if passed.is_set() else status, "".join(text))
 
     def _spawn_once(self, argv: Sequence[str], place: Throwaway) -> "subprocess.Popen[str]":
         inherited = {name: value for name, value in os.environ.items() if name not in TOKENS}

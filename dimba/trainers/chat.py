@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from dimba.contract import DEFAULT_CHAT_TEMPLATE
-from dimba.errors import BadInput
-from dimba.formats import BadRow, Sample
+from dimba.errors import BadInput, BadRow
+from dimba.formats import Sample
 from dimba.trainers.marks import called, has_marks
 from dimba.trainers.masks import Masker, Span
 from dimba.trainers.render import Messages, Renderer, Unmaskable

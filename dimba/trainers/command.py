@@ -18,10 +18,15 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
     try:
         return train(args)
     except DimbaError as error:
-        if os.environ.get("RANK", "0") == "0":  # every rank has the same to say
+        if is_first_rank():  # every rank has the same to say
             print(f"error: {error}", file=sys.stderr, flush=True)
             _note(error)
         return error.exit_status
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for all of the job's, which it does alone too."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def every(seconds: float, say: Callable[[int], None]) -> Callable[[int], None]:
@@ -39,5 +44,4 @@ def every(seconds: float, say: Callable[[int], None]) -> Callable[[int], None]:
 
 def _note(error: DimbaError) -> None:
     if folder := os.environ.get(ENV_RANK_DIR):
-        refusal = {"message": error.message, "hint": error.hint, "status": error.exit_status}
-        Path(folder, REFUSAL_FILE).write_text(json.dumps(refusal), encoding="utf-8")
+        Path(folder, REFUSAL_FILE).write_text(json.dumps(error.as_json()), encoding="utf-8")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dimba.formats import BadRow
+from dimba.errors import BadRow
 from dimba.trainers import marks
 from dimba.trainers.marks import Mark
 from dimba.trainers.render import Renderer

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     try:
         _say(report=load_data(args, every(_SECONDS, lambda rows: _say(rows=rows))).report.as_json())
     except DimbaError as error:
-        _say(error={"message": error.message, "hint": error.hint, "status": error.exit_status})
+        _say(error=error.as_json())
         return error.exit_status
     return 0
 

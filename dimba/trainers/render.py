@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from dimba.formats import BadRow
+from dimba.errors import BadRow
 
 Messages = Sequence[dict[str, Any]]
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from dimba.trainers.store import TokenStore
 
-ON_LONG = ("split", "truncate", "drop")
 MOST_CUT = 0.1  # of the trained tokens, without being told what to do with long rows
 
 

@@ -10,6 +10,7 @@ from dimba.batching import default_learning_rate
 from dimba.contract import ENV_RUN_ID, EXIT_STOPPED, OUTPUT_FILE, trained_files
 from dimba.errors import BadInput, printable
 from dimba.report import DataReport
+from dimba.trainers.command import is_first_rank
 
 if TYPE_CHECKING:
     from dimba.trainers.data import Data
@@ -25,7 +26,7 @@ def train(args: Namespace) -> int:
     _quiet()
     compute = models.choose_compute(args.device)
     data = load_data(args, say_rows()).checked()
-    if _is_first_rank():
+    if is_first_rank():
         introduce(data.report)
     trainer, stop = _trainer(args, models.load_model(args, compute), data, compute)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
@@ -35,7 +36,7 @@ def train(args: Namespace) -> int:
         trainer.evaluate()
     stop_where_turns_end(trainer.model, data)
     trainer.save_model(args.output_dir)
-    if _is_first_rank():
+    if is_first_rank():
         # A pickle, and only a copy of the flags.
         Path(args.output_dir, "training_args.bin").unlink(missing_ok=True)
         readable(Path(args.output_dir))
@@ -75,10 +76,6 @@ def check_output(args: Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"--output-dir: {folder}: {error.strerror}", "give a folder that you may write in") from None
-
-
-def _is_first_rank() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _quiet() -> None:
@@ -142,7 +139,7 @@ def _collator(args: Namespace, model: Any, data: "Data") -> Any:
         probe = packing_error(model)
         if probe.exact:
             return partial(collate_packed, max_length=args.max_length, pad_id=pad_id)
-        if _is_first_rank():
+        if is_first_rank():
             print(f"packing is off, rows are padded: {probe.why}", flush=True)
     return partial(collate_padded, pad_id=pad_id)
 

@@ -36,11 +36,6 @@ class TokenStore:
         return len(self.ends)
 
     @property
-    def starts(self) -> Any:
-        """Where each row starts, int64 [rows]."""
-        return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
-
-    @property
     def lengths(self) -> Any:
         """Tokens of each row, int64 [rows]."""
         return np.diff(self.ends, prepend=0)

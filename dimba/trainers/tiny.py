@@ -46,26 +46,36 @@ def make(folder: Path) -> None:
     make_checkpoint(folder / "base", [message["content"] for row in rows for message in row["messages"]])
 
 
-def make_checkpoint(folder: Path, texts: list[str], *, seed: int = 0) -> None:
-    """A random Llama in `folder` with a byte-level BPE tokenizer trained on `texts` and a chat template."""
+_SHAPE = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+
+
+def make_checkpoint(
+    folder: Path, texts: list[str], *, seed: int = 0, vocabulary: int = 512, **shape: int | bool
+) -> None:
+    """A random Llama in `folder` with a byte-level BPE tokenizer trained on `texts` and a chat template.
+
+    `shape` are values of its configuration, other than the tiny one's.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from dimba.trainers.sft import readable
 
-    tokenizer = make_tokenizer(texts)
+    tokenizer = make_tokenizer(texts, size=vocabulary)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
+        **{**_SHAPE, **shape},
     )
     torch.manual_seed(seed)
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -62,22 +62,12 @@ def train(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
 
 def make_base(folder: Path, rows: list[dict[str, str]]) -> tuple[Path, Path]:
     """A checkpoint with a vocabulary of its own, and the rows beside it."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from dimba.trainers.tiny import make_checkpoint
 
-    from dimba.trainers import tiny
-
-    tokenizer = tiny.make_tokenizer([text for row in rows for text in row.values()], size=8192)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=384,
-        intermediate_size=1024,
-        num_hidden_layers=6,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
+    texts = [text for row in rows for text in row.values()]
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 6, "tie_word_embeddings": True}
+    size = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, **heads}
+    make_checkpoint(folder / "base", texts, vocabulary=8192, **size)
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder / "base", folder / "rows.json"
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dimba.formats import BadRow, Sample
+from dimba.errors import BadRow
+from dimba.formats import Sample
 from dimba.trainers.chat import IGNORED, ChatEncoder, Unmaskable
 from dimba.trainers.tiny import TEMPLATE
 from tests.trainers.test_chat import DROPS_REASONING, MERGES_SYSTEM

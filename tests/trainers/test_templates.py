@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from dimba.formats import BadRow, Sample
+from dimba.errors import BadRow
+from dimba.formats import Sample
 from dimba.trainers.chat import ChatEncoder, Unmaskable
 
 LITERALS = re.compile(r"<\|[\w ]+\|?>|<[\w]+\|>|<｜[^｜<>]+｜>|<(?:start|end)_of_\w+>|\[/?INST\]")

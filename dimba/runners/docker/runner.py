@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from dimba.errors import EngineFailed
 from dimba.host.facts import Gpu, ImageFacts
 from dimba.plan import LaunchPlan
 from dimba.plan import Mount as PlannedMount
+from dimba.runners.deadline import deadline
 from dimba.runners.docker.engine import Engine
 from dimba.runners.docker.image import build, look_at_image, pull
 from dimba.runners.docker.translate import translated
@@ -202,23 +202,13 @@ class DockerRunner:
         return str(created["Id"])
 
     def _watched(self, container: str, timeout: float, on_line: OnLine) -> Output:
-        killed = threading.Event()
-
-        def kill() -> None:
-            killed.set()
-            self.stop(container, 0)
-
-        timer = threading.Timer(timeout, kill)
-        timer.start()
-        try:
+        with deadline(timeout, lambda: self.stop(container, 0)) as passed:
             text = []
             for line in self._lines(container):
                 text.append(line)
                 on_line(line)
             status = int(self.api.wait(container)["StatusCode"])
-        finally:
-            timer.cancel()
-        return Output(None if killed.is_set() else status, "\n".join(text) + "\n")
+        return Output(None if passed.is_set() else status, "\n".join(text) + "\n")
 
 
 def _on_stdin(secrets: Mapping[str, str] | None) -> dict[str, str]:
