@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+_BRACKETS = (("[[", "]]"), ("{{", "}}"), ("<<", ">>"), ("[[[[", "]]]]"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class BadRowReport:
@@ -36,6 +38,12 @@ class Shown:
     where: str
     tokens: int
     parts: tuple[Part, ...]
+    title: str = ""  # which of them it is
+
+    def brackets(self) -> tuple[str, str]:
+        """What the trained part is put in where there are no colours: brackets that the text itself does not hold."""
+        text = "".join(part.text for part in self.parts)
+        return next((pair for pair in _BRACKETS if not any(each in text for each in pair)), _BRACKETS[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,7 @@ class DataReport:
     max_length: int
     on_long: str | None
     long_rows: int  # longer than max_length
-    cut_tokens: int
+    cut_tokens: int  # in no example
     cut_trained_tokens: int
     left_out: int  # rows with nothing trained within max_length, or dropped as too long
     examples: int  # what training takes batches from
@@ -81,7 +89,8 @@ class DataReport:
     def fate(self) -> str:
         """What becomes of rows that are too long."""
         if self.on_long == "split":
-            return "split, nothing is lost"
+            told = "split; every trained token is kept, later pieces do not see what came before"
+            return f"{told}; {self.cut_tokens:,} tokens are in no piece with a trained one" if self.cut_tokens else told
         lost = f"{self.cut_trained_tokens:,} trained tokens"
         if self.on_long == "drop":
             return f"left out, with {lost}"
@@ -105,4 +114,5 @@ class DataReport:
 
 
 def _shown(value: Mapping[str, Any]) -> Shown:
-    return Shown(where=value["where"], tokens=value["tokens"], parts=tuple(Part(**part) for part in value["parts"]))
+    parts = tuple(Part(**part) for part in value["parts"])
+    return Shown(where=value["where"], tokens=value["tokens"], parts=parts, title=value.get("title", ""))

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,10 +57,20 @@ def test_colour_takes_the_place_of_brackets():
     assert "\x1b[32mThat.<|end|>" in text and "[[" not in text
 
 
+def test_brackets_that_the_text_holds_itself_are_not_used():
+    parts = (Part(text="a [[b]]", trained=False), Part(text="c }}", trained=True))
+    text = page(replace(REPORT, shown=(Shown(where="x", tokens=1, parts=parts),)))
+    assert "trained in << >>" in text and "a [[b]]<<c }}>>" in text
+
+
+@pytest.mark.parametrize(("cut", "told"), [(0, ""), (21, "; 21 tokens are in no piece with a trained one")])
+def test_what_a_split_loses_is_told(cut: int, told: str):
+    fate = replace(REPORT, on_long="split", cut_tokens=cut).fate()
+    assert fate == f"split; every trained token is kept, later pieces do not see what came before{told}"
+
+
 def test_text_from_the_data_does_not_reach_the_terminal_as_commands():
     parts = (Part(text="\x1b]0;owned\x07 [red]x", trained=True),)
-    from dataclasses import replace
-
     text = page(replace(REPORT, shown=(Shown(where="x", tokens=1, parts=parts),)))
     assert "\x1b" not in text and "\x07" not in text and "[red]x" in text
 
@@ -99,7 +110,7 @@ def test_a_job_that_would_lose_much_of_its_data_is_refused_until_it_is_told_how(
     assert (run["status"], run["exit_reason"], run["exit_code"]) == ("failed", "start_failed", 2)
     plan = dimba("plan", "job.yaml", "--set", "trainer_args.on-long=split", cwd=tiny_job, **NO_ENGINE)
     assert plan.returncode == 0, plan.stderr
-    assert "split, nothing is lost" in plan.stdout
+    assert "split; every trained token is kept" in plan.stdout
 
 
 @pytest.mark.slow

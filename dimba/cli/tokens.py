@@ -19,9 +19,9 @@ def show_data(report: DataReport, console: Console) -> None:
         first, *rest = text.splitlines() or [""]
         for label, line in [(name, first), *(("", each) for each in rest)]:
             console.print(printable(f"{label:<10}{line}"), markup=False, soft_wrap=True)
-    for title, example in zip(("the first row", "one of the usual length", "the longest"), report.shown, strict=False):
+    for example in report.shown:
         console.print()
-        _show_example(title, example, console)
+        _show_example(example, console)
     if report.problem:
         console.print()
         console.print(Text.assemble(("not launched like this: ", "bold red"), report.problem), soft_wrap=True)
@@ -68,18 +68,18 @@ def _histogram(report: DataReport, bar: str) -> str:
     return "\n".join(lines)
 
 
-def _show_example(title: str, example: Shown, console: Console) -> None:
-    """In colour the trained part is green; without, it stands in [[ ]]."""
+def _show_example(example: Shown, console: Console) -> None:
+    """In colour the trained part is green; without, it stands in brackets."""
     plain = console.color_system is None or console.no_color
-    marked = "in [[ ]]" if plain else "in green"
-    console.print(
-        f"{example.where} ({title}, {example.tokens:,} tokens), trained {marked}:", markup=False, soft_wrap=True
-    )
+    opened, closed = example.brackets()
+    marked = f"in {opened} {closed}" if plain else "in green"
+    title = f"{example.where} ({example.title}, {example.tokens:,} tokens), trained {marked}:"
+    console.print(title, markup=False, soft_wrap=True)
     text = Text()
     for part in example.parts:
         said = printable(part.text.expandtabs(4))
         if part.trained:
-            text.append(f"[[{said}]]" if plain else said, style="green")
+            text.append(f"{opened}{said}{closed}" if plain else said, style="green")
         else:
             text.append(said)
     _print_clipped(text, console)

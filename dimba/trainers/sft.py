@@ -2,6 +2,8 @@
 
 import os
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +21,8 @@ if TYPE_CHECKING:
 
 def train(args: Namespace) -> int:
     """Trains as `args` say; returns the exit status: 0, or EXIT_STOPPED where it was told to stop and saved."""
-    check_output(args)
-    from dimba.trainers import models
-    from dimba.trainers.data import load_data, say_rows
-
-    _quiet()
-    compute = models.choose_compute(args.device)
-    data = load_data(args, say_rows()).checked()
-    if is_first_rank():
-        introduce(data.report)
-    trainer, stop = _trainer(args, models.load_model(args, compute), data, compute)
+    with output_folder(args):
+        trainer, stop, data = _prepared(args)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if stop.stopped:
         return EXIT_STOPPED
@@ -42,6 +36,18 @@ def train(args: Namespace) -> int:
         readable(Path(args.output_dir))
         print(f"saved: {args.output_dir}", flush=True)
     return 0
+
+
+def _prepared(args: Namespace) -> tuple[Any, Any, "Data"]:
+    from dimba.trainers import models
+    from dimba.trainers.data import load_data, say_rows
+
+    _quiet()
+    compute = models.choose_compute(args.device)
+    data = load_data(args, say_rows()).checked()
+    if is_first_rank():
+        introduce(data.report)
+    return *_trainer(args, models.load_model(args, compute), data, compute), data
 
 
 def stop_where_turns_end(model: Any, data: "Data") -> None:
@@ -64,9 +70,25 @@ def readable(folder: Path) -> None:
         file.chmod(0o666 & ~umask)
 
 
-def check_output(args: Namespace) -> None:
-    """Refuses a folder that holds somebody else's model, and one that cannot be made."""
+@contextmanager
+def output_folder(args: Namespace) -> Iterator[None]:
+    """Makes the folder, so that one that cannot be made is refused at once; a refusal that follows takes it back.
+
+    One that holds somebody else's model is refused.
+    """
     folder = Path(args.output_dir)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    _make_output(args, folder)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what something has been written into stays
+            for each in made:
+                each.rmdir()
+        raise
+
+
+def _make_output(args: Namespace, folder: Path) -> None:
     ours = os.environ.get(ENV_RUN_ID) and (folder / OUTPUT_FILE).exists()
     there = trained_files(folder)
     if there and not ours and not args.resume_from_checkpoint:
@@ -97,8 +119,10 @@ def introduce(report: DataReport) -> None:
     """The tokens that carry loss, before the first step."""
     for line in report.lines():
         print(f"data: {printable(line)}", flush=True)
-    print("data: the first row, with what is trained in [[ ]]:", flush=True)
-    text = "".join(f"[[{part.text}]]" if part.trained else part.text for part in report.shown[0].parts)
+    first = report.shown[0]
+    opened, closed = first.brackets()
+    print(f"data: {printable(first.where)}, with what is trained in {opened} {closed}:", flush=True)
+    text = "".join(f"{opened}{part.text}{closed}" if part.trained else part.text for part in first.parts)
     text = text if len(text) <= 600 else f"{text[:280]} … {text[-280:]}"
     print("\n".join(f"  | {printable(line.expandtabs(4))}" for line in text.splitlines()), flush=True)
 

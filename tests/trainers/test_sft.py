@@ -140,10 +140,23 @@ def test_bad_input_is_status_2_with_a_hint(
     from dimba.trainers.sft import train
 
     base, rows = change.get("base", tiny_checkpoint), change.get("data", data)
-    argv = command(base, rows, tmp_path / "out", *change.get("flags", ()))[2:]
+    argv = command(base, rows, tmp_path / "made" / "out", *change.get("flags", ()))[2:]
     assert run_trainer(train, sft_arguments().parse_args(argv)) == 2
     said = capsys.readouterr().err
     assert told in said and "hint: " in said
+    assert not (tmp_path / "made").exists(), "a refusal leaves nothing behind"
+
+
+def test_a_refusal_takes_only_folders_that_it_made(tmp_path: Path):
+    from argparse import Namespace
+
+    from dimba.trainers.sft import output_folder
+
+    args = Namespace(output_dir=str(tmp_path / "there" / "made" / "out"), resume_from_checkpoint=None)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(KeyError), output_folder(args):
+        raise KeyError
+    assert not list((tmp_path / "there").iterdir())
 
 
 def test_somebody_elses_model_is_not_written_over(tiny_checkpoint: Path, data: Path, tmp_path: Path):
