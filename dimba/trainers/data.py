@@ -17,7 +17,7 @@ from dimba.trainers.models import load_tokenizer
 from dimba.trainers.prepare import Problem, Progress, prepare, row_problem
 from dimba.trainers.reporting import report_on
 from dimba.trainers.rows import Source
-from dimba.trainers.selection import Selection, cuts_too_much, hold_out, select
+from dimba.trainers.selection import Selection, cuts_too_much, select
 from dimba.trainers.store import TokenStore
 
 
@@ -60,14 +60,14 @@ def load_data(args: Namespace, progress: Progress) -> Data:
     source = _source(args)
     store, cached = prepare(tokenizer, args.train_on, source, progress)
     share, split = _held_out(args)
-    chosen = select(store, args.max_length, args.on_long, hold_out(len(store), share, args.seed))
+    chosen = select(store, args.max_length, args.on_long, share, args.seed)
     other = prepare(tokenizer, args.train_on, replace(source, split=split), progress)[0] if split else None
     validation = Pieces(store, chosen.validation) if other is None else _all_of(other, args)
     problem, hint = _problem(store, other, chosen, args)
     report = replace(
         report_on(store, chosen, tokenizer, max_length=args.max_length, on_long=args.on_long),
         validation=len(validation),
-        notes=tuple(note for note in (said, *_notes(store, tokenizer)) if note),
+        notes=tuple(note for note in (said, _pieces_held_out(chosen), *_notes(store, tokenizer)) if note),
         problem=problem,
         hint=hint,
         cached=cached,
@@ -83,8 +83,13 @@ def _held_out(args: Namespace) -> tuple[float, str | None]:
     return (0, wanted) if isinstance(wanted, str) else (wanted or 0, None)
 
 
+def _pieces_held_out(chosen: Selection) -> str:
+    pieces, rows = len(chosen.validation), chosen.held_out_rows
+    return f"the {pieces:,} examples held out are the pieces of {rows:,} rows" if pieces != rows else ""
+
+
 def _all_of(store: TokenStore, args: Namespace) -> Pieces:
-    return Pieces(store, select(store, args.max_length, args.on_long or "truncate", []).train)
+    return Pieces(store, select(store, args.max_length, args.on_long or "truncate").train)
 
 
 def _problem(store: TokenStore, other: TokenStore | None, chosen: Selection, args: Namespace) -> Problem:
@@ -126,7 +131,7 @@ def _source(args: Namespace) -> Source:
 
 
 def _cut_problem(store: TokenStore, chosen: Selection, args: Namespace) -> Problem | None:
-    if isinstance(args.validation_split, float) and not len(chosen.validation) and not chosen.left_out:
+    if isinstance(args.validation_split, float) and len(chosen.train) and not len(chosen.validation):
         return f"--validation-split {args.validation_split:g} holds out no row", "hold out more"
     if not len(chosen.train) and len(chosen.validation):
         return f"--validation-split {args.validation_split} holds out every row", "hold out fewer"

@@ -1,6 +1,5 @@
 """What tokenised data look like: counts, a histogram of lengths, and examples decoded."""
 
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from dimba.trainers.store import TokenStore
 
 _BARS = 8  # up to max_length; what is longer has one of its own
 _SHOWN = 1500  # tokens of a shown example, from its start and from its end
+_BYTES = 4  # of a character, at most
 
 
 def report_on(
@@ -38,7 +38,7 @@ def report_on(
         median=int(np.median(lengths)) if len(lengths) else 0,
         longest=int(lengths.max(initial=0)),
         lengths=_histogram(lengths, max_length),
-        shown=tuple(_shown(store, row, tokenizer) for row in _telling(lengths)),
+        shown=tuple(_shown(store, chosen.shown[at], tokenizer, title) for title, at in _telling(chosen.shown)),
     )
 
 
@@ -49,23 +49,41 @@ def _histogram(lengths: Any, max_length: int) -> tuple[Bar, ...]:
     return tuple(Bar(below=below, rows=int(rows)) for below, rows in zip([*edges, None], counts, strict=True))
 
 
-def _telling(lengths: Any) -> list[int]:
-    """The first row, one of the usual length, and the longest."""
-    if not len(lengths):
-        return []
-    order = np.argsort(lengths, kind="stable")
-    return list(dict.fromkeys([0, int(order[len(order) // 2]), int(order[-1])]))
+def _telling(index: Any) -> list[tuple[str, int]]:
+    """The first example, one of the usual length, and the longest; three as long as there are three."""
+    lengths = index[:, 2] - index[:, 1]
+    others = np.argsort(lengths[1:], kind="stable") + 1
+    chosen = [("the first", 0)] if len(lengths) else []
+    if len(others) > 1:
+        chosen.append(("one of the usual length", int(others[(len(others) - 1) // 2])))
+    if len(others):
+        last = int(others[-1])
+        chosen.append(("the longest" if lengths[last] >= lengths[0] else "the longest but the first", last))
+    return chosen
 
 
-def _shown(store: TokenStore, row: int, tokenizer: Any) -> Shown:
-    example, parts = store.row(row), tuple[Part, ...]()
+def _shown(store: TokenStore, piece: Any, tokenizer: Any, title: str) -> Shown:
+    """A piece of a row as the model is given it, and how much of the row lies before and behind it."""
+    row, start, end = (int(each) for each in piece)
+    whole = store.row(row)
+    parts = (
+        *_told(start, "before are not seen"),
+        *_clipped(_slice(whole, slice(start, end)), tokenizer),
+        *_told(len(whole.input_ids) - end, "are not in this example"),
+    )
+    return Shown(where=f"{store.note['where']}{store.numbers[row]}", tokens=end - start, parts=parts, title=title)
+
+
+def _clipped(example: Example, tokenizer: Any) -> tuple[Part, ...]:
     size = len(example.input_ids)
-    if size > 2 * _SHOWN:
-        left_out = Part(text=f" … {size - 2 * _SHOWN:,} tokens … ", trained=False)
-        parts = (*decoded(_slice(example, slice(_SHOWN)), tokenizer), left_out)
-        example = _slice(example, slice(-_SHOWN, None))
-    where = f"{store.note['where']}{store.numbers[row]}"
-    return Shown(where=where, tokens=size, parts=(*parts, *decoded(example, tokenizer)))
+    if size <= 2 * _SHOWN:
+        return decoded(example, tokenizer)
+    ends = [_slice(example, part) for part in (slice(_SHOWN), slice(-_SHOWN, None))]
+    return (*decoded(ends[0], tokenizer), *_told(size - 2 * _SHOWN, "not shown"), *decoded(ends[1], tokenizer))
+
+
+def _told(count: int, what: str) -> tuple[Part, ...]:
+    return (Part(text=f" … {count:,} tokens {what} … ", trained=False),) if count else ()
 
 
 def _slice(example: Example, part: slice) -> Example:
@@ -74,5 +92,20 @@ def _slice(example: Example, part: slice) -> Example:
 
 def decoded(example: Example, tokenizer: Any) -> tuple[Part, ...]:
     """The text of an example's tokens, in stretches that carry loss and stretches that do not."""
-    runs = groupby(zip(example.input_ids.tolist(), example.trained.tolist(), strict=True), key=lambda each: each[1])
-    return tuple(Part(text=tokenizer.decode([token for token, _ in run]), trained=trained) for trained, run in runs)
+    ids, trained = example.input_ids.tolist(), example.trained.tolist()
+    parts, start = list[Part](), 0
+    for edge in [*(np.flatnonzero(np.diff(example.trained)) + 1).tolist(), len(ids)]:
+        end = _whole_character(ids, start, edge, tokenizer)
+        if end > start:
+            parts.append(Part(text=tokenizer.decode(ids[start:end]), trained=trained[edge - 1]))
+        start = max(start, end)
+    return tuple(parts)
+
+
+def _whole_character(ids: list[int], start: int, edge: int, tokenizer: Any) -> int:
+    """The end of a stretch, or behind the character that begins in it: its bytes may be several tokens."""
+    text = tokenizer.decode(ids[max(start, edge - _BYTES) : edge])
+    if not text.endswith("\ufffd"):
+        return edge
+    longer = ((end, tokenizer.decode(ids[max(start, edge - _BYTES) : end])) for end in range(edge + 1, edge + _BYTES))
+    return next((end for end, more in longer if end <= len(ids) and not more.startswith(text)), edge)

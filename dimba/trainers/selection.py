@@ -20,28 +20,37 @@ class Selection:
     cut_tokens: int
     cut_trained_tokens: int
     left_out: int
+    held_out_rows: int
+
+    @property
+    def shown(self) -> Any:
+        """What is trained on; what is validated on where that is nothing."""
+        return self.train if len(self.train) else self.validation
 
 
-def select(store: TokenStore, max_length: int, on_long: str | None, held_out: Any) -> Selection:
-    """Pieces of at most `max_length` tokens, each with a token that carries loss; rows of `held_out` to validate on."""
+def select(store: TokenStore, max_length: int, on_long: str | None, wanted: float = 0, seed: int = 0) -> Selection:
+    """Pieces of at most `max_length` tokens, each with a token that carries loss.
+
+    Of the rows that are in some piece, `wanted` (a share, or a number) are held out, with all their pieces.
+    """
     long_rows = np.flatnonzero(store.lengths > max_length)
     pieces, left_out = _pieces(store, max_length, on_long or "truncate", long_rows)
+    held_out = hold_out(np.unique(pieces[:, 0]), wanted, seed)
     is_held_out = np.isin(pieces[:, 0], held_out)
-    # Pieces of a split row share a token: what they say twice is not counted twice.
-    whole = on_long == "split"
     return Selection(
         train=pieces[~is_held_out],
         validation=pieces[is_held_out],
         long_rows=len(long_rows),
-        cut_tokens=0 if whole else int(store.lengths.sum() - (pieces[:, 2] - pieces[:, 1]).sum()),
-        cut_trained_tokens=0 if whole else _cut_trained(store, max_length, on_long, long_rows),
+        cut_tokens=int(store.lengths.sum()) - _tokens_in(pieces),
+        cut_trained_tokens=0 if on_long == "split" else _cut_trained(store, max_length, on_long, long_rows),
         left_out=left_out,
+        held_out_rows=len(held_out),
     )
 
 
-def hold_out(rows: int, wanted: float, seed: int) -> Any:
-    """Rows to validate on, the same for the same seed: a share of them below 1, else a number."""
-    count = round(rows * wanted) if wanted < 1 else int(wanted)
+def hold_out(rows: Any, wanted: float, seed: int) -> Any:
+    """Those of `rows` to validate on, the same for the same seed: a share of them below 1, else a number."""
+    count = round(len(rows) * wanted) if wanted < 1 else int(wanted)
     return np.sort(np.random.default_rng(seed).permutation(rows)[:count])
 
 
@@ -61,6 +70,13 @@ def _pieces(store: TokenStore, max_length: int, on_long: str, long_rows: Any) ->
     left_out = len(long_rows) - len({row for row, _, _ in made})
     pieces = np.concatenate([np.delete(whole, long_rows, axis=0), np.array(made, dtype=np.int32).reshape(-1, 3)])
     return pieces[np.argsort(pieces[:, 0], kind="stable")], left_out
+
+
+def _tokens_in(pieces: Any) -> int:
+    """Tokens that are in some piece; one that two pieces of a row share counts once."""
+    follows = pieces[1:, 0] == pieces[:-1, 0]
+    shared = np.maximum(pieces[:-1, 2] - pieces[1:, 1], 0)[follows]
+    return int((pieces[:, 2] - pieces[:, 1]).sum(dtype=np.int64) - shared.sum(dtype=np.int64))
 
 
 def _of_long_row(store: TokenStore, row: int, max_length: int, on_long: str) -> list[tuple[int, int, int]]:

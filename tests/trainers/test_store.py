@@ -51,7 +51,7 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
 
 def test_no_rows_are_a_store_too(tmp_path):
     assert len(store(tmp_path)) == 0
-    assert len(select(store(tmp_path), 8, None, []).train) == 0
+    assert len(select(store(tmp_path), 8, None).train) == 0
 
 
 def pieces(selection) -> list[list[int]]:
@@ -60,14 +60,14 @@ def pieces(selection) -> list[list[int]]:
 
 def test_long_rows_are_cut_and_what_is_lost_is_counted(tmp_path):
     rows = store(tmp_path, (4, 1), (10, 2), (12, 9))
-    chosen = select(rows, 8, None, [])
+    chosen = select(rows, 8, None)
     assert pieces(chosen) == [[0, 0, 4], [1, 0, 8]] and chosen.train.dtype == np.int32
     assert (chosen.long_rows, chosen.left_out) == (2, 1)
     assert chosen.cut_tokens == 2 + 12 and chosen.cut_trained_tokens == 2 + 3
 
 
 def test_dropped_rows_are_counted_whole(tmp_path):
-    chosen = select(store(tmp_path, (4, 1), (10, 2)), 8, "drop", [])
+    chosen = select(store(tmp_path, (4, 1), (10, 2)), 8, "drop")
     assert pieces(chosen) == [[0, 0, 4]]
     assert (chosen.cut_tokens, chosen.cut_trained_tokens, chosen.left_out) == (10, 8, 1)
 
@@ -75,28 +75,39 @@ def test_dropped_rows_are_counted_whole(tmp_path):
 @pytest.mark.parametrize("length", [9, 15, 16, 22, 23, 40])
 def test_split_rows_predict_every_trained_token_exactly_once(tmp_path, length: int):
     rows = store(tmp_path, (length, 3))
-    chosen = select(rows, 8, "split", [])
+    chosen = select(rows, 8, "split")
     predicted = [n for _, start, end in pieces(chosen) for n in range(start + 1, end) if rows.row(0).trained[n]]
     assert predicted == list(range(3, length))
     assert all(end - start <= 8 for _, start, end in pieces(chosen))
     assert chosen.cut_tokens == chosen.cut_trained_tokens == 0
 
 
-def test_a_piece_with_nothing_trained_is_left_out(tmp_path):
-    assert pieces(select(store(tmp_path, (20, 17)), 8, "split", [])) == [[0, 14, 20]]
+def test_a_piece_with_nothing_trained_is_left_out_and_counted(tmp_path):
+    chosen = select(store(tmp_path, (20, 17), (20, 9)), 8, "split")
+    assert pieces(chosen) == [[0, 14, 20], [1, 7, 15], [1, 14, 20]]
+    assert (chosen.cut_tokens, chosen.cut_trained_tokens) == (14 + 7, 0)
+
+
+@pytest.mark.parametrize(("on_long", "examples"), [("drop", 4), ("split", 6), ("truncate", 4)])
+def test_as_many_rows_are_held_out_as_asked_with_all_their_pieces(tmp_path, on_long: str, examples: int):
+    rows = store(tmp_path, *[(4, 1)] * 2, *[(20, 17 if on_long == "truncate" else 1)] * 6, *[(4, 1)] * 3)
+    asked = {"drop": 4, "split": 3, "truncate": 0.8}[on_long]
+    chosen = select(rows, 8, on_long, asked, seed=1)
+    assert chosen.held_out_rows == len(set(chosen.validation[:, 0])) == {"drop": 4, "split": 3, "truncate": 4}[on_long]
+    assert len(chosen.validation) >= examples and not set(chosen.validation[:, 0]) & set(chosen.train[:, 0])
 
 
 def test_more_than_a_tenth_cut_needs_a_word(tmp_path):
     rows = store(tmp_path, (8, 0), (9, 0), (10, 0))
-    assert cuts_too_much(rows, select(rows, 8, None, []), None)
-    assert not cuts_too_much(rows, select(rows, 9, None, []), None)
-    assert not cuts_too_much(rows, select(rows, 8, "truncate", []), "truncate")
+    assert cuts_too_much(rows, select(rows, 8, None), None)
+    assert not cuts_too_much(rows, select(rows, 9, None), None)
+    assert not cuts_too_much(rows, select(rows, 8, "truncate"), "truncate")
 
 
 def test_what_is_held_out_is_not_trained_on_and_the_same_each_time(tmp_path):
     rows = store(tmp_path, *[(4, 1)] * 40)
-    held_out = hold_out(40, 0.1, seed=7)
-    assert held_out.tolist() == hold_out(40, 4, seed=7).tolist() and len(held_out) == 4
-    chosen = select(rows, 8, None, held_out)
+    held_out = hold_out(range(40), 0.1, seed=7)
+    assert held_out.tolist() == hold_out(range(40), 4, seed=7).tolist() and len(held_out) == 4
+    chosen = select(rows, 8, None, 4, seed=7)
     assert len(chosen.train) == 36 and chosen.validation[:, 0].tolist() == held_out.tolist()
     assert not set(chosen.train[:, 0]) & set(held_out)

@@ -1,0 +1,78 @@
+"""What is shown of tokenised data: the pieces that the model is given, and text that can be read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dimba.report import Part, Shown
+from dimba.trainers.chat import Example
+from dimba.trainers.reporting import decoded, report_on
+from dimba.trainers.selection import select
+from dimba.trainers.store import TokenStore, TokenWriter
+
+NOTE = {"format": "text", "columns": {}, "rows": 0, "unusable": 0, "bad": [], "where": "data.jsonl:"}
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes."""
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(ids).decode(errors="replace")
+
+
+def shown(folder: Path, texts: list[str], max_length: int, on_long: str) -> tuple[Shown, ...]:
+    """Examples of rows of which all but the first five tokens carry loss."""
+    with TokenWriter(folder / "store") as writer:
+        for number, text in enumerate(texts, 1):
+            ids = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
+            writer.add(Example(ids, np.arange(len(ids)) >= 5), number)
+        writer.finish(NOTE)
+    rows = TokenStore.open(folder / "store")
+    return report_on(rows, select(rows, max_length, on_long), Bytes(), max_length=max_length, on_long=on_long).shown
+
+
+def text(example: Shown) -> str:
+    return "".join(f"[{part.text}]" if part.trained else part.text for part in example.parts)
+
+
+@pytest.mark.parametrize(
+    ("on_long", "expected"),
+    [
+        ("truncate", ["abcde[fgh] … 2 tokens are not in this example … ", "ABCDE[FG]"]),
+        ("drop", ["ABCDE[FG]"]),
+        (
+            "split",
+            [
+                "abcde[fgh] … 2 tokens are not in this example … ",
+                " … 7 tokens before are not seen … [hij]",
+                "ABCDE[FG]",
+            ],
+        ),
+    ],
+)
+def test_examples_are_shown_as_the_model_is_given_them(tmp_path: Path, on_long: str, expected: list[str]):
+    found = shown(tmp_path, ["abcdefghij", "ABCDEFG"], 8, on_long)
+    assert [text(each) for each in found] == expected
+    assert all(each.tokens <= 8 for each in found)
+
+
+@pytest.mark.parametrize("lengths", [(7, 7, 7), (9, 7, 8), (7, 6, 8), (7, 7, 7, 7, 9), (9, 6, 6, 6, 6)])
+def test_three_examples_are_shown_where_there_are_three(tmp_path: Path, lengths: tuple[int, ...]):
+    found = shown(tmp_path, ["x" * length for length in lengths], 64, "truncate")
+    assert len({each.where for each in found}) == 3 and found[0].title == "the first"
+    longest = found[2].tokens == max(lengths)
+    assert found[2].title == ("the longest" if longest else "the longest but the first")
+
+
+@pytest.mark.parametrize("edge", [2, 3, 4])
+def test_a_character_of_several_tokens_is_shown_whole(edge: int):
+    ids = np.frombuffer("é日\ufffd!".encode(), dtype=np.uint8).astype(np.int32)
+    parts = decoded(Example(ids, np.arange(len(ids)) >= edge), Bytes())
+    whole = "é" if edge == 2 else "é日"
+    assert parts == (Part(text=whole, trained=False), Part(text="é日\ufffd!".removeprefix(whole), trained=True))
+
+
+def test_a_replacement_character_of_the_text_itself_moves_nothing():
+    ids = np.frombuffer("a\ufffdb".encode(), dtype=np.uint8).astype(np.int32)
+    assert [part.text for part in decoded(Example(ids, np.arange(len(ids)) >= 4), Bytes())] == ["a\ufffd", "b"]
