@@ -7,6 +7,7 @@ from typing import Any, Literal
 from dimba.contract import DEFAULT_CHAT_TEMPLATE
 from dimba.errors import BadInput, BadRow
 from dimba.formats import Sample
+from dimba.trainers.losses import left_out
 from dimba.trainers.marks import called, has_marks
 from dimba.trainers.masks import Masker, Span
 from dimba.trainers.render import Messages, Renderer, Unmaskable
@@ -73,12 +74,13 @@ class ChatEncoder:
         if has_marks(chat.text):
             raise BadRow(where, "the chat has characters (U+10F7D1, U+10F7D2) that are needed to find the turns")
         try:
-            spans, altered = masker.spans(chat, wanted)
+            spans, altered, lost = masker.spans(chat, wanted)
         except Unmaskable:
             spans, altered = self._own_spans(chat, wanted), 0
             if not spans:
                 raise
-        return Rendered(where, chat.text, tuple(spans), altered)
+            lost = left_out(chat, None, wanted, masker.render)
+        return Rendered(where, chat.text, tuple(spans), altered, lost)
 
     def encode_batch(self, rendered: Sequence[Rendered]) -> list[Example | Unmaskable]:
         """Tokens and mask of each, in order; an Unmaskable in the place of one whose tokens straddle a border."""

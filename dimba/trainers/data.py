@@ -19,6 +19,7 @@ from dimba.trainers.reporting import report_on
 from dimba.trainers.rows import Source
 from dimba.trainers.selection import Selection, cuts_too_much, select
 from dimba.trainers.store import TokenStore
+from dimba.trainers.template import template_notes, template_problem
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ def load_data(args: Namespace, progress: Progress) -> Data:
     chosen = select(store, args.max_length, args.on_long, share, args.seed)
     other = prepare(tokenizer, args.train_on, replace(source, split=split), progress)[0] if split else None
     validation = Pieces(store, chosen.validation) if other is None else _all_of(other, args)
-    problem, hint = _problem(store, other, chosen, args)
+    problem, hint = _problem(store, other, chosen, tokenizer, args)
     report = replace(
         report_on(store, chosen, tokenizer, max_length=args.max_length, on_long=args.on_long),
         validation=len(validation),
-        notes=tuple(note for note in (said, _pieces_held_out(chosen), *_notes(store, tokenizer)) if note),
+        notes=tuple(note for note in (said, _pieces_held_out(chosen), *template_notes(store, tokenizer)) if note),
         problem=problem,
         hint=hint,
         cached=cached,
@@ -92,10 +93,13 @@ def _all_of(store: TokenStore, args: Namespace) -> Pieces:
     return Pieces(store, select(store, args.max_length, args.on_long or "truncate").train)
 
 
-def _problem(store: TokenStore, other: TokenStore | None, chosen: Selection, args: Namespace) -> Problem:
+def _problem(
+    store: TokenStore, other: TokenStore | None, chosen: Selection, tokenizer: Any, args: Namespace
+) -> Problem:
     """The first thing that is wrong; two empty texts where nothing is."""
     stores = [store, *([other] if other else [])]
-    found = [row_problem(each.note, skip_bad=args.skip_bad_rows) for each in stores]
+    found = [template_problem(each, tokenizer, args.base_checkpoint) for each in stores]
+    found += [row_problem(each.note, skip_bad=args.skip_bad_rows) for each in stores]
     found.append(_cut_problem(store, chosen, args))
     return next((problem for problem in found if problem), ("", ""))
 
@@ -147,13 +151,3 @@ def _cut_problem(store: TokenStore, chosen: Selection, args: Namespace) -> Probl
         f"raise `training.max_length` (the longest row has {int(store.lengths.max()):,} tokens), or say what is meant "
         "with --on-long split, truncate or drop (in a spec `trainer_args: {on-long: split}`)",
     )
-
-
-def _notes(store: TokenStore, tokenizer: Any) -> list[str]:
-    notes = []
-    if altered := store.note["altered"]:
-        notes.append(f"of {altered:,} assistant turns the chat template shows a part only (not earlier reasoning)")
-    if others := [end for end in store.note["turn_ends"] if tokenizer.eos_token not in end]:
-        ends = f"`{others[0]}`, not with the end-of-sequence token `{tokenizer.eos_token}`"
-        notes.append(f"the chat template ends a turn with {ends}: generation has to stop there too")
-    return notes

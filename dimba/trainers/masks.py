@@ -11,6 +11,7 @@ from typing import Any
 
 from dimba.errors import BadRow
 from dimba.trainers import marks
+from dimba.trainers.losses import left_out
 from dimba.trainers.marks import Mark
 from dimba.trainers.render import Renderer
 from dimba.trainers.turns import DROPS, Chat, Turn, turn_at
@@ -34,11 +35,12 @@ class Masker:
     ends: dict[Any, Span] = field(default_factory=dict)
     turn_ends: dict[str, int] = field(default_factory=dict)
 
-    def spans(self, chat: Chat, wanted: Sequence[int]) -> tuple[list[Span], int]:
-        """(start, end) in the text of each wanted turn, and how many of them show only in part."""
+    def spans(self, chat: Chat, wanted: Sequence[int]) -> tuple[list[Span], int, tuple[str, ...]]:
+        """(start, end) in the text of each wanted turn, how many of them show only in part, and what else is lost."""
         chat, found = self._marks(chat)
         turns = [turn_at(chat, found, index) for index in wanted]
-        return [self._span(chat, turn) for turn in turns], sum(turn.altered for turn in turns)
+        spans = [self._span(chat, turn) for turn in turns]
+        return spans, sum(turn.altered for turn in turns), left_out(chat, found, wanted, self.render)
 
     def _marks(self, chat: Chat) -> tuple[Chat, list[Mark]]:
         """The marks that change nothing: of all messages, or of the assistant's where others' are looked into."""

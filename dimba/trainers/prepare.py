@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,12 +16,13 @@ from typing import Any
 from dimba.errors import BadRow, HostCannot
 from dimba.formats import Sample
 from dimba.trainers.chat import ChatEncoder, Example, Rendered, TrainOn, Unmaskable
+from dimba.trainers.render import TemplateFault
 from dimba.trainers.rows import Source
 from dimba.trainers.store import TokenStore, TokenWriter
 
 _BATCH = 1000  # rows that are tokenised at once
 _SHOWN = 5  # bad rows that are told
-_TRAINERS = ("chat", "marks", "masks", "prepare", "render", "rows", "store", "tokens", "turns")
+_TRAINERS = ("chat", "losses", "marks", "masks", "prepare", "render", "rows", "store", "tokens", "turns")
 # What decides what a row's tokens are.
 _CODE = ("files", "formats", "samples", *(f"trainers/{name}" for name in _TRAINERS))
 
@@ -97,6 +99,8 @@ class _Preparation:
         self._progress = progress
         self.rows = self.unusable = 0
         self.altered = 0  # assistant turns of which the template shows a part only
+        self.left_out: Counter[str] = Counter()  # rows of which the template leaves something out, by what
+        self.faults: Counter[str] = Counter()  # rows that the template does not get along with, by reason
         self.bad: list[dict[str, str]] = []
         self.where = ""  # what stands before a row's number
 
@@ -121,17 +125,20 @@ class _Preparation:
                 self._refuse(BadRow(row.where, "nothing in it carries loss"))
             else:
                 self.altered += row.altered
+                self.left_out.update(row.left_out)
                 self.where, number = _split_number(row.where)
                 writer.add(example, number)
 
     def _refuse(self, error: BadRow) -> None:
         self.unusable += 1
+        if isinstance(error, TemplateFault) and (error.reason in self.faults or len(self.faults) < _SHOWN):
+            self.faults[error.reason] += 1
         if len(self.bad) < _SHOWN:
             self.bad.append({"where": error.where, "why": error.why})
 
     def note(self) -> dict[str, Any]:
         """What was counted."""
-        counted = ("rows", "unusable", "altered", "bad", "where")
+        counted = ("rows", "unusable", "altered", "left_out", "faults", "bad", "where")
         return {**{name: getattr(self, name) for name in counted}, "turn_ends": self._encoder.turn_ends}
 
 

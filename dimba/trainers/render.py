@@ -8,15 +8,26 @@ from typing import Any
 
 from dimba.errors import BadRow
 
-Messages = Sequence[dict[str, Any]]
+Message = dict[str, Any]
+Messages = Sequence[Message]
+
+ASIDE = ("reasoning_content", "thinking")  # keys of a message for what is thought before it is said
 
 
-class Unmaskable(BadRow):
+class TemplateFault(BadRow):
+    """A row that the chat template does not get along with; `reason` is the same for rows with the same fault."""
+
+    def __init__(self, where: str, told: str, reason: str, hint: str) -> None:
+        super().__init__(where, f"the chat template {told}: {reason}", hint)
+        self.reason = reason
+
+
+class Unmaskable(TemplateFault):
     """The template's fault rather than the row's: what the assistant says cannot be told apart in its text."""
 
     def __init__(self, where: str, why: str) -> None:
         hint = "use a checkpoint whose chat template keeps the turns as they are, or correct the row"
-        super().__init__(where, f"the chat template cannot be masked faithfully here: {why}", hint)
+        super().__init__(where, "cannot be masked faithfully here", why, hint)
 
 
 class Renderer:
@@ -27,18 +38,24 @@ class Renderer:
         now = datetime.datetime.now()
         self._stopped = type("Stopped", (), {"now": staticmethod(lambda *_: now)})
         self._special = {**tokenizer.special_tokens_map}
+        self._broken: dict[str, str] = {}  # templates that do not compile: why
         self._typed = False
         self._typed = self._wants_typed_parts()
 
-    def text(self, messages: Messages, tools: Any, where: str, *, ask: bool = False) -> str:
-        """The chat as text, with the words that ask for the next turn where `ask`; raises BadRow."""
-        return self._render(messages, tools, where, add_generation_prompt=ask)[0][0]
+    def text(self, messages: Messages, tools: Any, where: str, *, ask: bool = False, with_tools: bool = True) -> str:
+        """The chat as text, with the words that ask for the next turn where `ask`; raises BadRow.
+
+        Without `with_tools` the template for chats with these tools is not given them.
+        """
+        source, given = self.template(tools), tools if with_tools else None
+        return self._render(source, messages, given, where, add_generation_prompt=ask)[0][0]
 
     def own_marks(self, messages: Messages, tools: Any, where: str) -> tuple[str, list[tuple[int, int]]]:
         """The chat as text, and what lies between the template's generation marks (empty where it has none)."""
-        if not re.search(r"\{%-?\s*generation\s*-?%\}", self.template(tools)):
+        source = self.template(tools)
+        if not re.search(r"\{%-?\s*generation\s*-?%\}", source):
             return "", []
-        texts, marks = self._render(messages, tools, where, return_assistant_tokens_mask=True)
+        texts, marks = self._render(source, messages, tools, where, return_assistant_tokens_mask=True)
         return texts[0], marks[0]
 
     def template(self, tools: Any = None) -> str:
@@ -60,22 +77,29 @@ class Renderer:
         elsewhere = sum(_is_asking(name) for name in everywhere) - names.count("add_generation_prompt")
         return not elsewhere and not changing & set(names)
 
-    def _render(self, messages: Messages, tools: Any, where: str, **options: bool) -> tuple[list[str], list[Any]]:
+    def _render(
+        self, source: str, messages: Messages, tools: Any, where: str, **options: bool
+    ) -> tuple[list[str], list[Any]]:
+        from jinja2 import TemplateSyntaxError
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        if source in self._broken:
+            raise _refused(where, self._broken[source])
         chat = [{key: value for key, value in each.items() if value is not None} for each in messages]
         try:
             with self._stopped_clock():
                 texts, marks = render_jinja_template(
                     conversations=[[_typed(each) for each in chat] if self._typed else chat],
                     tools=list(tools) if tools else None,
-                    chat_template=self.template(tools),
+                    chat_template=source,
                     **options,
                     **self._special,
                 )
+        except TemplateSyntaxError as error:
+            self._broken[source] = f"line {error.lineno}: {error.message}"
+            raise _refused(where, self._broken[source]) from error
         except Exception as error:  # a template is a program of somebody else's: it may fail in any way
-            hint = "correct the row, or give the checkpoint a template that allows it"
-            raise BadRow(where, f"the chat template refuses this chat: {error}", hint) from error
+            raise _refused(where, str(error)) from error
         return texts, marks
 
     def _wants_typed_parts(self) -> bool:
@@ -107,6 +131,11 @@ class Renderer:
             yield
         finally:
             chat_template_utils.datetime = real
+
+
+def _refused(where: str, reason: str) -> TemplateFault:
+    hint = "correct the row, or give the checkpoint a template that allows it"
+    return TemplateFault(where, "refuses this chat", reason, hint)
 
 
 def _is_asking(node: Any) -> bool:

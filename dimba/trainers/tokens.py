@@ -30,13 +30,15 @@ class Example:
 class Rendered:
     """One row as text, and the (start, end) in it that carry loss; without any (None) it is plain text, all trained.
 
-    `altered` counts the trained turns that the template shows only a part of, as where it drops earlier reasoning.
+    `altered` counts the trained turns that the template shows only a part of, as where it drops earlier reasoning;
+    `left_out` is what else it does not show (names of losses.py).
     """
 
     where: str
     text: str
     spans: tuple[tuple[int, int], ...] | None = None
     altered: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 def encode_chats(backend: Any, rows: Sequence[Rendered]) -> list[Example | Unmaskable]:

@@ -1,0 +1,73 @@
+"""What a chat template leaves out of a chat besides what is trained: the model never sees it, and no mask shows it."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from dimba.errors import BadRow
+from dimba.trainers import marks
+from dimba.trainers.marks import CALLS, ENDS, STARTS, Mark
+from dimba.trainers.render import ASIDE, Message, Renderer
+from dimba.trainers.turns import Chat
+
+NAMES = {
+    "system": "the system message",
+    "user": "what the user says in some turn",
+    "tool": "what a tool answers",
+    "assistant": "what the assistant says or calls in some turn without loss",
+    "tools": "the tools",
+    "reasoning": f"reasoning given as {' or '.join(f'`{key}`' for key in ASIDE)}",
+}
+
+
+def left_out(chat: Chat, found: Sequence[Mark] | None, trained: Collection[int], render: Renderer) -> tuple[str, ...]:
+    """Keys of NAMES: of what the chat holds and its text does not; without marks (None), of what can be seen so."""
+    shown = {(mark.turn, mark.kind, mark.number) for mark in found or ()}
+    lost = {
+        message["role"]
+        for turn, message in enumerate(chat.messages)
+        if turn not in trained and not _shows(chat, turn, None if found is None else shown)
+    }
+    if chat.tools and _is_same(chat, render, chat.messages, with_tools=False):
+        lost.add("tools")
+    if _loses_reasoning(chat, render):
+        lost.add("reasoning")
+    return tuple(name for name in NAMES if name in lost)
+
+
+def _shows(chat: Chat, turn: int, shown: Collection[tuple[int, str, int]] | None) -> bool:
+    message = chat.messages[turn]
+    is_assistant = message["role"] == "assistant"
+    if shown is None or (chat.unmarked and not is_assistant):
+        return _squeezed(message.get("content") or "") in _squeezed(chat.text)
+    contents, calls = marks.expected(message)
+    # Earlier reasoning comes before the end of what an assistant says, and is left out by design.
+    wanted = [(turn, ENDS, 0), *([] if is_assistant else [(turn, STARTS, 0)])] if contents else []
+    wanted += [(turn, CALLS, number) for number in range(calls)]
+    return all(each in shown for each in wanted)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _loses_reasoning(chat: Chat, render: Renderer) -> bool:
+    values = list(_reasoning(chat.messages))
+    if not values or any(value.strip() not in chat.text for value in values):
+        return bool(values)
+    # It may be there by chance, as a part of something else.
+    bare = [{key: value for key, value in message.items() if key not in ASIDE} for message in chat.messages]
+    return _is_same(chat, render, bare)
+
+
+def _reasoning(messages: Sequence[Message]) -> Iterator[str]:
+    for message in messages:
+        for key in ASIDE:
+            if (message.get(key) or "").strip():
+                yield message[key]
+
+
+def _is_same(chat: Chat, render: Renderer, messages: Sequence[Message], *, with_tools: bool = True) -> bool:
+    """Whether the template writes the same of these messages, or without the tools."""
+    try:
+        return render.text(messages, chat.tools, chat.where, with_tools=with_tools) == chat.text
+    except BadRow:
+        return False
