@@ -1,6 +1,6 @@
 """What a chat template leaves out of a chat besides what is trained: the model never sees it, and no mask shows it."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from dimba.errors import BadRow
 from dimba.trainers import marks
@@ -38,11 +38,12 @@ def _shows(chat: Chat, turn: int, shown: Collection[tuple[int, str, int]] | None
     is_assistant = message["role"] == "assistant"
     if shown is None or (chat.unmarked and not is_assistant):
         return _squeezed(message.get("content") or "") in _squeezed(chat.text)
+    if not is_assistant:
+        whole = (turn, STARTS, 0) in shown and (turn, ENDS, 0) in shown
+        return whole or not (message.get("content") or "").strip()
     contents, calls = marks.expected(message)
     # Earlier reasoning comes before the end of what an assistant says, and is left out by design.
-    wanted = [(turn, ENDS, 0), *([] if is_assistant else [(turn, STARTS, 0)])] if contents else []
-    wanted += [(turn, CALLS, number) for number in range(calls)]
-    return all(each in shown for each in wanted)
+    return (not contents or (turn, ENDS, 0) in shown) and all((turn, CALLS, at) in shown for at in range(calls))
 
 
 def _squeezed(text: str) -> str:
@@ -50,19 +51,12 @@ def _squeezed(text: str) -> str:
 
 
 def _loses_reasoning(chat: Chat, render: Renderer) -> bool:
-    values = list(_reasoning(chat.messages))
-    if not values or any(value.strip() not in chat.text for value in values):
-        return bool(values)
+    values = [message[key].strip() for message in chat.messages for key in ASIDE if message.get(key)]
+    if not any(values) or not all(value in chat.text for value in values):
+        return any(values)
     # It may be there by chance, as a part of something else.
     bare = [{key: value for key, value in message.items() if key not in ASIDE} for message in chat.messages]
     return _is_same(chat, render, bare)
-
-
-def _reasoning(messages: Sequence[Message]) -> Iterator[str]:
-    for message in messages:
-        for key in ASIDE:
-            if (message.get(key) or "").strip():
-                yield message[key]
 
 
 def _is_same(chat: Chat, render: Renderer, messages: Sequence[Message], *, with_tools: bool = True) -> bool:

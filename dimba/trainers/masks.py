@@ -53,7 +53,7 @@ class Masker:
             except BadRow:
                 continue
             if text == chat.text:
-                return replace(chat, unmarked=len(turns) < len(everybody)), found
+                return chat if turns is everybody else replace(chat, unmarked=len(turns) < len(everybody)), found
         raise chat.refused(DROPS)
 
     def _span(self, chat: Chat, turn: Turn) -> Span:

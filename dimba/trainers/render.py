@@ -80,7 +80,6 @@ class Renderer:
     def _render(
         self, source: str, messages: Messages, tools: Any, where: str, **options: bool
     ) -> tuple[list[str], list[Any]]:
-        from jinja2 import TemplateSyntaxError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         if source in self._broken:
@@ -95,12 +94,17 @@ class Renderer:
                     **options,
                     **self._special,
                 )
-        except TemplateSyntaxError as error:
-            self._broken[source] = f"line {error.lineno}: {error.message}"
-            raise _refused(where, self._broken[source]) from error
         except Exception as error:  # a template is a program of somebody else's: it may fail in any way
-            raise _refused(where, str(error)) from error
+            raise _refused(where, self._reason(source, error)) from error
         return texts, marks
+
+    def _reason(self, source: str, error: Exception) -> str:
+        from jinja2 import TemplateSyntaxError
+
+        if not isinstance(error, TemplateSyntaxError):
+            return str(error)
+        self._broken[source] = f"line {error.lineno}: {error.message}"  # not to be compiled for each row
+        return self._broken[source]
 
     def _wants_typed_parts(self) -> bool:
         """Whether text shows only as a list of parts, as in templates of models that also see."""
