@@ -11,7 +11,7 @@ from dimba.launch import find_runner, located
 from dimba.lifecycle import Reporter
 from dimba.plan.checks import input_problems
 from dimba.plan.placement import choose_runner
-from dimba.preview import cannot_preview, preview, remembered
+from dimba.preview import cannot_preview, flag_problems, preview, remembered
 from dimba.report import DataReport
 from dimba.spec import JobSpec, LoadedSpec
 
@@ -55,5 +55,6 @@ def _look(spec: JobSpec, reporter: Reporter) -> DataReport:
 
 def _problems(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
     errors = input_problems(facts)
+    errors += [] if errors else flag_problems(spec, facts)
     why = "" if errors else cannot_preview(spec, facts)
     return [*errors, BadInput(f"the data cannot be looked at: {why}", "mend that first")] if why else errors

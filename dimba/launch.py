@@ -9,6 +9,7 @@ from dimba import contract
 from dimba.errors import BadInput, DimbaError, SeveralErrors
 from dimba.host.facts import EngineFacts, GpuFacts, HostFacts
 from dimba.host.probe import probe, project_root
+from dimba.host.trainer import own_grpo
 from dimba.lifecycle import Reporter, Run, interrupted, signals
 from dimba.plan import LaunchPlan, make_plan
 from dimba.plan.build import Choices
@@ -124,7 +125,7 @@ def launch(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, d
 
 
 def _refuse_what_cannot_train_yet(seen: Look) -> None:
-    if seen.facts.trainer.path == seen.facts.project / "scripts/finetuning/finetune_grpo.py":
+    if seen.facts.trainer.path == own_grpo(seen.facts.project):
         hint = "give a trainer of your own with `trainer:`, or train with `mode: sft`"
         raise BadInput("mode: GRPO's own trainer has its flags, and no training yet", hint)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from dimba.contract import cache_home
 from dimba.errors import BadInput, DimbaError, HostCannot, from_json
@@ -16,7 +17,7 @@ from dimba.host.stamp import stamp
 from dimba.host.trainer import own_sft
 from dimba.plan import Mount
 from dimba.plan.build import hub_login, job_environment
-from dimba.plan.flags import Resolved, trainer_argv
+from dimba.plan.flags import Resolved, trainer_argv, value_problems
 from dimba.plan.mounts import job_mounts
 from dimba.report import DataReport
 from dimba.runners.protocol import Runner, Throwaway
@@ -41,6 +42,18 @@ def cannot_preview(spec: JobSpec, facts: HostFacts) -> str:
     return ""
 
 
+def flag_problems(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
+    """What is wrong with `trainer_args`, where they are for our own trainer."""
+    own = own_sft(facts.project)
+    if facts.trainer.path != own:
+        return []
+    try:
+        preview_argv(spec, facts)
+    except BadInput as error:
+        return [error]
+    return value_problems(spec, own, facts.project)
+
+
 def with_report(spec: JobSpec, facts: HostFacts, runner: Runner, *, now: Progress | None) -> HostFacts:
     """The facts with what is known of the tokens of a local file; looks `now` where nothing is remembered."""
     ready = facts.image is None or facts.image.id is not None
@@ -48,8 +61,10 @@ def with_report(spec: JobSpec, facts: HostFacts, runner: Runner, *, now: Progres
     local = facts.data.local and facts.checkpoint.local
     if not (ready and mended and local and facts.trainer.path == own_sft(facts.project)) or cannot_preview(spec, facts):
         return facts
-    report = remembered(spec, facts)
+    if flag_problems(spec, facts):
+        return facts  # for the plan to tell
     try:
+        report = remembered(spec, facts)
         if report is None and now and runner.can_train():
             report = preview(spec, facts, runner, now)
     except BadInput as error:
@@ -71,17 +86,23 @@ def preview(spec: JobSpec, facts: HostFacts, runner: Runner, progress: Progress)
     modules = ("-P", "-m", "dimba.trainers.entry", python, "-P", "-m", "dimba.trainers.preview")
     listener = _Listener(progress)
     done = runner.run_once([python, *modules, *preview_argv(spec, facts)], _place(spec, facts, runner.name), listener)
+    if isinstance(listener.error, BadInput):
+        remember(spec, facts, {"error": listener.error.as_json()})
     if listener.report is None:
         said = "\n".join(done.text.strip().splitlines()[-_SAID_LINES:])
         raise listener.error or HostCannot(f"looking at the data failed:\n{said}", "`dimba doctor` looks closer")
-    remember(spec, facts, listener.report)
+    remember(spec, facts, replace(listener.report, cached=True).as_json())
     return listener.report
 
 
 def preview_argv(spec: JobSpec, facts: HostFacts) -> list[str]:
-    """The flags that our own trainer would get, whatever trainer the spec names."""
-    flags = flags_in_file(own_sft(facts.project))
-    ours = {name: value for name, value in spec.trainer_args.items() if f"--{name}" in flags}
+    """The flags that our own trainer would get, whatever trainer the spec names: of another's those it would take."""
+    own = own_sft(facts.project)
+    flags = flags_in_file(own)
+    ours = spec.trainer_args
+    if facts.trainer.path != own:
+        refused = {error.message.partition(":")[0] for error in value_problems(spec, own, facts.project)}
+        ours = {key: ours[key] for key in ours if f"--{key}" in flags and f"trainer_args.{key}" not in refused}
     at = Resolved(facts.checkpoint.reference, facts.data.reference, str(facts.output.path), gpu_count=0)
     trainer = TrainerFacts(path=None, flags=flags, flags_from="source")
     return trainer_argv(spec.model_copy(update={"trainer_args": ours}), trainer, at)[0]
@@ -136,22 +157,27 @@ class _Listener:
 
 
 def remembered(spec: JobSpec, facts: HostFacts) -> DataReport | None:
-    """What an earlier look at the very same data found."""
+    """What an earlier look at the very same data found; raises BadInput where it was refused."""
     try:
-        return DataReport.from_json(json.loads(_memory(spec, facts).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError):
+        found = json.loads(_memory(spec, facts).read_text(encoding="utf-8"))
+        error = from_json(found["error"]) if "error" in found else None
+        report = None if error else DataReport.from_json(found)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+    if error:
+        raise error
+    return report
 
 
-def remember(spec: JobSpec, facts: HostFacts, report: DataReport) -> None:
-    """Keeps a report, readable by this user alone, as it shows examples."""
+def remember(spec: JobSpec, facts: HostFacts, found: dict[str, Any]) -> None:
+    """Keeps a report or a refusal, readable by this user alone, as it shows examples."""
     if not (facts.data.local and facts.checkpoint.local):
         return
     path = _memory(spec, facts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        path.write_text(json.dumps(replace(report, cached=True).as_json()), encoding="utf-8")
+        path.write_text(json.dumps(found), encoding="utf-8")
     except OSError:
         return  # looked at again next time
 

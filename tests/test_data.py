@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dimba.cli import main
 from dimba.cli.tokens import show_data
 from dimba.report import BadRowReport, Bar, DataReport, Part, Shown
-from tests.conftest import NO_ENGINE, QUESTIONS, Dimba, write_rows
+from tests.conftest import NO_ENGINE, QUESTIONS, SPEC, Dimba, write_rows
 
 PARTS = (Part(text="<|user|>\nWhat?<|end|>\n<|assistant|>\n", trained=False), Part(text="That.<|end|>", trained=True))
 REPORT = DataReport(
@@ -141,3 +142,29 @@ def test_what_cannot_be_looked_at_says_why(job: Path, dimba: Dimba):
     (job / "data.jsonl").unlink()
     done = dimba("data", "job.yaml", cwd=job, **NO_ENGINE)
     assert done.returncode == 2 and "job.yaml:" in done.stderr and "does not exist" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["data", "plan", "launch"])
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("on-long", "cut", "choose from"),
+        ("packing", "maybe", "choose from"),
+        ("validation-split", "-1", "neither a share"),
+        ("validation-split", "true", "expected one argument"),
+        ("eval-steps", "0", "less than 1"),
+        ("skip-bad-rows", "5", "takes no value"),
+        ("skip-bad-row", "true", "did you mean `skip-bad-rows`"),
+        ("max-length", "64", "set `training.max_length`"),
+    ],
+)
+def test_a_wrong_option_of_our_own_trainer_is_told_with_its_line(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, key: str, value: str,
+    said: str,
+):  # fmt: skip
+    (job / "base/tokenizer.json").write_text("{}", encoding="utf-8")
+    (job / "job.yaml").write_text(f"{SPEC}runner: process\ntrainer_args:\n  {key}: {value}\n", encoding="utf-8")
+    monkeypatch.chdir(job)
+    assert main([command, "job.yaml"]) == 2
+    assert f"job.yaml:11: trainer_args.{key}: " in (err := capsys.readouterr().err) and said in err
+    assert not (job / "runs").exists()

@@ -8,11 +8,15 @@ def stamp(path: Path) -> object:
     """What changes when a file, or something in a folder, does; None where nothing is there."""
     try:
         if not path.is_dir():
-            return path.stat().st_mtime_ns, path.stat().st_size
-        inside = ((each.name, _status(each)) for each in os.scandir(path))
-        return tuple(sorted((name, status.st_mtime_ns, status.st_size) for name, status in inside))
+            return _of(path.stat())
+        return tuple(sorted((each.name, *_of(_status(each))) for each in os.scandir(path)))
     except OSError:
         return None
+
+
+def _of(status: os.stat_result) -> tuple[int, ...]:
+    # Copying tools restore the time of a change and may keep the size, but neither of the others.
+    return status.st_mtime_ns, status.st_size, status.st_ctime_ns, status.st_ino
 
 
 def _status(entry: "os.DirEntry[str]") -> os.stat_result:

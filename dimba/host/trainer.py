@@ -18,6 +18,11 @@ def own_sft(project: Path) -> Path:
     return project / "scripts/finetuning/finetune_sft.py"
 
 
+def own_grpo(project: Path) -> Path:
+    """The other one of ours."""
+    return project / "scripts/finetuning/finetune_grpo.py"
+
+
 def find_trainer(trainer: str | None, mode: str, folder: Path, project: Path) -> TrainerFacts:
     """The spec's trainer, else the first of the mode's that exists in `folder` or the project."""
     names = [trainer] if trainer else _usual_names(mode)

@@ -11,7 +11,7 @@ from dimba.errors import BadInput, DimbaError, raise_all
 from dimba.host.facts import Gpu, HostFacts
 from dimba.host.trainer import own_sft
 from dimba.plan.checks import problems
-from dimba.plan.flags import MODE, Resolved, trainer_argv
+from dimba.plan.flags import MODE, Resolved, trainer_argv, value_problems
 from dimba.plan.memory import estimate_memory
 from dimba.plan.model import LaunchPlan, Omitted, Steps
 from dimba.plan.mounts import job_mounts
@@ -129,7 +129,9 @@ def _flags(spec: JobSpec, facts: HostFacts, placement: _Placement) -> tuple[list
         output=str(facts.output.path),
         gpu_count=len(placement.gpus),
     )
-    return trainer_argv(spec, trainer, at)
+    made = trainer_argv(spec, trainer, at)
+    raise_all(value_problems(spec, trainer.path, facts.project))
+    return made
 
 
 def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> list[str]:

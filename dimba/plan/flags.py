@@ -3,10 +3,11 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
-from dimba.errors import BadInput
+from dimba.errors import BadInput, DimbaError
 from dimba.host.facts import TrainerFacts
+from dimba.host.own_flags import refusal
 from dimba.plan.model import Omitted
 from dimba.spec import JobSpec
 
@@ -179,6 +180,14 @@ def _further(spec: JobSpec, flags: frozenset[str], at: Resolved) -> Iterator[str
         if value is not False:
             yield flag
             yield from _tokens(value)
+
+
+def value_problems(spec: JobSpec, trainer: Path | None, project: Path) -> list[DimbaError]:
+    """The values in `trainer_args` that one of our own trainers would refuse, all of them."""
+    asked = {name: value for name, value in spec.trainer_args.items() if value is not False}
+    found = {name: refusal(trainer, project, [f"--{name}", *_tokens(value)]) for name, value in asked.items()}
+    hint = f"`python {trainer} --help` says what it takes"
+    return [BadInput(f"trainer_args.{name}: {why}", hint) for name, why in found.items() if why]
 
 
 def _tokens(value: bool | int | float | str | Sequence[bool | int | float | str]) -> Iterator[str]:

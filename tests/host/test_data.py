@@ -1,11 +1,13 @@
 """A look at a data file: what it holds, and which of its rows cannot be used."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from dimba.host.facts import DataFacts
 from dimba.host.probe import look_at_data
+from dimba.host.stamp import stamp
 from dimba.spec import Dataset
 from tests.conftest import QUESTIONS, write_rows
 
@@ -43,3 +45,15 @@ def test_a_file_without_a_usable_row_is_a_problem_even_then(tmp_path: Path):
 def test_what_is_no_file_is_a_problem(tmp_path: Path, name: str):
     facts = look(tmp_path / name)
     assert facts.problem and "dataset.path" in facts.hint
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_change_shows_whatever_a_copying_tool_restores(tmp_path: Path, replaced: bool):
+    path = tmp_path / "data.jsonl"
+    path.write_text("one", encoding="utf-8")
+    before, folder, times = stamp(path), stamp(tmp_path), path.stat()
+    if replaced:
+        path.rename(tmp_path.with_suffix(".old"))
+    path.write_text("two", encoding="utf-8")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert stamp(path) != before and stamp(tmp_path) != folder

@@ -1,0 +1,25 @@
+"""What our own trainers say to the values of their flags, asked without starting them."""
+
+import argparse
+from pathlib import Path
+
+from dimba.host.trainer import own_grpo, own_sft
+from dimba.trainers.arguments import grpo_arguments, sft_arguments  # the one module of theirs that needs nothing
+
+_NEEDED = ["--base-checkpoint", "base", "--dataset", "data", "--output-dir", "out"]
+
+
+def refusal(trainer: Path | None, project: Path, tokens: list[str]) -> str:
+    """Why a trainer of ours would not start with these tokens, a flag and its values; empty where it would."""
+    makers = {own_sft(project): sft_arguments, own_grpo(project): grpo_arguments}
+    if trainer not in makers:
+        return ""
+    parser = makers[trainer]()
+    parser.exit_on_error = False
+    try:
+        left = parser.parse_known_args([*_NEEDED, *tokens])[1]
+    except argparse.ArgumentError as error:
+        return error.message
+    if left[:1] == tokens[:1]:
+        return ""  # which flags there are is not asked here
+    return f"takes no value, or fewer; `{' '.join(left)}` is left over" if left else ""
