@@ -9,10 +9,11 @@ from dimba.host.probe import probe
 from dimba.host.trainer import own_sft
 from dimba.launch import find_runner, located
 from dimba.lifecycle import Reporter
-from dimba.plan.checks import input_problems
+from dimba.plan.checks import data_error, input_problems
 from dimba.plan.placement import choose_runner
 from dimba.preview import cannot_preview, flag_problems, preview, remembered
 from dimba.report import DataReport
+from dimba.runners.protocol import Runner
 from dimba.spec import JobSpec, LoadedSpec
 
 
@@ -42,19 +43,26 @@ def _look(spec: JobSpec, reporter: Reporter) -> DataReport:
     choose_runner(spec, facts)
     raise_all(_problems(spec, facts))
     facts = replace(facts, image=runner.look(spec))
-    report = remembered(spec, facts)
-    if report is None:
-        facts = replace(facts, image=runner.prepare(spec, reporter.progress))
-        report = preview(spec, facts, runner, reporter.rows)
-        reporter.ended()
+    try:
+        report = remembered(spec, facts) or _tokenised(spec, facts, runner, reporter)
+    except BadInput as error:
+        raise data_error(spec, facts, error.message, error.hint) from None
     if facts.trainer.path == own_sft(facts.project):
         return report
     note = f"this is what dimba's own trainer would see: {facts.trainer.path} may read the data otherwise"
     return replace(report, notes=(*report.notes, note))
 
 
+def _tokenised(spec: JobSpec, facts: HostFacts, runner: Runner, reporter: Reporter) -> DataReport:
+    facts = replace(facts, image=runner.prepare(spec, reporter.progress))
+    try:
+        return preview(spec, facts, runner, reporter.rows)
+    finally:
+        reporter.ended()
+
+
 def _problems(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
-    errors = input_problems(facts)
+    errors = input_problems(spec, facts)
     errors += [] if errors else flag_problems(spec, facts)
     why = "" if errors else cannot_preview(spec, facts)
     return [*errors, BadInput(f"the data cannot be looked at: {why}", "mend that first")] if why else errors

@@ -1,6 +1,6 @@
 """What is known of the data once they are tokens: found out where the trainer runs, shown where the user sits."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -13,6 +13,23 @@ class BadRowReport:
 
     where: str  # file:line
     why: str
+
+
+def bad_rows(bad: Iterable[tuple[str, str]], unusable: int, rows: int) -> list[str]:
+    """The first rows that cannot be used, a line each with its place and why, and how many there are."""
+    lines = [f"{where}: {why}" for where, why in bad]
+    return [*lines, f"{unusable:,} of {rows:,} rows cannot be used"] if len(lines) > 1 else lines
+
+
+def counted(number: int, what: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def longer_rows(number: int, most: int) -> str:
+    """How many rows are longer than they may be."""
+    are = "is" if number == 1 else "are"
+    return f"{counted(number, 'row')} {are} longer than max_length {most:,}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +93,23 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """One line a fact worth knowing."""
-        lines = [f"{self.format}, {self.rows:,} rows, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained"]
+        read = f"{self.format}, {counted(self.rows, 'row')}, {counted(self.tokens, 'token')}"
+        lines = [f"{read}, {self.trained_tokens:,} of them trained"]
         if self.unusable:
             first = f"{self.bad[0].where}: {self.bad[0].why}"
-            lines.append(f"{self.unusable:,} rows cannot be used and are left out, the first: {first}")
+            are = "is" if self.unusable == 1 else "are"
+            lines.append(f"{counted(self.unusable, 'row')} cannot be used and {are} left out, the first: {first}")
         if self.long_rows:
-            lines.append(f"{self.long_rows:,} rows are longer than {self.max_length:,} tokens: {self.fate()}")
+            lines.append(self.too_long())
         if self.validation:
-            lines.append(f"{self.examples:,} examples to train on, {self.validation:,} held out to validate on")
+            lines.append(
+                f"{counted(self.examples, 'example')} to train on, {self.validation:,} held out to validate on"
+            )
         return [*lines, *self.notes]
+
+    def too_long(self) -> str:
+        """How many rows are, and what becomes of them."""
+        return f"{longer_rows(self.long_rows, self.max_length)}: {self.fate()}"
 
     def fate(self) -> str:
         """What becomes of rows that are too long."""
@@ -94,7 +119,8 @@ class DataReport:
         lost = f"{self.cut_trained_tokens:,} trained tokens"
         if self.on_long == "drop":
             return f"left out, with {lost}"
-        left_out = f"; {self.left_out:,} have nothing trained left and are left out" if self.left_out else ""
+        have = "has nothing trained left and is" if self.left_out == 1 else "have nothing trained left and are"
+        left_out = f"; {self.left_out:,} {have} left out" if self.left_out else ""
         return f"cut, by {lost}{left_out}"
 
     def as_json(self) -> dict[str, Any]:

@@ -46,11 +46,19 @@ def page(report: DataReport, **options: object) -> str:
 def test_a_page_tells_what_is_trained_and_what_is_lost():
     text = page(REPORT)
     assert "ask" in text and "1,000, of which 7 cannot be used" in text
-    assert "data.jsonl:5: not valid JSON" in text and "… and 6 more" in text
+    assert text.count("data.jsonl:5: not valid JSON") == 1
     assert "50,000, 20,000 of them trained (40%)" in text
-    assert "12 rows are longer than max_length 64: cut, by 400 trained tokens; 2 have nothing trained left" in text
+    cut = "12 rows are longer than max_length 64: cut, by 400 trained tokens; 2 have nothing trained"
+    assert cut in " ".join(text.split())
     assert "65 and more" in text and "[[That.<|end|>]]" in text
-    assert all(len(line) <= 80 for line in text.splitlines() if "longer than" not in line)
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_rows_in_the_way_of_a_launch_are_told_once_within_the_width():
+    why = "not valid JSON, as somebody put words into it that no quotation marks stand around"
+    text = page(replace(REPORT, bad=(BadRowReport(where="data.jsonl:5", why=why),), problem=f"data.jsonl:5: {why}"))
+    assert text.count("data.jsonl:5: ") == 1 and all(len(line) <= 80 for line in text.splitlines())
+    assert f"not launched like this: data.jsonl:5: {why}" in " ".join(text.split())
 
 
 def test_colour_takes_the_place_of_brackets():
@@ -168,3 +176,19 @@ def test_a_wrong_option_of_our_own_trainer_is_told_with_its_line(
     assert main([command, "job.yaml"]) == 2
     assert f"job.yaml:11: trainer_args.{key}: " in (err := capsys.readouterr().err) and said in err
     assert not (job / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_refusal_has_the_line_of_its_key_is_json_too_and_is_remembered(tiny_job: Path, dimba: Dimba):
+    text = (tiny_job / "job.yaml").read_text(encoding="utf-8")
+    named = text.replace("{path: data.jsonl}", "\n  path: data.jsonl\n  columns: {question: asked}")
+    (tiny_job / "job.yaml").write_text(named, encoding="utf-8")
+    done = dimba("data", "job.yaml", "--json", cwd=tiny_job, **NO_ENGINE)
+    assert done.returncode == 2 and "job.yaml:6: dataset.columns.question: " in done.stderr
+    told = json.loads(done.stdout)
+    assert "no column `asked`" in told["error"] and "the columns are: answer, question" in told["hint"]
+    # What would look again is broken: the answer comes from memory.
+    again = dimba("data", "job.yaml", "--json", cwd=tiny_job, **NO_ENGINE, HF_HOME="/dev/null/none")
+    assert (again.returncode, again.stdout) == (2, done.stdout)
+    plan = dimba("plan", "job.yaml", cwd=tiny_job, **NO_ENGINE)
+    assert plan.returncode == 2 and "job.yaml:6: dataset.columns.question: " in plan.stderr

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
         return _run(args)
     except DimbaError as error:
         _say(error)
+        if getattr(args, "json", False):  # whoever reads it gets an object, whatever came of it
+            sys.stdout.write(json.dumps({"error": error.message, "hint": error.hint}, ensure_ascii=False) + "\n")
         return error.exit_status
     except KeyboardInterrupt:
         return 130

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dimba.errors import DimbaError, Interrupted
+from dimba.report import counted
 from dimba.spec.load import BadSpec
 from dimba.units import millions, size
 
@@ -97,7 +98,7 @@ def _data_line(plan: "LaunchPlan") -> str:
     summary = plan.data.summary
     if summary is None:
         return " (on the Hub, not looked at; `dimba data` does)"
-    text = f": {summary.format}, {summary.usable:,} rows"
+    text = f": {summary.format}, {counted(summary.usable, 'row')}"
     if summary.unusable:
         text += f", and {summary.unusable:,} that cannot be used"
     return text if plan.data.report else f"{text} (`dimba data` shows their tokens)"

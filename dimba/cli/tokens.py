@@ -1,12 +1,13 @@
 """The data as people see them: counts, lengths as bars, and examples with the trained part marked."""
 
 from collections.abc import Iterator
+from textwrap import TextWrapper
 
 from rich.console import Console
 from rich.text import Text
 
 from dimba.errors import printable
-from dimba.report import DataReport, Shown
+from dimba.report import DataReport, Shown, bad_rows, counted
 
 _BAR = 30  # columns
 _SHOWN_LINES = 14
@@ -18,14 +19,28 @@ def show_data(report: DataReport, console: Console) -> None:
     for name, text in _facts(report, bar):
         first, *rest = text.splitlines() or [""]
         for label, line in [(name, first), *(("", each) for each in rest)]:
-            console.print(printable(f"{label:<10}{line}"), markup=False, soft_wrap=True)
+            _say(f"{label:<10}{line}", console, indent=12)
     for example in report.shown:
         console.print()
         _show_example(example, console)
     if report.problem:
         console.print()
-        console.print(Text.assemble(("not launched like this: ", "bold red"), report.problem), soft_wrap=True)
-        console.print(f"hint: {report.hint}", markup=False, soft_wrap=True)
+        console.print("not launched like this:", style="bold red")
+        for line in report.problem.splitlines():
+            _say(f"  {line}", console, indent=4)
+        _say(f"hint: {report.hint}", console, indent=6)
+
+
+def _say(line: str, console: Console, *, indent: int) -> None:
+    """As wide as the terminal, on a pipe eighty columns; what goes on below is indented, and paths stay whole."""
+    width = console.width if console.is_terminal else min(console.width, 80)
+    start = line[: len(line) - len(line.lstrip())]
+    below = " " * indent
+    lines = [line]  # left as it is where it fits: a bar and its count are apart by many blanks
+    if len(line) > width:
+        lines = TextWrapper(width, start, below, break_long_words=False, break_on_hyphens=False).wrap(line.strip())
+    for each in lines:
+        console.print(printable(each), markup=False, soft_wrap=True)
 
 
 def _facts(report: DataReport, bar: str) -> Iterator[tuple[str, str]]:
@@ -41,17 +56,17 @@ def _facts(report: DataReport, bar: str) -> Iterator[tuple[str, str]]:
 
 
 def _rows(report: DataReport) -> str:
-    lines = [f"{report.rows:,}" + (f", of which {report.unusable:,} cannot be used:" if report.unusable else "")]
-    lines += [f"{each.where}: {each.why}" for each in report.bad]
-    more = report.unusable - len(report.bad)
-    return "\n".join([*lines, *([f"… and {more:,} more"] if more else [])])
+    count = f"{report.rows:,}" + (f", of which {report.unusable:,} cannot be used" if report.unusable else "")
+    told = bad_rows(((each.where, each.why) for each in report.bad), report.unusable, report.rows)
+    # Where they are in the way of a launch, they are told there.
+    return count if report.problem == "\n".join(told) else "\n".join([count, *told[: len(report.bad)]])
 
 
 def _tokens(report: DataReport) -> str:
     share = f" ({report.trained_tokens / report.tokens:.0%})" if report.tokens else ""
     lines = [f"{report.tokens:,}, {report.trained_tokens:,} of them trained{share}"]
     if report.long_rows:
-        lines.append(f"{report.long_rows:,} rows are longer than max_length {report.max_length:,}: {report.fate()}")
+        lines.append(report.too_long())
     return "\n".join(lines)
 
 
@@ -73,8 +88,8 @@ def _show_example(example: Shown, console: Console) -> None:
     plain = console.color_system is None or console.no_color
     opened, closed = example.brackets()
     marked = f"in {opened} {closed}" if plain else "in green"
-    title = f"{example.where} ({example.title}, {example.tokens:,} tokens), trained {marked}:"
-    console.print(title, markup=False, soft_wrap=True)
+    title = f"{example.where} ({example.title}, {counted(example.tokens, 'token')}), trained {marked}:"
+    _say(title, console, indent=2)
     text = Text()
     for part in example.parts:
         said = printable(part.text.expandtabs(4))

@@ -14,6 +14,7 @@ from dimba.host.gpus import find_gpus
 from dimba.host.output import look_at_output, may_read
 from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
+from dimba.report import bad_rows
 from dimba.spec import Dataset, JobSpec
 
 
@@ -101,9 +102,7 @@ def look_at_data(
 
 def _bad_rows(summary: DataSummary) -> tuple[str, str]:
     """(problem, hint): the first ones, each with its line, and how many there are."""
-    lines = [f"{where}: {why}" for where, why in summary.bad]
-    if len(lines) > 1:
-        lines.append(f"{summary.unusable:,} of {summary.rows:,} rows cannot be used")
+    lines = bad_rows(summary.bad, summary.unusable, summary.rows)
     what = "correct the row or remove it" if summary.unusable == 1 else "correct these rows or remove them"
     return "\n".join(lines), f"{what}, or train on the others with `trainer_args: {{{SKIP_BAD_ROWS}: true}}`"
 

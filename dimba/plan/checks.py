@@ -7,7 +7,7 @@ from dimba.spec import JobSpec
 
 def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     """Everything that a look at the machine found; `run_id` may have used the output folder before."""
-    errors = input_problems(facts)
+    errors = input_problems(spec, facts)
     if facts.trainer.problem:
         errors.append(BadInput(f"trainer: {facts.trainer.problem}", facts.trainer.hint))
     if facts.unreadable:
@@ -17,14 +17,28 @@ def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaE
     return errors + _output(facts, run_id) + _environment(spec, facts)
 
 
-def input_problems(facts: HostFacts) -> list[DimbaError]:
+def data_error(spec: JobSpec, facts: HostFacts, message: str, hint: str) -> BadInput:
+    """What was found wrong while the data were read, under the key of the spec that can mend it."""
+    named = (f"dataset.columns.{ours}" for ours, theirs in spec.dataset.columns.items() if f"`{theirs}`" in message)
+    key = "dataset"
+    if message.startswith(facts.checkpoint.reference):
+        key = "base_checkpoint"
+    elif ": no column `" in message:
+        key = next(named, key)
+    elif message.startswith("--"):
+        flag, _, message = message[2:].partition(": ")
+        key = f"trainer_args.{flag}"
+    return BadInput(f"{key}: {message}", hint)
+
+
+def input_problems(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
     """What is wrong with the checkpoint and the data."""
     checkpoint, data = facts.checkpoint, facts.data
     errors: list[DimbaError] = []
     if checkpoint.problem:
         errors.append(BadInput(f"base_checkpoint: {checkpoint.reference} {checkpoint.problem}", checkpoint.hint))
     if data.problem:
-        errors.append(BadInput(f"dataset: {data.problem}", data.hint))
+        errors.append(data_error(spec, facts, data.problem, data.hint))
     if data.report and data.report.problem:
         errors.append(BadInput(f"dataset: {data.report.problem}", data.report.hint))
     return errors

@@ -9,7 +9,7 @@ import numpy as np
 
 from dimba.contract import names_a_path
 from dimba.errors import BadInput
-from dimba.report import DataReport
+from dimba.report import DataReport, longer_rows
 from dimba.trainers.arguments import column_names
 from dimba.trainers.chat import Example, prepare_tokenizer
 from dimba.trainers.command import every
@@ -140,13 +140,13 @@ def _cut_problem(store: TokenStore, chosen: Selection, args: Namespace) -> Probl
     if not len(chosen.train) and len(chosen.validation):
         return f"--validation-split {args.validation_split} holds out every row", "hold out fewer"
     if not len(chosen.train):
-        return f"no row has a trained token within {args.max_length:,} tokens", "raise `max_length`"
+        return f"no row has a trained token within {args.max_length:,} tokens", "raise `training.max_length`"
     if not cuts_too_much(store, chosen, args.on_long):
         return None
     trained = int(store.trained_counts.sum())
     share = chosen.cut_trained_tokens / trained
     return (
-        f"{chosen.long_rows:,} rows are longer than max_length {args.max_length:,}: {share:.0%} of the trained tokens "
+        f"{longer_rows(chosen.long_rows, args.max_length)}: {share:.0%} of the trained tokens "
         f"({chosen.cut_trained_tokens:,} of {trained:,}) would be cut off",
         f"raise `training.max_length` (the longest row has {int(store.lengths.max()):,} tokens), or say what is meant "
         "with --on-long split, truncate or drop (in a spec `trainer_args: {on-long: split}`)",

@@ -15,6 +15,7 @@ from typing import Any
 
 from dimba.errors import BadRow, HostCannot
 from dimba.formats import Sample
+from dimba.report import bad_rows
 from dimba.trainers.chat import ChatEncoder, Example, Rendered, TrainOn, Unmaskable
 from dimba.trainers.render import TemplateFault
 from dimba.trainers.rows import Source
@@ -177,9 +178,8 @@ def row_problem(note: Mapping[str, Any], *, skip_bad: bool) -> Problem | None:
     none_left = note["unusable"] == note["rows"]
     if not note["unusable"] or (skip_bad and not none_left):
         return None
-    lines = [f"{each['where']}: {each['why']}" for each in note["bad"]]
-    more = note["unusable"] - len(lines)
-    lines += [f"… and {more:,} more such rows"] if more else []
+    bad = [(each["where"], each["why"]) for each in note["bad"]]
+    lines = bad_rows(bad, note["unusable"], note["rows"])
     skip = (
         ""
         if none_left

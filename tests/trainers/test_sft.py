@@ -110,7 +110,7 @@ def test_rows_that_are_too_long_are_cut_and_counted(tiny_checkpoint: Path, tmp_p
     rows = [*QUESTIONS, {"question": "Q", "answer": "long " * 300}, {"question": "long " * 300, "answer": "A"}]
     data = write_rows(tmp_path / "data.jsonl", rows)
     said = run(tiny_checkpoint, data, tmp_path / "out", "--on-long", "truncate", *SHORT)
-    assert "2 rows are longer than 256 tokens: cut" in said and "1 have nothing trained left" in said
+    assert "2 rows are longer than max_length 256: cut" in said and "1 has nothing trained left" in said
 
 
 def test_real_data_train(tiny_checkpoint: Path, tmp_path: Path):
