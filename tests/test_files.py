@@ -115,34 +115,10 @@ BROKEN_ROWS = [
     ("a.jsonl", b'{"a": "Zo\xeb"}\n' + GOOD.encode(), ":1: not UTF-8 at byte 10", 1),
     ("a.json", b'[{"a": "Zo\xeb"},\n' + GOOD.encode() + b"]", ": row 1: not UTF-8", 1),
     ("a.json", f"[{GOOD}, 5, {GOOD}]", ": row 2: is a number, expected an object", 2),
-    (
-        "a.json",
-        f'[{GOOD},\n {{"question": "Q",\n "answer": }}\n]',
-        "row 2: not valid JSON: Expecting value at line 3, col",
-        1,
-    ),
-    (
-        "a.json",
-        f"[{GOOD},\n {GOOD}\n {GOOD}]",
-        "row 3: not valid JSON: expected a comma or the array's `]`, found `{` at line 3",
-        2,
-    ),
-    ("a.json", f"[{GOOD}, {GOOD[:24]}", "the file ends in the middle of this row", 1),
-    ("a.json", f"[{GOOD}\n", "found the end of the file", 1),
-    ("a.json", f"[{GOOD}] {GOOD}", "there is more after the array's `]`, at line 1, column 36", 1),
-    ("a.json", f"[{GOOD},]", ": row 2: not valid JSON", 1),
-    ("a.json", f'[{GOOD}, {{"a": {"[" * 100_000}', ": row 2: nested too deeply", 1),
-    (
-        "a.json",
-        '{\n"question": "Q"\n}\n{\n"question" "Q"}',
-        ":4: not valid JSON: Expecting ':' delimiter at line 5",
-        1,
-    ),
     ("a.csv", "question,answer\nQ,A\nQ\nQ,A\n", ":3: 1 cells, and the header has 2", 2),
     ("a.csv", "question,answer\nQ,A,B\nQ,A\n", ":2: 3 cells, and the header has 2", 1),
-    ("a.csv", 'question,answer\nQ,A\n"Q,A\nQ,A\n', ":3: a quote is opened here and never closed", 1),
-    ("a.csv", 'question,answer\n"Q,A\n"Q",A\nQ,A\n', ":2: not valid CSV: ',' expected after '\"' (lines 2 to 3", 1),
-    ("a.csv", b"question,answer\nZo\xeb,A\nQ,A\n", ":2: not UTF-8", 1),
+    ("a.csv", 'question,answer\n"Q" too,A\nQ,A\n', ":2: not valid CSV: ',' expected after", 1),
+    ("a.csv", b"question,answer\nZo\xeb,A\nQ,A\n", ":2: not UTF-8 in column `question`", 1),
     ("a.csv", "question,answer\nQ\0,A\nQ,A\n", ":2: holds NUL bytes", 1),
     ("a.txt", b"Zo\xeb\nZoe\n", ":1: not UTF-8 at byte 3", 1),
     ("a.txt", "a\0\nb\n", ":1: holds NUL bytes", 1),
@@ -192,7 +168,73 @@ BROKEN_FILES = [
     ("a.csv", b",question\n0,Q\n", "column 1 of the header has no name"),
     ("a.csv", b"question,question\nQ,Q\n", "two columns are called `question`"),
     ("a.csv", b'"question,answer\nQ,A\n', "its header is no CSV"),
+    ("a.csv", b"What is it? " * 20 + b",A\nQ,A\n", "`What is it? What is it? What is it? What…` is taken for the name"),
+    ("a.jsonl", b"<!DOCTYPE html>\n<html>", "is an HTML page, not data"),
+    ("a.parquet", b"\n<html lang='en'>", "is an HTML page, not data"),
+    ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a git-lfs pointer"),
+    ("a.jsonl", json.dumps(ROWS).encode(), "is one JSON array"),
+    ("a.jsonl", json.dumps(ROWS, indent=1).encode(), "is one JSON array"),
+    ("a.jsonl", json.dumps(ROWS[0], indent=1).encode(), "its objects stand on several lines each"),
 ]
+
+
+# A break behind which rows would be lost unseen: (name, content, why, what to do).
+BREAKS = [
+    (
+        "a.json",
+        f'[{GOOD},\n {{"question": "Q",\n "answer": }}\n]',
+        "row 2: not valid JSON: Expecting value at line 3, col",
+        "correct it there",
+    ),
+    (
+        "a.json",
+        f"[{GOOD},\n {GOOD}\n {GOOD}]",
+        "row 3: not valid JSON: expected a comma or the array's `]`, found `{` at line 3",
+        "correct it there",
+    ),
+    (
+        "a.json",
+        f"[{GOOD}, {GOOD[:24]}",
+        "row 2: not valid JSON: Unterminated string starting at line 1",
+        "truncate_stream(inputs))' a.json > a.jsonl`",
+    ),
+    ("a.json", f"[{GOOD}\n", "found the end of the file", "copy or make the file again"),
+    ("a.json", f"[{GOOD}] {GOOD}", "there is more after the array's `]`, at line 1, column 36", "correct it there"),
+    ("a.json", f"[{GOOD},]", ": row 2: not valid JSON", "correct it there"),
+    ("a.json", f'[{GOOD}, {{"a": {"[" * 100_000}', ": row 2: nested too deeply", "correct it there"),
+    (
+        "a.json",
+        '{\n"question": "Q"\n}\n{\n"question" "Q"}',
+        ":4: not valid JSON: Expecting ':' delimiter at line 5",
+        "correct it there",
+    ),
+    (
+        "a.json",
+        '{\n"question": "Q"\n}\n{\n"question"',
+        "the file ends in the middle of this row",
+        "`jq -c . a.json > a.jsonl`",
+    ),
+    ("a.csv", 'question,answer\nQ,A\n"Q,A\nQ,A\n', ":3: a quote is opened here and never closed", "from that line on"),
+    (
+        "a.csv",
+        'question,answer\n"Q,A\n"Q",A\nQ,A\n',
+        ":2: not valid CSV: ',' expected after '\"' (2 lines, 2 to 3,",
+        "from that line on",
+    ),
+    (
+        "a.csv",
+        'question,answer\n"Q,A\nQ"\nQ,A\n',
+        ":2: 2 lines, 2 to 3, are read as one row with 1 cells",
+        "from that line on",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "told", "hint"), BREAKS, ids=[row[2][:60] for row in BREAKS])
+def test_a_break_that_would_hide_rows_ends_the_reading(tmp_path: Path, name: str, content: str, told: str, hint: str):
+    (tmp_path / name).write_text(content)
+    refused = refusal(tmp_path / name)
+    assert told in refused.message and hint in refused.hint and not isinstance(refused, BadRow)
 
 
 @pytest.mark.parametrize(("name", "content", "told"), BROKEN_FILES, ids=[f"{row[0]} {row[2]}" for row in BROKEN_FILES])
@@ -224,9 +266,12 @@ def test_a_row_of_ten_megabytes_is_read(tmp_path: Path, name: str):
 def test_a_row_without_an_end_is_told_before_it_fills_the_memory(tmp_path: Path, name: str, monkeypatch):
     for module in ("lines", "array"):
         monkeypatch.setattr(f"dimba.files.{module}.LONGEST", 2 << 20)
-    (tmp_path / name).write_text("[" * (name == "a.json") + '{"text": "' + "x" * (9 << 20) + '"}\n' + GOOD)
-    assert len(bad(tmp_path / name)) == 1 and "longer than" in bad(tmp_path / name)[0]
-    assert len(good(tmp_path / name)) == (name != "a.json")
+    path = tmp_path / name
+    path.write_text("[" * (name == "a.json") + '{"text": "' + "x" * (9 << 20) + '"}\n' + GOOD)
+    if name == "a.json":
+        assert "row 1: longer than" in refusal(path).message
+    else:
+        assert len(bad(path)) == 1 and "longer than" in bad(path)[0] and len(good(path)) == 1
 
 
 @pytest.mark.parametrize("indent", [None, 1])

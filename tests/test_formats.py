@@ -279,7 +279,7 @@ def test_a_file_without_a_row_that_can_be_used_is_refused(tmp_path: Path):
     path = write_rows(tmp_path / "data.jsonl", [{"question": "Q", "answer": ""}] * 3)
     with pytest.raises(BadInput, match=r"data.jsonl:1: `answer` is blank.*no other of the 3 rows read can be used"):
         survey(path, {})
-    path.write_text("{\n" * 5)
+    path.write_text("{,\n" * 5)
     with pytest.raises(BadInput, match=r"data.jsonl:1: not valid JSON.*no other of the 5 rows"):
         survey(path, {})
     path.write_text("{\n" * 5000)

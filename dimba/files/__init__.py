@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -11,7 +12,7 @@ from typing import Any
 from dimba.contract import DATA_SUFFIXES
 from dimba.errors import BadInput, BadRow
 from dimba.files.array import json_rows
-from dimba.files.lines import LONGEST, Read, json_lines, kind, text_lines
+from dimba.files.lines import AS_UTF8, BYTE_ORDER_MARK, LONGEST, Read, check_lines, json_lines, kind, text_lines
 from dimba.files.table import csv_rows, parquet_rows
 
 __all__ = ["KINDS", "LONGEST", "Read", "kind", "read_rows"]
@@ -26,18 +27,20 @@ _READERS: dict[str, Callable[[io.BufferedReader, Path], Read]] = {
     ".txt": text_lines,
 }
 _PARQUET = b"PAR1"
-_RESAVE = "save the file as UTF-8, for example with `iconv -f {} -t UTF-8 old > new`"
 # How files begin that are something else than their name says.
 _STARTS = (
-    (b"\xff\xfe\x00\x00", "is UTF-32, expected UTF-8", _RESAVE.format("UTF-32")),
-    (b"\x00\x00\xfe\xff", "is UTF-32, expected UTF-8", _RESAVE.format("UTF-32")),
-    (b"\xff\xfe", "is UTF-16, expected UTF-8", _RESAVE.format("UTF-16")),
-    (b"\xfe\xff", "is UTF-16, expected UTF-8", _RESAVE.format("UTF-16")),
+    (b"\xff\xfe\x00\x00", "is UTF-32, expected UTF-8", AS_UTF8.format("UTF-32")),
+    (b"\x00\x00\xfe\xff", "is UTF-32, expected UTF-8", AS_UTF8.format("UTF-32")),
+    (b"\xff\xfe", "is UTF-16, expected UTF-8", AS_UTF8.format("UTF-16")),
+    (b"\xfe\xff", "is UTF-16, expected UTF-8", AS_UTF8.format("UTF-16")),
     (b"\x1f\x8b", "is compressed with gzip", "let its name end in .gz"),
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "unpack it first, or compress it with gzip"),
     (b"PK\x03\x04", "is a zip archive (or a spreadsheet)", "unpack it first; export a spreadsheet as .csv"),
     (_PARQUET, "is a parquet file", "let its name end in .parquet"),
+    (b"version https://git-lfs.github.com/spec/", "is a git-lfs pointer, not the data", "fetch them: `git lfs pull`"),
 )
+_HTML = re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
+_DOWNLOAD = "download it again: a page that asks to log in, or that shows the file, may have been saved in its place"
 
 
 def read_rows(path: Path) -> Generator[tuple[str, dict[str, Any] | BadRow], None, None]:
@@ -83,17 +86,23 @@ def _opened(path: Path) -> io.BufferedReader:
 
 
 def _check_start(stream: io.BufferedReader, path: Path) -> None:
-    start = stream.peek(8)[:8]
+    begin = stream.peek(8)
+    start = begin[:64]
     is_parquet = _suffix(path) == ".parquet"
     if is_parquet and start.startswith(_PARQUET):
         return
     for magic, problem, hint in _STARTS:
         if start.startswith(magic):
             raise BadInput(f"{path}: {problem}", hint)
+    if _suffix(path) != ".txt" and _HTML.match(begin.removeprefix(BYTE_ORDER_MARK)):
+        raise BadInput(f"{path}: is an HTML page, not data", _DOWNLOAD)
     if is_parquet and start:
         raise BadInput(f"{path}: is no parquet file", "write it again, or give it the suffix of what it is")
     if _every_other_is_nul(start):
-        raise BadInput(f"{path}: is UTF-16 without its mark, expected UTF-8", _RESAVE.format("UTF-16LE"))
+        raise BadInput(f"{path}: is UTF-16 without its mark, expected UTF-8", AS_UTF8.format("UTF-16LE"))
+
+    if _suffix(path) == ".jsonl":
+        check_lines(begin, path)
 
 
 def _every_other_is_nul(start: bytes) -> bool:

@@ -6,19 +6,20 @@ import json
 import re
 from itertools import count
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from dimba.errors import BadInput, BadRow
 from dimba.files.lines import (
     BYTE_ORDER_MARK,
     LONGEST,
+    TOO_LONG,
     Read,
     as_object,
     has_escapes,
     is_cut_off,
     json_lines,
     not_utf8,
-    too_long,
     unreadable,
 )
 
@@ -26,11 +27,16 @@ _CHUNK = 1 << 20  # bytes
 _NEAR = 16  # characters: a broken word or escape this close to the window's end may only be cut
 _SPACE = re.compile(r"[ \t\n\r]*")
 _WRAPPERS = ("data", "rows", "train", "examples", "instances", "items", "samples", "records")
+_ARRAY_ROWS, _OBJECTS = "-cn --stream 'fromstream(1|truncate_stream(inputs))'", "-c ."  # programs of jq
 _DECODER = json.JSONDecoder()
 
 
 def json_rows(stream: io.BufferedReader, path: Path) -> Read:
-    """The rows of an array as `file: row n`, of objects as `file:line`; a broken array ends where it breaks."""
+    """The rows of an array as `file: row n`, of objects as `file:line`.
+
+    Raises:
+        BadInput: it breaks somewhere; how many rows are behind that nobody can know.
+    """
     start = stream.peek(1).removeprefix(BYTE_ORDER_MARK).lstrip()
     if start.startswith(b"["):
         return _array(_Window(stream), path)
@@ -46,6 +52,10 @@ def _is_object_a_line(start: bytes) -> bool:
 
 class _Broken(ValueError):
     """The text is no JSON from here on."""
+
+
+class _CutOff(_Broken):
+    """The text ends before the JSON does."""
 
 
 class _Window:
@@ -106,9 +116,10 @@ class _Window:
         near = error.pos >= len(self.text) - _NEAR or error.msg.startswith("Unterminated string")
         if near and not self.ended:
             return
-        cut = "; the file ends in the middle of this row" if self.ended and is_cut_off(error) else ""
-        what = error.msg.removesuffix(" at")
-        raise _Broken(f"not valid JSON: {what} at {self.place(error.pos)}{cut}") from None
+        why = f"not valid JSON: {error.msg.removesuffix(' at')} at {self.place(error.pos)}"
+        if self.ended and is_cut_off(error):
+            raise _CutOff(f"{why}; the file ends in the middle of this row") from None
+        raise _Broken(why) from None
 
     def _grow(self) -> None:
         left = len(self.text) - self.at
@@ -131,8 +142,7 @@ def _array(window: _Window, path: Path) -> Read:
                 return
             row = _row(window, where)
         except (_Broken, OverflowError) as error:
-            yield where, _end(where, error)
-            return
+            raise _end(where, error, path, _ARRAY_ROWS) from None
         yield where, row
 
 
@@ -145,8 +155,10 @@ def _goes_on(window: _Window, *, first: bool) -> bool:
             return True
         character = "]"
     if character != "]":
-        found = f"`{character}` at {window.place(window.at)}" if character else "the end of the file"
-        raise _Broken(f"not valid JSON: expected a comma or the array's `]`, found {found}")
+        why = "not valid JSON: expected a comma or the array's `]`, found"
+        if not character:
+            raise _CutOff(f"{why} the end of the file")
+        raise _Broken(f"{why} `{character}` at {window.place(window.at)}")
     window.at += 1
     if window.next():
         raise _Broken(f"not valid JSON: there is more after the array's `]`, at {window.place(window.at)}")
@@ -162,8 +174,7 @@ def _objects(window: _Window, path: Path) -> Read:
             if first and not window.next():
                 _check_not_wrapped(row, path)
         except (_Broken, OverflowError) as error:
-            yield where, _end(where, error)
-            return
+            raise _end(where, error, path, _OBJECTS) from None
         first = False
         yield where, row
 
@@ -173,10 +184,21 @@ def _row(window: _Window, where: str) -> dict[str, Any] | BadRow:
     return as_object(value, where) if is_utf8 else not_utf8(where)
 
 
-def _end(where: str, error: Exception) -> BadRow:
+def _end(where: str, error: Exception, path: Path, jq: str) -> BadInput:
     if isinstance(error, OverflowError):
-        return too_long(where)
-    return BadRow(where, str(error), "what follows cannot be read either: correct it there")
+        return BadInput(
+            f"{where}: {TOO_LONG}", "no row after it can be read: split it, or is a quote or bracket missing?"
+        )
+    if isinstance(error, _CutOff):
+        return BadInput(f"{where}: {error}", f"copy or make the file again{_rows_before(path, jq)}")
+    return BadInput(f"{where}: {error}", "correct it there: until then no row after it can be read")
+
+
+def _rows_before(path: Path, jq: str) -> str:
+    """How to go on with the rows before the end: jq writes them and then complains."""
+    if path.suffix.lower() == ".gz":
+        return ""
+    return f"; or go on with the rows before it: `jq {jq} {quote(path.name)} > {quote(path.stem + '.jsonl')}`"
 
 
 def _check_not_wrapped(row: dict[str, Any] | BadRow, path: Path) -> None:

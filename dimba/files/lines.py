@@ -2,16 +2,20 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dimba.errors import BadRow
+from dimba.errors import BadInput, BadRow
 
 Read = Iterator[tuple[str, dict[str, Any] | BadRow]]
 
 LONGEST = 32 << 20  # bytes of one row: what is read into memory at once
+TOO_LONG = f"longer than {LONGEST >> 20} MiB"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+AS_UTF8 = "save the file as UTF-8, for example with `iconv -f {} -t UTF-8 old > new`"
+_ARRAY = re.compile(rb"\[\s*\{")
 _KINDS = {type(None): "null", str: "text", dict: "an object", list: "a list", bool: "true or false"}
 
 
@@ -22,7 +26,7 @@ def kind(value: object) -> str:
 
 def too_long(where: str) -> BadRow:
     """The BadRow of a row beyond LONGEST."""
-    return BadRow(where, f"longer than {LONGEST >> 20} MiB", "is it one row? one row a line; or split it")
+    return BadRow(where, TOO_LONG, "is it one row? one row a line; or split it")
 
 
 def json_lines(stream: io.BufferedReader, path: Path) -> Read:
@@ -30,6 +34,17 @@ def json_lines(stream: io.BufferedReader, path: Path) -> Read:
     for where, line in _lines(stream, path):
         if isinstance(line, BadRow) or not line.isspace():
             yield where, line if isinstance(line, BadRow) else _parsed(line, where)
+
+
+def check_lines(begin: bytes, path: Path) -> None:
+    """Refuses a .jsonl that begins as a .json file does: every line of it would be told as a bad row."""
+    first, _, rest = begin.removeprefix(BYTE_ORDER_MARK).lstrip().partition(b"\n")
+    first = first.rstrip()
+    hint = "rename it so that it ends in .json, or write one object a line"
+    if first == b"[" or (_ARRAY.match(first) and not (first.endswith(b"]") and rest.strip())):
+        raise BadInput(f"{path}: is one JSON array, expected one JSON object a line", hint)
+    if first == b"{":
+        raise BadInput(f"{path}: its objects stand on several lines each, expected one a line", hint)
 
 
 def text_lines(stream: io.BufferedReader, path: Path) -> Read:
@@ -62,7 +77,7 @@ def _text_row(line: bytes, where: str) -> dict[str, Any] | BadRow:
     try:
         return {"text": line.decode().rstrip("\r\n")}
     except UnicodeDecodeError as error:
-        return not_utf8(where, error.start + 1)
+        return not_utf8(where, f" at byte {error.start + 1}")
 
 
 def with_nul(where: str) -> BadRow:
@@ -70,9 +85,9 @@ def with_nul(where: str) -> BadRow:
     return BadRow(where, "holds NUL bytes", "the file was not written whole: copy or make it again")
 
 
-def not_utf8(where: str, byte: int | None = None) -> BadRow:
-    """The BadRow of a row with bytes of another encoding, the first at `byte` of the line."""
-    return BadRow(where, "not UTF-8" + (f" at byte {byte}" if byte else ""), "save the file as UTF-8")
+def not_utf8(where: str, place: str = "") -> BadRow:
+    """The BadRow of a row with bytes of another encoding, at a place of it."""
+    return BadRow(where, f"not UTF-8{place}", AS_UTF8.format("WINDOWS-1252"))
 
 
 def has_escapes(text: str) -> bool:
@@ -90,7 +105,7 @@ def _parsed(line: bytes, where: str) -> dict[str, Any] | BadRow:
     try:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        return not_utf8(where, error.start + 1)
+        return not_utf8(where, f" at byte {error.start + 1}")
     except json.JSONDecodeError as error:
         return with_nul(where) if b"\0" in line else _not_json(line, where, error)
     except (ValueError, RecursionError) as error:

@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dimba.errors import BadInput, BadRow
-from dimba.files.lines import LONGEST, Read, has_escapes, not_utf8, with_nul
+from dimba.files.lines import AS_UTF8, LONGEST, Read, has_escapes, not_utf8, with_nul
 
+_QUOTES = (
+    "no row within can be told from another: correct the quotes from that line on "
+    "(a cell with a quote stands in quotes, and the quote within it is written twice)"
+)
+_NAMES = "the first line names the columns: add one that does, if it is a row of data already"
+_LONGEST_NAME = 100  # characters
 _BATCH_BYTES, _BATCH_ROWS = 8 << 20, 1024
 
 
@@ -33,6 +39,7 @@ def csv_rows(stream: io.BufferedReader, path: Path) -> Read:
         except csv.Error as error:
             yield where, _broken_cells(error, where, table.line_num)
             continue
+        _check_no_line_lost(names, cells, where, table.line_num)
         if len(cells) > 1 or any(cell.strip() for cell in cells):
             yield where, _csv_row(names, cells, where)
 
@@ -54,34 +61,49 @@ def _header(table: Any, path: Path) -> list[str]:
     try:
         first: list[str] = next((cells for cells in table if any(cell.strip() for cell in cells)), [])
     except csv.Error as error:
-        raise BadInput(f"{path}: its header is no CSV: {error}", "the first line names the columns") from None
+        raise BadInput(f"{path}: its header is no CSV: {error}", _NAMES) from None
     names = [name.strip() for name in first]
     if names and not all(names):
-        hint = "name every column; pandas leaves its index out with `to_csv(…, index=False)`"
+        hint = f"{_NAMES}; pandas leaves its index out with `to_csv(…, index=False)`"
         raise BadInput(f"{path}:1: column {names.index('') + 1} of the header has no name", hint)
     if twice := [name for name in names if names.count(name) > 1]:
-        raise BadInput(f"{path}:1: two columns are called `{twice[0]}`", "rename one of them in the header")
+        raise BadInput(f"{path}:1: two columns are called `{twice[0]}`", f"rename one of them; {_NAMES}")
+    if long := [name for name in names if len(name) > _LONGEST_NAME]:
+        raise BadInput(f"{path}:1: `{long[0][:40]}…` is taken for the name of a column", _NAMES)
     if any(map(has_escapes, names)):
-        raise BadInput(f"{path}:1: the header is not UTF-8", "save the file as UTF-8")
+        raise BadInput(f"{path}:1: the header is not UTF-8", AS_UTF8.format("WINDOWS-1252"))
     return names
 
 
 def _broken_cells(error: csv.Error, where: str, last: int) -> BadRow:
+    """The BadRow of one line; lines that a quote makes one of are rows that would be lost: raises BadInput."""
     if "unexpected end" in str(error):
-        return BadRow(where, f"a quote is opened here and never closed (the file ends at line {last})")
+        raise BadInput(f"{where}: a quote is opened here and never closed (the file ends at line {last})", _QUOTES)
+    if span := _span(where, last):
+        raise BadInput(f"{where}: not valid CSV: {error} ({span} are read as one row: is a quote left open?)", _QUOTES)
+    return BadRow(where, f"not valid CSV: {error}", "write a quote within a quoted cell twice")
+
+
+def _check_no_line_lost(names: list[str], cells: list[str], where: str, last: int) -> None:
+    span = _span(where, last)
+    if span and len(cells) != len(names):
+        found = f"{len(cells)} cells, and the header has {len(names)}"
+        raise BadInput(f"{where}: {span} are read as one row with {found}: is a quote left open?", _QUOTES)
+
+
+def _span(where: str, last: int) -> str:
     first = int(where.rpartition(":")[2])
-    span = f" (lines {first} to {last} are read as one row: is a quote left open?)" if last > first else ""
-    return BadRow(where, f"not valid CSV: {error}{span}", "write a quote within a quoted cell twice")
+    return f"{last - first + 1:,} lines, {first} to {last}," if last > first else ""
 
 
 def _csv_row(names: list[str], cells: list[str], where: str) -> dict[str, Any] | BadRow:
     if len(cells) != len(names):
         return BadRow(where, f"{len(cells)} cells, and the header has {len(names)}")
-    for cell in cells:
+    for name, cell in zip(names, cells, strict=True):
         if "\0" in cell:
             return with_nul(where)
         if has_escapes(cell):
-            return not_utf8(where)
+            return not_utf8(where, f" in column `{name}`")
     return dict(zip(names, cells, strict=True))
 
 
