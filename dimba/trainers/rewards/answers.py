@@ -1,0 +1,60 @@
+"""What a reward looks at, and what a reward is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+Message = Mapping[str, Any]
+
+
+class Task(Protocol):
+    """What is used of `dimba.tasks.Task`."""
+
+    @property
+    def messages(self) -> tuple[Message, ...]: ...  # noqa: D102
+    @property
+    def reference(self) -> str | None: ...  # noqa: D102
+    @property
+    def chosen(self) -> tuple[Message, ...] | None: ...  # noqa: D102
+    @property
+    def rejected(self) -> tuple[Message, ...] | None: ...  # noqa: D102
+    @property
+    def row(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def plain(self) -> bool: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Completions, and the task of each; `places` are the tasks' files and lines."""
+
+    tasks: Sequence[Task]
+    places: Sequence[str]
+    texts: Sequence[str]
+    token_ids: Sequence[Sequence[int]]
+    limit: int
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def part(self, start: int, end: int) -> "Answers":
+        """Some of them, in order."""
+        cut = slice(start, end)
+        return replace(
+            self,
+            tasks=self.tasks[cut],
+            places=self.places[cut],
+            texts=self.texts[cut],
+            token_ids=self.token_ids[cut],
+        )
+
+
+class Reward(Protocol):
+    """Scores answers; `needs` is what their tasks must have: `reference`, `pairs` or nothing."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def needs(self) -> str: ...  # noqa: D102
+    def __call__(self, answers: Answers) -> list[float | None]: ...  # noqa: D102

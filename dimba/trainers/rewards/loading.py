@@ -1,0 +1,80 @@
+"""A reward function of the user's own, out of its file."""
+
+import difflib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dimba.errors import BadInput
+
+Function = Callable[..., Any]
+
+
+def load_function(file: str, function: str) -> Function:
+    """The function of that name; every way this can fail is a refusal with the file and line."""
+    path = Path(file).expanduser().absolute()
+    if not path.is_file():
+        raise BadInput(f"the reward's file {path} does not exist", "a relative path starts where the command is run")
+    module = _module(path)
+    found = getattr(module, function, None)
+    if found is None:
+        raise BadInput(f"{path} has no function `{function}`", _near(function, module))
+    if not callable(found) or isinstance(found, type):
+        what = "a class, not an instance of it" if isinstance(found, type) else f"of type {type(found).__name__}"
+        raise BadInput(
+            f"`{function}` in {path} is {what}; a reward is called", "name a function, or an object that can be called"
+        )
+    return found
+
+
+def line_in(path: Path | str, error: BaseException) -> int | None:
+    """The last line of that file that the error came through."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
+
+
+def place_in(path: Path | str, error: BaseException) -> str:
+    """`file:line`, or the file where the line is not known."""
+    line = line_in(path, error)
+    return f"{path}:{line}" if line else str(path)
+
+
+def _module(path: Path) -> ModuleType:
+    # As the script's own folder would be: what lies beside the file can be imported.
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"dimba_reward_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise _refusal(path, error) from error
+    return module
+
+
+def _refusal(path: Path, error: BaseException) -> BadInput:
+    place = place_in(path, error)
+    if isinstance(error, SyntaxError):
+        return BadInput(f"{place}: no valid Python: {error.msg}", "correct the file of the reward")
+    if isinstance(error, ModuleNotFoundError):
+        return BadInput(
+            f"{place}: imports `{error.name}`, which is not installed where the trainer runs",
+            f"the reward runs beside the trainer: in a container, `{error.name}` has to be in its image",
+        )
+    return BadInput(f"{place}: {type(error).__name__}: {error}", "correct the file of the reward; it fails when loaded")
+
+
+def _near(name: str, module: ModuleType) -> str:
+    own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+    near = difflib.get_close_matches(name, own, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    return f"there are {', '.join(own)}" if own else "define it in the file"

@@ -1,0 +1,254 @@
+"""The names of rewards, the verifiers, and which reward fits the data."""
+
+import json
+import time
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dimba.errors import BadInput
+from dimba.rewards import REWARDS, RewardSpec, parse_reward
+from dimba.trainers.rewards import Answers, check_reference, choose, make_rewards
+from dimba.trainers.rewards.numbers import final_number
+
+NUMBERS = {
+    r"so \boxed{72}": 72,
+    r"\boxed{3} or \boxed{4}": 4,
+    r"\boxed{\frac{1}{2}} of 9": "1/2",
+    r"\boxed{72\text{ apples}}": 72,
+    r"\boxed{x = -5}": -5,
+    r"$\boxed{5}$ and 6": 5,
+    r"\boxed 5": 5,
+    r"\boxed{10\%}": "1/10",
+    "1 + 1\n#### 72\nQ: 5": 72,
+    "#### The\nis 8": 8,
+    "1,234.50": "1234.5",
+    "$1,234.50": "1234.5",
+    r"1{,}234": 1234,
+    r"1\,234": 1234,
+    r"costs \$5": 5,
+    "1,234,567": 1234567,
+    "1,2,3": 3,
+    "3/4": "3/4",
+    "7 / 2": "7/2",
+    r"\frac{3}{4}": "3/4",
+    r"\dfrac34": "3/4",
+    r"-\tfrac{1}{2}": "-1/2",
+    "about 1 1/2 cups": "3/2",
+    r"1\frac{1}{2}": "3/2",
+    "1/2/2024": 2024,
+    "50%": "1/2",
+    r"50\%": "1/2",
+    "10-3=7": 7,
+    "10-3": 3,
+    "from 3-5": 5,
+    "from 3–5": 5,
+    "−3": -3,
+    "is -3": -3,
+    "-$5": -5,
+    "1e3": 1000,
+    "1.5e-3": "0.0015",
+    ".5": "1/2",
+    "is 72.": 72,
+    "so...72": 72,
+    "**72**": 72,
+    "72km": 72,
+    "72 or x2": 72,
+    "5 m^2": 5,
+}
+NO_NUMBERS = [
+    *("", "-", "none", "x2", "GPT4", "1e999999999", "1/0", "1.2.3", "9" * 300),
+    *(r"\boxed{\sqrt{2}}", r"\boxed{2^{10}}", r"\boxed{\pi}", r"\boxed{(1, 2)}", r"\boxed{}", "72 #### none"),
+]
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_the_final_number(text: str) -> None:
+    found = final_number(text)
+    assert found and found.value == Fraction(NUMBERS[text])
+
+
+@pytest.mark.parametrize("text", NO_NUMBERS)
+def test_what_has_no_number(text: str) -> None:
+    assert final_number(text) is None
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["1", "1,", "1/", "1 ", "1.", "-", "$-", "{", "}", r"\boxed{", r"\frac{", r"\frac11", "####", "1e", "{,}", " "],
+)
+def test_a_megabyte_takes_no_longer_than_its_length(piece: str) -> None:
+    began = time.process_time()
+    for start in ("", r"\boxed{", "1 1/"):
+        final_number(start + piece * (10**6 // len(piece)))
+    assert time.process_time() - began < 15
+
+
+SCORES = [
+    ("numeric", "it is 50", "50%", 1),
+    ("numeric", "it is 0.5", "50%", 1),
+    ("numeric", "it is 5", "50%", 0),
+    ("numeric", "\\boxed{0.75}", "so\n#### 3/4", 1),
+    ("numeric", "no idea", "4", 0),
+    ("exact_match", " Paris\n", "Paris", 1),
+    ("exact_match", "72", "6 * 12\n#### 72", 1),
+    ("exact_match", "paris", "Paris", 0),
+    ("exact_match", "New  York", "New York", 0),
+    ("contains", "It is Paris.", "Paris", 1),
+    ("contains", "Parisian", "Paris", 0),
+    ("contains", "It is 72.", "72", 1),
+    *(("contains", text, "72", 0) for text in ("1720", "72.5", "x72", "3.72", "1,72")),
+    ("contains:C++", "in C++ it is", "", 1),
+    ("contains:yes: no", "yes: no", "", 1),
+    (r"regex:^\d+$", "12", "", 1),
+    (r"regex:^\d+$", "12 ", "", 0),
+    *(("json_valid", text, "", 1) for text in ('{"a": [1]}', " 1\n", '```json\n{"a": 1}\n```', "null")),
+    *(("json_valid", text, "", 0) for text in ("", "NaN", "[Infinity]", "[1,]", "1 2", "{'a': 1}", "[" * 10**5)),
+]
+
+
+@pytest.mark.parametrize(("spec", "text", "reference", "score"), SCORES)
+def test_verifiers(spec: str, text: str, reference: str, score: float) -> None:
+    assert scored(spec, text, task(reference=reference)) == score
+
+
+@pytest.mark.parametrize(("spec", "tokens", "score"), [("length", 80, 0), ("length", 90, -0.5), ("length:50", 100, -1)])
+def test_length_is_never_above_zero(spec: str, tokens: int, score: float) -> None:
+    answers = Answers([task()], ["a:1"], ["x"], [[0] * tokens], 100)
+    assert make_rewards([parse_reward(spec)])[0](answers) == [pytest.approx(score)]
+
+
+@pytest.mark.parametrize(("text", "score"), [("one two", 1), ("three four", -1), ("one", 1 / 3), ("", 0)])
+def test_similarity_is_logged_as_imitation(text: str, score: float) -> None:
+    pair = task(chosen=said("one two"), rejected=said("three four"))
+    assert scored("similarity", text, pair) == pytest.approx(score)
+    (reward,) = make_rewards([parse_reward("similarity")])
+    assert (reward.name, reward.needs) == ("imitation_similarity", "pairs")
+    assert "imitation" in REWARDS["similarity"]
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(("text", "score"), [('{"a": 1}', 1), ('{"a": "x"}', 0), ("[]", 0)])
+def test_json_that_fits_a_schema(tmp_path: Path, text: str, score: float) -> None:
+    assert scored(f"json_valid:{schema(tmp_path, json.dumps(SCHEMA))}", text, task()) == score
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "No such file"),
+        ("{", "is no JSON"),
+        ("[]", "neither an object"),
+        ('{"type": "nothing"}', "is no JSON Schema"),
+        ('{"pattern": "("}', "is no JSON Schema"),
+        ('{"$ref": "http://localhost/x.json"}', "nothing is fetched"),
+        ('{"items": {"$ref": "#/$defs/n"}}', "leads nowhere"),
+    ],
+)
+def test_schemas_that_cannot_be_used(tmp_path: Path, content: str | None, why: str) -> None:
+    with pytest.raises(BadInput, match=why):
+        make_rewards([parse_reward(f"json_valid:{schema(tmp_path, content)}")])
+
+
+@pytest.mark.parametrize(
+    ("spec", "reference", "why"),
+    [
+        ("numeric", "none", "no number"),
+        ("numeric", None, "no reference"),
+        ("contains", "#### ", "empty"),
+        ("numeric", "7", None),
+        ("contains:x", None, None),
+        ("length", None, None),
+    ],
+)
+def test_references_are_checked_up_front(spec: str, reference: str | None, why: str | None) -> None:
+    found = check_reference(parse_reward(spec), reference)
+    assert found is None if why is None else why in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("numeric", RewardSpec("numeric")),
+        (r"regex:a:\d", RewardSpec("regex", r"a:\d")),
+        ("regex:a.py:f", RewardSpec("regex", "a.py:f")),
+        ("length:200", RewardSpec("length", "200")),
+        ("json_valid:s.json", RewardSpec("json_valid", "s.json")),
+        ("a/b.py:f", RewardSpec("a/b.py:f", file="a/b.py", function="f")),
+    ],
+)
+def test_how_a_reward_is_written(text: str, spec: RewardSpec) -> None:
+    assert parse_reward(text) == spec
+    assert str(spec) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("numric", "did you mean `numeric`"),
+        ("", "known are"),
+        ("rewards.py", "no function"),
+        ("rewards.py:", "no function"),
+        ("regex", "no pattern"),
+        ("regex:(", "no regular expression"),
+        ("length:many", "no number"),
+        ("length:", "nothing follows"),
+        ("numeric:3", "takes nothing"),
+    ],
+)
+def test_rewards_that_are_written_wrong(text: str, why: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_reward(text)
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("references", "name"),
+    [(["so\n#### 1,200"] * 9 + ["x"], "numeric"), (["5"], "numeric"), (["Paris", "Rome"], "exact_match")],
+)
+def test_auto_takes_a_verifier_where_answers_can_be_checked(references: list[str], name: str) -> None:
+    choice = choose(form(checkable=True, reference="answer"), [task(reference=text) for text in references])
+    assert [spec.name for spec in choice.specs] == [name]
+    assert choice.why.startswith(f"{name}, because the `answer` of")
+
+
+def test_auto_says_how_many_rows_it_counted() -> None:
+    choice = choose(form(checkable=True, reference="answer"), [task(reference="#### 1")] * 7473)
+    assert choice.why == "numeric, because the `answer` of 7,473 of 7,473 rows ends in a number"
+
+
+def test_auto_without_answers() -> None:
+    assert choose(form(pairs=True), []).specs[0].name == "preference"
+    with pytest.raises(BadInput, match="a median of 840 characters"):
+        choose(form(checkable=True, reference="answer"), [task(reference="word " * 168)])
+    with pytest.raises(BadInput, match="no `answer` or `solution`"):
+        choose(form(), [])
+
+
+def scored(spec: str, text: str, one: Any) -> float | None:
+    return make_rewards([parse_reward(spec)])[0](Answers([one], ["a:1"], [text], [[0]], 100))[0]
+
+
+def task(**given: Any) -> Any:
+    known = {"messages": said("Q"), "reference": None, "chosen": None, "rejected": None, "row": {}, "plain": True}
+    return SimpleNamespace(**known | given)
+
+
+def said(text: str) -> tuple[dict[str, str], ...]:
+    return ({"role": "assistant", "content": text},)
+
+
+def form(**given: Any) -> Any:
+    return SimpleNamespace(**{"name": "chat", "checkable": False, "reference": None, "pairs": False} | given)
+
+
+def schema(folder: Path, content: str | None) -> Path:
+    path = folder / "schema.json"
+    if content is not None:
+        path.write_text(content)
+    return path
