@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from dimba.arguments import grpo_arguments, sft_arguments
 from dimba.host.trainer import own_grpo, own_sft
-from dimba.trainers.arguments import grpo_arguments, sft_arguments  # the one module of theirs that needs nothing
 
 _NEEDED = ["--base-checkpoint", "base", "--dataset", "data", "--output-dir", "out"]
 

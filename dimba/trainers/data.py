@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from dimba.arguments import column_names
 from dimba.contract import names_a_path
 from dimba.errors import BadInput
 from dimba.report import DataReport, longer_rows
-from dimba.trainers.arguments import column_names
 from dimba.trainers.chat import Example, prepare_tokenizer
 from dimba.trainers.command import every
 from dimba.trainers.models import load_tokenizer

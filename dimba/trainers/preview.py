@@ -10,8 +10,8 @@ import sys
 from argparse import Namespace
 from typing import Any
 
+from dimba.arguments import sft_arguments
 from dimba.errors import DimbaError
-from dimba.trainers.arguments import sft_arguments
 from dimba.trainers.command import every, run_trainer
 
 _SECONDS = 0.5  # between signs of progress

@@ -1,18 +1,15 @@
 """Supervised fine-tuning, from flags to a saved model."""
 
-import os
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimba.batching import default_learning_rate
-from dimba.contract import ENV_RUN_ID, EXIT_STOPPED, OUTPUT_FILE, trained_files
-from dimba.errors import BadInput, printable
+from dimba.contract import EXIT_STOPPED
+from dimba.errors import printable
 from dimba.report import DataReport
 from dimba.trainers.command import is_first_rank
+from dimba.trainers.output import output_folder, quiet, save, stop_where_turns_end
 
 if TYPE_CHECKING:
     from dimba.trainers.data import Data
@@ -28,13 +25,8 @@ def train(args: Namespace) -> int:
         return EXIT_STOPPED
     if len(data.validation) and not _just_evaluated(trainer.state):
         trainer.evaluate()
-    stop_where_turns_end(trainer.model, data)
-    trainer.save_model(args.output_dir)
-    if is_first_rank():
-        # A pickle, and only a copy of the flags.
-        Path(args.output_dir, "training_args.bin").unlink(missing_ok=True)
-        readable(Path(args.output_dir))
-        print(f"saved: {args.output_dir}", flush=True)
+    stop_where_turns_end(trainer.model, data.tokenizer, data.turn_ends)
+    save(trainer, args.output_dir)
     return 0
 
 
@@ -42,7 +34,7 @@ def _prepared(args: Namespace) -> tuple[Any, Any, "Data"]:
     from dimba.trainers import models
     from dimba.trainers.data import load_data, say_rows
 
-    _quiet()
+    quiet()
     compute = models.choose_compute(args.device)
     data = load_data(args, say_rows()).checked()
     if is_first_rank():
@@ -50,69 +42,8 @@ def _prepared(args: Namespace) -> tuple[Any, Any, "Data"]:
     return *_trainer(args, models.load_model(args, compute), data, compute), data
 
 
-def stop_where_turns_end(model: Any, data: "Data") -> None:
-    """Saves with the model that generation ends at the token that it learnt to end a turn with."""
-    known = model.generation_config.eos_token_id
-    ids = {data.tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
-    learnt = {data.tokenizer.convert_tokens_to_ids(end) for end in data.turn_ends} - {data.tokenizer.unk_token_id, None}
-    model.generation_config.eos_token_id = sorted(ids | learnt)
-
-
 def _just_evaluated(state: Any) -> bool:
     return any("eval_loss" in logs and logs["step"] == state.global_step for logs in state.log_history)
-
-
-def readable(folder: Path) -> None:
-    """safetensors writes files that their owner alone may read; a model is as open as the umask says."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for file in folder.glob("*.safetensors"):
-        file.chmod(0o666 & ~umask)
-
-
-@contextmanager
-def output_folder(args: Namespace) -> Iterator[None]:
-    """Makes the folder, so that one that cannot be made is refused at once; a refusal that follows takes it back.
-
-    One that holds somebody else's model is refused.
-    """
-    folder = Path(args.output_dir)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    _make_output(args, folder)
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # what something has been written into stays
-            for each in made:
-                each.rmdir()
-        raise
-
-
-def _make_output(args: Namespace, folder: Path) -> None:
-    ours = os.environ.get(ENV_RUN_ID) and (folder / OUTPUT_FILE).exists()
-    there = trained_files(folder)
-    if there and not ours and not args.resume_from_checkpoint:
-        hint = "give another --output-dir, move that folder away, or --resume-from-checkpoint one of its checkpoints"
-        raise BadInput(f"--output-dir: {folder} already holds a model ({there[0].name})", hint)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--output-dir: {folder}: {error.strerror}", "give a folder that you may write in") from None
-
-
-def _quiet() -> None:
-    """Progress bars of libraries end up as hundreds of lines in a log; their warnings are about their own defaults."""
-    import logging
-    import warnings
-
-    import datasets
-    import transformers
-
-    datasets.disable_progress_bars()
-    transformers.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def introduce(report: DataReport) -> None:

@@ -67,7 +67,7 @@ def make_checkpoint(
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from dimba.trainers.sft import readable
+    from dimba.trainers.output import readable
 
     tokenizer = make_tokenizer(texts, size=vocabulary)
     config = LlamaConfig(

@@ -22,7 +22,7 @@ ROUNDS = 3
 # Run in a process of its own, so that its memory is its own.
 PREPARE = """
 import json, sys, time
-from dimba.trainers.arguments import sft_arguments
+from dimba.arguments import sft_arguments
 from dimba.trainers import data, models, prepare, rows, chat  # what is imported is not counted
 import transformers, tokenizers
 from dimba.trainers.models import load_tokenizer

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from dimba.trainers.arguments import sft_arguments
+from dimba.arguments import sft_arguments
 from dimba.trainers.data import as_dataset, load_data
 from dimba.trainers.packing import collate_packed, collate_padded
 from scripts.bench.data import made_up

@@ -7,7 +7,7 @@ A spec for it can be written, validated and planned; a launch says that it canno
 
 import sys
 
-from dimba.trainers.arguments import grpo_arguments
+from dimba.arguments import grpo_arguments
 
 NOT_YET = 2  # the exit status of what cannot be done as asked
 

@@ -8,7 +8,7 @@ Alone, under `accelerate launch`, and in the container: the same flags.
 
 import sys
 
-from dimba.trainers.arguments import sft_arguments
+from dimba.arguments import sft_arguments
 from dimba.trainers.command import run_trainer
 
 

@@ -70,7 +70,7 @@ def test_what_a_template_leaves_out_is_known(tokenizer: Any, template: str, mess
 def report(base: Path, template: str, data: Path, rows: list[dict[str, Any]], *flags: str) -> DataReport:
     from transformers import AutoTokenizer
 
-    from dimba.trainers.arguments import sft_arguments
+    from dimba.arguments import sft_arguments
     from dimba.trainers.data import load_data
 
     tokenizer = AutoTokenizer.from_pretrained(base)

@@ -144,7 +144,7 @@ def test_the_verdict_is_the_same_in_16_bits(dtype: torch.dtype):
 def test_an_adapter_and_a_quantised_base_are_probed_as_they_are(tiny_checkpoint: Path):
     from peft import LoraConfig, get_peft_model
 
-    from dimba.trainers.arguments import sft_arguments
+    from dimba.arguments import sft_arguments
     from dimba.trainers.models import Compute, load_model
 
     flags = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "y", "--use-qlora"]

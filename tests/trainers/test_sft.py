@@ -29,7 +29,7 @@ def _own_tokens(monkeypatch: pytest.MonkeyPatch, caches: Path) -> None:
 
 def run(*arguments: object, status: int = 0) -> str:
     """What the script does, in this process: importing what trains takes longer than to train."""
-    from dimba.trainers.arguments import sft_arguments
+    from dimba.arguments import sft_arguments
     from dimba.trainers.command import run_trainer
     from dimba.trainers.sft import train
 
@@ -95,7 +95,7 @@ def test_an_adapter_loads_with_peft_and_names_its_base(flag: str, tiny_checkpoin
 def test_qlora_really_quantises_the_base(tiny_checkpoint: Path):
     from bitsandbytes.nn import Linear4bit
 
-    from dimba.trainers.arguments import sft_arguments
+    from dimba.arguments import sft_arguments
     from dimba.trainers.models import Compute, load_model
 
     args = sft_arguments().parse_args(
@@ -135,7 +135,7 @@ def test_real_data_train(tiny_checkpoint: Path, tmp_path: Path):
 def test_bad_input_is_status_2_with_a_hint(
     change: dict, told: str, tiny_checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    from dimba.trainers.arguments import sft_arguments
+    from dimba.arguments import sft_arguments
     from dimba.trainers.command import run_trainer
     from dimba.trainers.sft import train
 
@@ -150,7 +150,7 @@ def test_bad_input_is_status_2_with_a_hint(
 def test_a_refusal_takes_only_folders_that_it_made(tmp_path: Path):
     from argparse import Namespace
 
-    from dimba.trainers.sft import output_folder
+    from dimba.trainers.output import output_folder
 
     args = Namespace(output_dir=str(tmp_path / "there" / "made" / "out"), resume_from_checkpoint=None)
     (tmp_path / "there").mkdir()
@@ -188,7 +188,7 @@ def test_the_model_is_given_the_chats_and_loss_on_the_answers_only(
 ):
     from transformers import AutoTokenizer
 
-    from dimba.trainers.arguments import sft_arguments
+    from dimba.arguments import sft_arguments
     from dimba.trainers.objective import CausalTrainer
     from dimba.trainers.sft import train
 
