@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+CORRECT = "correct the row or remove it"
+
 
 def printable(text: str) -> str:
     """Without characters that a terminal would obey: they may come from data."""
@@ -42,7 +44,7 @@ class BadInput(DimbaError):
 class BadRow(BadInput):
     """A row of data that cannot be used: `where` is its file and line, `why` what is wrong with it."""
 
-    def __init__(self, where: str, why: str, hint: str = "correct the row or remove it") -> None:
+    def __init__(self, where: str, why: str, hint: str = CORRECT) -> None:
         super().__init__(f"{where}: {why}", hint)
         self.where, self.why = printable(where), printable(why)
 

@@ -20,7 +20,6 @@ from dimba.samples import (
     instruction,
     is_blank,
     pair,
-    prompt,
     text_of,
     tools_of,
     turns,
@@ -28,7 +27,6 @@ from dimba.samples import (
 
 __all__ = [
     "FORMATS",
-    "PROMPT_FORMATS",
     "DataSummary",
     "Format",
     "Sample",
@@ -40,6 +38,7 @@ __all__ = [
 ]
 
 Samples = Iterator[tuple[str, Sample | BadRow]]
+_OF_CSV = re.compile(r"\.csv(\.gz)?:", re.IGNORECASE)
 _SHOWN = 5  # bad rows that are told one by one
 _PATIENCE = 1000  # rows without a readable one, after which a file is given up
 
@@ -85,20 +84,10 @@ FORMATS = (
     ),
     Format(name="text", required=("text",), convert=None),
 )
-# GRPO samples its own answers: a prompt is enough.
-PROMPT_FORMATS = (
-    Format(
-        name="prompt",
-        required=("prompt",),
-        optional=("answer", "solution", "chosen", "rejected", "system", "tools"),
-        convert=prompt,
-    ),
-    Format(name="chosen/rejected", required=("chosen", "rejected"), convert=turns("chosen")),
-)
 _TURN_LISTS = ("messages", "conversations")
 
 
-def recognise(keys: Iterable[str], columns: Mapping[str, str], where: str, mode: str = "sft") -> Format:
+def recognise(keys: Iterable[str], columns: Mapping[str, str], where: str) -> Format:
     """The one format that a row has, after `columns` (ours → theirs) renamed its own.
 
     Given a row rather than its keys, a column that is null in it counts only where nothing fits without it.
@@ -108,28 +97,36 @@ def recognise(keys: Iterable[str], columns: Mapping[str, str], where: str, mode:
     """
     row = keys if isinstance(keys, Mapping) else {}
     present = set(keys)
-    missing = [theirs for theirs in columns.values() if theirs not in present]
-    if missing:
-        raise BadInput(f"{where}: no column `{missing[0]}`", f"the columns are: {', '.join(sorted(present))}")
+    theirs_in(present, columns, where)
     filled = {key for key in present if row.get(key, "") is not None}
-    fitting = _fitting(filled, columns, mode) or _fitting(present, columns, mode)
+    fitting = _fitting(filled, columns) or _fitting(present, columns)
     if not fitting:
-        raise _nothing_fits(present, row, columns, where, mode)
+        raise _nothing_fits(present, row, columns, where)
     if len(fitting) > 1:
         raise _several_fit(fitting, columns, where)
     return fitting[0]
 
 
-def _fitting(present: set[str], columns: Mapping[str, str], mode: str) -> list[Format]:
+def theirs_in(present: Iterable[str], columns: Mapping[str, str], where: str) -> None:
+    """Raises BadInput where `columns` (ours → theirs) names a column that is not there, or one twice."""
+    named = list(columns.values())
+    for theirs in named:
+        if theirs not in present:
+            meant = [f"did you mean `{each}`? " for each in sorted(present) if each.lower() == theirs.lower()]
+            hint = f"{''.join(meant[:1])}the columns are: {', '.join(sorted(present))}"
+            raise BadInput(f"{where}: no column `{theirs}`", hint)
+        if named.count(theirs) > 1:
+            ours = " and ".join(f"`{each}`" for each in columns if columns[each] == theirs)
+            hint = f"give each a column of its own; the columns are: {', '.join(sorted(present))}"
+            raise BadInput(f"{where}: `dataset.columns` takes `{theirs}` for {ours}", hint)
+
+
+def _fitting(present: set[str], columns: Mapping[str, str]) -> list[Format]:
     ours = (present - set(columns.values())) | set(columns)
 
     def fits(form: Format) -> bool:
         return set(form.required) <= ours and set(columns) <= set(form.columns)
 
-    if mode == "grpo":
-        # Plain text asks nothing.
-        fitting = [form for form in FORMATS if form.convert and fits(form)]
-        return _most_telling(fitting) or [form for form in PROMPT_FORMATS if fits(form)][:1]
     return _most_telling([form for form in FORMATS if fits(form)])
 
 
@@ -140,16 +137,30 @@ def _most_telling(fitting: list[Format]) -> list[Format]:
     return lists or [form for form in fitting if not any(set(form.required) < set(other.required) for other in fitting)]
 
 
-def _nothing_fits(present: set[str], row: Row, columns: Mapping[str, str], where: str, mode: str) -> UnknownFormat:
-    if mode == "sft" and {"chosen", "rejected"} <= present:
+def _nothing_fits(present: set[str], row: Row, columns: Mapping[str, str], where: str) -> UnknownFormat:
+    if {"chosen", "rejected"} <= present:
         return UnknownFormat(f"{where}: `chosen` and `rejected` are preference pairs", _pairs_hint(row))
     ours = (present - set(columns.values())) | set(columns)
-    known = FORMATS + (PROMPT_FORMATS if mode == "grpo" else ())
+    if partners := sorted({each for form in FORMATS for each in _partners(form, ours, columns)}):
+        named = ", ".join(f"{each}: {theirs}" for each, theirs in columns.items())
+        return UnknownFormat(
+            f"{where}: beside `{'`, `'.join(columns)}` there is no {' or '.join(f'`{each}`' for each in partners)}",
+            f"name its column too, `dataset.columns: {{{named}, {partners[-1]}: …}}`; "
+            f"the columns are: {', '.join(sorted(present))}",
+        )
     return UnknownFormat(
         f"{where}: no known format has the columns {', '.join(f'`{key}`' for key in sorted(ours)) or '(none)'}",
-        f"known formats: {', '.join(form.name for form in known)}; "
-        "name the columns with `dataset.columns: {prompt: …, response: …}`",
+        f"known formats: {', '.join(form.name for form in FORMATS)}; "
+        "name the columns with `dataset.columns: {prompt: …, response: …}`"
+        + "; the first line of a .csv names its columns: is it there?"
+        * bool(_OF_CSV.search(where)),
     )
+
+
+def _partners(form: Format, ours: set[str], columns: Mapping[str, str]) -> set[str]:
+    """What a format lacks of which some is named already."""
+    absent = set(form.required) - ours
+    return absent if set(columns) & set(form.required) and set(columns) <= set(form.columns) else set()
 
 
 def _pairs_hint(row: Row) -> str:
@@ -167,24 +178,22 @@ def _several_fit(fitting: list[Format], columns: Mapping[str, str], where: str) 
     )
 
 
-def as_sample(row: Row, form: Format, columns: Mapping[str, str], where: str, mode: str = "sft") -> Sample:
-    """The row as `form` reads it; raises BadRow with `where` and the reason.
-
-    With `mode` sft it also has something to learn from; for grpo a chat may end with what is asked.
-    """
+def as_sample(row: Row, form: Format, columns: Mapping[str, str], where: str) -> Sample:
+    """The row as `form` reads it; raises BadRow with `where` and the reason."""
     theirs = {columns.get(ours, ours) for ours in form.required}
     absent = sorted(theirs - row.keys())
     if absent:
         raise BadRow(where, f"no `{absent[0]}` here, unlike the first row (format `{form.name}`)")
     try:
-        return _sample(_renamed(row, columns), form, mode)
+        return _sample(renamed(row, columns), form)
     except Unfit as error:
         pairs = str(error).startswith("no assistant") and not columns and {"chosen", "rejected"} <= row.keys()
         hint = _pairs_hint(row) if pairs else error.hint
         raise BadRow(where, _in_their_words(str(error), columns), hint) from None
 
 
-def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+def renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    """The row with the columns of `columns` (ours → theirs) under our names."""
     if not columns:
         return row
     others = {key: value for key, value in row.items() if key not in columns.values()}
@@ -196,15 +205,14 @@ def _in_their_words(why: str, columns: Mapping[str, str]) -> str:
     return re.sub(r"^`(\w+)", lambda match: f"`{columns.get(match[1], match[1])}", why)
 
 
-def _sample(row: Row, form: Format, mode: str) -> Sample:
+def _sample(row: Row, form: Format) -> Sample:
     if form.convert is None:
         text = text_of(row[form.required[0]], form.required[0])
         if is_blank(text):
             raise Unfit(f"`{form.required[0]}` is blank, so there is nothing to train on")
         return Sample(text=text)
     chat = form.convert(row)
-    if mode == "sft":
-        check_chat(chat)
+    check_chat(chat)
     return Sample(
         messages=tuple(turn.message for turn in chat),
         trained=tuple(turn.trained for turn in chat),
@@ -212,7 +220,7 @@ def _sample(row: Row, form: Format, mode: str) -> Sample:
     )
 
 
-def samples_of(rows: Read, columns: Mapping[str, str], mode: str = "sft") -> tuple[Format, Samples]:
+def samples_of(rows: Read, columns: Mapping[str, str]) -> tuple[Format, Samples]:
     """The format of the first readable row, and every row as it reads it, a BadRow in place of one that it cannot.
 
     Of the format's optional columns those are left that the row has.
@@ -223,29 +231,30 @@ def samples_of(rows: Read, columns: Mapping[str, str], mode: str = "sft") -> tup
     bad: list[tuple[str, BadRow]] = []
     for where, row in rows:
         if not isinstance(row, BadRow):
-            form = recognise(row, columns, where, mode)
-            there = _renamed(row, columns)
+            form = recognise(row, columns, where)
+            there = renamed(row, columns)
             shown = replace(form, optional=tuple(each for each in form.optional if each in there))
-            return shown, _samples(chain(bad, [(where, row)], rows), form, columns, mode)
+            return shown, _samples(chain(bad, [(where, row)], rows), form, columns)
         bad.append((where, row))
         if len(bad) == _PATIENCE:
             break
-    raise _none_usable(len(bad), bad[0][1]) if bad else BadInput("no rows", "choose another split, or data with rows")
+    raise none_usable(len(bad), bad[0][1]) if bad else BadInput("no rows", "choose another split, or data with rows")
 
 
-def _samples(rows: Read, form: Format, columns: Mapping[str, str], mode: str) -> Samples:
+def _samples(rows: Read, form: Format, columns: Mapping[str, str]) -> Samples:
     for where, row in rows:
         if isinstance(row, BadRow):
             yield where, row
             continue
         try:
-            sample: Sample | BadRow = as_sample(row, form, columns, where, mode)
+            sample: Sample | BadRow = as_sample(row, form, columns, where)
         except BadRow as error:
             sample = error
         yield where, sample
 
 
-def _none_usable(rows: int, first: BadRow) -> BadInput:
+def none_usable(rows: int, first: BadRow) -> BadInput:
+    """The error for data of which no row can be used, with the first reason."""
     others = f" (and no other of the {rows:,} rows read can be used)" if rows > 1 else ""
     return BadInput(first.message + others, first.hint)
 
@@ -259,20 +268,18 @@ class DataSummary:
     columns: tuple[str, ...]
     first: Sample | None = None
     unusable: int = 0
+    left_out: int = 0  # pairs that compare nothing
     bad: tuple[tuple[str, str], ...] = ()  # (where, why)
+    hint: str = ""  # what mends all of `bad`
 
     @property
     def usable(self) -> int:
         """Rows that are trained on."""
-        return self.rows - self.unusable
+        return self.rows - self.unusable - self.left_out
 
 
 def survey(
-    path: Path,
-    columns: Mapping[str, str],
-    *,
-    mode: str = "sft",
-    progress: Callable[[int], None] = lambda _rows: None,
+    path: Path, columns: Mapping[str, str], *, progress: Callable[[int], None] = lambda _rows: None
 ) -> DataSummary:
     """Reads every row of `path` as the trainer will, and says what they are; a bad one is counted.
 
@@ -280,7 +287,7 @@ def survey(
         BadInput: the file or its format is not readable, or no row at all can be used.
     """
     keys: list[str] = []
-    form, samples = samples_of(_noting_keys(read_rows(path), keys), columns, mode)
+    form, samples = samples_of(_noting_keys(read_rows(path), keys), columns)
     rows, unusable = 0, 0
     first: Sample | None = None
     bad: list[BadRow] = []
@@ -294,9 +301,18 @@ def survey(
         if len(bad) < _SHOWN:
             bad.append(sample)
     if first is None:
-        raise _none_usable(rows, bad[0])
+        raise none_usable(rows, bad[0])
     shown = tuple((each.where, each.why) for each in bad)
-    return DataSummary(format=form.name, rows=rows, columns=tuple(keys), first=first, unusable=unusable, bad=shown)
+    hints = {each.hint for each in bad}
+    return DataSummary(
+        format=form.name,
+        rows=rows,
+        columns=tuple(keys),
+        first=first,
+        unusable=unusable,
+        bad=shown,
+        hint=hints.pop() if len(hints) == 1 else "",
+    )
 
 
 def _noting_keys(rows: Read, keys: list[str]) -> Read:

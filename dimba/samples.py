@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from dimba.errors import CORRECT
 from dimba.files import kind
 
 Row = Mapping[str, Any]
@@ -23,7 +24,6 @@ ROLES = {
 }
 # What chat templates read besides `role`, `content` and `tool_calls`.
 _KEPT = ("name", "tool_call_id", "reasoning_content", "thinking")
-_CORRECT = "correct the row or remove it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Sample:
 class Unfit(ValueError):
     """What is wrong with a row; the text begins with the column."""
 
-    def __init__(self, why: str, hint: str = _CORRECT) -> None:
+    def __init__(self, why: str, hint: str = CORRECT) -> None:
         super().__init__(why)
         self.hint = hint
 
@@ -83,7 +83,7 @@ def turns(column: str) -> Convert:
     """Rows whose `column` is a list of turns; a `system` column beside it comes first."""
 
     def convert(row: Row) -> list[Turn]:
-        return _with_system(row, _turns(row[column], column))
+        return with_system(row, _turns(row[column], column))
 
     return convert
 
@@ -112,7 +112,7 @@ def _unpacked(text: str, column: str) -> object:
         value: object = json.loads(text)
     except (ValueError, RecursionError) as error:
         python = text.lstrip().startswith("[{'")
-        hint = "that is how Python shows a list: write it with `json.dumps`" if python else _CORRECT
+        hint = "that is how Python shows a list: write it with `json.dumps`" if python else CORRECT
         raise Unfit(f"`{column}` is text, expected a list or one written as JSON ({error})", hint) from None
     return value
 
@@ -231,28 +231,27 @@ def pair(ask: str, answer: str) -> Convert:
     """Rows that ask in one column and answer in another; either may be text or a list of turns."""
 
     def convert(row: Row) -> list[Turn]:
-        asked, said = _side(row, ask, "user"), _side(row, answer, "assistant")
+        asked, said = side(row, ask, "user"), side(row, answer, "assistant")
         if said[0].message["role"] in ("user", "system"):
             why = f"`{answer}` begins with what the {said[0].message['role']} says, expected the assistant's answer"
             raise Unfit(why, f"if it is the whole chat: `dataset.columns: {{messages: {answer}}}`")
-        return [*_with_system(row, [turn._replace(trained=False) for turn in asked]), *said]
+        return [*with_system(row, [turn._replace(trained=False) for turn in asked]), *said]
 
     return convert
 
 
-def prompt(row: Row) -> list[Turn]:
-    """Rows that only ask, for GRPO."""
-    return _with_system(row, _side(row, "prompt", "user"))
-
-
 def instruction(row: Row) -> list[Turn]:
     """`instruction` and `input` ask, `output` answers; the pairs of `history` come first."""
+    return [*instructed(row), *side(row, "output", "assistant")]
+
+
+def instructed(row: Row) -> list[Turn]:
+    """What `instruction` and `input` ask, behind the pairs of `history`; raises Unfit."""
     parts = [text_of(row["instruction"], "instruction")]
     if row.get("input"):
         parts.append(text_of(row["input"], "input"))
     asked = "\n\n".join(part for part in parts if not is_blank(part))
-    now = [_said("instruction", "user", asked), *_side(row, "output", "assistant")]
-    return _with_system(row, [*_history(row), *now])
+    return with_system(row, [*_history(row), said("instruction", "user", asked)])
 
 
 def _history(row: Row) -> list[Turn]:
@@ -263,14 +262,15 @@ def _history(row: Row) -> list[Turn]:
             raise Unfit(f"`history[{n}]` is {kind(each)}, expected a list of a question and its answer")
         for at, role in enumerate(("user", "assistant")):
             place = f"history[{n}][{at}]"
-            found.append(_said(place, role, text_of(each[at], place)))
+            found.append(said(place, role, text_of(each[at], place)))
     return found
 
 
-def _side(row: Row, column: str, role: str) -> list[Turn]:
+def side(row: Row, column: str, role: str) -> list[Turn]:
+    """One side of a pair: a text that `role` says, one message, or a list of turns; raises Unfit."""
     value = row[column]
     if isinstance(value, str) and not _is_turns_as_text(value):
-        return [_said(column, role, text_of(value, column))]
+        return [said(column, role, text_of(value, column))]
     if isinstance(value, dict) and not isinstance(value.get("role", value.get("from")), list):
         value = [value]
     if not isinstance(value, str | list | dict):
@@ -288,15 +288,17 @@ def _is_turns_as_text(text: str) -> bool:
     return all(isinstance(each, dict) and ("role" in each or "from" in each) for each in value)
 
 
-def _said(place: str, role: str, content: str) -> Turn:
+def said(place: str, role: str, content: str) -> Turn:
+    """A turn of a row that has its text in a column."""
     return Turn(place, {"role": role, "content": content}, role == "assistant")
 
 
-def _with_system(row: Row, chat: list[Turn]) -> list[Turn]:
+def with_system(row: Row, chat: list[Turn]) -> list[Turn]:
+    """The chat behind what the row's `system` column says; raises Unfit where the chat says other."""
     value = row.get("system")
     if not value:
         return chat
-    system = _said("system", "system", text_of(value, "system"))
+    system = said("system", "system", text_of(value, "system"))
     if is_blank(value) or (chat[0].message["role"] == "system" and chat[0].message["content"] == value):
         return chat
     if chat[0].message["role"] == "system":

@@ -19,12 +19,12 @@ CHAT = [USER, ASSISTANT]
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 
 
-def sample(row: dict[str, Any], columns: dict[str, str] | None = None, mode: str = "sft") -> Sample:
-    return as_sample(row, recognise(row, columns or {}, "here", mode), columns or {}, "here", mode)
+def sample(row: dict[str, Any], columns: dict[str, str] | None = None) -> Sample:
+    return as_sample(row, recognise(row, columns or {}, "here"), columns or {}, "here")
 
 
-def chat(row: dict[str, Any], columns: dict[str, str] | None = None, mode: str = "sft") -> list[dict[str, Any]]:
-    return list(sample(row, columns, mode).messages)
+def chat(row: dict[str, Any], columns: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    return list(sample(row, columns).messages)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +154,31 @@ def test_two_formats_that_fit_are_named_with_what_decides(row: str, first: str, 
     assert recognise(keys, columns, "here").required == tuple(columns)
 
 
+@pytest.mark.parametrize(
+    ("columns", "told", "hint"),
+    [
+        (
+            {"prompt": "Ask"},
+            "beside `prompt` there is no `completion` or `response`",
+            "{prompt: Ask, response: …}`; the",
+        ),
+        ({"prompt": "ask", "response": "reply"}, "no column `ask`", "did you mean `Ask`? the columns are: Ask, reply"),
+        ({"prompt": "Ask", "response": "Ask"}, "takes `Ask` for `prompt` and `response`", "a column of its own"),
+    ],
+)
+def test_columns_that_are_named_wrongly_are_told(columns: dict, told: str, hint: str):
+    with pytest.raises(BadInput) as raised:
+        recognise(("Ask", "reply"), columns, "here")
+    assert told in raised.value.message and hint in raised.value.hint
+
+
+def test_a_table_without_a_header_is_told_what_its_first_line_is(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("Where is it?,Here\nWho?,I\n")
+    with pytest.raises(UnknownFormat) as raised:
+        survey(tmp_path / "a.csv", {})
+    assert "the first line of a .csv names its columns" in raised.value.hint
+
+
 def test_unknown_columns_are_named():
     with pytest.raises(UnknownFormat, match="no known format has the columns `a`, `b`"):
         recognise({"b", "a"}, {}, "here")
@@ -180,16 +205,6 @@ def test_preference_pairs_are_for_grpo_or_to_be_named(row: dict, hint: str):
     assert "`mode: grpo`" in raised.value.hint and hint in raised.value.hint
     columns = dict(pair.split(": ") for pair in hint.strip("{}").split(", "))
     assert chat(row, columns) == CHAT
-
-
-def test_grpo_needs_only_a_prompt():
-    assert chat({"prompt": "Q", "answer": "A"}, mode="grpo") == [USER]
-    assert chat({"prompt": [SYSTEM, USER]}, mode="grpo") == [SYSTEM, USER]
-    assert chat({"prompt": "Q", "text": "T"}, mode="grpo") == [USER]
-    assert chat({"conversations": [HUMAN], "chosen": GPT, "rejected": GPT}, mode="grpo") == [USER]
-    assert chat({"question": "Q", "answer": "A"}, mode="grpo") == CHAT
-    with pytest.raises(UnknownFormat):
-        recognise(["text"], {}, "here", "grpo")
 
 
 def told(turns: Any) -> dict[str, Any]:
@@ -282,7 +297,7 @@ def test_a_file_without_a_row_that_can_be_used_is_refused(tmp_path: Path):
     path.write_text("{,\n" * 5)
     with pytest.raises(BadInput, match=r"data.jsonl:1: not valid JSON.*no other of the 5 rows"):
         survey(path, {})
-    path.write_text("{\n" * 5000)
+    path.write_text("{,\n" * 5000)
     with pytest.raises(BadInput, match=r"no other of the 1,000 rows read"):
         survey(path, {})
 

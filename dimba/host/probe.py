@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dimba.contract import ENV_RUNS, SKIP_BAD_ROWS, absolute
-from dimba.errors import BadInput
+from dimba.errors import CORRECT, BadInput
 from dimba.formats import DataSummary, survey
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
@@ -16,6 +16,7 @@ from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
 from dimba.report import bad_rows
 from dimba.spec import Dataset, JobSpec
+from dimba.tasks import survey_tasks
 
 
 def project_root() -> Path:
@@ -103,7 +104,9 @@ def look_at_data(
 def _bad_rows(summary: DataSummary) -> tuple[str, str]:
     """(problem, hint): the first ones, each with its line, and how many there are."""
     lines = bad_rows(summary.bad, summary.unusable, summary.rows)
-    what = "correct the row or remove it" if summary.unusable == 1 else "correct these rows or remove them"
+    what = CORRECT if summary.unusable == 1 else "correct these rows or remove them"
+    if summary.hint and summary.hint != CORRECT:
+        what = summary.hint
     return "\n".join(lines), f"{what}, or train on the others with `trainer_args: {{{SKIP_BAD_ROWS}: true}}`"
 
 
@@ -114,7 +117,7 @@ _SURVEYS: dict[object, DataSummary] = {}
 def _surveyed(path: Path, columns: dict[str, str], mode: str, progress: Callable[[int], None]) -> DataSummary:
     key = (path, stamp(path), tuple(columns.items()), mode)
     if key not in _SURVEYS:
-        _SURVEYS[key] = survey(path, columns, mode=mode, progress=progress)
+        _SURVEYS[key] = (survey_tasks if mode == "grpo" else survey)(path, columns, progress=progress)
     return _SURVEYS[key]
 
 

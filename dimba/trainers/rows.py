@@ -25,7 +25,6 @@ class Source:
     config: str | None = None
     split: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
-    mode: str = "sft"
 
     def samples(self) -> tuple[Format, Samples]:
         """(format, (where, sample) of every row), a BadRow for one that cannot be used.
@@ -33,9 +32,13 @@ class Source:
         Raises:
             BadInput: the data cannot be read, no row of them can, or their format is not recognised.
         """
-        local = names_a_path(self.dataset)
-        rows = read_rows(self._path) if local else _rows_of_hub(self._builder, self.dataset, self._split)
-        return samples_of(rows, self.columns, self.mode)
+        return samples_of(self.rows(), self.columns)
+
+    def rows(self) -> Read:
+        """Every row as it stands in the data, with where; raises BadInput."""
+        if names_a_path(self.dataset):
+            return read_rows(self._path)
+        return _rows_of_hub(self._builder, self.dataset, self._split)
 
     def identity(self) -> list[Any]:
         """What stays the same as long as the rows and their reading do: the file's content, the Hub's files."""
@@ -43,7 +46,7 @@ class Source:
             what = [str(self._path), _digest(self._path)]  # with its name, which stands before the number of a row
         else:
             what = [self.dataset, self._builder.config_id, self._builder.hash, self._split]
-        return [*what, sorted(self.columns.items()), self.mode]
+        return [*what, sorted(self.columns.items())]
 
     @property
     def _path(self) -> Path:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from dimba.contract import absolute, names_a_path
 from dimba.errors import BadInput, BadRow
 from dimba.files import Read, read_rows
-from dimba.formats import UnknownFormat, recognise
+from dimba.formats import UnknownFormat
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
 from dimba.host.stamp import stamp
+from dimba.tasks import form_name
 from dimba.wizard.presets import CUSTOM, LOCAL, find_preset
 from dimba.wizard.question import Wrong
 from dimba.wizard.state import State
@@ -148,7 +149,7 @@ def _check_first_row(state: State, value: str, named: Mapping[str, str]) -> None
     """Says at once what is wrong with the first row, before a long file is read whole."""
     try:
         where, row = first_row(absolute(value, state.folder))
-        recognise(row, named, where, state.value("mode"))
+        form_name(row, named, where, state.value("mode"))
     except UnknownFormat as error:
         if named or not state.asking:
             raise Wrong(error.message, with_flag(error.hint)) from None
@@ -204,7 +205,7 @@ def needs_columns(state: State) -> bool:
     """Whether no known format fits, and there are columns to choose from."""
     row = {} if state.value("columns") else example_row(state)
     try:
-        recognise(row, {}, "", state.value("mode"))
+        form_name(row, {}, "", state.value("mode"))
     except UnknownFormat:
         return len(row) > 1
     return False

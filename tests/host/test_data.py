@@ -57,3 +57,9 @@ def test_a_change_shows_whatever_a_copying_tool_restores(tmp_path: Path, replace
     path.write_text("two", encoding="utf-8")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert stamp(path) != before and stamp(tmp_path) != folder
+
+
+def test_what_mends_every_bad_row_is_the_hint(tmp_path: Path):
+    (tmp_path / "a.csv").write_bytes(b"question,answer\nZo\xeb?,A\nQ,A\n")
+    facts = look(tmp_path / "a.csv")
+    assert "a.csv:2: not UTF-8 in column `question`" in facts.problem and "iconv -f WINDOWS-1252" in facts.hint

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dimba.errors import BadInput
-from dimba.formats import UnknownFormat, recognise
+from dimba.formats import UnknownFormat
+from dimba.tasks import form_name
 from dimba.wizard.looks import (
     chosen_on_hub,
     columns,
@@ -23,7 +24,7 @@ from dimba.wizard.steps.sample import sample
 def recognise_on_hub(state: State, row: Mapping[str, Any], named: Mapping[str, str]) -> None:
     """Raises Wrong where no format fits a row of the Hub, unless its columns can still be named."""
     try:
-        recognise(row, named, f"{reference(state)} row 1", state.value("mode"))
+        form_name(row, named, f"{reference(state)} row 1", state.value("mode"))
     except UnknownFormat as error:
         # What else GRPO can start from is for its trainer to say.
         if named or (state.value("mode") == "sft" and not state.asking):

@@ -8,7 +8,8 @@ from typing import Any
 from dimba.contract import DATA_SUFFIXES, absolute, names_a_path
 from dimba.errors import BadInput
 from dimba.files import KINDS
-from dimba.formats import UnknownFormat, recognise
+from dimba.formats import UnknownFormat
+from dimba.tasks import form_name
 from dimba.wizard.looks import (
     columns,
     first_row,
@@ -115,7 +116,7 @@ def _live_path(text: str, state: State) -> str:
         return "a folder" if path.is_dir() else "nothing there yet"
     try:
         where, row = first_row(path)
-        return f"its first row: {recognise(row, {}, where, state.value('mode')).name}"
+        return f"its first row: {form_name(row, {}, where, state.value('mode'))}"
     except UnknownFormat as error:
         return f"{error.message.removeprefix(f'{where}: ')}; Enter asks which is which"
     except BadInput as error:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from dimba.contract import DEFAULT_CHAT_TEMPLATE, absolute
 from dimba.errors import BadInput, printable
-from dimba.formats import Sample, as_sample, recognise
+from dimba.formats import Sample
+from dimba.tasks import first_sample, form_name
 from dimba.wizard.looks import chosen_on_hub, is_local, local_data
 from dimba.wizard.question import Said, counted
 from dimba.wizard.state import State
@@ -39,13 +40,13 @@ def _first_on_hub(state: State, found: "HubDataset", columns: Mapping[str, str],
     row = found.first or {}
     where, mode = f"{found.id} row 1", state.value("mode")
     try:
-        form = recognise(row, columns, where, mode)
-        if set(form.columns) & set(found.truncated):
-            return [Said(f"on the Hub: {form.name}, {rows}; the first is too long to be shown", "good")]
-        first = as_sample(row, form, columns, where, mode)
+        name = form_name(row, columns, where, mode)
+        if set(row) & set(found.truncated):
+            return [Said(f"on the Hub: {name}, {rows}; the first is too long to be shown", "good")]
+        first = first_sample(row, columns, where, mode)
     except BadInput as error:
         return [Said(f"on the Hub, {rows}; {error.message}", "warn")]
-    return [Said(f"on the Hub: {form.name}, {rows}; the first was looked at", "good"), *_example(state, first)]
+    return [Said(f"on the Hub: {name}, {rows}; the first was looked at", "good"), *_example(state, first)]
 
 
 def _example(state: State, example: Sample) -> list[Said]:

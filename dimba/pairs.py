@@ -1,0 +1,120 @@
+"""Rows that compare two answers: what both are an answer to, and whether they compare anything."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dimba.files import kind
+from dimba.samples import Message, Row, Turn, Unfit, is_blank, said, side, text_of
+
+# Why a row that is fine compares nothing.
+TIE = "both answers have the same score"
+EMPTY = "an answer, or the question, is empty"
+EQUAL = "both answers are the same"
+APART = "the two transcripts do not share a question"
+_DEGENERATE = (EMPTY, EQUAL, APART)
+_MOST = 1 / 20  # of the pairs that may compare nothing; ties are honest
+
+_SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \t]*")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+class Nothing(Exception):
+    """A row compares nothing; the text is one of the reasons."""
+
+
+class Pair(NamedTuple):
+    """What is asked, and the two ways to go on, the better one first."""
+
+    asked: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+
+
+def degenerate(left_out: dict[str, int], pairs: int) -> tuple[str, str] | None:
+    """(what, hint) where too many pairs compare nothing for the others to be trusted."""
+    counts = {why: left_out.get(why, 0) for why in _DEGENERATE}
+    if sum(counts.values()) <= _MOST * pairs:
+        return None
+    told = "; ".join(f"{count:,} times {why}" for why, count in counts.items() if count)
+    what = f"{sum(counts.values()):,} of {pairs:,} pairs compare nothing, more than one in twenty: {told}"
+    return what, "name the right columns with `dataset.columns`, or look at how the pairs were made and remove these"
+
+
+def transcript(text: str, place: str) -> list[Turn] | None:
+    """The turns of a text that has `Human:` and `Assistant:` at the start of its paragraphs; None for another."""
+    parts = _SPEAKER.split(text.strip("\n"))
+    if len(parts) < 3 or parts[0].strip():
+        return None
+    roles, contents = parts[1::2], parts[2::2]
+    return [said(place, _ROLES[role], content.strip()) for role, content in zip(roles, contents, strict=True)]
+
+
+def pair_of(row: Row, asked: Sequence[Turn] | None) -> Pair:
+    """The pair of a row with `chosen` and `rejected`; `asked` is what stands beside them, if anything.
+
+    Raises:
+        Unfit: one of them is no answer; Nothing: they compare nothing.
+    """
+    chosen, rejected = (_turns(row, column, alone=asked is None) for column in ("chosen", "rejected"))
+    if asked is None or (_is_whole(chosen) and _is_whole(rejected)):
+        return _parted(chosen, rejected)
+    for column, turns in (("chosen", chosen), ("rejected", rejected)):
+        if turns and turns[0]["role"] != "assistant":
+            raise Unfit(f"`{column}` begins with what the {turns[0]['role']} says, expected the assistant's answer")
+    return checked(tuple(turn.message for turn in asked), chosen, rejected)
+
+
+def checked(asked: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Pair:
+    """A pair that compares something; raises Nothing."""
+    if is_blank(asked[-1]["content"]) or any(not turns or _is_empty(turns) for turns in (chosen, rejected)):
+        raise Nothing(EMPTY)
+    if _spoken(chosen) == _spoken(rejected):
+        raise Nothing(EQUAL)
+    return Pair(asked, chosen, rejected)
+
+
+def _turns(row: Row, column: str, *, alone: bool) -> tuple[Message, ...]:
+    value = row[column]
+    if isinstance(value, str):
+        turns = transcript(text_of(value, column), column)
+        if alone and turns is None:
+            why = f"`{column}` is a text, and nothing beside it says what was asked"
+            raise Unfit(why, "name the column that asks: `dataset.columns: {prompt: …}`")
+        # Beside a question, a text is the answer, whatever it quotes.
+        turns = turns if turns and (alone or turns[0].message["role"] == "user") else [said(column, "assistant", value)]
+    elif value in ([], {}):
+        turns = []
+    elif value is None:
+        raise Unfit(f"`{column}` is {kind(value)}, expected an answer")
+    else:
+        turns = side(row, column, "assistant")
+    return tuple(turn.message for turn in turns)
+
+
+def _is_whole(turns: Sequence[Message]) -> bool:
+    return bool(turns) and turns[0]["role"] in ("system", "user")
+
+
+def _parted(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Pair:
+    """What both transcripts begin with is what is asked."""
+    shared = next((n for n, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other), None)
+    shared = min(len(chosen), len(rejected)) if shared is None else shared
+    if len(chosen) == len(rejected) == shared and shared:
+        raise Nothing(EQUAL)
+    asked = chosen[:shared]
+    rests = chosen[shared:], rejected[shared:]
+    if asked and asked[-1]["role"] == "assistant" and any(not rest for rest in rests):
+        raise Nothing(EMPTY)
+    answered = all(not rest or rest[0]["role"] == "assistant" for rest in rests)
+    if not asked or asked[-1]["role"] not in ("user", "tool") or not answered:
+        raise Nothing(APART)
+    return checked(asked, *rests)
+
+
+def _is_empty(turns: Sequence[Message]) -> bool:
+    return is_blank(turns[0]["content"]) and "tool_calls" not in turns[0]
+
+
+def _spoken(turns: Sequence[Message]) -> list[tuple[str, str, object]]:
+    return [(turn["role"], turn["content"].strip(), turn.get("tool_calls")) for turn in turns]

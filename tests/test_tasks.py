@@ -1,0 +1,229 @@
+"""What GRPO starts from: every shape of question, answer and pair, and what is wrong with rows."""
+
+from typing import Any
+
+import pytest
+
+from dimba.errors import BadInput, BadRow
+from dimba.files import read_rows
+from dimba.pairs import APART, EMPTY, EQUAL, TIE
+from dimba.tasks import LeftOut, Task, left_out_problem, survey_tasks, tasks_of
+from tests.conftest import SHARED_DATA, write_rows
+
+Q, A, B = (
+    {"role": "user", "content": "Q"},
+    {"role": "assistant", "content": "A"},
+    {"role": "assistant", "content": "B"},
+)
+HUMAN, GPT, OTHER = ({"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}, {"from": "gpt", "value": "B"})
+SYSTEM = {"role": "system", "content": "S"}
+AGAIN = {"role": "user", "content": "And?"}
+
+
+def read(*rows: dict[str, Any], columns: dict[str, str] | None = None) -> list[Any]:
+    """What becomes of the rows, in order."""
+    _, found = tasks_of(iter([(f"rows:{n}", row) for n, row in enumerate(rows, 1)]), columns or {})
+    return [each for _, each in found]
+
+
+def task(row: dict[str, Any], **columns: str) -> Task:
+    [found] = read(row, columns=columns)
+    assert isinstance(found, Task), found
+    return found
+
+
+ASKED = {
+    "text": ({"prompt": "Q"}, "prompt", (Q,)),
+    "turns": ({"prompt": [SYSTEM, Q]}, "prompt", (SYSTEM, Q)),
+    "system beside it": ({"question": "Q", "system": "S"}, "question", (SYSTEM, Q)),
+    "query": ({"query": "Q", "answer": "A"}, "query/answer", (Q,)),
+    "problem": ({"problem": "Q", "solution": "A"}, "problem/solution", (Q,)),
+    "instruction": (
+        {"instruction": "Do", "input": "this", "output": "A"},
+        "instruction/output",
+        ({"role": "user", "content": "Do\n\nthis"},),
+    ),
+    "messages, the last answer is held against": ({"messages": [Q, A]}, "messages", (Q,)),
+    "messages that end with a question": ({"messages": [Q, A, AGAIN]}, "messages", (Q, A, AGAIN)),
+    "conversations": ({"conversations": [HUMAN, GPT]}, "conversations", (Q,)),
+    "a text beside turns": ({"prompt": "Q", "messages": [Q, A]}, "prompt", (Q,)),
+    "a text beside plain text": ({"prompt": "Q", "text": "T"}, "prompt", (Q,)),
+    "a transcript that asks": ({"prompt": "\n\nHuman: Q\n\nAssistant:", "answer": "1"}, "prompt/answer", (Q,)),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_is_asked(name: str):
+    row, form, messages = ASKED[name]
+    found, _ = tasks_of(iter([("here", row)]), {})
+    assert (found.name, task(row).messages, task(row).row) == (form, messages, row)
+
+
+@pytest.mark.parametrize(
+    ("row", "reference", "checkable"),
+    [
+        ({"question": "Q", "answer": "So\n#### 72"}, "So\n#### 72", True),
+        ({"question": "Q", "answer": 72}, "72", True),
+        ({"question": "Q", "answer": 0.5}, "0.5", True),
+        ({"question": "Q", "answer": True}, "true", True),
+        ({"problem": "Q", "solution": "long", "answer": "7"}, "7", True),
+        ({"prompt": "Q", "response": "A"}, "A", False),
+        ({"messages": [Q, A]}, "A", False),
+        ({"prompt": "Q"}, None, False),
+    ],
+)
+def test_what_answers_are_held_against(row: dict, reference: str | None, checkable: bool):
+    form, _ = tasks_of(iter([("here", row)]), {})
+    assert (task(row).reference, form.checkable, form.reference is not None) == (
+        reference,
+        checkable,
+        reference is not None,
+    )
+
+
+def hh(*turns: str) -> str:
+    speakers = ("Human", "Assistant")
+    return "".join(f"\n\n{speakers[n % 2]}: {turn}".rstrip() for n, turn in enumerate(turns))
+
+
+PAIRS = {
+    "texts": {"prompt": "Q", "chosen": "A", "rejected": "B"},
+    "messages": {"prompt": [Q], "chosen": [A], "rejected": [B]},
+    "one message each": {"conversations": [HUMAN], "chosen": GPT, "rejected": OTHER},
+    "whole chats": {"chosen": [Q, A], "rejected": [Q, B]},
+    "whole chats beside the question": {"prompt": "Q", "chosen": [Q, A], "rejected": [Q, B], "score_chosen": 9},
+    "transcripts": {"chosen": hh("Q", "A"), "rejected": hh("Q", "B")},
+    "transcripts that begin at once": {"chosen": hh("Q", "A")[2:], "rejected": hh("Q", "B")[2:]},
+    "a question as a transcript": {"prompt": hh("Q", ""), "chosen": " A", "rejected": " B"},
+    "an instruction": {"instruction": "Q", "input": "", "chosen": "A", "rejected": "B"},
+    "A and B": {
+        "orig_instruction": "Q", "orig_response_A": "B", "orig_response_B": "A", "orig_score_A": "2",
+        "orig_score_B": 4.5, "orig_preference": "A", "instruction": "…", "output": "…",
+    },
+    "A and B without scores": {
+        "orig_instruction": "Q", "orig_response_A": "A", "orig_response_B": "B", "orig_preference": "A",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs(name: str):
+    found = task(PAIRS[name])
+    said = [each[0]["content"].strip() for each in (found.chosen or (), found.rejected or ())]
+    assert (found.messages, said) == ((Q,), ["A", "B"])
+
+
+def test_transcripts_may_part_before_their_last_turn():
+    found = task({"chosen": hh("Q", "A", "And?", "B"), "rejected": hh("Q", "B")})
+    assert (found.messages, found.chosen, found.rejected) == ((Q,), (A, AGAIN, B), (B,))
+
+
+def test_named_columns_win():
+    row = {"prompt": "no", "text": "Q", "good": "A", "bad": "B"}
+    assert task(row, prompt="text", chosen="good", rejected="bad").messages == (Q,)
+
+
+SCORED = {"orig_instruction": "Q", "orig_criteria": "c"}
+
+
+def test_responses_scored_one_by_one_are_compared_with_the_best():
+    rows = [{**SCORED, "orig_response": text, "orig_score": score} for text, score in (("x", "1"), ("A", 5), ("y", 5))]
+    worse, best_again = read(*rows, {**SCORED, "orig_instruction": "alone", "orig_response": "z", "orig_score": "3"})[
+        :2
+    ]
+    assert [turn["content"] for turn in (*worse.chosen, *worse.rejected)] == ["A", "x"]
+    assert best_again == LeftOut("rows:3", TIE)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"prompt": "Q", "chosen": "A", "rejected": " A "}, EQUAL),
+        ({"prompt": "Q", "chosen": "A", "rejected": ""}, EMPTY),
+        ({"prompt": "Q", "chosen": [], "rejected": "B"}, EMPTY),
+        ({"prompt": " ", "chosen": "A", "rejected": "B"}, EMPTY),
+        ({"chosen": [Q, A], "rejected": [Q, A]}, EQUAL),
+        ({"chosen": [Q, A], "rejected": [Q]}, EMPTY),
+        ({"chosen": [Q, A], "rejected": [AGAIN, B]}, APART),
+        ({"chosen": [Q, A, AGAIN, A], "rejected": [Q, A, Q, B]}, APART),
+        ({"chosen": hh("Q", "A"), "rejected": hh("Q", "")}, EMPTY),
+        ({"chosen": hh("Q", "A"), "rejected": hh("And?", "B")}, APART),
+        ({**PAIRS["A and B"], "orig_score_A": "3", "orig_score_B": "3.0"}, TIE),
+    ],
+)
+def test_what_compares_nothing_is_left_out(row: dict, why: str):
+    assert read(row) == [LeftOut("rows:1", why)]
+
+
+def test_more_than_one_in_twenty_is_an_error_but_ties_are_none(tmp_path: Any):
+    assert left_out_problem({EQUAL: 5, TIE: 50}, 100) is None
+    what, _ = left_out_problem({EQUAL: 4, EMPTY: 2}, 100) or ("", "")
+    assert what.startswith("6 of 100 pairs compare nothing") and "4 times both answers are the same" in what
+    good, same = PAIRS["texts"], {**PAIRS["texts"], "rejected": "A"}
+    found = survey_tasks(write_rows(tmp_path / "a.jsonl", [good] * 19 + [same]), {})
+    assert (found.rows, found.usable, found.left_out) == (20, 19, 1)
+    with pytest.raises(BadInput, match="2 of 20 pairs compare nothing"):
+        survey_tasks(write_rows(tmp_path / "b.jsonl", [good] * 18 + [same] * 2), {})
+
+
+FIRST = {"question": "Q", "answer": "1", "chosen": "A", "rejected": "B"}
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({**FIRST, "question": None}, "`question` is null"),
+        ({**FIRST, "question": 7}, "`question` is a number"),
+        ({**FIRST, "answer": None}, "`answer` is null"),
+        ({**FIRST, "answer": " "}, "`answer` is blank"),
+        ({**FIRST, "answer": ["1"]}, "`answer` is a list"),
+        ({**FIRST, "chosen": None}, "`chosen` is null"),
+        ({**FIRST, "chosen": 3}, "`chosen` is a number"),
+        ({**FIRST, "chosen": [Q]}, "`chosen` begins with what the user says"),
+        ({**FIRST, "chosen": [{"role": "robot", "content": "A"}]}, "no known role"),
+        ({key: FIRST[key] for key in ("question", "chosen", "rejected")}, "`answer` is null"),
+        ({key: FIRST[key] for key in ("question", "answer", "chosen")}, "no `rejected` here, unlike the first row"),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_why(row: dict, why: str):
+    _, found = read(FIRST, row)
+    assert isinstance(found, BadRow) and found.where == "rows:2" and why in found.why
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "message"),
+    [
+        ({"text": "T"}, {}, "nothing in this row asks"),
+        ({"chosen": "A"}, {}, "nothing in this row asks"),
+        ({"prompt": "Q", "question": "Q"}, {}, "`prompt` and `question` could both be what is asked"),
+        ({"prompt": "Q"}, {"prompt": "ask"}, "no column `ask`"),
+        ({"prompt": "Q"}, {"promt": "prompt"}, "`promt` is no column that GRPO reads"),
+        ({**SCORED, "orig_response": "A", "orig_score": "5"}, {}, "nothing to compare it with"),
+    ],
+)
+def test_rows_that_start_nothing_are_refused(row: dict, columns: dict[str, str], message: str):
+    with pytest.raises(BadInput, match=message) as refused:
+        read(row, columns=columns)
+    assert refused.value.hint
+
+
+def test_an_answer_that_a_text_quotes_is_no_turn():
+    found = task({"prompt": "Q", "chosen": "He said:\n\nHuman: hm", "rejected": "B"})
+    assert (found.chosen or ())[0]["content"] == "He said:\n\nHuman: hm"
+
+
+REAL = {
+    "gsm8k-test-400.jsonl": ("question/answer", 400),
+    "preference-en-demo.json": ("conversations/chosen/rejected", 299),
+    "presets/preference_collection.jsonl": ("responses A and B", 7),
+    "presets/ultrachat_200k.jsonl": ("prompt", 8),
+    "presets/openhermes_2_5.jsonl": ("conversations", 8),
+    "presets/codefeedback_filtered_instruction.jsonl": ("query/answer", 4),
+}
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no shared data here")
+@pytest.mark.parametrize("name", REAL)
+def test_real_data_are_read(name: str):
+    form, found = tasks_of(read_rows(SHARED_DATA / name), {})
+    assert (form.name, sum(isinstance(each, Task) for _, each in found)) == REAL[name]
