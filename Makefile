@@ -14,10 +14,10 @@ demo: $(HOST)
 	@$(BIN)/dimba demo
 
 test: test-fast
-	$(BIN)/pytest -m engine
+	$(BIN)/pytest -m "engine or proof"
 
 test-fast: lint $(TRAIN)
-	$(BIN)/pytest -n auto --dist worksteal -m "not engine"
+	$(BIN)/pytest -n auto --dist worksteal -m "not engine and not proof"
 
 lint: $(DEV)
 	$(BIN)/ruff check
@@ -26,11 +26,16 @@ lint: $(DEV)
 	@$(BIN)/lint-imports --no-cache > .venv/imports.txt || { cat .venv/imports.txt; exit 1; }
 	@tail -n 2 .venv/imports.txt
 
+# Long proofs; CONTRIBUTING says where their results are written down.
+soak: $(DEV) $(TRAIN)
+	PYTHONPATH=. $(BIN)/python scripts/soak/learning.py
+
 bench: $(DEV) $(TRAIN)
 	$(BIN)/python scripts/bench/launcher.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/wizard.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/data.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/packing.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/grpo.py
 
 $(HOST): pyproject.toml constraints-dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -4,6 +4,10 @@ import argparse
 from collections.abc import Callable
 
 from dimba.batching import GENERATIONS, default_learning_rate
+from dimba.rewards import VERIFIERS
+
+BETA_DEFAULTS = "(default: 0, with a reward model 0.04)"
+WEAK_REWARD = 0.6  # of held-out pairs that a reward model has to order rightly
 
 
 def sft_arguments() -> argparse.ArgumentParser:
@@ -32,14 +36,43 @@ def grpo_arguments() -> argparse.ArgumentParser:
     _add_what(parser, output_required=False)
     _add_method(parser)
     _add_optimisation(parser, "grpo")
-    add = parser.add_argument
-    add("--epochs", "--num-epochs", dest="epochs", type=above_zero, default=1.0, metavar="N", help="passes")
-    add("--reward", default="auto", metavar="NAME", help="auto looks at the rows; a verifier; or file.py:function")
-    add("--num-generations", type=at_least(2), default=GENERATIONS, metavar="N", help="completions a prompt")
-    add("--max-completion-length", type=at_least(1), default=256, metavar="N", help="tokens a completion")
-    add("--beta", type=float, default=0.0, metavar="BETA", help="weight of staying close to the start")
+    parser.add_argument(
+        "--epochs", "--num-epochs", dest="epochs", type=above_zero, default=1.0, metavar="N", help="passes"
+    )
+    _add_sampling(parser)
+    _add_reward(parser)
+    _add_prompts(parser)
     _add_running(parser)
     return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    fitting = f"completions a prompt (default: {GENERATIONS}, or the most that make whole groups)"
+    add("--num-generations", type=at_least(2), metavar="N", help=fitting)
+    add("--max-completion-length", type=at_least(1), default=256, metavar="N", help="tokens a completion")
+    add("--temperature", type=above_zero, default=1.0, metavar="T", help="how freely completions are sampled")
+    add("--beta", type=not_below_zero, metavar="BETA", help=f"weight of staying close to the start {BETA_DEFAULTS}")
+    add("--use-vllm", action="store_true", help="sample with vLLM on the same GPU, where it is installed")
+    add("--sample-steps", type=at_least(1), default=10, metavar="N", help="steps between samples in samples.jsonl")
+
+
+def _add_reward(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    names = f"auto looks at the rows; {', '.join(VERIFIERS)}, preference, similarity; or path/to/file.py:function"
+    add("--reward", nargs="+", default=["auto"], metavar="NAME", help=names)
+    add("--reward-weights", nargs="+", type=float, metavar="WEIGHT", help="one for each reward (default: 1)")
+    add("--reward-model", metavar="MODEL", help="one that is trained already, for the reward `preference`")
+    add("--reward-epochs", type=above_zero, default=1.0, metavar="N", help="passes of the reward model over the pairs")
+    add("--reward-learning-rate", type=above_zero, default=1e-4, metavar="RATE", help="of the reward model's adapter")
+    add("--allow-weak-reward", action="store_true", help=f"go on with one below {WEAK_REWARD:.0%}% on held-out pairs")
+
+
+def _add_prompts(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--on-long", choices=("drop",), help="prompts with no room for a completion: leave them out (default: refuse)")
+    add("--skip-bad-rows", action="store_true", help="leave out rows that cannot be used, and say how many")
+    add("--validation-split", type=held_out, metavar="WHAT", help="a share (0.05) or a number of prompts to test on")
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -126,6 +159,11 @@ def above_zero(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
     return number
+
+
+def not_below_zero(text: str) -> float:
+    """A type for argparse: zero and numbers above."""
+    return 0.0 if text.strip() in ("0", "0.0") else above_zero(text)
 
 
 def held_out(text: str) -> float | str:

@@ -16,6 +16,26 @@ def total_steps(per_epoch: int, *, epochs: float, max_steps: int | None) -> int:
     return max_steps if max_steps is not None else max(1, math.ceil(per_epoch * epochs))
 
 
+def whole_groups(asked: int, *, batch_size: int, processes: int, generations: int | None) -> tuple[int, int]:
+    """(accumulation, completions a prompt), so that the completions of a step are whole groups.
+
+    Where `generations` is given, accumulation grows from `asked` on until they are, on one process too; otherwise it
+    is the largest number up to GENERATIONS that fits as it is.
+    """
+    completions = asked * batch_size * processes
+    fitting = [each for each in range(GENERATIONS, 1, -1) if completions % each == 0]
+    generations = generations or (fitting[0] if fitting else GENERATIONS)
+    if completions % generations == 0:
+        return asked, generations
+    step = generations // math.gcd(generations, batch_size)
+    return math.ceil(asked / step) * step, generations
+
+
+def group_steps_per_epoch(prompts: int, *, prompts_a_step: int) -> int:
+    """Optimiser steps in one pass of GRPO: prompts that do not fill a step are left to the next pass."""
+    return max(1, prompts // prompts_a_step)
+
+
 def default_learning_rate(mode: str, method: str) -> float:
     """What trains: 2e-4 and 2e-5 for SFT; GRPO's published recipes are twenty times below."""
     rates = {("sft", False): 2e-4, ("sft", True): 2e-5, ("grpo", False): 1e-5, ("grpo", True): 1e-6}

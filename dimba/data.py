@@ -6,7 +6,7 @@ from pathlib import Path
 from dimba.errors import BadInput, DimbaError, raise_all
 from dimba.host.facts import HostFacts
 from dimba.host.probe import probe
-from dimba.host.trainer import own_sft
+from dimba.host.trainer import own_trainer
 from dimba.launch import find_runner, located
 from dimba.lifecycle import Reporter
 from dimba.plan.checks import data_error, input_problems
@@ -47,7 +47,7 @@ def _look(spec: JobSpec, reporter: Reporter) -> DataReport:
         report = remembered(spec, facts) or _tokenised(spec, facts, runner, reporter)
     except BadInput as error:
         raise data_error(spec, facts, error.message, error.hint) from None
-    if facts.trainer.path == own_sft(facts.project):
+    if facts.trainer.path == own_trainer(spec.mode, facts.project):
         return report
     note = f"this is what dimba's own trainer would see: {facts.trainer.path} may read the data otherwise"
     return replace(report, notes=(*report.notes, note))

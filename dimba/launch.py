@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dimba import contract
-from dimba.errors import BadInput, DimbaError, SeveralErrors
+from dimba.errors import DimbaError, SeveralErrors
 from dimba.host.facts import EngineFacts, GpuFacts, HostFacts
 from dimba.host.probe import probe, project_root
-from dimba.host.trainer import own_grpo
 from dimba.lifecycle import Reporter, Run, interrupted, signals
 from dimba.plan import LaunchPlan, make_plan
 from dimba.plan.build import Choices
@@ -110,7 +109,6 @@ def launch(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, d
     """
     seen = look(loaded, reporter.rows, allow_cpu=allow_cpu, ask=True)
     plan = _benefit_of_the_doubt(seen).plan()
-    _refuse_what_cannot_train_yet(seen)
     for note in plan.notes:
         reporter.note(note)
     run = Run.create(plan, loaded, seen.facts, allow_cpu=allow_cpu)
@@ -122,12 +120,6 @@ def launch(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, d
             if not detach or not run.events.empty():
                 run.follow(seen.runner, job, reporter)
     return run.record
-
-
-def _refuse_what_cannot_train_yet(seen: Look) -> None:
-    if seen.facts.trainer.path == own_grpo(seen.facts.project):
-        hint = "give a trainer of your own with `trainer:`, or train with `mode: sft`"
-        raise BadInput("mode: GRPO's own trainer has its flags, and no training yet", hint)
 
 
 def _benefit_of_the_doubt(seen: Look) -> Look:

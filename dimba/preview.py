@@ -14,7 +14,7 @@ from dimba.errors import BadInput, DimbaError, HostCannot, from_json
 from dimba.host.facts import HostFacts, TrainerFacts
 from dimba.host.source_flags import flags_in_file
 from dimba.host.stamp import stamp
-from dimba.host.trainer import own_sft
+from dimba.host.trainer import own_trainer
 from dimba.plan import Mount
 from dimba.plan.build import hub_login, job_environment
 from dimba.plan.flags import Resolved, trainer_argv, value_problems
@@ -33,8 +33,6 @@ Progress = Callable[[int], None]
 
 def cannot_preview(spec: JobSpec, facts: HostFacts) -> str:
     """Why the data cannot be looked at; empty where they can."""
-    if spec.mode != "sft":
-        return "what GRPO starts from is not tokenised beforehand"
     if facts.image and facts.image.key is None:
         return f"{facts.image.reference} is not an image of dimba's"
     if facts.checkpoint.local and not Path(facts.checkpoint.reference, "tokenizer.json").is_file():
@@ -44,7 +42,7 @@ def cannot_preview(spec: JobSpec, facts: HostFacts) -> str:
 
 def flag_problems(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
     """What is wrong with `trainer_args`, where they are for our own trainer."""
-    own = own_sft(facts.project)
+    own = own_trainer(spec.mode, facts.project)
     if facts.trainer.path != own:
         return []
     try:
@@ -59,7 +57,8 @@ def with_report(spec: JobSpec, facts: HostFacts, runner: Runner, *, now: Progres
     ready = facts.image is None or facts.image.id is not None
     mended = not (facts.checkpoint.problem or facts.data.problem)
     local = facts.data.local and facts.checkpoint.local
-    if not (ready and mended and local and facts.trainer.path == own_sft(facts.project)) or cannot_preview(spec, facts):
+    own = facts.trainer.path == own_trainer(spec.mode, facts.project)
+    if not (ready and mended and local and own) or cannot_preview(spec, facts):
         return facts
     if flag_problems(spec, facts):
         return facts  # for the plan to tell
@@ -83,7 +82,7 @@ def preview(spec: JobSpec, facts: HostFacts, runner: Runner, progress: Progress)
     make_folder(facts.cache, facts.output.uid, facts.output.gid)
     python = "python" if facts.image else facts.python
     # -P: a module of the same name in the folder that dimba is run in is not ours.
-    modules = ("-P", "-m", "dimba.trainers.entry", python, "-P", "-m", "dimba.trainers.preview")
+    modules = ("-P", "-m", "dimba.trainers.entry", python, "-P", "-m", "dimba.trainers.preview", spec.mode)
     listener = _Listener(progress)
     done = runner.run_once([python, *modules, *preview_argv(spec, facts)], _place(spec, facts, runner.name), listener)
     if isinstance(listener.error, BadInput):
@@ -97,7 +96,7 @@ def preview(spec: JobSpec, facts: HostFacts, runner: Runner, progress: Progress)
 
 def preview_argv(spec: JobSpec, facts: HostFacts) -> list[str]:
     """The flags that our own trainer would get, whatever trainer the spec names: of another's those it would take."""
-    own = own_sft(facts.project)
+    own = own_trainer(spec.mode, facts.project)
     flags = flags_in_file(own)
     ours = spec.trainer_args
     if facts.trainer.path != own:

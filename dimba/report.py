@@ -90,11 +90,12 @@ class DataReport:
     problem: str = ""  # why this cannot be trained on as it is
     hint: str = ""
     cached: bool = False
+    asks: bool = False  # GRPO: the rows ask, and what is trained on is sampled
 
     def lines(self) -> list[str]:
         """One line a fact worth knowing."""
         read = f"{self.format}, {counted(self.rows, 'row')}, {counted(self.tokens, 'token')}"
-        lines = [f"{read}, {self.trained_tokens:,} of them trained"]
+        lines = [f"{read} of prompts" if self.asks else f"{read}, {self.trained_tokens:,} of them trained"]
         if self.unusable:
             first = f"{self.bad[0].where}: {self.bad[0].why}"
             are = "is" if self.unusable == 1 else "are"
@@ -102,10 +103,14 @@ class DataReport:
         if self.long_rows:
             lines.append(self.too_long())
         if self.validation:
-            lines.append(
-                f"{counted(self.examples, 'example')} to train on, {self.validation:,} held out to validate on"
-            )
+            lines.append(self.halves())
         return [*lines, *self.notes]
+
+    def halves(self) -> str:
+        """What is trained on, and what is held out."""
+        what, to = ("prompt", "test") if self.asks else ("example", "validate")
+        held_out = f", {self.validation:,} held out to {to} on" if self.validation else ""
+        return f"{counted(self.examples, what)} to train on{held_out}"
 
     def too_long(self) -> str:
         """How many rows are, and what becomes of them."""
@@ -113,6 +118,8 @@ class DataReport:
 
     def fate(self) -> str:
         """What becomes of rows that are too long."""
+        if self.asks:
+            return "left out" if self.on_long == "drop" else "too long for a whole completion behind them"
         if self.on_long == "split":
             told = "split; every trained token is kept, later pieces do not see what came before"
             return f"{told}; {self.cut_tokens:,} tokens are in no piece with a trained one" if self.cut_tokens else told

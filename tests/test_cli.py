@@ -120,7 +120,18 @@ MISTAKES = {
         ["no trainer found: `mine.py`"],
         [],
     ),
-    "the mode that has no trainer yet": (lambda job: edit(job, "mode: sft", "mode: grpo"), 2, ["no training yet"], []),
+    "a reward that there is not": (
+        lambda job: edit(job, "mode: sft", "mode: grpo\ntrainer_args: {reward: numerik}"),
+        2,
+        ["trainer_args.reward: there is no reward `numerik`", "did you mean `numeric`?"],
+        [],
+    ),
+    "a reward function that is not there": (
+        lambda job: edit(job, "mode: sft", "mode: grpo\ntrainer_args: {reward: mine.py:score}"),
+        2,
+        ["trainer_args.reward: ", "mine.py does not exist"],
+        [],
+    ),
 }
 TWO_CARDS = """#!/bin/sh
 [ "$FAKE_GPUS" = none ] && { echo "NVIDIA-SMI has failed" >&2; exit 9; }

@@ -69,7 +69,7 @@ class LaunchReporter:
         """The bar takes the place of the trainer's own step lines."""
         if self._live and metrics:
             last = metrics[-1]
-            shown = f"loss {last['loss']:.4f}" if "loss" in last else ""
+            shown = next((f"{name} {last[name]:.4f}" for name in ("reward", "loss") if name in last), "")
             speed = last.get("tokens_per_second")
             what = f"step {last['step']}/{last.get('max_steps', '?')}  {shown}"
             text_beside = f"{what}  {speed:,.0f} tokens/s" if speed else what

@@ -116,8 +116,12 @@ def _image_line(plan: "LaunchPlan") -> str:
 
 def _steps_line(plan: "LaunchPlan") -> str:
     steps = plan.steps
-    what = "completions" if plan.mode == "grpo" else "rows"
-    text = f"{steps.effective_batch} {what} a step, {steps.processes} process{'es' if steps.processes > 1 else ''}"
+    batch = f"{steps.effective_batch} rows a step"
+    if steps.completions:
+        prompts = steps.effective_batch // steps.completions
+        batch = f"{prompts} prompt{'s' if prompts > 1 else ''} × {steps.completions} completions a step"
+        batch += f" (gradient accumulation {steps.accumulation})"
+    text = f"{batch}, {steps.processes} process{'es' if steps.processes > 1 else ''}"
     if steps.per_epoch:
         text += f"; {steps.per_epoch:,} a pass over the data"
     return text + (f", {steps.total:,} in all" if steps.total else "; how many is known once the data are read")

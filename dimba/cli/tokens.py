@@ -49,8 +49,7 @@ def _facts(report: DataReport, bar: str) -> Iterator[tuple[str, str]]:
     yield "rows", _rows(report)
     yield "tokens", _tokens(report)
     yield "lengths", _histogram(report, bar)
-    held_out = f", {report.validation:,} held out to validate on" if report.validation else ""
-    yield "examples", f"{report.examples:,} to train on{held_out}"
+    yield "prompts" if report.asks else "examples", report.halves()
     for note in report.notes:
         yield "note", note
 
@@ -63,6 +62,9 @@ def _rows(report: DataReport) -> str:
 
 
 def _tokens(report: DataReport) -> str:
+    if report.asks:
+        asked = f"{report.tokens:,} of prompts; what is trained on is sampled"
+        return f"{asked}\n{report.too_long()}" if report.long_rows else asked
     share = f" ({report.trained_tokens / report.tokens:.0%})" if report.tokens else ""
     lines = [f"{report.tokens:,}, {report.trained_tokens:,} of them trained{share}"]
     if report.long_rows:
@@ -71,7 +73,7 @@ def _tokens(report: DataReport) -> str:
 
 
 def _histogram(report: DataReport, bar: str) -> str:
-    lines = [f"median {report.median:,}, longest {report.longest:,}, max_length {report.max_length:,}"]
+    lines = [f"median {report.median:,}, longest {report.longest:,}, {_most(report)}"]
     most = max((each.rows for each in report.lengths), default=0) or 1
     starts = [0, *(each.below for each in report.lengths if each.below is not None)]
     for start, each in zip(starts, report.lengths, strict=True):
@@ -83,13 +85,17 @@ def _histogram(report: DataReport, bar: str) -> str:
     return "\n".join(lines)
 
 
+def _most(report: DataReport) -> str:
+    return f"a prompt may have {report.max_length:,}" if report.asks else f"max_length {report.max_length:,}"
+
+
 def _show_example(example: Shown, console: Console) -> None:
     """In colour the trained part is green; without, it stands in brackets."""
     plain = console.color_system is None or console.no_color
     opened, closed = example.brackets()
     marked = f"in {opened} {closed}" if plain else "in green"
-    title = f"{example.where} ({example.title}, {counted(example.tokens, 'token')}), trained {marked}:"
-    _say(title, console, indent=2)
+    trained = f", trained {marked}" if any(part.trained for part in example.parts) else ""
+    _say(f"{example.where} ({example.title}, {counted(example.tokens, 'token')}){trained}:", console, indent=2)
     text = Text()
     for part in example.parts:
         said = printable(part.text.expandtabs(4))

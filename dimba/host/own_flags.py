@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 
 from dimba.arguments import grpo_arguments, sft_arguments
-from dimba.host.trainer import own_grpo, own_sft
+from dimba.host.trainer import own_trainer
 
 _NEEDED = ["--base-checkpoint", "base", "--dataset", "data", "--output-dir", "out"]
 
 
 def refusal(trainer: Path | None, project: Path, tokens: list[str]) -> str:
     """Why a trainer of ours would not start with these tokens, a flag and its values; empty where it would."""
-    makers = {own_sft(project): sft_arguments, own_grpo(project): grpo_arguments}
+    makers = {own_trainer(mode, project): make for mode, make in (("sft", sft_arguments), ("grpo", grpo_arguments))}
     if trainer not in makers:
         return ""
     parser = makers[trainer]()

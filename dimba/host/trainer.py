@@ -13,14 +13,9 @@ TRAINERS = {
 }
 
 
-def own_sft(project: Path) -> Path:
-    """The trainer whose way with data is known: it can prepare and show them."""
-    return project / "scripts/finetuning/finetune_sft.py"
-
-
-def own_grpo(project: Path) -> Path:
-    """The other one of ours."""
-    return project / "scripts/finetuning/finetune_grpo.py"
+def own_trainer(mode: str, project: Path) -> Path:
+    """Our trainer for a mode, whose way with data is known: it can show them."""
+    return project / f"scripts/finetuning/finetune_{mode}.py"
 
 
 def find_trainer(trainer: str | None, mode: str, folder: Path, project: Path) -> TrainerFacts:

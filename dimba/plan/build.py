@@ -1,16 +1,17 @@
 """make_plan: the one place where a spec and a machine become a plan. Pure."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from dimba import contract
-from dimba.batching import GENERATIONS, steps_per_epoch, total_steps
+from dimba.batching import group_steps_per_epoch, steps_per_epoch, total_steps, whole_groups
 from dimba.errors import BadInput, DimbaError, raise_all
 from dimba.host.facts import Gpu, HostFacts
-from dimba.host.trainer import own_sft
+from dimba.host.trainer import own_trainer
 from dimba.plan.checks import problems
+from dimba.plan.files import named_files, with_absolute_files
 from dimba.plan.flags import MODE, Resolved, trainer_argv, value_problems
 from dimba.plan.memory import estimate_memory
 from dimba.plan.model import LaunchPlan, Omitted, Steps
@@ -49,9 +50,11 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
     """What would run for `spec` on the machine of `facts`; raises everything that is in the way at once."""
     choices = choices or Choices()
     errors = problems(spec, facts, choices.run_id) + refuse_what_comes_later(spec)
+    files = _collect(errors, lambda: named_files(spec, facts)) or {}
+    spec = with_absolute_files(spec, files)
     placement = _collect(errors, lambda: _place(spec, facts, choices))
     flags = _collect(errors, lambda: _flags(spec, facts, placement)) if placement else None
-    mounts = _collect(errors, lambda: job_mounts(spec, facts))
+    mounts = _collect(errors, lambda: job_mounts(spec, facts, *files.values()))
     raise_all(errors)
     assert placement is not None and flags is not None and mounts is not None
     argv, omitted = flags
@@ -143,10 +146,14 @@ def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> list[st
     return [
         "python" if inside else facts.python,
         *("-m", "dimba.trainers.entry"),
-        *([contract.PREPARE] if processes > 1 and facts.trainer.path == own_sft(facts.project) else []),
+        *([contract.PREPARE] if processes > 1 and _tokenises_first(facts) else []),
         *accelerate_argv(processes, precision(spec, placement.gpus), threads=threads, on_cpu=not placement.gpus),
         *("-m", "dimba.trainers.rank", trainer),
     ]
+
+
+def _tokenises_first(facts: HostFacts) -> bool:
+    return facts.trainer.path == own_trainer("sft", facts.project)
 
 
 def _environment(facts: HostFacts, placement: _Placement, choices: Choices) -> dict[str, str]:
@@ -190,25 +197,40 @@ def _caches() -> dict[str, str]:
     }
 
 
-def _samples_a_row(spec: JobSpec) -> int:
-    """GRPO's batches count completions, of which each prompt gets a group."""
-    asked = spec.trainer_args.get("num-generations", GENERATIONS)
-    return asked if spec.mode == "grpo" and type(asked) is int and asked > 0 else 1
-
-
 def _steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:
-    training, summary = spec.training, facts.data.summary
-    effective = training.batch_size * training.grad_accumulation_steps * processes
-    report = facts.data.report
-    rows = report.examples if report else summary.usable * _samples_a_row(spec) if summary else None
-    if rows is None:
-        return Steps(processes=processes, effective_batch=effective, per_epoch=None, total=training.max_steps)
-    per_epoch = steps_per_epoch(
-        rows,
-        batch_size=training.batch_size,
-        accumulation=training.grad_accumulation_steps,
+    training, report, summary = spec.training, facts.data.report, facts.data.summary
+    accumulation, generations = _groups(spec, processes)
+    effective = training.batch_size * accumulation * processes
+    steps = Steps(
         processes=processes,
+        effective_batch=effective,
+        accumulation=accumulation,
+        completions=generations,
+        per_epoch=None,
+        total=training.max_steps,
     )
+    rows = report.examples if report else summary.usable if summary else None
+    if rows is None:
+        return steps
+    if generations:
+        per_epoch = group_steps_per_epoch(rows, prompts_a_step=effective // generations)
+    else:
+        per_epoch = steps_per_epoch(
+            rows, batch_size=training.batch_size, accumulation=accumulation, processes=processes
+        )
     assert training.epochs is not None, "a JobSpec is complete"
     total = total_steps(per_epoch, epochs=training.epochs, max_steps=training.max_steps)
-    return Steps(processes=processes, effective_batch=effective, per_epoch=per_epoch, total=total)
+    return replace(steps, per_epoch=per_epoch, total=total)
+
+
+def _groups(spec: JobSpec, processes: int) -> tuple[int, int | None]:
+    """(accumulation, completions a prompt): GRPO's batches count completions, of which each prompt gets a group."""
+    asked = spec.trainer_args.get("num-generations")
+    if spec.mode != "grpo":
+        return spec.training.grad_accumulation_steps, None
+    return whole_groups(
+        spec.training.grad_accumulation_steps,
+        batch_size=spec.training.batch_size,
+        processes=processes,
+        generations=asked if type(asked) is int and asked > 1 else None,
+    )

@@ -31,6 +31,8 @@ class Steps:
 
     processes: int
     effective_batch: int
+    accumulation: int  # batches an optimiser step; with GRPO raised where groups would not be whole
+    completions: int | None  # of a prompt, with GRPO
     per_epoch: int | None
     total: int | None
 

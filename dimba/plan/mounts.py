@@ -9,8 +9,8 @@ from dimba.plan.model import Mount
 from dimba.spec import JobSpec
 
 
-def job_mounts(spec: JobSpec, facts: HostFacts) -> list[Mount]:
-    """Base and data read-only, output and Hugging Face cache writable, then what the spec adds."""
+def job_mounts(spec: JobSpec, facts: HostFacts, *further: Path) -> list[Mount]:
+    """Base, data and `further` files read-only, output and Hugging Face cache writable, then what the spec adds."""
     read_only: list[Path] = []
     if facts.checkpoint.local:
         read_only.append(Path(facts.checkpoint.reference))
@@ -18,6 +18,7 @@ def job_mounts(spec: JobSpec, facts: HostFacts) -> list[Mount]:
         read_only.append(Path(facts.data.reference))
     if facts.trainer.path and not facts.trainer.in_image:
         read_only.append(facts.trainer.path)
+    read_only += further
     writable = [facts.cache, facts.output.path]
     mounts = [_same(path, read_only=True) for path in read_only] + [_same(path, read_only=False) for path in writable]
     mounts += [

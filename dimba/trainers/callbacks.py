@@ -48,7 +48,7 @@ class Metrics(TrainerCallback):
         if not state.is_world_process_zero:
             return
         if "eval_loss" in values:
-            self._write(state, values)
+            self.write(state, values)
             print(f"step {state.global_step}/{state.max_steps}  validation loss {values['eval_loss']:.4f}", flush=True)
         elif "loss" in values:
             self._on_step(state, values)
@@ -59,21 +59,24 @@ class Metrics(TrainerCallback):
         values["tokens_per_second"] = round((tokens - self.tokens) / max(now - self.logged, 1e-9), 1)
         values["elapsed"] = round(now - self.started, 4)
         self.tokens, self.logged = tokens, now
-        self._write(state, values)
+        self.write(state, values)
         last = state.global_step >= state.max_steps
         if self.live or last or self.spoke == 0 or now - self.spoke >= _LINE_SECONDS:
             self.spoke = now
             self._say(state, values, now, last=last)
 
-    def _write(self, state: TrainerState, values: dict[str, float]) -> None:
+    def write(self, state: TrainerState, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, "max_steps": state.max_steps, **values}) + "\n")
 
     def _say(self, state: TrainerState, values: dict[str, float], now: float, *, last: bool) -> None:
         done = state.global_step - self.first_step
         left = (now - self.started) / max(done, 1) * (state.max_steps - state.global_step)
+        # The loss of GRPO says nothing to people: it is about zero, whatever is learnt.
+        telling = next(name for name in ("reward", "loss") if name in values)
         line = (
-            f"step {state.global_step}/{state.max_steps}  loss {values['loss']:.4f}  "
+            f"step {state.global_step}/{state.max_steps}  {telling} {values[telling]:.4f}  "
             f"{values['tokens_per_second']:,.0f} tokens/s  ETA {clock(left)}{self.suffix}"
         )
         if self.live:

@@ -29,6 +29,11 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def world_size() -> int:
+    """How many processes the job has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def every(seconds: float, say: Callable[[int], None]) -> Callable[[int], None]:
     """Hands on a count once in so many seconds, for what takes long."""
     said = time.monotonic()

@@ -58,7 +58,7 @@ def load_data(args: Namespace, progress: Progress) -> Data:
     """Reads, tokenises (or finds the tokens), holds out and cuts as `args` of a trainer say; raises BadInput."""
     tokenizer = load_tokenizer(args.base_checkpoint)
     said = prepare_tokenizer(tokenizer)
-    source = _source(args)
+    source = source_of(args)
     store, cached = prepare(tokenizer, args.train_on, source, progress)
     share, split = _held_out(args)
     chosen = select(store, args.max_length, args.on_long, share, args.seed)
@@ -126,7 +126,8 @@ def as_dataset(pieces: Pieces) -> Any:
     return Dataset.from_dict({"piece": np.arange(len(pieces), dtype=np.int32)}).with_transform(fetch)
 
 
-def _source(args: Namespace) -> Source:
+def source_of(args: Namespace) -> Source:
+    """The rows that `args` of a trainer name; raises BadInput for columns that are no pairs."""
     try:
         columns = column_names(args.columns)
     except ValueError as error:

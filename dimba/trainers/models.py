@@ -39,26 +39,54 @@ def choose_compute(device: str) -> Compute:
     return Compute(on_cpu=False, mixed=os.environ.get("ACCELERATE_MIXED_PRECISION", fitting))
 
 
-def load_tokenizer(checkpoint: str) -> Any:
+def load_tokenizer(checkpoint: str, flag: str = "--base-checkpoint") -> Any:
     """The checkpoint's tokenizer; raises BadInput with what is missing."""
     from transformers import AutoTokenizer
 
-    return _loaded(AutoTokenizer, checkpoint)
+    return _loaded(AutoTokenizer, checkpoint, flag)
+
+
+def load_context(checkpoint: str) -> int | None:
+    """Tokens that the model was made for; None where its configuration does not say. Raises BadInput."""
+    from transformers import AutoConfig
+
+    context: int | None = getattr(_loaded(AutoConfig, checkpoint).get_text_config(), "max_position_embeddings", None)
+    return context
 
 
 def load_model(args: Namespace, compute: Compute) -> Any:
     """The base in float32 for full fine-tuning and on the CPU, frozen in bf16 or nf4 under an adapter on CUDA."""
-    import torch
     from transformers import AutoModelForCausalLM
 
-    reduced = torch.float16 if compute.mixed == "fp16" else torch.bfloat16
     adapter = args.use_lora or args.use_qlora
+    return _loaded(AutoModelForCausalLM, args.base_checkpoint, **_options(args, compute, frozen=adapter))
+
+
+def load_classifier(checkpoint: str, args: Namespace, compute: Compute, flag: str = "--base-checkpoint") -> Any:
+    """A model of one output, its weights frozen: `checkpoint` as it is, or a base under a new head.
+
+    Raises:
+        BadInput: it cannot be loaded, or there is no such kind of it.
+    """
+    from transformers import AutoModelForSequenceClassification
+    from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+    with suppress_seqcls_warning():
+        options = _options(args, compute, frozen=True)
+        model = _loaded(AutoModelForSequenceClassification, checkpoint, flag, num_labels=1, **options)
+    return model
+
+
+def _options(args: Namespace, compute: Compute, *, frozen: bool) -> dict[str, Any]:
+    import torch
+
+    reduced = torch.float16 if compute.mixed == "fp16" else torch.bfloat16
     # Master weights in bf16 drift from the first steps on; what is trained stays in float32.
-    dtype = reduced if adapter and not compute.on_cpu else torch.float32
+    dtype = reduced if frozen and not compute.on_cpu else torch.float32
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if args.use_qlora:
         options |= {"quantization_config": _nf4(dtype), "device_map": {"": _device(compute)}}
-    return _loaded(AutoModelForCausalLM, args.base_checkpoint, **options)
+    return options
 
 
 def adapter_config(args: Namespace) -> Any:
@@ -82,17 +110,17 @@ def _device(compute: Compute) -> str | int:
     return "cpu" if compute.on_cpu else int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def _loaded(kind: Any, checkpoint: str, **options: Any) -> Any:
+def _loaded(kind: Any, checkpoint: str, flag: str = "--base-checkpoint", **options: Any) -> Any:
     path = Path(checkpoint).expanduser()
     if names_a_path(checkpoint):
         if not (path / "config.json").is_file():
             problem = (
                 "has no config.json" if path.is_dir() else "is not a folder" if path.exists() else "does not exist"
             )
-            raise BadInput(f"--base-checkpoint: {path} {problem}", "give a folder in Hugging Face format, or a Hub id")
+            raise BadInput(f"{flag}: {path} {problem}", "give a folder in Hugging Face format, or a Hub id")
         checkpoint = str(absolute(path))  # what an adapter notes as its base
     try:
         return kind.from_pretrained(checkpoint, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         hint = "check the folder's files; a Hub id needs the network, a private one HF_TOKEN"
-        raise BadInput(f"--base-checkpoint: {checkpoint}: {str(error).strip().splitlines()[0]}", hint) from error
+        raise BadInput(f"{flag}: {checkpoint}: {str(error).strip().splitlines()[0]}", hint) from error

@@ -1,7 +1,7 @@
-"""The data as the trainer will see them, without training: `python -m dimba.trainers.preview FLAGS OF THE TRAINER`.
+"""The data as a trainer will see them, without training: `python -m dimba.trainers.preview MODE FLAGS OF THE TRAINER`.
 
 Prints JSON lines: `{"rows": n}` while it reads, then `{"report": {…}}` or `{"error": {…}}`. What it tokenises is kept
-for the job. With `--lines` in front it prints lines for people instead, and ends as a trainer ends that refuses.
+for the job. With `--lines` for the mode it prints lines for people instead, of SFT's, and ends as a trainer does.
 """
 
 import json
@@ -10,28 +10,38 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-from dimba.arguments import sft_arguments
+from dimba.arguments import grpo_arguments, sft_arguments
 from dimba.errors import DimbaError
+from dimba.report import DataReport
 from dimba.trainers.command import every, run_trainer
 
 _SECONDS = 0.5  # between signs of progress
 
 
 def main(argv: list[str]) -> int:
-    """Looks at the data that `argv`, the flags of `finetune_sft.py`, name."""
-    for_people = argv[:1] == ["--lines"]
-    args = sft_arguments().parse_args(argv[1:] if for_people else argv)
+    """Looks at the data that the flags after the mode name."""
+    how, *flags = argv
+    args = (grpo_arguments if how == "grpo" else sft_arguments)().parse_args(flags)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if for_people:
+    if how == "--lines":
         return run_trainer(_prepare, args)
-    from dimba.trainers.data import load_data
-
     try:
-        _say(report=load_data(args, every(_SECONDS, lambda rows: _say(rows=rows))).report.as_json())
+        _say(report=_report(how, args).as_json())
     except DimbaError as error:
         _say(error=error.as_json())
         return error.exit_status
     return 0
+
+
+def _report(mode: str, args: Namespace) -> DataReport:
+    progress = every(_SECONDS, lambda rows: _say(rows=rows))
+    if mode == "grpo":
+        from dimba.trainers.prompts import load_prompts
+
+        return load_prompts(args, progress).report
+    from dimba.trainers.data import load_data
+
+    return load_data(args, progress).report
 
 
 def _prepare(args: Namespace) -> int:

@@ -37,21 +37,24 @@ def report_on(
         validation=len(chosen.validation),
         median=int(np.median(lengths)) if len(lengths) else 0,
         longest=int(lengths.max(initial=0)),
-        lengths=_histogram(lengths, max_length),
-        shown=tuple(_shown(store, chosen.shown[at], tokenizer, title) for title, at in _telling(chosen.shown)),
+        lengths=histogram(lengths, max_length),
+        shown=tuple(
+            _shown(store, chosen.shown[at], tokenizer, title)
+            for title, at in telling(chosen.shown[:, 2] - chosen.shown[:, 1])
+        ),
     )
 
 
-def _histogram(lengths: Any, max_length: int) -> tuple[Bar, ...]:
+def histogram(lengths: Any, max_length: int) -> tuple[Bar, ...]:
+    """How many rows have how many tokens, in equal steps up to `max_length`, and what is beyond."""
     edges = sorted({max_length * n // _BARS for n in range(1, _BARS + 1)})
     edges[-1] = max_length + 1  # what is as long as max_length is not cut
     counts = np.bincount(np.searchsorted(edges, lengths, side="right"), minlength=len(edges) + 1)
     return tuple(Bar(below=below, rows=int(rows)) for below, rows in zip([*edges, None], counts, strict=True))
 
 
-def _telling(index: Any) -> list[tuple[str, int]]:
-    """The first example, one of the usual length, and the longest; three as long as there are three."""
-    lengths = index[:, 2] - index[:, 1]
+def telling(lengths: Any) -> list[tuple[str, int]]:
+    """(which, where) of the first example, one of the usual length, and the longest; three where there are three."""
     others = np.argsort(lengths[1:], kind="stable") + 1
     chosen = [("the first", 0)] if len(lengths) else []
     if len(others) > 1:

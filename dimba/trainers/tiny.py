@@ -58,7 +58,13 @@ _SHAPE = {
 
 
 def make_checkpoint(
-    folder: Path, texts: list[str], *, seed: int = 0, vocabulary: int = 512, **shape: int | bool
+    folder: Path,
+    texts: list[str],
+    *,
+    seed: int = 0,
+    vocabulary: int = 512,
+    digits_apart: bool = False,
+    **shape: int | bool,
 ) -> None:
     """A random Llama in `folder` with a byte-level BPE tokenizer trained on `texts` and a chat template.
 
@@ -69,7 +75,7 @@ def make_checkpoint(
 
     from dimba.trainers.output import readable
 
-    tokenizer = make_tokenizer(texts, size=vocabulary)
+    tokenizer = make_tokenizer(texts, size=vocabulary, digits_apart=digits_apart)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
@@ -83,13 +89,15 @@ def make_checkpoint(
     readable(folder)
 
 
-def make_tokenizer(texts: list[str], *, size: int = 512) -> Any:
+def make_tokenizer(texts: list[str], *, size: int = 512, digits_apart: bool = False) -> Any:
     """A byte-level BPE tokenizer of `size` tokens, trained on `texts`, with a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([digits, pieces]) if digits_apart else pieces
     inner.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     inner.train_from_iterator(

@@ -1,7 +1,6 @@
 """Batch arithmetic of the answers: processes, and groups that GRPO can compare."""
 
-import math
-
+from dimba.batching import whole_groups
 from dimba.wizard.machine import gpu_facts
 from dimba.wizard.state import State
 
@@ -16,17 +15,21 @@ def processes(state: State) -> int:
 
 def accumulation(state: State) -> int:
     """Gradient accumulation, raised for GRPO until the completions of a step fill whole groups."""
-    return solved(
-        state.value("grad_accumulation_steps"),
-        batch=state.value("batch_size"),
-        processes=processes(state),
-        generations=state.value("num_generations") if state.value("mode") == "grpo" else 1,
-    )
-
-
-def solved(asked: int, *, batch: int, processes: int, generations: int) -> int:
-    """The smallest accumulation from `asked` on that fills whole groups, on one process too where it has to grow."""
-    if asked * batch * processes % generations == 0:
+    asked: int = state.value("grad_accumulation_steps")
+    if state.value("mode") != "grpo":
         return asked
-    step = generations // math.gcd(generations, batch)
-    return math.ceil(asked / step) * step
+    return _groups(state, state.value("num_generations"))[0]
+
+
+def fitting_generations(state: State) -> int:
+    """Completions a prompt, so that the groups of a step are whole as they are."""
+    return _groups(state, None)[1]
+
+
+def _groups(state: State, generations: int | None) -> tuple[int, int]:
+    return whole_groups(
+        state.value("grad_accumulation_steps"),
+        batch_size=state.value("batch_size"),
+        processes=processes(state),
+        generations=generations,
+    )

@@ -1,6 +1,6 @@
 """What follows from the hyperparameters: rows a step, steps, passes over the data."""
 
-from dimba.batching import GENERATIONS, steps_per_epoch, total_steps
+from dimba.batching import GENERATIONS, group_steps_per_epoch, steps_per_epoch, total_steps
 from dimba.wizard.batches import accumulation, processes
 from dimba.wizard.looks import known_rows
 from dimba.wizard.question import Said, counted
@@ -41,11 +41,12 @@ def consequences(state: State) -> list[Said]:
 
 
 def _per_pass(state: State, steps: int, count: int) -> int | None:
-    rows = known_rows(state)
+    rows, batch = known_rows(state), state.value("batch_size")
     if rows is None:
         return None
-    rows *= state.value("num_generations") if state.value("mode") == "grpo" else 1
-    return steps_per_epoch(rows, batch_size=state.value("batch_size"), accumulation=steps, processes=count)
+    if state.value("mode") == "grpo":
+        return group_steps_per_epoch(rows, prompts_a_step=batch * steps * count // state.value("num_generations"))
+    return steps_per_epoch(rows, batch_size=batch, accumulation=steps, processes=count)
 
 
 def _steps(state: State, steps: int, count: int) -> str:

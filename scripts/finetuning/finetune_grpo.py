@@ -1,25 +1,23 @@
-"""GRPO: full, LoRA or Q-LoRA. Its flags are declared; its training is not there yet.
+"""GRPO: answers sampled in groups, the better rewarded ones made likelier; full, LoRA or Q-LoRA.
 
-    python scripts/finetuning/finetune_grpo.py --base-checkpoint checkpoints/base --dataset data/questions.jsonl
+    python scripts/finetuning/finetune_grpo.py --base-checkpoint checkpoints/finetune_sft_full \
+        --dataset data/questions.jsonl --reward auto --output-dir checkpoints/finetune_grpo_full
 
-A spec for it can be written, validated and planned; a launch says that it cannot be run yet.
+Alone, under `accelerate launch`, and in the container: the same flags.
 """
 
 import sys
 
 from dimba.arguments import grpo_arguments
-
-NOT_YET = 2  # the exit status of what cannot be done as asked
+from dimba.trainers.command import run_trainer
 
 
 def main() -> int:
-    """Parses the flags, so that `--help` and a wrong flag answer as they will."""
-    grpo_arguments().parse_args()
-    sys.stderr.write(
-        "error: GRPO's training is not there yet\n\n"
-        "hint: give a trainer of your own with `trainer:`, or train with `mode: sft`\n"
-    )
-    return NOT_YET
+    """Parses the flags first, so that `--help` and a wrong flag answer before anything heavy is imported."""
+    args = grpo_arguments().parse_args()
+    from dimba.trainers.grpo import train
+
+    return run_trainer(train, args)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
+from dimba.batching import whole_groups
 from dimba.host.facts import Gpu
-from dimba.wizard.batches import solved
 from dimba.wizard.defaults import BUDGETS, largest_gb, nominal_gb, recommended_method, row_for
 
 
@@ -62,7 +62,7 @@ def test_a_size_between_two_rows_takes_the_one_below(gb: int | None, budget: int
 def test_accumulation_grows_until_groups_are_whole():
     every = itertools.product(range(1, 20), (1, 2, 3, 5, 8), (1, 2, 8), (2, 3, 4, 8, 12))
     for asked, batch, processes, generations in every:
-        found = solved(asked, batch=batch, processes=processes, generations=generations)
+        found, _ = whole_groups(asked, batch_size=batch, processes=processes, generations=generations)
         assert found >= asked
         assert found * batch * processes % generations == 0
         if found > asked:

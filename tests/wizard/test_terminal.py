@@ -511,7 +511,7 @@ def test_leaving_during_a_long_look_loses_nothing(wizard: Open, place: Path):
     terminal.send("6", ENTER)
     terminal.wait("File:")
     terminal.send("long.jsonl", ENTER)
-    terminal.wait("0 rows")
+    terminal.wait("reading long.jsonl")
     terminal.send(CTRL_C)
     assert terminal.end() == 130
     again = wizard()

@@ -3,13 +3,22 @@
 from collections.abc import Sequence
 
 from dimba.rewards import RewardSpec
-from dimba.trainers.rewards.answers import Answers, Reward, Task
+from dimba.trainers.rewards.answers import Answers, Reward
 from dimba.trainers.rewards.builtin import make_builtin
 from dimba.trainers.rewards.choice import Choice, choose
 from dimba.trainers.rewards.custom import Custom, probe
-from dimba.trainers.rewards.verifiers import check_reference
+from dimba.trainers.rewards.verifiers import check_reference, needs_reference
 
-__all__ = ["Answers", "Choice", "Reward", "Task", "check_reference", "choose", "make_rewards", "probe"]
+__all__ = [
+    "Answers",
+    "Choice",
+    "Reward",
+    "check_reference",
+    "choose",
+    "make_rewards",
+    "needs_reference",
+    "probe",
+]
 
 
 def make_rewards(specs: Sequence[RewardSpec]) -> list[Reward]:

@@ -4,24 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-Message = Mapping[str, Any]
-
-
-class Task(Protocol):
-    """What is used of `dimba.tasks.Task`."""
-
-    @property
-    def messages(self) -> tuple[Message, ...]: ...  # noqa: D102
-    @property
-    def reference(self) -> str | None: ...  # noqa: D102
-    @property
-    def chosen(self) -> tuple[Message, ...] | None: ...  # noqa: D102
-    @property
-    def rejected(self) -> tuple[Message, ...] | None: ...  # noqa: D102
-    @property
-    def row(self) -> Mapping[str, Any]: ...  # noqa: D102
-    @property
-    def plain(self) -> bool: ...  # noqa: D102
+from dimba.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -51,10 +34,8 @@ class Answers:
 
 
 class Reward(Protocol):
-    """Scores answers; `needs` is what their tasks must have: `reference`, `pairs` or nothing."""
+    """Scores answers."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
-    @property
-    def needs(self) -> str: ...  # noqa: D102
     def __call__(self, answers: Answers) -> list[float | None]: ...  # noqa: D102

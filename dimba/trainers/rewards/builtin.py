@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dimba.rewards import RewardSpec
+from dimba.samples import Message
 from dimba.trainers.rewards import verifiers
-from dimba.trainers.rewards.answers import Answers, Message
+from dimba.trainers.rewards.answers import Answers
 
 FREE_SHARE = 0.8  # of the limit, that `length` leaves alone
 
@@ -15,7 +16,6 @@ class Verified:
     """A verifier, asked about each answer by itself."""
 
     name: str
-    needs: str
     score: verifiers.Verifier
 
     def __call__(self, answers: Answers) -> list[float | None]:
@@ -30,7 +30,6 @@ class Length:
 
     free: int | None
     name: str = "length"
-    needs: str = ""
 
     def __call__(self, answers: Answers) -> list[float | None]:
         """A score for each answer."""
@@ -43,7 +42,6 @@ class Similarity:
     """Imitation of the chosen texts: it knows nothing of what is right."""
 
     name: str
-    needs: str = "pairs"
 
     def __call__(self, answers: Answers) -> list[float | None]:
         """A score for each answer."""
@@ -57,8 +55,7 @@ def make_builtin(spec: RewardSpec) -> Verified | Length | Similarity:
         return Length(int(spec.parameter) if spec.parameter else None)
     if spec.name == "similarity":
         return Similarity(spec.logged)
-    needs = "reference" if verifiers.needs_reference(spec) else ""
-    return Verified(spec.logged, needs, _verifier(spec))
+    return Verified(spec.logged, _verifier(spec))
 
 
 def _verifier(spec: RewardSpec) -> verifiers.Verifier:

@@ -3,11 +3,10 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from dimba.errors import BadInput
 from dimba.rewards import RewardSpec
-from dimba.trainers.rewards.answers import Task
+from dimba.tasks import Task, TaskForm
 from dimba.trainers.rewards.numbers import clear_answer
 from dimba.trainers.rewards.verifiers import answer_part
 
@@ -19,19 +18,6 @@ _WAYS = (
 )
 
 
-class Form(Protocol):
-    """What is used of `dimba.tasks.TaskForm`; `reference` is the column that holds the answers."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def checkable(self) -> bool: ...  # noqa: D102
-    @property
-    def reference(self) -> str | None: ...  # noqa: D102
-    @property
-    def pairs(self) -> bool: ...  # noqa: D102
-
-
 @dataclass(frozen=True)
 class Choice:
     """The rewards chosen, and the reason in words."""
@@ -40,7 +26,7 @@ class Choice:
     why: str
 
 
-def choose(form: Form, tasks: Sequence[Task]) -> Choice:
+def choose(form: TaskForm, tasks: Sequence[Task]) -> Choice:
     """A verifier where answers can be checked, else the preference where there are pairs, else a refusal."""
     if form.checkable:
         return _by_reference(form.reference or "reference", [task.reference for task in tasks])

@@ -30,7 +30,7 @@ class Custom:
 
     def __init__(self, spec: RewardSpec) -> None:
         assert spec.file and spec.function
-        self.name, self.needs = spec.logged, ""
+        self.name = spec.logged
         self.path = str(Path(spec.file).expanduser().absolute())
         self.function = load_function(spec.file, spec.function)
         self.parameters = _parameters(self.function)

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from dimba.batching import GENERATIONS, default_learning_rate
+from dimba.batching import default_learning_rate
 from dimba.contract import absolute
-from dimba.wizard.batches import processes
+from dimba.wizard.batches import fitting_generations, processes
 from dimba.wizard.consequences import consequences, counted_epochs, passes, solved_note
 from dimba.wizard.defaults import Row, row_for
 from dimba.wizard.looks import base_facts
@@ -100,11 +100,6 @@ def _parse_generations(text: str, _state: State) -> int:
 def _generation_choices(state: State) -> list[int]:
     total = state.value("batch_size") * state.value("grad_accumulation_steps") * processes(state)
     return [number for number in range(2, min(total, 64) + 1) if total % number == 0]
-
-
-def _generations_default(state: State) -> int:
-    fitting = [number for number in _generation_choices(state) if number <= GENERATIONS]
-    return max(fitting, default=GENERATIONS)
 
 
 def _generations_live(text: str, state: State) -> str:
@@ -279,7 +274,7 @@ QUESTIONS = (
         flag="--num-generations",
         metavar="N",
         help="answers that GRPO samples and compares",
-        default=_generations_default,
+        default=fitting_generations,
         parse=_parse_generations,
         applies=_is_grpo,
         asked=_tuned,

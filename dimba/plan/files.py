@@ -1,0 +1,62 @@
+"""Files that flags of our GRPO trainer name: seen by the job where they lie, at the same absolute path."""
+
+from pathlib import Path
+
+from dimba.contract import absolute, names_a_path
+from dimba.errors import BadInput
+from dimba.host.facts import HostFacts
+from dimba.host.trainer import own_trainer
+from dimba.rewards import RewardSpec, parse_reward
+from dimba.spec import JobSpec
+
+_REWARD, _MODEL = "reward", "reward-model"
+
+
+def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
+    """What stands in `trainer_args` for a file or folder, and its absolute path.
+
+    Raises:
+        BadInput: a reward is not known, or what is named does not exist.
+    """
+    if facts.trainer.path != own_trainer("grpo", facts.project):
+        return {}
+    named = {each.file: _REWARD for each in rewards(spec) if each.file}
+    model = spec.trainer_args.get(_MODEL)
+    if isinstance(model, str) and (names_a_path(model) or absolute(model, facts.folder).exists()):
+        named[model] = _MODEL
+    found = {text: absolute(text, facts.folder) for text in named}
+    for text, path in found.items():
+        if not path.exists():
+            hint = "correct the path; it is relative to the folder that dimba is run in"
+            raise BadInput(f"trainer_args.{named[text]}: {path} does not exist", hint)
+    return found
+
+
+def rewards(spec: JobSpec) -> list[RewardSpec]:
+    """The rewards of a spec; raises BadInput for one that is not known."""
+    value = spec.trainer_args.get(_REWARD, [])
+    texts = [str(each) for each in (value if isinstance(value, list) else [value])]
+    try:
+        return [parse_reward(text) for text in texts if text != "auto"]
+    except BadInput as error:
+        error.message = f"trainer_args.{_REWARD}: {error.message}"
+        raise
+
+
+def with_absolute_files(spec: JobSpec, files: dict[str, Path]) -> JobSpec:
+    """The spec with these names in `trainer_args` made absolute: the job runs in another folder."""
+    args = dict(spec.trainer_args)
+    for name in {_REWARD, _MODEL} & set(args):
+        value = args[name]
+        args[name] = [_absolute(each, files) for each in value] if isinstance(value, list) else _absolute(value, files)
+    return spec.model_copy(update={"trainer_args": args})
+
+
+def _absolute(value: bool | int | float | str, files: dict[str, Path]) -> bool | int | float | str:
+    """`score.py:reward`, `json_valid:schema.json` or a folder, with the file in it as it is found from anywhere."""
+    text = str(value)
+    for name, path in files.items():
+        before, found, after = text.partition(name)
+        if found and before in ("", "json_valid:") and after[:1] in ("", ":"):
+            return f"{before}{path}{after}"
+    return value

@@ -1,0 +1,188 @@
+"""The reward of preference pairs: a reward model is trained on them first, and tested before it is trusted."""
+
+import hashlib
+import json
+import math
+import shutil
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dimba.errors import BadInput
+from dimba.tasks import Task
+from dimba.trainers.callbacks import Metrics, metrics_path
+from dimba.trainers.command import is_first_rank, world_size
+from dimba.trainers.models import Compute, load_classifier
+from dimba.trainers.scoring import Scorer, chat_ids, load_scorer, no_noise
+from dimba.trainers.verdict import judge, split_by_question, whole
+
+if TYPE_CHECKING:
+    from dimba.trainers.prompts import Prompts
+    from dimba.trainers.rewards import Answers
+
+_PAIRS_A_STEP = 16
+_RANK = 16
+_LOGGED = "reward_model.jsonl"
+
+
+class PreferenceReward:
+    """The score of a reward model; logs how often samples beat the chosen answers (`win_rate`)."""
+
+    name = "preference"
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._chosen: dict[str, float] = {}
+
+    def __call__(self, answers: "Answers") -> list[float | None]:
+        """One score a completion."""
+        said = [{"role": "assistant", "content": text} for text in answers.texts]
+        scores = self._scorer([(*task.messages, each) for task, each in zip(answers.tasks, said, strict=True)])
+        chosen = self._scores_of_chosen(answers)
+        wins = sum(score > other for score, other in zip(scores, chosen, strict=True))
+        if log := answers.extras.get("log_metric"):
+            log("win_rate", wins / len(scores))
+        return list(scores)
+
+    def _scores_of_chosen(self, answers: "Answers") -> list[float]:
+        tasks = dict(zip(answers.places, answers.tasks, strict=True))
+        new = [where for where in tasks if where not in self._chosen]
+        self._chosen.update(zip(new, self._scorer([whole(tasks[where], chosen=True) for where in new]), strict=True))
+        return [self._chosen[where] for where in answers.places]
+
+
+def preference_reward(args: Namespace, prompts: "Prompts", compute: Compute, stop: Any) -> PreferenceReward | None:
+    """A reward model for the pairs: the given one, one made before, or one trained now; None where that was stopped.
+
+    Raises:
+        BadInput: there are too few pairs, or it is right on too few of the held-out ones.
+    """
+    train, held_out = split_by_question(prompts.train, args.seed)
+    place = args.reward_model or _made(args, prompts, train, compute, stop)
+    if place is None:
+        return None
+    scorer = load_scorer(place, args, prompts.tokenizer, compute)
+    verdict = judge(scorer, train, held_out)
+    if is_first_rank():
+        print("\n".join(verdict.lines()), flush=True)
+    verdict.check(allow_weak=args.allow_weak_reward)
+    return PreferenceReward(scorer)
+
+
+def _made(args: Namespace, prompts: "Prompts", train: Sequence[Task], compute: Compute, stop: Any) -> str | None:
+    """The folder of the reward model, trained now unless it was made before; None where that was stopped."""
+    folder = model_folder(args, prompts, train)
+    if (folder / "adapter_config.json").is_file():
+        if is_first_rank():
+            print(f"reward model: made before from the same pairs and base: {folder}", flush=True)
+        return str(folder)
+    data = _dataset(args, prompts.tokenizer, train)
+    if is_first_rank():
+        print(f"stage 1 of 2: a reward model, from {len(data):,} pairs", flush=True)
+    part = folder.with_suffix(".part")
+    trainer = _trainer(args, prompts.tokenizer, data, part, compute)
+    trainer.add_callback(stop)
+    trainer.train(resume_from_checkpoint=_newest(part))
+    if stop.stopped:
+        return None
+    trainer.save_model(str(part / "model"))
+    if is_first_rank():
+        (part / "model" / "training_args.bin").unlink(missing_ok=True)
+        (part / "model").rename(folder)
+        shutil.rmtree(part)
+        print("stage 2 of 2: GRPO against it", flush=True)
+    trainer.accelerator.wait_for_everyone()
+    return str(folder)
+
+
+def model_folder(args: Namespace, prompts: "Prompts", train: Sequence[Task]) -> Path:
+    """Where the reward model of these pairs, this base and these settings is kept, for other runs too."""
+    from huggingface_hub.constants import HF_HOME
+
+    settings = (args.seed, args.max_length, args.reward_epochs, args.reward_learning_rate, args.use_qlora)
+    digest = hashlib.sha256(json.dumps([*settings, _base_identity(args.base_checkpoint)], default=str).encode())
+    digest.update(str(prompts.tokenizer.chat_template).encode())
+    for task in train:
+        digest.update(json.dumps([task.messages, task.chosen, task.rejected], default=str).encode())
+    return Path(HF_HOME, "dimba", "rewards", digest.hexdigest()[:32])
+
+
+def _base_identity(checkpoint: str) -> list[Any]:
+    """The checkpoint's files, their sizes and times: reading all weights would take as long as loading them."""
+    folder = Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        return [checkpoint]
+    files = sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja"))
+    return [str(folder.absolute()), *((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
+
+
+def _dataset(args: Namespace, tokenizer: Any, train: Sequence[Task]) -> Any:
+    from datasets import Dataset
+
+    sides = [chat_ids(tokenizer, [whole(task, chosen=chosen) for task in train]) for chosen in (True, False)]
+    fitting = [pair for pair in zip(*sides, strict=True) if max(map(len, pair)) <= args.max_length]
+    if len(fitting) < len(train) and is_first_rank():
+        print(f"reward model: {len(train) - len(fitting):,} pairs are longer than {args.max_length:,} tokens: left out")
+    if not fitting:
+        raise BadInput(f"every pair is longer than {args.max_length:,} tokens", "raise `training.max_length`")
+    chosen, rejected = zip(*fitting, strict=True)
+    return Dataset.from_dict({"chosen_ids": chosen, "rejected_ids": rejected})
+
+
+def _newest(part: Path) -> str | None:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    return get_last_checkpoint(str(part)) if part.is_dir() else None
+
+
+def _trainer(args: Namespace, tokenizer: Any, data: Any, part: Path, compute: Compute) -> Any:
+    from peft import LoraConfig
+    from transformers import PrinterCallback
+    from trl import RewardTrainer
+
+    adapter = LoraConfig(
+        r=_RANK, lora_alpha=2 * _RANK, target_modules="all-linear", modules_to_save=["score"], task_type="SEQ_CLS"
+    )
+    metrics = Metrics(metrics_path(args.output_dir).with_name(_LOGGED))
+    with no_noise():
+        trainer = RewardTrainer(
+            model=load_classifier(args.base_checkpoint, args, compute),
+            args=_config(args, part, compute),
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=adapter,
+            callbacks=[metrics],
+        )
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    trainer.remove_callback(PrinterCallback)
+    trainer.create_model_card = lambda *_, **__: None
+    return trainer
+
+
+def _config(args: Namespace, part: Path, compute: Compute) -> Any:
+    from trl import RewardConfig
+
+    batch = min(args.batch_size, _PAIRS_A_STEP)
+    return RewardConfig(
+        output_dir=str(part),
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=max(1, math.ceil(_PAIRS_A_STEP / (batch * world_size()))),
+        num_train_epochs=args.reward_epochs,
+        learning_rate=args.reward_learning_rate,
+        max_length=None,  # what is too long is left out before, and said
+        seed=args.seed,
+        use_cpu=compute.on_cpu,
+        bf16=compute.mixed == "bf16",
+        fp16=compute.mixed == "fp16",
+        activation_checkpointing=not compute.on_cpu,
+        ddp_find_unused_parameters=False,
+        logging_steps=1,
+        logging_first_step=True,
+        disable_tqdm=True,
+        report_to="none",
+        save_steps=args.save_steps,
+        save_total_limit=1,
+    )

@@ -1,0 +1,92 @@
+"""A reward model that scores whole chats."""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dimba.errors import BadInput
+from dimba.trainers.models import Compute, load_classifier
+from dimba.trainers.verdict import Chat
+
+_BATCH = 16  # chats that are scored at once
+
+
+class Scorer:
+    """Scores chats with a model of one output; what is longer than `max_length` tokens is cut at its end."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, max_length: int) -> None:
+        self._model, self._tokenizer, self._max_length = model.eval(), tokenizer, max_length
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id  # how it finds the last token
+
+    def __call__(self, chats: Sequence[Chat]) -> list[float]:
+        """A score of each chat, the longest ones first, so that a batch has little padding."""
+        ids = [each[: self._max_length] for each in chat_ids(self._tokenizer, chats)]
+        order = sorted(range(len(ids)), key=lambda at: -len(ids[at]))
+        scores = [0.0] * len(ids)
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            for at, score in zip(batch, self._score([ids[at] for at in batch]), strict=True):
+                scores[at] = score
+        return scores
+
+    def _score(self, ids: list[list[int]]) -> list[float]:
+        inputs = self._tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt")
+        with torch.inference_mode():
+            logits = self._model(**inputs.to(self._model.device)).logits[:, 0]
+        return [float(score) for score in logits]
+
+
+def chat_ids(tokenizer: Any, chats: Sequence[Chat]) -> list[list[int]]:
+    """The token ids of whole chats."""
+    if not chats:
+        return []
+    ids: list[list[int]] = tokenizer.apply_chat_template([list(chat) for chat in chats], return_dict=True)["input_ids"]
+    return ids
+
+
+def load_scorer(place: str, args: Namespace, tokenizer: Any, compute: Compute) -> Scorer:
+    """A reward model from a folder or the Hub: a model of its own, or an adapter on the base.
+
+    Raises:
+        BadInput: it cannot be loaded, or has not one output.
+    """
+    if not (Path(place) / "adapter_config.json").is_file():
+        from dimba.trainers.chat import prepare_tokenizer
+        from dimba.trainers.models import load_tokenizer
+
+        own = load_tokenizer(place, flag="--reward-model")
+        prepare_tokenizer(own)
+        model = load_classifier(place, args, compute, flag="--reward-model")
+        return Scorer(_on_device(model, compute), own, max_length=args.max_length)
+    from peft import PeftModel
+
+    _check_base(Path(place), args)
+    with no_noise():
+        model = PeftModel.from_pretrained(load_classifier(args.base_checkpoint, args, compute), place)
+    return Scorer(_on_device(model, compute), tokenizer, max_length=args.max_length)
+
+
+def _check_base(folder: Path, args: Namespace) -> None:
+    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    expected = Path(args.base_checkpoint).expanduser()
+    if base and base != args.base_checkpoint and Path(base) != expected.absolute():
+        raise BadInput(f"--reward-model: {folder} is an adapter on {base}", f"it needs --base-checkpoint {base}")
+
+
+def _on_device(model: Any, compute: Compute) -> Any:
+    return model if compute.on_cpu or hasattr(model, "hf_device_map") else model.to("cuda")
+
+
+@contextmanager
+def no_noise() -> Iterator[None]:
+    """Without the library's remark that a head is new, which is so on purpose."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,355 @@
+"""GRPO itself: its gradient is the formula's, it learns what is rewarded, and it says what goes wrong."""
+
+import io
+import json
+import random
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from dimba.contract import trained_files
+from tests.conftest import write_rows
+from tests.trainers.learning import POLITE, World, accuracy, answers, endings, logged, sums
+
+pytestmark = pytest.mark.slow
+QUICK = ("--batch-size", "8", "--grad-accumulation-steps", "1", "--max-completion-length", "8", "--max-length", "128")
+
+
+@pytest.fixture(autouse=True)
+def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]:
+    monkeypatch.setattr("dimba.trainers.prepare.cache_folder", lambda: caches / "tokens")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(caches))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def run(base: Path, rows: Path, out: Path, *flags: object, status: int = 0) -> str:
+    """What the script says, in this process: importing what trains takes longer than to train."""
+    from dimba.arguments import grpo_arguments
+    from dimba.trainers.command import run_trainer
+    from dimba.trainers.grpo import train
+
+    named = {"--base-checkpoint": base, "--dataset": rows, "--output-dir": out}
+    argv = [str(each) for pair in named.items() for each in pair] + [str(each) for each in flags]
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        ended = run_trainer(train, grpo_arguments().parse_args(argv))
+    assert ended == status, said.getvalue()
+    return said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def some_sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [{"question": f"What is {n} + {n}?", "answer": f"It is {n + n}."} for n in range(12)]
+    answers = [{**row, "answer": str(2 * n)} for n, row in enumerate(rows)]
+    return write_rows(tmp_path_factory.mktemp("sums") / "sums.jsonl", answers)
+
+
+# The formula.
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_the_gradient_is_that_of_a_loss_written_by_hand(
+    beta: float, tiny_checkpoint: Path, some_sums: Path, tmp_path: Path
+):
+    trainer = make_trainer(tiny_checkpoint, some_sums, tmp_path, beta=beta)
+    batch = trainer._generate_and_score_completions([trainer.train_dataset[n // 4] for n in range(8)])
+    trainer.model.zero_grad()
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.compute_loss(trainer.model, batch).backward()
+    theirs = {name: weight.grad.clone() for name, weight in trainer.model.named_parameters()}
+    trainer.model.zero_grad()
+    by_hand(trainer, batch, beta).backward()
+    for name, weight in trainer.model.named_parameters():
+        assert (weight.grad - theirs[name]).abs().max() < 1e-5, name
+    assert max(float(grad.abs().max()) for grad in theirs.values()) > 1e-3, "nothing was compared"
+
+
+def make_trainer(base: Path, rows: Path, out: Path, *, beta: float) -> Any:
+    """A trainer whose reward is the length of a completion, on a model whose reference is another."""
+    from dimba.arguments import grpo_arguments
+    from dimba.trainers import grpo
+    from dimba.trainers.models import choose_compute
+    from dimba.trainers.prompts import load_prompts
+
+    argv = ["--base-checkpoint", str(base), "--dataset", str(rows), "--output-dir", str(out), "--beta", str(beta)]
+    args = grpo_arguments().parse_args([*argv, *QUICK, "--num-generations", "4", "--reward", "numeric"])
+    prompts = load_prompts(args, lambda _rows: None)
+    trainer, _ = grpo.make_trainer(args, prompts, [_Length()], choose_compute("cpu"), stop=None)
+    if trainer.ref_model is not None:
+        for weight in trainer.ref_model.parameters():
+            weight.data += 0.01 * weight.data.sign()
+    trainer.model.train()
+    return trainer
+
+
+class _Length:
+    name = "letters"
+
+    def __call__(self, answers: Any) -> list[float | None]:
+        return [float(len(text)) for text in answers.texts]
+
+
+def by_hand(trainer: Any, batch: dict[str, Any], beta: float) -> Any:
+    """The token-level GRPO loss: minus the advantage of its group, over all sampled tokens, and the KL estimate."""
+    import torch
+
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    size = batch["completion_ids"].shape[1]
+
+    def log_probs(model: Any) -> Any:
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, -size - 1 : -1]
+        return logits.log_softmax(-1).gather(-1, ids[:, -size:, None])[..., 0]
+
+    texts = trainer.processing_class.batch_decode(
+        [row[kept.bool()] for row, kept in zip(batch["completion_ids"], batch["completion_mask"], strict=True)],
+        skip_special_tokens=True,
+    )
+    rewards = torch.tensor([float(len(text)) for text in texts]).view(-1, 4)
+    advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
+    ours = log_probs(trainer.model)
+    ratio = (ours - ours.detach()).exp()
+    gain = ratio * advantages.view(-1, 1)
+    if beta:
+        with torch.no_grad():
+            theirs = log_probs(trainer.ref_model)  # of the reference
+        # With the ratio, the gradient is that of the KL divergence itself (DeepSeek-V3.2).
+        gain = gain - beta * ratio * ((theirs - ours).exp() - (theirs - ours) - 1)
+    kept = batch["completion_mask"]
+    return -(gain * kept).sum() / kept.sum()
+
+
+# It learns.
+
+_SUMS = ("--batch-size", "256", "--grad-accumulation-steps", "1", "--max-completion-length", "4", "--max-length", "64")
+
+
+@pytest.fixture(scope="module")
+def summing(tmp_path_factory: pytest.TempPathFactory, caches: Path) -> World:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dimba.trainers.prepare.cache_folder", lambda: caches / "tokens")
+        return sums(tmp_path_factory.mktemp("sums"), seed=0)
+
+
+@pytest.mark.proof
+def test_it_learns_to_sum_and_a_random_reward_teaches_nothing(summing: World, tmp_path: Path):
+    assert learnt(summing, tmp_path / "sums") >= 0.15
+    check_samples(tmp_path / "sums")
+    (tmp_path / "chance.py").write_text(CHANCE, encoding="utf-8")
+    assert learnt(summing, tmp_path / "chance", "--reward", f"{tmp_path}/chance.py:chance") < 0.15
+
+
+CHANCE = """
+import random
+
+rng = random.Random(0)
+
+
+def chance(completions, **_):
+    return [rng.random() for _ in completions]
+"""
+
+
+def learnt(world: World, out: Path, *flags: str) -> float:
+    """By how much the share of right sums among held-out ones rises."""
+    held_out = [json.loads(line) for line in world.rows.read_text().splitlines()][-400:]
+    train = write_rows(out.with_suffix(".jsonl"), [json.loads(line) for line in world.rows.open()][:-400])
+    run(world.policy, train, out, *_SUMS, "--max-steps", 250, "--learning-rate", 1e-4, *flags)
+    return accuracy(out, held_out) - accuracy(world.policy, held_out)
+
+
+def check_samples(out: Path) -> None:
+    """Every logged reward is what its completion says."""
+    samples = logged(out, "samples.jsonl")
+    steps = {sample["step"] for sample in samples}
+    assert {1, 10, 250} <= steps and len(samples) == 256 * len(steps)
+    assert all(sample["reward"] == float(sample["completion"] == sample["reference"]) for sample in samples)
+    means = {line["step"]: line["reward"] for line in logged(out) if "reward" in line}
+    for step in steps:
+        rewards = [sample["reward"] for sample in samples if sample["step"] == step]
+        assert sum(rewards) / len(rewards) == pytest.approx(means[step])
+
+
+# Preferences.
+
+_ENDINGS = (
+    *("--batch-size", "64", "--grad-accumulation-steps", "1", "--max-completion-length", "16", "--max-length", "64"),
+    *("--reward-epochs", "2", "--reward-learning-rate", "1e-3", "--learning-rate", "1e-4"),
+)
+
+
+@pytest.fixture(scope="module")
+def ending(tmp_path_factory: pytest.TempPathFactory, caches: Path) -> World:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dimba.trainers.prepare.cache_folder", lambda: caches / "tokens")
+        return endings(tmp_path_factory.mktemp("endings"), seed=0)
+
+
+@pytest.mark.proof
+def test_a_reward_model_is_trained_tested_and_reused_and_teaches_manners(ending: World, tmp_path: Path):
+    right, politer, said = learnt_manners(ending, tmp_path / "out")
+    assert right >= 0.95 and politer >= 0.3
+    assert "stage 1 of 2: a reward model" in said and "length bias: the chosen answer is the longer one in 100%" in said
+    lines = [line for line in logged(tmp_path / "out") if "win_rate" in line]
+    assert lines[0]["win_rate"] < lines[-1]["win_rate"] and lines[-1]["kl"] > 0
+    again = run(ending.policy, ending.rows, tmp_path / "again", *_ENDINGS, "--max-steps", 1)
+    assert "made before" in again and "stage 1 of 2" not in again
+
+
+def learnt_manners(world: World, out: Path, *flags: str) -> tuple[float, float, str]:
+    """(share of held-out pairs that the reward model gets right, gain in polite samples, what was said)."""
+    said = run(world.policy, world.rows, out, *_ENDINGS, "--max-steps", 60, *flags)
+    found = re.search(r"right on ([\d.]+)% of", said)
+    assert found, said
+    asked = [json.loads(line)["prompt"] for line in world.rows.read_text().splitlines()]
+    return float(found[1]) / 100, politeness(out, asked) - politeness(world.policy, asked), said
+
+
+def politeness(policy: Path, asked: list[str]) -> float:
+    """How many sampled answers end politely."""
+    texts = answers(policy, asked, do_sample=True, seed=0)
+    return sum(text.endswith(POLITE) for text in texts) / len(texts)
+
+
+def test_a_reward_model_that_knows_nothing_is_refused(tiny_checkpoint: Path, tmp_path: Path):
+    rng = random.Random(0)
+    sides = [rng.sample([f"It is {n}.", f"Is it {n}?"], 2) for n in range(60)]
+    pairs = [{"prompt": f"What is {n}?", "chosen": one, "rejected": two} for n, (one, two) in enumerate(sides)]
+    rows = write_rows(tmp_path / "pairs.jsonl", pairs)
+    flags = (*QUICK, "--max-steps", 1, "--reward-learning-rate", "1e-7")
+    said = run(tiny_checkpoint, rows, tmp_path / "out", *flags, status=2)
+    assert (
+        "GRPO would learn its errors" in said and "--allow-weak-reward" in said and not trained_files(tmp_path / "out")
+    )
+    assert "saved:" in run(tiny_checkpoint, rows, tmp_path / "out", *flags, "--allow-weak-reward")
+
+
+def test_imitation_is_called_so(tiny_checkpoint: Path, tmp_path: Path):
+    pairs = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(12)]
+    rows = write_rows(tmp_path / "pairs.jsonl", pairs)
+    said = run(tiny_checkpoint, rows, tmp_path / "out", *QUICK, "--max-steps", 1, "--reward", "similarity")
+    assert "imitation, not correctness" in said
+    assert list(logged(tmp_path / "out", "samples.jsonl")[0]["rewards"]) == ["imitation_similarity"]
+
+
+# One job.
+
+
+def test_it_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
+    tiny_checkpoint: Path, some_sums: Path, tmp_path: Path
+):
+    flags = (*QUICK, "--use-lora", "--learning-rate", 1e-3, "--max-steps", 4, "--save-steps", 2)
+    run(tiny_checkpoint, some_sums, tmp_path / "whole", *flags)
+    run(
+        tiny_checkpoint, some_sums, tmp_path / "again", *flags,
+        "--resume-from-checkpoint", tmp_path / "whole" / "checkpoint-2",
+    )  # fmt: skip
+    weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "again")]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def test_several_rewards_are_weighed(tiny_checkpoint: Path, some_sums: Path, tmp_path: Path):
+    flags = ("--reward", "regex:[0-9]", "length:4", "--reward-weights", 2, 0.5, "--num-generations", 4)
+    run(tiny_checkpoint, some_sums, tmp_path / "out", *QUICK, "--max-steps", 1, *flags)
+    for sample in logged(tmp_path / "out", "samples.jsonl"):
+        found = float(bool(re.search("[0-9]", sample["completion"])))
+        soft = -max(0, sample["tokens"] - 4) / 4
+        assert sample["rewards"] == pytest.approx({"regex": found, "length": soft})
+        assert sample["reward"] == pytest.approx(2 * found + 0.5 * soft)
+
+
+def test_groups_are_made_whole_and_few_prompts_fill_a_step(tiny_checkpoint: Path, tmp_path: Path):
+    rows = write_rows(tmp_path / "few.jsonl", [{"question": "1 + 1?", "answer": "2"}])
+    flags = (*QUICK, "--num-generations", 6, "--batch-size", 4, "--max-steps", 1)
+    said = run(tiny_checkpoint, rows, tmp_path / "out", *flags)
+    assert "gradient accumulation 1 → 3: groups are whole then" in said and "2 prompts × 6 completions" in said
+    assert "1 prompts are repeated to fill a step of 2" in said
+
+
+def test_what_keeps_it_from_learning_is_said(tiny_checkpoint: Path, some_sums: Path, tmp_path: Path):
+    said = run(tiny_checkpoint, some_sums, tmp_path / "out", *QUICK, "--max-steps", 6, "--reward", "regex:not there")
+    assert "in nearly every group all completions get the same reward" in said
+    assert "nearly all completions are cut at --max-completion-length" in said
+
+
+# Bad input.
+
+REWARDS_GONE_WRONG = {
+    "raises": ("def f(completions, **_):\n    raise KeyError('x')", "sums.jsonl:1: the reward `f` fails: KeyError"),
+    "text": ("def f(completions, **_):\n    return ['1'] * len(completions)", "which is no number"),
+    "nan": ("def f(completions, **_):\n    return [float('nan')] * len(completions)", "nothing can be learnt"),
+    "length": ("def f(completions, **_):\n    return [1.0]", "1 values for 4 completions"),
+    "import": ("import not_there\ndef f(completions, **_):\n    return []", "not_there"),
+    "name": ("def g(completions, **_):\n    return []", "`f`"),
+}
+
+
+@pytest.mark.parametrize("name", REWARDS_GONE_WRONG)
+def test_a_reward_that_is_none_is_refused_before_anything_is_sampled(
+    name: str, tiny_checkpoint: Path, some_sums: Path, tmp_path: Path
+):
+    source, told = REWARDS_GONE_WRONG[name]
+    (tmp_path / "mine.py").write_text(source, encoding="utf-8")
+    flags = (*QUICK, "--max-steps", 1, "--reward", f"{tmp_path}/mine.py:f")
+    said = run(tiny_checkpoint, some_sums, tmp_path / "out", *flags, status=2)
+    assert told in said and "hint:" in said and not (tmp_path / "out").exists()
+
+
+def test_a_reward_that_fails_later_ends_the_run_and_names_the_row(
+    tiny_checkpoint: Path, some_sums: Path, tmp_path: Path
+):
+    source = "n = 0\ndef f(completions, **_):\n    global n\n    n += 1\n    return [1 / (3 - n)] * len(completions)"
+    (tmp_path / "mine.py").write_text(source, encoding="utf-8")
+    flags = (*QUICK, "--max-steps", 4, "--reward", f"{tmp_path}/mine.py:f")
+    said = run(tiny_checkpoint, some_sums, tmp_path / "out", *flags, status=1)
+    assert "ZeroDivisionError" in said and "sums.jsonl:" in said
+
+
+LONG = {"question": "What is " + "9 + " * 200 + "9?", "answer": "1809"}
+WRONG = {
+    "nothing to hold answers against": ([{"prompt": "Q"}], (), "no reward fits"),
+    "answers that no rule can check": ([{"question": "Q", "answer": "word " * 40}] * 3, (), "no rule can tell"),
+    "a reward that needs an answer": ([{"prompt": "Q"}], ("--reward", "numeric"), "compares with the right answer"),
+    "a reward that needs pairs": ([{"prompt": "Q"}], ("--reward", "preference"), "needs pairs"),
+    "weights of another number": (
+        [{"prompt": "Q"}],
+        ("--reward", "length", "--reward-weights", 1, 2),
+        "2 weights for 1",
+    ),
+    "a prompt without room": ([LONG, LONG], (), "2 of 2 prompts have more than 120 tokens"),
+    "no prompt left": ([LONG], ("--on-long", "drop"), "no prompt is left to train on"),
+    "no room at all": ([LONG], ("--max-completion-length", 128), "leaves no prompt any room"),
+    "an answer without a number": (
+        [{"question": "Q", "answer": "one"}, {"question": "Q", "answer": "1"}],
+        ("--reward", "numeric"),
+        "rows.jsonl:1: no number in the reference answer (`answer`)",
+    ),
+    "pairs that compare nothing": ([{"prompt": "Q", "chosen": "A", "rejected": "A"}] * 2, (), "2 of 2 pairs compare"),
+    "vLLM on the CPU": ([{"prompt": "Q"}], ("--use-vllm",), "trains on the CPU"),
+    "vLLM and 4 bits": ([{"prompt": "Q"}], ("--use-vllm", "--use-qlora"), "4 bits"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_learnt_from_is_refused(name: str, tiny_checkpoint: Path, tmp_path: Path):
+    rows, flags, told = WRONG[name]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    said = run(tiny_checkpoint, data, tmp_path / "out", *QUICK, "--max-steps", 1, *flags, status=2)
+    assert told in said and "hint:" in said and not (tmp_path / "out").exists()
+
+
+def test_one_completion_a_prompt_is_no_group(capsys: pytest.CaptureFixture[str]):
+    from dimba.arguments import grpo_arguments
+
+    with pytest.raises(SystemExit):
+        grpo_arguments().parse_args(["--base-checkpoint", "b", "--dataset", "d", "--num-generations", "1"])
+    assert "1 is less than 2" in capsys.readouterr().err
