@@ -73,6 +73,7 @@ def quiet() -> None:
     import logging
     import warnings
 
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody asked for it
     import datasets
     import transformers
 

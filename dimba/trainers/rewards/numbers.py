@@ -8,15 +8,17 @@ _LONGEST = 200  # characters of one number; what is longer is none
 _HIGHEST = 300  # its exponent
 _ANSWER = 1_000  # characters of a text that is a number and nothing else
 
-# What is taken is never given back (`++`, `*+`): no text makes this slow.
+# Whole runs of digits or nothing, so that no text makes this slow. Possessive quantifiers would say the same, but loop
+# for ever in Python before 3.11.5.
+_RUN = r"[0-9]+(?![0-9])"
 _NUMBER = re.compile(
-    r"""(?<!\^)(?<!\^\{)
-    (?:(?<![\w)\]}.%])(?P<sign>[-+]))?+ [$€£¥]?+ (?P<inner>(?<=[$€£¥])-)?+
+    rf"""(?<!\^)(?<!\^\{{)
+    (?:(?<![\w)\]}}.%])(?P<sign>[-+]))? [$€£¥]? (?P<inner>(?<=[$€£¥])-)?
     (?<![^\W_])(?<![^\W_]_)(?<![0-9]\.)
-    (?:(?<!/)(?:(?P<whole>[0-9]++)[ ])? (?P<top>[0-9]++(?:\.[0-9]++)?+)[ ]?/[ ]?(?P<bottom>[0-9]++(?:\.[0-9]++)?+)
+    (?:(?<!/)(?:(?P<whole>{_RUN})[ ])? (?P<top>{_RUN}(?:\.{_RUN})?)[ ]?/[ ]?(?P<bottom>{_RUN}(?:\.{_RUN}|(?!\.[0-9])))
       (?![/^])
-      |(?P<digits>[0-9]++(?:,[0-9]++)*+(?:\.[0-9]++)*+|(?<!\.)\.[0-9]++)(?:[eE](?P<exponent>[-+]?[0-9]++))?+)
-    (?P<percent>[ ]?(?:%|per[ ]?cent\b))?+""",
+      |(?P<digits>{_RUN}(?:,{_RUN})*(?:\.{_RUN})*|(?<!\.)\.{_RUN})(?:[eE](?P<exponent>[-+]?{_RUN}))?)
+    (?P<percent>[ ]?(?:%|per[ ]?cent\b))?""",
     re.VERBOSE,
 )
 _DIGITS = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?")
