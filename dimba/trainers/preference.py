@@ -83,7 +83,9 @@ def _made(args: Namespace, prompts: "Prompts", train: Sequence[Task], compute: C
     part = folder.with_suffix(".part")
     trainer = _trainer(args, prompts.tokenizer, data, part, compute)
     trainer.add_callback(stop)
-    trainer.train(resume_from_checkpoint=_newest(part))
+    if (begun := _newest(part)) and is_first_rank():
+        print(f"going on from {begun}", flush=True)
+    trainer.train(resume_from_checkpoint=begun)
     if stop.stopped:
         return None
     trainer.save_model(str(part / "model"))

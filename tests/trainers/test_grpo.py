@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
 import random
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -13,8 +16,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from dimba.contract import trained_files
-from tests.conftest import write_rows
+from dimba.contract import EXIT_STOPPED, trained_files
+from tests.conftest import REPOSITORY, write_rows
 from tests.trainers.learning import POLITE, World, accuracy, answers, endings, logged, sums
 
 pytestmark = pytest.mark.slow
@@ -231,6 +234,54 @@ def test_a_reward_model_that_knows_nothing_is_refused(tiny_checkpoint: Path, tmp
         "GRPO would learn its errors" in said and "--allow-weak-reward" in said and not trained_files(tmp_path / "out")
     )
     assert "saved:" in run(tiny_checkpoint, rows, tmp_path / "out", *flags, "--allow-weak-reward")
+
+
+def test_a_reward_model_that_was_interrupted_goes_on(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from dimba.trainers.callbacks import StopOnSignal
+
+    pairs = [{"prompt": f"What was {n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(60)]
+    rows = write_rows(tmp_path / "pairs.jsonl", pairs)
+    flags = (*QUICK, "--max-steps", 1, "--reward-learning-rate", "1e-3")
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnSignal, "__init__", lambda self: setattr(self, "asked", True))
+        said = run(tiny_checkpoint, rows, tmp_path / "out", *flags, status=EXIT_STOPPED)
+    assert "stopping: saving checkpoint-1" in said and "stage 2" not in said
+    said = run(tiny_checkpoint, rows, tmp_path / "out", *flags)
+    assert "checkpoint-1" in said and "going on from" in said and "stage 2 of 2" in said
+
+
+@pytest.mark.proof
+def test_two_processes_share_a_step_and_a_reward_model(tiny_checkpoint: Path, tmp_path: Path):
+    pairs = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(60)]
+    named = {
+        "--base-checkpoint": tiny_checkpoint,
+        "--dataset": write_rows(tmp_path / "pairs.jsonl", pairs),
+        "--output-dir": tmp_path / "out",
+        "--max-steps": 2,
+        "--num-generations": 4,
+    }
+    flags = [*(str(each) for pair in named.items() for each in pair), *QUICK, "--device", "cpu", "--allow-weak-reward"]
+    launcher = "accelerate launch --quiet --num_machines 1 --num_processes 2 --multi_gpu --main_process_port 0"
+    script = str(REPOSITORY / "scripts" / "finetuning" / "finetune_grpo.py")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "dimba.trainers.entry", *launcher.split()),
+            *("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "dimba.trainers.rank", script, *flags),
+        ],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("a step: 4 prompts × 4 completions") == 1
+    samples = [sample for sample in logged(tmp_path / "out", "samples.jsonl") if sample["step"] == 2]
+    prompts = [sample["prompt"][-1]["content"] for sample in samples]
+    assert len(samples) == 16 and {prompts.count(each) for each in prompts} == {4}
+    assert len(list((tmp_path / "dimba" / "rewards").iterdir())) == 1
 
 
 def test_imitation_is_called_so(tiny_checkpoint: Path, tmp_path: Path):

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 
 from dimba.batching import default_learning_rate
 from dimba.contract import absolute
+from dimba.errors import BadInput
+from dimba.rewards import parse_reward
 from dimba.wizard.batches import fitting_generations, processes
 from dimba.wizard.consequences import consequences, counted_epochs, passes, solved_note
 from dimba.wizard.defaults import Row, row_for
 from dimba.wizard.looks import base_facts
 from dimba.wizard.preview import prefetch_trainer
-from dimba.wizard.question import Choice, Question, Said, Wrong, one_of, positive, whole
+from dimba.wizard.question import Choice, Question, Said, Wrong, positive, whole
 from dimba.wizard.state import State
 
-_REWARDS = ("auto", "numeric", "exact_match", "contains", "regex", "json_valid", "length", "preference", "similarity")
 _USUAL_LENGTH = 1024
 _TAKE, _EPOCHS, _CHANGE = "take", "epochs", "change"
 
@@ -108,14 +109,13 @@ def _generations_live(text: str, state: State) -> str:
 
 
 def _parse_reward(text: str, state: State) -> str:
-    text = text.strip()
-    path = text.partition(":")[0]
-    if path.endswith(".py"):
-        if not absolute(path, state.folder).is_file():
-            raise Wrong(f"reward {absolute(path, state.folder)} does not exist", "give path/to/file.py:function")
-    elif not any(mark in text for mark in ":=,+"):  # with an argument or a weight it is the trainer's to read
-        one_of([Choice(each, each) for each in _REWARDS], text, "reward")
-    return text
+    try:
+        spec = parse_reward(text)
+    except BadInput as error:
+        raise Wrong(error.message, error.hint) from None
+    if spec.file and not absolute(spec.file, state.folder).is_file():
+        raise Wrong(f"reward {absolute(spec.file, state.folder)} does not exist", "give path/to/file.py:function")
+    return text.strip()
 
 
 def show_rate(value: float) -> str:
