@@ -1,157 +1,43 @@
 """What GRPO starts from: rows that ask, and what an answer is held against. Both sides need it, as with formats."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from dimba.errors import BadInput, BadRow
-from dimba.files import Read, kind, read_rows
-from dimba.formats import DataSummary, UnknownFormat, as_sample, none_usable, recognise, renamed, theirs_in
-from dimba.pairs import TIE, Nothing, checked, degenerate, pair_of, transcript
-from dimba.samples import (
-    Message,
-    Row,
-    Sample,
-    Turn,
-    Unfit,
-    instructed,
-    is_blank,
-    side,
-    text_of,
-    tools_of,
-    turns,
-    with_system,
+from dimba.files import Read, read_rows
+from dimba.formats import DataSummary, as_sample, none_usable, recognise, renamed
+from dimba.pairs import Nothing, degenerate, pair_of, transcript
+from dimba.samples import Row, Sample, Turn, Unfit, instructed, is_blank, side, text_of, tools_of, turns, with_system
+from dimba.scored import Found, compared_responses, two_responses
+from dimba.task_forms import (
+    CHECKABLE,
+    LISTS,
+    SCORED_RESPONSES,
+    TWO_RESPONSES,
+    WEAK,
+    LeftOut,
+    Task,
+    TaskForm,
+    recognise_task,
 )
 
-_LISTS = ("messages", "conversations")
-_ASKS = ("prompt", "question", "query", "problem", "instruction", *_LISTS)
-_CHECKABLE = ("answer", "solution")
-_WEAK = ("response", "completion", "output")
-_BESIDE = ("system", "tools", "input", "history")
-_SCORED = ("orig_instruction", "orig_response", "orig_score")
-_TWO = ("orig_instruction", "orig_response_A", "orig_response_B")
-_TWO_MORE = ("orig_score_A", "orig_score_B", "orig_preference")
-_CRITERIA = "orig_criteria"
-_OURS = (*_ASKS, *_CHECKABLE, *_WEAK, *_BESIDE, "chosen", "rejected", *_SCORED, *_TWO, *_TWO_MORE, _CRITERIA)
+__all__ = [
+    "LeftOut",
+    "Task",
+    "TaskForm",
+    "first_sample",
+    "form_name",
+    "left_out_problem",
+    "recognise_task",
+    "survey_tasks",
+    "tasks_of",
+]
+
 _PATIENCE = 1000  # rows without a readable one, after which a file is given up
 _SHOWN = 5  # bad rows that are told one by one
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One thing to answer, and what an answer is held against.
-
-    `messages` ends with what somebody asks; `chosen` and `rejected` go on from there. `row` is the row as it stands
-    in the data, which reward functions get; `plain` says whether it asks in plain text.
-    """
-
-    messages: tuple[Message, ...]
-    tools: tuple[Any, ...] | None = None
-    reference: str | None = None
-    chosen: tuple[Message, ...] | None = None
-    rejected: tuple[Message, ...] | None = None
-    row: Mapping[str, Any]
-    plain: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskForm:
-    """A shape of row: `reference` is the column of right answers; `checkable` where it is one of short answers."""
-
-    name: str
-    columns: dict[str, str]  # ours: theirs
-    ask: str | None  # ours; None where transcripts say what was asked
-    reference: str | None
-    checkable: bool
-    pairs: bool
-
-
-class LeftOut(NamedTuple):
-    """A row that is fine, and compares nothing."""
-
-    where: str
-    why: str
-
-
-Found = Iterator[tuple[str, Task | BadRow | LeftOut]]
-
-
-def recognise_task(row: Row, columns: Mapping[str, str], where: str) -> TaskForm:
-    """The form of a row, after `columns` (ours → theirs) renamed its own.
-
-    Raises:
-        BadInput: nothing in it asks, two columns do, or `columns` names one that is not there.
-    """
-    theirs_in(row, columns, where)
-    filled = {key: value for key, value in row.items() if value is not None}
-    ours = set(renamed(filled, columns))
-    if unknown := sorted(set(columns) - set(_OURS)):
-        hint = f"GRPO knows {', '.join(_OURS)}"
-        raise UnknownFormat(f"{where}: `{unknown[0]}` is no column that GRPO reads", hint)
-    if set(_TWO) <= ours and ours & set(_TWO_MORE):
-        return _form("responses A and B", (*_TWO, *_TWO_MORE), ours, columns, ask=_TWO[0], pairs=True)
-    if set(_SCORED) <= ours:
-        return _form("scored responses", (*_SCORED, _CRITERIA), ours, columns, ask=_SCORED[0], pairs=True)
-    return _usual_form(ours, columns, row, where)
-
-
-def _usual_form(ours: set[str], columns: Mapping[str, str], row: Row, where: str) -> TaskForm:
-    pairs = {"chosen", "rejected"} <= ours
-    ask = _ask(ours, columns, where)
-    if ask is None and not pairs:
-        raise _nothing_asks(ours, row, where)
-    answer = next((name for name in (*_CHECKABLE, *_WEAK) if name in ours and ask), None)
-    if answer is None and ask in _LISTS and not pairs:
-        answer = ask
-    parts = [part for part in (ask, answer if answer != ask else None, "chosen/rejected" if pairs else None) if part]
-    read = [ask, answer, *(("chosen", "rejected") if pairs else ()), *_BESIDE]
-    name = "/".join(parts) if ask else "chosen/rejected (transcripts)"
-    return _form(name, [each for each in read if each], ours, columns, ask=ask, pairs=pairs, answer=answer)
-
-
-def _form(
-    name: str,
-    read: Any,
-    ours: set[str],
-    columns: Mapping[str, str],
-    *,
-    ask: str | None,
-    pairs: bool,
-    answer: str | None = None,
-) -> TaskForm:
-    return TaskForm(
-        name=name,
-        columns={each: columns.get(each, each) for each in dict.fromkeys(read) if each in ours},
-        ask=ask,
-        reference=columns.get(answer, answer) if answer else None,
-        checkable=answer in _CHECKABLE,
-        pairs=pairs,
-    )
-
-
-def _ask(ours: set[str], columns: Mapping[str, str], where: str) -> str | None:
-    """The column that asks; one that was named wins, and a text over a list of turns beside it."""
-    named = [each for each in _ASKS if each in columns]
-    texts = [each for each in _ASKS if each in ours and each not in _LISTS]
-    found = named or texts or [each for each in _LISTS if each in ours]
-    if len(found) > 1:
-        each = " or ".join(f"`dataset.columns: {{{name}: {columns.get(name, name)}}}`" for name in found)
-        raise UnknownFormat(f"{where}: `{found[0]}` and `{found[1]}` could both be what is asked", f"say which: {each}")
-    return found[0] if found else None
-
-
-def _nothing_asks(ours: set[str], row: Row, where: str) -> UnknownFormat:
-    has = ", ".join(f"`{key}`" for key in sorted(ours)) or "(none)"
-    half = next((name for name in ("chosen", "rejected") if name in row), None)
-    missing = f"`{'rejected' if half == 'chosen' else 'chosen'}` is missing for pairs; " if half else ""
-    return UnknownFormat(
-        f"{where}: nothing in this row asks: GRPO needs one of {', '.join(f'`{each}`' for each in _ASKS)}, "
-        f"or transcripts in `chosen` and `rejected`; the columns are {has}",
-        f"{missing}name the column that asks: `dataset.columns: {{prompt: …}}`",
-    )
 
 
 def tasks_of(rows: Read, columns: Mapping[str, str]) -> tuple[TaskForm, Found]:
@@ -164,17 +50,17 @@ def tasks_of(rows: Read, columns: Mapping[str, str]) -> tuple[TaskForm, Found]:
     for where, row in rows:
         if not isinstance(row, BadRow):
             form = recognise_task(row, columns, where)
-            every = chain(bad, [(where, row)], rows)
-            scored = form.name == "scored responses"
-            return form, _scored(every, columns) if scored else _tasks(every, form, columns)
+            every: Iterable[tuple[str, Row | BadRow]] = chain(bad, [(where, row)], rows)
+            scored = form.name == SCORED_RESPONSES
+            return form, compared_responses(every, columns) if scored else _tasks(every, form, columns)
         bad.append((where, row))
         if len(bad) == _PATIENCE:
             break
     raise none_usable(len(bad), bad[0][1]) if bad else BadInput("no rows", "choose another split, or data with rows")
 
 
-def _tasks(rows: Any, form: TaskForm, columns: Mapping[str, str]) -> Found:
-    read = _two_responses if form.name == "responses A and B" else _usual
+def _tasks(rows: Iterable[tuple[str, Row | BadRow]], form: TaskForm, columns: Mapping[str, str]) -> Found:
+    read = two_responses if form.name == TWO_RESPONSES else _usual
     for where, row in rows:
         yield where, row if isinstance(row, BadRow) else _tried(read, where, row, form, columns)
 
@@ -209,7 +95,7 @@ def _usual(row: Row, form: TaskForm) -> Task:
     assert asked is not None, "without pairs something asks"
     messages = tuple(turn.message for turn in asked)
     reference = None
-    if form.ask in _LISTS and messages[-1]["role"] == "assistant":
+    if form.ask in LISTS and messages[-1]["role"] == "assistant":
         messages, reference = messages[:-1], messages[-1]["content"]
     if form.reference and form.reference != form.columns.get(form.ask or ""):
         reference = _answer(row, form)
@@ -229,7 +115,7 @@ def _checked(task: Task) -> Task:
 
 
 def _asked(row: Row, ask: str) -> list[Turn]:
-    if ask in _LISTS:
+    if ask in LISTS:
         return turns(ask)(row)
     if ask == "instruction":
         return instructed(row)
@@ -242,7 +128,7 @@ def _asked(row: Row, ask: str) -> list[Turn]:
 
 
 def _answer(row: Row, form: TaskForm) -> str:
-    name = next(ours for ours in (*_CHECKABLE, *_WEAK) if ours in form.columns)
+    name = next(ours for ours in (*CHECKABLE, *WEAK) if ours in form.columns)
     value = row.get(name)
     if isinstance(value, bool | int | float):
         return str(value).lower() if isinstance(value, bool) else repr(value)
@@ -250,97 +136,6 @@ def _answer(row: Row, form: TaskForm) -> str:
     if is_blank(text):
         raise Unfit(f"`{name}` is blank, so no answer is right")
     return text
-
-
-# Responses that were scored.
-
-
-def _two_responses(row: Row, _form: TaskForm) -> Task:
-    scores = [_score(row.get(name), name) for name in ("orig_score_A", "orig_score_B")]
-    better = _better(scores, row.get("orig_preference"))
-    named = ("orig_response_A", "orig_response_B")
-    best, worse = named if better == "A" else named[::-1]
-    return _compared(row, _response(row, best), _response(row, worse))
-
-
-def _better(scores: list[float | None], preference: object) -> str:
-    """A or B: by the scores, whatever the preference says; without them by the preference. Raises Nothing, Unfit."""
-    a, b = scores
-    if a is not None and b is not None:
-        if a == b:
-            raise Nothing(TIE)
-        return "A" if a > b else "B"
-    said = str(preference).strip().upper()
-    if said not in ("A", "B"):
-        raise Unfit("`orig_preference` is neither A nor B, and there are not two scores")
-    return said
-
-
-def _score(value: object, name: str) -> float | None:
-    if value is None or (isinstance(value, str) and is_blank(value)):
-        return None
-    try:
-        return float(value)  # type: ignore[arg-type]  # what it cannot take is told
-    except (TypeError, ValueError):
-        shown = f"`{value}`" if isinstance(value, str) else kind(value)
-        raise Unfit(f"`{name}` is {shown}, expected a number") from None
-
-
-def _response(row: Row, name: str) -> str:
-    return text_of(row.get(name), name)
-
-
-def _compared(row: Row, best: str, worse: str) -> Task:
-    asked = ({"role": "user", "content": text_of(row["orig_instruction"], "orig_instruction")},)
-    answers = [({"role": "assistant", "content": text},) for text in (best, worse)]
-    pair = checked(asked, *answers)
-    return Task(messages=pair.asked, chosen=pair.chosen, rejected=pair.rejected, row=row, plain=True)
-
-
-def _scored(rows: Any, columns: Mapping[str, str]) -> Found:
-    """The best response to an instruction against each that scored less; all rows are held, as they may be apart."""
-    groups: dict[tuple[str, str], list[tuple[float, str, str, Row]]] = {}
-    for where, row in rows:
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            ours = renamed(row, columns)
-            key = text_of(ours.get("orig_instruction"), "orig_instruction"), str(ours.get(_CRITERIA))
-            score = _score(ours.get("orig_score"), "orig_score")
-            if score is None:
-                raise Unfit("`orig_score` is missing, expected a number")
-            groups.setdefault(key, []).append((score, where, _response(ours, "orig_response"), row))
-        except BadRow as error:
-            yield where, error
-        except Unfit as error:
-            yield where, BadRow(where, str(error), error.hint)
-    pairs = 0
-    for group in groups.values():
-        for where, found in _pairs_of(group, columns):
-            pairs += isinstance(found, Task)
-            yield where, found
-    if not pairs and groups:
-        raise BadInput(
-            "each response has a score and nothing to compare it with: no instruction has two of different scores",
-            "give pairs (`prompt`, `chosen`, `rejected`), rows with an `answer`, or two scored responses to the same "
-            "`orig_instruction`; prometheus-eval/Preference-Collection has pairs of this kind",
-        )
-
-
-def _pairs_of(group: list[tuple[float, str, str, Row]], columns: Mapping[str, str]) -> Found:
-    best = max(group, key=lambda each: each[0])
-    for each in group:
-        score, where, response, row = each
-        if each is best:
-            if len(group) == 1:
-                yield where, LeftOut(where, TIE)
-            continue
-        try:
-            if score == best[0]:
-                raise Nothing(TIE)
-            yield where, replace(_compared(renamed(row, columns), best[2], response), row=row)
-        except Nothing as nothing:
-            yield where, LeftOut(where, str(nothing))
 
 
 # A look through a whole file.

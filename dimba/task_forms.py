@@ -1,0 +1,131 @@
+"""The shapes of rows that GRPO can start from, and how they are recognised."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from dimba.formats import UnknownFormat, renamed, theirs_in
+from dimba.samples import Message, Row
+
+TWO_RESPONSES, SCORED_RESPONSES = "responses A and B", "scored responses"
+LISTS = ("messages", "conversations")
+_ASKS = ("prompt", "question", "query", "problem", "instruction", *LISTS)
+CHECKABLE = ("answer", "solution")
+WEAK = ("response", "completion", "output")
+_BESIDE = ("system", "tools", "input", "history")
+_SCORED = ("orig_instruction", "orig_response", "orig_score")
+_TWO = ("orig_instruction", "orig_response_A", "orig_response_B")
+_TWO_MORE = ("orig_score_A", "orig_score_B", "orig_preference")
+CRITERIA = "orig_criteria"
+_OURS = (*_ASKS, *CHECKABLE, *WEAK, *_BESIDE, "chosen", "rejected", *_SCORED, *_TWO, *_TWO_MORE, CRITERIA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One thing to answer, and what an answer is held against.
+
+    `messages` ends with what somebody asks; `chosen` and `rejected` go on from there. `row` is the row as it stands
+    in the data, which reward functions get; `plain` says whether it asks in plain text.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Any, ...] | None = None
+    reference: str | None = None
+    chosen: tuple[Message, ...] | None = None
+    rejected: tuple[Message, ...] | None = None
+    row: Mapping[str, Any]
+    plain: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskForm:
+    """A shape of row: `reference` is the column of right answers; `checkable` where it is one of short answers."""
+
+    name: str
+    columns: dict[str, str]  # ours: theirs
+    ask: str | None  # ours; None where transcripts say what was asked
+    reference: str | None
+    checkable: bool
+    pairs: bool
+
+
+class LeftOut(NamedTuple):
+    """A row that is fine, and compares nothing."""
+
+    where: str
+    why: str
+
+
+def recognise_task(row: Row, columns: Mapping[str, str], where: str) -> TaskForm:
+    """The form of a row, after `columns` (ours → theirs) renamed its own.
+
+    Raises:
+        BadInput: nothing in it asks, two columns do, or `columns` names one that is not there.
+    """
+    theirs_in(row, columns, where)
+    filled = {key: value for key, value in row.items() if value is not None}
+    ours = set(renamed(filled, columns))
+    if unknown := sorted(set(columns) - set(_OURS)):
+        hint = f"GRPO knows {', '.join(_OURS)}"
+        raise UnknownFormat(f"{where}: `{unknown[0]}` is no column that GRPO reads", hint)
+    if set(_TWO) <= ours and ours & set(_TWO_MORE):
+        return _form(TWO_RESPONSES, (*_TWO, *_TWO_MORE), ours, columns, ask=_TWO[0], pairs=True)
+    if set(_SCORED) <= ours:
+        return _form(SCORED_RESPONSES, (*_SCORED, CRITERIA), ours, columns, ask=_SCORED[0], pairs=True)
+    return _usual_form(ours, columns, row, where)
+
+
+def _usual_form(ours: set[str], columns: Mapping[str, str], row: Row, where: str) -> TaskForm:
+    pairs = {"chosen", "rejected"} <= ours
+    ask = _ask(ours, columns, where)
+    if ask is None and not pairs:
+        raise _nothing_asks(ours, row, where)
+    answer = next((name for name in (*CHECKABLE, *WEAK) if name in ours and ask), None)
+    if answer is None and ask in LISTS and not pairs:
+        answer = ask
+    parts = [part for part in (ask, answer if answer != ask else None, "chosen/rejected" if pairs else None) if part]
+    read = [ask, answer, *(("chosen", "rejected") if pairs else ()), *_BESIDE]
+    name = "/".join(parts) if ask else "chosen/rejected (transcripts)"
+    return _form(name, [each for each in read if each], ours, columns, ask=ask, pairs=pairs, answer=answer)
+
+
+def _form(
+    name: str,
+    read: Iterable[str],
+    ours: set[str],
+    columns: Mapping[str, str],
+    *,
+    ask: str | None,
+    pairs: bool,
+    answer: str | None = None,
+) -> TaskForm:
+    return TaskForm(
+        name=name,
+        columns={each: columns.get(each, each) for each in dict.fromkeys(read) if each in ours},
+        ask=ask,
+        reference=columns.get(answer, answer) if answer else None,
+        checkable=answer in CHECKABLE,
+        pairs=pairs,
+    )
+
+
+def _ask(ours: set[str], columns: Mapping[str, str], where: str) -> str | None:
+    """The column that asks; one that was named wins, and a text over a list of turns beside it."""
+    named = [each for each in _ASKS if each in columns]
+    texts = [each for each in _ASKS if each in ours and each not in LISTS]
+    found = named or texts or [each for each in LISTS if each in ours]
+    if len(found) > 1:
+        each = " or ".join(f"`dataset.columns: {{{name}: {columns.get(name, name)}}}`" for name in found)
+        raise UnknownFormat(f"{where}: `{found[0]}` and `{found[1]}` could both be what is asked", f"say which: {each}")
+    return found[0] if found else None
+
+
+def _nothing_asks(ours: set[str], row: Row, where: str) -> UnknownFormat:
+    has = ", ".join(f"`{key}`" for key in sorted(ours)) or "(none)"
+    half = next((name for name in ("chosen", "rejected") if name in row), None)
+    missing = f"`{'rejected' if half == 'chosen' else 'chosen'}` is missing for pairs; " if half else ""
+    return UnknownFormat(
+        f"{where}: nothing in this row asks: GRPO needs one of {', '.join(f'`{each}`' for each in _ASKS)}, "
+        f"or transcripts in `chosen` and `rejected`; the columns are {has}",
+        f"{missing}name the column that asks: `dataset.columns: {{prompt: …}}`",
+    )
