@@ -114,12 +114,14 @@ class DataReport:
 
     def too_long(self) -> str:
         """How many rows are, and what becomes of them."""
+        if self.asks:
+            return f"{counted(self.long_rows, 'prompt')} of more than {self.max_length:,} tokens: {self.fate()}"
         return f"{longer_rows(self.long_rows, self.max_length)}: {self.fate()}"
 
     def fate(self) -> str:
         """What becomes of rows that are too long."""
         if self.asks:
-            return "left out" if self.on_long == "drop" else "too long for a whole completion behind them"
+            return "left out" if self.on_long == "drop" else "no room for a whole completion behind them"
         if self.on_long == "split":
             told = "split; every trained token is kept, later pieces do not see what came before"
             return f"{told}; {self.cut_tokens:,} tokens are in no piece with a trained one" if self.cut_tokens else told

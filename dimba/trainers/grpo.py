@@ -129,12 +129,11 @@ def make_trainer(
     args: Namespace, prompts: "Prompts", rewards: "Sequence[Reward]", compute: "Compute", stop: Any
 ) -> tuple[Any, Any]:
     """(the trainer, what writes its metrics); `stop` is the callback that listens to signals, or None."""
-    from transformers import PrinterCallback
-
     from dimba.trainers.alarms import Alarms
     from dimba.trainers.callbacks import Metrics, metrics_path
     from dimba.trainers.groups import GroupTrainer
     from dimba.trainers.models import adapter_config, load_model
+    from dimba.trainers.settings import settled
 
     path = metrics_path(args.output_dir)
     metrics = Metrics(path)
@@ -151,12 +150,7 @@ def make_trainer(
         peft_config=adapter_config(args),
         callbacks=[metrics, Alarms(), *([stop] if stop else [])],
     )
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:  # TRL casts a quantised model's adapter to bf16, which drifts
-            parameter.data = parameter.data.float()
-    trainer.remove_callback(PrinterCallback)
-    trainer.create_model_card = lambda *_, **__: None  # it would name neither the base nor the data
-    return trainer, metrics
+    return settled(trainer), metrics
 
 
 def _arithmetic(args: Namespace) -> tuple[int, int, int]:
@@ -184,6 +178,8 @@ def _filling_a_step(args: Namespace, prompts: "Prompts") -> list[Any]:
 def _config(args: Namespace, prompts: "Prompts", compute: "Compute") -> Any:
     from trl import GRPOConfig
 
+    from dimba.trainers.settings import run_settings
+
     kind = "full" if _method(args) == "full" else "adapter"
     accumulation, generations, _ = _arithmetic(args)
     return GRPOConfig(
@@ -200,20 +196,7 @@ def _config(args: Namespace, prompts: "Prompts", compute: "Compute") -> Any:
         learning_rate=args.learning_rate or default_learning_rate("grpo", kind),
         # Published recipes hold the rate; one that falls would make the last prompts count less than the first.
         lr_scheduler_type="constant",
-        seed=args.seed,
-        use_cpu=compute.on_cpu,
-        bf16=compute.mixed == "bf16",
-        fp16=compute.mixed == "fp16",
-        # Memory is not what a CPU is short of, and computing activations again takes a sixth of the time.
-        activation_checkpointing=not compute.on_cpu,
         use_vllm=args.use_vllm,
         vllm_mode="colocate",
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        logging_steps=1,
-        logging_first_step=True,
-        disable_tqdm=True,
-        report_to="none",
-        save_steps=args.save_steps,
-        save_total_limit=args.save_total_limit,
+        **run_settings(args, compute),
     )

@@ -15,6 +15,7 @@ from dimba.trainers.callbacks import Metrics, metrics_path
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.models import Compute, load_classifier
 from dimba.trainers.scoring import Scorer, chat_ids, load_scorer, no_noise
+from dimba.trainers.settings import run_settings, settled
 from dimba.trainers.verdict import judge, split_by_question, whole
 
 if TYPE_CHECKING:
@@ -140,7 +141,6 @@ def _newest(part: Path) -> str | None:
 
 def _trainer(args: Namespace, tokenizer: Any, data: Any, part: Path, compute: Compute) -> Any:
     from peft import LoraConfig
-    from transformers import PrinterCallback
     from trl import RewardTrainer
 
     adapter = LoraConfig(
@@ -156,12 +156,7 @@ def _trainer(args: Namespace, tokenizer: Any, data: Any, part: Path, compute: Co
             peft_config=adapter,
             callbacks=[metrics],
         )
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    trainer.remove_callback(PrinterCallback)
-    trainer.create_model_card = lambda *_, **__: None
-    return trainer
+    return settled(trainer)
 
 
 def _config(args: Namespace, part: Path, compute: Compute) -> Any:
@@ -175,16 +170,5 @@ def _config(args: Namespace, part: Path, compute: Compute) -> Any:
         num_train_epochs=args.reward_epochs,
         learning_rate=args.reward_learning_rate,
         max_length=None,  # what is too long is left out before, and said
-        seed=args.seed,
-        use_cpu=compute.on_cpu,
-        bf16=compute.mixed == "bf16",
-        fp16=compute.mixed == "fp16",
-        activation_checkpointing=not compute.on_cpu,
-        ddp_find_unused_parameters=False,
-        logging_steps=1,
-        logging_first_step=True,
-        disable_tqdm=True,
-        report_to="none",
-        save_steps=args.save_steps,
-        save_total_limit=1,
+        **run_settings(args, compute),
     )

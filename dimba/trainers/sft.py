@@ -59,12 +59,11 @@ def introduce(report: DataReport) -> None:
 
 
 def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> tuple[Any, Any]:
-    from transformers import PrinterCallback
-
     from dimba.trainers.callbacks import Metrics, StopOnSignal, metrics_path
     from dimba.trainers.data import as_dataset
     from dimba.trainers.models import adapter_config
     from dimba.trainers.objective import CausalTrainer
+    from dimba.trainers.settings import settled
 
     stop = StopOnSignal()
     trainer = CausalTrainer(
@@ -77,12 +76,7 @@ def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> t
         peft_config=adapter_config(args),
         callbacks=[Metrics(metrics_path(args.output_dir)), stop],
     )
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:  # TRL casts a quantised model's adapter to bf16, which drifts
-            parameter.data = parameter.data.float()
-    trainer.remove_callback(PrinterCallback)
-    trainer.create_model_card = lambda *_, **__: None  # it would name neither the base nor the data
-    return trainer, stop
+    return settled(trainer), stop
 
 
 def _collator(args: Namespace, model: Any, data: "Data") -> Any:
@@ -102,6 +96,8 @@ def _collator(args: Namespace, model: Any, data: "Data") -> Any:
 def _config(args: Namespace, compute: "Compute", *, validates: bool) -> Any:
     from trl import SFTConfig
 
+    from dimba.trainers.settings import run_settings
+
     kind = "adapter" if args.use_lora or args.use_qlora else "full"
     return SFTConfig(
         output_dir=args.output_dir,
@@ -112,24 +108,12 @@ def _config(args: Namespace, compute: "Compute", *, validates: bool) -> Any:
         learning_rate=args.learning_rate or default_learning_rate("sft", kind),
         lr_scheduler_type="linear",
         warmup_steps=0.03,
-        seed=args.seed,
-        use_cpu=compute.on_cpu,
-        bf16=compute.mixed == "bf16",
-        fp16=compute.mixed == "fp16",
-        activation_checkpointing=not compute.on_cpu,
         # The rows are tokens and labels already: nothing is templated, cut or packed behind anybody's back.
         max_length=None,
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
         eval_strategy=("steps" if args.eval_steps else "epoch") if validates else "no",
         eval_steps=args.eval_steps,
         per_device_eval_batch_size=args.batch_size,
-        ddp_find_unused_parameters=False,
-        logging_steps=1,
-        logging_first_step=True,
-        disable_tqdm=True,
-        report_to="none",
-        save_steps=args.save_steps,
-        save_total_limit=args.save_total_limit,
+        **run_settings(args, compute),
     )

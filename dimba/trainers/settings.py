@@ -1,0 +1,38 @@
+"""What all of our trainers have in common: settings of the run, and what of TRL's ways is undone."""
+
+from argparse import Namespace
+from typing import Any
+
+from dimba.trainers.models import Compute
+
+
+def run_settings(args: Namespace, compute: Compute) -> dict[str, Any]:
+    """Keyword arguments of any of TRL's configurations."""
+    return {
+        "seed": args.seed,
+        "use_cpu": compute.on_cpu,
+        "bf16": compute.mixed == "bf16",
+        "fp16": compute.mixed == "fp16",
+        # Memory is not what a CPU is short of, and computing activations again takes a sixth of the time.
+        "activation_checkpointing": not compute.on_cpu,
+        "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "save_steps": args.save_steps,
+        "save_total_limit": args.save_total_limit,
+    }
+
+
+def settled(trainer: Any) -> Any:
+    """The trainer, training in float32 and quiet."""
+    from transformers import PrinterCallback
+
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # TRL casts a quantised model's adapter to bf16, which drifts
+            parameter.data = parameter.data.float()
+    trainer.remove_callback(PrinterCallback)
+    trainer.create_model_card = lambda *_, **__: None  # it would name neither the base nor the data
+    return trainer
