@@ -20,7 +20,7 @@ def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
     """
     if facts.trainer.path != own_trainer("grpo", facts.project):
         return {}
-    named = {each.file: _REWARD for each in rewards(spec) if each.file}
+    named = {file: _REWARD for each in rewards(spec) if (file := each.file or _schema(each))}
     model = spec.trainer_args.get(_MODEL)
     if isinstance(model, str) and (names_a_path(model) or absolute(model, facts.folder).exists()):
         named[model] = _MODEL
@@ -41,6 +41,10 @@ def rewards(spec: JobSpec) -> list[RewardSpec]:
     except BadInput as error:
         error.message = f"trainer_args.{_REWARD}: {error.message}"
         raise
+
+
+def _schema(spec: RewardSpec) -> str | None:
+    return spec.parameter if spec.name == "json_valid" else None
 
 
 def with_absolute_files(spec: JobSpec, files: dict[str, Path]) -> JobSpec:

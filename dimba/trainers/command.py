@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dimba.contract import ENV_RANK_DIR
-from dimba.errors import DimbaError
+from dimba.errors import DimbaError, RunFailed
 from dimba.trainers.entry import REFUSAL_FILE
 
 
@@ -20,7 +20,8 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
     except DimbaError as error:
         if is_first_rank():  # every rank has the same to say
             print(f"error: {error}", file=sys.stderr, flush=True)
-            _note(error)
+            if not isinstance(error, RunFailed):  # which is no refusal: it had begun
+                _note(error)
         return error.exit_status
 
 

@@ -12,7 +12,7 @@ base_checkpoint: {base}
 dataset: {{path: sums.jsonl}}
 method: lora
 training: {{batch_size: 8, grad_accumulation_steps: 1, max_steps: 2, max_length: 128}}
-trainer_args: {{max-completion-length: 8, reward: [numeric, "mine.py:short"], reward-weights: [1, 0.5]}}
+trainer_args: {{max-completion-length: 8, reward: [numeric, "mine.py:short", "json_valid:schema.json"]}}
 output_dir: out
 resources: {{gpus: none}}
 runner: docker
@@ -24,12 +24,14 @@ def test_a_function_of_ones_own_rewards_in_the_container(tiny_checkpoint: Path, 
     rows = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)]
     write_rows(tmp_path / "sums.jsonl", rows)
     (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    (tmp_path / "schema.json").write_text('{"type": "object"}', encoding="utf-8")
     (tmp_path / "job.yaml").write_text(SPEC.format(base=tiny_checkpoint), encoding="utf-8")
     data = json.loads(dimba("data", "job.yaml", "--json", cwd=tmp_path).stdout)
     assert (data["format"], data["examples"]) == ("question/answer", 12)
     plan = json.loads(dimba("plan", "job.yaml", "--json", cwd=tmp_path).stdout)
     mine = str(tmp_path / "mine.py")
-    assert f"{mine}:short" in plan["argv"] and mine in [mount["target"] for mount in plan["mounts"]]
+    targets = [mount["target"] for mount in plan["mounts"]]
+    assert f"{mine}:short" in plan["argv"] and {mine, str(tmp_path / "schema.json")} <= set(targets)
     done = dimba("launch", "job.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 prompt × 8 completions a step" not in done.stderr and "a step: 1 prompts × 8 completions" in done.stdout

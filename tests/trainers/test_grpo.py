@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from dimba.contract import EXIT_STOPPED, trained_files
-from tests.conftest import REPOSITORY, write_rows
+from tests.conftest import REPOSITORY, Dimba, write_rows
 from tests.trainers.learning import POLITE, World, accuracy, answers, endings, logged, sums
 
 pytestmark = pytest.mark.slow
@@ -363,6 +363,23 @@ def test_a_reward_that_fails_later_ends_the_run_and_names_the_row(
     flags = (*QUICK, "--max-steps", 4, "--reward", f"{tmp_path}/mine.py:f")
     said = run(tiny_checkpoint, some_sums, tmp_path / "out", *flags, status=1)
     assert "ZeroDivisionError" in said and "sums.jsonl:" in said
+
+
+def test_a_reward_that_fails_later_is_a_failed_run(
+    tiny_checkpoint: Path, some_sums: Path, tmp_path: Path, dimba: Dimba
+):
+    source = "n = 0\ndef f(completions, **_):\n    global n\n    n += 1\n    return [1 / (2 - n)] * len(completions)"
+    (tmp_path / "mine.py").write_text(source, encoding="utf-8")
+    (tmp_path / "job.yaml").write_text(
+        f"version: 1\nmode: grpo\nbase_checkpoint: {tiny_checkpoint}\ndataset: {{path: {some_sums}}}\nmethod: lora\n"
+        "training: {batch_size: 8, grad_accumulation_steps: 1, max_steps: 2, max_length: 128}\noutput_dir: out\n"
+        'trainer_args: {max-completion-length: 8, reward: "mine.py:f"}\nresources: {gpus: none}\nrunner: process\n',
+        encoding="utf-8",
+    )
+    done = dimba("launch", "job.yaml", cwd=tmp_path)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stdout + done.stderr
+    [run] = json.loads(dimba("ps", "-a", "--json", cwd=tmp_path).stdout)
+    assert (run["status"], run["exit_reason"], run["exit_code"]) == ("failed", "trainer_error", 1)
 
 
 LONG = {"question": "What is " + "9 + " * 200 + "9?", "answer": "1809"}
