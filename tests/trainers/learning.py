@@ -29,10 +29,11 @@ def sums(folder: Path, seed: int) -> World:
     rows = [{"question": f"{a}+{b}=", "answer": str(a + b)} for a, b in numbers]
     make_checkpoint(folder / "base", ["1+2="], seed=seed, digits_apart=True, vocabulary=300)
     policy = folder / "base"
-    for stage in range(30):
+    for stage in range(60):
         if accuracy(policy, rows[-300:]) >= 0.3:
             break
-        policy = _fine_tune(policy, folder / f"policy-{stage}", rows[:3000], seed + stage, epochs=1, rate=1e-3)
+        part = rows[stage % 3 * 1000 :][:1000]  # little by little, as the trick is understood at once
+        policy = _fine_tune(policy, folder / f"policy-{stage}", part, seed + stage, epochs=1, rate=1e-3)
     return World(policy, write_rows(folder / "sums.jsonl", rows[3000:6000]))
 
 

@@ -166,7 +166,7 @@ def learnt(world: World, out: Path, *flags: str) -> float:
     """By how much the share of right sums among held-out ones rises."""
     held_out = [json.loads(line) for line in world.rows.read_text().splitlines()][-400:]
     train = write_rows(out.with_suffix(".jsonl"), [json.loads(line) for line in world.rows.open()][:-400])
-    run(world.policy, train, out, *_SUMS, "--max-steps", 250, "--learning-rate", 1e-4, *flags)
+    run(world.policy, train, out, *_SUMS, "--max-steps", 400, "--learning-rate", 1e-4, *flags)
     return accuracy(out, held_out) - accuracy(world.policy, held_out)
 
 
@@ -174,7 +174,7 @@ def check_samples(out: Path) -> None:
     """Every logged reward is what its completion says."""
     samples = logged(out, "samples.jsonl")
     steps = {sample["step"] for sample in samples}
-    assert {1, 10, 250} <= steps and len(samples) == 256 * len(steps)
+    assert {1, 10, 400} <= steps and len(samples) == 256 * len(steps)
     assert all(sample["reward"] == float(sample["completion"] == sample["reference"]) for sample in samples)
     means = {line["step"]: line["reward"] for line in logged(out) if "reward" in line}
     for step in steps:
