@@ -1,11 +1,11 @@
 """Rows that compare two answers: what both are an answer to, and whether they compare anything."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from dimba.files import kind
-from dimba.samples import Message, Row, Turn, Unfit, is_blank, said, side, text_of
+from dimba.samples import Message, Row, Turn, Unfit, is_blank, said, side, text_of, with_system
 
 # Why a row that is fine compares nothing.
 TIE = "both answers have the same score"
@@ -15,7 +15,7 @@ APART = "the two transcripts do not share a question"
 _DEGENERATE = (EMPTY, EQUAL, APART)
 _MOST = 1 / 20  # of the pairs that may compare nothing; ties are honest
 
-_SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \t]*")
+_SPEAKER = re.compile(r"(?:\A|\r?\n\r?\n)(Human|Assistant):[ \t]*")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -43,7 +43,7 @@ def degenerate(left_out: dict[str, int], pairs: int) -> tuple[str, str] | None:
 
 def transcript(text: str, place: str) -> list[Turn] | None:
     """The turns of a text that has `Human:` and `Assistant:` at the start of its paragraphs; None for another."""
-    parts = _SPEAKER.split(text.strip("\n"))
+    parts = _SPEAKER.split(text.strip("\r\n"))
     if len(parts) < 3 or parts[0].strip():
         return None
     roles, contents = parts[1::2], parts[2::2]
@@ -58,11 +58,16 @@ def pair_of(row: Row, asked: Sequence[Turn] | None) -> Pair:
     """
     chosen, rejected = (_turns(row, column, alone=asked is None) for column in ("chosen", "rejected"))
     if asked is None or (_is_whole(chosen) and _is_whole(rejected)):
-        return _parted(chosen, rejected)
+        return _parted(_opened(row, asked, chosen), _opened(row, asked, rejected))
     for column, turns in (("chosen", chosen), ("rejected", rejected)):
-        if turns and turns[0]["role"] != "assistant":
-            raise Unfit(f"`{column}` begins with what the {turns[0]['role']} says, expected the assistant's answer")
-    return checked(tuple(turn.message for turn in asked), chosen, rejected)
+        if turns and turns[0].message["role"] != "assistant":
+            role = turns[0].message["role"]
+            raise Unfit(f"`{column}` begins with what the {role} says, expected the assistant's answer")
+    return checked(_messages(asked), _messages(chosen), _messages(rejected))
+
+
+def _messages(turns: Iterable[Turn]) -> tuple[Message, ...]:
+    return tuple(turn.message for turn in turns)
 
 
 def checked(asked: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Pair:
@@ -74,26 +79,40 @@ def checked(asked: tuple[Message, ...], chosen: tuple[Message, ...], rejected: t
     return Pair(asked, chosen, rejected)
 
 
-def _turns(row: Row, column: str, *, alone: bool) -> tuple[Message, ...]:
+def _turns(row: Row, column: str, *, alone: bool) -> list[Turn]:
     value = row[column]
     if isinstance(value, str):
-        turns = transcript(text_of(value, column), column)
-        if alone and turns is None:
-            why = f"`{column}` is a text, and nothing beside it says what was asked"
-            raise Unfit(why, "name the column that asks: `dataset.columns: {prompt: …}`")
-        # Beside a question, a text is the answer, whatever it quotes.
-        turns = turns if turns and (alone or turns[0].message["role"] == "user") else [said(column, "assistant", value)]
-    elif value in ([], {}):
-        turns = []
-    elif value is None:
+        return _of_text(row, text_of(value, column), column, alone=alone)
+    if value in ([], {}):
+        return []
+    if value is None:
         raise Unfit(f"`{column}` is {kind(value)}, expected an answer")
-    else:
-        turns = side(row, column, "assistant")
-    return tuple(turn.message for turn in turns)
+    return side(row, column, "assistant")
 
 
-def _is_whole(turns: Sequence[Message]) -> bool:
-    return bool(turns) and turns[0]["role"] in ("system", "user")
+def _of_text(row: Row, text: str, column: str, *, alone: bool) -> list[Turn]:
+    turns = transcript(text, column)
+    # Beside a question, a text is the answer, whatever it quotes.
+    if turns and (alone or turns[0].message["role"] == "user"):
+        return turns
+    turns = side(row, column, "assistant")  # tables hold lists as JSON text
+    if alone and turns[0].place == column:
+        why = f"`{column}` is a text, and nothing beside it says what was asked"
+        raise Unfit(why, "name the column that asks: `dataset.columns: {prompt: …}`")
+    return turns
+
+
+def _is_whole(turns: Sequence[Turn]) -> bool:
+    return bool(turns) and turns[0].message["role"] in ("system", "user")
+
+
+def _opened(row: Row, asked: Sequence[Turn] | None, turns: list[Turn]) -> tuple[Message, ...]:
+    """A whole chat, behind the system turn that stands beside it."""
+    if asked is None and turns:
+        turns = with_system(row, turns)
+    elif asked and asked[0].message["role"] == "system" and turns[0].message["role"] != "system":
+        turns = [asked[0], *turns]
+    return _messages(turns)
 
 
 def _parted(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Pair:
@@ -113,7 +132,9 @@ def _parted(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Pair:
 
 
 def _is_empty(turns: Sequence[Message]) -> bool:
-    return is_blank(turns[0]["content"]) and "tool_calls" not in turns[0]
+    """Whether an answer is blank, or the last question has none."""
+    answers = [turn for turn in turns if turn["role"] == "assistant" and "tool_calls" not in turn]
+    return turns[-1]["role"] == "user" or any(is_blank(turn["content"]) for turn in answers)
 
 
 def _spoken(turns: Sequence[Message]) -> list[tuple[str, str, object]]:

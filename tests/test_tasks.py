@@ -1,5 +1,6 @@
 """What GRPO starts from: every shape of question, answer and pair, and what is wrong with rows."""
 
+import json
 from typing import Any
 
 import pytest
@@ -95,6 +96,11 @@ PAIRS = {
     "transcripts": {"chosen": hh("Q", "A"), "rejected": hh("Q", "B")},
     "transcripts that begin at once": {"chosen": hh("Q", "A")[2:], "rejected": hh("Q", "B")[2:]},
     "a question as a transcript": {"prompt": hh("Q", ""), "chosen": " A", "rejected": " B"},
+    "lists as JSON text": {"prompt": "Q", "chosen": json.dumps([A]), "rejected": json.dumps([B])},
+    "whole chats as JSON text": {"chosen": json.dumps([Q, A]), "rejected": json.dumps([Q, B])},
+    "transcripts with other line ends": {
+        "chosen": hh("Q", "A").replace("\n", "\r\n"), "rejected": hh("Q", "B").replace("\n", "\r\n"),
+    },
     "an instruction": {"instruction": "Q", "input": "", "chosen": "A", "rejected": "B"},
     "A and B": {
         "orig_instruction": "Q", "orig_response_A": "B", "orig_response_B": "A", "orig_score_A": "2",
@@ -116,6 +122,13 @@ def test_pairs(name: str):
 def test_transcripts_may_part_before_their_last_turn():
     found = task({"chosen": hh("Q", "A", "And?", "B"), "rejected": hh("Q", "B")})
     assert (found.messages, found.chosen, found.rejected) == ((Q,), (A, AGAIN, B), (B,))
+
+
+@pytest.mark.parametrize(
+    "beside", [{"system": "S"}, {"prompt": [SYSTEM, Q]}, {"prompt": "Q", "system": "S"}], ids=", ".join
+)
+def test_a_system_turn_beside_whole_chats_comes_first(beside: dict):
+    assert task({**beside, "chosen": [Q, A], "rejected": [Q, B]}).messages == (SYSTEM, Q)
 
 
 def test_named_columns_win():
@@ -147,6 +160,8 @@ def test_responses_scored_one_by_one_are_compared_with_the_best():
         ({"chosen": [Q, A], "rejected": [AGAIN, B]}, APART),
         ({"chosen": [Q, A, AGAIN, A], "rejected": [Q, A, Q, B]}, APART),
         ({"chosen": hh("Q", "A"), "rejected": hh("Q", "")}, EMPTY),
+        ({"chosen": hh("Q", "A", "And?", ""), "rejected": hh("Q", "B")}, EMPTY),
+        ({"chosen": [Q, A, AGAIN], "rejected": [Q, B]}, EMPTY),
         ({"chosen": hh("Q", "A"), "rejected": hh("And?", "B")}, APART),
         ({**PAIRS["A and B"], "orig_score_A": "3", "orig_score_B": "3.0"}, TIE),
     ],
@@ -210,6 +225,41 @@ def test_rows_that_start_nothing_are_refused(row: dict, columns: dict[str, str],
 def test_an_answer_that_a_text_quotes_is_no_turn():
     found = task({"prompt": "Q", "chosen": "He said:\n\nHuman: hm", "rejected": "B"})
     assert (found.chosen or ())[0]["content"] == "He said:\n\nHuman: hm"
+
+
+# As Anthropic's HH-RLHF has them: chosen, rejected, how many turns are asked, and answer each (or why none do).
+HH = [
+    (hh("Q", "A"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Q", "A") + " \n", hh("Q", "B") + "  ", 1, (1, 1)),
+    (hh("Q ", "A"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Q", "A", "And?", "A"), hh("Q", "A", "And?", "B"), 3, (1, 1)),
+    (hh("Q", "A", "And?", "A"), hh("Q", "A", "And?", "B", "So?", "C"), 3, (1, 3)),
+    (hh("Q", "A", "And?", "A"), hh("Q", "B"), 1, (3, 1)),
+    (hh("Q", "A", "And?", "A"), hh("Q", "B", "So?", "C"), 1, (3, 3)),
+    (hh("Q", "First\n\nSecond"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Q", "1. One\n2. Two\n"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Is Human: a word?", "A"), hh("Is Human: a word?", "B"), 1, (1, 1)),
+    (hh("Q", "A line\nAssistant: of one paragraph"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Q", "A human: in small letters"), hh("Q", "\n\nhuman: B"), 1, (1, 1)),
+    ("\n" + hh("Q", "A"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Q", "A"), hh("Q", ""), 0, EMPTY),
+    (hh("Q", ""), hh("Q", ""), 0, EQUAL),
+    (hh("Q", "A", "And?", ""), hh("Q", "A", "And?", "B"), 0, EMPTY),
+    (hh("Q", "A", "And?"), hh("Q", "B"), 0, EMPTY),
+    (hh("Q", "A"), hh("Q", "A "), 0, EQUAL),
+    (hh("Q", "A"), hh("Q", "A", "And?", "B"), 0, EMPTY),
+    (hh("Q", "A"), hh("R", "A"), 0, APART),
+    (hh("Q", "A", "And?", "A"), hh("Q", "A", "So?", "B"), 0, APART),
+]
+
+
+@pytest.mark.parametrize(("chosen", "rejected", "asked", "outcome"), HH)
+def test_transcripts_as_people_have_written_them(chosen: str, rejected: str, asked: int, outcome: Any):
+    [found] = read({"chosen": chosen, "rejected": rejected})
+    if isinstance(outcome, str):
+        assert found == LeftOut("rows:1", outcome)
+    else:
+        assert (len(found.messages), (len(found.chosen), len(found.rejected))) == (asked, outcome)
 
 
 REAL = {
