@@ -1,5 +1,6 @@
 """Responses that were scored: two in a row, or one a row, of which those to the same instruction are compared."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ from dimba.files import kind
 from dimba.formats import renamed
 from dimba.pairs import TIE, Nothing, checked
 from dimba.samples import Row, Unfit, is_blank, text_of
-from dimba.task_forms import CRITERIA, LeftOut, Task, TaskForm
+from dimba.task_forms import CRITERIA, SCORED, LeftOut, Task, TaskForm, check_there, in_their_words
 
 Found = Iterator[tuple[str, Task | BadRow | LeftOut]]
 
@@ -39,10 +40,15 @@ def _score(value: object, name: str) -> float | None:
     if value is None or (isinstance(value, str) and is_blank(value)):
         return None
     try:
-        return float(value)  # type: ignore[arg-type]  # what it cannot take is told
+        score = float(value if not isinstance(value, bool) else "")  # type: ignore[arg-type]  # the rest is told
+    except OverflowError:
+        score = math.inf
     except (TypeError, ValueError):
         shown = f"`{value}`" if isinstance(value, str) else kind(value)
         raise Unfit(f"`{name}` is {shown}, expected a number") from None
+    if not math.isfinite(score):
+        raise Unfit(f"`{name}` is no finite number")
+    return score
 
 
 def _response(row: Row, name: str) -> str:
@@ -63,6 +69,7 @@ def compared_responses(rows: Iterable[tuple[str, Row | BadRow]], columns: Mappin
         try:
             if isinstance(row, BadRow):
                 raise row
+            check_there(row, SCORED, columns)
             ours = renamed(row, columns)
             key = text_of(ours.get("orig_instruction"), "orig_instruction"), str(ours.get(CRITERIA))
             score = _score(ours.get("orig_score"), "orig_score")
@@ -72,13 +79,13 @@ def compared_responses(rows: Iterable[tuple[str, Row | BadRow]], columns: Mappin
         except BadRow as error:
             yield where, error
         except Unfit as error:
-            yield where, BadRow(where, str(error), error.hint)
-    pairs = 0
+            yield where, BadRow(where, in_their_words(str(error), columns), error.hint)
+    compared = 0
     for group in groups.values():
         for where, found in _pairs_of(group, columns):
-            pairs += isinstance(found, Task)
+            compared += not (isinstance(found, LeftOut) and found.why == TIE)
             yield where, found
-    if not pairs and groups:
+    if not compared and groups:
         raise BadInput(
             "each response has a score and nothing to compare it with: no instruction has two of different scores",
             "give pairs (`prompt`, `chosen`, `rejected`), rows with an `answer`, or two scored responses to the same "

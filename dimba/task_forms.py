@@ -1,23 +1,25 @@
 """The shapes of rows that GRPO can start from, and how they are recognised."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dimba.formats import UnknownFormat, renamed, theirs_in
-from dimba.samples import Message, Row
+from dimba.samples import Message, Row, Unfit
 
 TWO_RESPONSES, SCORED_RESPONSES = "responses A and B", "scored responses"
 LISTS = ("messages", "conversations")
 _ASKS = ("prompt", "question", "query", "problem", "instruction", *LISTS)
 CHECKABLE = ("answer", "solution")
+_PAIR = ("chosen", "rejected")
 WEAK = ("response", "completion", "output")
 _BESIDE = ("system", "tools", "input", "history")
-_SCORED = ("orig_instruction", "orig_response", "orig_score")
-_TWO = ("orig_instruction", "orig_response_A", "orig_response_B")
+SCORED = ("orig_instruction", "orig_response", "orig_score")
+TWO = ("orig_instruction", "orig_response_A", "orig_response_B")
 _TWO_MORE = ("orig_score_A", "orig_score_B", "orig_preference")
 CRITERIA = "orig_criteria"
-_OURS = (*_ASKS, *CHECKABLE, *WEAK, *_BESIDE, "chosen", "rejected", *_SCORED, *_TWO, *_TWO_MORE, CRITERIA)
+_OURS = (*_ASKS, *CHECKABLE, *WEAK, *_BESIDE, *_PAIR, *SCORED, *TWO, *_TWO_MORE, CRITERIA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +50,36 @@ class TaskForm:
     checkable: bool
     pairs: bool
 
+    @property
+    def answer(self) -> str | None:
+        """Our name of the column of answers, where that is not the one that asks."""
+        return next((ours for ours in (*CHECKABLE, *WEAK) if ours in self.columns), None)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Our names of the columns that every row has."""
+        if self.name == TWO_RESPONSES:
+            return TWO
+        return tuple(each for each in (self.ask, self.answer, *(_PAIR if self.pairs else ())) if each)
+
 
 class LeftOut(NamedTuple):
     """A row that is fine, and compares nothing."""
 
     where: str
     why: str
+
+
+def check_there(row: Row, needed: Iterable[str], columns: Mapping[str, str]) -> None:
+    """Raises Unfit where a row lacks one of the columns that the first row has."""
+    for ours in needed:
+        if columns.get(ours, ours) not in row:
+            raise Unfit(f"no `{columns.get(ours, ours)}` here, unlike the first row")
+
+
+def in_their_words(why: str, columns: Mapping[str, str]) -> str:
+    """A reason that begins with our name of a column, with theirs."""
+    return re.sub(r"^`(\w+)", lambda match: f"`{columns.get(match[1], match[1])}", why)
 
 
 def recognise_task(row: Row, columns: Mapping[str, str], where: str) -> TaskForm:
@@ -68,23 +94,30 @@ def recognise_task(row: Row, columns: Mapping[str, str], where: str) -> TaskForm
     if unknown := sorted(set(columns) - set(_OURS)):
         hint = f"GRPO knows {', '.join(_OURS)}"
         raise UnknownFormat(f"{where}: `{unknown[0]}` is no column that GRPO reads", hint)
-    if set(_TWO) <= ours and ours & set(_TWO_MORE):
-        return _form(TWO_RESPONSES, (*_TWO, *_TWO_MORE), ours, columns, ask=_TWO[0], pairs=True)
-    if set(_SCORED) <= ours:
-        return _form(SCORED_RESPONSES, (*_SCORED, CRITERIA), ours, columns, ask=_SCORED[0], pairs=True)
-    return _usual_form(ours, columns, row, where)
+    there = set(renamed(row, columns))
+    scored = _scored_form(ours, columns) or _scored_form(there, columns)
+    return scored or _usual_form(ours, columns, row, where)
+
+
+def _scored_form(ours: set[str], columns: Mapping[str, str]) -> TaskForm | None:
+    if set(TWO) <= ours and ours & set(_TWO_MORE):
+        return _form(TWO_RESPONSES, (*TWO, *_TWO_MORE), ours, columns, ask=TWO[0], pairs=True)
+    if set(SCORED) <= ours:
+        return _form(SCORED_RESPONSES, (*SCORED, CRITERIA), ours, columns, ask=SCORED[0], pairs=True)
+    return None
 
 
 def _usual_form(ours: set[str], columns: Mapping[str, str], row: Row, where: str) -> TaskForm:
-    pairs = {"chosen", "rejected"} <= ours
+    pairs = set(_PAIR) <= set(renamed(row, columns)) and bool(set(_PAIR) & ours)
+    ours |= set(_PAIR) if pairs else set()  # one of them may be null in this row
     ask = _ask(ours, columns, where)
     if ask is None and not pairs:
         raise _nothing_asks(ours, row, where)
-    answer = next((name for name in (*CHECKABLE, *WEAK) if name in ours and ask), None)
+    answer = next((name for name in (*CHECKABLE, *(WEAK if not pairs else ())) if name in ours and ask), None)
     if answer is None and ask in LISTS and not pairs:
         answer = ask
     parts = [part for part in (ask, answer if answer != ask else None, "chosen/rejected" if pairs else None) if part]
-    read = [ask, answer, *(("chosen", "rejected") if pairs else ()), *_BESIDE]
+    read = [ask, answer, *(_PAIR if pairs else ()), *_BESIDE]
     name = "/".join(parts) if ask else "chosen/rejected (transcripts)"
     return _form(name, [each for each in read if each], ours, columns, ask=ask, pairs=pairs, answer=answer)
 
@@ -122,7 +155,7 @@ def _ask(ours: set[str], columns: Mapping[str, str], where: str) -> str | None:
 
 def _nothing_asks(ours: set[str], row: Row, where: str) -> UnknownFormat:
     has = ", ".join(f"`{key}`" for key in sorted(ours)) or "(none)"
-    half = next((name for name in ("chosen", "rejected") if name in row), None)
+    half = next((name for name in _PAIR if name in row), None)
     missing = f"`{'rejected' if half == 'chosen' else 'chosen'}` is missing for pairs; " if half else ""
     return UnknownFormat(
         f"{where}: nothing in this row asks: GRPO needs one of {', '.join(f'`{each}`' for each in _ASKS)}, "

@@ -1,5 +1,6 @@
 """What GRPO starts from: rows that ask, and what an answer is held against. Both sides need it, as with formats."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -13,7 +14,6 @@ from dimba.pairs import Nothing, degenerate, pair_of, transcript
 from dimba.samples import Row, Sample, Turn, Unfit, instructed, is_blank, side, text_of, tools_of, turns, with_system
 from dimba.scored import Found, compared_responses, two_responses
 from dimba.task_forms import (
-    CHECKABLE,
     LISTS,
     SCORED_RESPONSES,
     TWO_RESPONSES,
@@ -21,6 +21,8 @@ from dimba.task_forms import (
     LeftOut,
     Task,
     TaskForm,
+    check_there,
+    in_their_words,
     recognise_task,
 )
 
@@ -68,38 +70,26 @@ def _tasks(rows: Iterable[tuple[str, Row | BadRow]], form: TaskForm, columns: Ma
 def _tried(
     read: Callable[[Row, TaskForm], Task], where: str, row: Row, form: TaskForm, columns: Mapping[str, str]
 ) -> Task | BadRow | LeftOut:
-    needed = [each for each in (form.ask, *(("chosen", "rejected") if "chosen" in form.columns else ())) if each]
-    absent = [theirs for ours in needed if (theirs := columns.get(ours, ours)) not in row]
-    if absent:
-        return BadRow(where, f"no `{absent[0]}` here, unlike the first row (`{form.name}`)")
     try:
+        check_there(row, form.needed, columns)
         return replace(read(renamed(row, columns), form), row=row)
     except Nothing as nothing:
         return LeftOut(where, str(nothing))
     except Unfit as error:
-        why = str(error)
-        for ours, theirs in columns.items():
-            why = why.replace(f"`{ours}", f"`{theirs}", 1) if why.startswith(f"`{ours}") else why
-        return BadRow(where, why, error.hint)
+        return BadRow(where, in_their_words(str(error), columns), error.hint)
 
 
 def _usual(row: Row, form: TaskForm) -> Task:
-    asked = _asked(row, form.ask) if form.ask else None
-    tools = tools_of(row)
+    asked, said = _asked(row, form.ask) if form.ask else (None, None)
+    reference = _answer(row, form.answer) if form.answer else said
     plain = isinstance(row.get(form.ask or "chosen"), str)
     if form.pairs:
         pair = pair_of(row, asked)
-        reference = _answer(row, form) if form.reference else None
         task = Task(messages=pair.asked, chosen=pair.chosen, rejected=pair.rejected, row=row, plain=plain)
-        return replace(_checked(task), reference=reference, tools=tools)
+        return replace(_checked(task), reference=reference if form.answer else None, tools=tools_of(row))
     assert asked is not None, "without pairs something asks"
     messages = tuple(turn.message for turn in asked)
-    reference = None
-    if form.ask in LISTS and messages[-1]["role"] == "assistant":
-        messages, reference = messages[:-1], messages[-1]["content"]
-    if form.reference and form.reference != form.columns.get(form.ask or ""):
-        reference = _answer(row, form)
-    return _checked(Task(messages=messages, tools=tools, reference=reference, row=row, plain=plain))
+    return _checked(Task(messages=messages, tools=tools_of(row), reference=reference, row=row, plain=plain))
 
 
 def _checked(task: Task) -> Task:
@@ -114,28 +104,47 @@ def _checked(task: Task) -> Task:
     return task
 
 
-def _asked(row: Row, ask: str) -> list[Turn]:
+def _asked(row: Row, ask: str) -> tuple[list[Turn], str | None]:
+    """What is asked, and the answer where the chat goes on to it."""
+    chat = _chat(row, ask)
+    asked = list(chat)
+    while asked and asked[-1].message["role"] == "assistant":
+        asked.pop()
+    if not asked:
+        raise Unfit("the assistant speaks first, and nobody asked")
+    said = chat[-1].message["content"] if len(asked) < len(chat) else ""
+    return asked, None if is_blank(said) else said
+
+
+def _chat(row: Row, ask: str) -> list[Turn]:
     if ask in LISTS:
         return turns(ask)(row)
     if ask == "instruction":
         return instructed(row)
     value = row[ask]
     if isinstance(value, str) and (parsed := transcript(text_of(value, ask), ask)):
-        # `Human: …`, and perhaps an empty `Assistant:` where the answer goes.
-        empty = parsed[-1].message["role"] == "assistant" and is_blank(parsed[-1].message["content"])
-        return with_system(row, parsed[:-1] if empty else parsed)
+        return with_system(row, parsed)
     return with_system(row, side(row, ask, "user"))
 
 
-def _answer(row: Row, form: TaskForm) -> str:
-    name = next(ours for ours in (*CHECKABLE, *WEAK) if ours in form.columns)
+def _answer(row: Row, name: str) -> str:
     value = row.get(name)
     if isinstance(value, bool | int | float):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Unfit(f"`{name}` is no finite number")
         return str(value).lower() if isinstance(value, bool) else repr(value)
-    text = text_of(value, name)
+    text = _completion(row, name) if name in WEAK else text_of(value, name)
     if is_blank(text):
         raise Unfit(f"`{name}` is blank, so no answer is right")
     return text
+
+
+def _completion(row: Row, name: str) -> str:
+    """The last word of an answer, which may be turns."""
+    last = side(row, name, "assistant")[-1].message
+    if last["role"] != "assistant":
+        raise Unfit(f"`{name}` ends with what the {last['role']} says, expected the assistant's answer")
+    return str(last["content"])
 
 
 # A look through a whole file.

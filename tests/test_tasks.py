@@ -47,6 +47,7 @@ ASKED = {
     "messages, the last answer is held against": ({"messages": [Q, A]}, "messages", (Q,)),
     "messages that end with a question": ({"messages": [Q, A, AGAIN]}, "messages", (Q, A, AGAIN)),
     "conversations": ({"conversations": [HUMAN, GPT]}, "conversations", (Q,)),
+    "turns that go on to an answer": ({"prompt": [Q, A]}, "prompt", (Q,)),
     "a text beside turns": ({"prompt": "Q", "messages": [Q, A]}, "prompt", (Q,)),
     "a text beside plain text": ({"prompt": "Q", "text": "T"}, "prompt", (Q,)),
     "a transcript that asks": ({"prompt": "\n\nHuman: Q\n\nAssistant:", "answer": "1"}, "prompt/answer", (Q,)),
@@ -69,7 +70,11 @@ def test_what_is_asked(name: str):
         ({"question": "Q", "answer": True}, "true", True),
         ({"problem": "Q", "solution": "long", "answer": "7"}, "7", True),
         ({"prompt": "Q", "response": "A"}, "A", False),
+        ({"prompt": [Q], "completion": [A]}, "A", False),
+        ({"prompt": "Q", "completion": json.dumps([A])}, "A", False),
         ({"messages": [Q, A]}, "A", False),
+        ({"messages": [Q, B, A]}, "A", False),
+        ({"question": "Q", "answer": 10**400}, str(10**400), True),
         ({"prompt": "Q"}, None, False),
     ],
 )
@@ -101,6 +106,7 @@ PAIRS = {
     "transcripts with other line ends": {
         "chosen": hh("Q", "A").replace("\n", "\r\n"), "rejected": hh("Q", "B").replace("\n", "\r\n"),
     },
+    "a chat that goes on to an answer": {"messages": [Q, A], "chosen": "A", "rejected": "B"},
     "an instruction": {"instruction": "Q", "input": "", "chosen": "A", "rejected": "B"},
     "A and B": {
         "orig_instruction": "Q", "orig_response_A": "B", "orig_response_B": "A", "orig_score_A": "2",
@@ -196,13 +202,66 @@ FIRST = {"question": "Q", "answer": "1", "chosen": "A", "rejected": "B"}
         ({**FIRST, "chosen": 3}, "`chosen` is a number"),
         ({**FIRST, "chosen": [Q]}, "`chosen` begins with what the user says"),
         ({**FIRST, "chosen": [{"role": "robot", "content": "A"}]}, "no known role"),
-        ({key: FIRST[key] for key in ("question", "chosen", "rejected")}, "`answer` is null"),
+        ({key: FIRST[key] for key in ("question", "chosen", "rejected")}, "no `answer` here, unlike the first row"),
         ({key: FIRST[key] for key in ("question", "answer", "chosen")}, "no `rejected` here, unlike the first row"),
+        ({**FIRST, "answer": float("nan")}, "`answer` is no finite number"),
+        ({**FIRST, "chosen": [], "rejected": ["B"]}, "`rejected[0]` is text, expected an object"),
+        ({**FIRST, "rejected": [Q, B]}, "`rejected` begins with what the user says"),
+        ({}, "no `question` here, unlike the first row"),
     ],
 )
 def test_a_row_that_cannot_be_used_says_why(row: dict, why: str):
     _, found = read(FIRST, row)
     assert isinstance(found, BadRow) and found.where == "rows:2" and why in found.why
+
+
+def test_a_row_with_both_has_a_reference_and_a_pair():
+    form, found = tasks_of(iter([("here", FIRST)]), {})
+    [(_, both)] = found
+    assert isinstance(both, Task) and both.reference == "1" and both.chosen == (A,) and form.pairs and form.checkable
+
+
+@pytest.mark.parametrize("score", ["N/A", "nan", float("inf"), 10**400, True, [3]], ids=lambda score: str(score)[:9])
+def test_a_score_is_a_finite_number(score: Any):
+    one = {**SCORED, "orig_response": "A", "orig_score": "5"}
+    _, found = read(PAIRS["A and B"], {**PAIRS["A and B"], "orig_score_B": score})
+    assert isinstance(found, BadRow) and found.why.startswith("`orig_score_B` is ")
+    bad = read(one, {**one, "orig_response": "B", "orig_score": 1}, {**one, "orig_score": score})[0]
+    assert isinstance(bad, BadRow) and bad.where == "rows:3"
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        ({"prompt": "Q", "chosen": None, "rejected": "B"}, "`chosen` is null"),
+        ({**PAIRS["A and B"], "orig_response_A": None}, "`orig_response_A` is null"),
+    ],
+)
+def test_a_null_in_the_first_row_makes_no_other_form_of_all(first: dict, why: str):
+    bad, found = read(first, {**PAIRS["A and B"], **PAIRS["texts"]})
+    assert isinstance(bad, BadRow) and bad.why.startswith(why) and isinstance(found, Task) and found.chosen == (A,)
+
+
+def test_a_weak_answer_beside_a_pair_is_not_asked_for():
+    form, _ = tasks_of(iter([("here", {**PAIRS["texts"], "response": "R"})]), {})
+    assert form.reference is None and form.name == "prompt/chosen/rejected"
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [({"response": 3, "prompt": "A"}, "`response` is a number"), ({"response": "Q"}, "no `prompt` here")],
+)
+def test_what_is_wrong_names_the_columns_of_the_data(bad: dict, why: str):
+    _, found = read({"response": "Q", "prompt": "A"}, bad, columns={"prompt": "response", "response": "prompt"})
+    assert isinstance(found, BadRow) and found.why.startswith(why)
+
+
+def test_rows_of_a_csv_hold_turns_as_text(tmp_path: Any):
+    path = tmp_path / "a.csv"
+    cells = (json.dumps([turn]).replace('"', '""') for turn in (Q, A, B))
+    path.write_text("prompt,chosen,rejected\n" + ",".join(f'"{cell}"' for cell in cells) + "\n")
+    [(_, found)] = tasks_of(read_rows(path), {})[1]
+    assert isinstance(found, Task) and (found.messages, found.chosen, found.rejected) == ((Q,), (A,), (B,))
 
 
 @pytest.mark.parametrize(
