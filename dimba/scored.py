@@ -8,7 +8,7 @@ from dimba.errors import BadInput, BadRow
 from dimba.files import kind
 from dimba.formats import renamed
 from dimba.pairs import TIE, Nothing, checked
-from dimba.samples import Row, Unfit, is_blank, text_of
+from dimba.samples import Message, Row, Unfit, is_blank, text_of
 from dimba.task_forms import CRITERIA, SCORED, LeftOut, Task, TaskForm, check_there, in_their_words
 
 Found = Iterator[tuple[str, Task | BadRow | LeftOut]]
@@ -55,10 +55,18 @@ def _response(row: Row, name: str) -> str:
     return text_of(row.get(name), name)
 
 
+def asked_alone(row: Row, _form: TaskForm) -> Task:
+    """What a response answers, without the others that it is compared with; raises Unfit."""
+    return Task(messages=_asked(row), row=row, plain=True)
+
+
+def _asked(row: Row) -> tuple[Message, ...]:
+    return ({"role": "user", "content": text_of(row["orig_instruction"], "orig_instruction")},)
+
+
 def _compared(row: Row, best: str, worse: str) -> Task:
-    asked = ({"role": "user", "content": text_of(row["orig_instruction"], "orig_instruction")},)
     answers = [({"role": "assistant", "content": text},) for text in (best, worse)]
-    pair = checked(asked, *answers)
+    pair = checked(_asked(row), *answers)
     return Task(messages=pair.asked, chosen=pair.chosen, rejected=pair.rejected, row=row, plain=True)
 
 

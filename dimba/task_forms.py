@@ -58,8 +58,8 @@ class TaskForm:
     @property
     def needed(self) -> tuple[str, ...]:
         """Our names of the columns that every row has."""
-        if self.name == TWO_RESPONSES:
-            return TWO
+        if self.name in (TWO_RESPONSES, SCORED_RESPONSES):
+            return TWO if self.name == TWO_RESPONSES else SCORED
         return tuple(each for each in (self.ask, self.answer, *(_PAIR if self.pairs else ())) if each)
 
 

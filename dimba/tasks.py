@@ -12,7 +12,7 @@ from dimba.files import Read, read_rows
 from dimba.formats import DataSummary, as_sample, none_usable, recognise, renamed
 from dimba.pairs import Nothing, degenerate, pair_of, transcript
 from dimba.samples import Row, Sample, Turn, Unfit, instructed, is_blank, side, text_of, tools_of, turns, with_system
-from dimba.scored import Found, compared_responses, two_responses
+from dimba.scored import Found, asked_alone, compared_responses, two_responses
 from dimba.task_forms import (
     LISTS,
     SCORED_RESPONSES,
@@ -62,7 +62,7 @@ def tasks_of(rows: Read, columns: Mapping[str, str]) -> tuple[TaskForm, Found]:
 
 
 def _tasks(rows: Iterable[tuple[str, Row | BadRow]], form: TaskForm, columns: Mapping[str, str]) -> Found:
-    read = two_responses if form.name == TWO_RESPONSES else _usual
+    read = {TWO_RESPONSES: two_responses, SCORED_RESPONSES: asked_alone}.get(form.name, _usual)
     for where, row in rows:
         yield where, row if isinstance(row, BadRow) else _tried(read, where, row, form, columns)
 
@@ -178,14 +178,16 @@ def survey_tasks(
         raise BadInput(f"{path}: {problem[0]}", problem[1])
     if not tasks:
         raise none_usable(rows, bad[0]) if bad else BadInput(f"{path}: every pair compares nothing", "give other pairs")
+    hints = {each.hint for each in bad}
     return DataSummary(
         format=form.name,
         rows=rows,
         columns=tuple(tasks[0].row),
-        first=Sample(messages=tasks[0].messages),
+        first=_asked_sample(tasks[0]),
         unusable=unusable,
         left_out=left_out.total(),
         bad=tuple((each.where, each.why) for each in bad),
+        hint=hints.pop() if len(hints) == 1 else "",
     )
 
 
@@ -203,6 +205,11 @@ def first_sample(row: Row, columns: Mapping[str, str], where: str, mode: str) ->
     """A row as `mode` would begin with it: a chat to learn from, or what is asked; raises BadInput."""
     if mode != "grpo":
         return as_sample(row, recognise(row, columns, where), columns, where)
-    _, found = tasks_of(iter([(where, dict(row))]), columns)
-    task = next((each for _, each in found if isinstance(each, Task)), None)
-    return Sample(messages=task.messages if task else ())
+    found = next(iter(_tasks([(where, row)], recognise_task(row, columns, where), columns)))[1]
+    if not isinstance(found, Task):
+        raise BadRow(where, found.why)
+    return _asked_sample(found)
+
+
+def _asked_sample(task: Task) -> Sample:
+    return Sample(messages=task.messages, trained=(False,) * len(task.messages))

@@ -8,7 +8,7 @@ import pytest
 from dimba.errors import BadInput, BadRow
 from dimba.files import read_rows
 from dimba.pairs import APART, EMPTY, EQUAL, TIE
-from dimba.tasks import LeftOut, Task, left_out_problem, survey_tasks, tasks_of
+from dimba.tasks import LeftOut, Task, first_sample, left_out_problem, survey_tasks, tasks_of
 from tests.conftest import SHARED_DATA, write_rows
 
 Q, A, B = (
@@ -152,6 +152,25 @@ def test_responses_scored_one_by_one_are_compared_with_the_best():
     ]
     assert [turn["content"] for turn in (*worse.chosen, *worse.rejected)] == ["A", "x"]
     assert best_again == LeftOut("rows:3", TIE)
+
+
+def test_a_single_scored_response_can_be_shown():
+    row = {**SCORED, "orig_response": "A", "orig_score": "5", "orig_instruction": "Q"}
+    assert first_sample(row, {}, "here", "grpo").messages == (Q,)
+
+
+def test_what_is_shown_carries_no_loss(tmp_path: Any):
+    row = {"messages": [Q, A, AGAIN, B]}
+    summary = survey_tasks(write_rows(tmp_path / "a.jsonl", [row]), {})
+    assert summary.first == first_sample(row, {}, "here", "grpo")
+    assert summary.first and summary.first.trained == (False, False, False)
+
+
+def test_a_first_row_that_cannot_be_shown_says_why():
+    with pytest.raises(BadInput, match="here: `prompt` is a number"):
+        first_sample({"prompt": 3}, {}, "here", "grpo")
+    with pytest.raises(BadInput, match=f"here: {EQUAL}"):
+        first_sample({**PAIRS["texts"], "rejected": "A"}, {}, "here", "grpo")
 
 
 @pytest.mark.parametrize(

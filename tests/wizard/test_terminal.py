@@ -241,6 +241,19 @@ def test_the_first_example_says_what_of_it_carries_loss(wizard: Open, place: Pat
     terminal.wait(told)
 
 
+def test_the_first_example_of_grpo_is_what_is_asked(wizard: Open, place: Path):
+    said = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+    write_rows(place / "chats.jsonl", [{"messages": said}] * 30)
+    terminal = wizard("--mode", "grpo")
+    terminal.wait("whole: LlamaForCausalLM")
+    terminal.send(ENTER)
+    terminal.wait("6  local file")
+    terminal.send(DOWN, DOWN, ENTER)
+    terminal.wait("File:")
+    terminal.send("chats.jsonl", ENTER)
+    terminal.wait("what is asked; the answers are sampled")
+
+
 def test_a_folder_of_checkpoints_leads_to_its_newest_whole_one(wizard: Open, place: Path):
     for step in (10, 20):
         hollow_checkpoint(place / f"old/checkpoint-{step}")

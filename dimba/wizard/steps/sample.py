@@ -73,6 +73,8 @@ def _as_seen(state: State, example: Sample) -> tuple[str, str]:
 
 
 def _loss(example: Sample) -> str:
+    if not any(example.trained):
+        return "what is asked; the answers are sampled"
     spoken = [n for n, message in enumerate(example.messages) if message["role"] == "assistant"]
     if all(example.trained[n] for n in spoken):
         return "the loss is on the assistant's turns"
