@@ -83,7 +83,8 @@ def compared_responses(rows: Iterable[tuple[str, Row | BadRow]], columns: Mappin
             score = _score(ours.get("orig_score"), "orig_score")
             if score is None:
                 raise Unfit("`orig_score` is missing, expected a number")
-            groups.setdefault(key, []).append((score, where, _response(ours, "orig_response"), row))
+            response = _response(ours, "orig_response")
+            groups.setdefault(key, []).append((score, where, response, row))
         except BadRow as error:
             yield where, error
         except Unfit as error:

@@ -154,6 +154,11 @@ def test_responses_scored_one_by_one_are_compared_with_the_best():
     assert best_again == LeftOut("rows:3", TIE)
 
 
+def test_an_instruction_without_a_readable_response_compares_nothing():
+    bad = read({**SCORED, "orig_response": None, "orig_score": "5"})
+    assert [each.why for each in bad] == ["`orig_response` is null, expected text"]
+
+
 def test_a_single_scored_response_can_be_shown():
     row = {**SCORED, "orig_response": "A", "orig_score": "5", "orig_instruction": "Q"}
     assert first_sample(row, {}, "here", "grpo").messages == (Q,)
