@@ -81,8 +81,8 @@ def test_the_example_of_grpo_runs_as_written(project: Path, monkeypatch: pytest.
             "orig_score": score,
             "orig_criteria": "Right?",
         }
-        for n in range(12)
-        for m in range(12)
+        for n in range(30)
+        for m in range(30)
         for said, score in ((f"It is {n + m}.", "5"), ("What is?", "1"))
     ]
     data = on_hub(project / "feedback", "train", scored)
