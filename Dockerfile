@@ -4,10 +4,12 @@
 #               carry CUDA, cuDNN and NCCL themselves, so a `-base` image and the host's driver are enough.
 #   EXTRA_CA    a company's CA certificates: a PEM file or a folder of them, inside the build context
 #   WHEELS      a folder of wheels that are preferred over the index, inside the build context
+#   WITH        `-vllm` for an image that has vLLM too; nothing for one without
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 FROM ${BASE_IMAGE}
 ARG EXTRA_CA=docker/certs
 ARG WHEELS=docker/wheels
+ARG WITH=
 
 # Appended rather than installed, so that a bundle that the base image brings stays whole.
 COPY ${EXTRA_CA} /tmp/certs/
@@ -24,11 +26,11 @@ RUN if ! python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3
     fi
 
 COPY ${WHEELS} /tmp/wheels/
-COPY docker/requirements.txt docker/constraints.txt /tmp/
+COPY docker/requirements*.txt docker/constraints*.txt /tmp/
 RUN python3 -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --find-links /tmp/wheels \
-      -r /tmp/requirements.txt -c /tmp/constraints.txt \
- && rm -rf /tmp/certs /tmp/constraints.txt /tmp/requirements.txt
+      -r /tmp/requirements${WITH}.txt -c /tmp/constraints${WITH}.txt \
+ && rm -rf /tmp/certs /tmp/constraints*.txt /tmp/requirements*.txt
 
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/dimba \

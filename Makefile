@@ -58,6 +58,8 @@ lock: $(HOST)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 	  --upgrade docker/requirements.txt -o docker/constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+	  --upgrade docker/requirements-vllm.txt -o docker/constraints-vllm.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 	  --upgrade pyproject.toml --extra dev -c docker/constraints.txt -o constraints-dev.txt
 
 schema: $(HOST)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from dimba.contract import ENV_CA_CERT, ENV_WHEELS, absolute
 from dimba.errors import BadInput, EngineFailed
+from dimba.spec import JobSpec
 
 # Everything else in the repository (checkpoints, runs, data) stays out. `.dockerignore` says the same to Compose.
-_FILES = ("Dockerfile", "docker/requirements.txt", "docker/constraints.txt")
+_LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints") for extra in ("", "-vllm")]
+_FILES = ("Dockerfile", *_LISTS)
 _CODE = ("dimba", "scripts")
 CERTS, WHEELS = "docker/certs", "docker/wheels"
 
@@ -75,6 +77,11 @@ def _content(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def image_key(context: BuildContext, base: str, base_digest: str | None) -> str:
-    """Sixteen hex digits over everything that goes into the image."""
-    return hashlib.sha256(f"{context.digest}\0{base}\0{base_digest}".encode()).hexdigest()[:16]
+def image_key(context: BuildContext, base: str, base_digest: str | None, extra: str = "") -> str:
+    """Sixteen hex digits over everything that goes into the image; `extra` as in `image_extra`."""
+    return hashlib.sha256(f"{context.digest}\0{base}\0{base_digest}\0{extra}".encode()).hexdigest()[:16]
+
+
+def image_extra(spec: JobSpec) -> str:
+    """What the job's image has beside what trains, as the Dockerfile's `WITH` names it: `-vllm`, or nothing."""
+    return "-vllm" if spec.mode == "grpo" and spec.trainer_args.get("use-vllm") is True else ""

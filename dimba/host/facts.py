@@ -50,6 +50,7 @@ class ImageFacts:
     base: str | None
     base_digest: str | None  # None where the base image is not on this machine yet
     id: str | None  # None where it is not built yet
+    extra: str = ""  # what it has beside what trains, the Dockerfile's `WITH`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,8 @@ def check_vllm(args: Namespace, compute: "Compute") -> None:
     if compute.on_cpu:
         raise BadInput("--use-vllm: vLLM shares the GPU that trains, and this trains on the CPU", without)
     if find_spec("vllm") is None:
-        raise BadInput("--use-vllm: vLLM is not installed here", f"`pip install vllm`, or {without}")
+        lists = "-r docker/requirements-vllm.txt -c docker/constraints-vllm.txt"
+        raise BadInput("--use-vllm: vLLM is not installed here", f"`pip install {lists}`, or {without}")
 
 
 def _beta(args: Namespace, prompts: "Prompts") -> float:

@@ -25,7 +25,7 @@ from dimba.runners.docker.image import look_at_image
 from dimba.runners.docker.runner import DockerRunner
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Throwaway
-from dimba.spec import parse_spec
+from dimba.spec import JobSpec, parse_spec
 from tests.conftest import REPOSITORY, TEST_BASE, Dimba
 from tests.plan.test_plan import FACTS, SPARSE
 
@@ -189,6 +189,8 @@ def test_an_image_that_does_not_build_names_the_step_and_its_last_lines(tmp_path
         "docker/wheels/.gitkeep",
         "docker/requirements.txt",
         "docker/constraints.txt",
+        "docker/requirements-vllm.txt",
+        "docker/constraints-vllm.txt",
     ):
         (tmp_path / name).touch()
     (tmp_path / "Dockerfile").write_text(
@@ -230,17 +232,41 @@ def test_the_key_covers_the_code_the_base_and_the_wheels(tmp_path: Path, monkeyp
     assert gather_context(REPOSITORY).digest != before.digest
 
 
+def with_vllm(spec: JobSpec) -> JobSpec:
+    return spec.model_copy(update={"mode": "grpo", "trainer_args": {"use-vllm": True}})
+
+
+def stand_in_wheel(folder: Path) -> None:
+    """`only-here`, which no index has."""
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "only_here-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("only_here.py", "")
+        wheel.writestr("only_here-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: only-here\nVersion: 1.0\n")
+        wheel.writestr("only_here-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("only_here-1.0.dist-info/RECORD", "")
+
+
+def test_an_image_has_vllm_only_where_the_job_samples_with_it(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project, wheels = copy_of_the_project(tmp_path / "project"), tmp_path / "wheels"
+    (project / "docker" / "requirements-vllm.txt").write_text("only-here==1.0\n", encoding="utf-8")
+    stand_in_wheel(wheels)
+    monkeypatch.setenv("DIMBA_WHEELS", str(wheels))
+    runner = DockerRunner(engine, project)
+    without, image = runner.look(SPEC), runner.prepare(with_vllm(SPEC), lambda *_: None)
+    assert without and image and image.id and image.key != without.key
+    asked = runner.run_once(["python", "-c", "import only_here"], Throwaway(image=image.reference, uid=1, gid=1))
+    engine.api.remove_image(image.reference, force=True)
+    assert asked.exit_code == 0
+
+
 def test_a_company_ca_and_a_folder_of_wheels_reach_the_image(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     project, wheels = copy_of_the_project(tmp_path / "project"), tmp_path / "wheels"
     (project / "docker" / "requirements.txt").write_text("only-here==1.0\n", encoding="utf-8")
-    wheels.mkdir()
-    with zipfile.ZipFile(wheels / "only_here-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("only_here.py", "")
-        wheel.writestr("only_here-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: only-here\nVersion: 1.0\n")
-        wheel.writestr("only_here-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        wheel.writestr("only_here-1.0.dist-info/RECORD", "")
+    stand_in_wheel(wheels)
     (tmp_path / "company.crt").write_text("a company's certificate\n", encoding="utf-8")
     monkeypatch.setenv("DIMBA_WHEELS", str(wheels))
     monkeypatch.setenv("DIMBA_CA_CERT", str(tmp_path / "company.crt"))

@@ -14,7 +14,7 @@ from docker.errors import APIError, ImageNotFound
 import docker
 from dimba.contract import ENV_BASE_IMAGE, LABEL_IMAGE_KEY
 from dimba.errors import DimbaError, EngineFailed, HostCannot
-from dimba.host.context import BuildContext, gather_context, image_key
+from dimba.host.context import BuildContext, gather_context, image_extra, image_key
 from dimba.host.facts import ImageFacts
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Progress
@@ -33,9 +33,11 @@ def look_at_image(api: docker.APIClient, spec: JobSpec, project: Path) -> ImageF
     context = gather_context(project)
     base = base_image(project, spec)
     digest = _digest(api, base)
-    key = image_key(context, base, digest)
+    extra = image_extra(spec)
+    key = image_key(context, base, digest, extra)
     reference = f"{REPOSITORY}:{key}"
-    return ImageFacts(reference=reference, key=key, base=base, base_digest=digest, id=_id(api, reference))
+    found = _id(api, reference)
+    return ImageFacts(reference=reference, key=key, base=base, base_digest=digest, id=found, extra=extra)
 
 
 def default_base(project: Path) -> str:
@@ -116,7 +118,7 @@ def build(api: docker.APIClient, image: ImageFacts, project: Path, progress: Pro
             tag=image.reference,
             rm=True,
             forcerm=True,
-            buildargs={"BASE_IMAGE": image.base},
+            buildargs={"BASE_IMAGE": image.base, "WITH": image.extra},
             labels={LABEL_IMAGE_KEY: image.key},
         )
         _follow(messages, progress)
