@@ -189,7 +189,7 @@ def as_sample(row: Row, form: Format, columns: Mapping[str, str], where: str) ->
     except Unfit as error:
         pairs = str(error).startswith("no assistant") and not columns and {"chosen", "rejected"} <= row.keys()
         hint = _pairs_hint(row) if pairs else error.hint
-        raise BadRow(where, _in_their_words(str(error), columns), hint) from None
+        raise BadRow(where, in_their_words(str(error), columns), hint) from None
 
 
 def renamed(row: Row, columns: Mapping[str, str]) -> Row:
@@ -200,7 +200,7 @@ def renamed(row: Row, columns: Mapping[str, str]) -> Row:
     return {**others, **{ours: row.get(theirs) for ours, theirs in columns.items()}}
 
 
-def _in_their_words(why: str, columns: Mapping[str, str]) -> str:
+def in_their_words(why: str, columns: Mapping[str, str]) -> str:
     """A reason that begins with our name of a column, with theirs."""
     return re.sub(r"^`(\w+)", lambda match: f"`{columns.get(match[1], match[1])}", why)
 

@@ -1,13 +1,16 @@
 """Rows that compare two answers: what both are an answer to, and whether they compare anything."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dimba.files import kind
 from dimba.samples import Message, Row, Turn, Unfit, is_blank, said, side, text_of, with_system
 
 # Why a row that is fine compares nothing.
+BEST = "the best of several answers, which the others are compared with"
 TIE = "both answers have the same score"
 EMPTY = "an answer, or the question, is empty"
 EQUAL = "both answers are the same"
@@ -23,6 +26,13 @@ class Nothing(Exception):
     """A row compares nothing; the text is one of the reasons."""
 
 
+class LeftOut(NamedTuple):
+    """A row that is fine, and compares nothing."""
+
+    where: str
+    why: str
+
+
 class Pair(NamedTuple):
     """What is asked, and the two ways to go on, the better one first."""
 
@@ -31,14 +41,37 @@ class Pair(NamedTuple):
     rejected: tuple[Message, ...]
 
 
-def degenerate(left_out: dict[str, int], pairs: int) -> tuple[str, str] | None:
-    """(what, hint) where too many pairs compare nothing for the others to be trusted."""
-    counts = {why: left_out.get(why, 0) for why in _DEGENERATE}
-    if sum(counts.values()) <= _MOST * pairs:
-        return None
-    told = "; ".join(f"{count:,} times {why}" for why, count in counts.items() if count)
-    what = f"{sum(counts.values()):,} of {pairs:,} pairs compare nothing, more than one in twenty: {told}"
-    return what, "name the right columns with `dataset.columns`, or look at how the pairs were made and remove these"
+@dataclass
+class Tally:
+    """How many pairs compare nothing, why, and where the first of each kind stands."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Pairs that are left out."""
+        return self.counts.total()
+
+    def add(self, row: LeftOut) -> None:
+        """Counts a row, unless other rows are compared with it."""
+        if row.why != BEST:
+            self.counts[row.why] += 1
+            self.first.setdefault(row.why, row.where)
+
+    def problem(self, comparing: int) -> tuple[str, str] | None:
+        """(what, hint) where too many compare nothing for those `comparing` to be trusted; ties are no fault."""
+        pairs, faults = comparing + self.total, sum(self.counts[why] for why in _DEGENERATE)
+        if faults <= _MOST * pairs:
+            return None
+        told = "; ".join(
+            f"{self.counts[why]:,} times {why} (first: {self.first[why]})" for why in _DEGENERATE if self.counts[why]
+        )
+        what = f"{faults:,} of {pairs:,} pairs compare nothing, more than one in twenty: {told}"
+        return (
+            what,
+            "name the right columns with `dataset.columns`, or look at how the pairs were made and remove these",
+        )
 
 
 def transcript(text: str, place: str) -> list[Turn] | None:

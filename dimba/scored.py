@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from dimba.errors import BadInput, BadRow
 from dimba.files import kind
-from dimba.formats import renamed
-from dimba.pairs import TIE, Nothing, checked
+from dimba.formats import in_their_words, renamed
+from dimba.pairs import BEST, TIE, LeftOut, Nothing, checked
 from dimba.samples import Message, Row, Unfit, is_blank, text_of
-from dimba.task_forms import CRITERIA, SCORED, LeftOut, Task, TaskForm, check_there, in_their_words
+from dimba.task_forms import CRITERIA, SCORED, Task, TaskForm, check_there
 
 Found = Iterator[tuple[str, Task | BadRow | LeftOut]]
 
@@ -92,7 +92,7 @@ def compared_responses(rows: Iterable[tuple[str, Row | BadRow]], columns: Mappin
     compared = 0
     for group in groups.values():
         for where, found in _pairs_of(group, columns):
-            compared += not (isinstance(found, LeftOut) and found.why == TIE)
+            compared += not (isinstance(found, LeftOut) and found.why in (TIE, BEST))
             yield where, found
     if not compared and groups:
         raise BadInput(
@@ -107,8 +107,7 @@ def _pairs_of(group: list[tuple[float, str, str, Row]], columns: Mapping[str, st
     for each in group:
         score, where, response, row = each
         if each is best:
-            if len(group) == 1:
-                yield where, LeftOut(where, TIE)
+            yield where, LeftOut(where, TIE if len(group) == 1 else BEST)
             continue
         try:
             if score == best[0]:

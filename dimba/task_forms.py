@@ -1,9 +1,8 @@
 """The shapes of rows that GRPO can start from, and how they are recognised."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from dimba.formats import UnknownFormat, renamed, theirs_in
 from dimba.samples import Message, Row, Unfit
@@ -63,23 +62,11 @@ class TaskForm:
         return tuple(each for each in (self.ask, self.answer, *(_PAIR if self.pairs else ())) if each)
 
 
-class LeftOut(NamedTuple):
-    """A row that is fine, and compares nothing."""
-
-    where: str
-    why: str
-
-
 def check_there(row: Row, needed: Iterable[str], columns: Mapping[str, str]) -> None:
     """Raises Unfit where a row lacks one of the columns that the first row has."""
     for ours in needed:
         if columns.get(ours, ours) not in row:
             raise Unfit(f"no `{columns.get(ours, ours)}` here, unlike the first row")
-
-
-def in_their_words(why: str, columns: Mapping[str, str]) -> str:
-    """A reason that begins with our name of a column, with theirs."""
-    return re.sub(r"^`(\w+)", lambda match: f"`{columns.get(match[1], match[1])}", why)
 
 
 def recognise_task(row: Row, columns: Mapping[str, str], where: str) -> TaskForm:

@@ -1,7 +1,6 @@
 """What GRPO starts from: rows that ask, and what an answer is held against. Both sides need it, as with formats."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
@@ -9,8 +8,8 @@ from pathlib import Path
 
 from dimba.errors import BadInput, BadRow
 from dimba.files import Read, read_rows
-from dimba.formats import DataSummary, as_sample, none_usable, recognise, renamed
-from dimba.pairs import Nothing, degenerate, pair_of, transcript
+from dimba.formats import DataSummary, as_sample, in_their_words, none_usable, recognise, renamed
+from dimba.pairs import LeftOut, Nothing, Tally, pair_of, transcript
 from dimba.samples import Row, Sample, Turn, Unfit, instructed, is_blank, side, text_of, tools_of, turns, with_system
 from dimba.scored import Found, asked_alone, compared_responses, two_responses
 from dimba.task_forms import (
@@ -18,21 +17,19 @@ from dimba.task_forms import (
     SCORED_RESPONSES,
     TWO_RESPONSES,
     WEAK,
-    LeftOut,
     Task,
     TaskForm,
     check_there,
-    in_their_words,
     recognise_task,
 )
 
 __all__ = [
     "LeftOut",
+    "Tally",
     "Task",
     "TaskForm",
     "first_sample",
     "form_name",
-    "left_out_problem",
     "recognise_task",
     "survey_tasks",
     "tasks_of",
@@ -161,7 +158,7 @@ def survey_tasks(
     form, found = tasks_of(read_rows(path), columns)
     tasks: list[Task] = []
     bad: list[BadRow] = []
-    left_out: Counter[str] = Counter()
+    left_out = Tally()
     count = rows = unusable = 0
     for _where, each in found:
         rows += 1
@@ -170,11 +167,11 @@ def survey_tasks(
             count += 1
             tasks = tasks or [each]
         elif isinstance(each, LeftOut):
-            left_out[each.why] += 1
+            left_out.add(each)
         else:
             unusable += 1
             bad = [*bad, each] if len(bad) < _SHOWN else bad
-    if problem := left_out_problem(left_out, count + left_out.total()):
+    if problem := left_out.problem(count):
         raise BadInput(f"{path}: {problem[0]}", problem[1])
     if not tasks:
         raise none_usable(rows, bad[0]) if bad else BadInput(f"{path}: every pair compares nothing", "give other pairs")
@@ -185,15 +182,10 @@ def survey_tasks(
         columns=tuple(tasks[0].row),
         first=_asked_sample(tasks[0]),
         unusable=unusable,
-        left_out=left_out.total(),
+        left_out=left_out.total,
         bad=tuple((each.where, each.why) for each in bad),
         hint=hints.pop() if len(hints) == 1 else "",
     )
-
-
-def left_out_problem(left_out: Mapping[str, int], pairs: int) -> tuple[str, str] | None:
-    """(what, hint) where more than one pair in twenty compares nothing; ties are no fault."""
-    return degenerate(dict(left_out), pairs)
 
 
 def form_name(row: Row, columns: Mapping[str, str], where: str, mode: str) -> str:

@@ -7,8 +7,8 @@ import pytest
 
 from dimba.errors import BadInput, BadRow
 from dimba.files import read_rows
-from dimba.pairs import APART, EMPTY, EQUAL, TIE
-from dimba.tasks import LeftOut, Task, first_sample, left_out_problem, survey_tasks, tasks_of
+from dimba.pairs import APART, BEST, EMPTY, EQUAL, TIE
+from dimba.tasks import LeftOut, Tally, Task, first_sample, survey_tasks, tasks_of
 from tests.conftest import SHARED_DATA, write_rows
 
 Q, A, B = (
@@ -147,11 +147,11 @@ SCORED = {"orig_instruction": "Q", "orig_criteria": "c"}
 
 def test_responses_scored_one_by_one_are_compared_with_the_best():
     rows = [{**SCORED, "orig_response": text, "orig_score": score} for text, score in (("x", "1"), ("A", 5), ("y", 5))]
-    worse, best_again = read(*rows, {**SCORED, "orig_instruction": "alone", "orig_response": "z", "orig_score": "3"})[
-        :2
-    ]
+    alone = {**SCORED, "orig_instruction": "alone", "orig_response": "z", "orig_score": "3"}
+    worse, best, best_again, single = read(*rows, alone)
     assert [turn["content"] for turn in (*worse.chosen, *worse.rejected)] == ["A", "x"]
-    assert best_again == LeftOut("rows:3", TIE)
+    assert best == LeftOut("rows:2", BEST)
+    assert (best_again, single) == (LeftOut("rows:3", TIE), LeftOut("rows:4", TIE))
 
 
 def test_an_instruction_without_a_readable_response_compares_nothing():
@@ -200,10 +200,19 @@ def test_what_compares_nothing_is_left_out(row: dict, why: str):
     assert read(row) == [LeftOut("rows:1", why)]
 
 
+def tally(whys: list[str]) -> Tally:
+    made = Tally()
+    for line, why in enumerate(whys, 1):
+        made.add(LeftOut(f"a:{line}", why))
+    return made
+
+
 def test_more_than_one_in_twenty_is_an_error_but_ties_are_none(tmp_path: Any):
-    assert left_out_problem({EQUAL: 5, TIE: 50}, 100) is None
-    what, _ = left_out_problem({EQUAL: 4, EMPTY: 2}, 100) or ("", "")
-    assert what.startswith("6 of 100 pairs compare nothing") and "4 times both answers are the same" in what
+    honest, bad = tally([EQUAL] * 5 + [TIE] * 50), tally([EQUAL] * 4 + [EMPTY] * 2)
+    assert honest.problem(45) is None
+    what, _ = bad.problem(94) or ("", "")
+    assert what.startswith("6 of 100 pairs compare nothing") and f"4 times {EQUAL} (first: a:1)" in what
+    assert f"2 times {EMPTY} (first: a:5)" in what
     good, same = PAIRS["texts"], {**PAIRS["texts"], "rejected": "A"}
     found = survey_tasks(write_rows(tmp_path / "a.jsonl", [good] * 19 + [same]), {})
     assert (found.rows, found.usable, found.left_out) == (20, 19, 1)

@@ -1,7 +1,6 @@
 """From the flags of GRPO to prompts, what their answers are held against, and a report of both."""
 
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from dimba.errors import BadInput, BadRow
 from dimba.report import BadRowReport, DataReport, Part, Shown
 from dimba.rewards import REWARDS, RewardSpec, parse_reward
-from dimba.tasks import LeftOut, Task, TaskForm, left_out_problem, tasks_of
+from dimba.tasks import LeftOut, Tally, Task, TaskForm, tasks_of
 from dimba.trainers.chat import ChatEncoder, prepare_tokenizer
 from dimba.trainers.data import source_of
 from dimba.trainers.models import load_context, load_tokenizer
@@ -58,7 +57,7 @@ class _Read:
     rows: int = 0
     tasks: list[tuple[str, Task]] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: Tally = field(default_factory=Tally)
 
     @property
     def note(self) -> dict[str, Any]:
@@ -118,7 +117,7 @@ def _read(args: Namespace, progress: Progress) -> _Read:
         if isinstance(each, Task):
             read.tasks.append((where, each))
         elif isinstance(each, LeftOut):
-            read.left_out[each.why] += 1
+            read.left_out.add(each)
         else:
             read.bad.append(each)
     return read
@@ -196,7 +195,7 @@ def question(task: Task) -> str:
 
 def _problem(args: Namespace, read: _Read, asked: Sequence[Asked], train: Sequence[Asked], limit: int) -> Problem:
     found = [row_problem(read.note, skip_bad=args.skip_bad_rows)] if read.rows else []
-    found.append(left_out_problem(read.left_out, len(read.tasks) + sum(read.left_out.values())))
+    found.append(read.left_out.problem(len(read.tasks)))
     found.append(_long_problem(asked, limit, args))
     if not train:
         found.append(("no prompt is left to train on", "hold out fewer rows, or give data with more"))
@@ -217,8 +216,8 @@ def _long_problem(asked: Sequence[Asked], limit: int, args: Namespace) -> Proble
 
 
 def _left_out_notes(read: _Read) -> Iterable[str]:
-    pairs = len(read.tasks) + sum(read.left_out.values())
-    return (f"{count:,} of {pairs:,} pairs are left out: {why}" for why, count in read.left_out.items())
+    pairs = len(read.tasks) + read.left_out.total
+    return (f"{count:,} of {pairs:,} pairs are left out: {why}" for why, count in read.left_out.counts.items())
 
 
 def _notes(asked: Sequence[Asked]) -> Iterable[str]:
@@ -242,7 +241,7 @@ def _report(read: _Read, asked: Sequence[Asked], limit: int, args: Namespace, *,
         long_rows=long,
         cut_tokens=0,
         cut_trained_tokens=0,
-        left_out=long + sum(read.left_out.values()),
+        left_out=long + read.left_out.total,
         examples=0,
         validation=0,
         median=int(np.median(lengths)) if len(lengths) else 0,
