@@ -14,11 +14,16 @@ ENV_ATTEMPT_DIR = "DIMBA_ATTEMPT_DIR"  # where log.txt and metrics.jsonl of this
 ENV_GPU_COUNT = "DIMBA_GPU_COUNT"  # how many GPUs must work inside; 0 on the CPU
 ENV_ALLOW_CPU = "DIMBA_ALLOW_CPU"  # go on without them, and say so
 ENV_SECRETS_ON_STDIN = "DIMBA_SECRETS_ON_STDIN"  # one JSON line of names and values waits on stdin
+ENV_TIME_LIMIT = "DIMBA_TIME_LIMIT"  # seconds after which the job saves and stops
+ENV_STOP_GRACE = "DIMBA_STOP_GRACE"  # seconds that it may take to save in, once told to stop
+ENV_KILL_HUNG = "DIMBA_KILL_HUNG"  # end a job whose steps no longer come
+ENV_HANG_SECONDS = "DIMBA_HANG_SECONDS"  # the least time without a step that counts as a hang
 ENV_RANK_DIR = "DIMBA_RANK_DIR"  # where each rank notes its pid and how it ended
 
 # Environment of the launcher.
 ENV_RUNS = "DIMBA_RUNS"
 ENV_BASE_IMAGE = "DIMBA_BASE_IMAGE"
+ENV_LEASES = "DIMBA_LEASES"  # the folder in which GPUs are given out, the same for every user
 ENV_GPU_PATH = "DIMBA_GPU_PATH"  # cdi or nvidia, where both are there and one is broken
 ENV_CA_CERT = "DIMBA_CA_CERT"  # a company's CA bundle, built into the image
 ENV_WHEELS = "DIMBA_WHEELS"  # a folder of wheels that the build prefers
@@ -26,7 +31,10 @@ ENV_WHEELS = "DIMBA_WHEELS"  # a folder of wheels that the build prefers
 # Labels of a container.
 LABEL_RUN_ID = "dimba.run-id"
 LABEL_ATTEMPT = "dimba.attempt"
+LABEL_GPUS = "dimba.gpus"  # which cards it holds
 LABEL_IMAGE_KEY = "dimba.image-key"
+
+ATTEND = "_attend"  # the command of a process beside a detached run
 
 # Files of a run and of an output folder.
 SPEC_FILE = "job.yaml"
@@ -36,6 +44,8 @@ LOG_FILE = "log.txt"
 METRICS_FILE = "metrics.jsonl"
 EXIT_FILE = "exit.json"  # the entry point's last word, in the attempt's folder
 OUTPUT_FILE = "dimba.json"
+WHOLE_FILE = "dimba-whole.json"  # in a checkpoint: everything that belongs to it
+SAVING_FOLDER = ".saving"  # in the output folder: what is being written
 
 PREPARE = "--prepare"  # for the entry point: tokenise the data before the ranks start
 
@@ -43,6 +53,7 @@ PREPARE = "--prepare"  # for the entry point: tokenise the data before the ranks
 REFUSED = "refused"  # a trainer's last word, with a message and a hint: it did not begin to train
 EXIT_NO_GPU = 83  # with NO_GPU as its last word; a trainer may end with any status
 NO_GPU = "no_gpu"
+STOP_MARGIN = 60  # seconds beyond a job's own grace, before it is killed from outside
 EXIT_STOPPED = 143  # 128 + SIGTERM: told to stop, saved and went
 
 # For a tokenizer without a chat template, as of a base model. Saved with the result, so that it is used as trained.

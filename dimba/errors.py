@@ -30,9 +30,13 @@ class DimbaError(Exception):
 
 
 class RunFailed(DimbaError):
-    """The run started and failed, or was stopped elsewhere."""
+    """The run started and failed, or was stopped elsewhere; `reason` is the exit reason where it is known."""
 
     exit_status = 1
+
+    def __init__(self, message: str, hint: str = "", reason: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.reason = reason
 
 
 class BadInput(DimbaError):

@@ -6,10 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dimba import contract
-from dimba.errors import DimbaError, SeveralErrors
+from dimba.attendant import spawn_attendant
+from dimba.checkpoints import newest_whole
+from dimba.endings import TRANSIENT
+from dimba.errors import DimbaError, RunFailed, SeveralErrors
 from dimba.host.facts import EngineFacts, GpuFacts, HostFacts
 from dimba.host.probe import probe, project_root
-from dimba.lifecycle import Reporter, Run, interrupted, signals
+from dimba.leasing import Desk, machine, waiting_for, wanted_by
+from dimba.lifecycle import Options, Reporter, Run, interrupted, signals
 from dimba.plan import LaunchPlan, make_plan
 from dimba.plan.build import Choices
 from dimba.plan.flags import EVERY_ALIAS
@@ -64,25 +68,33 @@ def look(
     progress: RowsRead,
     *,
     tokenise: bool = False,
-    allow_cpu: bool = False,
+    choices: Choices | None = None,
     ask: bool = False,
+    image: str | None = None,
     found: tuple[Runner, EngineFacts] | None = None,
     gpu: GpuFacts | None = None,
 ) -> Look:
     """Looks at everything that the spec names; starts nothing but our own trainers' `--help`, others' to `ask`.
 
-    `progress` gets the rows read so far; `found` and `gpu` are what an earlier look found. To `tokenise` is to look at
+    `progress` gets the rows read so far; `found` and `gpu` are what an earlier look found, `image` the one that the job
+    had before. To `tokenise` is to look at
     the data where the trainer runs too, if that can be done without building anything.
     """
     runner, engine = found or find_runner(loaded.spec.runner)
     facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=progress, gpu=gpu)
-    choices = Choices(allow_cpu=allow_cpu, gpu_path=os.environ.get(contract.ENV_GPU_PATH))
-    image = runner.look(loaded.spec)
+    choices = choices or choices_of(Options())
+    before = runner.look(_in_image(loaded.spec, image)) if image else None
+    image_facts = before if before and before.id else runner.look(loaded.spec)
     # Where the job was meant for a container that cannot be had, nothing of it runs on this machine instead.
     ask = ask and loaded.spec.runner in ("auto", runner.name)
-    facts = replace(facts, image=image, trainer=trainer_facts(facts, image, runner.run_once, ask=ask))
+    trainer = trainer_facts(facts, image_facts, runner.run_once, ask=ask)
+    facts = replace(facts, image=image_facts, trainer=trainer)
     facts = with_report(loaded.spec, facts, runner, now=tokenising(facts, progress) if tokenise else None)
     return Look(loaded=loaded, facts=facts, runner=runner, choices=choices)
+
+
+def _in_image(spec: JobSpec, image: str) -> JobSpec:
+    return spec.model_copy(update={"container": spec.container.model_copy(update={"image": image})})
 
 
 def tokenising(facts: HostFacts, progress: RowsRead) -> Callable[[int], None]:
@@ -101,25 +113,99 @@ def located(error: DimbaError, loaded: LoadedSpec) -> DimbaError:
     return error
 
 
-def launch(loaded: LoadedSpec, reporter: Reporter, *, allow_cpu: bool = False, detach: bool = False) -> RunRecord:
-    """Runs a spec to its end (or, detached, until it has started).
+def launch(
+    loaded: LoadedSpec, reporter: Reporter, options: Options | None = None, *, detach: bool = False
+) -> RunRecord:
+    """Runs a spec to its end (or, detached, until it has started or waits for GPUs).
 
     Raises:
         DimbaError: with the exit status of what went wrong; the run's record says the same.
     """
-    seen = look(loaded, reporter.rows, allow_cpu=allow_cpu, ask=True)
+    options = options or Options()
+    seen = look(loaded, reporter.rows, choices=choices_of(options), ask=True)
     plan = _benefit_of_the_doubt(seen).plan()
     for note in plan.notes:
         reporter.note(note)
-    run = Run.create(plan, loaded, seen.facts, allow_cpu=allow_cpu)
+    run = Run.create(plan, loaded, seen.facts, options)
+    return carry_on(run, seen, reporter, detach=detach)
+
+
+def choices_of(options: Options, *, run_id: str | None = None, checkpoint: Path | None = None) -> Choices:
+    """What the plan needs to know of the command line."""
+    return Choices(
+        allow_cpu=options.allow_cpu,
+        gpu_path=os.environ.get(contract.ENV_GPU_PATH),
+        time_limit=options.time_limit,
+        kill_hung=options.restart_hung,
+        run_id=run_id,
+        checkpoint=checkpoint,
+    )
+
+
+def carry_on(run: Run, seen: Look, reporter: Reporter, *, detach: bool) -> RunRecord:
+    """From a record to the end of its job, in as many attempts as it may have; detached, until its job runs.
+
+    What has to wait, or may have to try again, is left to a process of its own when it is detached.
+    """
+    attended = detach and run.record.retries > 0
     with run.closing_on_failure():
         with signals(interrupted):
-            ready = prepare(seen, run, reporter)
-        with signals(run.interrupt):
-            job = run.start(seen.runner, ready, reporter)
-            if not detach or not run.events.empty():
-                run.follow(seen.runner, job, reporter)
+            seen = prepare(seen, run, reporter)
+        desk = Desk(run.folder, seen.runner.name, machine()) if seen.plan().gpus else None
+        with signals(interrupted):
+            given = _cards(run, seen, desk, reporter, wait=not detach)
+        if given is None or attended:
+            spawn_attendant(run.folder)
+            return run.record
+        seen = replace(seen, choices=replace(seen.choices, gpu_ids=given))
+        _attempt(run, seen, desk, reporter, detach=detach)
     return run.record
+
+
+def _cards(run: Run, seen: Look, desk: Desk | None, reporter: Reporter, *, wait: bool) -> tuple[str, ...] | None:
+    """The cards that the run may use; None where it has to wait and may not."""
+    plan = seen.plan()
+    if desk is None:
+        return ()
+    if run.record.share:
+        desk.take(plan.gpu_ids)
+        return plan.gpu_ids
+    wanted = wanted_by(seen.spec, plan, seen.facts)
+    answer = desk.ask(wanted)
+    if answer.gpus is not None:
+        return answer.gpus
+
+    def say(text: str) -> None:
+        run.update(status="queued", waits_for=text)
+        reporter.note(f"waiting for its turn: {text} (`--share` would not wait)")
+
+    if not wait:
+        say(waiting_for(answer))
+        return None
+    return desk.wait(wanted, say)
+
+
+def _attempt(run: Run, seen: Look, desk: Desk | None, reporter: Reporter, *, detach: bool) -> None:
+    """Starts the job and follows it; once more where that may help and is allowed."""
+    with signals(run.interrupt):
+        try:
+            job = run.start(seen.runner, seen.plan(), reporter)
+            if desk:
+                desk.hand_over(job)
+            if detach and run.events.empty():
+                return
+            return run.follow(seen.runner, job, reporter)
+        except RunFailed as error:
+            if run.record.exit_reason not in TRANSIENT or len(run.record.attempts) > run.record.retries:
+                raise
+            reporter.note(f"{error.message}: attempt {len(run.record.attempts) + 1} of {run.record.retries + 1}")
+        finally:
+            if desk and not (detach and run.record.status == "running"):
+                desk.give_back()
+    checkpoint = newest_whole(seen.plan().output_dir)
+    carry_on(
+        run, replace(seen, choices=replace(seen.choices, checkpoint=checkpoint, gpu_ids=None)), reporter, detach=detach
+    )
 
 
 def _benefit_of_the_doubt(seen: Look) -> Look:
@@ -131,8 +217,8 @@ def _benefit_of_the_doubt(seen: Look) -> Look:
     return replace(seen, facts=replace(seen.facts, trainer=replace(trainer, flags=flags)))
 
 
-def prepare(seen: Look, run: Run, reporter: Reporter) -> LaunchPlan:
-    """Makes the image where it is missing, and plans again with what the trainer in it really takes."""
+def prepare(seen: Look, run: Run, reporter: Reporter) -> Look:
+    """Makes the image where it is missing, and looks again at what the trainer in it really takes."""
     facts = seen.facts
     if facts.image is None or facts.image.id is None:
         run.update(status="building")
@@ -140,4 +226,4 @@ def prepare(seen: Look, run: Run, reporter: Reporter) -> LaunchPlan:
         reporter.ended()
         trainer = trainer_facts(facts, image, seen.runner.run_once, ask=True)
         facts = replace(facts, image=image, trainer=trainer)
-    return replace(seen, facts=facts).plan()
+    return replace(seen, facts=facts)

@@ -13,17 +13,29 @@ from types import FrameType
 from typing import Any, Protocol
 
 from dimba import contract
-from dimba.errors import DimbaError, HostCannot, Interrupted, RunFailed, from_json
+from dimba.endings import judge
+from dimba.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import provenance
 from dimba.plan import LaunchPlan
 from dimba.runners.protocol import Ending, Runner
+from dimba.runners.tail import Tail
 from dimba.runs import RunFolder, create_run
+from dimba.runs.processes import myself
 from dimba.runs.record import Attempt, RunRecord, now
 from dimba.runs.store import make_folder, write_whole
 from dimba.spec import LoadedSpec
 
-STOP_GRACE = 60.0  # seconds for a job to save in
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says of a run, beside its spec; a run that is resumed keeps it."""
+
+    allow_cpu: bool = False
+    share: bool = False  # takes GPUs that others use
+    retries: int = 0  # of what may go well another time
+    time_limit: float | None = None  # seconds
+    restart_hung: bool = False
 
 
 class Reporter(Protocol):
@@ -66,7 +78,7 @@ class Run:
     events: "queue.SimpleQueue[str | BaseException | _Interrupt | None]" = field(default_factory=queue.SimpleQueue)
 
     @classmethod
-    def create(cls, plan: LaunchPlan, loaded: LoadedSpec, facts: HostFacts, *, allow_cpu: bool) -> "Run":
+    def create(cls, plan: LaunchPlan, loaded: LoadedSpec, facts: HostFacts, options: Options) -> "Run":
         """Puts the run on record before anything of it starts."""
         folder = create_run(facts.runs, plan.name, plan.uid, plan.gid)
         folder.write_bytes(contract.SPEC_FILE, loaded.data)
@@ -78,10 +90,12 @@ class Run:
             method=plan.method,
             output_dir=str(plan.output_dir),
             driver=next((gpu.driver for gpu in plan.gpus), None),
-            gpus=tuple(gpu.uuid or str(gpu.index) for gpu in plan.gpus),
+            gpus=plan.gpu_ids,
             overrides=loaded.overrides,
-            allow_cpu=allow_cpu,
             created=now(),
+            folder=str(facts.folder),
+            launcher=myself(),
+            **vars(options),
             **provenance(facts.project),
         )
         folder.write_record(record)
@@ -101,7 +115,10 @@ class Run:
         plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
         self.folder.write_json(contract.PLAN_FILE, plan.as_json())
         attempts = (*self.record.attempts, Attempt(number=number, started=now()))
-        self.update(status="starting", started=self.record.started or now(), attempts=attempts, **_image(plan))
+        self.record = replace(self.record, gpus=plan.gpu_ids, stop_grace=plan.stop_grace, **_image(plan))
+        self.update(
+            **IN_HAND, launcher=myself(), status="starting", started=self.record.started or now(), attempts=attempts
+        )
         job = runner.start(
             plan,
             run_id=self.folder.id,
@@ -123,7 +140,8 @@ class Run:
 
     def follow(self, runner: Runner, job: str, reporter: Reporter) -> None:
         """Shows the job until it ends; the first Ctrl-C asks, or stops it where nobody can be asked."""
-        number, shown = len(self.record.attempts), 0
+        number = len(self.record.attempts)
+        metrics = Tail(self.folder.attempt(number) / contract.METRICS_FILE)
         threading.Thread(target=self._read, args=(runner.follow(job, self.folder.log(number)),), daemon=True).start()
         while (event := self.events.get()) is not None:
             if isinstance(event, BaseException):
@@ -132,9 +150,7 @@ class Run:
             if isinstance(event, _Interrupt):
                 self._interrupted(runner, job, reporter)
                 continue
-            metrics = self.folder.metrics(number)[shown:]
-            shown += len(metrics)
-            reporter.line(event, metrics)
+            reporter.line(event, [json.loads(line) for line in metrics.lines()])
         reporter.ended()
         self.close(runner.wait(job))
 
@@ -158,7 +174,7 @@ class Run:
         self.update(status="stopping")
         reporter.note("stopping: the job saves a checkpoint first; Ctrl-C again kills it")
         # Beside the log, which goes on being shown until the job has ended.
-        threading.Thread(target=runner.stop, args=(job, STOP_GRACE), daemon=True).start()
+        threading.Thread(target=runner.stop, args=(job, patience(self.record)), daemon=True).start()
 
     def close(self, ending: Ending | None) -> None:
         """Writes how it ended, and raises where that was not well."""
@@ -186,7 +202,15 @@ class Run:
             raise
 
 
-def _image(plan: LaunchPlan) -> dict[str, str | None]:
+IN_HAND: dict[str, Any] = {"exit_reason": None, "exit_code": None, "ended": None, "waits_for": None}
+
+
+def patience(record: RunRecord) -> float:
+    """Seconds after which a job that was told to stop is killed from outside: its own grace, some steps, and more."""
+    return 2 * record.stop_grace + contract.STOP_MARGIN
+
+
+def _image(plan: LaunchPlan) -> dict[str, Any]:
     image = plan.image
     return {"image": image.reference, "image_digest": image.id} if image else {}
 
@@ -202,32 +226,6 @@ def claim_output(plan: LaunchPlan, run: Path) -> None:
     }
     data = json.dumps(note, indent=2).encode()
     write_whole(plan.output_dir / contract.OUTPUT_FILE, data, plan.uid, plan.gid)
-
-
-def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> tuple[str, str, DimbaError | None]:
-    """(status, exit reason, error to raise) of a job that ended so."""
-    logs = f"`dimba logs {folder.id}` prints its log"
-    if ending is not None and ending.exit_code == 0:
-        return "succeeded", "completed", None
-    if stopping:
-        return "stopped", "stopped_by_user", Interrupted(f"run {folder.id} stopped", logs)
-    if ending is None:
-        return "lost", "container_missing", RunFailed(f"run {folder.id}: its job is gone", logs)
-    word = folder.last_word()
-    if word.get("reason") == contract.REFUSED and word.get("exit_code") == ending.exit_code:
-        return "failed", "start_failed", from_json(word)
-    if ending.exit_code == contract.EXIT_NO_GPU and word.get("reason") == contract.NO_GPU:
-        hint = "`dimba doctor` looks closer; `--allow-cpu` goes on without, `gpus: none` asks for the CPU"
-        return "failed", "start_failed", HostCannot(f"run {folder.id}: the GPUs do not work inside", hint)
-    if ending.exit_code == contract.EXIT_STOPPED:
-        return "stopped", "stopped_by_user", RunFailed(f"run {folder.id} was stopped elsewhere", logs)
-    if ending.out_of_memory:
-        hint = "raise `resources.memory`, or lower `training.batch_size` or `training.max_length`"
-        return "failed", "out_of_memory", RunFailed(f"run {folder.id} ran out of host memory", hint)
-    if ending.exit_code == 128 + signal.SIGKILL:
-        return "failed", "killed", RunFailed(f"run {folder.id} was killed, perhaps for its memory", logs)
-    message = f"run {folder.id} failed: the trainer exited with status {ending.exit_code}"
-    return "failed", "trainer_error", RunFailed(message, logs)
 
 
 @contextmanager

@@ -1,51 +1,118 @@
 """Records held against what is really running: a launcher that was killed cannot close its run."""
 
+import os
+import signal
 from dataclasses import replace
 
-from dimba.errors import BadInput, EngineFailed
+from dimba.attendant import lock_of, spawn_attendant
+from dimba.endings import TRANSIENT, judge
+from dimba.errors import BadInput, DimbaError, EngineFailed
 from dimba.launch import find_runner
-from dimba.lifecycle import STOP_GRACE, judge
+from dimba.lifecycle import patience
+from dimba.runners.protocol import Runner
 from dimba.runs import ACTIVE, RunFolder, RunRecord
+from dimba.runs.locks import is_held
+from dimba.runs.processes import lives
 
-_SETTLING = ("queued", "building")
+_SETTLING = ("queued", "building", "starting")
 
 
 def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
     """Tells a run to save and end, kills it `now` or after a grace; raises BadInput where it does not run."""
     record = reconciled(folder)
-    job = record.attempts[-1].job if record.attempts else None
-    if record.status not in ACTIVE or job is None:
+    if record.status not in ACTIVE:
         raise BadInput(f"{record.id} does not run: {record.status}", "`dimba ps` lists what does")
-    runner, _engine = find_runner(record.runner)
-    if runner.name != record.runner:
+    if record.status in _SETTLING:
+        return _withdraw(folder, record)
+    runner, job = _runner_of(record), record.attempts[-1].job
+    if runner is None or job is None:
         raise EngineFailed(
             f"{record.id} runs in a container, and no engine answers", "`dimba doctor` checks the engine"
         )
     folder.write_record(replace(record, status="stopping"))
-    runner.stop(job, 0 if now else STOP_GRACE)
+    runner.stop(job, 0 if now else patience(record))
     return reconciled(folder)
 
 
-def reconciled(folder: RunFolder) -> RunRecord:
-    """The run's record, closed where its job has ended without anybody writing it down."""
-    record = folder.record()
-    if record.status not in ACTIVE or record.status in _SETTLING or not record.attempts:
-        return record
-    job = record.attempts[-1].job
-    runner, _engine = find_runner(record.runner)
-    if job is None or runner.name != record.runner:
-        return record  # nobody to ask: the engine is away
-    try:
-        if runner.is_running(job):
-            return record
-        log = folder.log(record.attempts[-1].number)
-        for _line in runner.follow(job, log):
-            pass  # what came while nobody followed goes to the log on disk
-        ending = runner.wait(job)
-    except EngineFailed:
-        return record
-    status, reason, _ = judge(ending, folder, stopping=record.status == "stopping")
-    closed = record.closed(status, reason, ending.exit_code if ending else None)
-    if folder.record() == record:  # whoever follows it may have closed it in between
-        folder.write_record(closed)
+def _withdraw(folder: RunFolder, record: RunRecord) -> RunRecord:
+    """A run that has not started: its launcher ends, or sees in the record that it is to end."""
+    closed = record.closed("stopped", "stopped_by_user", None)
+    folder.write_record(closed)
+    if record.launcher and lives(record.launcher):
+        try:
+            os.kill(int(record.launcher.partition(":")[0]), signal.SIGTERM)
+        except PermissionError:
+            raise BadInput(f"{record.id} belongs to another user", "ask them, or root, to stop it") from None
     return closed
+
+
+def reconciled(folder: RunFolder) -> RunRecord:
+    """The run's record, closed where its job has ended without anybody writing it down, or taken up again."""
+    record = folder.record()
+    if record.status not in ACTIVE:
+        return record
+    try:
+        if record.status in _SETTLING:
+            return _settled(folder, record)
+        return _held_against_job(folder, record)
+    except EngineFailed:
+        return record  # nobody to ask: the engine is away
+
+
+def _settled(folder: RunFolder, record: RunRecord) -> RunRecord:
+    """A run between its record and its job: in somebody's hands, started after all, or left alone."""
+    if lives(record.launcher) or is_held(lock_of(folder)):
+        return record
+    runner = _runner_of(record)
+    if record.attempts and runner is not None and (job := runner.find(record.id)):
+        found = replace(record.with_attempt(job=job), status="running")
+        found = replace(found, container_id=job if record.runner == "docker" else None)
+        folder.write_record(found)
+        return _held_against_job(folder, found)
+    if record.status == "queued" and _is_mine(folder):
+        spawn_attendant(folder)
+        return record
+    return _closed(folder, record, record.closed("failed", "start_failed", None))
+
+
+def _is_mine(folder: RunFolder) -> bool:
+    return os.geteuid() in (0, folder.uid)
+
+
+def _runner_of(record: RunRecord) -> Runner | None:
+    """None where it is the engine, and that is away."""
+    runner, _engine = find_runner(record.runner)
+    return runner if runner.name == record.runner else None
+
+
+def _held_against_job(folder: RunFolder, record: RunRecord) -> RunRecord:
+    runner = _runner_of(record)
+    if runner is None:
+        return record
+    job = record.attempts[-1].job or runner.find(record.id)
+    if job and runner.is_running(job):
+        return record
+    if job:
+        for _line in runner.follow(job, folder.log(record.attempts[-1].number)):
+            pass  # where the job could not write its log itself
+    ending = runner.wait(job) if job else None
+    status, reason, _ = judge(ending, folder, stopping=record.status == "stopping")
+    closed = record.closed(status, reason, ending.exit_code if ending else folder.last_word().get("exit_code"))
+    closed = _closed(folder, record, closed)
+    if reason in TRANSIENT and status == "failed" and len(record.attempts) <= record.retries and _is_mine(folder):
+        closed = replace(closed, status="queued")
+        folder.write_record(closed)
+        spawn_attendant(folder)
+    return closed
+
+
+def _closed(folder: RunFolder, before: RunRecord, closed: RunRecord) -> RunRecord:
+    """Puts it on record, unless whoever follows the run has closed it in between."""
+    try:
+        current = folder.record()
+        if current == before:
+            folder.write_record(closed)
+            return closed
+        return current
+    except DimbaError:  # somebody else's run, or one on a full disk
+        return closed

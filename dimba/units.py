@@ -10,6 +10,18 @@ def size(count: float) -> str:
     raise AssertionError("the last unit takes everything")
 
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(text: str) -> float:
+    """A stretch of time, such as 90s, 30m, 2h or 7d; bare numbers are seconds. Raises ValueError."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
+    value = float(number) * _SECONDS[unit]
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"`{text}` is no stretch of time")
+    return value
+
+
 def millions(count: int) -> str:
     """A number of parameters: 0.4 M, 7.2 B."""
     return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"

@@ -60,6 +60,9 @@ class MemoryRunner:
     def is_running(self, job: str) -> bool:
         return job in self.jobs and not self.jobs[job][1].is_set()
 
+    def find(self, run_id: str) -> str | None:
+        return next((job for job in self.jobs if job.startswith(run_id)), None)
+
     def stop(self, job: str, grace: float) -> None:
         lines, stop, status = self.jobs[job]
         if not stop.is_set():

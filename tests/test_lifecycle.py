@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dimba.endings import judge
 from dimba.errors import DimbaError, HostCannot, Interrupted, RunFailed
-from dimba.lifecycle import Run, judge, signals
+from dimba.lifecycle import Options, Run, signals
 from dimba.plan import LaunchPlan, make_plan
 from dimba.runners.protocol import Ending
 from dimba.runs import find_run
@@ -56,7 +57,7 @@ def prepared(tmp_path: Path, *argv: str) -> tuple[Run, LaunchPlan]:
         uid=os.getuid(),
         gid=os.getgid(),
     )
-    return Run.create(plan, LOADED, facts, allow_cpu=False), plan
+    return Run.create(plan, LOADED, facts, Options()), plan
 
 
 def follow(tmp_path: Path, reporter: Quiet, *argv: str) -> Run:

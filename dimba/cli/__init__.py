@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from dimba import __version__
+from dimba.contract import ATTEND
 from dimba.errors import DimbaError, HostCannot
 
 
@@ -103,6 +104,18 @@ def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     _add_spec(launch)
     launch.add_argument("--detach", action="store_true", help="return once it runs; its id is the last line on stdout")
     launch.add_argument("--follow", action="store_true", help="show it until it ends (the default)")
+    launch.add_argument(
+        "--share", action="store_true", help="use GPUs that others use too, instead of waiting for them"
+    )
+    launch.add_argument("--time-limit", type=_stretch, metavar="TIME", help="save and stop after 90s, 30m, 2h or 1d")
+    launch.add_argument(
+        "--retries", type=int, default=0, metavar="N", help="go on by itself after what may go well another time"
+    )
+    launch.add_argument("--restart-hung", action="store_true", help="end a job whose steps no longer come, and go on")
+    resume = commands.add_parser("resume", help="go on with a run from its newest whole checkpoint")
+    resume.add_argument("run", metavar="RUN", help="a run's id, the start of one, or a name")
+    resume.add_argument("--detach", action="store_true", help="return once it runs; its id is the last line on stdout")
+    commands.add_parser(ATTEND).add_argument("run")  # not for people
     ps = commands.add_parser("ps", help="list runs")
     ps.add_argument("-a", "--all", action="store_true", help="ended ones too")
     ps.add_argument("--json", action="store_true", help="the runs as JSON")
@@ -112,6 +125,15 @@ def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     logs = commands.add_parser("logs", help="print a run's log, from disk")
     logs.add_argument("run", metavar="RUN", help="a run's id, the start of one, or a name")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+
+
+def _stretch(text: str) -> float:
+    from dimba.units import seconds
+
+    try:
+        return seconds(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is no time; write it as 90s, 30m, 2h or 1d") from None
 
 
 def _add_spec(command: argparse.ArgumentParser) -> None:

@@ -38,12 +38,13 @@ def schema(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """What would run."""
-    from dimba.launch import look
-    from dimba.lifecycle import interrupted, signals
+    from dimba.launch import choices_of, look
+    from dimba.lifecycle import Options, interrupted, signals
 
     reporter = render.reporter()
     with signals(interrupted):
-        seen = look(_load(args), reporter.rows, tokenise=True, allow_cpu=args.allow_cpu, ask=args.trust_spec)
+        choices = choices_of(Options(allow_cpu=args.allow_cpu))
+        seen = look(_load(args), reporter.rows, tokenise=True, choices=choices, ask=args.trust_spec)
     reporter.ended()
     made = seen.plan()
     if args.json:
@@ -71,13 +72,54 @@ def data(args: argparse.Namespace) -> int:
 def launch(args: argparse.Namespace) -> None:
     """Runs it."""
     from dimba.launch import launch as launch_spec
+    from dimba.lifecycle import Options
+
+    options = Options(
+        allow_cpu=args.allow_cpu,
+        share=args.share,
+        retries=max(args.retries, int(args.restart_hung)),
+        time_limit=args.time_limit,
+        restart_hung=args.restart_hung,
+    )
+    started = time.monotonic()
+    record = launch_spec(_load(args), render.reporter(), options, detach=args.detach)
+    _show_start_or_end(record, started, detached=args.detach)
+
+
+def launch_now(path: str, *, allow_cpu: bool) -> None:
+    """Runs a spec as it is, as the wizard offers to."""
+    from dimba.launch import launch as launch_spec
+    from dimba.lifecycle import Options
 
     started = time.monotonic()
-    record = launch_spec(_load(args), render.reporter(), allow_cpu=args.allow_cpu, detach=args.detach)
-    if args.detach:
-        _print(record.id)
-    else:
+    record = launch_spec(load_spec(Path(path)), render.reporter(), Options(allow_cpu=allow_cpu))
+    render.show_ending(record, time.monotonic() - started)
+
+
+def resume(args: argparse.Namespace) -> None:
+    """Goes on with a run."""
+    from dimba.resume import resume as resume_run
+
+    started = time.monotonic()
+    record = resume_run(find_run(_runs(), args.run), render.reporter(), detach=args.detach)
+    _show_start_or_end(record, started, detached=args.detach)
+
+
+def _show_start_or_end(record: RunRecord, started: float, *, detached: bool) -> None:
+    if not detached:
         render.show_ending(record, time.monotonic() - started)
+        return
+    from dimba.attendant import until_started
+
+    until_started(find_run(_runs(), record.id))
+    _print(record.id)
+
+
+def _attend(args: argparse.Namespace) -> None:
+    """A process of ours beside a detached run."""
+    from dimba.resume import attend
+
+    attend(find_run(_runs(), args.run), render.quiet_reporter())
 
 
 def ps(args: argparse.Namespace) -> None:

@@ -119,3 +119,10 @@ class LaunchReporter:
             self._bar.start()
         assert self._task is not None
         self._bar.update(self._task, description=what, completed=max(done, 0), total=total or None)
+
+
+class QuietReporter(LaunchReporter):
+    """Notes only."""
+
+    def line(self, text: str, metrics: Sequence[dict[str, Any]]) -> None:
+        """They are in the run's log."""

@@ -48,6 +48,13 @@ def reporter() -> "LaunchReporter":
     return LaunchReporter(errors_console())
 
 
+def quiet_reporter() -> "LaunchReporter":
+    """For a process that nobody looks at: what matters, without the job's own lines."""
+    from dimba.cli.live import QuietReporter
+
+    return QuietReporter(errors_console())
+
+
 def note(text: str) -> None:
     """One line to stderr."""
     errors_console().print(text, markup=False)

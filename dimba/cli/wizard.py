@@ -66,8 +66,7 @@ def _after(outcome: "Outcome", args: argparse.Namespace) -> int:
         render.note(f"written, but this machine cannot run it:\n{outcome.preview.problem}")
     if outcome.launch:
         render.note(f"saved {path}")
-        spec = argparse.Namespace(spec=path, set=[], runner=None, allow_cpu=args.allow_cpu, detach=False)
-        commands.launch(spec)
+        commands.launch_now(path, allow_cpu=args.allow_cpu)
         return 0
     render.note(f"saved; edit it as you like, then `dimba launch {shlex.quote(path)}`")
     sys.stdout.write(path + "\n")

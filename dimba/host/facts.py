@@ -18,6 +18,11 @@ class Gpu:
     compute_capability: float | None = None
     driver: str | None = None
 
+    @property
+    def id(self) -> str:
+        """By UUID, by index where that is not known."""
+        return self.uuid or str(self.index)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GpuFacts:

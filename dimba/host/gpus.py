@@ -46,6 +46,19 @@ def _by_nvidia_smi() -> GpuFacts:
     return GpuFacts(gpus=tuple(_gpu(row) for row in rows if len(row) == len(_FIELDS)), source="nvidia-smi")
 
 
+def used_by_processes() -> dict[str, str]:
+    """Cards on which somebody computes, by UUID: who; empty where `nvidia-smi` does not tell."""
+    if not shutil.which("nvidia-smi"):
+        return {}
+    command = ["nvidia-smi", "--query-compute-apps=gpu_uuid,pid,process_name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    rows = csv.reader(done.stdout.splitlines() if done.returncode == 0 else [], skipinitialspace=True)
+    return {uuid: f"process {pid} ({name})" for uuid, pid, name in (row for row in rows if len(row) == 3)}
+
+
 def _gpu(row: list[str]) -> Gpu:
     index, uuid, name, memory, capability, driver = (cell.strip() for cell in row)
     return Gpu(

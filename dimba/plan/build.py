@@ -8,12 +8,12 @@ from typing import TypeVar
 from dimba import contract
 from dimba.batching import group_steps_per_epoch, steps_per_epoch, total_steps, whole_groups
 from dimba.errors import BadInput, DimbaError, raise_all
-from dimba.host.facts import Gpu, HostFacts
+from dimba.host.facts import Gpu, HostFacts, TrainerFacts
 from dimba.host.trainer import own_trainer
 from dimba.plan.checks import problems
 from dimba.plan.files import named_files, with_absolute_files
-from dimba.plan.flags import MODE, Resolved, trainer_argv, value_problems
-from dimba.plan.memory import estimate_memory
+from dimba.plan.flags import MODE, RESUME, Resolved, trainer_argv, value_problems
+from dimba.plan.memory import estimate_memory, stop_grace
 from dimba.plan.model import LaunchPlan, Omitted, Steps
 from dimba.plan.mounts import job_mounts
 from dimba.plan.placement import (
@@ -37,6 +37,10 @@ class Choices:
     allow_cpu: bool = False
     gpu_path: str | None = None  # cdi or nvidia, instead of what the engine seems to have
     run_id: str | None = None  # the run that may go on in its output folder
+    checkpoint: Path | None = None  # where it goes on
+    time_limit: float | None = None  # seconds
+    kill_hung: bool = False
+    gpu_ids: tuple[str, ...] | None = None  # the cards it was given, of those that it may have
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,13 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
     spec = with_absolute_files(spec, files)
     placement = _collect(errors, lambda: _place(spec, facts, choices))
-    flags = _collect(errors, lambda: _flags(spec, facts, placement)) if placement else None
+    flags = _collect(errors, lambda: _flags(spec, facts, placement, choices)) if placement else None
     mounts = _collect(errors, lambda: job_mounts(spec, facts, *files.values()))
     raise_all(errors)
     assert placement is not None and flags is not None and mounts is not None
     argv, omitted = flags
+    memory = estimate_memory(spec, facts.checkpoint, on_cpu=not placement.gpus)
+    grace = stop_grace(memory)
     processes = max(1, len(placement.gpus))
     named, written = _spec_environment(spec)
     return LaunchPlan(
@@ -70,7 +76,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         omitted=tuple(omitted),
         flags_from=facts.trainer.flags_from,
         mounts=tuple(mounts),
-        environment={**_environment(facts, placement, choices), **written},
+        environment={**_environment(facts, placement, choices), **_limits(choices, grace), **written},
         host_environment=named,
         gpus=placement.gpus,
         gpu_devices=gpu_devices(placement.gpus, facts, choices.gpu_path),
@@ -84,7 +90,8 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         checkpoint=facts.checkpoint,
         data=facts.data,
         steps=_steps(spec, facts, processes),
-        memory=estimate_memory(spec, facts.checkpoint, on_cpu=not placement.gpus),
+        memory=memory,
+        stop_grace=grace,
         notes=placement.notes,
     )
 
@@ -99,7 +106,7 @@ def _collect(errors: list[DimbaError], part: Callable[[], T]) -> T | None:
 
 def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     runner, about_runner = choose_runner(spec, facts)
-    gpus, about_gpus = choose_gpus(spec, facts)
+    gpus, about_gpus = choose_gpus(spec, facts, choices.gpu_ids)
     notes = [about_runner, about_gpus, _about_trainer(spec, facts)]
     if not facts.checkpoint.local:
         base = facts.checkpoint.reference
@@ -116,7 +123,7 @@ def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
     return f"trainer: {facts.trainer.path} is the other mode's; check that its `{flag} {spec.mode}` does what you mean"
 
 
-def _flags(spec: JobSpec, facts: HostFacts, placement: _Placement) -> tuple[list[str], list[Omitted]]:
+def _flags(spec: JobSpec, facts: HostFacts, placement: _Placement, choices: Choices) -> tuple[list[str], list[Omitted]]:
     trainer = facts.trainer
     if trainer.path is None:
         return [], []  # already among the problems
@@ -134,7 +141,12 @@ def _flags(spec: JobSpec, facts: HostFacts, placement: _Placement) -> tuple[list
     )
     made = trainer_argv(spec, trainer, at)
     raise_all(value_problems(spec, trainer.path, facts.project))
-    return made
+    return made[0] + _resuming(trainer, choices), made[1]
+
+
+def _resuming(trainer: TrainerFacts, choices: Choices) -> list[str]:
+    flag = next((name for name in RESUME if name in trainer.flags), None)
+    return [flag, str(choices.checkpoint)] if flag and choices.checkpoint else []
 
 
 def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> list[str]:
@@ -162,8 +174,15 @@ def _environment(facts: HostFacts, placement: _Placement, choices: Choices) -> d
         environment[contract.ENV_ALLOW_CPU] = "1"
     if placement.runner == "docker":
         return environment
-    chosen = ",".join(gpu.uuid or str(gpu.index) for gpu in placement.gpus)
+    chosen = ",".join(gpu.id for gpu in placement.gpus)
     return environment | {"CUDA_VISIBLE_DEVICES": chosen}
+
+
+def _limits(choices: Choices, grace: float) -> dict[str, str]:
+    limits = {contract.ENV_STOP_GRACE: f"{grace:.0f}"}
+    if choices.time_limit is not None:
+        limits[contract.ENV_TIME_LIMIT] = f"{choices.time_limit:g}"
+    return limits | ({contract.ENV_KILL_HUNG: "1"} if choices.kill_hung else {})
 
 
 def job_environment(facts: HostFacts, runner: str) -> dict[str, str]:

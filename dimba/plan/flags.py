@@ -19,6 +19,7 @@ def _spelled(*table: str) -> tuple[str, ...]:
 
 # First match wins. A trainer gets a value by the first of these flags that it defines.
 MODE = _spelled("--mode", "--train-mode", "--training-mode")
+RESUME = _spelled("--resume-from-checkpoint")
 BASE = _spelled(
     "--base-model",
     "--base-model-path",

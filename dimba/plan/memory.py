@@ -10,6 +10,18 @@ _FLOAT32, _BF16, _ADAM = 4, 2, 8
 _NF4 = 4.127 / 8
 
 
+_SAVED_A_SECOND = 100e6  # bytes, to a slow disk
+_STOP_AT_LEAST, _STOP_UNKNOWN = 60.0, 300.0
+
+
+def stop_grace(memory: MemoryEstimate | None) -> float:
+    """Seconds in which a job of this size ends its step and saves weights and optimiser."""
+    if memory is None:
+        return _STOP_UNKNOWN
+    saved = (memory.adapter or memory.weights) + memory.optimizer
+    return _STOP_AT_LEAST + saved / _SAVED_A_SECOND
+
+
 def estimate_memory(spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool) -> MemoryEstimate | None:
     """Bytes for weights, adapter, gradients and optimiser of one process; None for a checkpoint not at hand."""
     if checkpoint.parameters is None or checkpoint.linear_sides is None:

@@ -80,7 +80,13 @@ class LaunchPlan:
     data: DataFacts
     steps: Steps
     memory: MemoryEstimate | None
+    stop_grace: float  # seconds that the job may take to save in, once it is told to stop
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def gpu_ids(self) -> tuple[str, ...]:
+        """The cards by their ids."""
+        return tuple(gpu.id for gpu in self.gpus)
 
     def for_attempt(self, run_id: str, attempt_dir: Path) -> "LaunchPlan":
         """The same plan with the run's own folder in it."""

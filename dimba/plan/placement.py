@@ -35,9 +35,14 @@ def choose_runner(spec: JobSpec, facts: HostFacts) -> tuple[str, str]:
     return runner, ""
 
 
-def choose_gpus(spec: JobSpec, facts: HostFacts) -> tuple[tuple[Gpu, ...], str]:
-    """(the cards, what to say about them); a number or a list must be met, `all` takes what there is."""
+def choose_gpus(spec: JobSpec, facts: HostFacts, given: tuple[str, ...] | None = None) -> tuple[tuple[Gpu, ...], str]:
+    """(the cards, what to say about them); a number or a list must be met, `all` takes what there is.
+
+    `given` are those of them that a lease gave; before there is one, the first that would do.
+    """
     asked, gpu = spec.resources.gpus, facts.gpu
+    if given is not None:
+        return tuple(each for each in gpu.gpus if each.id in given), ""
     if asked == "none":
         return (), "on the CPU, as asked"
     if asked == "all":

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE
+from dimba.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID, ENV_SECRETS_ON_STDIN, EXIT_FILE
 from dimba.errors import HostCannot
 from dimba.host.facts import ImageFacts
 from dimba.plan import LaunchPlan
 from dimba.runners.deadline import deadline
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
+from dimba.runners.tail import follow_file
+from dimba.runs.processes import lives, start_time
 from dimba.spec import JobSpec
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # reach the job only where the spec names them
@@ -71,25 +73,13 @@ class ProcessRunner:
         assert child.stdin is not None
         child.stdin.write(json.dumps(dict(secrets)).encode() + b"\n")
         child.stdin.close()
-        job = f"{child.pid}:{_start_time(child.pid)}:{log.parent}"
+        job = f"{child.pid}:{start_time(child.pid)}:{log.parent}"
         self._children[job] = child
         return job
 
     def follow(self, job: str, log: Path) -> Iterator[str]:
         """The job writes its log itself; this reads along."""
-        with log.open(encoding="utf-8", errors="replace") as file:
-            running, part = True, ""
-            while running:
-                running = self.is_running(job)
-                for text in iter(file.readline, ""):
-                    part += text
-                    if part.endswith("\n"):
-                        yield part.rstrip("\n")
-                        part = ""
-                if running:
-                    time.sleep(_POLL)
-            if part:
-                yield part
+        yield from follow_file(log, lambda: self.is_running(job))
 
     def wait(self, job: str) -> Ending | None:
         """By waiting for our child, else by the entry point's note."""
@@ -108,8 +98,18 @@ class ProcessRunner:
         """Whether that very process, not another with its pid, still runs."""
         if child := self._children.get(job):
             return child.poll() is None
-        pid, started, _ = job.split(":", 2)
-        return _start_time(int(pid)) == started
+        return lives(job)
+
+    def find(self, run_id: str) -> str | None:
+        """The entry point that carries the run's id in its environment; those of other users cannot be looked into."""
+        wanted = f"{ENV_RUN_ID}={run_id}".encode()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                environment = (folder / "environ").read_bytes().split(b"\0")
+                if wanted in environment and b"dimba.trainers.entry" in (folder / "cmdline").read_bytes().split(b"\0"):
+                    attempt = next(each for each in environment if each.startswith(f"{ENV_ATTEMPT_DIR}=".encode()))
+                    return f"{folder.name}:{start_time(int(folder.name))}:{attempt.partition(b'=')[2].decode()}"
+        return None
 
     def stop(self, job: str, grace: float) -> None:
         """SIGTERM to the entry point, which tells the ranks; then SIGKILL to all of the session."""
@@ -172,15 +172,6 @@ def _identity(uid: int, gid: int) -> dict[str, Any]:
     if os.geteuid() != 0 or uid == 0:
         return {}
     return {"user": uid, "group": gid, "extra_groups": []}
-
-
-def _start_time(pid: int) -> str:
-    """Clock ticks since boot at which the process started, proc(5); empty once it has ended."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
-    except OSError:
-        return ""
-    return "" if state in "ZX" else fields[18]
 
 
 def _kill_tree(pid: int) -> None:

@@ -15,10 +15,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job ended: its exit status (128 + n after signal n), and whether the kernel took its memory away."""
+    """How a job ended: its exit status (128 + n after signal n), and what the engine says it died of."""
 
     exit_code: int
-    out_of_memory: bool = False
+    out_of_memory: bool = False  # the kernel took its memory away
+    engine_restarted: bool = False  # since it began
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Runner(Protocol):
         """Starts the job and returns its name; on failure nothing of it is left behind."""
 
     def follow(self, job: str, log: Path) -> Iterator[str]:
-        """Lines of the job's output as they come, kept in `log` too, until it ends."""
+        """Lines of the job's output as they come, until it ends; they are in `log`, which the job writes itself."""
 
     def wait(self, job: str) -> Ending | None:
         """How the job ended, once it has; None where nobody knows any more."""
@@ -62,8 +63,11 @@ class Runner(Protocol):
     def is_running(self, job: str) -> bool:
         """Whether the job goes on."""
 
+    def find(self, run_id: str) -> str | None:
+        """The job of a run whose launcher did not live to note it; None where there is none. Raises EngineFailed."""
+
     def stop(self, job: str, grace: float) -> None:
-        """Asks the job to save and end, and kills it after `grace` seconds; 0 kills at once."""
+        """Asks the job to save and end, waits, and kills it after `grace` seconds; 0 kills at once."""
 
     def run_once(self, argv: Sequence[str], place: "Throwaway", on_line: OnLine = ignored) -> Output:
         """Runs a command where the job would run and hands on its lines as they come."""

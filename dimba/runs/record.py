@@ -46,6 +46,14 @@ class RunRecord:
     started: str | None = None
     ended: str | None = None
     allow_cpu: bool = False
+    share: bool = False
+    retries: int = 0
+    time_limit: float | None = None  # seconds an attempt
+    restart_hung: bool = False
+    stop_grace: float = 60.0  # seconds
+    folder: str = ""  # that dimba was run in, which relative paths of the spec mean
+    launcher: str | None = None  # the process that has it in hand until its job runs
+    waits_for: str | None = None  # while it is queued
 
     def as_json(self) -> dict[str, Any]:
         """What run.json holds."""

@@ -71,6 +71,11 @@ class RunFolder:
         """Replaces a file of the run whole."""
         write_whole(self.path / name, data, self.uid, self.gid)
 
+    def touch(self, name: str) -> None:
+        """Makes a file of the run, empty where it is not there yet."""
+        if not (self.path / name).exists():
+            self.write_bytes(name, b"")
+
     def new_attempt(self) -> int:
         """Makes the next attempt's folder, with an empty log."""
         number = 1 + sum(1 for each in (self.path / "attempts").glob("*") if each.is_dir())

@@ -1,16 +1,19 @@
 """What a run says while it trains: metrics.jsonl, a progress line, and a stop that saves."""
 
 import json
+import math
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dimba.contract import ENV_ATTEMPT_DIR, METRICS_FILE
+from dimba.errors import RunFailed
 from dimba.trainers.entry import ON_CPU_INSTEAD
 
 _LINE_SECONDS = 2.0  # between progress lines on a pipe
@@ -67,8 +70,10 @@ class Metrics(TrainerCallback):
 
     def write(self, state: TrainerState, values: dict[str, float]) -> None:
         """One line of metrics.jsonl."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, "max_steps": state.max_steps, **values}) + "\n")
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+        line = json.dumps({"step": state.global_step, "max_steps": state.max_steps, **numbers}) + "\n"
+        with suppress(OSError), self.path.open("a", encoding="utf-8") as file:  # a full disk is told where it matters
+            file.write(line)
 
     def _say(self, state: TrainerState, values: dict[str, float], now: float, *, last: bool) -> None:
         done = state.global_step - self.first_step
@@ -89,6 +94,49 @@ def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+class SignsOfLife(TrainerCallback):
+    """Shows, by the time of metrics.jsonl, that what takes longer than a step goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._shown = 0.0
+
+    def _show(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero and time.monotonic() - self._shown > 1:
+            self._shown = time.monotonic()
+            with suppress(OSError):
+                os.utime(self._path)
+
+    on_substep_end = on_prediction_step = on_evaluate = on_save = _show
+
+
+class NoNumber(TrainerCallback):
+    """Ends a run whose loss is not a number any more, before it is saved; it does not come back from there."""
+
+    _PATIENCE = 3  # steps: half precision may overflow once and go on
+
+    def __init__(self) -> None:
+        self._since: int | None = None
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Counts the steps in a row; all ranks see the same loss."""
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        self._since = None if math.isfinite(loss) else self._since or state.global_step
+        if self._since:
+            control.should_save = False  # what may be spoiled is not kept
+        if self._since and (state.global_step - self._since + 1 >= self._PATIENCE or control.should_training_stop):
+            raise RunFailed(
+                f"the loss is not a number since step {self._since}",
+                "lower `training.learning_rate`, or set `accelerate.mixed_precision: 'no'`; `dimba resume` goes on "
+                "from the last checkpoint before it",
+                reason="nan_loss",
+            )
 
 
 class StopOnSignal(TrainerCallback):

@@ -8,9 +8,9 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from dimba.contract import ENV_RANK_DIR
+from dimba.contract import ENV_RANK_DIR, REFUSED
 from dimba.errors import DimbaError, RunFailed
-from dimba.trainers.entry import REFUSAL_FILE
+from dimba.trainers.entry import WORD_FILE
 
 
 def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
@@ -20,8 +20,7 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
     except DimbaError as error:
         if is_first_rank():  # every rank has the same to say
             print(f"error: {error}", file=sys.stderr, flush=True)
-            if not isinstance(error, RunFailed):  # which is no refusal: it had begun
-                _note(error)
+            _note(error)
         return error.exit_status
 
 
@@ -49,5 +48,7 @@ def every(seconds: float, say: Callable[[int], None]) -> Callable[[int], None]:
 
 
 def _note(error: DimbaError) -> None:
-    if folder := os.environ.get(ENV_RANK_DIR):
-        Path(folder, REFUSAL_FILE).write_text(json.dumps(error.as_json()), encoding="utf-8")
+    # What had begun to train is no refusal.
+    reason = error.reason if isinstance(error, RunFailed) else REFUSED
+    if reason and (folder := os.environ.get(ENV_RANK_DIR)):
+        Path(folder, WORD_FILE).write_text(json.dumps({"reason": reason, **error.as_json()}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The job's first process: checks the GPUs, starts `accelerate launch`, passes signals on, keeps the real status.
+"""The job's first process: checks the GPUs, starts `accelerate launch`, passes signals on, keeps log and status.
 
 `accelerate launch` turns every failure into 1 and leaves the trainer behind when it is told to end; so each rank
 is wrapped (`dimba.trainers.rank`) and notes its pid and how it ended, and this process reads those notes.
@@ -12,47 +12,80 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dimba import contract
+from dimba.trainers.diagnosis import diagnose, oom_kills
+from dimba.trainers.joblog import JobLog
+from dimba.trainers.watch import Limits, Steps
 
 _POLL = 0.05
+_LATE_OUTPUT = 5.0  # seconds for what somebody else still holds the job's stdout open
 ON_CPU_INSTEAD = "DIMBA_ON_CPU_INSTEAD"
-REFUSAL_FILE = "refusal.json"  # beside the ranks' notes
+WORD_FILE = "word.json"  # beside the ranks' notes: what a trainer of ours says of its own end
+
+
+@dataclass
+class Job:
+    """One job on its way to its end."""
+
+    environment: dict[str, str]
+    log: JobLog
+    limits: Limits
+    steps: Steps
+    asked: list[int] = field(default_factory=list)  # signals that told it to stop
+    cause: str = ""  # the exit reason, where we ended it ourselves
+    told: set[int] = field(default_factory=set)
+    asked_at: float | None = None
+    hung: bool = False
 
 
 def main(argv: list[str]) -> int:
     """Runs `argv`; returns the trainer's own exit status, or EXIT_NO_GPU before anything started."""
-    status, said = _run(argv)
-    if folder := os.environ.get(contract.ENV_ATTEMPT_DIR):
-        word = {"exit_code": status, "reason": None, **said}
-        Path(folder, contract.EXIT_FILE).write_text(json.dumps(word), encoding="utf-8")
-    return status
-
-
-def _run(argv: list[str]) -> tuple[int, dict[str, Any]]:
+    folder = os.environ.get(contract.ENV_ATTEMPT_DIR)
     secrets = _secrets()
     environment = {**os.environ, **secrets}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    wanted = int(environment.get(contract.ENV_GPU_COUNT, "0"))
+    log = JobLog(Path(folder, contract.LOG_FILE) if folder else None, secrets.values())
+    job = Job(environment, log, Limits.of_environment(), Steps(Path(folder, contract.METRICS_FILE) if folder else None))
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda number, _frame: job.asked.append(number))
+    before = oom_kills()
+    status, said = _run(argv, job)
+    if status and status != contract.EXIT_STOPPED and not said:
+        reason, line = diagnose(status, log.tail, oom_kills=oom_kills() - before)
+        said = {"reason": reason, "line": line}
+    if folder:
+        _leave_word(Path(folder), {"exit_code": status, "reason": None, **said})
+    return status
+
+
+def _leave_word(folder: Path, word: dict[str, Any]) -> None:
+    part = folder / f".{contract.EXIT_FILE}.part"
+    with contextlib.suppress(OSError):  # a full disk: the launcher has the status all the same
+        part.write_text(json.dumps(word), encoding="utf-8")
+        part.replace(folder / contract.EXIT_FILE)
+
+
+def _run(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
+    wanted = int(job.environment.get(contract.ENV_GPU_COUNT, "0"))
     problem = _gpu_problem(wanted) if wanted else ""
-    if problem and not environment.get(contract.ENV_ALLOW_CPU):
-        print(f"error: {wanted} GPU(s) asked for, and {problem}", file=sys.stderr, flush=True)
+    if problem and not job.environment.get(contract.ENV_ALLOW_CPU):
+        job.log.say(f"error: {wanted} GPU(s) asked for, and {problem}")
         return contract.EXIT_NO_GPU, {"reason": contract.NO_GPU}
     if problem:
-        print(f"on the CPU instead: {problem}", flush=True)
-        environment |= {ON_CPU_INSTEAD: "1", "ACCELERATE_USE_CPU": "true"}
-    asked: list[int] = []
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda number, _frame: asked.append(number))
+        job.log.say(f"on the CPU instead: {problem}")
+        job.environment |= {ON_CPU_INSTEAD: "1", "ACCELERATE_USE_CPU": "true"}
     if argv[0] == contract.PREPARE:
         argv = argv[1:]
-        status, said = _in_ranks(_preparation(argv), environment, asked)
-        if status or asked:
+        status, said = _in_ranks(_preparation(argv), job)
+        if status or job.asked:
             return status or contract.EXIT_STOPPED, said
-    return _in_ranks(argv, environment, asked)
+    return _in_ranks(argv, job)
 
 
 def _preparation(argv: list[str]) -> list[str]:
@@ -62,18 +95,21 @@ def _preparation(argv: list[str]) -> list[str]:
     return [sys.executable, *argv[wrapper - 1 : wrapper + 1], "-m", "dimba.trainers.preview", "--lines", *flags]
 
 
-def _in_ranks(argv: list[str], environment: dict[str, str], asked: list[int]) -> tuple[int, dict[str, Any]]:
+def _in_ranks(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="dimba-ranks-") as folder:
-        status = _launch(argv, {**environment, contract.ENV_RANK_DIR: folder}, Path(folder), asked)
-        return status, _refusal(Path(folder)) if status else {}
+        status = _launch(argv, job, Path(folder))
+        if job.cause:
+            return status or contract.EXIT_STOPPED, {"reason": job.cause}
+        return status, _word(Path(folder)) if status else {}
 
 
-def _refusal(ranks: Path) -> dict[str, Any]:
-    """What a trainer of ours said before it began to train, where it refused."""
+def _word(ranks: Path) -> dict[str, Any]:
+    """What a trainer of ours said of its own end, if it did."""
     try:
-        return {"reason": contract.REFUSED, **json.loads((ranks / REFUSAL_FILE).read_text(encoding="utf-8"))}
+        word: dict[str, Any] = json.loads((ranks / WORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return word
 
 
 def _secrets() -> dict[str, str]:
@@ -97,19 +133,66 @@ def _gpu_problem(wanted: int) -> str:
     return "" if count.value >= wanted else f"only {count.value} work"
 
 
-def _launch(argv: list[str], environment: dict[str, str], ranks: Path, asked: list[int]) -> int:
+def _launch(argv: list[str], job: Job, ranks: Path) -> int:
     # Its own session: a Ctrl-C in the terminal reaches this process alone, which then tells the ranks.
-    process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-    told: set[int] = set()
+    process = subprocess.Popen(
+        argv,
+        env={**job.environment, contract.ENV_RANK_DIR: str(ranks)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    reader = threading.Thread(target=job.log.pump, args=(process.stdout,), daemon=True)
+    reader.start()
     while process.poll() is None:
-        # A rank that was not there yet when the signal came is told once it is.
-        for note in _notes(ranks) if asked else []:
-            if "status" not in note and note["pid"] not in told:
-                told.add(note["pid"])
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(note["pid"], asked[0])
+        _attend(job, ranks)
         time.sleep(_POLL)
+    reader.join(_LATE_OUTPUT)
     return _status(_notes(ranks), process.returncode)
+
+
+def _attend(job: Job, ranks: Path) -> None:
+    """One look at a job that runs: who asks it to stop, and what is up."""
+    if job.limits.is_over() and not job.asked:
+        job.log.say(f"the time limit of {job.limits.whole:,.0f} s is over: saving and stopping")
+        job.asked.append(signal.SIGTERM)
+        job.cause = "time_limit"
+    if not job.hung and (problem := job.steps.hang()):
+        job.hung = True
+        job.log.say(f"warning: it hangs: {problem}")
+        if os.environ.get(contract.ENV_KILL_HUNG):
+            job.cause = "hung"
+            _kill(ranks)
+    if job.asked:
+        _pass_on(job, ranks)
+
+
+def _pass_on(job: Job, ranks: Path) -> None:
+    """Tells every rank once, also one that was not there yet when the signal came; kills what does not obey in time."""
+    job.asked_at = job.asked_at or time.monotonic()
+    for note in _alive(ranks):
+        if note["pid"] not in job.told:
+            job.told.add(note["pid"])
+            _send(note["pid"], job.asked[0])
+    if job.limits.grace is not None and time.monotonic() - job.asked_at > job.limits.grace and job.cause != "killed":
+        job.log.say(f"it did not save and end within {job.limits.grace:,.0f} s: killed")
+        job.cause = "killed"
+        _kill(ranks)
+
+
+def _kill(ranks: Path) -> None:
+    for note in _alive(ranks):
+        _send(note["pid"], signal.SIGKILL)
+
+
+def _send(pid: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)
+
+
+def _alive(ranks: Path) -> list[dict[str, Any]]:
+    return [note for note in _notes(ranks) if "status" not in note]
 
 
 def _notes(ranks: Path) -> list[dict[str, Any]]:

@@ -13,13 +13,14 @@ from datasets import Dataset
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
+from dimba.trainers.checkpoints import WholeCheckpoints
 from dimba.trainers.prompts import Asked, Prompts
 from dimba.trainers.rewards import Answers, Reward
 
 _TRIED = 4  # prompts
 
 
-class GroupTrainer(GRPOTrainer):
+class GroupTrainer(WholeCheckpoints, GRPOTrainer):
     """TRL's trainer, with rewards of ours, their samples on record, and a greedy test on held-out prompts."""
 
     def __init__(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dimba.batching import default_learning_rate, whole_groups
 from dimba.contract import EXIT_STOPPED
 from dimba.errors import BadInput
+from dimba.trainers.checkpoints import where_to_go_on
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.output import output_folder, quiet, save, stop_where_turns_end
 from dimba.trainers.telling import introduce_prompts, show_samples
@@ -25,12 +26,13 @@ def train(args: Namespace) -> int:
     """Trains as `args` say; returns the exit status: 0, or EXIT_STOPPED where it was told to stop and saved."""
     args.output_dir = args.output_dir or f"checkpoints/finetune_grpo_{_method(args)}"
     with output_folder(args):
+        begun = where_to_go_on(args.resume_from_checkpoint)
         ready = _prepared(args)
     if ready is None:
         return EXIT_STOPPED
     trainer, held_out, stop = ready
     held_out.test("before")
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=begun)
     if stop.stopped:
         return EXIT_STOPPED
     held_out.test("after")

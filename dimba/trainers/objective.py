@@ -6,8 +6,10 @@ import torch
 from trl import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from dimba.trainers.checkpoints import WholeCheckpoints
 
-class CausalTrainer(SFTTrainer):
+
+class CausalTrainer(WholeCheckpoints, SFTTrainer):
     """TRL's trainer, with batches of `dimba.trainers.packing` and the mean loss of their trained tokens.
 
     TRL's own loss computes an entropy and an accuracy over all logits at every step, waits for the device four times

@@ -7,8 +7,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import ENV_RUN_ID, OUTPUT_FILE, trained_files
+from dimba.contract import ENV_RUN_ID, OUTPUT_FILE, SAVING_FOLDER, trained_files
 from dimba.errors import BadInput
+from dimba.trainers.checkpoints import disk_watched, model_bytes, move_whole
 from dimba.trainers.command import is_first_rank
 
 
@@ -43,13 +44,17 @@ def _make_output(args: Namespace, folder: Path) -> None:
 
 
 def save(trainer: Any, folder: str) -> None:
-    """The model or adapter with its tokenizer; all ranks together."""
-    trainer.save_model(folder)
-    if is_first_rank():
-        # A pickle, and only a copy of the flags.
-        Path(folder, "training_args.bin").unlink(missing_ok=True)
-        readable(Path(folder))
-        print(f"saved: {folder}", flush=True)
+    """The model or adapter with its tokenizer, written aside first; all ranks together."""
+    output, aside = Path(folder), Path(folder, SAVING_FOLDER, "model")
+    with disk_watched(output, model_bytes(trainer.model), first=is_first_rank()):
+        trainer.save_model(str(aside))
+        trainer.accelerator.wait_for_everyone()
+        if is_first_rank():
+            # A pickle, and only a copy of the flags.
+            (aside / "training_args.bin").unlink(missing_ok=True)
+            readable(aside)
+            move_whole(aside, output)
+            print(f"saved: {folder}", flush=True)
 
 
 def readable(folder: Path) -> None:

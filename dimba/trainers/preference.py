@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dimba.checkpoints import newest_whole
 from dimba.errors import BadInput
 from dimba.tasks import Task
 from dimba.trainers.callbacks import Metrics, metrics_path
+from dimba.trainers.checkpoints import WholeCheckpoints
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.models import Compute, load_classifier
 from dimba.trainers.scoring import Scorer, chat_ids, load_scorer, no_noise
@@ -84,9 +86,9 @@ def _made(args: Namespace, prompts: "Prompts", train: Sequence[Task], compute: C
     part = folder.with_suffix(".part")
     trainer = _trainer(args, prompts.tokenizer, data, part, compute)
     trainer.add_callback(stop)
-    if (begun := _newest(part)) and is_first_rank():
+    if (begun := newest_whole(part)) and is_first_rank():
         print(f"going on from {begun}", flush=True)
-    trainer.train(resume_from_checkpoint=begun)
+    trainer.train(resume_from_checkpoint=str(begun) if begun else None)
     if stop.stopped:
         return None
     trainer.save_model(str(part / "model"))
@@ -133,22 +135,19 @@ def _dataset(args: Namespace, tokenizer: Any, train: Sequence[Task]) -> Any:
     return Dataset.from_dict({"chosen_ids": chosen, "rejected_ids": rejected})
 
 
-def _newest(part: Path) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    return get_last_checkpoint(str(part)) if part.is_dir() else None
-
-
 def _trainer(args: Namespace, tokenizer: Any, data: Any, part: Path, compute: Compute) -> Any:
     from peft import LoraConfig
     from trl import RewardTrainer
+
+    class PairTrainer(WholeCheckpoints, RewardTrainer):
+        """TRL's, with checkpoints that are whole or not there."""
 
     adapter = LoraConfig(
         r=_RANK, lora_alpha=2 * _RANK, target_modules="all-linear", modules_to_save=["score"], task_type="SEQ_CLS"
     )
     metrics = Metrics(metrics_path(args.output_dir).with_name(_LOGGED))
     with no_noise():
-        trainer = RewardTrainer(
+        trainer = PairTrainer(
             model=load_classifier(args.base_checkpoint, args, compute),
             args=_config(args, part, compute),
             train_dataset=data,

@@ -19,6 +19,7 @@ def run_settings(args: Namespace, compute: Compute) -> dict[str, Any]:
         "ddp_find_unused_parameters": False,
         "logging_steps": 1,
         "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # it would show the loss before in place of one that is no number
         "disable_tqdm": True,
         "report_to": "none",
         "save_steps": args.save_steps,
@@ -27,12 +28,16 @@ def run_settings(args: Namespace, compute: Compute) -> dict[str, Any]:
 
 
 def settled(trainer: Any) -> Any:
-    """The trainer, training in float32 and quiet."""
+    """The trainer, training in float32 and quiet, watched for what must end it."""
     from transformers import PrinterCallback
+
+    from dimba.trainers.callbacks import NoNumber, SignsOfLife, metrics_path
 
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL casts a quantised model's adapter to bf16, which drifts
             parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(NoNumber())
+    trainer.add_callback(SignsOfLife(metrics_path(trainer.args.output_dir)))
     trainer.create_model_card = lambda *_, **__: None  # it would name neither the base nor the data
     return trainer

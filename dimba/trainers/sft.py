@@ -8,6 +8,7 @@ from dimba.batching import default_learning_rate
 from dimba.contract import EXIT_STOPPED
 from dimba.errors import printable
 from dimba.report import DataReport
+from dimba.trainers.checkpoints import where_to_go_on
 from dimba.trainers.command import is_first_rank
 from dimba.trainers.output import output_folder, quiet, save, stop_where_turns_end
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 def train(args: Namespace) -> int:
     """Trains as `args` say; returns the exit status: 0, or EXIT_STOPPED where it was told to stop and saved."""
     with output_folder(args):
+        begun = where_to_go_on(args.resume_from_checkpoint)
         trainer, stop, data = _prepared(args)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=begun)
     if stop.stopped:
         return EXIT_STOPPED
     if len(data.validation) and not _just_evaluated(trainer.state):

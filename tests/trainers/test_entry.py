@@ -49,7 +49,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def test_the_trainers_own_status_comes_back(entry, tmp_path: Path):
     assert ended(entry("import sys; print(sys.argv[1:]); sys.exit(3)")) == (3, "['--flag']\n")
-    assert json.loads((tmp_path / "exit.json").read_text()) == {"exit_code": 3, "reason": None}
+    assert json.loads((tmp_path / "exit.json").read_text()) == {"exit_code": 3, "reason": "trainer_error", "line": ""}
 
 
 def test_success_is_success(entry):
@@ -123,6 +123,6 @@ def test_the_data_are_prepared_before_there_are_ranks(tmp_path: Path):
         text=True,
         check=False,
     )
-    assert done.returncode == 2 and "nowhere does not exist" in done.stderr and "ranks" not in done.stdout
+    assert done.returncode == 2 and "nowhere does not exist" in done.stdout and "ranks" not in done.stdout
     word = json.loads((tmp_path / "exit.json").read_text(encoding="utf-8"))
     assert (word["exit_code"], word["reason"], word["status"]) == (2, "refused", 2) and word["hint"]

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from docker.errors import DockerException, TLSParameterError
@@ -47,6 +48,14 @@ def connect() -> Engine | EngineFacts:
     except (DockerException, TLSParameterError, RequestException, OSError) as error:
         return EngineFacts(reachable=False, address=address, problem=_why(address, error))
     return Engine(api, _facts(address, info))
+
+
+def engine_started(facts: EngineFacts) -> float:
+    """When the engine that answers began, seconds since the epoch: it makes its socket then. 0 where that is hidden."""
+    try:
+        return Path(facts.address.partition("://")[2]).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _is_local(address: str) -> bool:

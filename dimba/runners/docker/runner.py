@@ -2,8 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,22 @@ from docker.types import DeviceRequest, LogConfig, Mount
 from requests.exceptions import RequestException
 
 import docker
-from dimba.contract import ENV_SECRETS_ON_STDIN, LABEL_ATTEMPT, LABEL_RUN_ID
+from dimba.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE, LABEL_ATTEMPT, LABEL_GPUS, LABEL_RUN_ID, STOP_MARGIN
 from dimba.errors import EngineFailed
 from dimba.host.facts import Gpu, ImageFacts
 from dimba.plan import LaunchPlan
 from dimba.plan import Mount as PlannedMount
 from dimba.runners.deadline import deadline
-from dimba.runners.docker.engine import Engine
+from dimba.runners.docker.engine import Engine, engine_started
 from dimba.runners.docker.image import build, look_at_image, pull
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
+from dimba.runners.tail import follow_file
 from dimba.spec import JobSpec
 
 _LOG = {"max-size": "50m", "max-file": "3"}
-_KILL_GRACE = 30
+_POLL = 0.2  # seconds between two looks at a container
+_PATIENCE = 120.0  # seconds that an engine may be away while its jobs are followed
 _GONE = "start it again; `dimba ps` then says what became of the run, which may well go on"
 
 
@@ -91,10 +95,10 @@ class DockerRunner:
             name=f"dimba-{run_id}-{attempt}",
             user=self._user(plan.uid, plan.gid),
             environment=environment,
-            labels={LABEL_RUN_ID: run_id, LABEL_ATTEMPT: str(attempt)},
+            labels={LABEL_RUN_ID: run_id, LABEL_ATTEMPT: str(attempt), LABEL_GPUS: ",".join(plan.gpu_ids)},
             working_dir=plan.working_dir,
             stdin_open=bool(secrets),
-            stop_timeout=_KILL_GRACE,
+            stop_timeout=int(plan.stop_grace) + STOP_MARGIN,
             host_config=self._host_config(plan),
         )
         return str(created["Id"])
@@ -126,52 +130,91 @@ class DockerRunner:
         return "0:0" if self.engine.facts.rootless else f"{uid}:{gid}"
 
     def follow(self, job: str, log: Path) -> Iterator[str]:
-        """Lines of the container's output from its start; the log is written before a line is handed on."""
-        with log.open("wb", buffering=0) as file:
-            yield from self._lines(job, file.write)
+        """The job writes its log itself, so that it outlives us and the engine; one that could not is asked for."""
+        yield from follow_file(log, _Alive(self, job, log.parent / EXIT_FILE))
+        if not log.stat().st_size:
+            said = self._said(job)
+            log.write_bytes(said)
+            yield from said.decode(errors="replace").splitlines()
 
-    def _lines(self, job: str, keep: Callable[[bytes], object] = lambda _chunk: None) -> Iterator[str]:
-        part = b""
+    def _said(self, job: str) -> bytes:
         try:
-            for chunk in self.api.logs(job, stream=True, follow=True):
-                keep(chunk)
-                *lines, part = (part + chunk).split(b"\n")
-                yield from (line.decode(errors="replace") for line in lines)
-        except NotFound:
-            return
-        except RequestException as error:
-            raise EngineFailed(f"the engine stopped answering: {error}", _GONE) from None
+            return bytes(self.api.logs(job))
+        except (APIError, RequestException):
+            return b""
+
+    def _lines(self, container: str) -> Iterator[str]:
+        part = b""
+        for chunk in self.api.logs(container, stream=True, follow=True):
+            *lines, part = (part + chunk).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
         if part:
             yield part.decode(errors="replace")
 
     def wait(self, job: str) -> Ending | None:
         """The container's own status; None where it is gone."""
-        try:
-            status = int(self.api.wait(job)["StatusCode"])
-            state = self.api.inspect_container(job)["State"]
-        except NotFound:
+        state = self._state(job)
+        while state and state["Running"]:
+            time.sleep(_POLL)
+            state = self._state(job)
+        if not state:
             return None
-        except RequestException as error:
-            raise EngineFailed(f"the engine stopped answering: {error}", _GONE) from None
-        return Ending(status, out_of_memory=bool(state.get("OOMKilled")))
+        restarted = engine_started(self.engine.facts) > _moment(state["StartedAt"])
+        return Ending(int(state["ExitCode"]), bool(state.get("OOMKilled")), engine_restarted=restarted)
 
     def is_running(self, job: str) -> bool:
         """Whether the container is there and running."""
+        state = self._state(job)
+        return bool(state and state["Running"])
+
+    def _state(self, job: str) -> dict[str, Any] | None:
+        """What the engine knows of a container; None where it is gone. Raises EngineFailed."""
         try:
-            return bool(self.api.inspect_container(job)["State"]["Running"])
+            found: dict[str, Any] = self.api.inspect_container(job)["State"]
+            return found
         except NotFound:
-            return False
+            return None
+        except (APIError, RequestException) as error:
+            raise EngineFailed(f"the engine stopped answering: {error}", _GONE) from None
 
     def stop(self, job: str, grace: float) -> None:
-        """`docker stop` with this grace, `docker kill` for none."""
+        """SIGTERM and patience, SIGKILL after it; the job has a grace of its own for its trainer."""
+        deadline = time.monotonic() + grace
+        if grace:
+            self._signal(job, "SIGTERM")
+        while self.is_running(job) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        if self.is_running(job):
+            self._signal(job, "SIGKILL")
+
+    def _signal(self, job: str, name: str) -> None:
         try:
-            if grace:
-                self.api.stop(job, timeout=int(grace))
-            else:
-                self.api.kill(job)
+            self.api.kill(job, signal=name)
         except APIError as error:
             if error.status_code not in (404, 409):  # gone or ended already
                 raise translated(str(error.explanation), "stopping the container") from None
+
+    def held_gpus(self) -> dict[str, str]:
+        """Cards that running containers of ours hold, each with the run's id. Raises EngineFailed."""
+        try:
+            found = self.api.containers(filters={"label": LABEL_RUN_ID})
+        except (APIError, RequestException) as error:
+            raise EngineFailed(f"the engine stopped answering: {error}", _GONE) from None
+        labels = [each["Labels"] for each in found]
+        return {gpu: each[LABEL_RUN_ID] for each in labels for gpu in each.get(LABEL_GPUS, "").split(",") if gpu}
+
+    def find(self, run_id: str) -> str | None:
+        """The newest container of a run, by its label."""
+        try:
+            found = self.api.containers(all=True, filters={"label": f"{LABEL_RUN_ID}={run_id}"})
+            for each in found:  # that nobody lived to start
+                if each["State"] == "created":
+                    self.api.remove_container(each["Id"], force=True)
+        except (APIError, RequestException) as error:
+            raise EngineFailed(f"the engine stopped answering: {error}", _GONE) from None
+        found = [each for each in found if each["State"] != "created"]
+        newest = max(found, key=lambda each: int(each["Labels"].get(LABEL_ATTEMPT, "0")), default=None)
+        return str(newest["Id"]) if newest else None
 
     def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
         """A container that is removed at once."""
@@ -211,6 +254,33 @@ class DockerRunner:
         return Output(None if passed.is_set() else status, "\n".join(text) + "\n")
 
 
+class _Alive:
+    """Whether a container runs, asked now and then; an engine that is away for a while may come back to it."""
+
+    def __init__(self, runner: DockerRunner, job: str, last_word: Path) -> None:
+        self._runner, self._job, self._last_word = runner, job, last_word
+        self._asked, self._answered = 0.0, time.monotonic()
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now - self._asked < _POLL:
+            return True
+        self._asked = now
+        try:
+            running = self._runner.is_running(self._job)
+            self._answered = now
+        except EngineFailed:
+            if now - self._answered > _PATIENCE:
+                raise
+            running = not self._last_word.exists()
+        return running
+
+
+def _moment(text: str) -> float:
+    """Seconds since the epoch of what the engine calls a time, which has nine digits after the point."""
+    return datetime.fromisoformat(text[:19] + "+00:00").timestamp()
+
+
 def _on_stdin(secrets: Mapping[str, str] | None) -> dict[str, str]:
     return {ENV_SECRETS_ON_STDIN: "1"} if secrets else {}
 
@@ -221,7 +291,7 @@ def gpu_requests(gpus: Sequence[Gpu], cdi_devices: Sequence[str]) -> list[Device
         return []
     if cdi_devices:
         return [DeviceRequest(driver="cdi", device_ids=list(cdi_devices))]
-    ids = [gpu.uuid or str(gpu.index) for gpu in gpus]
+    ids = [gpu.id for gpu in gpus]
     return [DeviceRequest(driver="nvidia", device_ids=ids, capabilities=[["gpu"]])]
 
 

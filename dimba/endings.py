@@ -1,0 +1,116 @@
+"""What became of a run: its status, its exit reason, and what to say to whoever waited for it."""
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dimba import contract
+from dimba.checkpoints import newest_whole
+from dimba.errors import BadInput, DimbaError, HostCannot, Interrupted, RunFailed, from_json
+from dimba.runners.protocol import Ending
+from dimba.runs import RunFolder
+
+Judgement = tuple[str, str, DimbaError | None]  # status, exit reason, error to raise
+
+_GIB = 1 << 30
+_KILLED = 128 + signal.SIGKILL
+TRANSIENT = ("hung", "engine_lost", "killed", "container_missing", "node_failed")  # which may go well another time
+
+# What was wrong, and what to change.
+_MEANINGS = {
+    "out_of_memory": (
+        "ran out of host memory",
+        "raise `resources.memory`, or lower `training.batch_size` or `training.max_length`",
+    ),
+    "gpu_out_of_memory": (
+        "ran out of GPU memory",
+        "lower `training.batch_size` (and raise `grad_accumulation_steps` alike), lower `training.max_length`, or take "
+        "`method: lora` or `qlora`",
+    ),
+    "shm_too_small": ("ran out of shared memory", "raise `resources.shm_size`, as in `shm_size: 8g`"),
+    "disk_full": ("ran out of disk", "make room where `output_dir` and the run's folder are"),
+    "hung": ("hung: its steps no longer came", "look at its log for what it waited for"),
+}
+
+
+def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> Judgement:
+    """How a job that ended so is put on record; `stopping` where somebody here told it to."""
+    word = folder.last_word()
+    if ending is not None and word.get("exit_code") != ending.exit_code:
+        word = {}  # of another attempt, or of somebody else's status
+    code = ending.exit_code if ending else word.get("exit_code")
+    if code == 0:
+        return "succeeded", "completed", None
+    if code is None:
+        status = ("stopped", "killed") if stopping else ("lost", "container_missing")
+        return *status, RunFailed(f"run {folder.id}: its job is gone", _go_on(folder))
+    reason = str(word.get("reason") or "")
+    if reason in (contract.REFUSED, contract.NO_GPU):
+        return "failed", "start_failed", _refusal(folder, word)
+    if stopping or reason == "time_limit" or code == contract.EXIT_STOPPED:
+        return _stopped(folder, code, reason, stopping=stopping)
+    return "failed", *_failed(folder, ending, word)
+
+
+def _refusal(folder: RunFolder, word: Mapping[str, Any]) -> DimbaError:
+    if word["reason"] == contract.REFUSED:
+        return from_json(word)
+    hint = "`dimba doctor` looks closer; `--allow-cpu` goes on without, `gpus: none` asks for the CPU"
+    return HostCannot(f"run {folder.id}: the GPUs do not work inside", hint)
+
+
+def _stopped(folder: RunFolder, code: int, reason: str, *, stopping: bool) -> Judgement:
+    if reason == "time_limit":
+        return "stopped", reason, RunFailed(f"run {folder.id} reached its time limit", _go_on(folder))
+    if code == _KILLED:
+        late = "did not save in time, and was killed" if reason == "killed" else "was killed"
+        error = Interrupted if stopping else RunFailed
+        return "stopped", "killed", error(f"run {folder.id} {late}", _go_on(folder))
+    if stopping:
+        return "stopped", "stopped_by_user", Interrupted(f"run {folder.id} stopped", _go_on(folder))
+    return "stopped", "stopped_by_user", RunFailed(f"run {folder.id} was stopped elsewhere", _go_on(folder))
+
+
+def _failed(folder: RunFolder, ending: Ending | None, word: Mapping[str, Any]) -> tuple[str, DimbaError]:
+    """(exit reason, error) of a job that nobody told to end."""
+    reason = str(word.get("reason") or "")
+    if ending and ending.out_of_memory and reason in ("", "killed", "trainer_error"):
+        reason = "out_of_memory"
+    if not reason and ending and ending.engine_restarted:
+        what = f"run {folder.id}: the engine was restarted, and ended its job"
+        return "engine_lost", RunFailed(what, _go_on(folder))
+    code = ending.exit_code if ending else word["exit_code"]
+    reason = reason or ("killed" if code == _KILLED else "trainer_error")
+    if word.get("message"):  # the trainer's own words
+        what, hint = f"run {folder.id}: {word['message']}", str(word.get("hint", ""))
+    elif reason in _MEANINGS:
+        what, hint = _MEANINGS[reason]
+        what = f"run {folder.id} {what}"
+    elif reason == "killed":
+        what, hint = f"run {folder.id} was killed by somebody or something", ""
+    else:
+        what, hint = f"run {folder.id} failed: the trainer exited with status {code}", ""
+    line = f"\n  | {word['line']}" if word.get("line") else ""
+    estimate = _estimate(folder) if reason == "gpu_out_of_memory" else ""
+    return reason, RunFailed(f"{what}{line}{estimate}", "\n".join(filter(None, (hint, _go_on(folder)))))
+
+
+def _estimate(folder: RunFolder) -> str:
+    """What the plan had counted on, beside what was asked for."""
+    try:
+        plan = json.loads((folder.path / contract.PLAN_FILE).read_text(encoding="utf-8"))
+        return f"\n  the plan counted on {plan['memory']['model_states'] / _GIB:.1f} GiB and the activations on top"
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
+def _go_on(folder: RunFolder) -> str:
+    """Where to look, and from where the run can go on."""
+    logs = f"`dimba logs {folder.id}` prints its log"
+    try:
+        newest = newest_whole(Path(folder.record().output_dir))
+    except BadInput:
+        newest = None
+    return f"{logs}; `dimba resume {folder.id}` goes on from {newest.name}" if newest else logs

@@ -1,0 +1,99 @@
+"""A run that is killed again and again, and what it comes to: for a test of a few kills, and a soak of many."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+SPEC = """\
+version: 1
+name: killed
+mode: sft
+base_checkpoint: {base}
+dataset: {{path: data.jsonl}}
+method: full
+training: {{batch_size: 4, grad_accumulation_steps: 1, epochs: 1000, max_steps: {steps}, learning_rate: 1.0e-3, max_length: 64}}
+trainer_args: {{save-steps: 3, save-total-limit: 2}}
+output_dir: out
+resources: {{gpus: none}}
+runner: process
+"""
+_START = 8.0  # seconds that imports take here, about
+
+
+def write_job(folder: Path, base: Path, *, steps: int) -> Path:
+    """A job whose steps are quick and which saves at every third."""
+    folder.mkdir(parents=True)
+    chats = [{"prompt": f"Count to {n}", "response": f"{n}."} for n in range(60)]
+    (folder / "data.jsonl").write_text("".join(json.dumps(each) + "\n" for each in chats), encoding="utf-8")
+    (folder / "job.yaml").write_text(SPEC.format(base=base, steps=steps), encoding="utf-8")
+    return folder
+
+
+def dimba(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command, in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "dimba", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def record(folder: Path) -> dict:
+    """The only run's record, after a look at what runs."""
+    listed: list[dict] = json.loads(dimba(folder, "ps", "-a", "--json").stdout)
+    return listed[-1]
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it, the lowest last."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    except OSError:
+        return [pid]
+    return [pid, *(each for child in children for each in tree(int(child)))]
+
+
+def kill_all(folder: Path) -> None:
+    """SIGKILL to everything of the run's newest attempt."""
+    job = record(folder)["attempts"][-1]["job"]
+    for pid in tree(int(job.partition(":")[0])):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def kill_often(folder: Path, kills: int, seed: int) -> int:
+    """Kills the job so often, at any moment, each time it is resumed; returns how often it had not ended before."""
+    chance, hit = random.Random(seed), 0
+    started = dimba(folder, "launch", "job.yaml", "--detach")
+    assert started.returncode == 0, started.stderr
+    for _ in range(kills):
+        time.sleep(chance.uniform(0, _START + 3))
+        kill_all(folder)
+        found = record(folder)
+        if found["status"] == "succeeded":
+            return hit
+        hit += 1
+        assert found["status"] in ("lost", "failed"), found
+        resumed = dimba(folder, "resume", found["id"], "--detach")
+        assert resumed.returncode == 0, resumed.stderr
+    while record(folder)["status"] in ("queued", "building", "starting", "running"):
+        time.sleep(0.5)
+    return hit
+
+
+def weights(folder: Path) -> bytes:
+    """What was trained, byte for byte."""
+    return (folder / "out" / "model.safetensors").read_bytes()
