@@ -18,7 +18,7 @@ mode: sft
 base_checkpoint: {base}
 dataset: {{path: data.jsonl}}
 method: full
-training: {{batch_size: 4, grad_accumulation_steps: 1, epochs: 1000, max_steps: {steps}, learning_rate: 1.0e-3, max_length: 64}}
+training: {{batch_size: 4, grad_accumulation_steps: 1, max_steps: {steps}, learning_rate: 1.0e-3, max_length: 64}}
 trainer_args: {{save-steps: 3, save-total-limit: 2}}
 output_dir: out
 resources: {{gpus: none}}
