@@ -65,7 +65,7 @@ class Desk:
                 said = text
                 say(text)
             time.sleep(_POLL)
-            if self._run.record().status not in ("queued", "building"):
+            if self._run.is_asked_to_stop():
                 self._leases.give_back(self._run.id)
                 raise Interrupted(f"run {self._run.id} was stopped while it waited", "")
         return answer.gpus

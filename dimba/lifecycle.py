@@ -119,6 +119,7 @@ class Run:
         self.update(
             **IN_HAND, launcher=myself(), status="starting", started=self.record.started or now(), attempts=attempts
         )
+        self.check_wanted()
         job = runner.start(
             plan,
             run_id=self.folder.id,
@@ -133,6 +134,11 @@ class Run:
             reporter.note(f"the trainer has no flag for, and does not get: {left_out}")
         reporter.started(self.record, plan)
         return job
+
+    def check_wanted(self) -> None:
+        """Raises Interrupted where somebody stopped the run before its job began."""
+        if self.folder.is_asked_to_stop():
+            raise Interrupted(f"run {self.folder.id} was stopped before its job began", "")
 
     def interrupt(self) -> None:
         """Notes a Ctrl-C; `follow` acts on it in its turn, so that it tears nothing apart."""
@@ -192,12 +198,12 @@ class Run:
         try:
             yield
         except (DimbaError, KeyboardInterrupt) as error:
-            stopped = isinstance(error, KeyboardInterrupt)
+            stopped = isinstance(error, KeyboardInterrupt | Interrupted)
             if self.record.status in ("queued", "building", "starting"):
                 ending = ("stopped", "stopped_by_user") if stopped else ("failed", "start_failed")
                 self.record = self.record.closed(*ending, None)
                 self.update()
-            if stopped:
+            if isinstance(error, KeyboardInterrupt):
                 raise Interrupted("interrupted before the job had started", "nothing of it is left running") from None
             raise
 

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import time
+from contextlib import suppress
 from dataclasses import replace
 
 from dimba.attendant import lock_of, spawn_attendant
 from dimba.endings import TRANSIENT, judge
-from dimba.errors import BadInput, DimbaError, EngineFailed
+from dimba.errors import BadInput, DimbaError, EngineFailed, RunFailed
 from dimba.launch import find_runner
 from dimba.lifecycle import patience
 from dimba.runners.protocol import Runner
@@ -15,6 +17,7 @@ from dimba.runs.locks import is_held
 from dimba.runs.processes import lives
 
 _SETTLING = ("queued", "building", "starting")
+_OBEYS, _POLL = 60.0, 0.2  # seconds
 
 
 def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
@@ -23,7 +26,9 @@ def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
     if record.status not in ACTIVE:
         raise BadInput(f"{record.id} does not run: {record.status}", "`dimba ps` lists what does")
     if record.status in _SETTLING:
-        return _withdraw(folder, record)
+        record = _withdraw(folder, record)
+        if record.status not in ACTIVE:
+            return record
     runner, job = _runner_of(record), record.attempts[-1].job
     if runner is None or job is None:
         raise EngineFailed(
@@ -31,19 +36,30 @@ def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
         )
     folder.write_record(replace(record, status="stopping"))
     runner.stop(job, 0 if now else patience(record))
+    runner.wait(job)
     return reconciled(folder)
 
 
 def _withdraw(folder: RunFolder, record: RunRecord) -> RunRecord:
-    """A run that has not started: its launcher ends, or sees in the record that it is to end."""
-    closed = record.closed("stopped", "stopped_by_user", None)
-    folder.write_record(closed)
+    """Tells whoever has a run in hand not to start it; the record once they have obeyed, or the job runs after all."""
+    folder.ask_to_stop()
     if record.launcher and lives(record.launcher):
-        try:
+        with suppress(PermissionError):  # another user's, which looks for the request by itself
             os.kill(int(record.launcher.partition(":")[0]), signal.SIGTERM)
-        except PermissionError:
-            raise BadInput(f"{record.id} belongs to another user", "ask them, or root, to stop it") from None
-    return closed
+    deadline = time.monotonic() + _OBEYS
+    while record.status in _SETTLING and time.monotonic() < deadline:
+        if not _in_hand(folder, record):
+            return _closed(folder, record, record.closed("stopped", "stopped_by_user", None))
+        time.sleep(_POLL)
+        record = folder.record()
+    if record.status in _SETTLING:
+        hint = f"`kill {record.launcher}`" if record.launcher else "try again"
+        raise RunFailed(f"{record.id} is being started by a process that does not obey", hint)
+    return record
+
+
+def _in_hand(folder: RunFolder, record: RunRecord) -> bool:
+    return lives(record.launcher) or is_held(lock_of(folder))
 
 
 def reconciled(folder: RunFolder) -> RunRecord:
@@ -61,7 +77,7 @@ def reconciled(folder: RunFolder) -> RunRecord:
 
 def _settled(folder: RunFolder, record: RunRecord) -> RunRecord:
     """A run between its record and its job: in somebody's hands, started after all, or left alone."""
-    if lives(record.launcher) or is_held(lock_of(folder)):
+    if _in_hand(folder, record):
         return record
     runner = _runner_of(record)
     if record.attempts and runner is not None and (job := runner.find(record.id)):
@@ -69,7 +85,7 @@ def _settled(folder: RunFolder, record: RunRecord) -> RunRecord:
         found = replace(found, container_id=job if record.runner == "docker" else None)
         folder.write_record(found)
         return _held_against_job(folder, found)
-    if record.status == "queued" and _is_mine(folder):
+    if record.status == "queued" and _is_mine(folder) and not folder.is_asked_to_stop():
         spawn_attendant(folder)
         return record
     return _closed(folder, record, record.closed("failed", "start_failed", None))

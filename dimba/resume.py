@@ -30,6 +30,7 @@ def resume(folder: RunFolder, reporter: Reporter, *, detach: bool) -> RunRecord:
         raise BadInput(f"{folder.id} is not over: {record.status}", hint)
     if record.status == "succeeded":
         raise BadInput(f"{folder.id} ended well: its model is in {record.output_dir}", "launch a spec to train anew")
+    folder.forget_stop()
     return _go_on(folder, record, reporter, detach=detach)
 
 
@@ -55,6 +56,8 @@ def _go_on(folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: 
         if record.image and plan.image and plan.image.reference != record.image:
             reporter.note(f"{record.image}, in which it ran, is gone: it goes on in {plan.image.reference}")
     run = Run(folder, record)
+    with run.closing_on_failure():
+        run.check_wanted()
     run.update(**IN_HAND, status="queued", launcher=myself())
     return carry_on(run, seen, reporter, detach=detach)
 

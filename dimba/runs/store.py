@@ -12,6 +12,8 @@ from dimba.contract import EXIT_FILE, LOG_FILE, METRICS_FILE, RUN_FILE, SPEC_FIL
 from dimba.errors import BadInput, HostCannot
 from dimba.runs.record import RunRecord
 
+_STOP = "stop"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -70,6 +72,18 @@ class RunFolder:
     def write_bytes(self, name: str, data: bytes) -> None:
         """Replaces a file of the run whole."""
         write_whole(self.path / name, data, self.uid, self.gid)
+
+    def ask_to_stop(self) -> None:
+        """For whoever has the run in hand before its job runs; it holds until somebody resumes the run."""
+        self.touch(_STOP)
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether somebody wants the run not to start."""
+        return (self.path / _STOP).exists()
+
+    def forget_stop(self) -> None:
+        """The run may start again."""
+        (self.path / _STOP).unlink(missing_ok=True)
 
     def touch(self, name: str) -> None:
         """Makes a file of the run, empty where it is not there yet."""
