@@ -15,6 +15,7 @@ from dimba.errors import BadInput, RunFailed
 from dimba.units import size
 
 _ADAM_BYTES = 8  # a trained weight: both moments, in float32
+_HARDLY = 1 << 20  # bytes that are free of a full disk; torch does not say what its own writer ran into
 
 
 class WholeCheckpoints:
@@ -115,7 +116,7 @@ def disk_watched(output: Path, needed: int, *, first: bool) -> Iterator[None]:
     except Exception as error:
         free = shutil.disk_usage(output).free
         shutil.rmtree(output / SAVING_FOLDER, ignore_errors=True)
-        if _says_full(error) or free < needed // 10:
+        if _says_full(error) or free < max(needed // 10, _HARDLY):
             raise _disk_full(output, needed, shutil.disk_usage(output).free) from error
         raise
 

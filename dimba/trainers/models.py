@@ -59,7 +59,21 @@ def load_model(args: Namespace, compute: Compute) -> Any:
     from transformers import AutoModelForCausalLM
 
     adapter = args.use_lora or args.use_qlora
-    return _loaded(AutoModelForCausalLM, args.base_checkpoint, **_options(args, compute, frozen=adapter))
+    return _differentiable(
+        _loaded(AutoModelForCausalLM, args.base_checkpoint, **_options(args, compute, frozen=adapter))
+    )
+
+
+def _differentiable(model: Any) -> Any:
+    """Keeps bitsandbytes from packing 4-bit weights for a CPU at the first look without gradients.
+
+    It does not unpack them for training, and the kernel that then runs has no backward: gradients were lost in silence
+    (0.50.2, on CPUs with AVX512-BF16).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def load_classifier(checkpoint: str, args: Namespace, compute: Compute, flag: str = "--base-checkpoint") -> Any:
@@ -74,7 +88,7 @@ def load_classifier(checkpoint: str, args: Namespace, compute: Compute, flag: st
     with suppress_seqcls_warning():
         options = _options(args, compute, frozen=True)
         model = _loaded(AutoModelForSequenceClassification, checkpoint, flag, num_labels=1, **options)
-    return model
+    return _differentiable(model)
 
 
 def _options(args: Namespace, compute: Compute, *, frozen: bool) -> dict[str, Any]:

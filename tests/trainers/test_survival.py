@@ -1,0 +1,181 @@
+"""What a trainer saves on the way, goes on from, and ends by itself."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from dimba.checkpoints import newest_whole, step_of, whole_checkpoints
+from tests.conftest import write_rows
+
+pytestmark = pytest.mark.slow
+FLAGS = ("--batch-size", "4", "--grad-accumulation-steps", "1", "--max-length", "64", "--device", "cpu")
+CHATS = [{"prompt": f"Count to {n}", "response": f"{n}."} for n in range(40)]
+SUMS = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)]
+GROUPS = ("--batch-size", "8", "--num-generations", "4", "--max-completion-length", "6", "--max-length", "96")
+
+
+@pytest.fixture(autouse=True)
+def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]:
+    monkeypatch.setattr("dimba.trainers.prepare.cache_folder", lambda: caches / "tokens")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(caches))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def sft(base: Path, folder: Path, out: Path, *flags: object, status: int = 0) -> str:
+    from dimba.arguments import sft_arguments
+    from dimba.trainers.sft import train
+
+    rows = write_rows(folder / "chats.jsonl", CHATS)
+    return said(train, sft_arguments(), base, rows, out, *FLAGS, *flags, status=status)
+
+
+def grpo(base: Path, folder: Path, out: Path, *flags: object, status: int = 0) -> str:
+    from dimba.arguments import grpo_arguments
+    from dimba.trainers.grpo import train
+
+    rows = write_rows(folder / "sums.jsonl", SUMS)
+    own = ("--grad-accumulation-steps", "1", "--device", "cpu", "--learning-rate", "1e-3", *GROUPS)
+    return said(train, grpo_arguments(), base, rows, out, *own, *flags, status=status)
+
+
+def said(train: Any, parser: Any, base: Path, rows: Path, out: Path, *flags: object, status: int) -> str:
+    """What the script says, in this process: importing what trains takes longer than to train."""
+    from dimba.trainers.command import run_trainer
+
+    named = {"--base-checkpoint": base, "--dataset": rows, "--output-dir": out}
+    argv = [str(each) for pair in named.items() for each in pair] + [str(each) for each in flags]
+    text = io.StringIO()
+    with redirect_stdout(text), redirect_stderr(text):
+        ended = run_trainer(train, parser.parse_args(argv))
+    assert ended == status, text.getvalue()
+    return text.getvalue()
+
+
+def trained(folder: Path) -> dict[str, Any]:
+    (file,) = [*folder.glob("model.safetensors"), *folder.glob("adapter_model.safetensors")]
+    return load_file(file)
+
+
+KINDS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
+    "full": (sft, ("--max-steps", "8")),
+    "lora": (sft, ("--max-steps", "8", "--use-lora", "--lora-r", "4")),
+    "qlora": (sft, ("--max-steps", "8", "--use-qlora", "--lora-r", "4")),
+    "accumulated": (sft, ("--max-steps", "8", "--grad-accumulation-steps", "2")),
+    "grpo": (grpo, ("--max-steps", "6")),
+    "grpo with lora": (grpo, ("--max-steps", "6", "--use-lora", "--lora-r", "4")),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_goes_on_ends_as_one_that_was_never_interrupted(
+    kind: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run, flags = KINDS[kind]
+    run(tiny_checkpoint, tmp_path, tmp_path / "whole", *flags)
+    stop_at(4, monkeypatch)
+    run(tiny_checkpoint, tmp_path, tmp_path / "cut", *flags, status=143)
+    newest = newest_whole(tmp_path / "cut")
+    assert newest and step_of(newest) == 4 and not list((tmp_path / "cut").glob("*model.safetensors"))
+    monkeypatch.undo()
+    run(tiny_checkpoint, tmp_path, tmp_path / "cut", *flags, "--resume-from-checkpoint", tmp_path / "cut")
+    whole, cut = trained(tmp_path / "whole"), trained(tmp_path / "cut")
+    assert whole.keys() == cut.keys()
+    assert max(float((whole[name] - cut[name]).abs().max()) for name in whole) < 1e-6
+
+
+def test_a_look_without_gradients_does_not_change_those_of_four_bits(tiny_checkpoint: Path):
+    import torch
+    from peft import get_peft_model
+
+    from dimba.arguments import sft_arguments
+    from dimba.trainers.models import adapter_config, choose_compute, load_model
+
+    named = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "x", "--use-qlora"]
+    args = sft_arguments().parse_args([*named, "--lora-r", "4"])
+    model = get_peft_model(load_model(args, choose_compute("cpu")), adapter_config(args))
+    ids = torch.arange(20)[None]
+
+    def gradients() -> list[Any]:
+        model.zero_grad()
+        model.train()(input_ids=ids, labels=ids).loss.backward()
+        return [each.grad.clone() for each in model.parameters() if each.grad is not None]
+
+    before = gradients()
+    with torch.no_grad():
+        model.eval()(input_ids=ids)
+    assert all(torch.equal(one, other) for one, other in zip(before, gradients(), strict=True))
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM in the middle of a step."""
+    from dimba.trainers.callbacks import StopOnSignal
+
+    before = StopOnSignal.on_step_end
+
+    def on_step_end(self, args, state, control, **rest):
+        if state.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return before(self, args, state, control, **rest)
+
+    monkeypatch.setattr(StopOnSignal, "on_step_end", on_step_end)
+
+
+def test_only_so_many_checkpoints_are_kept_and_they_hold_no_pickle_of_ours(tiny_checkpoint: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    sft(tiny_checkpoint, tmp_path, out, "--max-steps", "9", "--save-steps", "2", "--save-total-limit", "2")
+    assert [step_of(each) for each in whole_checkpoints(out)] == [8, 9]
+    assert not list(out.rglob("training_args.bin")) and not (out / ".saving").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(tiny_checkpoint: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    flags = ("--max-steps", "40", "--save-steps", "1", "--learning-rate", "1e30")
+    text = sft(tiny_checkpoint, tmp_path, out, *flags, status=1)
+    assert "the loss is not a number since step" in text and "training.learning_rate" in text
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    first = next(line["step"] for line in lines if line["loss"] is None)
+    assert all(step_of(each) < first for each in whole_checkpoints(out))
+    assert not (out / "model.safetensors").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for one checkpoint and a half."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=7m", "none", str(place)], check=False).returncode
+    if mounted != 0:
+        pytest.skip("only root may mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_and_says_what_is_needed(
+    tiny_checkpoint: Path, tmp_path: Path, small_disk: Path
+):
+    out = small_disk / "out"
+    text = sft(tiny_checkpoint, tmp_path, out, "--max-steps", "9", "--save-steps", "2", status=1)
+    assert "is full: a checkpoint needs" in text and "are free" in text and "checkpoint-2 is kept" in text
+    assert [step_of(each) for each in whole_checkpoints(out)] == [2] and not (out / ".saving").exists()
+
+
+def test_a_disk_that_somebody_else_fills_while_it_saves_is_told_the_same(
+    tiny_checkpoint: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("dimba.trainers.checkpoints._expected_bytes", lambda *_: 1)
+    out = small_disk / "out"
+    text = sft(tiny_checkpoint, tmp_path, out, "--max-steps", "9", "--save-steps", "2", status=1)
+    assert "is full: a checkpoint needs" in text and "checkpoint-2 is kept" in text, text
+    assert [step_of(each) for each in whole_checkpoints(out)] == [2] and not (out / ".saving").exists()
