@@ -9,7 +9,7 @@ import numpy as np
 
 from dimba.errors import BadInput, BadRow
 from dimba.report import BadRowReport, DataReport, Part, Shown
-from dimba.rewards import REWARDS, RewardSpec, parse_reward
+from dimba.rewards import REWARDS, RewardSpec, parse_rewards
 from dimba.tasks import LeftOut, Tally, Task, TaskForm, tasks_of
 from dimba.trainers.chat import ChatEncoder, prepare_tokenizer
 from dimba.trainers.data import source_of
@@ -129,7 +129,7 @@ def _rewards(args: Namespace, read: _Read) -> tuple[tuple[RewardSpec, ...], str]
         choice = choose(read.form, [task for _, task in read.tasks])
         specs, why = choice.specs, choice.why
     else:
-        specs = tuple(parse_reward(text) for text in args.reward)
+        specs = parse_rewards(args.reward)
         why = ", ".join(map(_named, specs))
     if args.reward_weights and len(args.reward_weights) != len(specs):
         counts = f"{len(args.reward_weights)} weights for {len(specs)} rewards ({why})"

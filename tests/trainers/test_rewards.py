@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dimba.errors import BadInput
-from dimba.rewards import REWARDS, RewardSpec, parse_reward
+from dimba.rewards import REWARDS, RewardSpec, parse_reward, parse_rewards
 from dimba.trainers.rewards import Answers, check_reference, choose, make_rewards
 from dimba.trainers.rewards.numbers import final_number
 
@@ -205,6 +205,29 @@ def test_rewards_that_are_written_wrong(text: str, why: str) -> None:
     with pytest.raises(BadInput) as caught:
         parse_reward(text)
     assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (["numeric", "length"], ["numeric", "length"]),
+        (["regex:a", "regex:b", "contains"], ["regex:a", "regex:b", "contains"]),
+        (["x/a.py:f", "b.py:f"], ["a.py:f", "b.py:f"]),
+        (["x/a.py:f", "y/a.py:f"], ["x/a.py:f", "y/a.py:f"]),
+        (["length", "a.py:length"], ["length", "a.py:length"]),
+        (["similarity", "a.py:imitation_similarity"], ["imitation_similarity", "a.py:imitation_similarity"]),
+    ],
+)
+def test_each_of_several_rewards_is_logged_under_a_name_of_its_own(texts: list[str], names: list[str]) -> None:
+    specs = parse_rewards(texts)
+    assert [spec.logged for spec in specs] == names and [str(spec) for spec in specs] == texts
+    builtin = [spec for spec in specs if not spec.file]
+    assert [reward.name for reward in make_rewards(builtin)] == [spec.logged for spec in builtin]
+
+
+def test_the_same_reward_twice_is_refused() -> None:
+    with pytest.raises(BadInput, match="`numeric` is named twice"):
+        parse_rewards(["numeric", "length", "numeric"])
 
 
 @pytest.mark.parametrize(
