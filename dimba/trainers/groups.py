@@ -17,6 +17,7 @@ from dimba.trainers.prompts import Asked, Prompts
 from dimba.trainers.rewards import Answers, Reward
 
 _TRIED = 4  # prompts
+_KEPT = ("dimba/row", "dimba/text", "dimba/tokens")  # columns of TRL's that no reward's `log_extra` writes into
 
 
 class GroupTrainer(GRPOTrainer):
@@ -32,9 +33,9 @@ class GroupTrainer(GRPOTrainer):
         super().__init__(reward_funcs=functions, train_dataset=as_dataset(asked), **options)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        self._log_completion_extra("row", [each["row"] for each in inputs])
-        self._log_completion_extra("text", _texts(self.processing_class, completion_ids_list))
-        self._log_completion_extra("tokens", [len(ids) for ids in completion_ids_list])
+        rows, texts = [each["row"] for each in inputs], _texts(self.processing_class, completion_ids_list)
+        for name, values in zip(_KEPT, (rows, texts, map(len, completion_ids_list)), strict=True):
+            self._log_completion_extra(name, values)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -50,7 +51,7 @@ class GroupTrainer(GRPOTrainer):
         """The completions of the last step, each with its prompt's row, its rewards and its advantage."""
         logs = self._logs
         given = [dict(zip(logs["rewards"], each, strict=True)) for each in zip(*logs["rewards"].values(), strict=True)]
-        columns = (*(logs["extra"][name] for name in ("row", "text", "tokens")), given, logs["advantages"])
+        columns = (*(logs["extra"][name] for name in _KEPT), given, logs["advantages"])
         return [self._sample(*each) for each in zip(*columns, strict=True)]
 
     def _sample(self, *each: Any) -> dict[str, Any]:

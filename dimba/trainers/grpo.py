@@ -10,7 +10,7 @@ from dimba.contract import EXIT_STOPPED
 from dimba.errors import BadInput
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.output import output_folder, quiet, save, stop_where_turns_end
-from dimba.trainers.telling import introduce_prompts, show_samples
+from dimba.trainers.telling import held_out_line, introduce_prompts, show_samples
 
 if TYPE_CHECKING:
     from dimba.trainers.callbacks import StopOnSignal
@@ -33,10 +33,10 @@ def train(args: Namespace) -> int:
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if stop.stopped:
         return EXIT_STOPPED
+    save(trainer, args.output_dir)  # first of all: a test asks rewards, which may fail
     held_out.test("after")
     if is_first_rank():
         show_samples(trainer.samples())
-    save(trainer, args.output_dir)
     return 0
 
 
@@ -119,10 +119,10 @@ class _HeldOut:
         if not self._asked:
             return
         reward = self._trainer.greedy_reward(self._asked)
-        gained = "" if self._before is None else f" ({reward - self._before:+.4f})"
         if is_first_rank():
-            print(f"held-out reward {when} training: {reward:.4f}{gained} ({len(self._asked):,} prompts)", flush=True)
-            self._metrics.write(self._trainer.state, {"eval_reward": reward})
+            print(held_out_line(when, reward, self._before, len(self._asked)), flush=True)
+            if reward is not None:
+                self._metrics.write(self._trainer.state, {"eval_reward": reward})
         self._before = reward
 
 

@@ -22,6 +22,14 @@ def introduce_prompts(report: DataReport) -> None:
     print("\n".join(f"  | {printable(line.expandtabs(4))}" for line in text.splitlines()), flush=True)
 
 
+def held_out_line(when: str, reward: float | None, before: float | None, prompts: int) -> str:
+    """The reward on held-out prompts; None where no completion got one."""
+    if reward is None:
+        return f"held-out reward {when} training: none, no completion of the {prompts:,} prompts got one"
+    gained = "" if before is None else f" ({reward - before:+.4f})"
+    return f"held-out reward {when} training: {reward:.4f}{gained} ({prompts:,} prompts)"
+
+
 def show_samples(samples: Sequence[dict[str, Any]]) -> None:
     """The best and the worst completions of the last step, to read."""
     ordered = sorted((each for each in samples if each["reward"] is not None), key=lambda each: -each["reward"])

@@ -318,6 +318,33 @@ def test_several_rewards_are_weighed(tiny_checkpoint: Path, some_sums: Path, tmp
         assert sample["reward"] == pytest.approx(2 * found + 0.5 * soft)
 
 
+LATER = """
+calls = 0
+
+
+def shouting(completions, log_extra, **_):
+    global calls
+    calls += 1
+    if calls > 3:
+        raise KeyError("too late")
+    for name, value in (("text", "MINE"), ("tokens", 999), ("row", "a row")):
+        log_extra(name, [value] * len(completions))
+    return [None if calls < 3 else 1.0 for _ in completions]
+"""
+
+
+def test_a_reward_that_fails_on_held_out_prompts_loses_no_model_and_what_it_logs_no_record(
+    tiny_checkpoint: Path, some_sums: Path, tmp_path: Path
+):
+    (tmp_path / "mine.py").write_text(LATER, encoding="utf-8")
+    flags = (*QUICK, "--max-steps", 1, "--validation-split", 4, "--reward", f"{tmp_path}/mine.py:shouting")
+    said = run(tiny_checkpoint, some_sums, tmp_path / "out", *flags, status=1)
+    assert "held-out reward before training: none, no completion" in said and "KeyError: 'too late'" in said
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    for sample in logged(tmp_path / "out", "samples.jsonl"):
+        assert sample["completion"] != "MINE" and sample["tokens"] <= 8 and sample["row"].startswith(str(some_sums))
+
+
 def test_groups_are_made_whole_and_few_prompts_fill_a_step(tiny_checkpoint: Path, tmp_path: Path):
     rows = write_rows(tmp_path / "few.jsonl", [{"question": "1 + 1?", "answer": "2"}])
     flags = (*QUICK, "--num-generations", 6, "--batch-size", 4, "--max-steps", 1)
