@@ -1,6 +1,7 @@
 """Reward functions of the user's own, as other projects write them, and all the ways they go wrong."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,6 +95,11 @@ def test_trl_loggers_reach_the_function(tmp_path: Path) -> None:
     assert seen == {"mean": 1.0, "text": ["a"]}
 
 
+def test_a_function_may_ask_for_the_state_of_the_training(tmp_path: Path) -> None:
+    code = "def f(completions, trainer_state): return [trainer_state.global_step / 2] * len(completions)"
+    assert reward(tmp_path, code)(answers(["a"], trainer_state=SimpleNamespace(global_step=3))) == [1.5]
+
+
 @pytest.mark.parametrize(
     ("result", "values"),
     [
@@ -140,6 +146,32 @@ def test_the_row_that_a_function_fails_for_is_named(tmp_path: Path) -> None:
         function(answers(["a", "b", "c"]))
     assert "d.jsonl:2: the reward `f` fails: ZeroDivisionError: division by zero" in str(caught.value)
     assert "mine.py:2" in str(caught.value)
+
+
+def test_one_that_ends_the_process_is_a_failure_too(tmp_path: Path) -> None:
+    function = reward(tmp_path, "import sys\ndef f(completions):\n    sys.exit(0)")
+    for kind, call in ((RunFailed, function), (BadInput, lambda given: probe(function, given))):
+        with pytest.raises(kind, match=r"the reward `f` fails: SystemExit: 0 \(.*mine.py:3\)"):
+            call(answers(["a"]))
+
+
+JUDGE = """
+import asyncio
+semaphore = asyncio.Semaphore(1)
+
+async def one():
+    async with semaphore:
+        await asyncio.sleep(0.001)
+    return 1.0
+
+async def f(completions):
+    return await asyncio.gather(*[one() for _ in completions])
+"""
+
+
+def test_async_rewards_run_on_the_same_loop_every_time(tmp_path: Path) -> None:
+    function = reward(tmp_path, JUDGE)
+    assert [function(answers(["a", "b"])) for _ in range(2)] == [[1, 1], [1, 1]]
 
 
 def test_where_no_row_fails_alone_all_are_named(tmp_path: Path) -> None:

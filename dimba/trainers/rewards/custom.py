@@ -5,6 +5,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ _OWN = (
     "completions",
     *_EXTRAS,
 )  # columns never stand in for these
+_FAILURES = (Exception, SystemExit)  # `exit(0)` would end the job as if it had trained
 _HINT = "a reward function gives back a list with a number or None for each completion"
 
 
@@ -40,22 +42,22 @@ class Custom:
         """A score for each answer."""
         try:
             result = self.call(answers)
-        except Exception as error:
+        except _FAILURES as error:
             raise RunFailed(self.blame(answers, error), _next_step(self.path)) from error
         return self.checked(result, answers, RunFailed)
 
     def call(self, answers: Answers) -> Any:
         """What the function gives back, unchecked."""
         result = self.function(**self._arguments(answers))
-        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+        return _loop().run(_awaited(result)) if inspect.isawaitable(result) else result
 
-    def blame(self, answers: Answers, error: Exception) -> str:
+    def blame(self, answers: Answers, error: BaseException) -> str:
         """Which row it is that the function fails for, by asking for one at a time."""
         where, first = _between(answers), error
         for index in range(len(answers) if len(answers) > 1 else 0):
             try:
                 self.call(answers.part(index, index + 1))
-            except Exception as alone:
+            except _FAILURES as alone:
                 where, first = answers.places[index], alone
                 break
         what = f"{type(first).__name__}: {first}".rstrip(": ")
@@ -108,7 +110,7 @@ def probe(reward: Any, answers: Answers) -> str | None:
 def _tried(reward: Custom, answers: Answers) -> BadInput | None:
     try:
         result = reward.call(answers)
-    except Exception as error:
+    except _FAILURES as error:
         refusal = BadInput(reward.blame(answers, error), _next_step(reward.path))
         refusal.__cause__ = error
         return refusal
@@ -146,6 +148,12 @@ def _prompt(messages: Sequence[Mapping[str, Any]], plain: bool) -> Any:
     if plain:
         return "\n".join(str(message["content"]) for message in messages)
     return [dict(message) for message in messages]
+
+
+@cache
+def _loop() -> asyncio.Runner:
+    """One for the whole job, as with TRL: a semaphore or client of the function's module belongs to its first loop."""
+    return asyncio.Runner()
 
 
 async def _awaited(result: Any) -> Any:
