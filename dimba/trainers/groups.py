@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from transformers import TrainerState
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -80,6 +81,7 @@ class GroupTrainer(GRPOTrainer):
         """Mean reward of the likeliest completion of each prompt; every rank answers its share of them."""
         mine = list(asked[self.accelerator.process_index :: self.accelerator.num_processes])
         answers = _answers(mine, self._greedy(mine), self.processing_class, self.max_completion_length)
+        answers = replace(answers, extras={"trainer_state": self.state})
         given = [reward(answers) for reward in self._rewards] if mine else []
         totals = gather_object([self._total(each) for each in zip(*given, strict=True)])
         known = [total for total in totals if total is not None]
@@ -115,11 +117,13 @@ def as_dataset(asked: Sequence[Asked]) -> Dataset:
     return Dataset.from_dict({"row": list(range(len(asked)))}).with_transform(fetch)
 
 
-def first_answers(prompts: Prompts, limit: int) -> Answers:
-    """Answers to the first prompts, to try reward functions on before any is sampled."""
+def first_answers(prompts: Prompts, limit: int, steps: int) -> Answers:
+    """Answers to the first prompts, to try reward functions on before any is sampled, as in the first of `steps`."""
     picked = prompts.train[:_TRIED]
     texts = [each.task.reference or "An answer." for each in picked]
-    return _answers(picked, prompts.tokenizer(texts, add_special_tokens=False)["input_ids"], prompts.tokenizer, limit)
+    ids = prompts.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    extras = {"trainer_state": TrainerState(max_steps=steps)}
+    return replace(_answers(picked, ids, prompts.tokenizer, limit), extras=extras)
 
 
 def _as_function(reward: Reward, asked: Sequence[Asked], tokenizer: Any, limit: int) -> Callable[..., list[Any]]:

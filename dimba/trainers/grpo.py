@@ -1,5 +1,6 @@
 """GRPO, from flags to a saved model: prompts, rewards, groups of completions, and what came of it."""
 
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -94,6 +95,7 @@ def _rewards(args: Namespace, prompts: "Prompts", compute: "Compute", stop: Any)
     from dimba.trainers.rewards import make_rewards, probe
 
     rewards: list[Reward] = []
+    tried = first_answers(prompts, args.max_completion_length, planned_steps(args, len(prompts.train)))
     for spec in prompts.rewards:
         if spec.name == "preference":
             from dimba.trainers.preference import preference_reward
@@ -102,7 +104,7 @@ def _rewards(args: Namespace, prompts: "Prompts", compute: "Compute", stop: Any)
                 rewards.append(learnt)
             continue
         [reward] = make_rewards([spec])
-        if (note := probe(reward, first_answers(prompts, args.max_completion_length))) and is_first_rank():
+        if (note := probe(reward, tried)) and is_first_rank():
             print(note, flush=True)
         rewards.append(reward)
     return rewards
@@ -151,6 +153,7 @@ def make_trainer(
         peft_config=adapter_config(args),
         callbacks=[metrics, Alarms(), *([stop] if stop else [])],
     )
+    trainer.state.max_steps = planned_steps(args, len(prompts.train))  # for rewards that are asked before the first
     return settled(trainer), metrics
 
 
@@ -161,6 +164,12 @@ def _arithmetic(args: Namespace) -> tuple[int, int, int]:
         args.grad_accumulation_steps, batch_size=args.batch_size, processes=processes, generations=args.num_generations
     )
     return accumulation, generations, accumulation * args.batch_size * processes // generations
+
+
+def planned_steps(args: Namespace, prompts: int) -> int:
+    """How many steps so many prompts are trained for."""
+    *_, per_step = _arithmetic(args)
+    return int(args.max_steps or math.ceil(args.epochs * max(1, prompts // per_step)))
 
 
 def _filling_a_step(args: Namespace, prompts: "Prompts") -> list[Any]:
