@@ -1,11 +1,13 @@
 """How a trainer ends: the one place that turns what went wrong into a message and an exit status."""
 
+import hashlib
 import json
 import os
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from dimba.contract import ENV_RANK_DIR
@@ -18,11 +20,24 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
     try:
         return train(args)
     except DimbaError as error:
-        if is_first_rank():  # every rank has the same to say
+        if _is_first_to_say(error):
             print(f"error: {error}", file=sys.stderr, flush=True)
             if not isinstance(error, RunFailed):  # which is no refusal: it had begun
                 _note(error)
         return error.exit_status
+
+
+def _is_first_to_say(error: DimbaError) -> bool:
+    """Whether no other rank has said the same: each scores completions of its own, so any of them may fail alone."""
+    folder = os.environ.get(ENV_RANK_DIR)
+    if not folder:  # not started by us, so the ranks share no folder
+        return is_first_rank() or isinstance(error, RunFailed)
+    digest = hashlib.sha256(str(error).encode(errors="replace")).hexdigest()
+    try:
+        Path(folder, f"said-{digest[:16]}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def is_first_rank() -> bool:
@@ -50,4 +65,5 @@ def every(seconds: float, say: Callable[[int], None]) -> Callable[[int], None]:
 
 def _note(error: DimbaError) -> None:
     if folder := os.environ.get(ENV_RANK_DIR):
-        Path(folder, REFUSAL_FILE).write_text(json.dumps(error.as_json()), encoding="utf-8")
+        with suppress(FileExistsError), Path(folder, REFUSAL_FILE).open("x", encoding="utf-8") as file:
+            json.dump(error.as_json(), file)
