@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dimba.contract import absolute
 from dimba.errors import BadInput
 from dimba.tasks import Task
 from dimba.trainers.callbacks import Metrics, metrics_path
@@ -113,11 +114,11 @@ def model_folder(args: Namespace, prompts: "Prompts", train: Sequence[Task]) -> 
 
 def _base_identity(checkpoint: str) -> list[Any]:
     """The checkpoint's files, their sizes and times: reading all weights would take as long as loading them."""
-    folder = Path(checkpoint).expanduser()
+    folder = absolute(checkpoint)
     if not folder.is_dir():
         return [checkpoint]
     files = sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja"))
-    return [str(folder.absolute()), *((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
+    return [str(folder), *((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
 
 
 def _dataset(args: Namespace, tokenizer: Any, train: Sequence[Task]) -> Any:
