@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from dimba.contract import absolute
 from dimba.errors import BadInput
 from dimba.tasks import Task
+from dimba.trainers.asking import chat_ids
 from dimba.trainers.callbacks import Metrics, metrics_path
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.models import Compute, load_classifier
-from dimba.trainers.scoring import Scorer, chat_ids, load_scorer, no_noise
+from dimba.trainers.scoring import Scorer, load_scorer, no_noise
 from dimba.trainers.settings import run_settings, settled
 from dimba.trainers.verdict import judge, split_by_question, whole
 

@@ -1,6 +1,7 @@
 """From the flags of GRPO to prompts, what their answers are held against, and a report of both."""
 
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from dimba.errors import BadInput, BadRow
 from dimba.report import BadRowReport, DataReport, Part, Shown
 from dimba.rewards import REWARDS, RewardSpec, parse_rewards
 from dimba.tasks import LeftOut, Tally, Task, TaskForm, tasks_of
+from dimba.trainers.asking import prompted
 from dimba.trainers.chat import ChatEncoder, prepare_tokenizer
 from dimba.trainers.data import source_of
 from dimba.trainers.models import load_context, load_tokenizer
@@ -18,6 +20,7 @@ from dimba.trainers.prepare import Problem, Progress, row_problem
 from dimba.trainers.reporting import histogram, telling
 from dimba.trainers.rewards import check_reference, choose, needs_reference
 from dimba.trainers.selection import hold_out
+from dimba.trainers.template import faults_problem
 
 _SHOWN = 5  # bad rows that are told
 _SHOWN_LETTERS = 300  # of what an example is held against
@@ -58,6 +61,7 @@ class _Read:
     tasks: list[tuple[str, Task]] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     left_out: Tally = field(default_factory=Tally)
+    faults: Counter[str] = field(default_factory=Counter)  # of the chat template, in these words
 
     @property
     def note(self) -> dict[str, Any]:
@@ -69,18 +73,17 @@ def load_prompts(args: Namespace, progress: Progress) -> Prompts:
     """Reads the rows, finds out how to reward answers, and measures the prompts; raises BadInput."""
     limit = prompt_limit(args)
     tokenizer = load_tokenizer(args.base_checkpoint)
-    said = prepare_tokenizer(tokenizer)
+    said, ends = prepare_tokenizer(tokenizer), turn_ends(tokenizer)
     read = _read(args, progress)
     rewards, why = _rewards(args, read)
-    lengths = _lengths(tokenizer, read.tasks)
-    asked = [Asked(*row, tokens) for row, tokens in zip(read.tasks, lengths, strict=True)]
+    asked = _asked(tokenizer, read, pairs=any(spec.name == "preference" for spec in rewards))
     fitting = [each for each in asked if each.tokens <= limit]
     train, held_out = _held_out(fitting, args)
-    problem, hint = _problem(args, read, asked, train, limit)
+    problem, hint = _problem(args, read, asked, train, limit, tokenizer=tokenizer)
     notes = (said, f"reward: {why}", *_left_out_notes(read), *_notes(asked))
     report = _report(read, asked, limit, args, notes=tuple(note for note in notes if note))
     report = replace(report, examples=len(train), validation=len(held_out), problem=problem, hint=hint)
-    return Prompts(tokenizer, tuple(train), tuple(held_out), rewards, turn_ends(tokenizer), report)
+    return Prompts(tokenizer, tuple(train), tuple(held_out), rewards, ends, report)
 
 
 def prompt_limit(args: Namespace) -> int:
@@ -165,12 +168,13 @@ def _leave_out(spec: RewardSpec, read: _Read) -> None:
     read.tasks = kept
 
 
-def _lengths(tokenizer: Any, tasks: Sequence[tuple[str, Task]]) -> list[int]:
-    chats = [list(task.messages) for _, task in tasks]
-    if not chats:
-        return []
-    ids = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
-    return [len(each) for each in ids]
+def _asked(tokenizer: Any, read: _Read, *, pairs: bool) -> list[Asked]:
+    """The tasks with their tokens; those that the template refuses are put among the bad rows."""
+    found = prompted(tokenizer, read.tasks, pairs=pairs)
+    read.tasks = [(where, task) for where, task, _ in found.rows]
+    read.bad += found.bad
+    read.faults = found.faults
+    return [Asked(*row) for row in found.rows]
 
 
 def _held_out(asked: Sequence[Asked], args: Namespace) -> tuple[list[Asked], list[Asked]]:
@@ -193,8 +197,11 @@ def question(task: Task) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in task.messages)
 
 
-def _problem(args: Namespace, read: _Read, asked: Sequence[Asked], train: Sequence[Asked], limit: int) -> Problem:
-    found = [row_problem(read.note, skip_bad=args.skip_bad_rows)] if read.rows else []
+def _problem(
+    args: Namespace, read: _Read, asked: Sequence[Asked], train: Sequence[Asked], limit: int, *, tokenizer: Any
+) -> Problem:
+    found = [] if asked else [faults_problem(read.faults, read.rows, tokenizer, args.base_checkpoint)]
+    found += [row_problem(read.note, skip_bad=args.skip_bad_rows)] if read.rows else []
     found.append(read.left_out.problem(len(read.tasks)))
     found.append(_long_problem(asked, limit, args))
     if not train:

@@ -11,6 +11,7 @@ import torch
 
 from dimba.contract import absolute
 from dimba.errors import BadInput
+from dimba.trainers.asking import chat_ids
 from dimba.trainers.models import Compute, load_classifier
 from dimba.trainers.verdict import Chat
 
@@ -41,14 +42,6 @@ class Scorer:
         with torch.inference_mode():
             logits = self._model(**inputs.to(self._model.device)).logits[:, 0]
         return [float(score) for score in logits]
-
-
-def chat_ids(tokenizer: Any, chats: Sequence[Chat]) -> list[list[int]]:
-    """The token ids of whole chats."""
-    if not chats:
-        return []
-    ids: list[list[int]] = tokenizer.apply_chat_template([list(chat) for chat in chats], return_dict=True)["input_ids"]
-    return ids
 
 
 def load_scorer(place: str, args: Namespace, tokenizer: Any, compute: Compute) -> Scorer:

@@ -1,0 +1,68 @@
+"""From rows to prompts: what the trainer refuses before anything is loaded or sampled."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimba.arguments import grpo_arguments
+from dimba.errors import BadInput
+from dimba.trainers.asking import chat_ids
+from dimba.trainers.models import load_tokenizer
+from dimba.trainers.prompts import Prompts, load_prompts
+from tests.conftest import write_rows
+
+STRICT = (
+    "{% for message in messages %}"
+    "{% if message.role == 'system' or (loop.index0 and messages[loop.index0 - 1].role == message.role) %}"
+    "{{ raise_exception('only users and assistants, in turns') }}{% endif %}"
+    "<|{{ message.role }}|>\n{{ message.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+@pytest.fixture
+def strict(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint whose template refuses chats, as those of Gemma and Mistral do."""
+    base = tmp_path / "strict"
+    shutil.copytree(tiny_checkpoint, base)
+    (base / "chat_template.jinja").write_text(STRICT, encoding="utf-8")
+    return base
+
+
+def prompts(base: Path, rows: list[dict[str, Any]], *flags: str) -> Prompts:
+    data = write_rows(base.parent / "rows.jsonl", rows)
+    named = ["--base-checkpoint", str(base), "--dataset", str(data), "--max-length", "128"]
+    return load_prompts(
+        grpo_arguments().parse_args([*named, "--max-completion-length", "8", *flags]), lambda _rows: None
+    )
+
+
+SUM = {"question": "1 + 1?", "answer": "2"}
+
+
+def test_a_chat_that_the_template_refuses_is_a_bad_row(strict: Path) -> None:
+    rows = [SUM, {**SUM, "system": "Be brief."}, SUM]
+    with pytest.raises(BadInput, match=r"rows.jsonl:2: the chat template refuses this chat: only users"):
+        prompts(strict, rows).checked()
+    assert len(prompts(strict, rows, "--skip-bad-rows").checked().train) == 2
+
+
+def test_where_it_refuses_all_the_template_is_at_fault(strict: Path) -> None:
+    with pytest.raises(BadInput, match=r"chat_template.jinja: the chat template fails on every chat \(3\): only users"):
+        prompts(strict, [{**SUM, "system": "Be brief."}] * 3).checked()
+
+
+def test_both_sides_of_a_pair_are_chats_too(strict: Path) -> None:
+    good = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+    turns = [{"role": "assistant", "content": "A"}, {"role": "assistant", "content": "again"}]
+    with pytest.raises(BadInput, match=r"rows.jsonl:2: the chat template refuses this chat"):
+        prompts(strict, [good, {**good, "rejected": turns}]).checked()
+    assert len(prompts(strict, [good, {**good, "rejected": turns}], "--reward", "length").checked().train) == 2
+
+
+def test_a_reward_models_own_template_may_refuse_a_chat_too(strict: Path) -> None:
+    chat = [{"role": "user", "content": "Q"}, {"role": "user", "content": "Q"}]
+    with pytest.raises(BadInput, match="template of the reward model refuses a chat: only users"):
+        chat_ids(load_tokenizer(str(strict)), [chat])
