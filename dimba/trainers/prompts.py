@@ -139,7 +139,7 @@ def _rewards(args: Namespace, read: _Read) -> tuple[tuple[RewardSpec, ...], str]
         raise BadInput(f"--reward-weights: {counts}", "give one weight for each reward")
     for spec in specs:
         _check_columns(spec, read.form)
-        _leave_out(spec, read)
+        _leave_out(spec, read, clear=args.reward == ["auto"])
     return specs, why
 
 
@@ -158,10 +158,10 @@ def _check_columns(spec: RewardSpec, form: TaskForm) -> None:
         raise BadInput(what, "name their columns with `dataset.columns: {chosen: …, rejected: …}`, or another reward")
 
 
-def _leave_out(spec: RewardSpec, read: _Read) -> None:
+def _leave_out(spec: RewardSpec, read: _Read, *, clear: bool) -> None:
     kept = []
     for where, task in read.tasks:
-        if reason := check_reference(spec, task.reference):
+        if reason := check_reference(spec, task.reference, clear=clear):
             read.bad.append(BadRow(where, f"{reason} (`{read.form.reference}`), which --reward {spec} needs"))
         else:
             kept.append((where, task))

@@ -42,6 +42,15 @@ def prompts(base: Path, rows: list[dict[str, Any]], *flags: str) -> Prompts:
 SUM = {"question": "1 + 1?", "answer": "2"}
 
 
+def test_with_auto_an_answer_that_is_not_clearly_a_number_is_a_bad_row(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    rows = [*[SUM] * 19, {**SUM, "answer": "about 3 or 4"}]
+    with pytest.raises(BadInput, match=r"rows.jsonl:20: the reference answer is not one plain number \(`answer`\)"):
+        prompts(base, rows).checked()
+    assert len(prompts(base, rows, "--skip-bad-rows").checked().train) == 19
+    assert len(prompts(base, rows, "--reward", "numeric").checked().train) == 20
+
+
 def test_a_chat_that_the_template_refuses_is_a_bad_row(strict: Path) -> None:
     rows = [SUM, {**SUM, "system": "Be brief."}, SUM]
     with pytest.raises(BadInput, match=r"rows.jsonl:2: the chat template refuses this chat: only users"):

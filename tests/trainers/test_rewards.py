@@ -31,7 +31,6 @@ NUMBERS = {
     r"1\,234": 1234,
     r"costs \$5": 5,
     "1,234,567": 1234567,
-    "1,2,3": 3,
     "3/4": "3/4",
     "7 / 2": "7/2",
     r"\frac{3}{4}": "3/4",
@@ -39,13 +38,9 @@ NUMBERS = {
     r"-\tfrac{1}{2}": "-1/2",
     "about 1 1/2 cups": "3/2",
     r"1\frac{1}{2}": "3/2",
-    "1/2/2024": 2024,
     "50%": "1/2",
     r"50\%": "1/2",
     "10-3=7": 7,
-    "10-3": 3,
-    "from 3-5": 5,
-    "from 3–5": 5,
     "−3": -3,
     "is -3": -3,
     "-$5": -5,
@@ -58,9 +53,88 @@ NUMBERS = {
     "72km": 72,
     "72 or x2": 72,
     "5 m^2": 5,
+    **{"答案是72。": 72, "答えは72です": 72, "答案是72元": 72, "答案是-5": -5, "答案：７２": 72, "\\boxed{72元。}": 72},
+    **{
+        r"\cfrac{1}{2}": "1/2",
+        r"\frac{1.5}{2}": "3/4",
+        r"\frac{3}{-4}": "-3/4",
+        r"\dfrac{-3}{-4}": "3/4",
+        "3⁄4": "3/4",
+    },
+    **{"1\u00a0000": 1000, "1\u202f234\u00a0567": 1234567, r"45^\circ": 45, "5 km/h": 5, "$5/hour": 5, "12.5 %": "1/8"},
+    **{
+        "x = **5**": 5,
+        "2 + 3 = 5": 5,
+        "so:\n* 5 apples": 5,
+        "so:\n- 5 apples": 5,
+        "---\n5": 5,
+        '{"a": 5}': 5,
+        "f(2) = 5": 5,
+    },
+    **{"#### 72 apples for all of us here\nQ: 5": 72, "3 is 5!": 5, "(5)": 5, "in 2020 100": 100, "1, 2, 3": 3},
 }
 NO_NUMBERS = [
     *("", "-", "none", "x2", "GPT4", "1e999999999", "1/0", "1.2.3", "9" * 300),
+    # Pieces of something else.
+    *(
+        "1,2,3",
+        "0,5",
+        "12,5",
+        "1.234,50",
+        "1 000",
+        "12 345 678",
+        "1_000",
+        "1'234",
+        "1’234",
+        "10:30",
+        "1/2/2024",
+        "2024-05-06",
+    ),
+    *(
+        "10-3",
+        "10 - 3",
+        "10 -3",
+        "from 3-5",
+        "from 3–5",
+        "3 + 4",
+        "x + 3",
+        "3x4",
+        "3 x 4",
+        "3 * 4",
+        "2**10",
+        "x^2+3",
+        "- 5",
+    ),
+    *(
+        "2^10",
+        "2^{10}",
+        "10³",
+        "10^{-3}",
+        "5²",
+        "3½",
+        "√2",
+        "2π",
+        "2x",
+        "5 million",
+        "5k",
+        "5M",
+        "5万",
+        "-(3/4)",
+        "f(2)",
+        "x = - 5",
+    ),
+    *(
+        r"1.5 \times 10^3",
+        r"3 \cdot 4",
+        r"2\sqrt{3}",
+        r"\sqrt 2",
+        r"\frac{\sqrt{2}}{2}",
+        r"{3 \over 4}",
+        "(1,2)",
+        "[1, 2]",
+        "x_{2}",
+    ),
+    *(r"\boxed{1,2}", r"\boxed{0,5}", r"\boxed{5 million}", r"\boxed{2x}", "#### 0,5", "#### x + 3\nso 4"),
     *(r"\boxed{\sqrt{2}}", r"\boxed{2^{10}}", r"\boxed{\pi}", r"\boxed{(1, 2)}", r"\boxed{}", "72 #### none"),
 ]
 
@@ -91,6 +165,8 @@ SCORES = [
     ("numeric", "it is 50", "50%", 1),
     ("numeric", "it is 0.5", "50%", 1),
     ("numeric", "it is 5", "50%", 0),
+    ("numeric", "50%", "0.5", 1),
+    ("numeric", "0.5%", "0.5", 0),
     ("numeric", "\\boxed{0.75}", "so\n#### 3/4", 1),
     ("numeric", "no idea", "4", 0),
     ("exact_match", " Paris\n", "Paris", 1),
@@ -171,6 +247,15 @@ def test_references_are_checked_up_front(spec: str, reference: str | None, why: 
     assert found is None if why is None else why in (found or "")
 
 
+UNCLEAR = (r"2\sqrt{3}", "x^2+3", "(1,2)", "about 3 or 4", r"\frac{\sqrt{2}}{2}", "12,5", "#### 3 or 4", r"\boxed{1,2}")
+
+
+@pytest.mark.parametrize("text", [*UNCLEAR, "72", "so\n#### 1,200", "3 km", r"\boxed{3/4}"])
+def test_where_nobody_asked_for_a_number_the_reference_has_to_be_one(text: str) -> None:
+    why = check_reference(parse_reward("numeric"), text, clear=True)
+    assert why == ("the reference answer is not one plain number" if text in UNCLEAR else None)
+
+
 @pytest.mark.parametrize(
     ("text", "spec"),
     [
@@ -232,7 +317,10 @@ def test_the_same_reward_twice_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("references", "name"),
-    [(["so\n#### 1,200"] * 9 + ["x"], "numeric"), (["5"], "numeric"), (["Paris", "Rome"], "exact_match")],
+    [
+        (["so\n#### 1,200"] * 9 + ["x"], "numeric"),
+        *((["5"], "numeric"), (["Paris", "Rome"], "exact_match"), (["12,5", "0,5", "3,14"], "exact_match")),
+    ],
 )
 def test_auto_takes_a_verifier_where_answers_can_be_checked(references: list[str], name: str) -> None:
     choice = choose(form(checkable=True, reference="answer"), [task(reference=text) for text in references])

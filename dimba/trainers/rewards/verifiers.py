@@ -10,19 +10,24 @@ from typing import Any
 
 from dimba.errors import BadInput
 from dimba.rewards import RewardSpec
-from dimba.trainers.rewards.numbers import final_number
+from dimba.trainers.rewards.numbers import clear_answer, final_number
 
 Verifier = Callable[[str, str], float]
 _FENCE = re.compile(r"```[ \t]*[\w+-]*[ \t]*\r?\n(.*)\r?\n[ \t]*```", re.DOTALL)
 
 
-def check_reference(spec: RewardSpec, reference: str | None) -> str | None:
-    """Why a row's reference cannot be used for this reward; None where it can."""
+def check_reference(spec: RewardSpec, reference: str | None, *, clear: bool = False) -> str | None:
+    """Why a row's reference cannot be used for this reward; None where it can.
+
+    With `clear` a number has to be all that the reference says, as nobody said that it ends in one.
+    """
     if not needs_reference(spec):
         return None
     if reference is None:
         return "no reference answer"
     if spec.name == "numeric":
+        if clear:
+            return None if clear_answer(reference) else "the reference answer is not one plain number"
         return None if final_number(reference) else "no number in the reference answer"
     return None if answer_part(reference) else "the reference answer is empty"
 
