@@ -42,6 +42,15 @@ def prompts(base: Path, rows: list[dict[str, Any]], *flags: str) -> Prompts:
 SUM = {"question": "1 + 1?", "answer": "2"}
 
 
+@pytest.mark.parametrize("weight", ["nan", "inf", "-inf", "1e999", "much"])
+def test_a_weight_is_a_finite_number(weight: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        grpo_arguments().parse_args(["--base-checkpoint", "b", "--dataset", "d", "--reward-weights", "1", weight])
+    assert weight in capsys.readouterr().err
+    given = ["--base-checkpoint", "b", "--dataset", "d", "--reward-weights", "-0.5"]
+    assert grpo_arguments().parse_args(given).reward_weights == [-0.5]
+
+
 def test_with_auto_an_answer_that_is_not_clearly_a_number_is_a_bad_row(tiny_checkpoint: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
     rows = [*[SUM] * 19, {**SUM, "answer": "about 3 or 4"}]
