@@ -56,7 +56,8 @@ class RewardSpec:
 
 def parse_reward(text: str) -> RewardSpec:
     """What `numeric`, `regex:^yes$`, `length:200` or `path/to/file.py:function` asks for."""
-    text = text.strip()
+    text = text.lstrip()
+    text = text if text.partition(":")[0] in _FREE else text.rstrip()  # blanks at the end of a pattern count
     name, colon, parameter = text.partition(":")
     own = None if name in _FREE else _FUNCTION.fullmatch(text)
     if own and own["file"] != ".py":

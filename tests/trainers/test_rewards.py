@@ -172,11 +172,13 @@ SCORES = [
     ("exact_match", " Paris\n", "Paris", 1),
     ("exact_match", "72", "6 * 12\n#### 72", 1),
     ("exact_match", "paris", "Paris", 0),
+    ("exact_match", "because.\n#### B", "so\n#### B", 1),
+    ("exact_match", "because.\n#### C", "so\n#### B", 0),
     ("exact_match", "New  York", "New York", 0),
     ("contains", "It is Paris.", "Paris", 1),
     ("contains", "Parisian", "Paris", 0),
     ("contains", "It is 72.", "72", 1),
-    *(("contains", text, "72", 0) for text in ("1720", "72.5", "x72", "3.72", "1,72")),
+    *(("contains", text, "72", 0) for text in ("1720", "72.5", "x72", "3.72", "1,72", "-72")),
     ("contains:C++", "in C++ it is", "", 1),
     ("contains:yes: no", "yes: no", "", 1),
     (r"regex:^\d+$", "12", "", 1),
@@ -212,6 +214,11 @@ SCHEMA = {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs":
 @pytest.mark.parametrize(("text", "score"), [('{"a": 1}', 1), ('{"a": "x"}', 0), ("[]", 0)])
 def test_json_that_fits_a_schema(tmp_path: Path, text: str, score: float) -> None:
     assert scored(f"json_valid:{schema(tmp_path, json.dumps(SCHEMA))}", text, task()) == score
+
+
+def test_a_number_too_large_for_the_schema_does_not_fit_it(tmp_path: Path) -> None:
+    limits = schema(tmp_path, '{"multipleOf": 0.01}')
+    assert scored(f"json_valid:{limits}", "1" + "0" * 400, task()) == 0
 
 
 @pytest.mark.parametrize(
@@ -262,6 +269,7 @@ def test_where_nobody_asked_for_a_number_the_reference_has_to_be_one(text: str) 
         ("numeric", RewardSpec("numeric")),
         (r"regex:a:\d", RewardSpec("regex", r"a:\d")),
         ("regex:a.py:f", RewardSpec("regex", "a.py:f")),
+        ("regex:foo ", RewardSpec("regex", "foo ")),
         ("length:200", RewardSpec("length", "200")),
         ("json_valid:s.json", RewardSpec("json_valid", "s.json")),
         ("a/b.py:f", RewardSpec("a/b.py:f", file="a/b.py", function="f")),

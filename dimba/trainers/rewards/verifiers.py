@@ -49,8 +49,8 @@ def numeric(text: str, reference: str) -> float:
 
 
 def exact_match(text: str, reference: str) -> float:
-    """1 where both are the same, white space at the ends aside."""
-    return float(text.strip() == answer_part(reference))
+    """1 where both are the same, white space at the ends aside, or what follows `####` in both."""
+    return float(answer_part(reference) in (text.strip(), answer_part(text)))
 
 
 def contains(text: str, reference: str) -> float:
@@ -60,7 +60,8 @@ def contains(text: str, reference: str) -> float:
 
 def has_word(text: str, wanted: str) -> float:
     """`contains`, for a text that is the same for all rows."""
-    before = r"(?<![^\W_])(?<!\d[.,])(?<![^\W_]_)" if wanted[:1].isalnum() else ""
+    sign = r"(?<!-)" if wanted[:1].isdecimal() else ""
+    before = r"(?<![^\W_])(?<!\d[.,])(?<![^\W_]_)" + sign if wanted[:1].isalnum() else ""
     after = r"(?![^\W_]|_[^\W_]|[.,]\d)" if wanted[-1:].isalnum() else ""
     return float(bool(wanted) and re.search(before + re.escape(wanted) + after, text) is not None)
 
@@ -108,7 +109,7 @@ def json_valid(schema: str | None = None) -> Verifier:
     def score(text: str, _reference: str) -> float:
         try:
             return float(fits(strict_json(unfenced(text))))
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, ArithmeticError):  # the last of a schema's `multipleOf`, on huge numbers
             return 0.0
 
     return score
