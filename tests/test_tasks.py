@@ -275,6 +275,21 @@ def test_a_null_in_the_first_row_makes_no_other_form_of_all(first: dict, why: st
     assert isinstance(bad, BadRow) and bad.why.startswith(why) and isinstance(found, Task) and found.chosen == (A,)
 
 
+@pytest.mark.parametrize("name", ["answer", "solution", "response"])
+def test_an_answer_that_is_null_in_the_first_row_is_an_answer_all_the_same(name: str):
+    rows = [{"question": "Q", name: None}, {"question": "Q", name: "7"}]
+    form, found = tasks_of(iter([(f"rows:{n}", row) for n, row in enumerate(rows, 1)]), {})
+    (_, bad), (_, good) = found
+    assert isinstance(bad, BadRow) and bad.why.startswith(f"`{name}` is null") and form.reference == name
+    assert isinstance(good, Task) and good.reference == "7"
+
+
+def test_a_column_of_answers_without_any_is_none():
+    rows = [{"question": "Q", "answer": None, "chosen": "A", "rejected": "B"}] * 3
+    form, _ = tasks_of(iter([("here", row) for row in rows]), {})
+    assert form.reference is None and all(isinstance(each, Task) for each in read(*rows))
+
+
 def test_a_weak_answer_beside_a_pair_is_not_asked_for():
     form, _ = tasks_of(iter([("here", {**PAIRS["texts"], "response": "R"})]), {})
     assert form.reference is None and form.name == "prompt/chosen/rejected"
