@@ -1,5 +1,6 @@
 """Reward functions of the user's own, as other projects write them, and all the ways they go wrong."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -206,6 +207,18 @@ def test_files_that_cannot_be_used(tmp_path: Path, code: str | None, name: str, 
         else:
             reward(tmp_path, code, name)
     assert why in str(caught.value)
+
+
+def test_functions_of_one_file_share_it_and_files_of_one_name_do_not(tmp_path: Path) -> None:
+    code = "import sys\nsys.loads = getattr(sys, 'loads', 0) + 1\ndef f(completions): return [1]\ng = f"
+    try:
+        for folder in ("a", "b"):
+            (tmp_path / folder).mkdir()
+            first, second = (reward(tmp_path / folder, code, name).function for name in ("f", "g"))
+            assert first is second and sys.modules[first.__module__].__file__ == str(tmp_path / folder / "mine.py")
+        assert sys.loads == 2  # type: ignore[attr-defined]
+    finally:
+        del sys.loads  # type: ignore[attr-defined]
 
 
 def test_what_lies_beside_the_file_can_be_imported(tmp_path: Path) -> None:
