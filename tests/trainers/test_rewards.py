@@ -343,6 +343,8 @@ def test_auto_says_how_many_rows_it_counted() -> None:
 
 def test_auto_without_answers() -> None:
     assert choose(form(pairs=True), []).specs[0].name == "preference"
+    both = choose(form(pairs=True, checkable=True, reference="answer"), [task(reference="word " * 168)])
+    assert both.specs[0].name == "preference" and both.why.endswith("no rule can check the texts in `answer`")
     with pytest.raises(BadInput, match="a median of 840 characters"):
         choose(form(checkable=True, reference="answer"), [task(reference="word " * 168)])
     with pytest.raises(BadInput, match="no `answer` or `solution`"):
