@@ -75,6 +75,8 @@ def load_prompts(args: Namespace, progress: Progress) -> Prompts:
     tokenizer = load_tokenizer(args.base_checkpoint)
     said, ends = prepare_tokenizer(tokenizer), turn_ends(tokenizer)
     read = _read(args, progress)
+    if not read.tasks and (nothing := _unusable(args, read)):
+        raise BadInput(*nothing)  # no reward can be chosen for no rows
     rewards, why = _rewards(args, read)
     asked = _asked(tokenizer, read, pairs=any(spec.name == "preference" for spec in rewards))
     fitting = [each for each in asked if each.tokens <= limit]
@@ -201,12 +203,16 @@ def _problem(
     args: Namespace, read: _Read, asked: Sequence[Asked], train: Sequence[Asked], limit: int, *, tokenizer: Any
 ) -> Problem:
     found = [] if asked else [faults_problem(read.faults, read.rows, tokenizer, args.base_checkpoint)]
-    found += [row_problem(read.note, skip_bad=args.skip_bad_rows)] if read.rows else []
-    found.append(read.left_out.problem(len(read.tasks)))
+    found.append(_unusable(args, read))
     found.append(_long_problem(asked, limit, args))
     if not train:
         found.append(("no prompt is left to train on", "hold out fewer rows, or give data with more"))
     return next((problem for problem in found if problem), ("", ""))
+
+
+def _unusable(args: Namespace, read: _Read) -> Problem | None:
+    bad = row_problem(read.note, skip_bad=args.skip_bad_rows) if read.rows else None
+    return bad or read.left_out.problem(len(read.tasks))
 
 
 def _long_problem(asked: Sequence[Asked], limit: int, args: Namespace) -> Problem | None:

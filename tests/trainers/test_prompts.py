@@ -51,6 +51,14 @@ def test_a_weight_is_a_finite_number(weight: str, capsys: pytest.CaptureFixture[
     assert grpo_arguments().parse_args(given).reward_weights == [-0.5]
 
 
+def test_where_no_row_can_be_used_the_rows_are_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    with pytest.raises(BadInput, match=r"rows.jsonl:1: `answer` is blank"):
+        prompts(base, [{**SUM, "answer": ""}] * 3)
+    with pytest.raises(BadInput, match=r"2 of 2 pairs compare nothing"):
+        prompts(base, [{"prompt": "Q", "chosen": "A", "rejected": "A"}] * 2)
+
+
 def test_with_auto_an_answer_that_is_not_clearly_a_number_is_a_bad_row(tiny_checkpoint: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
     rows = [*[SUM] * 19, {**SUM, "answer": "about 3 or 4"}]
