@@ -1,5 +1,6 @@
 """The reward of preference pairs: a reward model is trained on them first, and tested before it is trusted."""
 
+import errno
 import hashlib
 import json
 import math
@@ -83,7 +84,7 @@ def _made(args: Namespace, prompts: "Prompts", train: Sequence[Task], compute: C
     data = _dataset(args, prompts.tokenizer, train)
     if is_first_rank():
         print(f"stage 1 of 2: a reward model, from {len(data):,} pairs", flush=True)
-    part = folder.with_suffix(".part")
+    part = part_folder(folder, args.output_dir)
     trainer = _trainer(args, prompts.tokenizer, data, part, compute)
     trainer.add_callback(stop)
     if (begun := _newest(part)) and is_first_rank():
@@ -94,11 +95,26 @@ def _made(args: Namespace, prompts: "Prompts", train: Sequence[Task], compute: C
     trainer.save_model(str(part / "model"))
     if is_first_rank():
         (part / "model" / "training_args.bin").unlink(missing_ok=True)
-        (part / "model").rename(folder)
-        shutil.rmtree(part)
+        keep(part, folder)
         print("stage 2 of 2: GRPO against it", flush=True)
     trainer.accelerator.wait_for_everyone()
     return str(folder)
+
+
+def part_folder(folder: Path, output_dir: str) -> Path:
+    """Where it is trained: a place of the job's own, as others may train the same model at the same time."""
+    job = hashlib.sha256(str(absolute(output_dir)).encode(errors="surrogateescape")).hexdigest()[:8]
+    return folder.with_suffix(f".{job}.part")
+
+
+def keep(part: Path, folder: Path) -> None:
+    """Puts what was trained in its place, unless another job was quicker: its model is as good."""
+    try:
+        (part / "model").rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    shutil.rmtree(part)
 
 
 def model_folder(args: Namespace, prompts: "Prompts", train: Sequence[Task]) -> Path:
