@@ -182,7 +182,7 @@ def test_where_no_row_fails_alone_all_are_named(tmp_path: Path) -> None:
 
 
 def test_what_works_in_no_form_is_told_once_as_trl_would_call_it(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="KeyError: 'no'"):
+    with pytest.raises(BadInput, match=r"KeyError: 'no'(.|\n)*one list each: ground_truth, solution$"):
         probe(reward(tmp_path, "def f(completions, **columns): return columns['no']"), answers(["a"]))
 
 

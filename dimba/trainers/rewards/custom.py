@@ -43,7 +43,7 @@ class Custom:
         try:
             result = self.call(answers)
         except _FAILURES as error:
-            raise RunFailed(self.blame(answers, error), _next_step(self.path)) from error
+            raise RunFailed(self.blame(answers, error), _next_step(self.path, answers)) from error
         return self.checked(result, answers, RunFailed)
 
     def call(self, answers: Answers) -> Any:
@@ -111,7 +111,7 @@ def _tried(reward: Custom, answers: Answers) -> BadInput | None:
     try:
         result = reward.call(answers)
     except _FAILURES as error:
-        refusal = BadInput(reward.blame(answers, error), _next_step(reward.path))
+        refusal = BadInput(reward.blame(answers, error), _next_step(reward.path, answers))
         refusal.__cause__ = error
         return refusal
     try:
@@ -192,5 +192,6 @@ def _shown(value: Any) -> str:
     return f"{text[:60]}{'…' if len(text) > 60 else ''} ({type(value).__name__})"
 
 
-def _next_step(path: str) -> str:
-    return f"correct {path}; columns of the row come as keyword arguments, one list each"
+def _next_step(path: str, answers: Answers) -> str:
+    columns = ", ".join(_columns(answers)) or "none"
+    return f"correct {path}; columns of the row come as keyword arguments, one list each: {columns}"
