@@ -187,6 +187,9 @@ def _held_out(asked: Sequence[Asked], args: Namespace) -> tuple[list[Asked], lis
     if not wanted:
         return list(asked), []
     questions = list(dict.fromkeys(question(each.task) for each in asked))
+    if wanted >= len(questions):
+        what = f"--validation-split {wanted:g}: the {len(asked):,} rows ask {len(questions):,} different questions"
+        raise BadInput(what, f"hold out at most {len(questions) - 1:,}: rows that ask the same are on the same side")
     chosen = {questions[int(n)] for n in hold_out(np.arange(len(questions)), wanted, args.seed)}
     sides: tuple[list[Asked], list[Asked]] = ([], [])
     for each in asked:

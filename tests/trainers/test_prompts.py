@@ -59,6 +59,16 @@ def test_where_no_row_can_be_used_the_rows_are_told(tiny_checkpoint: Path, tmp_p
         prompts(base, [{"prompt": "Q", "chosen": "A", "rejected": "A"}] * 2)
 
 
+def test_no_more_questions_are_held_out_than_there_are(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    rows = [{"question": f"{n % 3}?", "answer": "1"} for n in range(9)]
+    with pytest.raises(
+        BadInput, match=r"--validation-split 3: the 9 rows ask 3 different questions\n\nhint: .* most 2"
+    ):
+        prompts(base, rows, "--validation-split", "3")
+    assert len(prompts(base, rows, "--validation-split", "2").checked().held_out) == 6
+
+
 def test_with_auto_an_answer_that_is_not_clearly_a_number_is_a_bad_row(tiny_checkpoint: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
     rows = [*[SUM] * 19, {**SUM, "answer": "about 3 or 4"}]
