@@ -1,6 +1,7 @@
 """What GRPO trains on: groups of sampled completions and their rewards. The seam beside `objective`."""
 
 import json
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ class GroupTrainer(GRPOTrainer):
         self._samples, self._sample_steps = samples, sample_steps
         limit = options["args"].max_completion_length
         functions = [_as_function(reward, asked, options["processing_class"], limit) for reward in rewards]
+        logging.getLogger(GRPOTrainer.__module__).addFilter(_is_new)
         super().__init__(reward_funcs=functions, train_dataset=as_dataset(asked), **options)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
@@ -106,6 +108,11 @@ class GroupTrainer(GRPOTrainer):
     def _until_end(self, ids: list[int]) -> list[int]:
         ends = {*self.eos_token_ids, self.processing_class.pad_token_id}
         return ids[: next((n + 1 for n, token in enumerate(ids) if token in ends), len(ids))]
+
+
+def _is_new(record: logging.LogRecord) -> bool:
+    """Whether TRL says what we do not: each completion without a reward would be told with all of its row."""
+    return "All reward functions returned None" not in str(record.msg)
 
 
 def as_dataset(asked: Sequence[Asked]) -> Dataset:

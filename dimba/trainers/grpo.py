@@ -1,12 +1,11 @@
 """GRPO, from flags to a saved model: prompts, rewards, groups of completions, and what came of it."""
 
-import math
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from dimba.batching import default_learning_rate, whole_groups
+from dimba.batching import default_learning_rate, group_steps_per_epoch, total_steps, whole_groups
 from dimba.contract import EXIT_STOPPED
 from dimba.errors import BadInput
 from dimba.trainers.command import is_first_rank, world_size
@@ -169,7 +168,8 @@ def _arithmetic(args: Namespace) -> tuple[int, int, int]:
 def planned_steps(args: Namespace, prompts: int) -> int:
     """How many steps so many prompts are trained for."""
     *_, per_step = _arithmetic(args)
-    return int(args.max_steps or math.ceil(args.epochs * max(1, prompts // per_step)))
+    per_epoch = group_steps_per_epoch(prompts, prompts_a_step=per_step)
+    return total_steps(per_epoch, epochs=args.epochs, max_steps=args.max_steps)
 
 
 def _filling_a_step(args: Namespace, prompts: "Prompts") -> list[Any]:
