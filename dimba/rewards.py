@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import NoReturn
@@ -52,6 +52,11 @@ class RewardSpec:
 
     def __str__(self) -> str:
         return self.name if self.parameter is None else f"{self.name}:{self.parameter}"
+
+
+def reward_label(names: Iterable[str]) -> str:
+    """What to call the sum of rewards that are logged under these names (of metrics, too): imitation is said."""
+    return "reward (imitation)" if any(IMITATION in name for name in names) else "reward"
 
 
 def parse_reward(text: str) -> RewardSpec:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dimba.batching import default_learning_rate, group_steps_per_epoch, total_steps, whole_groups
 from dimba.contract import EXIT_STOPPED
 from dimba.errors import BadInput
+from dimba.rewards import reward_label
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.output import output_folder, quiet, save, stop_where_turns_end
 from dimba.trainers.telling import held_out_line, introduce_prompts, show_samples
@@ -115,13 +116,14 @@ class _HeldOut:
     def __init__(self, trainer: Any, prompts: "Prompts", metrics: Any) -> None:
         self._trainer, self._asked, self._metrics = trainer, prompts.held_out, metrics
         self._before: float | None = None
+        self._label = reward_label(spec.logged for spec in prompts.rewards)
 
     def test(self, when: str) -> None:
         if not self._asked:
             return
         reward = self._trainer.greedy_reward(self._asked)
         if is_first_rank():
-            print(held_out_line(when, reward, self._before, len(self._asked)), flush=True)
+            print(held_out_line(when, reward, self._before, len(self._asked), label=self._label), flush=True)
             if reward is not None:
                 self._metrics.write(self._trainer.state, {"eval_reward": reward})
         self._before = reward

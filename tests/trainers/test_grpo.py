@@ -288,7 +288,8 @@ def test_imitation_is_called_so(tiny_checkpoint: Path, tmp_path: Path):
     pairs = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(12)]
     rows = write_rows(tmp_path / "pairs.jsonl", pairs)
     said = run(tiny_checkpoint, rows, tmp_path / "out", *QUICK, "--max-steps", 1, "--reward", "similarity")
-    assert "imitation, not correctness" in said
+    assert "imitation, not correctness" in said and "step 1/1  reward (imitation) " in said
+    assert "the reward (imitation) says nothing of what is right" in said
     assert list(logged(tmp_path / "out", "samples.jsonl")[0]["rewards"]) == ["imitation_similarity"]
 
 

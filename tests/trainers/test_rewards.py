@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dimba.errors import BadInput
-from dimba.rewards import REWARDS, RewardSpec, parse_reward, parse_rewards
+from dimba.rewards import REWARDS, RewardSpec, parse_reward, parse_rewards, reward_label
 from dimba.trainers.rewards import Answers, check_reference, choose, make_rewards
 from dimba.trainers.rewards.numbers import final_number
 
@@ -206,6 +206,8 @@ def test_similarity_is_logged_as_imitation(text: str, score: float) -> None:
     (reward,) = make_rewards([parse_reward("similarity")])
     assert reward.name == "imitation_similarity"
     assert "imitation" in REWARDS["similarity"]
+    assert reward_label([reward.name]) == reward_label(["rewards/imitation_similarity/mean"]) == "reward (imitation)"
+    assert reward_label(["numeric", "length"]) == "reward"
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "integer"}}}
