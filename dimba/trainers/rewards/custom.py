@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import math
 import numbers
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -24,6 +23,7 @@ _OWN = (
     *_EXTRAS,
 )  # columns never stand in for these
 _FAILURES = (Exception, SystemExit)  # `exit(0)` would end the job as if it had trained
+_LARGEST = 3.4e38  # of a float32, which rewards become
 _HINT = "a reward function gives back a list with a number or None for each completion"
 
 
@@ -77,7 +77,7 @@ class Custom:
         number = _number(value)
         if number is None and value is not None:
             raise kind(f"{place}: the reward `{self.name}` gave {_shown(value)}, which is no number", _HINT)
-        if number is not None and not math.isfinite(number):
+        if number is not None and not abs(number) <= _LARGEST:
             raise kind(f"{place}: the reward `{self.name}` gave {number}, nothing can be learnt from that", _HINT)
         return number
 
@@ -174,7 +174,7 @@ def _number(value: Any) -> float | None:
         try:
             return float(value)
         except OverflowError:
-            return math.inf
+            return float("inf")
     # Scalars of numpy and tensors without dimensions.
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         item = value.item()

@@ -73,7 +73,8 @@ def _refusal(path: Path, error: BaseException) -> BadInput:
     if isinstance(error, ModuleNotFoundError):
         return BadInput(
             f"{place}: imports `{error.name}`, which is not installed where the trainer runs",
-            f"the reward runs beside the trainer: in a container, `{error.name}` has to be in its image",
+            f"the reward runs beside the trainer: in a container, `{error.name}` has to be in its image; "
+            f"a file of yours that lies beside it has to be mounted: `container.mounts: [{path.parent}]`",
         )
     return BadInput(f"{place}: {type(error).__name__}: {error}", "correct the file of the reward; it fails when loaded")
 
