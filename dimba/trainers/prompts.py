@@ -78,11 +78,11 @@ def load_prompts(args: Namespace, progress: Progress) -> Prompts:
     if not read.tasks and (nothing := _unusable(args, read)):
         raise BadInput(*nothing)  # no reward can be chosen for no rows
     rewards, why = _rewards(args, read)
-    asked = _asked(tokenizer, read, pairs=any(spec.name == "preference" for spec in rewards))
+    asked = _asked(tokenizer, read, pairs=_learnt(rewards))
     fitting = [each for each in asked if each.tokens <= limit]
     train, held_out = _held_out(fitting, args)
     problem, hint = _problem(args, read, asked, train, limit, tokenizer=tokenizer)
-    notes = (said, f"reward: {why}", *_left_out_notes(read), *_notes(asked))
+    notes = (said, f"reward: {why}", *_idle(rewards, args), *_left_out_notes(read), *_notes(asked))
     report = _report(read, asked, limit, args, notes=tuple(note for note in notes if note))
     report = replace(report, examples=len(train), validation=len(held_out), problem=problem, hint=hint)
     return Prompts(tokenizer, tuple(train), tuple(held_out), rewards, ends, report)
@@ -139,10 +139,24 @@ def _rewards(args: Namespace, read: _Read) -> tuple[tuple[RewardSpec, ...], str]
     if args.reward_weights and len(args.reward_weights) != len(specs):
         counts = f"{len(args.reward_weights)} weights for {len(specs)} rewards ({why})"
         raise BadInput(f"--reward-weights: {counts}", "give one weight for each reward")
+    if args.reward_model and not _learnt(specs):
+        raise BadInput(
+            f"--reward-model: no reward here asks a model ({why})", "add `--reward preference`, or leave it out"
+        )
     for spec in specs:
         _check_columns(spec, read.form)
         _leave_out(spec, read, clear=args.reward == ["auto"])
     return specs, why
+
+
+def _learnt(specs: Sequence[RewardSpec]) -> bool:
+    return any(spec.name == "preference" for spec in specs)
+
+
+def _idle(specs: Sequence[RewardSpec], args: Namespace) -> Iterable[str]:
+    most = args.max_completion_length
+    idle = [spec for spec in specs if spec.name == "length" and spec.parameter and int(spec.parameter) >= most]
+    return (f"reward {spec} is always 0: no completion has more than {most:,} tokens" for spec in idle)
 
 
 def _named(spec: RewardSpec) -> str:

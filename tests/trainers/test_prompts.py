@@ -59,6 +59,15 @@ def test_where_no_row_can_be_used_the_rows_are_told(tiny_checkpoint: Path, tmp_p
         prompts(base, [{"prompt": "Q", "chosen": "A", "rejected": "A"}] * 2)
 
 
+def test_what_a_reward_has_no_use_for_is_said(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    with pytest.raises(BadInput, match="--reward-model: no reward here asks a model"):
+        prompts(base, [SUM], "--reward-model", "somewhere")
+    notes = prompts(base, [SUM], "--reward", "numeric", "length:8").report.notes
+    assert "reward length:8 is always 0: no completion has more than 8 tokens" in notes
+    assert not any("always 0" in note for note in prompts(base, [SUM], "--reward", "length:7").report.notes)
+
+
 def test_no_more_questions_are_held_out_than_there_are(tiny_checkpoint: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
     rows = [{"question": f"{n % 3}?", "answer": "1"} for n in range(9)]
