@@ -63,6 +63,8 @@ def preference_reward(args: Namespace, prompts: "Prompts", compute: Compute, sto
         BadInput: there are too few pairs, or it is right on too few of the held-out ones.
     """
     train, held_out = split_by_question(prompts.train, args.seed)
+    # What is cut would compare nothing, as in training; a test on some of it is better than none.
+    held_out = [task for task, *_ in _fitting(args, prompts.tokenizer, held_out)] or held_out
     place = args.reward_model or _made(args, prompts, train, compute, stop)
     if place is None:
         return None
@@ -138,16 +140,22 @@ def _base_identity(checkpoint: str) -> list[Any]:
     return [str(folder), *((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
 
 
+def _fitting(args: Namespace, tokenizer: Any, tasks: Sequence[Task]) -> list[tuple[Task, list[int], list[int]]]:
+    """The pairs of which both sides are short enough, with their tokens."""
+    sides = [chat_ids(tokenizer, [whole(task, chosen=chosen) for task in tasks]) for chosen in (True, False)]
+    pairs = zip(tasks, *sides, strict=True)
+    return [(task, one, other) for task, one, other in pairs if max(len(one), len(other)) <= args.max_length]
+
+
 def _dataset(args: Namespace, tokenizer: Any, train: Sequence[Task]) -> Any:
     from datasets import Dataset
 
-    sides = [chat_ids(tokenizer, [whole(task, chosen=chosen) for task in train]) for chosen in (True, False)]
-    fitting = [pair for pair in zip(*sides, strict=True) if max(map(len, pair)) <= args.max_length]
+    fitting = _fitting(args, tokenizer, train)
     if len(fitting) < len(train) and is_first_rank():
         print(f"reward model: {len(train) - len(fitting):,} pairs are longer than {args.max_length:,} tokens: left out")
     if not fitting:
         raise BadInput(f"every pair is longer than {args.max_length:,} tokens", "raise `training.max_length`")
-    chosen, rejected = zip(*fitting, strict=True)
+    _, chosen, rejected = zip(*fitting, strict=True)
     return Dataset.from_dict({"chosen_ids": chosen, "rejected_ids": rejected})
 
 
