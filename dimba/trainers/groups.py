@@ -29,7 +29,7 @@ class GroupTrainer(GRPOTrainer):
         self, *, rewards: Sequence[Reward], asked: Sequence[Asked], samples: Path, sample_steps: int, **options: Any
     ) -> None:
         self._rewards, self._asked = rewards, asked
-        self._samples, self._sample_steps = samples, sample_steps
+        self._samples, self._sample_steps, self._begun = samples, sample_steps, False
         limit = options["args"].max_completion_length
         functions = [_as_function(reward, asked, options["processing_class"], limit) for reward in rewards]
         logging.getLogger(GRPOTrainer.__module__).addFilter(_is_new)
@@ -47,8 +47,17 @@ class GroupTrainer(GRPOTrainer):
         step = self.state.global_step
         due = step % self._sample_steps == 0 or step in (1, self.state.max_steps)
         if "loss" in logs and due and self.accelerator.is_main_process:
+            self._begin_samples(step)
             with self._samples.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in self.samples())
+
+    def _begin_samples(self, step: int) -> None:
+        """Drops what an earlier attempt sampled from this step on, which is trained again."""
+        if not self._begun and self._samples.exists():
+            with self._samples.open(encoding="utf-8") as file:
+                kept = [line for line in file if line.endswith("\n") and json.loads(line)["step"] < step]
+            self._samples.write_text("".join(kept), encoding="utf-8")
+        self._begun = True
 
     def samples(self) -> list[dict[str, Any]]:
         """The completions of the last step, each with its prompt's row, its rewards and its advantage."""

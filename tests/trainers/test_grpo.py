@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -307,6 +308,18 @@ def test_it_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
     )  # fmt: skip
     weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "again")]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def test_samples_of_steps_that_are_trained_again_are_not_kept_twice(tmp_path: Path):
+    from dimba.trainers.groups import GroupTrainer
+
+    path = tmp_path / "samples.jsonl"
+    lines = [json.dumps({"step": step, "completion": "a\u2028b"}, ensure_ascii=False) + "\n" for step in (1, 2, 3)]
+    path.write_text("".join(lines) + '{"step": 3, "com', encoding="utf-8")
+    trainer: Any = SimpleNamespace(_samples=path, _begun=False)
+    for step in (3, 1):  # the second time nothing is dropped
+        GroupTrainer._begin_samples(trainer, step)
+    assert path.read_text(encoding="utf-8") == "".join(lines[:2])
 
 
 def test_several_rewards_are_weighed(tiny_checkpoint: Path, some_sums: Path, tmp_path: Path):
