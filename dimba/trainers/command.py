@@ -25,6 +25,15 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
             if not isinstance(error, RunFailed):  # which is no refusal: it had begun
                 _note(error)
         return error.exit_status
+    except Exception:
+        if _another_has_said():
+            return RunFailed.exit_status  # a rank that is gone breaks the others' connections to it
+        raise
+
+
+def _another_has_said() -> bool:
+    folder = os.environ.get(ENV_RANK_DIR)
+    return any(Path(folder).glob("said-*")) if folder else False
 
 
 def _is_first_to_say(error: DimbaError) -> bool:
