@@ -1,6 +1,7 @@
 """The trainers' flags, declared once. Standard library only, so that `--help` answers at once."""
 
 import argparse
+import math
 from collections.abc import Callable
 
 from dimba.batching import GENERATIONS, default_learning_rate
@@ -61,7 +62,7 @@ def _add_reward(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     names = f"auto looks at the rows; {', '.join(VERIFIERS)}, preference, similarity; or path/to/file.py:function"
     add("--reward", nargs="+", default=["auto"], metavar="NAME", help=names)
-    add("--reward-weights", nargs="+", type=float, metavar="WEIGHT", help="one for each reward (default: 1)")
+    add("--reward-weights", nargs="+", type=finite, metavar="WEIGHT", help="one for each reward (default: 1)")
     add("--reward-model", metavar="MODEL", help="one that is trained already, for the reward `preference`")
     add("--reward-epochs", type=above_zero, default=1.0, metavar="N", help="passes of the reward model over the pairs")
     add("--reward-learning-rate", type=above_zero, default=1e-4, metavar="RATE", help="of the reward model's adapter")
@@ -158,6 +159,17 @@ def above_zero(text: str) -> float:
         raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number
+
+
+def finite(text: str) -> float:
+    """A type for argparse: numbers, infinity excluded."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} is no finite number")
     return number
 
 

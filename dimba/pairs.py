@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dimba.files import kind
 from dimba.samples import Message, Row, Turn, Unfit, is_blank, said, side, text_of, with_system
 
 # Why a row that is fine compares nothing.
@@ -90,6 +89,8 @@ def pair_of(row: Row, asked: Sequence[Turn] | None) -> Pair:
         Unfit: one of them is no answer; Nothing: they compare nothing.
     """
     chosen, rejected = (_turns(row, column, alone=asked is None) for column in ("chosen", "rejected"))
+    if not chosen or not rejected:
+        raise Nothing(EMPTY)
     if asked is None or (_is_whole(chosen) and _is_whole(rejected)):
         return _parted(_opened(row, asked, chosen), _opened(row, asked, rejected))
     for column, turns in (("chosen", chosen), ("rejected", rejected)):
@@ -114,12 +115,10 @@ def checked(asked: tuple[Message, ...], chosen: tuple[Message, ...], rejected: t
 
 def _turns(row: Row, column: str, *, alone: bool) -> list[Turn]:
     value = row[column]
+    if value in (None, [], {}) or (isinstance(value, str) and is_blank(value)):
+        return []
     if isinstance(value, str):
         return _of_text(row, text_of(value, column), column, alone=alone)
-    if value in ([], {}):
-        return []
-    if value is None:
-        raise Unfit(f"`{column}` is {kind(value)}, expected an answer")
     return side(row, column, "assistant")
 
 

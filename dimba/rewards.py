@@ -2,7 +2,10 @@
 
 import difflib
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import NoReturn
 
 from dimba.errors import BadInput
@@ -31,25 +34,35 @@ _BARE = ("numeric", "exact_match", "similarity", "preference", "auto")
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """One reward as it was asked for; `file` and `function` are those of a function of the user's own."""
+    """One reward as it was asked for; `file` and `function` are those of a function of the user's own.
+
+    `alias` is how it is logged, where another reward of the same job would have its name.
+    """
 
     name: str
     parameter: str | None = None
     file: str | None = None
     function: str | None = None
+    alias: str | None = None
 
     @property
     def logged(self) -> str:
         """How it is called in logs and metrics: imitation under no other name."""
-        return IMITATION if self.name == "similarity" else self.function or self.name
+        return IMITATION if self.name == "similarity" else self.alias or self.function or self.name
 
     def __str__(self) -> str:
         return self.name if self.parameter is None else f"{self.name}:{self.parameter}"
 
 
+def reward_label(names: Iterable[str]) -> str:
+    """What to call the sum of rewards that are logged under these names (of metrics, too): imitation is said."""
+    return "reward (imitation)" if any(IMITATION in name for name in names) else "reward"
+
+
 def parse_reward(text: str) -> RewardSpec:
     """What `numeric`, `regex:^yes$`, `length:200` or `path/to/file.py:function` asks for."""
-    text = text.strip()
+    text = text.lstrip()
+    text = text if text.partition(":")[0] in _FREE else text.rstrip()  # blanks at the end of a pattern count
     name, colon, parameter = text.partition(":")
     own = None if name in _FREE else _FUNCTION.fullmatch(text)
     if own and own["file"] != ".py":
@@ -58,6 +71,22 @@ def parse_reward(text: str) -> RewardSpec:
         _unknown(text, name)
     _check(name, parameter, bool(colon))
     return RewardSpec(name, parameter if colon else None)
+
+
+def parse_rewards(texts: Sequence[str]) -> tuple[RewardSpec, ...]:
+    """What several ask for, each logged under a name of its own; raises BadInput where one is named twice."""
+    specs = [parse_reward(text) for text in texts]
+    twice = next((spec for spec, count in Counter(specs).items() if count > 1), None)
+    if twice:
+        raise BadInput(f"the reward `{twice}` is named twice", "name it once; --reward-weights says how much it counts")
+    for name_of in (_short, str):
+        counts = Counter(spec.logged for spec in specs)
+        specs = [spec if counts[spec.logged] == 1 else replace(spec, alias=name_of(spec)) for spec in specs]
+    return tuple(specs)
+
+
+def _short(spec: RewardSpec) -> str:
+    return f"{PurePath(spec.file).name}:{spec.function}" if spec.file else str(spec)
 
 
 def _unknown(text: str, name: str) -> NoReturn:

@@ -20,7 +20,7 @@ def two_responses(row: Row, _form: TaskForm) -> Task:
     better = _better(scores, row.get("orig_preference"))
     named = ("orig_response_A", "orig_response_B")
     best, worse = named if better == "A" else named[::-1]
-    return _compared(row, _response(row, best), _response(row, worse))
+    return _compared(row, *("" if row[name] is None else _response(row, name) for name in (best, worse)))
 
 
 def _better(scores: list[float | None], preference: object) -> str:

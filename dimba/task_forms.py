@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dimba.errors import BadRow
 from dimba.formats import UnknownFormat, renamed, theirs_in
 from dimba.samples import Message, Row, Unfit
 
@@ -67,6 +68,19 @@ def check_there(row: Row, needed: Iterable[str], columns: Mapping[str, str]) -> 
     for ours in needed:
         if columns.get(ours, ours) not in row:
             raise Unfit(f"no `{columns.get(ours, ours)}` here, unlike the first row")
+
+
+def open_answers(row: Row, columns: Mapping[str, str]) -> list[str]:
+    """The columns of answers that are null in this row."""
+    names = [columns.get(each, each) for each in (*CHECKABLE, *WEAK)]
+    return [name for name in names if name in row and row[name] is None]
+
+
+def with_answers(row: Row, later: Iterable[tuple[str, Row | BadRow]], columns: Mapping[str, str]) -> Row:
+    """The row with the answers of later ones where its own are null: the first row alone does not say what all are."""
+    given = [each for _, each in later if not isinstance(each, BadRow)]
+    names = open_answers(row, columns)
+    return {**row, **{name: next((each[name] for each in given if each.get(name) is not None), None) for name in names}}
 
 
 def recognise_task(row: Row, columns: Mapping[str, str], where: str) -> TaskForm:

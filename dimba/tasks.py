@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from dimba.errors import BadInput, BadRow
@@ -20,7 +20,9 @@ from dimba.task_forms import (
     Task,
     TaskForm,
     check_there,
+    open_answers,
     recognise_task,
+    with_answers,
 )
 
 __all__ = [
@@ -48,8 +50,9 @@ def tasks_of(rows: Read, columns: Mapping[str, str]) -> tuple[TaskForm, Found]:
     bad: list[tuple[str, BadRow]] = []
     for where, row in rows:
         if not isinstance(row, BadRow):
-            form = recognise_task(row, columns, where)
-            every: Iterable[tuple[str, Row | BadRow]] = chain(bad, [(where, row)], rows)
+            later = list(islice(rows, _PATIENCE)) if open_answers(row, columns) else []
+            form = recognise_task(with_answers(row, later, columns), columns, where)
+            every: Iterable[tuple[str, Row | BadRow]] = chain(bad, [(where, row)], later, rows)
             scored = form.name == SCORED_RESPONSES
             return form, compared_responses(every, columns) if scored else _tasks(every, form, columns)
         bad.append((where, row))

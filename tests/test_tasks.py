@@ -184,6 +184,11 @@ def test_a_first_row_that_cannot_be_shown_says_why():
         ({"prompt": "Q", "chosen": "A", "rejected": " A "}, EQUAL),
         ({"prompt": "Q", "chosen": "A", "rejected": ""}, EMPTY),
         ({"prompt": "Q", "chosen": [], "rejected": "B"}, EMPTY),
+        ({"prompt": "Q", "chosen": None, "rejected": "B"}, EMPTY),
+        ({"chosen": hh("Q", "A"), "rejected": " "}, EMPTY),
+        ({"chosen": [], "rejected": [Q, B]}, EMPTY),
+        ({"chosen": [Q, A], "rejected": None}, EMPTY),
+        ({**PAIRS["A and B"], "orig_response_A": None}, EMPTY),
         ({"prompt": " ", "chosen": "A", "rejected": "B"}, EMPTY),
         ({"chosen": [Q, A], "rejected": [Q, A]}, EQUAL),
         ({"chosen": [Q, A], "rejected": [Q]}, EMPTY),
@@ -231,7 +236,6 @@ FIRST = {"question": "Q", "answer": "1", "chosen": "A", "rejected": "B"}
         ({**FIRST, "answer": None}, "`answer` is null"),
         ({**FIRST, "answer": " "}, "`answer` is blank"),
         ({**FIRST, "answer": ["1"]}, "`answer` is a list"),
-        ({**FIRST, "chosen": None}, "`chosen` is null"),
         ({**FIRST, "chosen": 3}, "`chosen` is a number"),
         ({**FIRST, "chosen": [Q]}, "`chosen` begins with what the user says"),
         ({**FIRST, "chosen": [{"role": "robot", "content": "A"}]}, "no known role"),
@@ -264,15 +268,26 @@ def test_a_score_is_a_finite_number(score: Any):
 
 
 @pytest.mark.parametrize(
-    ("first", "why"),
-    [
-        ({"prompt": "Q", "chosen": None, "rejected": "B"}, "`chosen` is null"),
-        ({**PAIRS["A and B"], "orig_response_A": None}, "`orig_response_A` is null"),
-    ],
+    "first", [{"prompt": "Q", "chosen": None, "rejected": "B"}, {**PAIRS["A and B"], "orig_response_A": None}]
 )
-def test_a_null_in_the_first_row_makes_no_other_form_of_all(first: dict, why: str):
-    bad, found = read(first, {**PAIRS["A and B"], **PAIRS["texts"]})
-    assert isinstance(bad, BadRow) and bad.why.startswith(why) and isinstance(found, Task) and found.chosen == (A,)
+def test_a_null_in_the_first_row_makes_no_other_form_of_all(first: dict):
+    empty, found = read(first, {**PAIRS["A and B"], **PAIRS["texts"]})
+    assert empty == LeftOut("rows:1", EMPTY) and isinstance(found, Task) and found.chosen == (A,)
+
+
+@pytest.mark.parametrize("name", ["answer", "solution", "response"])
+def test_an_answer_that_is_null_in_the_first_row_is_an_answer_all_the_same(name: str):
+    rows = [{"question": "Q", name: None}, {"question": "Q", name: "7"}]
+    form, found = tasks_of(iter([(f"rows:{n}", row) for n, row in enumerate(rows, 1)]), {})
+    (_, bad), (_, good) = found
+    assert isinstance(bad, BadRow) and bad.why.startswith(f"`{name}` is null") and form.reference == name
+    assert isinstance(good, Task) and good.reference == "7"
+
+
+def test_a_column_of_answers_without_any_is_none():
+    rows = [{"question": "Q", "answer": None, "chosen": "A", "rejected": "B"}] * 3
+    form, _ = tasks_of(iter([("here", row) for row in rows]), {})
+    assert form.reference is None and all(isinstance(each, Task) for each in read(*rows))
 
 
 def test_a_weak_answer_beside_a_pair_is_not_asked_for():

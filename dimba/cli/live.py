@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dimba.plan import LaunchPlan
+from dimba.rewards import reward_label
 from dimba.runs import RunRecord
 
 _QUIET_SECONDS = 2.0  # what takes less needs no bar
@@ -69,7 +70,8 @@ class LaunchReporter:
         """The bar takes the place of the trainer's own step lines."""
         if self._live and metrics:
             last = metrics[-1]
-            shown = next((f"{name} {last[name]:.4f}" for name in ("reward", "loss") if name in last), "")
+            names = {"reward": reward_label(last), "loss": "loss"}
+            shown = next((f"{said} {last[name]:.4f}" for name, said in names.items() if name in last), "")
             speed = last.get("tokens_per_second")
             what = f"step {last['step']}/{last.get('max_steps', '?')}  {shown}"
             text_beside = f"{what}  {speed:,.0f} tokens/s" if speed else what

@@ -244,12 +244,12 @@ def _steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:
 
 def _groups(spec: JobSpec, processes: int) -> tuple[int, int | None]:
     """(accumulation, completions a prompt): GRPO's batches count completions, of which each prompt gets a group."""
-    asked = spec.trainer_args.get("num-generations")
+    asked = str(spec.trainer_args.get("num-generations", ""))
     if spec.mode != "grpo":
         return spec.training.grad_accumulation_steps, None
     return whole_groups(
         spec.training.grad_accumulation_steps,
         batch_size=spec.training.batch_size,
         processes=processes,
-        generations=asked if type(asked) is int and asked > 1 else None,
+        generations=int(asked) if asked.isdecimal() and int(asked) > 1 else None,
     )

@@ -1,12 +1,13 @@
 """Files that flags of our GRPO trainer name: seen by the job where they lie, at the same absolute path."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dimba.contract import absolute, names_a_path
 from dimba.errors import BadInput
 from dimba.host.facts import HostFacts
 from dimba.host.trainer import own_trainer
-from dimba.rewards import RewardSpec, parse_reward
+from dimba.rewards import RewardSpec, parse_rewards
 from dimba.spec import JobSpec
 
 _REWARD, _MODEL = "reward", "reward-model"
@@ -32,12 +33,12 @@ def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
     return found
 
 
-def rewards(spec: JobSpec) -> list[RewardSpec]:
-    """The rewards of a spec; raises BadInput for one that is not known."""
+def rewards(spec: JobSpec) -> Sequence[RewardSpec]:
+    """The rewards of a spec; raises BadInput for one that is not known, or named twice."""
     value = spec.trainer_args.get(_REWARD, [])
     texts = [str(each) for each in (value if isinstance(value, list) else [value])]
     try:
-        return [parse_reward(text) for text in texts if text != "auto"]
+        return parse_rewards([text for text in texts if text != "auto"])
     except BadInput as error:
         error.message = f"trainer_args.{_REWARD}: {error.message}"
         raise

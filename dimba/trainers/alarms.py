@@ -11,7 +11,7 @@ _AGAIN = 50  # steps until it is said again
 _NEARLY_ALL = 0.9
 
 
-Window = Sequence[Mapping[str, float]]
+Window = Sequence[Mapping[str, Any]]
 
 
 def _mean(seen: Window, name: str) -> float:
@@ -20,6 +20,10 @@ def _mean(seen: Window, name: str) -> float:
 
 def _same_reward(seen: Window) -> bool:
     return _mean(seen, "frac_reward_zero_std") > _NEARLY_ALL
+
+
+def _no_reward(seen: Window) -> bool:
+    return all(logs["reward"] is None for logs in seen)
 
 
 def _cut(seen: Window) -> bool:
@@ -32,6 +36,11 @@ def _one_length(seen: Window) -> bool:
 
 
 _ALARMS = (
+    (
+        _no_reward,
+        "no completion gets a reward: each is None",
+        "mend the reward so that it gives numbers; look at samples.jsonl for what it samples",
+    ),
     (
         _same_reward,
         "in nearly every group all completions get the same reward, so there is nothing to learn from",

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from dimba.contract import ENV_ATTEMPT_DIR, METRICS_FILE
 from dimba.errors import RunFailed
+from dimba.rewards import reward_label
 from dimba.trainers.entry import ON_CPU_INSTEAD
 
 _LINE_SECONDS = 2.0  # between progress lines on a pipe
@@ -80,8 +81,9 @@ class Metrics(TrainerCallback):
         left = (now - self.started) / max(done, 1) * (state.max_steps - state.global_step)
         # The loss of GRPO says nothing to people: it is about zero, whatever is learnt.
         telling = next(name for name in ("reward", "loss") if name in values)
+        shown = reward_label(values) if telling == "reward" else telling
         line = (
-            f"step {state.global_step}/{state.max_steps}  {telling} {values[telling]:.4f}  "
+            f"step {state.global_step}/{state.max_steps}  {shown} {values[telling]:.4f}  "
             f"{values['tokens_per_second']:,.0f} tokens/s  ETA {clock(left)}{self.suffix}"
         )
         if self.live:

@@ -1,11 +1,13 @@
 """How a trainer ends: the one place that turns what went wrong into a message and an exit status."""
 
+import hashlib
 import json
 import os
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from dimba.contract import ENV_RANK_DIR, REFUSED
@@ -18,10 +20,32 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
     try:
         return train(args)
     except DimbaError as error:
-        if is_first_rank():  # every rank has the same to say
+        if _is_first_to_say(error):
             print(f"error: {error}", file=sys.stderr, flush=True)
             _note(error)
         return error.exit_status
+    except Exception:
+        if _another_has_said():
+            return RunFailed.exit_status  # a rank that is gone breaks the others' connections to it
+        raise
+
+
+def _another_has_said() -> bool:
+    folder = os.environ.get(ENV_RANK_DIR)
+    return any(Path(folder).glob("said-*")) if folder else False
+
+
+def _is_first_to_say(error: DimbaError) -> bool:
+    """Whether no other rank has said the same: each scores completions of its own, so any of them may fail alone."""
+    folder = os.environ.get(ENV_RANK_DIR)
+    if not folder:  # not started by us, so the ranks share no folder
+        return is_first_rank() or isinstance(error, RunFailed)
+    digest = hashlib.sha256(str(error).encode(errors="replace")).hexdigest()
+    try:
+        Path(folder, f"said-{digest[:16]}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def is_first_rank() -> bool:
@@ -51,4 +75,5 @@ def _note(error: DimbaError) -> None:
     # What had begun to train is no refusal.
     reason = error.reason if isinstance(error, RunFailed) else REFUSED
     if reason and (folder := os.environ.get(ENV_RANK_DIR)):
-        Path(folder, WORD_FILE).write_text(json.dumps({"reason": reason, **error.as_json()}), encoding="utf-8")
+        with suppress(FileExistsError), Path(folder, WORD_FILE).open("x", encoding="utf-8") as file:
+            json.dump({"reason": reason, **error.as_json()}, file)

@@ -1,6 +1,7 @@
 """What GRPO trains on: groups of sampled completions and their rewards. The seam beside `objective`."""
 
 import json
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from transformers import TrainerState
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -18,6 +20,7 @@ from dimba.trainers.prompts import Asked, Prompts
 from dimba.trainers.rewards import Answers, Reward
 
 _TRIED = 4  # prompts
+_KEPT = ("dimba/row", "dimba/text", "dimba/tokens")  # columns of TRL's that no reward's `log_extra` writes into
 
 
 class GroupTrainer(WholeCheckpoints, GRPOTrainer):
@@ -27,15 +30,16 @@ class GroupTrainer(WholeCheckpoints, GRPOTrainer):
         self, *, rewards: Sequence[Reward], asked: Sequence[Asked], samples: Path, sample_steps: int, **options: Any
     ) -> None:
         self._rewards, self._asked = rewards, asked
-        self._samples, self._sample_steps = samples, sample_steps
+        self._samples, self._sample_steps, self._begun = samples, sample_steps, False
         limit = options["args"].max_completion_length
         functions = [_as_function(reward, asked, options["processing_class"], limit) for reward in rewards]
+        logging.getLogger(GRPOTrainer.__module__).addFilter(_is_new)
         super().__init__(reward_funcs=functions, train_dataset=as_dataset(asked), **options)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        self._log_completion_extra("row", [each["row"] for each in inputs])
-        self._log_completion_extra("text", _texts(self.processing_class, completion_ids_list))
-        self._log_completion_extra("tokens", [len(ids) for ids in completion_ids_list])
+        rows, texts = [each["row"] for each in inputs], _texts(self.processing_class, completion_ids_list)
+        for name, values in zip(_KEPT, (rows, texts, map(len, completion_ids_list)), strict=True):
+            self._log_completion_extra(name, values)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -44,14 +48,23 @@ class GroupTrainer(WholeCheckpoints, GRPOTrainer):
         step = self.state.global_step
         due = step % self._sample_steps == 0 or step in (1, self.state.max_steps)
         if "loss" in logs and due and self.accelerator.is_main_process:
+            self._begin_samples(step)
             with self._samples.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in self.samples())
+
+    def _begin_samples(self, step: int) -> None:
+        """Drops what an earlier attempt sampled from this step on, which is trained again."""
+        if not self._begun and self._samples.exists():
+            with self._samples.open(encoding="utf-8") as file:
+                kept = [line for line in file if line.endswith("\n") and json.loads(line)["step"] < step]
+            self._samples.write_text("".join(kept), encoding="utf-8")
+        self._begun = True
 
     def samples(self) -> list[dict[str, Any]]:
         """The completions of the last step, each with its prompt's row, its rewards and its advantage."""
         logs = self._logs
         given = [dict(zip(logs["rewards"], each, strict=True)) for each in zip(*logs["rewards"].values(), strict=True)]
-        columns = (*(logs["extra"][name] for name in ("row", "text", "tokens")), given, logs["advantages"])
+        columns = (*(logs["extra"][name] for name in _KEPT), given, logs["advantages"])
         return [self._sample(*each) for each in zip(*columns, strict=True)]
 
     def _sample(self, *each: Any) -> dict[str, Any]:
@@ -80,6 +93,7 @@ class GroupTrainer(WholeCheckpoints, GRPOTrainer):
         """Mean reward of the likeliest completion of each prompt; every rank answers its share of them."""
         mine = list(asked[self.accelerator.process_index :: self.accelerator.num_processes])
         answers = _answers(mine, self._greedy(mine), self.processing_class, self.max_completion_length)
+        answers = replace(answers, extras={"trainer_state": self.state})
         given = [reward(answers) for reward in self._rewards] if mine else []
         totals = gather_object([self._total(each) for each in zip(*given, strict=True)])
         known = [total for total in totals if total is not None]
@@ -106,6 +120,11 @@ class GroupTrainer(WholeCheckpoints, GRPOTrainer):
         return ids[: next((n + 1 for n, token in enumerate(ids) if token in ends), len(ids))]
 
 
+def _is_new(record: logging.LogRecord) -> bool:
+    """Whether TRL says what we do not: each completion without a reward would be told with all of its row."""
+    return "All reward functions returned None" not in str(record.msg)
+
+
 def as_dataset(asked: Sequence[Asked]) -> Dataset:
     """A `datasets.Dataset` of `prompt` (messages) and `row`, the place in `asked`, which is where the rest is kept."""
 
@@ -115,11 +134,13 @@ def as_dataset(asked: Sequence[Asked]) -> Dataset:
     return Dataset.from_dict({"row": list(range(len(asked)))}).with_transform(fetch)
 
 
-def first_answers(prompts: Prompts, limit: int) -> Answers:
-    """Answers to the first prompts, to try reward functions on before any is sampled."""
+def first_answers(prompts: Prompts, limit: int, steps: int) -> Answers:
+    """Answers to the first prompts, to try reward functions on before any is sampled, as in the first of `steps`."""
     picked = prompts.train[:_TRIED]
     texts = [each.task.reference or "An answer." for each in picked]
-    return _answers(picked, prompts.tokenizer(texts, add_special_tokens=False)["input_ids"], prompts.tokenizer, limit)
+    ids = prompts.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    extras = {"trainer_state": TrainerState(max_steps=steps)}
+    return replace(_answers(picked, ids, prompts.tokenizer, limit), extras=extras)
 
 
 def _as_function(reward: Reward, asked: Sequence[Asked], tokenizer: Any, limit: int) -> Callable[..., list[Any]]:

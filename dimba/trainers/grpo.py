@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from dimba.batching import default_learning_rate, whole_groups
+from dimba.batching import default_learning_rate, group_steps_per_epoch, total_steps, whole_groups
 from dimba.contract import EXIT_STOPPED
 from dimba.errors import BadInput
+from dimba.rewards import reward_label
 from dimba.trainers.checkpoints import where_to_go_on
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.output import output_folder, quiet, save, stop_where_turns_end
-from dimba.trainers.telling import introduce_prompts, show_samples
+from dimba.trainers.telling import held_out_line, introduce_prompts, show_samples
 
 if TYPE_CHECKING:
     from dimba.trainers.callbacks import StopOnSignal
@@ -35,10 +36,10 @@ def train(args: Namespace) -> int:
     trainer.train(resume_from_checkpoint=begun)
     if stop.stopped:
         return EXIT_STOPPED
+    save(trainer, args.output_dir)  # first of all: a test asks rewards, which may fail
     held_out.test("after")
     if is_first_rank():
         show_samples(trainer.samples())
-    save(trainer, args.output_dir)
     return 0
 
 
@@ -96,6 +97,7 @@ def _rewards(args: Namespace, prompts: "Prompts", compute: "Compute", stop: Any)
     from dimba.trainers.rewards import make_rewards, probe
 
     rewards: list[Reward] = []
+    tried = first_answers(prompts, args.max_completion_length, planned_steps(args, len(prompts.train)))
     for spec in prompts.rewards:
         if spec.name == "preference":
             from dimba.trainers.preference import preference_reward
@@ -104,7 +106,7 @@ def _rewards(args: Namespace, prompts: "Prompts", compute: "Compute", stop: Any)
                 rewards.append(learnt)
             continue
         [reward] = make_rewards([spec])
-        if (note := probe(reward, first_answers(prompts, args.max_completion_length))) and is_first_rank():
+        if (note := probe(reward, tried)) and is_first_rank():
             print(note, flush=True)
         rewards.append(reward)
     return rewards
@@ -116,15 +118,16 @@ class _HeldOut:
     def __init__(self, trainer: Any, prompts: "Prompts", metrics: Any) -> None:
         self._trainer, self._asked, self._metrics = trainer, prompts.held_out, metrics
         self._before: float | None = None
+        self._label = reward_label(spec.logged for spec in prompts.rewards)
 
     def test(self, when: str) -> None:
         if not self._asked:
             return
         reward = self._trainer.greedy_reward(self._asked)
-        gained = "" if self._before is None else f" ({reward - self._before:+.4f})"
         if is_first_rank():
-            print(f"held-out reward {when} training: {reward:.4f}{gained} ({len(self._asked):,} prompts)", flush=True)
-            self._metrics.write(self._trainer.state, {"eval_reward": reward})
+            print(held_out_line(when, reward, self._before, len(self._asked), label=self._label), flush=True)
+            if reward is not None:
+                self._metrics.write(self._trainer.state, {"eval_reward": reward})
         self._before = reward
 
 
@@ -153,6 +156,7 @@ def make_trainer(
         peft_config=adapter_config(args),
         callbacks=[metrics, Alarms(), *([stop] if stop else [])],
     )
+    trainer.state.max_steps = planned_steps(args, len(prompts.train))  # for rewards that are asked before the first
     return settled(trainer), metrics
 
 
@@ -163,6 +167,13 @@ def _arithmetic(args: Namespace) -> tuple[int, int, int]:
         args.grad_accumulation_steps, batch_size=args.batch_size, processes=processes, generations=args.num_generations
     )
     return accumulation, generations, accumulation * args.batch_size * processes // generations
+
+
+def planned_steps(args: Namespace, prompts: int) -> int:
+    """How many steps so many prompts are trained for."""
+    *_, per_step = _arithmetic(args)
+    per_epoch = group_steps_per_epoch(prompts, prompts_a_step=per_step)
+    return total_steps(per_epoch, epochs=args.epochs, max_steps=args.max_steps)
 
 
 def _filling_a_step(args: Namespace, prompts: "Prompts") -> list[Any]:

@@ -2,6 +2,8 @@
 
 import os
 from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,18 +79,34 @@ def _differentiable(model: Any) -> Any:
 
 
 def load_classifier(checkpoint: str, args: Namespace, compute: Compute, flag: str = "--base-checkpoint") -> Any:
-    """A model of one output, its weights frozen: `checkpoint` as it is, or a base under a new head.
+    """A model of one output, its weights frozen: a base under a new head, or a whole one with `--reward-model`.
 
     Raises:
-        BadInput: it cannot be loaded, or there is no such kind of it.
+        BadInput: it cannot be loaded, there is no such kind of it, or a whole one has no head of one output.
     """
     from transformers import AutoModelForSequenceClassification
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-    with suppress_seqcls_warning():
-        options = _options(args, compute, frozen=True)
-        model = _loaded(AutoModelForSequenceClassification, checkpoint, flag, num_labels=1, **options)
+    given = flag == "--reward-model"
+    options = _options(args, compute, frozen=True) | {"num_labels": 1, "ignore_mismatched_sizes": True}
+    with nullcontext() if given else suppress_seqcls_warning():  # which hides that the head is missing, too
+        model, found = _loaded(
+            AutoModelForSequenceClassification, checkpoint, flag, output_loading_info=True, **options
+        )
+    if given:
+        _check_head(checkpoint, found)
     return _differentiable(model)
+
+
+def _check_head(checkpoint: str, found: Mapping[str, Any]) -> None:
+    """What the files lack is random now; raises BadInput."""
+    hint = "give one that was trained to score, or leave --reward-model out: one is trained on the pairs then"
+    if others := sorted(found["mismatched_keys"]):
+        name, shape, _ = others[0]
+        sizes = "×".join(map(str, shape))
+        raise BadInput(f"--reward-model: {checkpoint}: `{name}` is {sizes}; a reward model has one output", hint)
+    if missing := sorted(found["missing_keys"]):
+        raise BadInput(f"--reward-model: {checkpoint} has no reward head: `{missing[0]}` is not in its files", hint)
 
 
 def _options(args: Namespace, compute: Compute, *, frozen: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The reward of preference pairs: a reward model is trained on them first, and tested before it is trusted."""
 
+import errno
 import hashlib
 import json
 import math
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimba.checkpoints import newest_whole
+from dimba.contract import absolute
 from dimba.errors import BadInput
 from dimba.tasks import Task
+from dimba.trainers.asking import chat_ids
 from dimba.trainers.callbacks import Metrics, metrics_path
 from dimba.trainers.checkpoints import WholeCheckpoints
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.models import Compute, load_classifier
-from dimba.trainers.scoring import Scorer, chat_ids, load_scorer, no_noise
+from dimba.trainers.scoring import Scorer, load_scorer, no_noise
 from dimba.trainers.settings import run_settings, settled
 from dimba.trainers.verdict import judge, split_by_question, whole
 
@@ -62,6 +65,8 @@ def preference_reward(args: Namespace, prompts: "Prompts", compute: Compute, sto
         BadInput: there are too few pairs, or it is right on too few of the held-out ones.
     """
     train, held_out = split_by_question(prompts.train, args.seed)
+    # What is cut would compare nothing, as in training; a test on some of it is better than none.
+    held_out = [task for task, *_ in _fitting(args, prompts.tokenizer, held_out)] or held_out
     place = args.reward_model or _made(args, prompts, train, compute, stop)
     if place is None:
         return None
@@ -83,7 +88,7 @@ def _made(args: Namespace, prompts: "Prompts", train: Sequence[Task], compute: C
     data = _dataset(args, prompts.tokenizer, train)
     if is_first_rank():
         print(f"stage 1 of 2: a reward model, from {len(data):,} pairs", flush=True)
-    part = folder.with_suffix(".part")
+    part = part_folder(folder, args.output_dir)
     trainer = _trainer(args, prompts.tokenizer, data, part, compute)
     trainer.add_callback(stop)
     if (begun := newest_whole(part)) and is_first_rank():
@@ -94,11 +99,26 @@ def _made(args: Namespace, prompts: "Prompts", train: Sequence[Task], compute: C
     trainer.save_model(str(part / "model"))
     if is_first_rank():
         (part / "model" / "training_args.bin").unlink(missing_ok=True)
-        (part / "model").rename(folder)
-        shutil.rmtree(part)
+        keep(part, folder)
         print("stage 2 of 2: GRPO against it", flush=True)
     trainer.accelerator.wait_for_everyone()
     return str(folder)
+
+
+def part_folder(folder: Path, output_dir: str) -> Path:
+    """Where it is trained: a place of the job's own, as others may train the same model at the same time."""
+    job = hashlib.sha256(str(absolute(output_dir)).encode(errors="surrogateescape")).hexdigest()[:8]
+    return folder.with_suffix(f".{job}.part")
+
+
+def keep(part: Path, folder: Path) -> None:
+    """Puts what was trained in its place, unless another job was quicker: its model is as good."""
+    try:
+        (part / "model").rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    shutil.rmtree(part)
 
 
 def model_folder(args: Namespace, prompts: "Prompts", train: Sequence[Task]) -> Path:
@@ -115,23 +135,29 @@ def model_folder(args: Namespace, prompts: "Prompts", train: Sequence[Task]) -> 
 
 def _base_identity(checkpoint: str) -> list[Any]:
     """The checkpoint's files, their sizes and times: reading all weights would take as long as loading them."""
-    folder = Path(checkpoint).expanduser()
+    folder = absolute(checkpoint)
     if not folder.is_dir():
         return [checkpoint]
     files = sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja"))
-    return [str(folder.absolute()), *((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
+    return [str(folder), *((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
+
+
+def _fitting(args: Namespace, tokenizer: Any, tasks: Sequence[Task]) -> list[tuple[Task, list[int], list[int]]]:
+    """The pairs of which both sides are short enough, with their tokens."""
+    sides = [chat_ids(tokenizer, [whole(task, chosen=chosen) for task in tasks]) for chosen in (True, False)]
+    pairs = zip(tasks, *sides, strict=True)
+    return [(task, one, other) for task, one, other in pairs if max(len(one), len(other)) <= args.max_length]
 
 
 def _dataset(args: Namespace, tokenizer: Any, train: Sequence[Task]) -> Any:
     from datasets import Dataset
 
-    sides = [chat_ids(tokenizer, [whole(task, chosen=chosen) for task in train]) for chosen in (True, False)]
-    fitting = [pair for pair in zip(*sides, strict=True) if max(map(len, pair)) <= args.max_length]
+    fitting = _fitting(args, tokenizer, train)
     if len(fitting) < len(train) and is_first_rank():
         print(f"reward model: {len(train) - len(fitting):,} pairs are longer than {args.max_length:,} tokens: left out")
     if not fitting:
         raise BadInput(f"every pair is longer than {args.max_length:,} tokens", "raise `training.max_length`")
-    chosen, rejected = zip(*fitting, strict=True)
+    _, chosen, rejected = zip(*fitting, strict=True)
     return Dataset.from_dict({"chosen_ids": chosen, "rejected_ids": rejected})
 
 

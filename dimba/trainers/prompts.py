@@ -1,6 +1,7 @@
 """From the flags of GRPO to prompts, what their answers are held against, and a report of both."""
 
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -9,8 +10,9 @@ import numpy as np
 
 from dimba.errors import BadInput, BadRow
 from dimba.report import BadRowReport, DataReport, Part, Shown
-from dimba.rewards import REWARDS, RewardSpec, parse_reward
+from dimba.rewards import REWARDS, RewardSpec, parse_rewards
 from dimba.tasks import LeftOut, Tally, Task, TaskForm, tasks_of
+from dimba.trainers.asking import prompted
 from dimba.trainers.chat import ChatEncoder, prepare_tokenizer
 from dimba.trainers.data import source_of
 from dimba.trainers.models import load_context, load_tokenizer
@@ -18,6 +20,7 @@ from dimba.trainers.prepare import Problem, Progress, row_problem
 from dimba.trainers.reporting import histogram, telling
 from dimba.trainers.rewards import check_reference, choose, needs_reference
 from dimba.trainers.selection import hold_out
+from dimba.trainers.template import faults_problem
 
 _SHOWN = 5  # bad rows that are told
 _SHOWN_LETTERS = 300  # of what an example is held against
@@ -58,6 +61,7 @@ class _Read:
     tasks: list[tuple[str, Task]] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     left_out: Tally = field(default_factory=Tally)
+    faults: Counter[str] = field(default_factory=Counter)  # of the chat template, in these words
 
     @property
     def note(self) -> dict[str, Any]:
@@ -69,18 +73,19 @@ def load_prompts(args: Namespace, progress: Progress) -> Prompts:
     """Reads the rows, finds out how to reward answers, and measures the prompts; raises BadInput."""
     limit = prompt_limit(args)
     tokenizer = load_tokenizer(args.base_checkpoint)
-    said = prepare_tokenizer(tokenizer)
+    said, ends = prepare_tokenizer(tokenizer), turn_ends(tokenizer)
     read = _read(args, progress)
+    if not read.tasks and (nothing := _unusable(args, read)):
+        raise BadInput(*nothing)  # no reward can be chosen for no rows
     rewards, why = _rewards(args, read)
-    lengths = _lengths(tokenizer, read.tasks)
-    asked = [Asked(*row, tokens) for row, tokens in zip(read.tasks, lengths, strict=True)]
+    asked = _asked(tokenizer, read, pairs=_learnt(rewards))
     fitting = [each for each in asked if each.tokens <= limit]
     train, held_out = _held_out(fitting, args)
-    problem, hint = _problem(args, read, asked, train, limit)
-    notes = (said, f"reward: {why}", *_left_out_notes(read), *_notes(asked))
+    problem, hint = _problem(args, read, asked, train, limit, tokenizer=tokenizer)
+    notes = (said, f"reward: {why}", *_idle(rewards, args), *_left_out_notes(read), *_notes(asked))
     report = _report(read, asked, limit, args, notes=tuple(note for note in notes if note))
     report = replace(report, examples=len(train), validation=len(held_out), problem=problem, hint=hint)
-    return Prompts(tokenizer, tuple(train), tuple(held_out), rewards, turn_ends(tokenizer), report)
+    return Prompts(tokenizer, tuple(train), tuple(held_out), rewards, ends, report)
 
 
 def prompt_limit(args: Namespace) -> int:
@@ -129,15 +134,29 @@ def _rewards(args: Namespace, read: _Read) -> tuple[tuple[RewardSpec, ...], str]
         choice = choose(read.form, [task for _, task in read.tasks])
         specs, why = choice.specs, choice.why
     else:
-        specs = tuple(parse_reward(text) for text in args.reward)
+        specs = parse_rewards(args.reward)
         why = ", ".join(map(_named, specs))
     if args.reward_weights and len(args.reward_weights) != len(specs):
         counts = f"{len(args.reward_weights)} weights for {len(specs)} rewards ({why})"
         raise BadInput(f"--reward-weights: {counts}", "give one weight for each reward")
+    if args.reward_model and not _learnt(specs):
+        raise BadInput(
+            f"--reward-model: no reward here asks a model ({why})", "add `--reward preference`, or leave it out"
+        )
     for spec in specs:
         _check_columns(spec, read.form)
-        _leave_out(spec, read)
+        _leave_out(spec, read, clear=args.reward == ["auto"])
     return specs, why
+
+
+def _learnt(specs: Sequence[RewardSpec]) -> bool:
+    return any(spec.name == "preference" for spec in specs)
+
+
+def _idle(specs: Sequence[RewardSpec], args: Namespace) -> Iterable[str]:
+    most = args.max_completion_length
+    idle = [spec for spec in specs if spec.name == "length" and spec.parameter and int(spec.parameter) >= most]
+    return (f"reward {spec} is always 0: no completion has more than {most:,} tokens" for spec in idle)
 
 
 def _named(spec: RewardSpec) -> str:
@@ -155,22 +174,23 @@ def _check_columns(spec: RewardSpec, form: TaskForm) -> None:
         raise BadInput(what, "name their columns with `dataset.columns: {chosen: …, rejected: …}`, or another reward")
 
 
-def _leave_out(spec: RewardSpec, read: _Read) -> None:
+def _leave_out(spec: RewardSpec, read: _Read, *, clear: bool) -> None:
     kept = []
     for where, task in read.tasks:
-        if reason := check_reference(spec, task.reference):
+        if reason := check_reference(spec, task.reference, clear=clear):
             read.bad.append(BadRow(where, f"{reason} (`{read.form.reference}`), which --reward {spec} needs"))
         else:
             kept.append((where, task))
     read.tasks = kept
 
 
-def _lengths(tokenizer: Any, tasks: Sequence[tuple[str, Task]]) -> list[int]:
-    chats = [list(task.messages) for _, task in tasks]
-    if not chats:
-        return []
-    ids = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
-    return [len(each) for each in ids]
+def _asked(tokenizer: Any, read: _Read, *, pairs: bool) -> list[Asked]:
+    """The tasks with their tokens; those that the template refuses are put among the bad rows."""
+    found = prompted(tokenizer, read.tasks, pairs=pairs)
+    read.tasks = [(where, task) for where, task, _ in found.rows]
+    read.bad += found.bad
+    read.faults = found.faults
+    return [Asked(*row) for row in found.rows]
 
 
 def _held_out(asked: Sequence[Asked], args: Namespace) -> tuple[list[Asked], list[Asked]]:
@@ -181,6 +201,9 @@ def _held_out(asked: Sequence[Asked], args: Namespace) -> tuple[list[Asked], lis
     if not wanted:
         return list(asked), []
     questions = list(dict.fromkeys(question(each.task) for each in asked))
+    if wanted >= len(questions):
+        what = f"--validation-split {wanted:g}: the {len(asked):,} rows ask {len(questions):,} different questions"
+        raise BadInput(what, f"hold out at most {len(questions) - 1:,}: rows that ask the same are on the same side")
     chosen = {questions[int(n)] for n in hold_out(np.arange(len(questions)), wanted, args.seed)}
     sides: tuple[list[Asked], list[Asked]] = ([], [])
     for each in asked:
@@ -193,13 +216,20 @@ def question(task: Task) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in task.messages)
 
 
-def _problem(args: Namespace, read: _Read, asked: Sequence[Asked], train: Sequence[Asked], limit: int) -> Problem:
-    found = [row_problem(read.note, skip_bad=args.skip_bad_rows)] if read.rows else []
-    found.append(read.left_out.problem(len(read.tasks)))
+def _problem(
+    args: Namespace, read: _Read, asked: Sequence[Asked], train: Sequence[Asked], limit: int, *, tokenizer: Any
+) -> Problem:
+    found = [] if asked else [faults_problem(read.faults, read.rows, tokenizer, args.base_checkpoint)]
+    found.append(_unusable(args, read))
     found.append(_long_problem(asked, limit, args))
     if not train:
         found.append(("no prompt is left to train on", "hold out fewer rows, or give data with more"))
     return next((problem for problem in found if problem), ("", ""))
+
+
+def _unusable(args: Namespace, read: _Read) -> Problem | None:
+    bad = row_problem(read.note, skip_bad=args.skip_bad_rows) if read.rows else None
+    return bad or read.left_out.problem(len(read.tasks))
 
 
 def _long_problem(asked: Sequence[Asked], limit: int, args: Namespace) -> Problem | None:

@@ -83,7 +83,7 @@ class Renderer:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         if source in self._broken:
-            raise _refused(where, self._broken[source])
+            raise refused(where, self._broken[source])
         chat = [{key: value for key, value in each.items() if value is not None} for each in messages]
         try:
             with self._stopped_clock():
@@ -95,7 +95,7 @@ class Renderer:
                     **self._special,
                 )
         except Exception as error:  # a template is a program of somebody else's: it may fail in any way
-            raise _refused(where, self._reason(source, error)) from error
+            raise refused(where, self._reason(source, error)) from error
         return texts, marks
 
     def _reason(self, source: str, error: Exception) -> str:
@@ -137,7 +137,8 @@ class Renderer:
             chat_template_utils.datetime = real
 
 
-def _refused(where: str, reason: str) -> TemplateFault:
+def refused(where: str, reason: str) -> TemplateFault:
+    """A chat that the template fails on, for that reason."""
     hint = "correct the row, or give the checkpoint a template that allows it"
     return TemplateFault(where, "refuses this chat", reason, hint)
 

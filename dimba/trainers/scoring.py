@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
+from dimba.contract import absolute
 from dimba.errors import BadInput
+from dimba.trainers.asking import chat_ids
 from dimba.trainers.models import Compute, load_classifier
 from dimba.trainers.verdict import Chat
 
 _BATCH = 16  # chats that are scored at once
+_OTHER = "give another --reward-model, or leave it out: one is trained on the pairs then"
 
 
 class Scorer:
@@ -41,14 +44,6 @@ class Scorer:
         return [float(score) for score in logits]
 
 
-def chat_ids(tokenizer: Any, chats: Sequence[Chat]) -> list[list[int]]:
-    """The token ids of whole chats."""
-    if not chats:
-        return []
-    ids: list[list[int]] = tokenizer.apply_chat_template([list(chat) for chat in chats], return_dict=True)["input_ids"]
-    return ids
-
-
 def load_scorer(place: str, args: Namespace, tokenizer: Any, compute: Compute) -> Scorer:
     """A reward model from a folder or the Hub: a model of its own, or an adapter on the base.
 
@@ -65,16 +60,26 @@ def load_scorer(place: str, args: Namespace, tokenizer: Any, compute: Compute) -
         return Scorer(_on_device(model, compute), own, max_length=args.max_length)
     from peft import PeftModel
 
-    _check_base(Path(place), args)
-    with no_noise():
-        model = PeftModel.from_pretrained(load_classifier(args.base_checkpoint, args, compute), place)
+    _check_adapter(Path(place), args)
+    base = load_classifier(args.base_checkpoint, args, compute)
+    try:
+        with no_noise():
+            model = PeftModel.from_pretrained(base, place)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadInput(f"--reward-model: {place}: {str(error).strip().splitlines()[0]}", _OTHER) from error
     return Scorer(_on_device(model, compute), tokenizer, max_length=args.max_length)
 
 
-def _check_base(folder: Path, args: Namespace) -> None:
-    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    expected = Path(args.base_checkpoint).expanduser()
-    if base and base != args.base_checkpoint and Path(base) != expected.absolute():
+def _check_adapter(folder: Path, args: Namespace) -> None:
+    path = folder / "adapter_config.json"
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(f"--reward-model: {path}: {error}", _OTHER) from error
+    if config.get("task_type") != "SEQ_CLS":
+        raise BadInput(f"--reward-model: {folder} is an adapter without a reward head", _OTHER)
+    base = str(config.get("base_model_name_or_path") or args.base_checkpoint)
+    if base != args.base_checkpoint and absolute(base) != absolute(args.base_checkpoint):
         raise BadInput(f"--reward-model: {folder} is an adapter on {base}", f"it needs --base-checkpoint {base}")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from dimba.errors import printable
 from dimba.report import DataReport
+from dimba.rewards import reward_label
 
 _WIDTH = 80
 _SAMPLES = 3  # of the best and of the worst completions
@@ -22,6 +23,14 @@ def introduce_prompts(report: DataReport) -> None:
     print("\n".join(f"  | {printable(line.expandtabs(4))}" for line in text.splitlines()), flush=True)
 
 
+def held_out_line(when: str, reward: float | None, before: float | None, prompts: int, *, label: str = "reward") -> str:
+    """The reward on held-out prompts; None where no completion got one."""
+    if reward is None:
+        return f"held-out {label} {when} training: none, no completion of the {prompts:,} prompts got one"
+    gained = "" if before is None else f" ({reward - before:+.4f})"
+    return f"held-out {label} {when} training: {reward:.4f}{gained} ({prompts:,} prompts)"
+
+
 def show_samples(samples: Sequence[dict[str, Any]]) -> None:
     """The best and the worst completions of the last step, to read."""
     ordered = sorted((each for each in samples if each["reward"] is not None), key=lambda each: -each["reward"])
@@ -29,6 +38,8 @@ def show_samples(samples: Sequence[dict[str, Any]]) -> None:
     if not picked:
         return
     print("\nsamples of the last step, the best and the worst (all: samples.jsonl)")
+    if (label := reward_label(picked[0]["rewards"])) != "reward":
+        print(f"the {label} says nothing of what is right")
     print(f"{'reward':>8}  {'tokens':>6}  prompt and completion")
     for each in picked:
         asked = textwrap.shorten(str(each["prompt"][-1]["content"]), _PROMPT_LETTERS, placeholder=" …")

@@ -1,5 +1,6 @@
 """What is to be said of a checkpoint's chat template, once it has met the data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ from dimba.trainers.store import TokenStore
 
 
 def template_problem(store: TokenStore, tokenizer: Any, checkpoint: str) -> Problem | None:
-    """What is wrong with a template that fails on every chat for one reason: the rows are not to blame one by one."""
-    faults = store.note["faults"]
-    if len(store) or len(faults) != 1:
+    """What is wrong with a template that fails on every chat of the store."""
+    return None if len(store) else faults_problem(store.note["faults"], store.note["rows"], tokenizer, checkpoint)
+
+
+def faults_problem(faults: Mapping[str, int], total: int, tokenizer: Any, checkpoint: str) -> Problem | None:
+    """What is wrong where nothing is left, for one reason: the rows are not to blame one by one."""
+    if len(faults) != 1:
         return None
     [(reason, rows)] = faults.items()
-    if 2 * rows <= store.note["rows"]:  # most rows are at fault themselves
+    if 2 * rows <= total:  # most rows are at fault themselves
         return None
     problem = f"{_place(tokenizer, checkpoint)}: the chat template fails on every chat ({rows:,}): {reason}"
     return problem, "mend that template, or take a checkpoint whose template allows such chats"

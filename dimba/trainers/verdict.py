@@ -44,12 +44,17 @@ class Verdict:
     def lines(self) -> list[str]:
         """For people."""
         low, high = self.interval
-        return [
+        told = [
             f"reward model: right on {self.accuracy:.1%} of {self.pairs:,} held-out pairs "
             f"(95 % interval {low:.1%} to {high:.1%})",
             f"length bias: the chosen answer is the longer one in {self.longer_chosen:.0%} of all pairs; "
             f"preferring the longer one would be right on {self.longer_right:.1%} of the held-out ones",
         ]
+        if low < 0.5:
+            told.append("warning: by these few pairs it may be no better than a coin: give more pairs")
+        if self.longer_right >= self.accuracy:
+            told.append("warning: preferring the longer answer does as well: it may score nothing but length")
+        return told
 
     def check(self, *, allow_weak: bool) -> None:
         """Raises BadInput where the model is right too seldom, unless that is allowed."""

@@ -106,6 +106,11 @@ def test_the_argv_is_one_token_each_and_says_what_the_spec_says():
     assert "--use-lora" in argv and "--use-qlora" not in argv
 
 
+def test_completions_a_prompt_are_counted_however_yaml_has_them():
+    grpo = 'mode: grpo\ntrainer_args: {num-generations: "6"}'
+    assert plan(grpo, trainer(*FLAGS, "--mode", "--num-generations", other_mode=True)).steps.completions == 6
+
+
 def test_qlora_passes_its_flag_and_loras_where_there_is_one():
     argv = plan("method: qlora").argv
     assert "--use-lora" in argv and "--use-qlora" in argv

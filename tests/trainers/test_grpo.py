@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -288,7 +289,8 @@ def test_imitation_is_called_so(tiny_checkpoint: Path, tmp_path: Path):
     pairs = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(12)]
     rows = write_rows(tmp_path / "pairs.jsonl", pairs)
     said = run(tiny_checkpoint, rows, tmp_path / "out", *QUICK, "--max-steps", 1, "--reward", "similarity")
-    assert "imitation, not correctness" in said
+    assert "imitation, not correctness" in said and "step 1/1  reward (imitation) " in said
+    assert "the reward (imitation) says nothing of what is right" in said
     assert list(logged(tmp_path / "out", "samples.jsonl")[0]["rewards"]) == ["imitation_similarity"]
 
 
@@ -308,6 +310,18 @@ def test_it_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
 
+def test_samples_of_steps_that_are_trained_again_are_not_kept_twice(tmp_path: Path):
+    from dimba.trainers.groups import GroupTrainer
+
+    path = tmp_path / "samples.jsonl"
+    lines = [json.dumps({"step": step, "completion": "a\u2028b"}, ensure_ascii=False) + "\n" for step in (1, 2, 3)]
+    path.write_text("".join(lines) + '{"step": 3, "com', encoding="utf-8")
+    trainer: Any = SimpleNamespace(_samples=path, _begun=False)
+    for step in (3, 1):  # the second time nothing is dropped
+        GroupTrainer._begin_samples(trainer, step)
+    assert path.read_text(encoding="utf-8") == "".join(lines[:2])
+
+
 def test_several_rewards_are_weighed(tiny_checkpoint: Path, some_sums: Path, tmp_path: Path):
     flags = ("--reward", "regex:[0-9]", "length:4", "--reward-weights", 2, 0.5, "--num-generations", 4)
     run(tiny_checkpoint, some_sums, tmp_path / "out", *QUICK, "--max-steps", 1, *flags)
@@ -316,6 +330,34 @@ def test_several_rewards_are_weighed(tiny_checkpoint: Path, some_sums: Path, tmp
         soft = -max(0, sample["tokens"] - 4) / 4
         assert sample["rewards"] == pytest.approx({"regex": found, "length": soft})
         assert sample["reward"] == pytest.approx(2 * found + 0.5 * soft)
+
+
+LATER = """
+calls = 0
+
+
+def shouting(completions, log_extra, trainer_state, **_):
+    global calls
+    assert trainer_state.max_steps == 1
+    calls += 1
+    if calls > 3:
+        raise KeyError("too late")
+    for name, value in (("text", "MINE"), ("tokens", 999), ("row", "a row")):
+        log_extra(name, [value] * len(completions))
+    return [None if calls < 3 else 1.0 for _ in completions]
+"""
+
+
+def test_a_reward_that_fails_on_held_out_prompts_loses_no_model_and_what_it_logs_no_record(
+    tiny_checkpoint: Path, some_sums: Path, tmp_path: Path
+):
+    (tmp_path / "mine.py").write_text(LATER, encoding="utf-8")
+    flags = (*QUICK, "--max-steps", 1, "--validation-split", 4, "--reward", f"{tmp_path}/mine.py:shouting")
+    said = run(tiny_checkpoint, some_sums, tmp_path / "out", *flags, status=1)
+    assert "held-out reward before training: none, no completion" in said and "KeyError: 'too late'" in said
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    for sample in logged(tmp_path / "out", "samples.jsonl"):
+        assert sample["completion"] != "MINE" and sample["tokens"] <= 8 and sample["row"].startswith(str(some_sums))
 
 
 def test_groups_are_made_whole_and_few_prompts_fill_a_step(tiny_checkpoint: Path, tmp_path: Path):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dimba.errors import BadInput
-from dimba.rewards import REWARDS, RewardSpec, parse_reward
+from dimba.rewards import REWARDS, RewardSpec, parse_reward, parse_rewards, reward_label
 from dimba.trainers.rewards import Answers, check_reference, choose, make_rewards
 from dimba.trainers.rewards.numbers import final_number
 
@@ -31,7 +31,6 @@ NUMBERS = {
     r"1\,234": 1234,
     r"costs \$5": 5,
     "1,234,567": 1234567,
-    "1,2,3": 3,
     "3/4": "3/4",
     "7 / 2": "7/2",
     r"\frac{3}{4}": "3/4",
@@ -39,13 +38,9 @@ NUMBERS = {
     r"-\tfrac{1}{2}": "-1/2",
     "about 1 1/2 cups": "3/2",
     r"1\frac{1}{2}": "3/2",
-    "1/2/2024": 2024,
     "50%": "1/2",
     r"50\%": "1/2",
     "10-3=7": 7,
-    "10-3": 3,
-    "from 3-5": 5,
-    "from 3–5": 5,
     "−3": -3,
     "is -3": -3,
     "-$5": -5,
@@ -58,9 +53,88 @@ NUMBERS = {
     "72km": 72,
     "72 or x2": 72,
     "5 m^2": 5,
+    **{"答案是72。": 72, "答えは72です": 72, "答案是72元": 72, "答案是-5": -5, "答案：７２": 72, "\\boxed{72元。}": 72},
+    **{
+        r"\cfrac{1}{2}": "1/2",
+        r"\frac{1.5}{2}": "3/4",
+        r"\frac{3}{-4}": "-3/4",
+        r"\dfrac{-3}{-4}": "3/4",
+        "3⁄4": "3/4",
+    },
+    **{"1\u00a0000": 1000, "1\u202f234\u00a0567": 1234567, r"45^\circ": 45, "5 km/h": 5, "$5/hour": 5, "12.5 %": "1/8"},
+    **{
+        "x = **5**": 5,
+        "2 + 3 = 5": 5,
+        "so:\n* 5 apples": 5,
+        "so:\n- 5 apples": 5,
+        "---\n5": 5,
+        '{"a": 5}': 5,
+        "f(2) = 5": 5,
+    },
+    **{"#### 72 apples for all of us here\nQ: 5": 72, "3 is 5!": 5, "(5)": 5, "in 2020 100": 100, "1, 2, 3": 3},
 }
 NO_NUMBERS = [
     *("", "-", "none", "x2", "GPT4", "1e999999999", "1/0", "1.2.3", "9" * 300),
+    # Pieces of something else.
+    *(
+        "1,2,3",
+        "0,5",
+        "12,5",
+        "1.234,50",
+        "1 000",
+        "12 345 678",
+        "1_000",
+        "1'234",
+        "1’234",
+        "10:30",
+        "1/2/2024",
+        "2024-05-06",
+    ),
+    *(
+        "10-3",
+        "10 - 3",
+        "10 -3",
+        "from 3-5",
+        "from 3–5",
+        "3 + 4",
+        "x + 3",
+        "3x4",
+        "3 x 4",
+        "3 * 4",
+        "2**10",
+        "x^2+3",
+        "- 5",
+    ),
+    *(
+        "2^10",
+        "2^{10}",
+        "10³",
+        "10^{-3}",
+        "5²",
+        "3½",
+        "√2",
+        "2π",
+        "2x",
+        "5 million",
+        "5k",
+        "5M",
+        "5万",
+        "-(3/4)",
+        "f(2)",
+        "x = - 5",
+    ),
+    *(
+        r"1.5 \times 10^3",
+        r"3 \cdot 4",
+        r"2\sqrt{3}",
+        r"\sqrt 2",
+        r"\frac{\sqrt{2}}{2}",
+        r"{3 \over 4}",
+        "(1,2)",
+        "[1, 2]",
+        "x_{2}",
+    ),
+    *(r"\boxed{1,2}", r"\boxed{0,5}", r"\boxed{5 million}", r"\boxed{2x}", "#### 0,5", "#### x + 3\nso 4"),
     *(r"\boxed{\sqrt{2}}", r"\boxed{2^{10}}", r"\boxed{\pi}", r"\boxed{(1, 2)}", r"\boxed{}", "72 #### none"),
 ]
 
@@ -91,16 +165,20 @@ SCORES = [
     ("numeric", "it is 50", "50%", 1),
     ("numeric", "it is 0.5", "50%", 1),
     ("numeric", "it is 5", "50%", 0),
+    ("numeric", "50%", "0.5", 1),
+    ("numeric", "0.5%", "0.5", 0),
     ("numeric", "\\boxed{0.75}", "so\n#### 3/4", 1),
     ("numeric", "no idea", "4", 0),
     ("exact_match", " Paris\n", "Paris", 1),
     ("exact_match", "72", "6 * 12\n#### 72", 1),
     ("exact_match", "paris", "Paris", 0),
+    ("exact_match", "because.\n#### B", "so\n#### B", 1),
+    ("exact_match", "because.\n#### C", "so\n#### B", 0),
     ("exact_match", "New  York", "New York", 0),
     ("contains", "It is Paris.", "Paris", 1),
     ("contains", "Parisian", "Paris", 0),
     ("contains", "It is 72.", "72", 1),
-    *(("contains", text, "72", 0) for text in ("1720", "72.5", "x72", "3.72", "1,72")),
+    *(("contains", text, "72", 0) for text in ("1720", "72.5", "x72", "3.72", "1,72", "-72")),
     ("contains:C++", "in C++ it is", "", 1),
     ("contains:yes: no", "yes: no", "", 1),
     (r"regex:^\d+$", "12", "", 1),
@@ -128,6 +206,8 @@ def test_similarity_is_logged_as_imitation(text: str, score: float) -> None:
     (reward,) = make_rewards([parse_reward("similarity")])
     assert reward.name == "imitation_similarity"
     assert "imitation" in REWARDS["similarity"]
+    assert reward_label([reward.name]) == reward_label(["rewards/imitation_similarity/mean"]) == "reward (imitation)"
+    assert reward_label(["numeric", "length"]) == "reward"
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "integer"}}}
@@ -136,6 +216,11 @@ SCHEMA = {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs":
 @pytest.mark.parametrize(("text", "score"), [('{"a": 1}', 1), ('{"a": "x"}', 0), ("[]", 0)])
 def test_json_that_fits_a_schema(tmp_path: Path, text: str, score: float) -> None:
     assert scored(f"json_valid:{schema(tmp_path, json.dumps(SCHEMA))}", text, task()) == score
+
+
+def test_a_number_too_large_for_the_schema_does_not_fit_it(tmp_path: Path) -> None:
+    limits = schema(tmp_path, '{"multipleOf": 0.01}')
+    assert scored(f"json_valid:{limits}", "1" + "0" * 400, task()) == 0
 
 
 @pytest.mark.parametrize(
@@ -171,12 +256,22 @@ def test_references_are_checked_up_front(spec: str, reference: str | None, why: 
     assert found is None if why is None else why in (found or "")
 
 
+UNCLEAR = (r"2\sqrt{3}", "x^2+3", "(1,2)", "about 3 or 4", r"\frac{\sqrt{2}}{2}", "12,5", "#### 3 or 4", r"\boxed{1,2}")
+
+
+@pytest.mark.parametrize("text", [*UNCLEAR, "72", "so\n#### 1,200", "3 km", r"\boxed{3/4}"])
+def test_where_nobody_asked_for_a_number_the_reference_has_to_be_one(text: str) -> None:
+    why = check_reference(parse_reward("numeric"), text, clear=True)
+    assert why == ("the reference answer is not one plain number" if text in UNCLEAR else None)
+
+
 @pytest.mark.parametrize(
     ("text", "spec"),
     [
         ("numeric", RewardSpec("numeric")),
         (r"regex:a:\d", RewardSpec("regex", r"a:\d")),
         ("regex:a.py:f", RewardSpec("regex", "a.py:f")),
+        ("regex:foo ", RewardSpec("regex", "foo ")),
         ("length:200", RewardSpec("length", "200")),
         ("json_valid:s.json", RewardSpec("json_valid", "s.json")),
         ("a/b.py:f", RewardSpec("a/b.py:f", file="a/b.py", function="f")),
@@ -208,8 +303,34 @@ def test_rewards_that_are_written_wrong(text: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (["numeric", "length"], ["numeric", "length"]),
+        (["regex:a", "regex:b", "contains"], ["regex:a", "regex:b", "contains"]),
+        (["x/a.py:f", "b.py:f"], ["a.py:f", "b.py:f"]),
+        (["x/a.py:f", "y/a.py:f"], ["x/a.py:f", "y/a.py:f"]),
+        (["length", "a.py:length"], ["length", "a.py:length"]),
+        (["similarity", "a.py:imitation_similarity"], ["imitation_similarity", "a.py:imitation_similarity"]),
+    ],
+)
+def test_each_of_several_rewards_is_logged_under_a_name_of_its_own(texts: list[str], names: list[str]) -> None:
+    specs = parse_rewards(texts)
+    assert [spec.logged for spec in specs] == names and [str(spec) for spec in specs] == texts
+    builtin = [spec for spec in specs if not spec.file]
+    assert [reward.name for reward in make_rewards(builtin)] == [spec.logged for spec in builtin]
+
+
+def test_the_same_reward_twice_is_refused() -> None:
+    with pytest.raises(BadInput, match="`numeric` is named twice"):
+        parse_rewards(["numeric", "length", "numeric"])
+
+
+@pytest.mark.parametrize(
     ("references", "name"),
-    [(["so\n#### 1,200"] * 9 + ["x"], "numeric"), (["5"], "numeric"), (["Paris", "Rome"], "exact_match")],
+    [
+        (["so\n#### 1,200"] * 9 + ["x"], "numeric"),
+        *((["5"], "numeric"), (["Paris", "Rome"], "exact_match"), (["12,5", "0,5", "3,14"], "exact_match")),
+    ],
 )
 def test_auto_takes_a_verifier_where_answers_can_be_checked(references: list[str], name: str) -> None:
     choice = choose(form(checkable=True, reference="answer"), [task(reference=text) for text in references])
@@ -224,6 +345,8 @@ def test_auto_says_how_many_rows_it_counted() -> None:
 
 def test_auto_without_answers() -> None:
     assert choose(form(pairs=True), []).specs[0].name == "preference"
+    both = choose(form(pairs=True, checkable=True, reference="answer"), [task(reference="word " * 168)])
+    assert both.specs[0].name == "preference" and both.why.endswith("no rule can check the texts in `answer`")
     with pytest.raises(BadInput, match="a median of 840 characters"):
         choose(form(checkable=True, reference="answer"), [task(reference="word " * 168)])
     with pytest.raises(BadInput, match="no `answer` or `solution`"):

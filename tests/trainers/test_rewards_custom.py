@@ -1,6 +1,8 @@
 """Reward functions of the user's own, as other projects write them, and all the ways they go wrong."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,6 +96,11 @@ def test_trl_loggers_reach_the_function(tmp_path: Path) -> None:
     assert seen == {"mean": 1.0, "text": ["a"]}
 
 
+def test_a_function_may_ask_for_the_state_of_the_training(tmp_path: Path) -> None:
+    code = "def f(completions, trainer_state): return [trainer_state.global_step / 2] * len(completions)"
+    assert reward(tmp_path, code)(answers(["a"], trainer_state=SimpleNamespace(global_step=3))) == [1.5]
+
+
 @pytest.mark.parametrize(
     ("result", "values"),
     [
@@ -118,6 +125,7 @@ def test_numbers_of_all_kinds_are_fine(tmp_path: Path, result: str, values: list
         ("[float('nan'), 1]", "d.jsonl:1: the reward `f` gave nan"),
         ("[1, -float('inf')]", "d.jsonl:2: the reward `f` gave -inf"),
         ("[1, 10**999]", "d.jsonl:2: the reward `f` gave inf"),
+        ("[1, 1e39]", "d.jsonl:2: the reward `f` gave 1e+39"),
         ("[1]", "gave back 1 values for 2 completions"),
         ("{}", "gave back {} (dict)"),
         ("None", "gave back None (NoneType), no list"),
@@ -142,6 +150,32 @@ def test_the_row_that_a_function_fails_for_is_named(tmp_path: Path) -> None:
     assert "mine.py:2" in str(caught.value)
 
 
+def test_one_that_ends_the_process_is_a_failure_too(tmp_path: Path) -> None:
+    function = reward(tmp_path, "import sys\ndef f(completions):\n    sys.exit(0)")
+    for kind, call in ((RunFailed, function), (BadInput, lambda given: probe(function, given))):
+        with pytest.raises(kind, match=r"the reward `f` fails: SystemExit: 0 \(.*mine.py:3\)"):
+            call(answers(["a"]))
+
+
+JUDGE = """
+import asyncio
+semaphore = asyncio.Semaphore(1)
+
+async def one():
+    async with semaphore:
+        await asyncio.sleep(0.001)
+    return 1.0
+
+async def f(completions):
+    return await asyncio.gather(*[one() for _ in completions])
+"""
+
+
+def test_async_rewards_run_on_the_same_loop_every_time(tmp_path: Path) -> None:
+    function = reward(tmp_path, JUDGE)
+    assert [function(answers(["a", "b"])) for _ in range(2)] == [[1, 1], [1, 1]]
+
+
 def test_where_no_row_fails_alone_all_are_named(tmp_path: Path) -> None:
     function = reward(tmp_path, "def f(completions):\n    assert len(completions) < 2, 'many'\n    return [1]")
     with pytest.raises(RunFailed, match=r"d.jsonl:1 to d.jsonl:3: the reward `f` fails: AssertionError: many"):
@@ -149,7 +183,7 @@ def test_where_no_row_fails_alone_all_are_named(tmp_path: Path) -> None:
 
 
 def test_what_works_in_no_form_is_told_once_as_trl_would_call_it(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="KeyError: 'no'"):
+    with pytest.raises(BadInput, match=r"KeyError: 'no'(.|\n)*one list each: ground_truth, solution$"):
         probe(reward(tmp_path, "def f(completions, **columns): return columns['no']"), answers(["a"]))
 
 
@@ -159,6 +193,7 @@ def test_what_works_in_no_form_is_told_once_as_trl_would_call_it(tmp_path: Path)
         (None, "f", "does not exist"),
         ("def f(:", "f", "mine.py:1: no valid Python"),
         ("\nimport not_there_at_all", "f", "mine.py:2: imports `not_there_at_all`"),
+        ("import not_there_at_all", "f", "`container.mounts: [/"),
         ("\n\n1 / 0", "f", "mine.py:3: ZeroDivisionError"),
         ("raise SystemExit(3)", "f", "SystemExit: 3"),
         (STYLES, "slwo", "did you mean `slow`"),
@@ -174,6 +209,18 @@ def test_files_that_cannot_be_used(tmp_path: Path, code: str | None, name: str, 
         else:
             reward(tmp_path, code, name)
     assert why in str(caught.value)
+
+
+def test_functions_of_one_file_share_it_and_files_of_one_name_do_not(tmp_path: Path) -> None:
+    code = "import sys\nsys.loads = getattr(sys, 'loads', 0) + 1\ndef f(completions): return [1]\ng = f"
+    try:
+        for folder in ("a", "b"):
+            (tmp_path / folder).mkdir()
+            first, second = (reward(tmp_path / folder, code, name).function for name in ("f", "g"))
+            assert first is second and sys.modules[first.__module__].__file__ == str(tmp_path / folder / "mine.py")
+        assert sys.loads == 2  # type: ignore[attr-defined]
+    finally:
+        del sys.loads  # type: ignore[attr-defined]
 
 
 def test_what_lies_beside_the_file_can_be_imported(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ class Verified:
 class Length:
     """A soft companion of others: what is short enough gets 0, what is too long less. Never above 0."""
 
+    name: str
     free: int | None
-    name: str = "length"
 
     def __call__(self, answers: Answers) -> list[float | None]:
         """A score for each answer."""
@@ -52,7 +52,7 @@ class Similarity:
 def make_builtin(spec: RewardSpec) -> Verified | Length | Similarity:
     """The reward of that name."""
     if spec.name == "length":
-        return Length(int(spec.parameter) if spec.parameter else None)
+        return Length(spec.logged, int(spec.parameter) if spec.parameter else None)
     if spec.name == "similarity":
         return Similarity(spec.logged)
     return Verified(spec.logged, _verifier(spec))

@@ -28,12 +28,16 @@ class Choice:
 
 def choose(form: TaskForm, tasks: Sequence[Task]) -> Choice:
     """A verifier where answers can be checked, else the preference where there are pairs, else a refusal."""
-    if form.checkable:
-        return _by_reference(form.reference or "reference", [task.reference for task in tasks])
+    column, references = form.reference or "reference", [task.reference for task in tasks]
+    verifier = _by_reference(column, references) if form.checkable else None
+    if verifier:
+        return verifier
     if form.pairs:
-        return Choice(
-            (RewardSpec("preference"),), "preference, because each row has a chosen and a rejected completion"
-        )
+        texts = f" and no rule can check the texts in `{column}`" if form.checkable else ""
+        why = f"preference, because each row has a chosen and a rejected completion{texts}"
+        return Choice((RewardSpec("preference"),), why)
+    if form.checkable:
+        raise _unchecked(column, references)
     raise BadInput(
         f"no reward fits rows of the form {form.name}: there is no `answer` or `solution` to check completions with, "
         "and no `chosen` and `rejected` to compare them with",
@@ -41,7 +45,7 @@ def choose(form: TaskForm, tasks: Sequence[Task]) -> Choice:
     )
 
 
-def _by_reference(column: str, references: Sequence[str | None]) -> Choice:
+def _by_reference(column: str, references: Sequence[str | None]) -> Choice | None:
     given = [reference for reference in references if reference is not None]
     numeric = sum(map(clear_answer, given))
     short = sum(map(_is_short, given))
@@ -50,8 +54,13 @@ def _by_reference(column: str, references: Sequence[str | None]) -> Choice:
         return _choice("numeric", column, numeric, total, "ends in a number")
     if total and short >= ENOUGH * total:
         return _choice("exact_match", column, short, total, f"is one line of at most {SHORT} characters")
-    size = round(statistics.median(map(len, given))) if given else 0
-    raise BadInput(
+    return None
+
+
+def _unchecked(column: str, references: Sequence[str | None]) -> BadInput:
+    sizes = [len(reference) for reference in references if reference is not None]
+    size = round(statistics.median(sizes)) if sizes else 0
+    return BadInput(
         f"the answers in `{column}` are texts (a median of {size:,} characters): "
         "no rule can tell which completion is right",
         _WAYS,

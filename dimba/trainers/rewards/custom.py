@@ -2,9 +2,9 @@
 
 import asyncio
 import inspect
-import math
 import numbers
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ _OWN = (
     "completions",
     *_EXTRAS,
 )  # columns never stand in for these
+_FAILURES = (Exception, SystemExit)  # `exit(0)` would end the job as if it had trained
+_LARGEST = 3.4e38  # of a float32, which rewards become
 _HINT = "a reward function gives back a list with a number or None for each completion"
 
 
@@ -40,22 +42,22 @@ class Custom:
         """A score for each answer."""
         try:
             result = self.call(answers)
-        except Exception as error:
-            raise RunFailed(self.blame(answers, error), _next_step(self.path)) from error
+        except _FAILURES as error:
+            raise RunFailed(self.blame(answers, error), _next_step(self.path, answers)) from error
         return self.checked(result, answers, RunFailed)
 
     def call(self, answers: Answers) -> Any:
         """What the function gives back, unchecked."""
         result = self.function(**self._arguments(answers))
-        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+        return _loop().run(_awaited(result)) if inspect.isawaitable(result) else result
 
-    def blame(self, answers: Answers, error: Exception) -> str:
+    def blame(self, answers: Answers, error: BaseException) -> str:
         """Which row it is that the function fails for, by asking for one at a time."""
         where, first = _between(answers), error
         for index in range(len(answers) if len(answers) > 1 else 0):
             try:
                 self.call(answers.part(index, index + 1))
-            except Exception as alone:
+            except _FAILURES as alone:
                 where, first = answers.places[index], alone
                 break
         what = f"{type(first).__name__}: {first}".rstrip(": ")
@@ -75,7 +77,7 @@ class Custom:
         number = _number(value)
         if number is None and value is not None:
             raise kind(f"{place}: the reward `{self.name}` gave {_shown(value)}, which is no number", _HINT)
-        if number is not None and not math.isfinite(number):
+        if number is not None and not abs(number) <= _LARGEST:
             raise kind(f"{place}: the reward `{self.name}` gave {number}, nothing can be learnt from that", _HINT)
         return number
 
@@ -108,8 +110,8 @@ def probe(reward: Any, answers: Answers) -> str | None:
 def _tried(reward: Custom, answers: Answers) -> BadInput | None:
     try:
         result = reward.call(answers)
-    except Exception as error:
-        refusal = BadInput(reward.blame(answers, error), _next_step(reward.path))
+    except _FAILURES as error:
+        refusal = BadInput(reward.blame(answers, error), _next_step(reward.path, answers))
         refusal.__cause__ = error
         return refusal
     try:
@@ -148,6 +150,12 @@ def _prompt(messages: Sequence[Mapping[str, Any]], plain: bool) -> Any:
     return [dict(message) for message in messages]
 
 
+@cache
+def _loop() -> asyncio.Runner:
+    """One for the whole job, as with TRL: a semaphore or client of the function's module belongs to its first loop."""
+    return asyncio.Runner()
+
+
 async def _awaited(result: Any) -> Any:
     return await result
 
@@ -166,7 +174,7 @@ def _number(value: Any) -> float | None:
         try:
             return float(value)
         except OverflowError:
-            return math.inf
+            return float("inf")
     # Scalars of numpy and tensors without dimensions.
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         item = value.item()
@@ -184,5 +192,6 @@ def _shown(value: Any) -> str:
     return f"{text[:60]}{'…' if len(text) > 60 else ''} ({type(value).__name__})"
 
 
-def _next_step(path: str) -> str:
-    return f"correct {path}; columns of the row come as keyword arguments, one list each"
+def _next_step(path: str, answers: Answers) -> str:
+    columns = ", ".join(_columns(answers)) or "none"
+    return f"correct {path}; columns of the row come as keyword arguments, one list each: {columns}"

@@ -1,10 +1,13 @@
 """A reward function of the user's own, out of its file."""
 
 import difflib
+import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,11 +48,14 @@ def place_in(path: Path | str, error: BaseException) -> str:
     return f"{path}:{line}" if line else str(path)
 
 
+@cache
 def _module(path: Path) -> ModuleType:
+    """One for all functions of the file: what it loads is loaded once, and what it counts is counted together."""
     # As the script's own folder would be: what lies beside the file can be imported.
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(f"dimba_reward_{path.stem}", path)
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]  # as files of two folders may have the same name
+    spec = importlib.util.spec_from_file_location(f"dimba_reward_{path.stem}_{digest}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look there
@@ -67,7 +73,8 @@ def _refusal(path: Path, error: BaseException) -> BadInput:
     if isinstance(error, ModuleNotFoundError):
         return BadInput(
             f"{place}: imports `{error.name}`, which is not installed where the trainer runs",
-            f"the reward runs beside the trainer: in a container, `{error.name}` has to be in its image",
+            f"the reward runs beside the trainer: in a container, `{error.name}` has to be in its image; "
+            f"a file of yours that lies beside it has to be mounted: `container.mounts: [{path.parent}]`",
         )
     return BadInput(f"{place}: {type(error).__name__}: {error}", "correct the file of the reward; it fails when loaded")
 

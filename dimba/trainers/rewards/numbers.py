@@ -8,29 +8,60 @@ _LONGEST = 200  # characters of one number; what is longer is none
 _HIGHEST = 300  # its exponent
 _ANSWER = 1_000  # characters of a text that is a number and nothing else
 
+_LETTER = r"A-Za-z\u00c0-\u024f\u0370-\u03ff\u0400-\u052f"  # of scripts that set words apart: x2 is a name, 是2 is 2
+
 # Whole runs of digits or nothing, so that no text makes this slow. Possessive quantifiers would say the same, but loop
 # for ever in Python before 3.11.5.
 _RUN = r"[0-9]+(?![0-9])"
 _NUMBER = re.compile(
     rf"""(?<!\^)(?<!\^\{{)
-    (?:(?<![\w)\]}}.%])(?P<sign>[-+]))? [$€£¥]? (?P<inner>(?<=[$€£¥])-)?
-    (?<![^\W_])(?<![^\W_]_)(?<![0-9]\.)
+    (?:(?<![0-9{_LETTER}_)\]}}.%])(?P<sign>[-+]))? [$€£¥]? (?P<inner>(?<=[$€£¥])-)?
+    (?<![0-9{_LETTER}])(?<![0-9{_LETTER}]_)(?<![0-9]\.)
     (?:(?<!/)(?:(?P<whole>{_RUN})[ ])? (?P<top>{_RUN}(?:\.{_RUN})?)[ ]?/[ ]?(?P<bottom>{_RUN}(?:\.{_RUN}|(?!\.[0-9])))
       (?![/^])
-      |(?P<digits>{_RUN}(?:,{_RUN})*(?:\.{_RUN})*|(?<!\.)\.{_RUN})(?:[eE](?P<exponent>[-+]?{_RUN}))?)
+      |(?P<digits>{_RUN}(?:[.,]{_RUN})*|(?<!\.)\.{_RUN})(?:[eE](?P<exponent>[-+]?{_RUN}))?)
     (?P<percent>[ ]?(?:%|per[ ]?cent\b))?""",
     re.VERBOSE,
 )
 _DIGITS = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?")
 _UNIT = re.compile(
-    r"\s*(?:[°²³$€£¥]|[^\W\d_][^\W\d_/.°'-]{0,20}(?:[ /][^\W\d_/.°'-]{1,20}){0,2}(?:\^\{?[23]\}?|[²³])?)?\s*[.!]?"
+    r"\s*(?:[°$€£¥]|[^\W\d_][^\W\d_/.°'-]{0,20}(?:[ /][^\W\d_/.°'-]{1,20}){0,2}(?:\^\{?[23]\}?|[²³])?)?\s*[.!。]?"
 )
-_FRACTION = re.compile(r"\\[dt]?frac\s{0,9}(?:\{([^{}\\]{1,60})\}|([0-9]))\s{0,9}(?:\{([^{}\\]{1,60})\}|([0-9]))")
-_WORDS = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s{0,3}\{([^{}]{0,200})\}")
-_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|[\u2009\u202f])(?=[0-9]{3})")
+
+# What a number is a piece of something larger with: an operator, a group of digits, a factor.
+_NEAR = 40  # characters on either side that are looked at
+_COMMANDS = r"\\(?:times|cdot|div|pm|mp|sqrt|over|ast|pi|d?frac|binom)"
+_PIECE_OF = re.compile(
+    rf"""(?:[0-9][.,:'’_]|[0-9][ \t]+:[ \t]+|[+/^×÷·⋅±∓√{{][ \t]*|-|(?<!\n)-[ \t]+
+    |[0-9)\]}}A-Za-z][ \t]+\*{{1,2}}[ \t]+|[0-9)\]}}]\*{{1,2}}|(?<![A-Za-z])[A-Za-z]\*{{1,2}}
+    |[0-9)][ \t]*[xX][ \t]+|{_COMMANDS}[ \t]*|(?:-[ \t]*|[A-Za-z0-9)])\()\Z""",
+    re.VERBOSE,
+)
+_GOES_ON = re.compile(
+    rf"""[_:'’][0-9]|[ \t]*(?:\^|[²³¹¼-¾\u2070-\u209f\u2150-\u215f\u2189‰√π]|{_COMMANDS}|[xyz](?![A-Za-z])
+    |[+×÷·⋅±][ \t]*[\w(\\]|/(?![ \t]?\w\w))|\*[A-Za-z(]|[ \t]+\*[ \t]+[\w(]
+    |[abcefijknopqruvwBDEGHIKMOPQRSTUXYZ](?![A-Za-z])|[ \t]?[十百千万萬亿億兆]
+    |(?i:[ \t-]*(?:hundred|thousand|dozen|million|milliard|billion|trillion|tausend|lakh|crore|mio|mrd|bn\b|mn\b))""",
+    re.VERBOSE,
+)
+_OF_SEVERAL = re.compile(r"[0-9][ \t]*[,;][ \t]*\Z")
+_BEFORE_GROUP = re.compile(r"(?<![0-9])[0-9]{1,3}[ ]\Z")
+_GROUP = re.compile(r"[0-9]{3}(?![0-9])")
+_AFTER_NUMBER = re.compile(r"[0-9)][ \t]+\Z")
+
+_FRACTION = re.compile(r"\\[dtc]?frac\s{0,9}(?:\{([^{}\\]{1,60})\}|([0-9]))\s{0,9}(?:\{([^{}\\]{1,60})\}|([0-9]))")
+_PART = re.compile(r"\s*(-?)\s*([0-9]+(?:\.[0-9]+)?)\s*")
+_WORDS = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|underline|textit|mathit)\s{0,3}\{([^{}]{0,200})\}")
+_THOUSANDS = re.compile(r"(?<=[0-9])(?<![0-9]{4})(?:\{,\}|,\\!|\\,|[\u00a0\u2009\u202f])(?=[0-9]{3}(?![0-9]))")
+_DEGREES = re.compile(r"\^\{?\\circ\}?")
 _SPACES = re.compile(r"\\[,;: !]|~|\\quad|\\left|\\right|[\u00a0\u2009\u202f]")
 _VARIABLE = re.compile(r"[a-zA-Z]\s{0,9}=")
-_DASHES = str.maketrans(dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-"))
+_PLAIN = str.maketrans(
+    {chr(0xFF10 + digit): str(digit) for digit in range(10)}
+    | dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-")
+    | dict.fromkeys("\u2044\u2215\uff0f", "/")
+    | {"\uff0b": "+", "\uff0c": ",", "\uff0e": ".", "\uff05": "%", "\uff1d": "=", "\uff08": "(", "\uff09": ")"}
+)
 _MARK = "####"
 
 
@@ -44,14 +75,18 @@ class Number(NamedTuple):
         """Whether both say the same; where only one side has a percent sign, 50 % is 50 too."""
         if self.value == other.value:
             return True
-        return self.percent != other.percent and self._shown() == other._shown()
+        same = self.percent != other.percent and self._shown() == other._shown()
+        return same and abs(self._shown()) >= 1  # 0.5 % is not the half that 50 % is
 
     def _shown(self) -> Fraction:
         return self.value * 100 if self.percent else self.value
 
 
 def final_number(text: str) -> Number | None:
-    """That of the last box, else of what follows the last `####`, else the last of the text."""
+    """That of the last box, else of what follows the last `####`, else the last of the text.
+
+    None where that is only a piece of something else, as in `2^10`, `1,2` or `x + 3`: no other number is meant then.
+    """
     box = last_box(text)
     if box is not None:
         return whole_number(box)
@@ -59,14 +94,19 @@ def final_number(text: str) -> Number | None:
     if not mark:
         return _last(text)
     # A model that did not stop goes on after its answer's line.
-    return whole_number(tail.strip()[: _ANSWER + 1].split("\n", 1)[0]) or _last(tail)
+    line = _first_line(tail)
+    return whole_number(line) or _last(line if _NUMBER.search(_plain(line)) else tail)
 
 
 def clear_answer(text: str) -> bool:
-    """Whether the final number is clearly what is asked for: boxed, behind `####`, or all there is."""
-    if last_box(text) is not None or _MARK in text:
-        return final_number(text) is not None
-    return whole_number(text) is not None
+    """Whether one number is clearly what is asked for: boxed, behind `####`, or all there is."""
+    box = last_box(text)
+    _, mark, tail = text.rpartition(_MARK)
+    return whole_number(box if box is not None else _first_line(tail) if mark else text) is not None
+
+
+def _first_line(tail: str) -> str:
+    return tail.strip()[: _ANSWER + 1].split("\n", 1)[0]
 
 
 def whole_number(text: str) -> Number | None:
@@ -77,7 +117,7 @@ def whole_number(text: str) -> Number | None:
     variable = _VARIABLE.match(plain)
     plain = plain[variable.end() :].strip() if variable else plain
     match = _NUMBER.match(plain)
-    return _value(match) if match and _UNIT.fullmatch(plain.rstrip("$"), match.end()) else None
+    return _read(plain, match) if match and _UNIT.fullmatch(plain.rstrip("$"), match.end()) else None
 
 
 def last_box(text: str) -> str | None:
@@ -99,23 +139,38 @@ def _braced(text: str) -> str | None:
 
 
 def _last(text: str) -> Number | None:
-    found = list(_NUMBER.finditer(_plain(text)))
-    return next((value for match in reversed(found) if (value := _value(match))), None)
+    plain, match = _plain(text), None
+    for match in _NUMBER.finditer(plain):  # noqa: B007  # the last one is wanted
+        pass
+    return _read(plain, match) if match else None
 
 
 def _plain(text: str) -> str:
-    text = _THOUSANDS.sub("", text.translate(_DASHES))
+    text = _THOUSANDS.sub("", text.translate(_PLAIN))
     text = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%")
-    return _FRACTION.sub(_slash, _SPACES.sub(" ", _WORDS.sub(r" \1 ", text)))
+    return _FRACTION.sub(_slash, _SPACES.sub(" ", _WORDS.sub(r" \1 ", _DEGREES.sub("°", text))))
 
 
 def _slash(match: re.Match[str]) -> str:
-    top, bottom = (match[1] or match[2]).strip(), (match[3] or match[4]).strip()
-    sign, digits = ("-", top[1:].strip()) if top.startswith("-") else ("", top)
-    if not (digits.isdecimal() and bottom.isdecimal()):
+    parts = [_PART.fullmatch(part) for part in (match[1] or match[2], match[3] or match[4])]
+    if not (parts[0] and parts[1]):
         return match[0]
+    sign = "-" if parts[0][1] != parts[1][1] else ""
     mixed = match.start() and match.string[match.start() - 1].isdecimal()
-    return f"{' ' if mixed or sign else ''}{sign}{digits}/{bottom}"
+    return f"{' ' if mixed or sign else ''}{sign}{parts[0][2]}/{parts[1][2]}"
+
+
+def _read(text: str, match: re.Match[str]) -> Number | None:
+    """The number, unless it is a piece of something else."""
+    before, after = text[max(0, match.start() - _NEAR) : match.start()], text[match.end() : match.end() + _NEAR]
+    if _PIECE_OF.search(before) or _GOES_ON.match(after):
+        return None
+    if _OF_SEVERAL.search(before) and after.lstrip(" \t")[:1] in tuple(")]}"):
+        return None
+    if match["sign"] and _AFTER_NUMBER.search(before):
+        return None
+    grouped = _BEFORE_GROUP.search(before) and _GROUP.match(match["digits"] or match["top"])
+    return None if grouped else _value(match)
 
 
 def _value(match: re.Match[str]) -> Number | None:
@@ -136,9 +191,7 @@ def _fraction(match: re.Match[str]) -> Fraction | None:
 
 
 def _decimal(digits: str, exponent: str | None) -> Fraction | None:
-    if not _DIGITS.fullmatch(digits):
-        # `1,2,3` are three numbers, `1.2.3` is none.
-        digits = digits.rpartition(",")[2] if "," in digits else ""
-    if not digits or digits.count(".") > 1 or abs(int(exponent or 0)) > _HIGHEST:
+    """Neither `1,2,3` nor `12,5` nor `1.2.3` is one."""
+    if not _DIGITS.fullmatch(digits) or abs(int(exponent or 0)) > _HIGHEST:
         return None
     return Fraction(digits.replace(",", "")) * Fraction(10) ** int(exponent or 0)

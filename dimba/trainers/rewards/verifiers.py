@@ -10,19 +10,24 @@ from typing import Any
 
 from dimba.errors import BadInput
 from dimba.rewards import RewardSpec
-from dimba.trainers.rewards.numbers import final_number
+from dimba.trainers.rewards.numbers import clear_answer, final_number
 
 Verifier = Callable[[str, str], float]
 _FENCE = re.compile(r"```[ \t]*[\w+-]*[ \t]*\r?\n(.*)\r?\n[ \t]*```", re.DOTALL)
 
 
-def check_reference(spec: RewardSpec, reference: str | None) -> str | None:
-    """Why a row's reference cannot be used for this reward; None where it can."""
+def check_reference(spec: RewardSpec, reference: str | None, *, clear: bool = False) -> str | None:
+    """Why a row's reference cannot be used for this reward; None where it can.
+
+    With `clear` a number has to be all that the reference says, as nobody said that it ends in one.
+    """
     if not needs_reference(spec):
         return None
     if reference is None:
         return "no reference answer"
     if spec.name == "numeric":
+        if clear:
+            return None if clear_answer(reference) else "the reference answer is not one plain number"
         return None if final_number(reference) else "no number in the reference answer"
     return None if answer_part(reference) else "the reference answer is empty"
 
@@ -44,8 +49,8 @@ def numeric(text: str, reference: str) -> float:
 
 
 def exact_match(text: str, reference: str) -> float:
-    """1 where both are the same, white space at the ends aside."""
-    return float(text.strip() == answer_part(reference))
+    """1 where both are the same, white space at the ends aside, or what follows `####` in both."""
+    return float(answer_part(reference) in (text.strip(), answer_part(text)))
 
 
 def contains(text: str, reference: str) -> float:
@@ -55,7 +60,8 @@ def contains(text: str, reference: str) -> float:
 
 def has_word(text: str, wanted: str) -> float:
     """`contains`, for a text that is the same for all rows."""
-    before = r"(?<![^\W_])(?<!\d[.,])(?<![^\W_]_)" if wanted[:1].isalnum() else ""
+    sign = r"(?<!-)" if wanted[:1].isdecimal() else ""
+    before = r"(?<![^\W_])(?<!\d[.,])(?<![^\W_]_)" + sign if wanted[:1].isalnum() else ""
     after = r"(?![^\W_]|_[^\W_]|[.,]\d)" if wanted[-1:].isalnum() else ""
     return float(bool(wanted) and re.search(before + re.escape(wanted) + after, text) is not None)
 
@@ -103,7 +109,7 @@ def json_valid(schema: str | None = None) -> Verifier:
     def score(text: str, _reference: str) -> float:
         try:
             return float(fits(strict_json(unfenced(text))))
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, ArithmeticError):  # the last of a schema's `multipleOf`, on huge numbers
             return 0.0
 
     return score
