@@ -24,7 +24,7 @@ def look_at_output(output_dir: str, folder: Path) -> OutputFacts:
         path=path,
         uid=uid,
         gid=gid,
-        home=_home(uid),
+        home=home_of(uid),
         problem=problem,
         hint=hint,
         user_error=user_error,
@@ -95,7 +95,8 @@ def may_read(path: Path, uid: int, gid: int) -> bool:
     return bool(status.st_mode >> shift & 0o4)
 
 
-def _home(uid: int) -> Path:
+def home_of(uid: int) -> Path:
+    """Where a user lives; a folder that is not there for a user without a home."""
     try:
         return Path(pwd.getpwuid(uid).pw_dir)
     except KeyError:
