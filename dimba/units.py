@@ -25,3 +25,11 @@ def seconds(text: str) -> float:
 def millions(count: int) -> str:
     """A number of parameters: 0.4 M, 7.2 B."""
     return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
+
+
+def span(seconds: float) -> str:
+    """A length of time in the unit that reads best: 40 s, 12 min, 5 h, 30 d."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:,.0f} {unit}"
+    return f"{max(0.0, seconds):,.0f} s"

@@ -48,7 +48,7 @@ def _prepare_streams() -> None:
 
 def _run(args: argparse.Namespace) -> int:
     # Imported only now: `dimba --help` must not pay for pydantic, docker and rich, nor the wizard's first prompt.
-    rooms = {"wizard": "dimba.cli.wizard"}
+    rooms = {"wizard": "dimba.cli.wizard", "prune": "dimba.cli.prune"}
     command = getattr(importlib.import_module(rooms.get(args.command, "dimba.cli.commands")), args.command)
     status = int(command(args) or 0)
     sys.stdout.flush()  # a full disk is told here, not by a traceback while Python ends
@@ -76,7 +76,20 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="the result as JSON")
     doctor = commands.add_parser("doctor", help="check the engine, the GPUs and the disk")
     doctor.add_argument("--json", action="store_true", help="the checks as JSON")
+    _add_prune(commands)
     return parser
+
+
+def _add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    prune = commands.add_parser("prune", help="list old images, containers and runs of ours, and remove them")
+    prune.add_argument("--images", action="store_true", help="images that jobs would not run in now")
+    prune.add_argument("--containers", action="store_true", help="containers of the runs here that have ended")
+    prune.add_argument("--runs", action="store_true", help="folders of ended runs; never what they trained")
+    prune.add_argument("--cache", action="store_true", help="tokens and reward models in the Hugging Face cache")
+    age = "of runs (since they ended) and the cache (since it was used): 12h, 7d, 4w; 30d without it"
+    prune.add_argument("--older-than", default="30d", metavar="AGE", help=age)
+    prune.add_argument("--yes", action="store_true", help="remove without asking")
+    prune.add_argument("--json", action="store_true", help="the list as JSON; asks nothing")
 
 
 def _add_wizard(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", words: list[str]) -> None:

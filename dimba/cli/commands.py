@@ -190,12 +190,14 @@ def demo(args: argparse.Namespace) -> None:
 def doctor(args: argparse.Namespace) -> int:
     """The checks; 4 where no engine answers, 3 where something else is in a job's way."""
     from dimba.doctor import examine
+    from dimba.lifecycle import interrupted, signals
 
     checks = []
-    for check in examine(Path.cwd()):
-        checks.append(check)
-        if not args.json:
-            render.show_check(check)
+    with signals(interrupted):  # a throw-away container is taken away again
+        for check in examine(Path.cwd()):
+            checks.append(check)
+            if not args.json:
+                render.show_check(check)
     if args.json:
         _print_json([vars(check) for check in checks])
     wrong = [check.name for check in checks if check.status == "error"]

@@ -9,8 +9,9 @@ from dimba.contract import ENV_CA_CERT, ENV_WHEELS, absolute
 from dimba.errors import BadInput, EngineFailed
 from dimba.spec import JobSpec
 
+IMAGE_EXTRAS = ("", "-vllm")  # what `image_extra` may say
 # Everything else in the repository (checkpoints, runs, data) stays out. `.dockerignore` says the same to Compose.
-_LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints") for extra in ("", "-vllm")]
+_LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints") for extra in IMAGE_EXTRAS]
 _FILES = ("Dockerfile", *_LISTS)
 _CODE = ("dimba", "scripts")
 CERTS, WHEELS = "docker/certs", "docker/wheels"

@@ -24,7 +24,7 @@ def look_at_output(output_dir: str, folder: Path) -> OutputFacts:
         path=path,
         uid=uid,
         gid=gid,
-        home=_home(uid),
+        home=home_of(uid),
         problem=problem,
         hint=hint,
         user_error=user_error,
@@ -60,13 +60,18 @@ def _misplaced(path: Path, folder: Path) -> tuple[str, str, bool] | None:
 def _obstacle(path: Path, nearest: Path, uid: int, gid: int) -> tuple[str, str, bool]:
     if not nearest.is_dir():
         return f"`{nearest}` is a file", "choose an `output_dir` that is a folder", True
-    if not (_can_write(nearest) and _may_write(nearest, uid, gid)):
+    if not may_write(nearest, uid, gid):
         return f"user {uid} may not write in `{nearest}`", "choose another `output_dir`, or mend its permissions", False
     if path.is_dir():
         foreign = [each.name for each in path.iterdir() if not may_read(each, uid, gid)]
         if foreign:
             return f"`{path / foreign[0]}` belongs to somebody else", "choose another `output_dir`", False
     return "", "", False
+
+
+def may_write(folder: Path, uid: int, gid: int) -> bool:
+    """Whether the job's user may write in a folder, and anybody at all can."""
+    return _can_write(folder) and _may_write(folder, uid, gid)
 
 
 def _can_write(folder: Path) -> bool:
@@ -95,7 +100,8 @@ def may_read(path: Path, uid: int, gid: int) -> bool:
     return bool(status.st_mode >> shift & 0o4)
 
 
-def _home(uid: int) -> Path:
+def home_of(uid: int) -> Path:
+    """Where a user lives; a folder that is not there for a user without a home."""
     try:
         return Path(pwd.getpwuid(uid).pw_dir)
     except KeyError:

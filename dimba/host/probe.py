@@ -52,7 +52,7 @@ def probe(
         project=project_root(),
         python=sys.executable,
         cores=len(os.sched_getaffinity(0)),
-        cache=_cache(output, folder),
+        cache=hub_cache(output.uid, output.home, folder),
         environment=frozenset(os.environ),
         gpu=gpu or find_gpus(engine.cdi_devices),
         engine=engine,
@@ -121,11 +121,11 @@ def _surveyed(path: Path, columns: dict[str, str], mode: str, progress: Callable
     return _SURVEYS[key]
 
 
-def _cache(output: OutputFacts, folder: Path) -> Path:
-    """The Hugging Face cache: the caller's, or that of whoever root works for."""
+def hub_cache(uid: int, home: Path, folder: Path) -> Path:
+    """The Hugging Face cache: the caller's, or that of whoever root works for (`uid`, who lives in `home`)."""
     if os.environ.get("HF_HOME"):
         return absolute(os.environ["HF_HOME"], folder)
-    home = Path.home() if output.uid == os.geteuid() else output.home
+    home = Path.home() if uid == os.geteuid() else home
     if not home.is_dir():
         return runs_folder(folder) / ".cache" / "huggingface"
     return home / ".cache" / "huggingface"

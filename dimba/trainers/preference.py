@@ -21,6 +21,7 @@ from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.models import Compute, load_classifier
 from dimba.trainers.scoring import Scorer, load_scorer, no_noise
 from dimba.trainers.settings import run_settings, settled
+from dimba.trainers.store import note_use
 from dimba.trainers.verdict import judge, split_by_question, whole
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def _made(args: Namespace, prompts: "Prompts", train: Sequence[Task], compute: C
     if (folder / "adapter_config.json").is_file():
         if is_first_rank():
             print(f"reward model: made before from the same pairs and base: {folder}", flush=True)
+        note_use(folder / "adapter_config.json")
         return str(folder)
     data = _dataset(args, prompts.tokenizer, train)
     if is_first_rank():

@@ -7,7 +7,9 @@ ends), `trained_counts` (int32) and `numbers` (int64, the row's line or number i
 import json
 import os
 import shutil
+import time
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -55,7 +57,14 @@ class TokenStore:
         total = int(rows["ends"][-1]) if len(rows["ends"]) else 0
         if not len(ids) == len(trained) == total or len({len(each) for each in rows.values()}) > 1:
             raise ValueError(f"{folder} is damaged")
+        note_use(folder / _NOTE)
         return cls(ids, trained, note=note, **rows)
+
+
+def note_use(path: Path) -> None:
+    """Says when a file of a cache was last wanted, for `dimba prune`: not every disk notes what is read."""
+    with suppress(OSError):
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def _mapped(path: Path, kind: Any) -> Any:

@@ -1,5 +1,7 @@
 """Tokenised rows: kept whole or not at all, and cut into examples without losing count."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,11 @@ def test_what_is_held_out_is_not_trained_on_and_the_same_each_time(tmp_path):
     chosen = select(rows, 8, None, 4, seed=7)
     assert len(chosen.train) == 36 and chosen.validation[:, 0].tolist() == held_out.tolist()
     assert not set(chosen.train[:, 0]) & set(held_out)
+
+
+def test_opening_a_store_says_so_for_prune_on_disks_too_that_note_no_reads(tmp_path):
+    store(tmp_path, (3, 1))
+    note = tmp_path / "store" / "note.json"
+    os.utime(note, (1, 1))
+    TokenStore.open(tmp_path / "store")
+    assert note.stat().st_atime > 1 and note.stat().st_mtime == 1

@@ -28,13 +28,25 @@ def engine_address() -> str:
     """`DOCKER_HOST`, else the current context's, else the default socket."""
     if host := os.environ.get("DOCKER_HOST"):
         return host
+    return context_address(context_name()) or DEFAULT_ADDRESS
+
+
+def context_name() -> str:
+    """What `docker context show` says; `DOCKER_HOST` goes before any context."""
+    from docker.context.config import get_current_context_name
+
+    return os.environ.get("DOCKER_CONTEXT") or str(get_current_context_name())
+
+
+def context_address(name: str) -> str | None:
+    """Where the engine of a context listens; None where there is no such context."""
     from docker.context import ContextAPI
 
     try:
-        context = ContextAPI.get_current_context()
+        context = ContextAPI.get_context(name)
     except (DockerException, OSError, ValueError):
-        return DEFAULT_ADDRESS
-    return (context and context.Host) or DEFAULT_ADDRESS
+        return None
+    return context.Host if context else None
 
 
 def connect() -> Engine | EngineFacts:

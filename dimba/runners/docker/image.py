@@ -14,7 +14,7 @@ from docker.errors import APIError, ImageNotFound
 import docker
 from dimba.contract import ENV_BASE_IMAGE, LABEL_IMAGE_KEY
 from dimba.errors import DimbaError, EngineFailed, HostCannot
-from dimba.host.context import BuildContext, gather_context, image_extra, image_key
+from dimba.host.context import IMAGE_EXTRAS, BuildContext, gather_context, image_extra, image_key
 from dimba.host.facts import ImageFacts
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Progress
@@ -89,6 +89,23 @@ def base_image(project: Path, spec: JobSpec | None = None) -> str:
     """The spec's base image, else `DIMBA_BASE_IMAGE`, else the Dockerfile's."""
     written = spec.container.base_image if spec else None
     return written or os.environ.get(ENV_BASE_IMAGE) or default_base(project)
+
+
+def current_references(api: docker.APIClient, project: Path) -> frozenset[str]:
+    """Images that jobs would run in now, with and without extras; empty where the base image is not here to tell.
+
+    Raises:
+        DimbaError: the project's files cannot be read.
+    """
+    if _digest(api, base_image(project)) is None:
+        return frozenset()
+    context = gather_context(project)
+    bases = {base: _digest(api, base) for base in (base_image(project), default_base(project))}
+    return frozenset(
+        f"{REPOSITORY}:{image_key(context, base, digest, extra)}"
+        for base, digest in bases.items()
+        for extra in IMAGE_EXTRAS
+    )
 
 
 def pull(api: docker.APIClient, reference: str, progress: Progress) -> None:

@@ -1,0 +1,93 @@
+"""The doctor on a machine where all is well, and what its throw-away containers find out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dimba.doctor.check import Check
+from dimba.doctor.mounts import check_mounts
+from dimba.doctor.scene import Scene, find_engine, has_base
+from dimba.runners.docker.engine import Engine
+from tests.conftest import REPOSITORY, TEST_BASE, Dimba
+
+STRANGER = 1234  # a uid that is nobody's
+
+
+def scene(folder: Path) -> Scene:
+    found = find_engine(folder)
+    assert has_base(found)
+    return Scene(**{**vars(found), "base_is_here": True})
+
+
+def containers(engine: Engine) -> set[str]:
+    """Throw-away ones of the test base; others may come and go on the same engine."""
+    there = engine.api.containers(all=True, filters={"ancestor": TEST_BASE})
+    return {each["Id"] for each in there if "doctor" in each["Command"] or "nvidia-smi" in each["Command"]}
+
+
+def test_where_all_is_well_every_line_is_green_within_seconds_and_nothing_is_left(
+    engine: Engine, tmp_path: Path, dimba: Dimba
+):
+    began = time.monotonic()
+    done = dimba("doctor", "--json", cwd=tmp_path, HF_HOME=str(tmp_path / "hf"))
+    assert time.monotonic() - began < 15
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 0 and {check["status"] for check in checks.values()} == {"ok"}, checks
+    assert engine.facts.version in checks["engine"]["detail"] and engine.facts.address in checks["engine"]["detail"]
+    assert "driver 580.95.05 runs CUDA 13" in checks["driver and CUDA"]["detail"]
+    assert checks["disk, images"]["detail"].endswith(engine.api.info()["DockerRootDir"])
+    assert list(tmp_path.iterdir()) == [] and not containers(engine)
+
+
+def test_the_lines_come_one_by_one_for_people(tmp_path: Path, dimba: Dimba):
+    done = dimba("doctor", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("ok       engine: Docker ")
+    assert "\nok       GPUs in a container: 2 seen by nvidia-smi, passed by CDI\n" in done.stdout
+
+
+def test_cards_that_do_not_come_to_be_inside_are_in_a_jobs_way(tmp_path: Path, dimba: Dimba):
+    # The pretend driver only names the cards inside, as an engine without the container toolkit's hook would.
+    done = dimba("doctor", cwd=tmp_path, DIMBA_GPU_PATH="nvidia")
+    assert done.returncode == 3 and "0 of 2 seen, passed by the nvidia driver" in done.stdout
+    assert "fix: `sudo apt-get install nvidia-container-toolkit`" in done.stdout
+
+
+def test_a_base_image_that_is_not_here_leaves_what_needs_it_untried(tmp_path: Path, dimba: Dimba):
+    done = dimba("doctor", "--json", cwd=tmp_path, DIMBA_BASE_IMAGE="no-such/cuda:12.8.1-base")
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 0
+    for name in ("base image", "GPUs in a container", "files from a container"):
+        assert checks[name]["status"] == "warning" and "docker pull no-such/cuda" in checks[name]["fix"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root works for somebody else")
+def test_the_jobs_user_writes_and_where_it_may_not_the_line_says_how_to_let_it(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    os.chown(tmp_path, STRANGER, STRANGER)
+    (fine,) = check_mounts(scene(tmp_path))
+    assert fine == Check(name=fine.name, status="ok", detail=f"user {STRANGER} writes and removes them in {tmp_path}")
+    monkeypatch.setattr(os, "chown", lambda *_: None)  # the folder stays root's, as a file server may have it
+    (closed,) = check_mounts(scene(tmp_path))
+    assert closed.status == "error" and "Permission denied" in closed.detail
+    assert f"install -d -o {STRANGER} -g {STRANGER} {tmp_path / 'checkpoints'}" in closed.fix
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_no_container(engine: Engine, tmp_path: Path):
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "dimba", "doctor"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "base image" in line:  # the next one is a container's
+            break
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert not containers(engine) and list(tmp_path.iterdir()) == []
