@@ -29,6 +29,7 @@ lint: $(DEV)
 # Long proofs; CONTRIBUTING says where their results are written down.
 soak: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/soak/learning.py
+	PYTHONPATH=. $(BIN)/python scripts/soak/kills.py
 
 bench: $(DEV) $(TRAIN)
 	$(BIN)/python scripts/bench/launcher.py
