@@ -165,6 +165,7 @@ def _dataset(args: Namespace, tokenizer: Any, train: Sequence[Task]) -> Any:
 
 def _trainer(args: Namespace, tokenizer: Any, data: Any, part: Path, compute: Compute) -> Any:
     from peft import LoraConfig
+    from transformers import set_seed
     from trl import RewardTrainer
 
     class PairTrainer(WholeCheckpoints, RewardTrainer):
@@ -174,6 +175,7 @@ def _trainer(args: Namespace, tokenizer: Any, data: Any, part: Path, compute: Co
         r=_RANK, lora_alpha=2 * _RANK, target_modules="all-linear", modules_to_save=["score"], task_type="SEQ_CLS"
     )
     metrics = Metrics(metrics_path(args.output_dir).with_name(_LOGGED))
+    set_seed(args.seed)  # the new head is random
     with no_noise():
         trainer = PairTrainer(
             model=load_classifier(args.base_checkpoint, args, compute),
