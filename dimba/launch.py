@@ -10,7 +10,8 @@ from dimba.attendant import spawn_attendant
 from dimba.checkpoints import newest_whole
 from dimba.endings import TRANSIENT
 from dimba.errors import DimbaError, RunFailed, SeveralErrors
-from dimba.host.facts import EngineFacts, GpuFacts, HostFacts
+from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
+from dimba.host.harms import IMAGES
 from dimba.host.probe import probe, project_root
 from dimba.leasing import Desk, machine, waiting_for, wanted_by
 from dimba.lifecycle import Options, Reporter, Run, interrupted, signals
@@ -22,6 +23,7 @@ from dimba.runners.flags import trainer_facts
 from dimba.runners.protocol import Runner
 from dimba.runs import RunRecord
 from dimba.spec import JobSpec, LoadedSpec
+from dimba.trust import Ask, harms_of, remember_run, require_trust
 
 RowsRead = Callable[..., None]  # (rows read), or (rows tokenised, of how many)
 
@@ -73,24 +75,35 @@ def look(
     image: str | None = None,
     found: tuple[Runner, EngineFacts] | None = None,
     gpu: GpuFacts | None = None,
+    own: bool = False,
 ) -> Look:
     """Looks at everything that the spec names; starts nothing but our own trainers' `--help`, others' to `ask`.
 
     `progress` gets the rows read so far; `found` and `gpu` are what an earlier look found, `image` the one that the job
-    had before. To `tokenise` is to look at
-    the data where the trainer runs too, if that can be done without building anything.
+    had before. To `tokenise` is to look at the data where the trainer runs too, if that can be done without building
+    anything. `own` is a spec that whoever runs this is just writing.
     """
     runner, engine = found or find_runner(loaded.spec.runner)
     facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=progress, gpu=gpu)
     choices = choices or choices_of(Options())
     before = runner.look(_in_image(loaded.spec, image)) if image else None
     image_facts = before if before and before.id else runner.look(loaded.spec)
+    facts = replace(facts, harms=() if own else harms_of(loaded, facts.folder))
     # Where the job was meant for a container that cannot be had, nothing of it runs on this machine instead.
-    ask = ask and loaded.spec.runner in ("auto", runner.name)
-    trainer = trainer_facts(facts, image_facts, runner.run_once, ask=ask)
-    facts = replace(facts, image=image_facts, trainer=trainer)
+    wanted = loaded.spec.runner
+    ask = ask and (wanted == runner.name or (wanted == "auto" and not (facts.harms and runner.name == "process")))
+    usable = image_facts if ask else _harmless(image_facts, facts)
+    trainer = trainer_facts(facts, usable, runner.run_once, ask=ask)
+    facts = replace(facts, image=usable, trainer=trainer)
+    tokenise = tokenise and (ask or not any(each.key.startswith("trainer_args.") for each in facts.harms))
     facts = with_report(loaded.spec, facts, runner, now=tokenising(facts, progress) if tokenise else None)
-    return Look(loaded=loaded, facts=facts, runner=runner, choices=choices)
+    return Look(loaded=loaded, facts=replace(facts, image=image_facts), runner=runner, choices=choices)
+
+
+def _harmless(image: ImageFacts | None, facts: HostFacts) -> ImageFacts | None:
+    """The image as if it was not there yet, where a stranger may have made it: nothing is executed in it then."""
+    strange = any(each.key in IMAGES for each in facts.harms)
+    return replace(image, id=None) if image and strange else image
 
 
 def _in_image(spec: JobSpec, image: str) -> JobSpec:
@@ -114,19 +127,29 @@ def located(error: DimbaError, loaded: LoadedSpec) -> DimbaError:
 
 
 def launch(
-    loaded: LoadedSpec, reporter: Reporter, options: Options | None = None, *, detach: bool = False
+    loaded: LoadedSpec,
+    reporter: Reporter,
+    options: Options | None = None,
+    *,
+    detach: bool = False,
+    trust: bool = False,
+    ask: Ask | None = None,
 ) -> RunRecord:
     """Runs a spec to its end (or, detached, until it has started or waits for GPUs).
+
+    What could harm the reader of a stranger's spec has to be in their `trust`, or they are to `ask`.
 
     Raises:
         DimbaError: with the exit status of what went wrong; the run's record says the same.
     """
     options = options or Options()
+    require_trust(loaded, Path.cwd(), trust=trust, ask=ask)
     seen = look(loaded, reporter.rows, choices=choices_of(options), ask=True)
     plan = _benefit_of_the_doubt(seen).plan()
     for note in plan.notes:
         reporter.note(note)
     run = Run.create(plan, loaded, seen.facts, options)
+    remember_run(run.folder.id, loaded, seen.facts.folder)
     return carry_on(run, seen, reporter, detach=detach)
 
 

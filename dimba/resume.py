@@ -16,9 +16,10 @@ from dimba.runs import ACTIVE, RunFolder, RunRecord
 from dimba.runs.locks import if_free
 from dimba.runs.processes import myself
 from dimba.spec import LoadedSpec, parse_spec
+from dimba.trust import remember_run, require_trust_in_run
 
 
-def resume(folder: RunFolder, reporter: Reporter, *, detach: bool) -> RunRecord:
+def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool = False) -> RunRecord:
     """Goes on from the newest whole checkpoint with the same spec; without one it starts over.
 
     Raises:
@@ -31,7 +32,7 @@ def resume(folder: RunFolder, reporter: Reporter, *, detach: bool) -> RunRecord:
     if record.status == "succeeded":
         raise BadInput(f"{folder.id} ended well: its model is in {record.output_dir}", "launch a spec to train anew")
     folder.forget_stop()
-    return _go_on(folder, record, reporter, detach=detach)
+    return _go_on(folder, record, reporter, detach=detach, trust=trust)
 
 
 def attend(folder: RunFolder, reporter: Reporter) -> None:
@@ -42,8 +43,10 @@ def attend(folder: RunFolder, reporter: Reporter) -> None:
             _go_on(folder, record, reporter, detach=record.retries == 0)
 
 
-def _go_on(folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: bool) -> RunRecord:
+def _go_on(folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: bool, trust: bool = False) -> RunRecord:
     loaded = _spec(folder, record)
+    require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
+    remember_run(folder.id, loaded, Path.cwd())
     newest = newest_whole(Path(record.output_dir)) if record.attempts else None
     options = Options(**{name: getattr(record, name) for name in vars(Options())})
     choices = choices_of(options, run_id=folder.id, checkpoint=newest)

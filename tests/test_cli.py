@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import NO_ENGINE, QUESTIONS, Dimba, write_rows
 
+AS_A_PROCESS = ("--trust-spec", "--runner", "process")  # a trainer of one's own never gets there by itself
+
 
 def edit(job: Path, old: str, new: str) -> None:
     text = (job / "job.yaml").read_text(encoding="utf-8")
@@ -185,7 +187,7 @@ def test_a_failing_trainer_is_exit_1_and_its_status_is_in_run_json(job: Path, di
         encoding="utf-8",
     )
     (job / "job.yaml").open("a").write("trainer: mine.py\n")
-    done = dimba("launch", "job.yaml", cwd=job, **NO_ENGINE)
+    done = dimba("launch", "job.yaml", *AS_A_PROCESS, cwd=job, **NO_ENGINE)
     assert done.returncode == 1, done.stderr
     assert "exited with status 3" in done.stderr and "dimba logs" in done.stderr
     assert "working" in done.stdout
@@ -204,13 +206,13 @@ def test_a_run_is_stopped_from_elsewhere_and_a_second_one_may_not_share_its_outp
         encoding="utf-8",
     )
     (job / "job.yaml").open("a").write("trainer: mine.py\n")
-    run = dimba("launch", "job.yaml", "--detach", cwd=job, **NO_ENGINE).stdout.split()[-1]
+    run = dimba("launch", "job.yaml", *AS_A_PROCESS, "--detach", cwd=job, **NO_ENGINE).stdout.split()[-1]
     log = job / "runs" / run / "attempts" / "1" / "log.txt"
     for _ in range(300):
         if "ready" in log.read_text():
             break
         time.sleep(0.1)
-    second = dimba("launch", "job.yaml", cwd=job, **NO_ENGINE)
+    second = dimba("launch", "job.yaml", *AS_A_PROCESS, cwd=job, **NO_ENGINE)
     assert second.returncode == 2 and f"run `{run}` is writing to" in second.stderr
     assert f"{run}: stopped, stopped_by_user" in dimba("stop", run, cwd=job, **NO_ENGINE).stderr
     assert log.read_text() == "ready\nsaved\n"
@@ -244,13 +246,15 @@ def test_a_token_that_the_spec_does_not_name_stays_here(job: Path, dimba: Dimba)
         encoding="utf-8",
     )
     (job / "job.yaml").open("a").write("trainer: mine.py\n")
-    assert "token: None" in dimba("launch", "job.yaml", cwd=job, HF_TOKEN="hush-hush", **NO_ENGINE).stdout
+    assert (
+        "token: None" in dimba("launch", "job.yaml", *AS_A_PROCESS, cwd=job, HF_TOKEN="hush-hush", **NO_ENGINE).stdout
+    )
 
 
 def test_a_trainer_that_crashes_when_asked_for_its_flags_is_quoted(job: Path, dimba: Dimba):
     (job / "mine.py").write_text("import no_such_module\n", encoding="utf-8")
     (job / "job.yaml").open("a").write("trainer: mine.py\n")
-    done = dimba("launch", "job.yaml", cwd=job, **NO_ENGINE)
+    done = dimba("launch", "job.yaml", *AS_A_PROCESS, cwd=job, **NO_ENGINE)
     assert done.returncode == 2 and "No module named 'no_such_module'" in done.stderr
 
 

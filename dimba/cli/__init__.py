@@ -128,6 +128,7 @@ def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     resume = commands.add_parser("resume", help="go on with a run from its newest whole checkpoint")
     resume.add_argument("run", metavar="RUN", help="a run's id, the start of one, or a name")
     resume.add_argument("--detach", action="store_true", help="return once it runs; its id is the last line on stdout")
+    resume.add_argument("--trust-spec", action="store_true", help="run what its spec brings along")
     commands.add_parser(ATTEND).add_argument("run")  # not for people
     ps = commands.add_parser("ps", help="list runs")
     ps.add_argument("-a", "--all", action="store_true", help="ended ones too")

@@ -82,7 +82,8 @@ def launch(args: argparse.Namespace) -> None:
         restart_hung=args.restart_hung,
     )
     started = time.monotonic()
-    record = launch_spec(_load(args), render.reporter(), options, detach=args.detach)
+    ask = render.ask_for_trust if render.can_ask() else None
+    record = launch_spec(_load(args), render.reporter(), options, detach=args.detach, trust=args.trust_spec, ask=ask)
     _show_start_or_end(record, started, detached=args.detach)
 
 
@@ -92,7 +93,7 @@ def launch_now(path: str, *, allow_cpu: bool) -> None:
     from dimba.lifecycle import Options
 
     started = time.monotonic()
-    record = launch_spec(load_spec(Path(path)), render.reporter(), Options(allow_cpu=allow_cpu))
+    record = launch_spec(load_spec(Path(path)), render.reporter(), Options(allow_cpu=allow_cpu), trust=True)
     render.show_ending(record, time.monotonic() - started)
 
 
@@ -101,7 +102,7 @@ def resume(args: argparse.Namespace) -> None:
     from dimba.resume import resume as resume_run
 
     started = time.monotonic()
-    record = resume_run(find_run(_runs(), args.run), render.reporter(), detach=args.detach)
+    record = resume_run(find_run(_runs(), args.run), render.reporter(), detach=args.detach, trust=args.trust_spec)
     _show_start_or_end(record, started, detached=args.detach)
 
 

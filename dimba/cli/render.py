@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dimba.cli.live import LaunchReporter
     from dimba.demo import DemoResult
     from dimba.doctor import Check
+    from dimba.host.facts import Harm
     from dimba.plan import LaunchPlan
     from dimba.runs import RunRecord
 
@@ -68,6 +69,24 @@ def say_error(error: DimbaError) -> None:
     console.print(str(error), markup=False)
 
 
+def can_ask() -> bool:
+    """Whether somebody sits there who can answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask_for_trust(source: str, harms: "Sequence[Harm]") -> bool:
+    """Everything that a spec brings along, and one question; whoever would give the machine away spells it out."""
+    console = errors_console()
+    console.print(f"{source} brings along what could do harm, if it is a stranger's:", markup=False)
+    for harm in harms:
+        console.print(f"  {harm}", markup=False, style="bold red" if harm.grave else None)
+    grave = any(harm.grave for harm in harms)
+    answer = console.input(
+        f"run it? It is not asked again until the file changes [{'type yes' if grave else 'y/N'}] ", markup=False
+    )
+    return answer.strip().lower() in (("yes",) if grave else ("y", "yes"))
+
+
 def show_plan(plan: "LaunchPlan", console: Console | None = None) -> None:
     """The plan as a page, eighty columns wide but for the command and the paths."""
     console = console or output_console()
@@ -97,6 +116,7 @@ def _plan_lines(plan: "LaunchPlan") -> list[tuple[str, str]]:
         ("command", shlex.join(plan.argv)),
         ("flags", f"found in the trainer's {plan.flags_from}"),
     ]
+    lines += [("trust", f"launch asks first, or wants --trust-spec: {each}") for each in plan.trust]
     lines += [("omitted", f"{each.key} {each.value}: the trainer has no flag for it") for each in plan.omitted]
     return [*lines, *(("note", each) for each in plan.notes)]
 

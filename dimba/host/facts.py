@@ -118,6 +118,18 @@ class OutputFacts:
     run_active: bool = False  # as far as its record knows
 
 
+@dataclass(frozen=True)
+class Harm:
+    """What of a spec could harm whoever launches it for a stranger, and under which key it stands."""
+
+    key: str
+    what: str
+    grave: bool = False  # gives the whole machine away
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.what}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostFacts:
     """One look at the machine, for one spec."""
@@ -137,3 +149,4 @@ class HostFacts:
     output: OutputFacts
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # what the job's user may not read
+    harms: tuple[Harm, ...] = ()  # what the spec brings along that its reader has to trust

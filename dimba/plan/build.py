@@ -93,6 +93,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         memory=memory,
         stop_grace=grace,
         notes=placement.notes,
+        trust=tuple(str(each) for each in facts.harms),
     )
 
 

@@ -82,6 +82,7 @@ class LaunchPlan:
     memory: MemoryEstimate | None
     stop_grace: float  # seconds that the job may take to save in, once it is told to stop
     notes: tuple[str, ...] = field(default=())
+    trust: tuple[str, ...] = ()  # what the spec brings along that its reader has to trust
 
     @property
     def gpu_ids(self) -> tuple[str, ...]:

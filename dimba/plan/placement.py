@@ -18,6 +18,10 @@ def choose_runner(spec: JobSpec, facts: HostFacts) -> tuple[str, str]:
     if spec.runner == "auto" and not engine.reachable and (spec.container.image or spec.container.mounts):
         hint = "start one, or set `runner: process` and take `container.image` and `container.mounts` out"
         raise EngineFailed(f"the job is made for a container, and no engine answers: {engine.problem}", hint)
+    if spec.runner == "auto" and not engine.reachable and facts.harms:
+        brought = f"a container is to hold what the spec brings along ({facts.harms[0]})"
+        hint = "start one, or say `--runner process` to run it on this machine itself, with your rights"
+        raise EngineFailed(f"{brought}, and no engine answers: {engine.problem}", hint)
     if spec.runner == "auto" and not engine.reachable:
         return (
             "process",

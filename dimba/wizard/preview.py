@@ -154,7 +154,7 @@ def _look(state: State, loaded: Any) -> Any:
     from dimba.launch import find_runner, look
 
     found = engine(state) if loaded.spec.runner == "auto" else find_runner(loaded.spec.runner)
-    return look(loaded, lambda _rows: None, ask=True, found=found, gpu=gpu_facts(state))
+    return look(loaded, lambda _rows: None, ask=True, found=found, gpu=gpu_facts(state), own=True)
 
 
 def memory_of(state: State, method: str) -> int | None:

@@ -143,12 +143,14 @@ def _saved(state: State, made: Preview) -> Outcome:
     from dimba.host.output import job_user, nearest_existing
     from dimba.runs.store import make_folder, write_whole
     from dimba.spec import json_schema
+    from dimba.trust import remember_written
 
     path = absolute(state.value("out"), state.folder)
     uid, gid = job_user(nearest_existing(path.parent))
     make_folder(path.parent, uid, gid)
     notes = _kept_aside(path, made.text)
     write_whole(path, made.text.encode(), uid, gid)
+    remember_written(made.text.encode(), state.folder)
     schema = path.parent / "job.schema.json"
     if not schema.exists():
         write_whole(schema, (json.dumps(json_schema(), indent=2) + "\n").encode(), uid, gid)

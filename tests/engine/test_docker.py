@@ -113,7 +113,7 @@ def test_a_second_launch_builds_nothing_and_decides_so_quickly(job: Path, dimba:
 
 def test_a_failing_trainer_is_exit_1_and_its_own_status_is_kept(job: Path, dimba: Dimba):
     trainer(job, "import sys; print('working', flush=True); sys.exit(3)")
-    done = dimba("launch", "job.yaml", cwd=job)
+    done = dimba("launch", "job.yaml", "--trust-spec", cwd=job)
     assert done.returncode == 1 and "exited with status 3" in done.stderr
     run = last_run(job, dimba)
     assert (run["status"], run["exit_reason"], run["exit_code"]) == ("failed", "trainer_error", 3)
@@ -124,7 +124,7 @@ def test_a_secret_reaches_the_trainer_and_nothing_else(job: Path, dimba: Dimba, 
     trainer(job, "import os; print(len(os.environ['HF_TOKEN']), flush=True)")
     append(job, "container: {env: [HF_TOKEN]}\n")
     secret = "hush-hush-hush-31"
-    done = dimba("launch", "job.yaml", cwd=job, HF_TOKEN=secret)
+    done = dimba("launch", "job.yaml", "--trust-spec", cwd=job, HF_TOKEN=secret)
     assert done.returncode == 0 and "17" in done.stdout.split(), done.stderr
     run = last_run(job, dimba)
     kept = "".join(path.read_text() for path in (job / "runs").rglob("*") if path.is_file())
@@ -145,7 +145,7 @@ def test_gpus_are_passed_by_id_on_both_paths(
     # One write: two ranks speak at once.
     trainer(job, "import os; os.write(1, f\"cpu? {os.environ.get('DIMBA_ON_CPU_INSTEAD')}\\n\".encode())")
     edit(job, "gpus: none", "gpus: all")
-    done = dimba("launch", "job.yaml", "--allow-cpu", cwd=job, DIMBA_GPU_PATH=path)
+    done = dimba("launch", "job.yaml", "--trust-spec", "--allow-cpu", cwd=job, DIMBA_GPU_PATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = inspect(engine, last_run(job, dimba))
     requests = seen["HostConfig"]["DeviceRequests"]
@@ -306,7 +306,7 @@ def test_ctrl_c_without_a_terminal_stops_the_run_and_leaves_nothing(job: Path, e
         "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
         "print('ready', flush=True); time.sleep(60)",
     )
-    command = [sys.executable, "-m", "dimba", "launch", "job.yaml"]
+    command = [sys.executable, "-m", "dimba", "launch", "job.yaml", "--trust-spec"]
     process = subprocess.Popen(command, cwd=job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
@@ -323,7 +323,7 @@ def test_ctrl_c_without_a_terminal_stops_the_run_and_leaves_nothing(job: Path, e
 def test_a_launcher_that_was_killed_does_not_hide_how_the_run_ended(job: Path, engine: Engine, dimba: Dimba):
 
     trainer(job, "import time; print('ready', flush=True); time.sleep(3); print('done', flush=True)")
-    command = [sys.executable, "-m", "dimba", "launch", "job.yaml"]
+    command = [sys.executable, "-m", "dimba", "launch", "job.yaml", "--trust-spec"]
     process = subprocess.Popen(command, cwd=job, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.kill()

@@ -32,7 +32,7 @@ def test_a_function_of_ones_own_rewards_in_the_container(tiny_checkpoint: Path, 
     mine = str(tmp_path / "mine.py")
     targets = [mount["target"] for mount in plan["mounts"]]
     assert f"{mine}:short" in plan["argv"] and {mine, str(tmp_path / "schema.json")} <= set(targets)
-    done = dimba("launch", "job.yaml", cwd=tmp_path)
+    done = dimba("launch", "job.yaml", "--trust-spec", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 prompt × 8 completions a step" not in done.stderr and "a step: 1 prompts × 8 completions" in done.stdout
     [samples] = tmp_path.glob("runs/*/attempts/1/samples.jsonl")

@@ -418,7 +418,7 @@ def test_a_reward_that_fails_later_is_a_failed_run(
         'trainer_args: {max-completion-length: 8, reward: "mine.py:f"}\nresources: {gpus: none}\nrunner: process\n',
         encoding="utf-8",
     )
-    done = dimba("launch", "job.yaml", cwd=tmp_path)
+    done = dimba("launch", "job.yaml", "--trust-spec", cwd=tmp_path)
     assert done.returncode == 1 and "ZeroDivisionError" in done.stdout + done.stderr
     [run] = json.loads(dimba("ps", "-a", "--json", cwd=tmp_path).stdout)
     assert (run["status"], run["exit_reason"], run["exit_code"]) == ("failed", "trainer_error", 1)
