@@ -19,6 +19,7 @@ from dimba.plan import Mount
 from dimba.plan.build import hub_login, job_environment
 from dimba.plan.flags import Resolved, trainer_argv, value_problems
 from dimba.plan.mounts import job_mounts
+from dimba.plan.network import OFFLINE
 from dimba.report import DataReport
 from dimba.runners.protocol import Runner, Throwaway
 from dimba.runs.store import make_folder
@@ -111,15 +112,16 @@ def _place(spec: JobSpec, facts: HostFacts, runner: str) -> Throwaway:
     """Of the spec's environment only the Hub's token: other variables could make Python run what lies beside a spec."""
     token = {_TOKEN} & set(spec.container.env) & set(os.environ)
     image = facts.image
+    network = spec.container.network != "none" and not (facts.checkpoint.local and facts.data.local)
     plain = spec.model_copy(update={"container": spec.container.model_copy(update={"mounts": []})})
     return Throwaway(
         uid=facts.output.uid,
         gid=facts.output.gid,
         image=(image.id or image.reference) if image else "",
         mounts=tuple(each for each in job_mounts(plain, facts) if not _is_output(each, facts)),
-        environment=job_environment(facts, runner) | hub_login(token),
+        environment=job_environment(facts, runner) | hub_login(token) | ({} if network else OFFLINE),
         secrets={name: os.environ[name] for name in token},
-        network=not (facts.checkpoint.local and facts.data.local),
+        network=network,
         timeout=_NO_LIMIT,
     )
 

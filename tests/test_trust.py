@@ -53,6 +53,7 @@ BRINGS = {
     "container: {base_image: somebody/elses}": ("container.base_image", "`somebody/elses`"),
     "container: {env: [AWS_PROFILE]}": ("container.env", "gives AWS_PROFILE"),
     "container: {env: ['HF_ENDPOINT=http://evil']}": ("container.env", "sets HF_ENDPOINT"),
+    "container: {network: host}": ("container.network", "listens on this machine"),
     "container: {mounts: [/srv]}": ("container.mounts", "`/srv` shows the job more"),
 }
 

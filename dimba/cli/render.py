@@ -111,6 +111,7 @@ def _plan_lines(plan: "LaunchPlan") -> list[tuple[str, str]]:
         ("steps", _steps_line(plan)),
         ("memory", _memory_line(plan)),
         ("shm", f"{plan.shm_bytes / _GIB:.1f} GiB"),
+        ("network", f"{plan.network or 'open'}: {plan.network_why}"),
         ("mounts", "\n".join(f"{'ro' if each.read_only else 'rw'} {each.target}" for each in plan.mounts)),
         ("env", textwrap.fill(" ".join(plan.as_json()["env"]), 68)),
         ("command", shlex.join(plan.argv)),

@@ -73,6 +73,8 @@ def _container(spec: JobSpec, folder: Path) -> Iterator[Harm]:
             yield Harm("container.env", f"sets {name} to a value of its own")
         elif name in os.environ and not name.startswith(USUAL_VARIABLES):
             yield Harm("container.env", f"gives {name} of your environment to the job")
+    if container.network == "host":
+        yield Harm("container.network", "`host`: the job reaches what listens on this machine alone")
     for mount in container.mounts:
         yield _mount(mount, folder)
 

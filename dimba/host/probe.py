@@ -60,15 +60,19 @@ def probe(
         data=data,
         trainer=find_trainer(spec.trainer, spec.mode, folder, project_root()),
         output=output,
-        unreadable=_unreadable(checkpoint, data, output),
+        unreadable=_unreadable(
+            checkpoint, data, output, in_container=engine.reachable and not engine.rootless and spec.runner != "process"
+        ),
     )
 
 
-def _unreadable(checkpoint: CheckpointFacts, data: DataFacts, output: OutputFacts) -> tuple[Path, ...]:
+def _unreadable(
+    checkpoint: CheckpointFacts, data: DataFacts, output: OutputFacts, *, in_container: bool
+) -> tuple[Path, ...]:
     files = [Path(data.reference)] if data.local and not data.problem else []
     if checkpoint.local and not checkpoint.problem:
         files += sorted(file for file in Path(checkpoint.reference).iterdir() if file.is_file())
-    return tuple(file for file in files if not may_read(file, output.uid, output.gid))
+    return tuple(file for file in files if not may_read(file, output.uid, output.gid, plain=in_container))
 
 
 def look_at_data(

@@ -16,6 +16,7 @@ from dimba.plan.flags import MODE, RESUME, Resolved, trainer_argv, value_problem
 from dimba.plan.memory import estimate_memory, stop_grace
 from dimba.plan.model import LaunchPlan, Omitted, Steps
 from dimba.plan.mounts import job_mounts
+from dimba.plan.network import job_network, network_environment
 from dimba.plan.placement import (
     accelerate_argv,
     choose_gpus,
@@ -59,8 +60,9 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
     placement = _collect(errors, lambda: _place(spec, facts, choices))
     flags = _collect(errors, lambda: _flags(spec, facts, placement, choices)) if placement else None
     mounts = _collect(errors, lambda: job_mounts(spec, facts, *files.values()))
+    network = _collect(errors, lambda: job_network(spec, facts, placement.runner)) if placement else None
     raise_all(errors)
-    assert placement is not None and flags is not None and mounts is not None
+    assert placement is not None and flags is not None and mounts is not None and network is not None
     argv, omitted = flags
     memory = estimate_memory(spec, facts.checkpoint, on_cpu=not placement.gpus)
     grace = stop_grace(memory)
@@ -76,12 +78,14 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         omitted=tuple(omitted),
         flags_from=facts.trainer.flags_from,
         mounts=tuple(mounts),
-        environment={**_environment(facts, placement, choices), **_limits(choices, grace), **written},
+        environment={**_environment(facts, placement, choices, network[0]), **_limits(choices, grace), **written},
         host_environment=named,
         gpus=placement.gpus,
         gpu_devices=gpu_devices(placement.gpus, facts, choices.gpu_path),
         shm_bytes=shm_bytes(spec, processes),
         memory_bytes=spec.resources.memory,
+        network=network[0],
+        network_why=network[1],
         uid=facts.output.uid,
         gid=facts.output.gid,
         working_dir=str(facts.output.path),
@@ -169,8 +173,9 @@ def _tokenises_first(facts: HostFacts) -> bool:
     return facts.trainer.path == own_trainer("sft", facts.project)
 
 
-def _environment(facts: HostFacts, placement: _Placement, choices: Choices) -> dict[str, str]:
+def _environment(facts: HostFacts, placement: _Placement, choices: Choices, network: str | None) -> dict[str, str]:
     environment = {contract.ENV_GPU_COUNT: str(len(placement.gpus)), **job_environment(facts, placement.runner)}
+    environment |= network_environment(network)
     if choices.allow_cpu:
         environment[contract.ENV_ALLOW_CPU] = "1"
     if placement.runner == "docker":

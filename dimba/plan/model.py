@@ -71,6 +71,8 @@ class LaunchPlan:
     gpu_devices: tuple[str, ...]  # CDI devices; empty where the nvidia driver takes ids
     shm_bytes: int
     memory_bytes: int | None
+    network: str | None  # none, bridge or host; None is this machine's own
+    network_why: str
     uid: int
     gid: int
     working_dir: str

@@ -15,8 +15,10 @@ def choose_runner(spec: JobSpec, facts: HostFacts) -> tuple[str, str]:
     engine = facts.engine
     if spec.runner == "slurm":
         raise BadInput("runner: `slurm` is not there yet", "use `docker` or `process`")
-    if spec.runner == "auto" and not engine.reachable and (spec.container.image or spec.container.mounts):
-        hint = "start one, or set `runner: process` and take `container.image` and `container.mounts` out"
+    container = spec.container
+    meant = container.image or container.mounts or container.network == "none"
+    if spec.runner == "auto" and not engine.reachable and meant:
+        hint = "start one, or set `runner: process` and take `image`, `mounts` and `network` of `container` out"
         raise EngineFailed(f"the job is made for a container, and no engine answers: {engine.problem}", hint)
     if spec.runner == "auto" and not engine.reachable and facts.harms:
         brought = f"a container is to hold what the spec brings along ({facts.harms[0]})"

@@ -119,12 +119,15 @@ class Accelerate(_Part):
 
 
 class Container(_Part):
-    """The image, the environment and further mounts."""
+    """The image, the environment, further mounts and the network."""
 
     image: str | None = Field(None, min_length=1)
     base_image: str | None = Field(None, min_length=1)
     env: list[str] = Field(default_factory=list, description="NAME (taken from the host at launch) or NAME=value")
     mounts: list[str] = Field(default_factory=list, description="/host/folder[:/inside][:ro|rw]")
+    network: Literal["auto", "none", "bridge", "host"] = Field(
+        "auto", description="auto: none, unless something that the job names is not on this machine"
+    )
 
     @field_validator("env")
     @classmethod

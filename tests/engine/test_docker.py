@@ -38,10 +38,10 @@ def append(job: Path, text: str) -> None:
         file.write(text)
 
 
-def edit(job: Path, old: str, new: str) -> None:
-    text = (job / "job.yaml").read_text(encoding="utf-8")
+def edit(job: Path, old: str, new: str, name: str = "job.yaml") -> None:
+    text = (job / name).read_text(encoding="utf-8")
     assert old in text
-    (job / "job.yaml").write_text(text.replace(old, new), encoding="utf-8")
+    (job / name).write_text(text.replace(old, new), encoding="utf-8")
 
 
 def trainer(job: Path, body: str) -> None:
@@ -99,6 +99,8 @@ def test_a_job_trains_in_a_container_and_all_of_it_belongs_to_the_folders_owner(
     assert mounts[str(tiny_job / "data.jsonl")] is True and mounts[str(tiny_job / "out")] is False
     assert mounts[str(cache)] is False and str(REPOSITORY) not in mounts
     assert host["LogConfig"]["Config"]["max-size"]
+    assert host["CapDrop"] == ["ALL"] and host["SecurityOpt"] == ["no-new-privileges"] and not host["Privileged"]
+    assert host["NetworkMode"] == "none", "the base and the data are here"
     plan = json.loads((tiny_job / "runs" / run["id"] / "plan.json").read_text())
     assert config["Cmd"] == plan["argv"]
 
@@ -152,6 +154,34 @@ def test_gpus_are_passed_by_id_on_both_paths(
     assert [(each["Driver"], each["DeviceIDs"]) for each in requests] == expected
     assert all(each["Count"] == 0 for each in requests)
     assert "cpu? 1" in done.stdout
+
+
+def test_ranks_meet_without_a_network(tiny_job: Path, dimba: Dimba, engine: Engine):
+    edit(tiny_job, "gpus: none", "gpus: 2")
+    done = dimba("launch", "job.yaml", "--allow-cpu", cwd=tiny_job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 3/3" in done.stdout and "resolve" not in done.stdout and "hostname" not in done.stdout
+    run = last_run(tiny_job, dimba)
+    assert inspect(engine, run)["HostConfig"]["NetworkMode"] == "none"
+    plan = json.loads((tiny_job / "runs" / run["id"] / "plan.json").read_text())
+    assert (plan["network"], plan["steps"]["processes"]) == ("none", 2)
+
+
+def test_a_job_without_a_network_reaches_nothing_and_one_with_a_bridge_has_one(job: Path, dimba: Dimba, engine: Engine):
+    trainer(job, "import os, socket; print(sorted(os.listdir('/sys/class/net')), socket.gethostbyname('dimba'))")
+    done = dimba("launch", "job.yaml", "--trust-spec", cwd=job)
+    assert "['lo'] 127.0.0.1" in done.stdout, done.stdout + done.stderr
+    edit(job, "socket.gethostbyname('dimba')", "''", "mine.py")
+    bridged = ("--set", "container.network=bridge", "--set", "output_dir=out2")
+    done = dimba("launch", "job.yaml", "--trust-spec", *bridged, cwd=job)
+    assert "'eth0'" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_throwaway_container_is_locked_down_too(engine: Engine, built: str):
+    code = "print([line for line in open('/proc/self/status') if line.startswith(('Cap', 'NoNew'))])"
+    place = Throwaway(uid=STRANGER, gid=STRANGER, image=built)
+    said = DockerRunner(engine, REPOSITORY).run_once(["python", "-c", code], place).text
+    assert "CapBnd:\\t0000000000000000" in said and "NoNewPrivs:\\t1" in said
 
 
 def test_gpus_that_do_not_work_inside_end_the_start(job: Path, dimba: Dimba):

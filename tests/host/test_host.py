@@ -9,7 +9,7 @@ from dimba.host.cdi import cdi_devices
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import Gpu
 from dimba.host.gpus import cdi_device, find_gpus
-from dimba.host.output import look_at_output
+from dimba.host.output import look_at_output, may_read
 from tests.conftest import hollow_checkpoint
 
 SMI = """#!/bin/sh
@@ -113,3 +113,13 @@ def test_an_output_folder_that_may_not_be_written_is_told(tmp_path: Path):
         os.chown(closed, 1234, 1234)
     facts = look_at_output("closed/out", tmp_path)
     assert "may not write" in facts.problem and not facts.user_error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root reads everything")
+def test_root_in_a_container_reads_what_anybody_in_its_place_would(tmp_path: Path):
+    file = tmp_path / "theirs"
+    file.touch(mode=0o600)
+    os.chown(file, 1234, 1234)
+    assert may_read(file, 0, 0) and not may_read(file, 0, 0, plain=True)
+    file.chmod(0o644)
+    assert may_read(file, 0, 0, plain=True)

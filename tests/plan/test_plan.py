@@ -227,6 +227,42 @@ def test_host_folders_are_mounted_at_the_same_place():
     }
 
 
+@pytest.mark.parametrize(
+    ("added", "network"),
+    [
+        ("", "none"),
+        ("dataset: {name: a/b}", "bridge"),
+        ("container: {env: [HF_TOKEN]}", "none"),
+        ("container: {env: ['HF_ENDPOINT=http://mirror']}", "bridge"),
+        ("container: {env: ['WANDB_PROJECT=p']}", "bridge"),
+        ("container: {env: ['WANDB_PROJECT=p', WANDB_MODE=offline]}", "none"),
+        ("container: {env: ['https_proxy=http://p']}", "bridge"),
+        ("container: {network: bridge}", "bridge"),
+        ("container: {network: host}", "host"),
+        ("dataset: {name: a/b}\ncontainer: {network: none}", "none"),
+    ],
+)
+def test_a_job_has_no_network_that_it_does_not_need(added: str, network: str):
+    facts = replace(FACTS, data=DataFacts(reference="a/b", local=False)) if "a/b" in added else FACTS
+    made = plan(added, facts)
+    assert made.network == network == made.as_json()["network"] and made.network_why
+    assert ("HF_HUB_OFFLINE" in made.environment) == (network == "none")
+    assert made.environment.get("GLOO_SOCKET_IFNAME") == ("lo" if network == "none" else None)
+
+
+def test_a_reward_model_on_the_hub_needs_a_network():
+    flags = trainer(*FLAGS, "--reward-model")
+    assert plan("trainer_args: {reward-model: org/model}", flags).network == "bridge"
+    assert plan("trainer_args: {reward-model: /work/model}", flags).network == "none"
+
+
+def test_a_process_cannot_be_kept_from_the_network():
+    gone = replace(FACTS, engine=EngineFacts(reachable=False, problem="away"), image=None)
+    assert plan("runner: process", gone).network is None
+    assert refusal("runner: process\ncontainer: {network: none}", gone).message.startswith("container.network: ")
+    assert refusal("container: {network: none}", gone).exit_status == 4
+
+
 def test_a_trainer_from_outside_the_image_is_mounted_as_one_file():
     facts = trainer(*FLAGS, path=Path("/elsewhere/mine.py"), in_image=None)
     made = plan(facts=facts)

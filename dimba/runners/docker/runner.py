@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError, NotFound
-from docker.types import DeviceRequest, LogConfig, Mount
+from docker.types import LogConfig
 from requests.exceptions import RequestException
 
 import docker
 from dimba.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE, LABEL_ATTEMPT, LABEL_GPUS, LABEL_RUN_ID, STOP_MARGIN
 from dimba.errors import EngineFailed
-from dimba.host.facts import Gpu, ImageFacts
+from dimba.host.facts import ImageFacts
 from dimba.plan import LaunchPlan
-from dimba.plan import Mount as PlannedMount
 from dimba.runners.deadline import deadline
 from dimba.runners.docker.engine import Engine, engine_started
 from dimba.runners.docker.image import build, look_at_image, pull
+from dimba.runners.docker.request import LOCKED_DOWN, NAMES, OWN_NAME, gpu_requests, mounts
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.runners.tail import follow_file
@@ -97,6 +97,7 @@ class DockerRunner:
             environment=environment,
             labels={LABEL_RUN_ID: run_id, LABEL_ATTEMPT: str(attempt), LABEL_GPUS: ",".join(plan.gpu_ids)},
             working_dir=plan.working_dir,
+            hostname=OWN_NAME if plan.network == "none" else None,
             stdin_open=bool(secrets),
             stop_timeout=int(plan.stop_grace) + STOP_MARGIN,
             host_config=self._host_config(plan),
@@ -105,13 +106,14 @@ class DockerRunner:
 
     def _host_config(self, plan: LaunchPlan) -> Any:
         return self.api.create_host_config(
-            mounts=_mounts(plan.mounts),
+            mounts=mounts(plan.mounts),
             device_requests=gpu_requests(plan.gpus, plan.gpu_devices),
             shm_size=plan.shm_bytes,
             mem_limit=plan.memory_bytes,
-            init=True,
+            network_mode=plan.network or "bridge",
+            extra_hosts=NAMES if plan.network == "none" else None,
             group_add=[] if os.geteuid() == 0 else [str(group) for group in os.getgroups()],
-            security_opt=["no-new-privileges"],
+            **LOCKED_DOWN,
             log_config=LogConfig(type="json-file", config=_LOG),
         )
 
@@ -239,7 +241,7 @@ class DockerRunner:
             stdin_open=bool(place.secrets),
             network_disabled=not place.network,
             host_config=self.api.create_host_config(
-                mounts=_mounts(place.mounts), init=True, device_requests=requests, security_opt=["no-new-privileges"]
+                mounts=mounts(place.mounts), device_requests=requests, **LOCKED_DOWN
             ),
         )
         return str(created["Id"])
@@ -283,17 +285,3 @@ def _moment(text: str) -> float:
 
 def _on_stdin(secrets: Mapping[str, str] | None) -> dict[str, str]:
     return {ENV_SECRETS_ON_STDIN: "1"} if secrets else {}
-
-
-def gpu_requests(gpus: Sequence[Gpu], cdi_devices: Sequence[str]) -> list[DeviceRequest]:
-    """By id on both paths, as a count always means the first cards."""
-    if not gpus:
-        return []
-    if cdi_devices:
-        return [DeviceRequest(driver="cdi", device_ids=list(cdi_devices))]
-    ids = [gpu.id for gpu in gpus]
-    return [DeviceRequest(driver="nvidia", device_ids=ids, capabilities=[["gpu"]])]
-
-
-def _mounts(mounts: Sequence[PlannedMount]) -> list[Mount]:
-    return [Mount(each.target, each.source, type="bind", read_only=each.read_only) for each in mounts]
