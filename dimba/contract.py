@@ -1,6 +1,7 @@
 """Names that both sides of the container wall share. Standard library only."""
 
 import os
+import re
 from pathlib import Path
 
 # Where the repository lies in the image.
@@ -56,6 +57,11 @@ NO_GPU = "no_gpu"
 STOP_MARGIN = 60  # seconds beyond a job's own grace, before it is killed from outside
 EXIT_STOPPED = 143  # 128 + SIGTERM: told to stop, saved and went
 
+_SECRET_NAME = re.compile(
+    r"(?:KEY|TOKEN|PASSWORD|PASSWD|PASSPHRASE)(?=_|\d*$)|SECRET|CREDENTIAL|API_?KEYS", re.IGNORECASE
+)
+SHORTEST_SECRET = 8  # characters that can be masked in a log: less are parts of ordinary words
+
 # For a tokenizer without a chat template, as of a base model. Saved with the result, so that it is used as trained.
 DEFAULT_CHAT_TEMPLATE = (
     "{{ bos_token or '' }}{% for message in messages %}"
@@ -85,6 +91,11 @@ def is_written_as_path(value: str) -> bool:
 def absolute(path: str | Path, folder: Path | None = None) -> Path:
     """`path` with `~` and `..` resolved against `folder` (the current one), links left as they are."""
     return Path(os.path.normpath((folder or Path.cwd()) / os.path.expanduser(path)))
+
+
+def names_a_secret(variable: str) -> bool:
+    """Whether a variable of this name holds what must not be seen: WANDB_API_KEY, but not TOKENIZERS_PARALLELISM."""
+    return bool(_SECRET_NAME.search(variable))
 
 
 def cache_home() -> Path:

@@ -110,6 +110,12 @@ MISTAKES = {
         ["`NOT_SET_HERE` is not set here", "export NOT_SET_HERE="],
         [],
     ),
+    "a secret too short to be masked": (
+        lambda job: (job / "job.yaml").open("a").write("container: {env: [WANDB_API_KEY]}\n"),
+        2,
+        ["job.yaml:9: container.env", "fewer than 8 characters"],
+        ["WANDB_API_KEY"],
+    ),
     "a flag that the trainer lacks": (
         lambda job: (job / "job.yaml").open("a").write("trainer_args: {save-step: 3}\n"),
         2,
@@ -152,7 +158,7 @@ def test_a_mistake_is_refused_before_anything_starts(job: Path, dimba: Dimba, mi
     (tools / "nvidia-smi").write_text(TWO_CARDS, encoding="utf-8")
     (tools / "nvidia-smi").chmod(0o755)
     environment = {**NO_ENGINE, "PATH": f"{tools}:{os.environ['PATH']}"}
-    environment |= {"FAKE_GPUS": "none"} if "FAKE_GPUS" in options else {}
+    environment |= {name: value for name, value in (("FAKE_GPUS", "none"), ("WANDB_API_KEY", "abc")) if name in options}
     arguments = ["--runner", "docker"] if "--runner" in options else []
     if mistake == "a missing checkpoint":  # `base` alone may be a Hub id: only the trainer can know
         edit(job, "checkpoint: base", "checkpoint: a/b/c")

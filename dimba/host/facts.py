@@ -149,4 +149,5 @@ class HostFacts:
     output: OutputFacts
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # what the job's user may not read
+    short_secrets: frozenset[str] = frozenset()  # names whose values are too short to be masked in a log
     harms: tuple[Harm, ...] = ()  # what the spec brings along that its reader has to trust

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dimba.contract import ENV_RUNS, SKIP_BAD_ROWS, absolute
+from dimba.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, names_a_secret
 from dimba.errors import CORRECT, BadInput
 from dimba.formats import DataSummary, survey
 from dimba.host.checkpoint import look_at_checkpoint
@@ -17,6 +17,8 @@ from dimba.host.trainer import find_trainer
 from dimba.report import bad_rows
 from dimba.spec import Dataset, JobSpec
 from dimba.tasks import survey_tasks
+
+_SWITCHES = ("0", "1", "true", "false", "yes", "no", "on", "off")  # HF_HUB_DISABLE_IMPLICIT_TOKEN=1 is no secret
 
 
 def project_root() -> Path:
@@ -54,6 +56,7 @@ def probe(
         cores=len(os.sched_getaffinity(0)),
         cache=hub_cache(output.uid, output.home, folder),
         environment=frozenset(os.environ),
+        short_secrets=frozenset(name for name, value in os.environ.items() if _is_short_secret(name, value)),
         gpu=gpu or find_gpus(engine.cdi_devices),
         engine=engine,
         checkpoint=checkpoint,
@@ -64,6 +67,10 @@ def probe(
             checkpoint, data, output, in_container=engine.reachable and not engine.rootless and spec.runner != "process"
         ),
     )
+
+
+def _is_short_secret(name: str, value: str) -> bool:
+    return names_a_secret(name) and len(value) < SHORTEST_SECRET and value.lower() not in _SWITCHES
 
 
 def _unreadable(

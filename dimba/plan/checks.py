@@ -1,5 +1,6 @@
 """What is wrong with a job on this machine, all of it at once."""
 
+from dimba.contract import SHORTEST_SECRET
 from dimba.errors import BadInput, DimbaError, HostCannot
 from dimba.host.facts import HostFacts
 from dimba.spec import JobSpec
@@ -65,8 +66,12 @@ def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
 
 def _environment(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
     names = [item for item in spec.container.env if "=" not in item]
-    return [
+    errors: list[DimbaError] = [
         BadInput(f"container.env: `{name}` is not set here", f"`export {name}=…` before launching, or remove it")
         for name in names
         if name not in facts.environment
     ]
+    short = f"its value here has fewer than {SHORTEST_SECRET} characters, and could not be masked in the log"
+    hint = "export the real value, or a longer one; or take the name out of `container.env`"
+    errors += [BadInput(f"container.env: `{name}`: {short}", hint) for name in names if name in facts.short_secrets]
+    return errors

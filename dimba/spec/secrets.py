@@ -4,33 +4,51 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from dimba.contract import names_a_secret
 from dimba.spec.yaml12 import Key
 
+# What well-known services give out, keys and passwords in an address, and what a key file holds.
 _TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
-    r"|xox[abprs]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}|glpat-[\w-]{16,}|wandb_v1_\w{16,})\b"
+    r"\b(?:hf_(?:oauth_)?[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}"
+    r"|sk-[A-Za-z0-9]{20,}|sk-(?:proj|svcacct|admin|ant|or)-[\w-]{16,}"
+    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abeprs]-[A-Za-z0-9-]{10,}"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{35}|wandb_v1_\w{16,}|dckr_pat_[\w-]{16,}|npm_[A-Za-z0-9]{30,}"
+    r"|pypi-[\w-]{30,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+)"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]+:[^/\s@]+@|\bBearer\s+[\w.~+/-]{16,}",
 )
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+# Of flags only those that can be nothing else: `eos-token`, `text-key` and the like are names of other things.
+_FLAG = re.compile(
+    r"(?:^|[-_.])(?:(?:api|access|auth|bearer|hf|hub|wandb|login|private|push[-_]to[-_]hub)[-_]?(?:key|token)"
+    r"|secret|password|passwd|credentials?)$",
+    re.IGNORECASE,
+)
+_PLAIN = re.compile(r"(?:true|false|yes|no|on|off|none|auto|\d{1,4})?", re.IGNORECASE)  # a switch, not a secret
+_TAKEN = "it is taken from the host at launch"
 
 
 def secrets_in(value: Any, key: Key = ()) -> Iterator[tuple[Key, str]]:
-    """(key, what to do) for every string that looks like a secret."""
+    """(key, what to do) for every text that looks like a secret, names of keys too."""
     if isinstance(value, dict):
         for name, item in value.items():
+            if _TOKEN.search(name):
+                yield key, f"a key that looks like a secret; name it in `container.env` instead, {_TAKEN}"
             yield from secrets_in(item, (*key, name))
     elif isinstance(value, list):
         for n, item in enumerate(value):
             yield from secrets_in(item, (*key, n))
-    elif isinstance(value, str):
-        name, equals, content = value.partition("=")
-        is_env = key[:2] == ("container", "env")
-        if is_env and equals and content and _SECRET_NAME.search(name):
-            yield (
-                key,
-                f"`{name}` is written with its value; write the name alone, it is taken from the host at launch",
-            )
-        elif _TOKEN.search(value):
-            yield (
-                key,
-                "looks like a secret; name it in `container.env` instead, it is taken from the host at launch",
-            )
+    elif isinstance(value, str) and (what := _secret(value, key)):
+        yield key, what
+
+
+def _secret(value: str, key: Key) -> str:
+    name, equals, content = value.partition("=")
+    written = equals and not _PLAIN.fullmatch(content)
+    if written and names_a_secret(name) and (key[:2] == ("container", "env") or _VARIABLE.fullmatch(name)):
+        return f"`{name}` is written with its value; write the name alone in `container.env`, {_TAKEN}"
+    if _TOKEN.search(value):
+        return f"looks like a secret; name it in `container.env` instead, {_TAKEN}"
+    flag = str(key[1]) if len(key) > 1 and key[0] == "trainer_args" else ""
+    if _FLAG.search(flag) and not _PLAIN.fullmatch(value):
+        return f"a secret in a flag is seen by everybody; name it in `container.env` instead, {_TAKEN}"
+    return ""

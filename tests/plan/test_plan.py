@@ -280,6 +280,13 @@ def test_secrets_are_in_the_plan_by_name_only():
     assert "`NOT_SET` is not set here" in refusal("container: {env: [NOT_SET]}").message
 
 
+def test_a_secret_too_short_to_be_masked_is_refused():
+    short = replace(FACTS, short_secrets=frozenset({"HF_TOKEN", "OTHER_KEY"}))
+    error = refusal("container: {env: [HF_TOKEN]}", short)
+    assert error.exit_status == 2 and "`HF_TOKEN`" in error.message and "masked" in error.message
+    assert plan(facts=short)
+
+
 def test_batches_become_steps():
     steps = plan("training: {batch_size: 4, grad_accumulation_steps: 2, epochs: 3}").steps
     assert (steps.processes, steps.effective_batch, steps.per_epoch, steps.total) == (2, 16, 7, 21)

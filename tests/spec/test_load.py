@@ -110,12 +110,43 @@ def test_deep_nesting_is_refused_without_a_crash():
         "container: {env: ['WANDB_API_KEY=abcdef']}\n",
         "trainer_args: {token: hf_abcdefghijklmnopqrstuvwx}\n",
         "container: {env: ['X=sk-abcdefghijklmnop1234']}\n",
+        "container: {env: ['MY_PASSWORD=abcdef']}\n",
+        "trainer_args: {hub-token: abcdefgh}\n",
+        "trainer_args: {wandb_api_key: abcdefgh}\n",
+        "trainer_args: {db-password: abcdef}\n",
+        "trainer_args: {env: ['A=1', 'WANDB_API_KEY=abcdefgh']}\n",
+        "trainer_args: {note: 'use hf_abcdefghijklmnopqrstuvwx please'}\n",
+        "trainer_args: {hf_abcdefghijklmnopqrstuvwx: true}\n",
+        "trainer_args: {api: 'http://me:abcdef@host/path'}\n",
+        "trainer_args: {jwt: eyJabcdefghijkl.eyJabcdefghijkl.x}\n",
+        "container: {image: 'https://me:abcdef@registry/image'}\n",
+        "name: hf_abcdefghijklmnopqrstuvwx\n",
     ],
 )
 def test_a_written_secret_is_refused_and_not_repeated(added: str):
     text = complaint(SPARSE + added)
     assert "taken from the host at launch" in text
     assert "abcdef" not in text
+
+
+@pytest.mark.parametrize("key", ["trainer_args.token", "container.base_image", "base_checkpoint", "mode"])
+def test_a_secret_on_the_command_line_is_refused_too(key: str):
+    text = complaint(SPARSE, f"{key}=hf_abcdefghijklmnopqrstuvwx")
+    assert f"--set {key}: " in text and "abcdef" not in text
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        "container: {env: [TOKENIZERS_PARALLELISM=false, HF_HUB_DISABLE_IMPLICIT_TOKEN=1, VLLM_MAX_TOKENS=4096]}\n",
+        "trainer_args: {eos-token: '<|im_end|>', text-key: body, max-new-tokens: '512', key: a, token: b}\n",
+        "trainer_args: {hub-token: true, revision: 0123456789abcdef0123456789abcdef01234567}\n",
+        "trainer_args: {path: models/sk-learn-tutorial-model, reward: 'regex:KEY=1'}\n",
+        "container: {env: [WANDB_API_KEY, 'HF_ENDPOINT=https://mirror:8080/x@y']}\n",
+    ],
+)
+def test_what_only_sounds_like_a_secret_is_accepted(added: str):
+    parse(SPARSE + added)
 
 
 def test_a_named_secret_is_accepted():
