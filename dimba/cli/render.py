@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from dimba.errors import DimbaError, Interrupted
+from dimba.errors import DimbaError, Interrupted, printable
 from dimba.report import counted
 from dimba.spec.load import BadSpec
 from dimba.units import millions, size
@@ -79,7 +79,7 @@ def ask_for_trust(source: str, harms: "Sequence[Harm]") -> bool:
     console = errors_console()
     console.print(f"{source} brings along what could do harm, if it is a stranger's:", markup=False)
     for harm in harms:
-        console.print(f"  {harm}", markup=False, style="bold red" if harm.grave else None)
+        console.print(f"  {printable(str(harm))}", markup=False, style="bold red" if harm.grave else None)
     grave = any(harm.grave for harm in harms)
     answer = console.input(
         f"run it? It is not asked again until the file changes [{'type yes' if grave else 'y/N'}] ", markup=False

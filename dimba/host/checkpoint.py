@@ -13,6 +13,7 @@ from typing import Any
 
 from dimba.contract import absolute, names_a_path
 from dimba.host.facts import CheckpointFacts
+from dimba.host.places import why_not_read
 
 _MAX_HEADER = 100 << 20
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -30,6 +31,8 @@ def look_at_checkpoint(reference: str, folder: Path) -> CheckpointFacts:
     if not os.path.exists(path):
         hint = "put a checkpoint there, or give another path or a Hub id (`owner/name`)"
         return _refused(path, "does not exist", hint)
+    if why := why_not_read(path):
+        return _refused(path, why, "give a folder of your own that holds config.json and the weights")
     if not path.is_dir():
         hint = "give the folder that holds config.json and the weights"
         holds = path.parent if (path.parent / "config.json").exists() else None
@@ -62,6 +65,9 @@ def _age(folder: Path) -> tuple[int, float]:
 
 
 def _look_into(path: Path) -> CheckpointFacts:
+    for file in path.iterdir():
+        if file.is_symlink() and (why := why_not_read(file)):
+            return _refused(path, f"has {file.name}, which {why}", "a link there is to lead to files of checkpoints")
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         return _adapter(path)
     if not (path / "config.json").exists():

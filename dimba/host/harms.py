@@ -21,6 +21,7 @@ CODE_FLAGS = {
     "allow-pickle": "pickled weights can execute code when they are read",
 }
 _SOCKETS = Path("/run")  # where engines listen
+_DISKS = Path("/run/media")
 
 
 def find_harms(spec: JobSpec, folder: Path, project: Path) -> tuple[Harm, ...]:
@@ -92,7 +93,7 @@ def _mount(text: str, folder: Path) -> Harm:
 
 def _leads_to_an_engine(source: Path) -> bool:
     real = source.resolve()
-    return real.is_relative_to(_SOCKETS) or _SOCKETS.is_relative_to(real)
+    return (real.is_relative_to(_SOCKETS) and not real.is_relative_to(_DISKS)) or _SOCKETS.is_relative_to(real)
 
 
 def _is_socket(path: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from dimba.contract import OUTPUT_FILE, absolute, trained_files
 from dimba.errors import BadInput
 from dimba.host.facts import OutputFacts
+from dimba.host.places import why_not_write
 from dimba.runs import RunFolder
 
 
@@ -48,12 +49,13 @@ def job_user(nearest: Path) -> tuple[int, int]:
 
 
 def _misplaced(path: Path, folder: Path) -> tuple[str, str, bool] | None:
-    if folder.is_relative_to(path):
-        return (
-            f"`{path}` is where dimba is run, or above it",
-            "give a folder of its own, such as checkpoints/mine",
-            True,
-        )
+    hint = "give a folder of its own, such as checkpoints/mine"
+    if folder.is_relative_to(path) or folder.resolve().is_relative_to(os.path.realpath(path)):
+        return f"`{path}` is where dimba is run, or above it", hint, True
+    if why := why_not_write(path):
+        return f"`{path}` {why}", hint, True
+    if lost := [each for each in (path, *path.parents) if each.is_symlink() and not os.path.exists(each)]:
+        return f"`{lost[0]}` is a link that leads nowhere", "mend the link, or choose another `output_dir`", True
     return None
 
 

@@ -12,6 +12,7 @@ from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
 from dimba.host.gpus import find_gpus
 from dimba.host.output import look_at_output, may_read
+from dimba.host.places import why_not_read
 from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
 from dimba.report import bad_rows
@@ -98,6 +99,9 @@ def look_at_data(
     if dataset.path is None:
         return DataFacts(reference=str(dataset.name), local=False)
     path = absolute(dataset.path, folder)
+    if why := why_not_read(path):
+        hint = "give a file of rows; one that you do mean to train on, copy to a place of your own"
+        return DataFacts(reference=str(path), local=True, problem=f"{path} {why}", hint=hint)
     if not path.is_file():
         problem = "is a folder, not a file" if path.is_dir() else "does not exist"
         hint = "correct `dataset.path`; it is relative to the folder that dimba is run in"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dimba.contract import absolute
 from dimba.host.facts import TrainerFacts
+from dimba.host.places import why_not_read
 
 # The mode's own first; the other mode's last, as it is launched only where it has a mode flag.
 TRAINERS = {
@@ -22,7 +23,12 @@ def find_trainer(trainer: str | None, mode: str, folder: Path, project: Path) ->
     """The spec's trainer, else the first of the mode's that exists in `folder` or the project."""
     names = [trainer] if trainer else _usual_names(mode)
     if found := _existing(names, mode, folder, project):
-        return found[0][1]
+        facts = found[0][1]
+        assert facts.path is not None
+        if why := why_not_read(facts.path):
+            hint = "give the path of a training script of your own"
+            return TrainerFacts(path=None, problem=f"{facts.path} {why}", hint=hint)
+        return facts
     tried = ", ".join(f"`{name}`" for name in names)
     hint = "give the path of a training script, relative to the folder that dimba is run in"
     return TrainerFacts(path=None, problem=f"no trainer found: {tried}", hint=hint)

@@ -6,6 +6,7 @@ from pathlib import Path
 from dimba.contract import absolute, names_a_path
 from dimba.errors import BadInput
 from dimba.host.facts import HostFacts
+from dimba.host.places import why_not_read
 from dimba.host.trainer import own_trainer
 from dimba.rewards import RewardSpec, parse_rewards
 from dimba.spec import JobSpec
@@ -30,6 +31,8 @@ def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
         if not path.exists():
             hint = "correct the path; it is relative to the folder that dimba is run in"
             raise BadInput(f"trainer_args.{named[text]}: {path} does not exist", hint)
+        if why := why_not_read(path):
+            raise BadInput(f"trainer_args.{named[text]}: {path} {why}", "give a file or folder of your own")
     return found
 
 

@@ -1,12 +1,18 @@
 """What of the host the container sees: always at the same absolute path."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
-from dimba.contract import absolute
+from dimba.contract import IMAGE_ROOT, absolute
 from dimba.errors import BadInput
 from dimba.host.facts import HostFacts
 from dimba.plan.model import Mount
 from dimba.spec import JobSpec
+
+# In the container: nothing of a spec is mounted over these, nor below those.
+_IMAGES_OWN = ("/", "/bin", "/etc", "/lib", "/lib64", "/opt", "/sbin", "/usr")
+_TREES = ("/proc", "/sys", "/dev", "/opt/venv", IMAGE_ROOT)
+_ELSEWHERE = "mount it elsewhere inside: /host/folder:/inside"
 
 
 def job_mounts(spec: JobSpec, facts: HostFacts, *further: Path) -> list[Mount]:
@@ -24,7 +30,12 @@ def job_mounts(spec: JobSpec, facts: HostFacts, *further: Path) -> list[Mount]:
     mounts += [
         Mount(source=str(real), target=str(seen), read_only=True) for seen, real in facts.checkpoint.linked_files
     ]
-    return mounts + [_further(text, facts.folder) for text in spec.container.mounts]
+    mounts = list({each.target: each for each in mounts}.values())  # a file may be named twice
+    for text in spec.container.mounts:
+        mount = _further(text, facts.folder)
+        _refuse_over([*mounts, _same(facts.runs, read_only=False)], mount, text)
+        mounts.append(mount)
+    return mounts
 
 
 def _same(path: Path, *, read_only: bool) -> Mount:
@@ -42,6 +53,19 @@ def _further(text: str, folder: Path) -> Mount:
     if not source.exists():
         raise BadInput(f"container.mounts: {source} does not exist", "make it first, or correct the path")
     target = paths[1] if len(paths) == 2 else str(source)
-    if not target.startswith("/"):
+    if not target.startswith("/") or ".." in PurePosixPath(target).parts:
         raise BadInput(f"container.mounts: `{target}` is not absolute", "write /host/folder[:/inside][:ro|rw]")
-    return Mount(source=str(source), target=target, read_only=mode == "ro")
+    inside = PurePosixPath("/", *PurePosixPath(target).parts[1:])
+    if str(inside) in _IMAGES_OWN or any(inside.is_relative_to(tree) for tree in _TREES):
+        raise BadInput(f"container.mounts: `{text}` would hide what the image needs in {inside}", _ELSEWHERE)
+    return Mount(source=str(source), target=str(inside), read_only=mode == "ro")
+
+
+def _refuse_over(planned: Sequence[Mount], mount: Mount, text: str) -> None:
+    """Refuses what would stand in for, or hide, something that the job is given anyway."""
+    here = PurePosixPath(mount.target)
+    for each in planned:
+        there = PurePosixPath(each.target)
+        same_place = mount.source == mount.target
+        if here.is_relative_to(there) or (there.is_relative_to(here) and not same_place):
+            raise BadInput(f"container.mounts: `{text}` would lie over {there}, which is mounted already", _ELSEWHERE)

@@ -263,6 +263,34 @@ def test_a_process_cannot_be_kept_from_the_network():
     assert refusal("container: {network: none}", gone).exit_status == 4
 
 
+@pytest.mark.parametrize("below", ["", "/x"])
+@pytest.mark.parametrize("inside", ["/opt/dimba", "/opt/venv", "/proc", "/sys", "/dev", "//proc", "/a/../proc", "up"])
+def test_what_the_image_needs_is_not_mounted_over(tmp_path: Path, inside: str, below: str):
+    error = refusal(f"container: {{mounts: ['{tmp_path}:{inside}{below}']}}")
+    assert error.message.startswith("container.mounts: ") and error.hint
+
+
+@pytest.mark.parametrize("inside", ["/", "/opt", "/usr", "/etc/", "/lib"])
+def test_nor_is_what_programs_need(tmp_path: Path, inside: str):
+    assert "would hide" in refusal(f"container: {{mounts: ['{tmp_path}:{inside}']}}").message
+
+
+@pytest.mark.parametrize(
+    "inside", ["/work/base", "/work/base/tokenizer.json", "/work", "/work/out", "/work/data.jsonl", "/work/runs/x"]
+)
+def test_what_the_job_is_given_is_not_mounted_over(tmp_path: Path, inside: str):
+    assert "mounted already" in refusal(f"container: {{mounts: ['{tmp_path}:{inside}:rw']}}").message
+
+
+def test_further_folders_are_mounted_beside_and_around(tmp_path: Path):
+    (tmp_path / "base").mkdir()
+    around = replace(FACTS, checkpoint=replace(FACTS.checkpoint, reference=f"{tmp_path}/base"))
+    mounts = [f"{tmp_path}", f"{tmp_path}/base:/etc/extra", f"{tmp_path}/base:/tmp/scratch:rw"]
+    made = plan(f"container: {{mounts: {mounts}}}", around).mounts
+    assert [each.target for each in made[-3:]] == [str(tmp_path), "/etc/extra", "/tmp/scratch"]
+    assert "mounted already" in refusal(f"container: {{mounts: ['{tmp_path}:/x', '{tmp_path}:/x']}}").message
+
+
 def test_a_trainer_from_outside_the_image_is_mounted_as_one_file():
     facts = trainer(*FLAGS, path=Path("/elsewhere/mine.py"), in_image=None)
     made = plan(facts=facts)

@@ -131,7 +131,7 @@ def test_every_answer_has_a_flag(place: Path, dimba: Dimba):
         "--hf-token",
         "yes",
     ]
-    done = dimba("wizard", "--defaults", *hub_flags, "--out", "b.yaml", cwd=place, HF_TOKEN="x")
+    done = dimba("wizard", "--defaults", *hub_flags, "--out", "b.yaml", cwd=place, HF_TOKEN="hush-hush")
     assert done.returncode == 0, done.stderr
     spec = load_spec(place / "b.yaml").spec
     assert (spec.dataset.name, spec.dataset.config, spec.dataset.split) == ("openai/gsm8k", "main", "test")
