@@ -87,6 +87,8 @@ def _add_what(parser: argparse.ArgumentParser, *, output_required: bool) -> None
     add("--dataset-config", help="the Hub data set's configuration")
     add("--dataset-split", help="the Hub data set's split (default: train)")
     add("--columns", nargs="+", default=[], metavar="OURS=YOURS", help="names of columns, such as prompt=question")
+    add("--allow-pickle", action="store_true", help="read weights that are no safetensors; reading them may run code")
+    add("--trust-remote-code", action="store_true", help="run code that the checkpoint brings along")
     add("--output-dir", required=output_required, help="where the model or adapter goes")
 
 

@@ -3,10 +3,24 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from dimba.contract import WHOLE_FILE
 
+CONFIGS = ("config.json", "tokenizer_config.json")  # in which a checkpoint can name code of its own
 _NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def names_code(config: Any) -> bool:
+    """Whether a configuration asks for code that is not transformers' own: `auto_map`, or a kernel from the Hub."""
+    if not isinstance(config, dict):
+        return False
+    kernels = [config.get(name) for name in ("attn_implementation", "_attn_implementation")]
+    return (
+        bool(config.get("auto_map"))
+        or any(isinstance(each, str) and "/" in each for each in kernels)
+        or any(map(names_code, config.values()))
+    )
 
 
 def step_of(folder: Path) -> int:

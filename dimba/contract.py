@@ -73,6 +73,12 @@ DEFAULT_CHAT_TEMPLATE = (
 # The trainers' flag that goes on without the rows that cannot be used.
 SKIP_BAD_ROWS = "skip-bad-rows"
 
+# What a model that needs its own code is refused with, on both sides.
+RUN_ITS_CODE = (
+    "if you have read it, `--trust-remote-code` runs it (`trainer_args: {trust-remote-code: true}`; `dimba data` wants "
+    "--trust-spec too); where transformers has this model itself, take `auto_map` out of the configuration instead"
+)
+
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 PATH_STARTS = ("./", "../", "/", "~", "data/", "checkpoints/")
 TRAINED_OUTPUT = ("config.json", "adapter_config.json", "*.safetensors", "checkpoint-*")

@@ -1,5 +1,6 @@
 """`dimba data`: the data of a spec as the model will see them, whatever trainer it names."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,26 +16,34 @@ from dimba.preview import cannot_preview, flag_problems, preview, remembered
 from dimba.report import DataReport
 from dimba.runners.protocol import Runner
 from dimba.spec import JobSpec, LoadedSpec
+from dimba.trust import harms_of
+
+_CODE = "trust-remote-code"
 
 
 def look_at_data(loaded: LoadedSpec, reporter: Reporter, *, trust: bool = False) -> DataReport:
     """Reads and tokenises the data where the job would run, making our image where it is missing.
 
-    Nothing that the spec brings along is executed: neither its trainer nor its images, its base image but to `trust`.
+    Nothing that the spec brings along is executed: neither its trainer nor its images; its base image and the code of
+    its checkpoint but to `trust`.
 
     Raises:
         DimbaError: there is nothing to look at, with the reason and the line of the spec.
     """
     try:
-        return _look(_ours(loaded.spec, trust=trust), reporter)
+        harms = () if trust else harms_of(loaded, Path.cwd())
+        return _look(_ours(loaded.spec, {each.key for each in harms}), reporter)
     except DimbaError as error:
         raise located(error, loaded) from None
 
 
-def _ours(spec: JobSpec, *, trust: bool) -> JobSpec:
-    base = spec.container.base_image if trust else None
+def _ours(spec: JobSpec, strange: Collection[str]) -> JobSpec:
+    """The spec without what its data do not need, and without the `strange` keys by which something is executed."""
+    base = None if "container.base_image" in strange else spec.container.base_image
     ours = spec.container.model_copy(update={"image": None, "mounts": [], "base_image": base})
-    return spec.model_copy(update={"container": ours})
+    code = f"trainer_args.{_CODE}"
+    args = {key: value for key, value in spec.trainer_args.items() if key != _CODE or code not in strange}
+    return spec.model_copy(update={"container": ours, "trainer_args": args})
 
 
 def _look(spec: JobSpec, reporter: Reporter) -> DataReport:

@@ -149,7 +149,7 @@ def launch(
     for note in plan.notes:
         reporter.note(note)
     run = Run.create(plan, loaded, seen.facts, options)
-    remember_run(run.folder.id, loaded, seen.facts.folder)
+    run.update(trusted=remember_run(run.folder.id, loaded, seen.facts.folder))
     return carry_on(run, seen, reporter, detach=detach)
 
 

@@ -41,10 +41,12 @@ def require_trust_in_run(run_id: str, loaded: LoadedSpec, folder: Path, *, trust
         raise _untrusted(run_id, loaded, harms, "resume it with --trust-spec")
 
 
-def remember_run(run_id: str, loaded: LoadedSpec, folder: Path) -> None:
+def remember_run(run_id: str, loaded: LoadedSpec, folder: Path) -> tuple[str, ...]:
     """Notes, for when the run goes on, what its launch has agreed to."""
-    if harms := find_harms(loaded.spec, folder, project_root()):
-        _remember(_name(loaded.data, run_id), [str(each) for each in harms])
+    harms = tuple(str(each) for each in find_harms(loaded.spec, folder, project_root()))
+    if harms:
+        _remember(_name(loaded.data, run_id), harms)
+    return harms
 
 
 def remember_written(data: bytes, folder: Path) -> None:

@@ -158,7 +158,7 @@ def _steps_line(plan: "LaunchPlan") -> str:
 def _memory_line(plan: "LaunchPlan") -> str:
     memory = plan.memory
     if memory is None:
-        return "not known: the checkpoint is not on this machine"
+        return "not known: no safetensors of the checkpoint are on this machine"
     parts = ("weights", "adapter", "gradients", "optimizer")
     terms = ", ".join(f"{part} {size(getattr(memory, part))}" for part in parts if getattr(memory, part))
     return f"{size(memory.model_states)} a process, and activations on top\n{terms}"

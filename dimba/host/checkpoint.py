@@ -11,16 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dimba.checkpoints import CONFIGS, names_code
 from dimba.contract import absolute, names_a_path
 from dimba.host.facts import CheckpointFacts
 from dimba.host.places import why_not_read
 
 _MAX_HEADER = 100 << 20
+_INDEX, _PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
-def look_at_checkpoint(reference: str, folder: Path) -> CheckpointFacts:
-    """Facts of `reference`: a path relative to `folder`, or a Hub id, which is taken as it is."""
+def look_at_checkpoint(reference: str, folder: Path, *, allow_pickle: bool = False) -> CheckpointFacts:
+    """Facts of `reference`: a path relative to `folder`, or a Hub id, which is taken as it is.
+
+    Weights that are no safetensors are a problem, unless `allow_pickle`.
+    """
     path = absolute(reference, folder)
     if path.is_symlink() and not os.path.exists(path):
         return _refused(path, "is a link that leads nowhere", "mend the link, or give another path")
@@ -38,7 +43,7 @@ def look_at_checkpoint(reference: str, folder: Path) -> CheckpointFacts:
         holds = path.parent if (path.parent / "config.json").exists() else None
         return _refused(path, "is a file, not a folder", hint, instead=holds)
     try:
-        facts = _look_into(path)
+        facts = _look_into(path, allow_pickle=allow_pickle)
         return _with_a_whole_one(facts, path) if facts.problem and not facts.instead else facts
     except PermissionError as error:
         return _refused(path, f"may not be read ({error.filename})", "mend the permissions, or launch as its owner")
@@ -64,7 +69,7 @@ def _age(folder: Path) -> tuple[int, float]:
     return (-int(step[1]) if step else 0, -folder.stat().st_mtime)
 
 
-def _look_into(path: Path) -> CheckpointFacts:
+def _look_into(path: Path, *, allow_pickle: bool = False) -> CheckpointFacts:
     for file in path.iterdir():
         if file.is_symlink() and (why := why_not_read(file)):
             return _refused(path, f"has {file.name}, which {why}", "a link there is to lead to files of checkpoints")
@@ -81,7 +86,7 @@ def _look_into(path: Path) -> CheckpointFacts:
         return _refused(path, f"cannot be read: {error}", "copy the checkpoint again: a file is broken")
     if not isinstance(config, dict):
         return _refused(path, "has a config.json that is no object", "copy the checkpoint again: a file is broken")
-    if lack := _lack(path, config):
+    if lack := _lack_of_weights(path, allow_pickle=allow_pickle) or _lack(path, config):
         return _refused(path, *lack)
     try:
         return _facts(path, config, headers)
@@ -89,14 +94,27 @@ def _look_into(path: Path) -> CheckpointFacts:
         return _refused(path, f"cannot be read: {error!r}", "copy the checkpoint again: a file is broken")
 
 
-def _lack(path: Path, config: dict[str, Any]) -> tuple[str, str] | None:
-    """(what is missing or broken, what to do), of the files that a whole checkpoint has."""
+def _lack_of_weights(path: Path, *, allow_pickle: bool) -> tuple[str, str] | None:
+    """(what is wrong with the weights, what to do)."""
+    convert = "convert it with `save_pretrained`, which writes safetensors"
+    index = _INDEX
     if not any(path.glob("*.safetensors")):
-        pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
-        problem = "has only pickled weights (.bin)" if pickled else "has no weights (*.safetensors)"
-        return problem, "convert it with `save_pretrained`, which writes safetensors"
-    if missing := _missing_shards(path):
+        if not any(path.glob("*.bin")) and not any(path.glob("*.pt")) and not any(path.glob("*.pth")):
+            return "has no weights (*.safetensors)", convert
+        if not allow_pickle:
+            problem = "has only pickled weights (.bin), which can run code when they are read"
+            trusted = "`trainer_args: {allow-pickle: true}` reads it, if you trust whoever made it"
+            return problem, f"{convert}; or {trusted}"
+        if not any(path.glob("pytorch_model*.bin")):
+            return "has no weights that transformers finds (pytorch_model.bin)", convert
+        index = _PICKLED_INDEX
+    if missing := _missing_shards(path, index):
         return f"lacks {missing[0]}, which its index names", "copy the checkpoint again: it is not whole"
+    return None
+
+
+def _lack(path: Path, config: dict[str, Any]) -> tuple[str, str] | None:
+    """(what is missing or broken, what to do), of the other files that a whole checkpoint has."""
     if not any((path / name).exists() for name in _TOKENIZERS):
         return "has no tokenizer", "copy tokenizer.json and tokenizer_config.json beside the weights"
     if broken := [name for name in _TOKENIZERS if name.endswith(".json") and not _is_whole(path / name)]:
@@ -106,14 +124,14 @@ def _lack(path: Path, config: dict[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _missing_shards(path: Path) -> list[str]:
+def _missing_shards(path: Path, name: str) -> list[str]:
     try:
-        index = json.loads((path / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        index = json.loads((path / name).read_text(encoding="utf-8"))
         return sorted({name for name in index["weight_map"].values() if not (path / name).exists()})
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError, AttributeError):
-        return ["model.safetensors.index.json"]
+        return [name]
 
 
 def _is_whole(file: Path) -> bool:
@@ -154,20 +172,40 @@ def _header(file: Path) -> dict[str, Any]:
 
 
 def _facts(path: Path, config: dict[str, Any], headers: list[dict[str, Any]]) -> CheckpointFacts:
-    tensors = [tensor for header in headers for tensor in header.values()]
-    linear = [tensor["shape"] for header in headers for name, tensor in header.items() if _is_linear(name, tensor)]
     return CheckpointFacts(
         reference=str(path),
         local=True,
         architecture=(config.get("architectures") or [config.get("model_type")])[0],
-        parameters=sum(math.prod(tensor["shape"]) for tensor in tensors),
-        weight_bytes=sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors),
-        linear_sides=sum(map(sum, linear)),
-        dtype=_dtype(tensors),
+        **(_sizes(headers) if headers else {}),
         context_length=context_length(config),
         has_chat_template=_has_chat_template(path),
+        own_code=_own_code(path),
         linked_files=tuple(sorted({pair for file in path.iterdir() for pair in _links(file, path)})),
     )
+
+
+def _sizes(headers: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the headers of safetensors tell."""
+    tensors = [tensor for header in headers for tensor in header.values()]
+    linear = [tensor["shape"] for header in headers for name, tensor in header.items() if _is_linear(name, tensor)]
+    return {
+        "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
+        "weight_bytes": sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors),
+        "linear_sides": sum(map(sum, linear)),
+        "dtype": _dtype(tensors),
+    }
+
+
+def _own_code(path: Path) -> str:
+    """The file that asks for code which is not transformers' own."""
+    for name in CONFIGS:
+        try:
+            config = json.loads((path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if names_code(config):
+            return name
+    return ""
 
 
 def _dtype(tensors: list[dict[str, Any]]) -> str:

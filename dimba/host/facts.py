@@ -73,6 +73,7 @@ class CheckpointFacts:
     dtype: str | None = None  # as the safetensors headers name it: F32, BF16
     context_length: int | None = None  # tokens
     has_chat_template: bool | None = None
+    own_code: str = ""  # its file that asks for code that lies beside it, or on the Hub
     instead: Path | None = None  # a folder close by that would do
     linked_files: tuple[tuple[Path, Path], ...] = ()  # (where a link leads as seen from the folder, the real file)
 

@@ -46,7 +46,9 @@ def probe(
     Without `read`, the data are only looked for.
     """
     output = look_at_output(spec.output_dir, folder)
-    checkpoint = look_at_checkpoint(spec.base_checkpoint, folder)
+    checkpoint = look_at_checkpoint(
+        spec.base_checkpoint, folder, allow_pickle=spec.trainer_args.get("allow-pickle") is True
+    )
     skip_bad = spec.trainer_args.get(SKIP_BAD_ROWS) is True
     data = look_at_data(spec.dataset, folder, progress, spec.mode, skip_bad=skip_bad, read=read)
     return HostFacts(

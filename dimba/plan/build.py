@@ -116,6 +116,8 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     if not facts.checkpoint.local:
         base = facts.checkpoint.reference
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is taken as the id of a model on the Hub")
+    if spec.trainer_args.get("trust-remote-code") is True:
+        notes.append("trust-remote-code: code that the checkpoint brings along runs in the job")
     if choices.allow_cpu and gpus:
         notes.append("on the CPU where the GPUs do not work (--allow-cpu)")
     return _Placement(runner, gpus, tuple(note for note in notes if note))

@@ -1,8 +1,9 @@
 """What is wrong with a job on this machine, all of it at once."""
 
-from dimba.contract import SHORTEST_SECRET
+from dimba.contract import RUN_ITS_CODE, SHORTEST_SECRET
 from dimba.errors import BadInput, DimbaError, HostCannot
 from dimba.host.facts import HostFacts
+from dimba.host.trainer import own_trainer
 from dimba.spec import JobSpec
 
 
@@ -38,6 +39,10 @@ def input_problems(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
     errors: list[DimbaError] = []
     if checkpoint.problem:
         errors.append(BadInput(f"base_checkpoint: {checkpoint.reference} {checkpoint.problem}", checkpoint.hint))
+    ours = facts.trainer.path == own_trainer(spec.mode, facts.project)
+    if checkpoint.own_code and ours and spec.trainer_args.get("trust-remote-code") is not True:
+        brings = f"brings code of its own (`auto_map` or the like in {checkpoint.own_code})"
+        errors.append(BadInput(f"base_checkpoint: {checkpoint.reference} {brings}", RUN_ITS_CODE))
     if data.problem:
         errors.append(data_error(spec, facts, data.problem, data.hint))
     if data.report and data.report.problem:

@@ -41,6 +41,7 @@ class RunRecord:
     driver: str | None = None
     gpus: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    trusted: tuple[str, ...] = ()  # what its spec brought along, and whoever launched it agreed to
     attempts: tuple[Attempt, ...] = ()
     created: str = ""
     started: str | None = None
@@ -67,7 +68,7 @@ class RunRecord:
             Attempt(**{key: item for key, item in each.items() if key in _names(Attempt)})
             for each in known.pop("attempts", ())
         )
-        for key in ("gpus", "overrides"):
+        for key in ("gpus", "overrides", "trusted"):
             known[key] = tuple(known.get(key) or ())
         return cls(attempts=attempts, **known)
 

@@ -56,7 +56,7 @@ class Data:
 
 def load_data(args: Namespace, progress: Progress) -> Data:
     """Reads, tokenises (or finds the tokens), holds out and cuts as `args` of a trainer say; raises BadInput."""
-    tokenizer = load_tokenizer(args.base_checkpoint)
+    tokenizer = load_tokenizer(args.base_checkpoint, code=args.trust_remote_code)
     said = prepare_tokenizer(tokenizer)
     source = source_of(args)
     store, cached = prepare(tokenizer, args.train_on, source, progress)

@@ -1,5 +1,6 @@
 """Loading the base: tokenizer, weights in the right precision, quantised or not, and the adapter on top."""
 
+import json
 import os
 from argparse import Namespace
 from collections.abc import Mapping
@@ -8,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import absolute, names_a_path
+from dimba.checkpoints import CONFIGS, names_code
+from dimba.contract import RUN_ITS_CODE, absolute, names_a_path
 from dimba.errors import BadInput, HostCannot
 
 
@@ -41,18 +43,19 @@ def choose_compute(device: str) -> Compute:
     return Compute(on_cpu=False, mixed=os.environ.get("ACCELERATE_MIXED_PRECISION", fitting))
 
 
-def load_tokenizer(checkpoint: str, flag: str = "--base-checkpoint") -> Any:
-    """The checkpoint's tokenizer; raises BadInput with what is missing."""
+def load_tokenizer(checkpoint: str, flag: str = "--base-checkpoint", *, code: bool = False) -> Any:
+    """The checkpoint's tokenizer, its own `code` run where it has any; raises BadInput with what is missing."""
     from transformers import AutoTokenizer
 
-    return _loaded(AutoTokenizer, checkpoint, flag)
+    return _loaded(AutoTokenizer, checkpoint, flag, trust_remote_code=code)
 
 
-def load_context(checkpoint: str) -> int | None:
+def load_context(checkpoint: str, *, code: bool = False) -> int | None:
     """Tokens that the model was made for; None where its configuration does not say. Raises BadInput."""
     from transformers import AutoConfig
 
-    context: int | None = getattr(_loaded(AutoConfig, checkpoint).get_text_config(), "max_position_embeddings", None)
+    config = _loaded(AutoConfig, checkpoint, trust_remote_code=code).get_text_config()
+    context: int | None = getattr(config, "max_position_embeddings", None)
     return context
 
 
@@ -115,7 +118,13 @@ def _options(args: Namespace, compute: Compute, *, frozen: bool) -> dict[str, An
     reduced = torch.float16 if compute.mixed == "fp16" else torch.bfloat16
     # Master weights in bf16 drift from the first steps on; what is trained stays in float32.
     dtype = reduced if frozen and not compute.on_cpu else torch.float32
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    # None takes safetensors where there are any.
+    safe = None if args.allow_pickle else True
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "use_safetensors": safe,
+        "trust_remote_code": args.trust_remote_code,
+    }
     if args.use_qlora:
         options |= {"quantization_config": _nf4(dtype), "device_map": {"": _device(compute)}}
     return options
@@ -152,7 +161,27 @@ def _loaded(kind: Any, checkpoint: str, flag: str = "--base-checkpoint", **optio
             raise BadInput(f"{flag}: {path} {problem}", "give a folder in Hugging Face format, or a Hub id")
         checkpoint = str(absolute(path))  # what an adapter notes as its base
     try:
-        return kind.from_pretrained(checkpoint, trust_remote_code=False, **options)
+        if not options["trust_remote_code"]:
+            _refuse_code(checkpoint, flag)
+        return kind.from_pretrained(checkpoint, **options)
     except (OSError, ValueError) as error:
         hint = "check the folder's files; a Hub id needs the network, a private one HF_TOKEN"
+        if "safetensors" in str(error):
+            hint = "convert it with `save_pretrained`; or `--allow-pickle`, if you trust whoever made it"
         raise BadInput(f"{flag}: {checkpoint}: {str(error).strip().splitlines()[0]}", hint) from error
+
+
+def _refuse_code(checkpoint: str, flag: str) -> None:
+    """Raises BadInput for a checkpoint that names code of its own, before transformers asks on a terminal."""
+    from transformers.utils import cached_file
+
+    for name in CONFIGS:
+        found = cached_file(
+            checkpoint,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+        if found and names_code(json.loads(Path(found).read_text(encoding="utf-8"))):
+            raise BadInput(f"{flag}: {checkpoint} brings code of its own ({name} asks for it)", RUN_ITS_CODE)

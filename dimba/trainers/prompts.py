@@ -72,7 +72,7 @@ class _Read:
 def load_prompts(args: Namespace, progress: Progress) -> Prompts:
     """Reads the rows, finds out how to reward answers, and measures the prompts; raises BadInput."""
     limit = prompt_limit(args)
-    tokenizer = load_tokenizer(args.base_checkpoint)
+    tokenizer = load_tokenizer(args.base_checkpoint, code=args.trust_remote_code)
     said, ends = prepare_tokenizer(tokenizer), turn_ends(tokenizer)
     read = _read(args, progress)
     if not read.tasks and (nothing := _unusable(args, read)):
@@ -90,7 +90,7 @@ def load_prompts(args: Namespace, progress: Progress) -> Prompts:
 
 def prompt_limit(args: Namespace) -> int:
     """Tokens that a prompt may have, so that a whole completion fits behind it; raises BadInput."""
-    context = load_context(args.base_checkpoint)
+    context = load_context(args.base_checkpoint, code=args.trust_remote_code)
     whole = min(args.max_length, context or args.max_length)
     limit = whole - args.max_completion_length
     if limit < 1:

@@ -54,7 +54,7 @@ def load_scorer(place: str, args: Namespace, tokenizer: Any, compute: Compute) -
         from dimba.trainers.chat import prepare_tokenizer
         from dimba.trainers.models import load_tokenizer
 
-        own = load_tokenizer(place, flag="--reward-model")
+        own = load_tokenizer(place, flag="--reward-model", code=args.trust_remote_code)
         prepare_tokenizer(own)
         model = load_classifier(place, args, compute, flag="--reward-model")
         return Scorer(_on_device(model, compute), own, max_length=args.max_length)
@@ -76,6 +76,8 @@ def _check_adapter(folder: Path, args: Namespace) -> None:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise BadInput(f"--reward-model: {path}: {error}", _OTHER) from error
+    if not args.allow_pickle and not (folder / "adapter_model.safetensors").is_file():
+        raise BadInput(f"--reward-model: {folder} has no adapter_model.safetensors", _OTHER)
     if config.get("task_type") != "SEQ_CLS":
         raise BadInput(f"--reward-model: {folder} is an adapter without a reward head", _OTHER)
     base = str(config.get("base_model_name_or_path") or args.base_checkpoint)

@@ -13,13 +13,14 @@ from dimba.trainers.models import Compute
 from dimba.trainers.preference import _base_identity
 from dimba.trainers.scoring import load_scorer
 
+SAFE = {"allow_pickle": False, "trust_remote_code": False}
 CPU = Compute(on_cpu=True, mixed="no")
 
 
 def scorer(place: Path, base: Path | str) -> Any:
     from dimba.trainers.models import load_tokenizer
 
-    args = Namespace(base_checkpoint=str(base), max_length=64, use_qlora=False, use_lora=True)
+    args = Namespace(base_checkpoint=str(base), max_length=64, use_qlora=False, use_lora=True, **SAFE)
     return load_scorer(str(place), args, load_tokenizer(str(base)), CPU)
 
 
@@ -50,7 +51,7 @@ def adapter(base: Path, folder: Path) -> Path:
 
     from dimba.trainers.models import load_classifier
 
-    model = load_classifier(str(base), Namespace(use_qlora=False), CPU)
+    model = load_classifier(str(base), Namespace(use_qlora=False, **SAFE), CPU)
     config = LoraConfig(r=1, target_modules=["q_proj"], modules_to_save=["score"], task_type="SEQ_CLS")
     get_peft_model(model, config).save_pretrained(folder)
     return folder

@@ -1,0 +1,153 @@
+"""Checkpoints that run code when they are loaded: pickled weights, and code that lies beside them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimba.arguments import sft_arguments
+from dimba.checkpoints import names_code
+from dimba.errors import BadInput
+from dimba.host.checkpoint import look_at_checkpoint
+from dimba.trainers.models import Compute, load_context, load_model, load_tokenizer
+from tests.conftest import NO_ENGINE, Dimba
+
+CPU = Compute(on_cpu=True, mixed="no")
+CODE = """\
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+Path({marker!r}).touch()
+class MineConfig(LlamaConfig):
+    model_type = "mine"
+class MineForCausalLM(LlamaForCausalLM):
+    config_class = MineConfig
+"""
+
+
+def changed(base: Path, name: str, **values: Any) -> None:
+    config = json.loads((base / name).read_text(encoding="utf-8"))
+    (base / name).write_text(json.dumps({**config, **values}), encoding="utf-8")
+
+
+@pytest.fixture
+def base(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))
+
+
+@pytest.fixture
+def with_code(base: Path, tmp_path: Path) -> Path:
+    """A model that transformers does not know, with its code beside it; loading it leaves `ran` behind."""
+    (base / "mine.py").write_text(CODE.format(marker=str(tmp_path / "ran")), encoding="utf-8")
+    auto_map = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
+    changed(base, "config.json", model_type="mine", architectures=["MineForCausalLM"], auto_map=auto_map)
+    return base
+
+
+@pytest.fixture
+def pickled(base: Path) -> Path:
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(base / "model.safetensors"), base / "pytorch_model.bin")
+    (base / "model.safetensors").unlink()
+    return base
+
+
+def args(base: Path, *more: str) -> Any:
+    needed = ["--base-checkpoint", str(base), "--dataset", "d.jsonl", "--output-dir", "out"]
+    return sft_arguments().parse_args([*needed, *more])
+
+
+def test_code_beside_a_checkpoint_is_run_only_when_asked_for(with_code: Path, tmp_path: Path):
+    for load in (
+        lambda: load_model(args(with_code), CPU),
+        lambda: load_context(str(with_code)),
+        lambda: load_tokenizer(str(with_code)),
+    ):
+        with pytest.raises(BadInput) as raised:
+            load()
+        assert "brings code of its own" in raised.value.message and "--trust-remote-code" in raised.value.hint
+    assert not (tmp_path / "ran").exists()
+    assert type(load_model(args(with_code, "--trust-remote-code"), CPU)).__name__ == "MineForCausalLM"
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_tokenizers_code_is_not_run_either(base: Path):
+    changed(base, "tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.Tokenizer", None]})
+    with pytest.raises(BadInput, match="tokenizer_config"):
+        load_tokenizer(str(base))
+    assert look_at_checkpoint(str(base), base).own_code == "tokenizer_config.json"
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        ({"auto_map": {"AutoConfig": "x.Y"}}, True),
+        ({"text_config": {"auto_map": {"AutoConfig": "x.Y"}}}, True),
+        ({"attn_implementation": "somebody/kernel"}, True),
+        ({"attn_implementation": "sdpa", "auto_map": {}}, False),
+        ([], False),
+    ],
+)
+def test_where_a_configuration_names_code(config: Any, names: bool):
+    assert names_code(config) is names
+
+
+def test_pickled_weights_are_read_only_when_asked_for(pickled: Path):
+    with pytest.raises(BadInput) as raised:
+        load_model(args(pickled), CPU)
+    assert "--allow-pickle" in raised.value.hint
+    assert load_model(args(pickled, "--allow-pickle"), CPU)
+    found = look_at_checkpoint(str(pickled), pickled)
+    assert "only pickled weights" in found.problem and "allow-pickle: true" in found.hint
+    allowed = look_at_checkpoint(str(pickled), pickled, allow_pickle=True)
+    assert not allowed.problem and allowed.parameters is None and allowed.architecture == "LlamaForCausalLM"
+
+
+def test_safetensors_are_taken_whatever_lies_beside_them(base: Path):
+    (base / "pytorch_model.bin").write_bytes(b"not read")
+    assert load_model(args(base, "--allow-pickle"), CPU) and not look_at_checkpoint(str(base), base).problem
+
+
+def test_an_index_of_pickled_weights_has_to_be_whole(pickled: Path):
+    (pickled / "pytorch_model.bin").rename(pickled / "pytorch_model-00001-of-00002.bin")
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}}
+    (pickled / "pytorch_model.bin.index.json").write_text(json.dumps(index), encoding="utf-8")
+    found = look_at_checkpoint(str(pickled), pickled, allow_pickle=True)
+    assert "lacks pytorch_model-00002-of-00002.bin" in found.problem
+
+
+@pytest.mark.slow
+def test_a_spec_has_to_be_trusted_for_code_that_its_base_brings_along(job: Path, tiny_checkpoint: Path, dimba: Dimba):
+    shutil.rmtree(job / "base")
+    shutil.copytree(tiny_checkpoint, job / "base")
+    (job / "base" / "mine.py").write_text(CODE.format(marker=str(job / "ran")), encoding="utf-8")
+    auto_map = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
+    changed(job / "base", "config.json", model_type="mine", architectures=["MineForCausalLM"], auto_map=auto_map)
+    here = {**NO_ENGINE, "HF_HOME": str(job / "hf")}
+    for command in ("plan", "data", "launch"):
+        done = dimba(command, "job.yaml", "--runner", "process", cwd=job, **here)
+        assert done.returncode == 2 and "job.yaml:3: base_checkpoint: " in done.stderr, done.stderr
+        assert "brings code of its own" in done.stderr and "trust-remote-code" in done.stderr
+    with (job / "job.yaml").open("a", encoding="utf-8") as file:
+        file.write("trainer_args: {trust-remote-code: true}\n")
+    for command, status in (("plan", 0), ("data", 2), ("launch", 2)):
+        done = dimba(command, "job.yaml", "--runner", "process", cwd=job, **here)
+        assert done.returncode == status and (status == 0 or "--trust-spec" in done.stderr), done.stderr
+    assert not (job / "ran").exists(), "nothing of it was executed"
+    done = dimba("launch", "job.yaml", "--runner", "process", "--trust-spec", cwd=job, **here)
+    assert done.returncode == 0 and (job / "ran").exists(), done.stdout + done.stderr
+    assert "code that the checkpoint brings along runs in the job" in done.stderr
+    (record,) = (job / "runs").glob("*/run.json")
+    assert "trust-remote-code" in record.read_text(encoding="utf-8")
+
+
+def test_a_plan_reads_pickled_weights_only_when_asked_for(job: Path, dimba: Dimba):
+    (job / "base" / "model.safetensors").rename(job / "base" / "pytorch_model.bin")
+    refused = dimba("plan", "job.yaml", cwd=job, **NO_ENGINE)
+    assert refused.returncode == 2 and "only pickled weights" in refused.stderr and "allow-pickle" in refused.stderr
+    words = ("--set", "trainer_args.allow-pickle=true")
+    allowed = dimba("plan", "job.yaml", *words, "--json", cwd=job, **NO_ENGINE)
+    assert allowed.returncode == 0 and "--allow-pickle" in json.loads(allowed.stdout)["argv"], allowed.stderr
