@@ -30,6 +30,7 @@ lint: $(DEV)
 soak: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/soak/learning.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/kills.py
+	PYTHONPATH=. $(BIN)/python scripts/soak/specs.py
 
 bench: $(DEV) $(TRAIN)
 	$(BIN)/python scripts/bench/launcher.py

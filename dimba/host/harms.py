@@ -44,7 +44,7 @@ def _programs(spec: JobSpec, folder: Path, project: Path) -> Iterator[Harm]:
         yield Harm("trainer", f"{trainer} is executed, and no part of dimba")
     for file in _reward_files(spec):
         path = absolute(file, folder)
-        if path.is_file() and in_context(path, project) is None:
+        if os.path.exists(path) and in_context(path, project) is None:
             yield Harm("trainer_args.reward", f"{path} is executed, and no part of dimba")
     for name, value in spec.trainer_args.items():
         what = CODE_FLAGS.get(name.replace("_", "-"))

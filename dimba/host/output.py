@@ -9,7 +9,7 @@ from pathlib import Path
 from dimba.contract import OUTPUT_FILE, absolute, trained_files
 from dimba.errors import BadInput
 from dimba.host.facts import OutputFacts
-from dimba.host.places import why_not_write
+from dimba.host.places import is_link, why_not_write
 from dimba.runs import RunFolder
 
 
@@ -54,7 +54,7 @@ def _misplaced(path: Path, folder: Path) -> tuple[str, str, bool] | None:
         return f"`{path}` is where dimba is run, or above it", hint, True
     if why := why_not_write(path):
         return f"`{path}` {why}", hint, True
-    if lost := [each for each in (path, *path.parents) if each.is_symlink() and not os.path.exists(each)]:
+    if lost := [each for each in (path, *path.parents) if is_link(each) and not os.path.exists(each)]:
         return f"`{lost[0]}` is a link that leads nowhere", "mend the link, or choose another `output_dir`", True
     return None
 

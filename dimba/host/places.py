@@ -48,12 +48,20 @@ def _below(path: Path, places: tuple[Path, ...]) -> bool:
 def _bait(path: Path, *, to_write: bool) -> str:
     """A link of somebody else's that leads where they could not go themselves."""
     for link in (path, *path.parents):
-        if link.is_symlink() and (owner := link.lstat().st_uid) not in (0, os.geteuid()):
+        if is_link(link) and (owner := link.lstat().st_uid) not in (0, os.geteuid()):
             real = _existing(Path(os.path.realpath(link)))
             open_to_all = not to_write and real.stat().st_mode & 0o004
             if owner != real.stat().st_uid and not open_to_all:
                 return f"is reached by user {owner}'s link {link} to {real}, which is not theirs"
     return ""
+
+
+def is_link(path: Path) -> bool:
+    """Whether it is one, as far as this user may look."""
+    try:
+        return path.is_symlink()
+    except OSError:
+        return False
 
 
 def _existing(path: Path) -> Path:

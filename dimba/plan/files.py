@@ -1,5 +1,6 @@
 """Files that flags of our GRPO trainer name: seen by the job where they lie, at the same absolute path."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,11 +25,11 @@ def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
         return {}
     named = {file: _REWARD for each in rewards(spec) if (file := each.file or _schema(each))}
     model = spec.trainer_args.get(_MODEL)
-    if isinstance(model, str) and (names_a_path(model) or absolute(model, facts.folder).exists()):
+    if isinstance(model, str) and (names_a_path(model) or os.path.exists(absolute(model, facts.folder))):
         named[model] = _MODEL
     found = {text: absolute(text, facts.folder) for text in named}
     for text, path in found.items():
-        if not path.exists():
+        if not os.path.exists(path):
             hint = "correct the path; it is relative to the folder that dimba is run in"
             raise BadInput(f"trainer_args.{named[text]}: {path} does not exist", hint)
         if why := why_not_read(path):

@@ -13,6 +13,8 @@ from dimba.spec.model import JobSpec
 from dimba.spec.secrets import secrets_in
 from dimba.spec.yaml12 import Document, Key, Problem, dotted
 
+_SHOWN = 80  # characters of what was given
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedSpec:
@@ -127,11 +129,11 @@ def _what(error: dict[str, Any], key: Key) -> str:
         case "missing":
             return "required, and not given"
         case "literal_error":
-            return f"`{given}` is not one of {error['ctx']['expected'].replace(chr(39), '')}"
+            return f"`{_clipped(given)}` is not one of {error['ctx']['expected'].replace(chr(39), '')}"
         case "value_error":
             return str(error["ctx"]["error"])
         case "string_pattern_mismatch":
-            return f"`{given}`: letters, digits, dots, dashes and underscores, 64 at most"
+            return f"`{_clipped(given)}`: letters, digits, dots, dashes and underscores, 64 at most"
         case "model_type" | "dict_type":
             return f"expected a section of keys, not {_shown(given)}"
         case _:
@@ -145,7 +147,13 @@ def _sentence(message: str) -> str:
 
 def _shown(value: Any) -> str:
     kinds = {type(None): "nothing", dict: "a section", list: "a list"}
-    return kinds.get(type(value)) or (f"the text `{value}`" if isinstance(value, str) else f"`{value}`".lower())
+    text = _clipped(value)
+    return kinds.get(type(value)) or (f"the text `{text}`" if isinstance(value, str) else f"`{text}`".lower())
+
+
+def _clipped(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _keys(section: Key) -> list[str]:

@@ -1,9 +1,11 @@
 """JobSpec, version 1: every key, its type and its default."""
 
 import re
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,6 +24,7 @@ RunnerName = Literal["auto", "docker", "process", "slurm"]
 Scalar = bool | int | float | str
 
 NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
+_MOST = 10**9  # of anything that is counted
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -31,7 +34,10 @@ def size_in_bytes(value: int | str) -> int:
     match = _SIZE.fullmatch(str(value).strip())
     if not match or isinstance(value, bool):
         raise ValueError("expected a size such as 512m or 8g")
-    return int(float(match[1]) * 1024 ** ("kmgt".index(match[2].lower()) + 1 if match[2] else 0))
+    size = float(match[1]) * 1024 ** ("kmgt".index(match[2].lower()) + 1 if match[2] else 0)
+    if size >= 2**60:
+        raise ValueError("is more than any machine has")
+    return int(size)
 
 
 def _size(value: Any) -> Any:
@@ -52,7 +58,24 @@ def _gpus(value: Any) -> Any:
 # Written sizes stay as they were read; the plan wants bytes.
 Size = Annotated[int | None, BeforeValidator(_size), PlainSerializer(lambda value: value)]
 Gpus = Annotated[Literal["all", "none"] | int | list[int | str], BeforeValidator(_gpus)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=_MOST)]
+
+
+def _one_line(value: str) -> str:
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        raise ValueError("holds a line break or another control character")
+    return value
+
+
+def _not_too_long(value: str) -> str:
+    if len(value) > 2000 or any(len(part.encode()) > 255 for part in re.split("[/:]", value)):
+        raise ValueError("is longer than a file's name may be")
+    return value
+
+
+# What becomes a path, an image's or a variable's name, and is shown to whoever is asked to trust it.
+Line = Annotated[str, AfterValidator(_one_line)]
+Place = Annotated[Line, AfterValidator(_not_too_long)]
 
 
 class _Part(BaseModel):
@@ -62,10 +85,10 @@ class _Part(BaseModel):
 class Dataset(_Part):
     """Where the rows come from: `name` on the Hub, or `path` to a local file."""
 
-    name: str | None = Field(None, min_length=1, description="a data set's id on the Hugging Face Hub")
-    path: str | None = Field(None, min_length=1, description="a local file")
-    config: str | None = None
-    split: str | None = None
+    name: Place | None = Field(None, min_length=1, description="a data set's id on the Hugging Face Hub")
+    path: Place | None = Field(None, min_length=1, description="a local file")
+    config: Line | None = None
+    split: Line | None = None
     columns: dict[str, str] = Field(default_factory=dict, description="our column: yours")
 
     @field_validator("name")
@@ -94,10 +117,10 @@ class Training(_Part):
 
     batch_size: Count = 4
     grad_accumulation_steps: Count = 16
-    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=_MOST, allow_inf_nan=False)] | None = None
     max_steps: Count | None = None
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    max_length: Annotated[int, Field(ge=8)] = 1024
+    max_length: Annotated[int, Field(ge=8, le=_MOST)] = 1024
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
 
 
@@ -105,7 +128,7 @@ class Resources(_Part):
     """What the job may use of the machine."""
 
     gpus: Gpus = "all"
-    vram_gb: Annotated[float, Field(gt=0)] | None = None
+    vram_gb: Annotated[float, Field(gt=0, le=_MOST)] | None = None
     shm_size: Size = None
     memory: Size = None
     nodes: Count = 1
@@ -121,10 +144,10 @@ class Accelerate(_Part):
 class Container(_Part):
     """The image, the environment, further mounts and the network."""
 
-    image: str | None = Field(None, min_length=1)
-    base_image: str | None = Field(None, min_length=1)
-    env: list[str] = Field(default_factory=list, description="NAME (taken from the host at launch) or NAME=value")
-    mounts: list[str] = Field(default_factory=list, description="/host/folder[:/inside][:ro|rw]")
+    image: Place | None = Field(None, min_length=1)
+    base_image: Place | None = Field(None, min_length=1)
+    env: list[Line] = Field(default_factory=list, description="NAME (taken from the host at launch) or NAME=value")
+    mounts: list[Place] = Field(default_factory=list, description="/host/folder[:/inside][:ro|rw]")
     network: Literal["auto", "none", "bridge", "host"] = Field(
         "auto", description="auto: none, unless something that the job names is not on this machine"
     )
@@ -144,13 +167,13 @@ class JobSpec(_Part):
     version: Literal[1]
     name: str = Field("", pattern=NAME)
     mode: Mode
-    base_checkpoint: str = Field(min_length=1, description="a folder in Hugging Face format, or a Hub id")
+    base_checkpoint: Place = Field(min_length=1, description="a folder in Hugging Face format, or a Hub id")
     dataset: Dataset
     method: Method
     lora: Lora = Lora()
     training: Training = Training()
-    output_dir: str = ""
-    trainer: str | None = Field(None, min_length=1)
+    output_dir: Place = ""
+    trainer: Place | None = Field(None, min_length=1)
     trainer_args: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
     resources: Resources = Resources()
     accelerate: Accelerate = Accelerate()

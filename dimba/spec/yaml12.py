@@ -1,5 +1,6 @@
 """Strict YAML 1.2 with the line of every key: no aliases, no duplicate keys, no tags, no surprises."""
 
+import re
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -10,6 +11,10 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 MAX_BYTES = 1 << 20
 Key = tuple[str | int, ...]
 _CORE = "tag:yaml.org,2002:"
+# No path, flag or variable can hold these.
+_UNUSABLE = re.compile("[\x00\ud800-\udfff]")
+_BROKEN = "holds a NUL, or half a character: write plain text"
+_MOST_DIGITS = 400
 _SCALARS = {"int", "float", "bool", "null"}
 
 
@@ -78,6 +83,9 @@ class Document:
         for name_node, value_node in node.value:
             line = name_node.start_mark.line + 1
             name = str(name_node.value) if isinstance(name_node, ScalarNode) else "?"
+            if _UNUSABLE.search(name):
+                self._fail(line, f"a key {_BROKEN}", key)
+                continue
             here = (*key, name)
             if name in result:
                 self._fail(line, f"given twice; the first is on line {self.lines[here]}", here)
@@ -91,8 +99,13 @@ class Document:
         if str(node.tag).startswith("!") or kind.startswith("python/"):
             self._fail(node.start_mark.line + 1, f"tag `{node.tag}` is refused: write a plain value", key)
             return None
+        if _UNUSABLE.search(node.value):
+            self._fail(node.start_mark.line + 1, _BROKEN, key)
+            return None
         if kind not in _SCALARS:
             return node.value
+        if len(node.value) > _MOST_DIGITS:
+            return node.value  # no number that anybody means, and one that Python may not write down
         try:
             return self._yaml.constructor.construct_object(node)
         except (ValueError, YAMLError):

@@ -100,6 +100,17 @@ def test_a_file_of_more_than_a_mebibyte_is_refused():
     assert "larger than 1 MiB" in complaint(SPARSE + "#" * (1 << 20))
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "0x" + "f" * 9000, "1e" + "9" * 500])
+def test_a_number_without_end_is_refused_in_few_words(number: str):
+    text = complaint(SPARSE + f"training: {{max_length: {number}}}\n")
+    assert "job.yaml:6: training.max_length: expected an integer" in text and len(text) < 200
+
+
+@pytest.mark.parametrize("written", ['"a\\0b"', '"\\ud800"', '"a\\nb"', '"\\e[2J"', "x" * 300])
+def test_what_no_path_can_be_is_refused(written: str):
+    assert "job.yaml:6: output_dir: " in complaint(SPARSE.replace("output_dir: out\n", "") + f"output_dir: {written}\n")
+
+
 def test_deep_nesting_is_refused_without_a_crash():
     assert "job.yaml:" in complaint(SPARSE + "name: " + "[" * 3000 + "]" * 3000)
 

@@ -1,0 +1,189 @@
+"""Specs that no person would write, and what may come of them: a refusal or a plan, never a traceback."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+from rich.console import Console
+
+from dimba.cli.render import say_error, show_plan
+from dimba.errors import DimbaError
+from dimba.host.facts import EngineFacts, Gpu, GpuFacts, ImageFacts
+from dimba.launch import look
+from dimba.plan import LaunchPlan
+from dimba.runners.protocol import OnLine, Output, Throwaway, ignored
+from dimba.spec import JobSpec, parse_spec
+from dimba.trust import require_trust
+from tests.memory_runner import MemoryRunner
+
+OURS = "/opt/dimba/scripts/finetuning/finetune_"
+CARDS = GpuFacts(gpus=tuple(Gpu(index=n, uuid=f"GPU-{n}", name="pretend") for n in range(2)))
+ENGINES = (EngineFacts(reachable=True, version="28"), EngineFacts(reachable=False, problem="nothing listens"))
+
+WHOLE: dict[str, Any] = {
+    "version": 1,
+    "name": "fuzzed",
+    "mode": "sft",
+    "base_checkpoint": "base",
+    "dataset": {"path": "data.jsonl", "columns": {}},
+    "method": "lora",
+    "lora": {"r": 8, "alpha": 16},
+    "training": {"batch_size": 2, "epochs": 1, "max_steps": 3, "learning_rate": 2e-4, "max_length": 64, "seed": 1},
+    "output_dir": "out",
+    "trainer": "scripts/finetuning/finetune_sft.py",
+    "trainer_args": {"save-steps": 10},
+    "resources": {"gpus": "all", "shm_size": "1g", "memory": "2g", "vram_gb": 8, "nodes": 1},
+    "accelerate": {"strategy": "auto", "mixed_precision": "no"},
+    "container": {"base_image": "b", "image": "i", "env": ["HF_TOKEN"], "mounts": ["/srv"], "network": "auto"},
+    "runner": "auto",
+}
+PLACES = [(key,) for key in WHOLE] + [
+    (key, inner) for key in WHOLE if isinstance(WHOLE[key], dict) for inner in WHOLE[key]
+]
+FURTHER = [("dataset", "name"), ("dataset", "config"), ("dataset", "split"), ("trainer_args", "reward"), ("nothing",)]
+FLAGS = ("reward-model", "num-generations", "columns", "packing", "eval-steps", "a b", "\x00", "-", "")
+FURTHER += [("trainer_args", name) for name in FLAGS]
+DROPPED = object()
+
+TEXTS = [
+    "$(touch x)", "`touch x`", "; touch x", "| touch x", "a\nb", "a\tb", "a\x00b", "\x00", "\x1b[31mred", "\x7f",
+    "\ud800", "é" * 300, "../../../etc/x", "/etc/shadow", "/", "~", "~nobody-here/x", "~\x00", ".", "..",
+    "a" * 5000, "x/" * 2000, "\u202egnp.py", "\ufeff", "base", "data.jsonl", "job.yaml", "a/b", "a/b/c", "mine.py",
+    "mine.py:f", "regex:(", "9e9999g", "length:9999999999", "json_valid:/etc/x", "none", "null", "auto", "process",
+    "docker", "slurm", "grpo", "full", "qlora", "host", "bridge", "1e400", "-1g", "٣g", "A=b", "A=", "=",
+    "HF_TOKEN=hf_abcdefghijklmnopqrst", "PATH", "HOME", "HF_TOKEN", "/run/docker.sock:/x:rw", "::", "/:/proc",
+    "a:b:c:d", "/srv:relative", "base:/x", "--", "-x", "--output-dir=/etc", "numeric", "preference", "{{ 7 * 7 }}",
+    "%s%n", "[/bold]", "[red]", "0x10", "1_000", "0o7", "1:30", "regex:" + "(" * 999,
+]  # fmt: skip
+NUMBERS = [
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    2**64,
+    10**300,
+    -(10**300),
+    0.0,
+    -0.0,
+    1e308,
+    5e-324,
+    float("inf"),
+    float("nan"),
+    True,
+    None,
+]
+SCALARS = st.sampled_from([*TEXTS, *NUMBERS]) | st.text(max_size=20) | st.integers() | st.floats()
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(TEXTS) | st.text(max_size=6), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+# Most are one text of the list at one place: many changes at once are refused for the first.
+HOSTILE = st.sampled_from(TEXTS) | st.lists(st.sampled_from(TEXTS), max_size=2) | VALUES | st.just(DROPPED)
+CHANGES = st.lists(st.tuples(st.sampled_from([*PLACES, *FURTHER]), HOSTILE), max_size=3)
+RAW = [
+    "&a [*a]", "*a", "!!python/object:os.system x", "!x y", "? a", "{a: 1, a: 2}", "|\n  a\n  b", ">-\n  x",
+    "<<: *a", "'", '"', "%", "@", "- - - 1", "2026-11-23", "0b1", ".inf", "!!binary aGk=", "!!set {a}",
+    "0x" + "f" * 9000, "9" * 5000, "!!omap [a: 1]", "[[[[", "\t- x",
+]  # fmt: skip
+LINES = st.tuples(
+    st.sampled_from([key for (key, *_rest) in PLACES]), st.sampled_from([*RAW, *TEXTS]) | st.text(max_size=30)
+)
+NOISE = st.text(alphabet=st.sampled_from(list("version: 1\nmode[]{}&*!|>'\"#%@`-?,~\t\r \x00\u2028é")), max_size=200)
+
+
+@dataclass
+class Never(MemoryRunner):
+    """An engine that has our image, and on which nothing is started but our own trainers' `--help`."""
+
+    name: str = "docker"
+
+    def look(self, spec: JobSpec) -> ImageFacts:
+        key = None if spec.container.image else "k"
+        return ImageFacts(reference="r", key=key, base="b", base_digest="d", id="sha256:1")
+
+    def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
+        raise AssertionError("a job was started")
+
+    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
+        _python, script, word = argv
+        assert script.startswith(OURS) and word == "--help" and not place.network and not place.mounts, argv
+        return Output(
+            0, "  --base-checkpoint X\n  --dataset X\n  --use-lora\n  --use-qlora\n  --output-dir X\n  --save-steps N\n"
+        )
+
+
+@st.composite
+def specs(draw: Any) -> bytes:
+    """The bytes of a file: a whole spec with some of it changed, with lines of raw YAML behind it, or noise."""
+    kind = draw(st.sampled_from(["changed", "changed", "changed", "raw", "noise"]))
+    if kind == "noise":
+        return draw(st.binary(max_size=200) | NOISE.map(lambda text: text.encode(errors="surrogatepass")))
+    value: dict[str, Any] = {key: dict(part) if isinstance(part, dict) else part for key, part in WHOLE.items()}
+    if draw(st.integers(0, 3)):
+        value["container"] = {}
+    for place, new in draw(CHANGES):
+        change(value, place, new)
+    text = "".join(
+        f"{json.dumps(key)}: {json.dumps(part, ensure_ascii=draw(st.booleans()))}\n" for key, part in value.items()
+    )
+    if kind == "raw":
+        text += "".join(f"{key}: {raw}\n" for key, raw in draw(st.lists(LINES, min_size=1, max_size=3)))
+    return text.encode(errors="surrogatepass")
+
+
+def one_by_one() -> Iterator[bytes]:
+    """Every value of the lists, alone and in a list, at every place of an otherwise whole spec."""
+    for place in [*PLACES, *FURTHER]:
+        for new in [*TEXTS, *NUMBERS]:
+            for written in (new, [new]):
+                value: dict[str, Any] = {**WHOLE, "container": {}}
+                change(value, place, written)
+                yield json.dumps(value).encode()
+                if place[0] == "trainer_args":
+                    yield json.dumps({**value, "mode": "grpo", "trainer": None}).encode()
+
+
+def change(value: dict[str, Any], place: tuple[str, ...], new: Any) -> None:
+    *parents, last = place
+    for parent in parents:
+        inner = value.get(parent)
+        value[parent] = value = dict(inner) if isinstance(inner, dict) else {}
+    if new is DROPPED:
+        value.pop(last, None)
+    else:
+        value[last] = new
+
+
+def survives(data: bytes, engine: EngineFacts, folder: Path) -> str:
+    """What came of it, one of `refused`, `distrusted`, `no plan` and `planned`; anything else is raised."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            loaded = parse_spec(data, source="job.yaml")
+        except DimbaError as error:
+            say_error(error)
+            return "refused"
+        came = "planned"
+        try:
+            require_trust(loaded, folder, trust=False, ask=None)
+        except DimbaError as error:
+            say_error(error)
+            came = "distrusted"
+        try:
+            plan = look(loaded, lambda _rows: None, found=(Never(), engine), gpu=CARDS).plan()
+        except DimbaError as error:
+            say_error(error)
+            return came if came == "distrusted" else "no plan"
+    show_plan(plan, Console(file=io.StringIO()))
+    json.dumps(plan.as_json(), ensure_ascii=False).encode()
+    assert all("\x00" not in token for token in plan.argv)
+    return came

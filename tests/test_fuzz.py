@@ -1,0 +1,37 @@
+"""No spec, whoever wrote it, gives anything but a refusal or a plan; more of them by scripts/soak/specs.py."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dimba.host.facts import EngineFacts
+from tests.fuzz import ENGINES, WHOLE, change, specs, survives
+
+CAME: Counter[str] = Counter()
+QUICK = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture
+def inside(job: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(job)
+    return job
+
+
+@QUICK
+@given(data=specs(), engine=st.sampled_from(ENGINES))
+def test_no_spec_gives_anything_but_a_refusal_or_a_plan(inside: Path, data: bytes, engine: EngineFacts):
+    CAME[survives(data, engine, inside)] += 1
+
+
+def test_some_of_them_get_as_far_as_a_plan(inside: Path):
+    import json
+
+    value = {**WHOLE, "container": {}}
+    assert survives(json.dumps(value).encode(), ENGINES[0], inside) == "planned"
+    change(value, ("container", "network"), "host")
+    assert survives(json.dumps(value).encode(), ENGINES[0], inside) == "distrusted"
+    assert not CAME or len(CAME) >= 3, CAME
+    assert not [path.name for path in inside.iterdir() if path.name == "x"], "nothing was touched"
