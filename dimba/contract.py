@@ -41,6 +41,7 @@ ATTEND = "_attend"  # the command of a process beside a detached run
 SPEC_FILE = "job.yaml"
 PLAN_FILE = "plan.json"
 RUN_FILE = "run.json"
+DIFF_FILE = "changes.patch"  # where the repository's changes are too long for the record
 LOG_FILE = "log.txt"
 METRICS_FILE = "metrics.jsonl"
 EXIT_FILE = "exit.json"  # the entry point's last word, in the attempt's folder

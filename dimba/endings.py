@@ -1,6 +1,5 @@
 """What became of a run: its status, its exit reason, and what to say to whoever waited for it."""
 
-import json
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,9 +99,9 @@ def _failed(folder: RunFolder, ending: Ending | None, word: Mapping[str, Any]) -
 def _estimate(folder: RunFolder) -> str:
     """What the plan had counted on, beside what was asked for."""
     try:
-        plan = json.loads((folder.path / contract.PLAN_FILE).read_text(encoding="utf-8"))
-        return f"\n  the plan counted on {plan['memory']['model_states'] / _GIB:.1f} GiB and the activations on top"
-    except (OSError, ValueError, TypeError, KeyError):
+        states = folder.plan()["memory"]["model_states"]
+        return f"\n  the plan counted on {states / _GIB:.1f} GiB and the activations on top"
+    except (TypeError, KeyError):
         return ""
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dimba import contract
 from dimba.attendant import spawn_attendant
@@ -13,6 +14,7 @@ from dimba.errors import DimbaError, RunFailed, SeveralErrors
 from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
 from dimba.host.harms import IMAGES
 from dimba.host.probe import probe, project_root
+from dimba.host.provenance import provenance
 from dimba.leasing import Desk, machine, waiting_for, wanted_by
 from dimba.lifecycle import Options, Reporter, Run, interrupted, signals
 from dimba.plan import LaunchPlan, make_plan
@@ -26,6 +28,8 @@ from dimba.spec import JobSpec, LoadedSpec
 from dimba.trust import Ask, harms_of, remember_run, require_trust
 
 RowsRead = Callable[..., None]  # (rows read), or (rows tokenised, of how many)
+# (plan, fields of provenance) → further fields; raises where the run would not be the same
+Repeats = Callable[[LaunchPlan, dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,14 +146,25 @@ def launch(
     Raises:
         DimbaError: with the exit status of what went wrong; the run's record says the same.
     """
-    options = options or Options()
     require_trust(loaded, Path.cwd(), trust=trust, ask=ask)
+    options = options or Options()
     seen = look(loaded, reporter.rows, choices=choices_of(options), ask=True)
+    return begin(seen, options, reporter, detach=detach)
+
+
+def begin(
+    seen: Look, options: Options, reporter: Reporter, *, detach: bool, repeats: Repeats | None = None
+) -> RunRecord:
+    """Plans, puts on record what the run is made of, and carries it on; where it `repeats` another, that judges it."""
     plan = _benefit_of_the_doubt(seen).plan()
     for note in plan.notes:
         reporter.note(note)
-    run = Run.create(plan, loaded, seen.facts, options)
-    run.update(trusted=remember_run(run.folder.id, loaded, seen.facts.folder))
+    made_of = provenance(seen.facts, plan.host_environment, reporter.progress)
+    reporter.ended()
+    if repeats:
+        made_of |= repeats(plan, made_of)
+    run = Run.create(plan, seen.loaded, seen.facts, options, made_of)
+    run.update(trusted=remember_run(run.folder.id, seen.loaded, seen.facts.folder))
     return carry_on(run, seen, reporter, detach=detach)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from dimba import contract
 from dimba.endings import judge
 from dimba.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
-from dimba.host.provenance import provenance
+from dimba.host.provenance import hub_commits
 from dimba.plan import LaunchPlan
 from dimba.runners.protocol import Ending, Runner
 from dimba.runners.tail import Tail
@@ -78,8 +79,10 @@ class Run:
     events: "queue.SimpleQueue[str | BaseException | _Interrupt | None]" = field(default_factory=queue.SimpleQueue)
 
     @classmethod
-    def create(cls, plan: LaunchPlan, loaded: LoadedSpec, facts: HostFacts, options: Options) -> "Run":
-        """Puts the run on record before anything of it starts."""
+    def create(
+        cls, plan: LaunchPlan, loaded: LoadedSpec, facts: HostFacts, options: Options, made_of: dict[str, Any]
+    ) -> "Run":
+        """Puts the run on record, with what it is `made_of`, before anything of it starts."""
         folder = create_run(facts.runs, plan.name, plan.uid, plan.gid)
         folder.write_bytes(contract.SPEC_FILE, loaded.data)
         record = RunRecord(
@@ -89,14 +92,14 @@ class Run:
             mode=plan.mode,
             method=plan.method,
             output_dir=str(plan.output_dir),
-            driver=next((gpu.driver for gpu in plan.gpus), None),
-            gpus=plan.gpu_ids,
+            seed=loaded.spec.training.seed,
+            command=("dimba", *sys.argv[1:]),
             overrides=loaded.overrides,
             created=now(),
             folder=str(facts.folder),
             launcher=myself(),
             **vars(options),
-            **provenance(facts.project),
+            **_cut(made_of, folder),
         )
         folder.write_record(record)
         return cls(folder, record)
@@ -115,7 +118,7 @@ class Run:
         plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
         self.folder.write_json(contract.PLAN_FILE, plan.as_json())
         attempts = (*self.record.attempts, Attempt(number=number, started=now()))
-        self.record = replace(self.record, gpus=plan.gpu_ids, stop_grace=plan.stop_grace, **_image(plan))
+        self.record = replace(self.record, stop_grace=plan.stop_grace, **_image(plan), **_cards(plan))
         self.update(
             **IN_HAND, launcher=myself(), status="starting", started=self.record.started or now(), attempts=attempts
         )
@@ -188,7 +191,7 @@ class Run:
         stopping = self.stopping or self.folder.record().status == "stopping"
         status, reason, error = judge(ending, self.folder, stopping=stopping)
         self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
-        self.update()
+        self.update(**hub_commits(self.folder.plan()))
         if error:
             raise error
 
@@ -208,6 +211,8 @@ class Run:
             raise
 
 
+_LONGEST_DIFF = 1 << 16  # characters
+
 IN_HAND: dict[str, Any] = {"exit_reason": None, "exit_code": None, "ended": None, "waits_for": None}
 
 
@@ -219,6 +224,24 @@ def patience(record: RunRecord) -> float:
 def _image(plan: LaunchPlan) -> dict[str, Any]:
     image = plan.image
     return {"image": image.reference, "image_digest": image.id} if image else {}
+
+
+def _cards(plan: LaunchPlan) -> dict[str, Any]:
+    return {
+        "driver": next((gpu.driver for gpu in plan.gpus), None),
+        "gpus": plan.gpu_ids,
+        "gpu_names": tuple(gpu.name or "unnamed" for gpu in plan.gpus),
+    }
+
+
+def _cut(made_of: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """Without a diff so long that every look at the record would be slow: it gets a file of its own."""
+    diff = made_of.get("git_diff") or ""
+    if len(diff) <= _LONGEST_DIFF:
+        return made_of
+    folder.write_bytes(contract.DIFF_FILE, diff.encode())
+    cut = f"{diff[:_LONGEST_DIFF]}\n… {len(diff) - _LONGEST_DIFF:,} more characters in {contract.DIFF_FILE}"
+    return {**made_of, "git_diff": cut}
 
 
 def claim_output(plan: LaunchPlan, run: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from dimba.attendant import lock_of, spawn_attendant
 from dimba.endings import TRANSIENT, judge
 from dimba.errors import BadInput, DimbaError, EngineFailed, RunFailed
+from dimba.host.provenance import hub_commits
 from dimba.launch import find_runner
 from dimba.lifecycle import patience
 from dimba.runners.protocol import Runner
@@ -114,6 +115,7 @@ def _held_against_job(folder: RunFolder, record: RunRecord) -> RunRecord:
     ending = runner.wait(job) if job else None
     status, reason, _ = judge(ending, folder, stopping=record.status == "stopping")
     closed = record.closed(status, reason, ending.exit_code if ending else folder.last_word().get("exit_code"))
+    closed = replace(closed, **hub_commits(folder.plan()))
     closed = _closed(folder, record, closed)
     if reason in TRANSIENT and status == "failed" and len(record.attempts) <= record.retries and _is_mine(folder):
         closed = replace(closed, status="queued")

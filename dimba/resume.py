@@ -1,6 +1,7 @@
 """Going on with a run: by hand, or by its attendant."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,11 +45,11 @@ def attend(folder: RunFolder, reporter: Reporter) -> None:
 
 
 def _go_on(folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: bool, trust: bool = False) -> RunRecord:
-    loaded = _spec(folder, record)
+    loaded = spec_of(folder, record)
     require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
     remember_run(folder.id, loaded, Path.cwd())
     newest = newest_whole(Path(record.output_dir)) if record.attempts else None
-    options = Options(**{name: getattr(record, name) for name in vars(Options())})
+    options = options_of(record)
     choices = choices_of(options, run_id=folder.id, checkpoint=newest)
     seen = look(loaded, reporter.rows, choices=choices, ask=True, image=record.image)
     # The runs' folder is where this run lies, whatever the environment says by now.
@@ -65,8 +66,13 @@ def _go_on(folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: 
     return carry_on(run, seen, reporter, detach=detach)
 
 
-def _spec(folder: RunFolder, record: RunRecord) -> LoadedSpec:
-    """The spec as it was launched; relative paths in it mean what they meant then."""
+def options_of(record: RunRecord) -> Options:
+    """What the run's command line said."""
+    return Options(**{name: getattr(record, name) for name in vars(Options())})
+
+
+def spec_of(folder: RunFolder, record: RunRecord, further: Sequence[str] = ()) -> LoadedSpec:
+    """The spec as it was launched, with `further` overrides; relative paths in it mean what they meant then."""
     if record.folder:
         try:
             os.chdir(record.folder)
@@ -74,7 +80,7 @@ def _spec(folder: RunFolder, record: RunRecord) -> LoadedSpec:
             hint = "relative paths of its spec begin there; launch a spec with the paths of now instead"
             raise BadInput(f"{folder.id} was launched in {record.folder}: {error.strerror}", hint) from None
     path = folder.path / SPEC_FILE
-    return parse_spec(path.read_bytes(), source=str(path), overrides=record.overrides)
+    return parse_spec(path.read_bytes(), source=str(path), overrides=[*record.overrides, *further])
 
 
 def _where(newest: Path | None, *, takes_it: bool) -> str:

@@ -57,7 +57,7 @@ def prepared(tmp_path: Path, *argv: str) -> tuple[Run, LaunchPlan]:
         uid=os.getuid(),
         gid=os.getgid(),
     )
-    return Run.create(plan, LOADED, facts, Options()), plan
+    return Run.create(plan, LOADED, facts, Options(), {}), plan
 
 
 def follow(tmp_path: Path, reporter: Quiet, *argv: str) -> Run:

@@ -114,7 +114,9 @@ def _add_spec_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
 
 def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     launch = commands.add_parser("launch", help="run a spec")
-    _add_spec(launch)
+    what = launch.add_mutually_exclusive_group(required=True)
+    _add_spec(launch, what)
+    what.add_argument("--same-as", metavar="RUN", help="once more what this run trained, in a folder of its own")
     launch.add_argument("--detach", action="store_true", help="return once it runs; its id is the last line on stdout")
     launch.add_argument("--follow", action="store_true", help="show it until it ends (the default)")
     launch.add_argument(
@@ -150,8 +152,11 @@ def _stretch(text: str) -> float:
         raise argparse.ArgumentTypeError(f"`{text}` is no time; write it as 90s, 30m, 2h or 1d") from None
 
 
-def _add_spec(command: argparse.ArgumentParser) -> None:
-    command.add_argument("spec", metavar="SPEC")
+def _add_spec(command: argparse.ArgumentParser, alternative: "argparse._MutuallyExclusiveGroup | None" = None) -> None:
+    if alternative is None:
+        command.add_argument("spec", metavar="SPEC")
+    else:
+        alternative.add_argument("spec", nargs="?", metavar="SPEC")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value for this time")
     command.add_argument("--runner", choices=("auto", "docker", "process", "slurm"), help="instead of the spec's")
     command.add_argument("--allow-cpu", action="store_true", help="go on where the GPUs asked for do not work inside")

@@ -71,6 +71,9 @@ def data(args: argparse.Namespace) -> int:
 
 def launch(args: argparse.Namespace) -> None:
     """Runs it."""
+    if args.same_as:
+        _repeat(args)
+        return
     from dimba.launch import launch as launch_spec
     from dimba.lifecycle import Options
 
@@ -84,6 +87,15 @@ def launch(args: argparse.Namespace) -> None:
     started = time.monotonic()
     ask = render.ask_for_trust if render.can_ask() else None
     record = launch_spec(_load(args), render.reporter(), options, detach=args.detach, trust=args.trust_spec, ask=ask)
+    _show_start_or_end(record, started, detached=args.detach)
+
+
+def _repeat(args: argparse.Namespace) -> None:
+    from dimba.repeat import repeat
+
+    started = time.monotonic()
+    folder = find_run(_runs(), args.same_as)
+    record = repeat(folder, _overrides(args), render.reporter(), detach=args.detach, trust=args.trust_spec)
     _show_start_or_end(record, started, detached=args.detach)
 
 
@@ -206,8 +218,11 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> LoadedSpec:
-    overrides = [*args.set, *([f"runner={args.runner}"] if args.runner else [])]
-    return load_spec(Path(args.spec), overrides)
+    return load_spec(Path(args.spec), _overrides(args))
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    return [*args.set, *([f"runner={args.runner}"] if args.runner else [])]
 
 
 def _runs() -> Path:

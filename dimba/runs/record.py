@@ -37,9 +37,16 @@ class RunRecord:
     image_digest: str | None = None
     git_revision: str | None = None
     git_dirty: bool | None = None
+    git_diff: str | None = None  # masked; what is long is cut, and whole in changes.patch
     lock_hash: str | None = None
+    base_hash: str | None = None  # sha256:… of local files, commit:… of what came from the Hub
+    data_hash: str | None = None
+    seed: int | None = None
+    command: tuple[str, ...] = ()
+    same_as: str | None = None  # the run that it repeats
     driver: str | None = None
     gpus: tuple[str, ...] = ()
+    gpu_names: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()  # what its spec brought along, and whoever launched it agreed to
     attempts: tuple[Attempt, ...] = ()
@@ -68,7 +75,7 @@ class RunRecord:
             Attempt(**{key: item for key, item in each.items() if key in _names(Attempt)})
             for each in known.pop("attempts", ())
         )
-        for key in ("gpus", "overrides", "trusted"):
+        for key in ("gpus", "gpu_names", "overrides", "trusted", "command"):
             known[key] = tuple(known.get(key) or ())
         return cls(attempts=attempts, **known)
 

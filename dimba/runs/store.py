@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import EXIT_FILE, LOG_FILE, METRICS_FILE, RUN_FILE, SPEC_FILE
+from dimba.contract import EXIT_FILE, LOG_FILE, METRICS_FILE, PLAN_FILE, RUN_FILE, SPEC_FILE
 from dimba.errors import BadInput, HostCannot
 from dimba.runs.record import RunRecord
 
@@ -60,6 +60,14 @@ class RunFolder:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             hint = "remove that folder if the run is of no more use"
             raise BadInput(f"{self.path / RUN_FILE}: not a run record ({error})", hint) from None
+
+    def plan(self) -> dict[str, Any]:
+        """The plan of the newest attempt, as it was written; empty where there is none."""
+        try:
+            plan = json.loads((self.path / PLAN_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return plan if isinstance(plan, dict) else {}
 
     def write_record(self, record: RunRecord) -> None:
         """Replaces run.json whole."""

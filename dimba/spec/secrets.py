@@ -1,10 +1,10 @@
 """Secrets are named in a spec, never written: finds values that look like one."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dimba.contract import names_a_secret
+from dimba.contract import SHORTEST_SECRET, names_a_secret
 from dimba.spec.yaml12 import Key
 
 # What well-known services give out, keys and passwords in an address, and what a key file holds.
@@ -39,6 +39,13 @@ def secrets_in(value: Any, key: Key = ()) -> Iterator[tuple[Key, str]]:
             yield from secrets_in(item, (*key, n))
     elif isinstance(value, str) and (what := _secret(value, key)):
         yield key, what
+
+
+def mask_secrets(text: str, values: Iterable[str]) -> str:
+    """The text without these values (those too short to be told from ordinary words stay), and what looks like one."""
+    for value in sorted((each for each in values if len(each) >= SHORTEST_SECRET), key=len, reverse=True):
+        text = text.replace(value, "***")
+    return _TOKEN.sub("***", text)
 
 
 def _secret(value: str, key: Key) -> str:

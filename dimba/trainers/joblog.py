@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from dimba.contract import SHORTEST_SECRET
+
 _CHUNK = 65536
 _MASK = b"***"
-_SHORTEST = 8  # bytes of a value that can be masked: shorter ones are parts of ordinary words
 _LAST_LINES = 200
 
 
@@ -18,7 +19,7 @@ class JobLog:
     """Written by the job itself, so that nothing on the host has to live for it; `tail` is its last lines."""
 
     def __init__(self, path: Path | None, secrets: Iterable[str] = ()) -> None:
-        self._secrets = [each.encode() for each in secrets if len(each) >= _SHORTEST]
+        self._secrets = [each.encode() for each in secrets if len(each) >= SHORTEST_SECRET]
         self._held = max(map(len, self._secrets), default=1) - 1
         self._out = sys.stdout.buffer
         self._file = None if path is None or _is_stdout(path) else path.open("ab", buffering=0)
