@@ -226,13 +226,14 @@ def test_a_run_is_stopped_from_elsewhere_and_a_second_one_may_not_share_its_outp
     assert again.returncode == 2 and "does not run" in again.stderr
 
 
-def test_one_broken_record_does_not_hide_the_others(job: Path, dimba: Dimba):
+@pytest.mark.parametrize("bad", ["{", "[]", '{"id": "x", "name": 5, "status": "failed"}', '{"created": "then"}'])
+def test_one_broken_record_does_not_hide_the_others(job: Path, dimba: Dimba, bad: str):
     for name in ("good", "bad"):
         (job / "runs" / name).mkdir(parents=True)
         (job / "runs" / name / "job.yaml").touch()
     record = {"id": "good", "name": "good", "status": "failed", "created": "2026-01-01T00:00:00+00:00"}
     (job / "runs" / "good" / "run.json").write_text(json.dumps(record))
-    (job / "runs" / "bad" / "run.json").write_text("{")
+    (job / "runs" / "bad" / "run.json").write_text(bad)
     done = dimba("ps", "-a", cwd=job)
     assert done.returncode == 0 and "good" in done.stdout and "bad/run.json: not a run record" in done.stderr
 

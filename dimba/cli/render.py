@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dimba.errors import DimbaError, Interrupted, printable
 from dimba.report import counted
@@ -170,12 +171,15 @@ def show_runs(records: "Sequence[RunRecord]") -> None:
     for column in ("RUN", "STATUS", "REASON", "RUNNER", "CREATED"):
         table.add_column(column, no_wrap=column in ("RUN", "STATUS"), overflow="fold")
     for record in records:
-        created = datetime.fromisoformat(record.created).astimezone().strftime("%m-%d %H:%M")
-        style = _STATUS.get(record.status, "")
-        status = f"[{style}]{record.status}[/]" if style else record.status
         on_cpu = " (CPU)" if record.allow_cpu and record.gpus else ""
-        table.add_row(record.id, status + on_cpu, record.exit_reason or "", record.runner, created)
+        status = Text(record.status + on_cpu, style=_STATUS.get(record.status, ""))
+        plain = (record.exit_reason or "", record.runner, _clock(record.created))
+        table.add_row(Text(record.id), status, *(Text(str(each)) for each in plain))
     output_console().print(table)
+
+
+def _clock(time: str) -> str:
+    return datetime.fromisoformat(time).astimezone().strftime("%m-%d %H:%M") if time else ""
 
 
 def show_ending(record: "RunRecord", seconds: float) -> None:

@@ -77,7 +77,16 @@ class RunRecord:
         )
         for key in ("gpus", "gpu_names", "overrides", "trusted", "command"):
             known[key] = tuple(known.get(key) or ())
-        return cls(attempts=attempts, **known)
+        return cls(attempts=attempts, **known)._checked()
+
+    def _checked(self) -> "RunRecord":
+        """Whatever is there is of its kind: a record may have been written by anybody. Raises ValueError."""
+        texts = {name: getattr(self, name) for name in ("id", "name", "status", "runner", "output_dir", "created")}
+        if wrong := [name for name, value in texts.items() if not isinstance(value, str)]:
+            raise ValueError(f"`{wrong[0]}` is no text")
+        for time in filter(None, (self.created, self.started, self.ended)):
+            datetime.fromisoformat(time)
+        return self
 
     def with_attempt(self, **changes: Any) -> "RunRecord":
         """The same record with its last attempt changed."""
