@@ -48,6 +48,8 @@ def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> Judgem
     reason = str(word.get("reason") or "")
     if reason in (contract.REFUSED, contract.NO_GPU):
         return "failed", "start_failed", _refusal(folder, word)
+    if code == contract.EXIT_STOPPED and not (stopping or reason) and ending and ending.engine_restarted:
+        return "failed", *_engine_lost(folder)
     if stopping or reason == "time_limit" or code == contract.EXIT_STOPPED:
         return _stopped(folder, code, reason, stopping=stopping)
     return "failed", *_failed(folder, ending, word)
@@ -72,14 +74,17 @@ def _stopped(folder: RunFolder, code: int, reason: str, *, stopping: bool) -> Ju
     return "stopped", "stopped_by_user", RunFailed(f"run {folder.id} was stopped elsewhere", _go_on(folder))
 
 
+def _engine_lost(folder: RunFolder) -> tuple[str, DimbaError]:
+    return "engine_lost", RunFailed(f"run {folder.id}: the engine was restarted, and ended its job", _go_on(folder))
+
+
 def _failed(folder: RunFolder, ending: Ending | None, word: Mapping[str, Any]) -> tuple[str, DimbaError]:
     """(exit reason, error) of a job that nobody told to end."""
     reason = str(word.get("reason") or "")
     if ending and ending.out_of_memory and reason in ("", "killed", "trainer_error"):
         reason = "out_of_memory"
     if not reason and ending and ending.engine_restarted:
-        what = f"run {folder.id}: the engine was restarted, and ended its job"
-        return "engine_lost", RunFailed(what, _go_on(folder))
+        return _engine_lost(folder)
     code = ending.exit_code if ending else word["exit_code"]
     reason = reason or ("killed" if code == _KILLED else "trainer_error")
     if word.get("message"):  # the trainer's own words

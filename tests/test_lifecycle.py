@@ -127,6 +127,8 @@ def test_a_run_that_does_not_start_is_closed(tmp_path: Path):
         (Ending(137, out_of_memory=True), "out_of_memory", 1),
         (Ending(1, out_of_memory=True), "out_of_memory", 1),
         (Ending(143), "stopped_by_user", 1),
+        (Ending(143, engine_restarted=True), "engine_lost", 1),
+        (Ending(137, engine_restarted=True), "engine_lost", 1),
         (None, "container_missing", 1),
     ],
 )
