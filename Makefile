@@ -30,6 +30,7 @@ lint: $(DEV)
 soak: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/soak/learning.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/kills.py
+	PYTHONPATH=. $(BIN)/python scripts/soak/launches.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/specs.py
 
 bench: $(DEV) $(TRAIN)
@@ -38,6 +39,8 @@ bench: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/bench/data.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/packing.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/grpo.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/records.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/stopping.py
 
 $(HOST): pyproject.toml constraints-dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
