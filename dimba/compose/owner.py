@@ -24,7 +24,9 @@ def become_owner() -> None:
         raise HostCannot(f"user {uid}, as whom the job runs, may not write in {folder}", hint)
     if not may_write(cache, uid, gid):
         os.environ[_HF_HOME] = str(folder / ".cache" / "huggingface")
-        sys.stderr.write(f"user {uid}, as whom the job runs, may not write in {cache}: {os.environ[_HF_HOME]} instead\n")
+        sys.stderr.write(
+            f"user {uid}, as whom the job runs, may not write in {cache}: {os.environ[_HF_HOME]} instead\n"
+        )
 
 
 def _give_if_new(folder: Path, uid: int, gid: int) -> None:
