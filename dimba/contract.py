@@ -20,6 +20,11 @@ ENV_STOP_GRACE = "DIMBA_STOP_GRACE"  # seconds that it may take to save in, once
 ENV_KILL_HUNG = "DIMBA_KILL_HUNG"  # end a job whose steps no longer come
 ENV_HANG_SECONDS = "DIMBA_HANG_SECONDS"  # the least time without a step that counts as a hang
 ENV_RANK_DIR = "DIMBA_RANK_DIR"  # where each rank notes its pid and how it ended
+# Of a job on several machines: how many there are, which of them this is, and where the first one waits.
+ENV_NODES = "DIMBA_NODES"
+ENV_NODE_RANK = "DIMBA_NODE_RANK"
+ENV_MAIN_ADDRESS = "DIMBA_MAIN_ADDRESS"
+ENV_MAIN_PORT = "DIMBA_MAIN_PORT"
 
 # Environment of the launcher.
 ENV_RUNS = "DIMBA_RUNS"

@@ -119,7 +119,7 @@ def _place(spec: JobSpec, facts: HostFacts, runner: str) -> Throwaway:
         gid=facts.output.gid,
         image=(image.id or image.reference) if image else "",
         mounts=tuple(each for each in job_mounts(plain, facts) if not _is_output(each, facts)),
-        environment=job_environment(facts, runner) | hub_login(token) | ({} if network else OFFLINE),
+        environment=job_environment(facts.cache, runner) | hub_login(token) | ({} if network else OFFLINE),
         secrets={name: os.environ[name] for name in token},
         network=network,
         timeout=_NO_LIMIT,

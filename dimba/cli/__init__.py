@@ -158,6 +158,7 @@ def _add_spec(command: argparse.ArgumentParser, alternative: "argparse._Mutually
     else:
         alternative.add_argument("spec", nargs="?", metavar="SPEC")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value for this time")
-    command.add_argument("--runner", choices=("auto", "docker", "process", "slurm"), help="instead of the spec's")
+    runners = ("auto", "docker", "process", "slurm", "kubernetes")
+    command.add_argument("--runner", choices=runners, help="instead of the spec's; `plan` renders for kubernetes")
     command.add_argument("--allow-cpu", action="store_true", help="go on where the GPUs asked for do not work inside")
     command.add_argument("--trust-spec", action="store_true", help="run what a stranger's spec brings along")

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from dimba.cli.tokens import show_data
 from dimba.errors import BadInput, DimbaError
 from dimba.runs import ACTIVE, RunFolder, all_runs, find_run
 from dimba.runs.record import RunRecord
-from dimba.spec import LoadedSpec, json_schema, load_spec
+from dimba.spec import LoadedSpec, documents_yaml, json_schema, load_spec
+
+KUBERNETES = "kubernetes"
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -41,6 +45,8 @@ def plan(args: argparse.Namespace) -> None:
     from dimba.launch import choices_of, look
     from dimba.lifecycle import Options, interrupted, signals
 
+    if args.runner == KUBERNETES:
+        return _manifests(args)
     reporter = render.reporter()
     with signals(interrupted):
         choices = choices_of(Options(allow_cpu=args.allow_cpu))
@@ -53,6 +59,21 @@ def plan(args: argparse.Namespace) -> None:
         render.show_plan(made)
         if made.data.report:
             show_data(made.data.report, render.output_console())
+
+
+def _manifests(args: argparse.Namespace) -> None:
+    """What would run on a cluster, for `kubectl apply`."""
+    from dimba.kubernetes import render as render_job
+
+    reporter = render.reporter()
+    made = render_job(load_spec(Path(args.spec), args.set), reporter.rows)
+    reporter.ended()
+    for note in made.notes:
+        render.note(note)
+    if args.json:
+        _print_json({"apiVersion": "v1", "kind": "List", "items": made.objects})
+    else:
+        sys.stdout.write(documents_yaml(made.objects))
 
 
 def data(args: argparse.Namespace) -> int:
@@ -141,7 +162,8 @@ def ps(args: argparse.Namespace) -> None:
     records = [record for folder in folders if (record := _readable(folder))]
     shown = [record for record in records if args.all or record.status in ACTIVE]
     if args.json:
-        _print_json([record.as_json() for record in shown])
+        # A diff is for run.json: whoever lists runs reads the rest.
+        _print_json([replace(record, git_diff=None).as_json() for record in shown])
     elif shown:
         render.show_runs(shown)
     else:
@@ -218,6 +240,9 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> LoadedSpec:
+    if args.runner == KUBERNETES:
+        apply = f"`dimba plan {shlex.quote(args.spec)} --runner kubernetes | kubectl apply -f -`"
+        raise BadInput("--runner kubernetes: dimba renders for a cluster, and starts nothing on one", apply)
     return load_spec(Path(args.spec), _overrides(args))
 
 

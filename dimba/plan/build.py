@@ -18,10 +18,10 @@ from dimba.plan.model import LaunchPlan, Omitted, Steps
 from dimba.plan.mounts import job_mounts
 from dimba.plan.network import job_network, network_environment
 from dimba.plan.placement import (
-    accelerate_argv,
     choose_gpus,
     choose_runner,
     gpu_devices,
+    job_argv,
     precision,
     refuse_what_comes_later,
     shm_bytes,
@@ -156,19 +156,17 @@ def _resuming(trainer: TrainerFacts, choices: Choices) -> list[str]:
     return [flag, str(choices.checkpoint)] if flag and choices.checkpoint else []
 
 
-def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> list[str]:
-    """The entry point, `accelerate launch`, and the wrapper that notes how each rank ended."""
+def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> tuple[str, ...]:
     inside = placement.runner == "docker"
     trainer = facts.trainer.in_image if inside and facts.trainer.in_image else str(facts.trainer.path)
-    processes = max(1, len(placement.gpus))
-    threads = max(1, facts.cores // processes)
-    return [
-        "python" if inside else facts.python,
-        *("-m", "dimba.trainers.entry"),
-        *([contract.PREPARE] if processes > 1 and _tokenises_first(facts) else []),
-        *accelerate_argv(processes, precision(spec, placement.gpus), threads=threads, on_cpu=not placement.gpus),
-        *("-m", "dimba.trainers.rank", trainer),
-    ]
+    return job_argv(
+        trainer,
+        gpus=len(placement.gpus),
+        precision=precision(spec, placement.gpus),
+        cores=facts.cores,
+        tokenises=_tokenises_first(facts),
+        python="python" if inside else facts.python,
+    )
 
 
 def _tokenises_first(facts: HostFacts) -> bool:
@@ -176,7 +174,7 @@ def _tokenises_first(facts: HostFacts) -> bool:
 
 
 def _environment(facts: HostFacts, placement: _Placement, choices: Choices, network: str | None) -> dict[str, str]:
-    environment = {contract.ENV_GPU_COUNT: str(len(placement.gpus)), **job_environment(facts, placement.runner)}
+    environment = {contract.ENV_GPU_COUNT: str(len(placement.gpus)), **job_environment(facts.cache, placement.runner)}
     environment |= network_environment(network)
     if choices.allow_cpu:
         environment[contract.ENV_ALLOW_CPU] = "1"
@@ -193,9 +191,9 @@ def _limits(choices: Choices, grace: float) -> dict[str, str]:
     return limits | ({contract.ENV_KILL_HUNG: "1"} if choices.kill_hung else {})
 
 
-def job_environment(facts: HostFacts, runner: str) -> dict[str, str]:
+def job_environment(cache: Path, runner: str) -> dict[str, str]:
     """Variables of whatever runs where jobs do, with GPUs or without."""
-    environment = {"HF_HOME": str(facts.cache), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
+    environment = {"HF_HOME": str(cache), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
     return environment | _caches() if runner == "docker" else environment
 
 

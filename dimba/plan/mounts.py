@@ -56,9 +56,15 @@ def _further(text: str, folder: Path) -> Mount:
     if not target.startswith("/") or ".." in PurePosixPath(target).parts:
         raise BadInput(f"container.mounts: `{target}` is not absolute", "write /host/folder[:/inside][:ro|rw]")
     inside = PurePosixPath("/", *PurePosixPath(target).parts[1:])
-    if str(inside) in _IMAGES_OWN or any(inside.is_relative_to(tree) for tree in _TREES):
+    if hides_the_image(inside):
         raise BadInput(f"container.mounts: `{text}` would hide what the image needs in {inside}", _ELSEWHERE)
     return Mount(source=str(source), target=str(inside), read_only=mode == "ro")
+
+
+def hides_the_image(inside: PurePosixPath) -> bool:
+    """Whether something mounted there would lie over what the image needs, or is no place at all."""
+    own = str(inside) in _IMAGES_OWN or any(inside.is_relative_to(tree) for tree in _TREES)
+    return own or not inside.is_absolute() or ".." in inside.parts
 
 
 def _refuse_over(planned: Sequence[Mount], mount: Mount, text: str) -> None:

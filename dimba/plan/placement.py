@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from dimba.contract import PREPARE
 from dimba.errors import BadInput, DimbaError, EngineFailed, HostCannot
 from dimba.host.facts import Gpu, HostFacts
 from dimba.host.gpus import cdi_device
@@ -88,8 +89,12 @@ def shm_bytes(spec: JobSpec, processes: int) -> int:
 
 def precision(spec: JobSpec, gpus: Sequence[Gpu]) -> str:
     """`auto` is float32 on the CPU, bf16 from compute capability 8.0 on, fp16 below."""
-    if spec.accelerate.mixed_precision != "auto":
-        return spec.accelerate.mixed_precision
+    written = spec.accelerate.mixed_precision
+    return auto_precision(gpus) if written == "auto" else written
+
+
+def auto_precision(gpus: Sequence[Gpu]) -> str:
+    """What these cards compute best in."""
     if not gpus:
         return "no"
     return "bf16" if all((gpu.compute_capability or 8.0) >= 8.0 for gpu in gpus) else "fp16"
@@ -103,6 +108,23 @@ def accelerate_argv(processes: int, mixed_precision: str, *, threads: int, on_cp
     if processes > 1:
         argv += ["--multi_gpu", "--main_process_port", "0"]
     return argv + (["--cpu"] if on_cpu else [])
+
+
+def job_argv(
+    trainer: str, *, gpus: int, precision: str, cores: int, tokenises: bool, python: str = "python"
+) -> tuple[str, ...]:
+    """The entry point, `accelerate launch`, and the wrapper that notes how each rank ended; flags come after it.
+
+    A trainer that `tokenises` has that done beforehand, where its ranks would wait for one of them.
+    """
+    processes = max(1, gpus)
+    threads = max(1, cores // processes)
+    return (
+        *(python, "-m", "dimba.trainers.entry"),
+        *([PREPARE] if processes > 1 and tokenises else []),
+        *accelerate_argv(processes, precision, threads=threads, on_cpu=not gpus),
+        *("-m", "dimba.trainers.rank", trainer),
+    )
 
 
 def refuse_what_comes_later(spec: JobSpec) -> list[DimbaError]:

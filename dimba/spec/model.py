@@ -26,6 +26,7 @@ Scalar = bool | int | float | str
 NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 _MOST = 10**9  # of anything that is counted
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_CLUSTER_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -161,6 +162,29 @@ class Container(_Part):
         return value
 
 
+def _cluster_name(value: str) -> str:
+    if not _CLUSTER_NAME.fullmatch(value):
+        raise ValueError(f"`{value}` is no name in a cluster: small letters, digits, dashes and dots, 63 at most")
+    return value
+
+
+ClusterName = Annotated[str, AfterValidator(_cluster_name)]
+
+
+class Kubernetes(_Part):
+    """What `plan --runner kubernetes` has to know of a cluster; nothing else reads it."""
+
+    image: Place | None = Field(None, min_length=1, description="what the cluster pulls")
+    namespace: ClusterName | None = None
+    volumes: dict[ClusterName, Place] = Field(
+        default_factory=dict, description="claim: where it is mounted, at the path that its files have here"
+    )
+    secret: ClusterName | None = Field(None, description="the Secret whose keys are the variables of container.env")
+    queue: ClusterName | None = Field(None, description="Kueue's LocalQueue")
+    service_account: ClusterName | None = None
+    cpus: Count = Field(4, description="asked for a process")
+
+
 class JobSpec(_Part):
     """One fine-tuning job, complete: every default is filled in."""
 
@@ -178,6 +202,7 @@ class JobSpec(_Part):
     resources: Resources = Resources()
     accelerate: Accelerate = Accelerate()
     container: Container = Container()
+    kubernetes: Kubernetes = Kubernetes()
     runner: RunnerName = "auto"
 
     @model_validator(mode="after")

@@ -1,13 +1,17 @@
 """A spec as a file that is pleasant to read and edit."""
 
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 _LINE, _COMMENT_COLUMN = 80, 40
+# What no version of YAML takes for anything but a text; kubectl's takes `no` and `y` for something else.
+_PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[A-Za-z/][\w./-]*", re.IGNORECASE)
 SCHEMA_LINE = "# yaml-language-server: $schema={}\n"
 
 
@@ -62,3 +66,21 @@ def _flow(value: Any) -> Any:
         sequence.fa.set_flow_style()
         return sequence
     return value
+
+
+def documents_yaml(documents: Sequence[dict[str, Any]]) -> str:
+    """YAML of several documents, read alike by whatever version of it."""
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.indent(sequence=4, offset=2)
+    stream = io.StringIO()
+    yaml.dump_all([_quoted(each) for each in documents], stream)
+    return stream.getvalue()
+
+
+def _quoted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _quoted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_quoted(item) for item in value]
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not _PLAIN.fullmatch(value) else value

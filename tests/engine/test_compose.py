@@ -1,0 +1,211 @@
+"""compose.yaml on the real engine: what it runs is what `dimba plan` shows, and trains the same weights."""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimba.launch import look
+from dimba.runners.docker.engine import Engine
+from dimba.runners.protocol import Throwaway
+from dimba.spec import load_spec
+from tests.conftest import QUESTIONS, REPOSITORY, TEST_BASE, Dimba, write_rows
+
+OWNER = 1234 if os.geteuid() == 0 else os.geteuid()
+SPEC = """\
+version: 1
+mode: sft
+base_checkpoint: checkpoints/base
+dataset: {path: data/rows.jsonl}
+method: lora
+training: {batch_size: 2, grad_accumulation_steps: 2, max_steps: 3, max_length: 128}
+output_dir: checkpoints/out
+resources: {gpus: none}
+"""
+# Instead of becoming the entry point, says what it would have been.
+SPY = """\
+import json, os, sys
+os.execvpe = lambda _file, argv, environment: (print(json.dumps([argv, environment])), sys.stdout.flush(), os._exit(0))
+from dimba.compose.__main__ import main
+sys.exit(main(["job"]))
+"""
+Compose = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def image(engine: Engine) -> str:
+    """The image as Compose builds it."""
+    command = ["docker", "compose", "build", "--quiet", "sft"]
+    environment = {**os.environ, "DIMBA_BASE_IMAGE": TEST_BASE, "PWD": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return "dimba:compose"
+
+
+def give(folder: Path, uid: int) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        os.chown(path, uid, uid if os.geteuid() == 0 else -1)
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """A project of its own, which belongs to somebody who is not root."""
+    for folder in ("jobs", "checkpoints"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "checkpoints" / "base").mkdir()
+    for file in tiny_checkpoint.iterdir():
+        (tmp_path / "checkpoints" / "base" / file.name).write_bytes(file.read_bytes())
+    write_rows(tmp_path / "data" / "rows.jsonl", QUESTIONS)
+    (tmp_path / "jobs" / "x.yaml").write_text(SPEC, encoding="utf-8")
+    (tmp_path / "jobs" / "spy.py").write_text(SPY, encoding="utf-8")
+    give(tmp_path, OWNER)
+    for folder in tmp_path.parents:
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode | 0o055)
+    return tmp_path
+
+
+@pytest.fixture
+def compose(project: Path, image: str) -> Compose:
+    """`docker compose run` as it is typed in the project."""
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = ["docker", "compose", "-f", str(REPOSITORY / "compose.yaml"), "--project-directory", str(project)]
+        inherited = {name: value for name, value in os.environ.items() if name not in ("UID", "GID")}
+        given = {**inherited, "PWD": str(project), "HF_HOME": str(project / "cache"), **environment}
+        done = subprocess.run(
+            [*command, "run", "--rm", *words],
+            cwd=project,
+            env=given,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return done
+
+    return run
+
+
+def weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def planned(project: Path, monkeypatch: pytest.MonkeyPatch, spec: str = "jobs/x.yaml") -> Any:
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("HF_HOME", str(project / "cache"))
+    return look(load_spec(Path(spec), ["runner=docker"]), lambda *_: None).plan()
+
+
+def test_job_starts_the_command_and_environment_of_dimba_plan(
+    project: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    plan = planned(project, monkeypatch)
+    done = compose("--entrypoint", "python jobs/spy.py", "job-cpu", JOB="jobs/x.yaml")
+    argv, environment = json.loads(done.stdout)
+    assert argv == list(plan.argv)
+    assert {name: environment.get(name) for name in plan.environment} == plan.environment
+    shown = json.loads(compose("job-cpu", "jobs/x.yaml", "--plan").stdout)
+    wanted = plan.as_json()
+    for key in ("argv", "env", "mounts", "omitted", "gpus", "uid", "gid", "working_dir", "shm_bytes", "steps"):
+        assert shown[key] == json.loads(json.dumps(wanted[key])), key
+
+
+def test_compose_the_container_and_a_process_train_the_same_weights(project: Path, compose: Compose, dimba: Dimba):
+    give(project, os.geteuid())  # a process has to reach this Python
+    found = {}
+    for runner in ("docker", "process"):
+        out = f"output_dir=checkpoints/{runner}"
+        cache = str(project / "cache")
+        done = dimba("launch", "jobs/x.yaml", "--runner", runner, "--set", out, cwd=project, HF_HOME=cache)
+        assert done.returncode == 0, done.stderr
+        found[runner] = weights(project / "checkpoints" / runner)
+    done = compose("job-cpu", JOB="jobs/x.yaml")
+    assert done.returncode == 0, done.stderr
+    found["job"] = weights(project / "checkpoints" / "out")
+    flags = "--use-lora --batch-size 2 --grad-accumulation-steps 2 --max-steps 3 --max-length 128"
+    named = "--base-checkpoint checkpoints/base --dataset data/rows.jsonl --output-dir checkpoints/by-hand"
+    done = compose("sft-cpu", *named.split(), *flags.split())
+    assert done.returncode == 0, done.stderr
+    found["sft"] = weights(project / "checkpoints" / "by-hand")
+    assert len(set(found.values())) == 1, found
+    assert [json.loads(line)["step"] for line in (project / "checkpoints/out/metrics.jsonl").open()] == [1, 2, 3]
+
+
+def test_nobody_is_named_and_all_of_it_belongs_to_whoever_owns_the_checkpoints(project: Path, compose: Compose):
+    done = compose("job-cpu", JOB="jobs/x.yaml")
+    assert done.returncode == 0 and "step 3/3" in done.stdout, done.stderr
+    assert {path.stat().st_uid for path in project.rglob("*")} == {OWNER}
+    assert (project / "cache").is_dir(), "the engine made it, as it was not there"
+
+
+def test_a_secret_reaches_a_job_that_names_it_and_no_inspect(project: Path, compose: Compose):
+    token = project / "token"
+    token.write_text("hf_" + "abcdefghij" * 3, encoding="utf-8")
+    token.chmod(0o600)
+    os.chown(token, OWNER, -1)
+    with (project / "jobs" / "x.yaml").open("a", encoding="utf-8") as spec:
+        spec.write("container: {env: [HF_TOKEN]}\n")
+    done = compose("--entrypoint", "python jobs/spy.py", "job-cpu", JOB="jobs/x.yaml", HF_TOKEN_FILE=str(token))
+    _argv, environment = json.loads(done.stdout)
+    assert "HF_TOKEN" not in environment and environment["DIMBA_SECRETS_ON_STDIN"] == "1"
+    refused = compose("job-cpu", JOB="jobs/x.yaml")
+    assert refused.returncode == 2 and "`HF_TOKEN` is not set" in refused.stderr and "HF_TOKEN_FILE=" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("checkpoints/out", "out", "output_dir: "),
+        ("checkpoints/base", "./elsewhere", "base_checkpoint: "),
+        ("data/rows.jsonl", "/srv/rows.jsonl", "dataset.path: "),
+        ("resources: {gpus: none}", "container: {mounts: [/srv]}", "container.mounts: "),
+        ("resources: {gpus: none}", "container: {image: foreign}", "container.image: "),
+        ("resources: {gpus: none}", "container: {network: none}", "container.network: "),
+        ("resources: {gpus: none}", "resources: {gpus: none, memory: 8g}", "resources.memory: "),
+        ("resources: {gpus: none}", "resources: {gpus: none, shm_size: 64g}", "DIMBA_SHM_SIZE=64g"),
+        ("resources: {gpus: none}", "trainer: data/mine.py", "trainer: "),
+    ],
+)
+def test_what_needs_the_launcher_is_refused_with_its_line(
+    project: Path, compose: Compose, old: str, new: str, said: str
+):
+    (project / "data" / "mine.py").write_text("", encoding="utf-8")
+    (project / "jobs" / "x.yaml").write_text(SPEC.replace(old, new), encoding="utf-8")
+    done = compose("job-cpu", JOB="jobs/x.yaml")
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and "`dimba launch jobs/x.yaml`" in done.stderr
+
+
+def test_cards_that_were_asked_for_and_do_not_work_end_the_start(compose: Compose):
+    done = compose("sft", *"--base-checkpoint checkpoints/base --dataset x.txt --output-dir checkpoints/x".split())
+    assert done.returncode == 3 and "none works" in done.stderr and "sft-cpu" in done.stderr
+
+
+def test_an_output_that_would_go_with_the_container_is_refused(compose: Compose):
+    done = compose("sft-cpu", *"--base-checkpoint checkpoints/base --dataset x.txt --output-dir out".split())
+    assert done.returncode == 2 and "gone with it" in done.stderr
+
+
+def test_somebody_who_may_not_write_is_told_what_to_type(project: Path, compose: Compose):
+    other = OWNER + 1
+    done = compose("job-cpu", JOB="jobs/x.yaml", UID=str(other), GID=str(other))
+    assert done.returncode == 3 and f"sudo chown -R {other}:{other} {project}/checkpoints" in done.stderr
+
+
+def test_both_builders_make_the_same_image(engine: Engine, image: str, built: str):
+    from dimba.runners.docker.runner import DockerRunner
+
+    files = "cd /opt/dimba && find . -type f -not -path '*__pycache__*' | sort | xargs sha256sum && pip freeze"
+    runner = DockerRunner(engine, REPOSITORY)
+    said = [
+        runner.run_once(["sh", "-c", files], Throwaway(uid=1, gid=1, image=name, timeout=60)) for name in (image, built)
+    ]
+    assert said[0].text == said[1].text and "./dimba/contract.py" in said[0].text
