@@ -5,10 +5,9 @@ import math
 GENERATIONS = 8  # completions of one prompt that GRPO compares, unless told otherwise
 
 
-def steps_per_epoch(rows: int, *, batch_size: int, accumulation: int, processes: int = 1) -> int:
-    """Optimiser steps in one pass over `rows`; the last one may be short."""
-    per_process = math.ceil(rows / processes)
-    return max(1, math.ceil(math.ceil(per_process / batch_size) / accumulation))
+def steps_per_epoch(rows: int, *, batch_size: int, accumulation: int) -> int:
+    """Optimiser steps in one pass over `rows`, on however many processes; the last one may be short."""
+    return max(1, math.ceil(rows / (batch_size * accumulation)))
 
 
 def total_steps(per_epoch: int, *, epochs: float, max_steps: int | None) -> int:

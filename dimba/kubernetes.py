@@ -18,6 +18,7 @@ from dimba.plan.kubernetes import (
     cluster_problems,
     place_problems,
 )
+from dimba.plan.steps import share_out
 from dimba.runners.flags import trainer_facts
 from dimba.runners.process import ProcessRunner
 from dimba.spec import JobSpec, LoadedSpec
@@ -41,7 +42,7 @@ def render(loaded: LoadedSpec, progress: Callable[[int], None]) -> Rendered:
     try:
         raise_all(list(cluster_problems(spec)))
         facts = _facts(loaded, progress)
-        plan = make_plan(_on_one_node(spec), facts)
+        plan = make_plan(_on_one_node(share_out(spec, spec.resources.nodes)), facts)
         raise_all(list(place_problems(plan, spec)))
     except DimbaError as error:
         raise located(error, loaded) from None

@@ -1,12 +1,11 @@
 """make_plan: the one place where a spec and a machine become a plan. Pure."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from dimba import contract
-from dimba.batching import group_steps_per_epoch, steps_per_epoch, total_steps, whole_groups
 from dimba.errors import BadInput, DimbaError, raise_all
 from dimba.host.facts import Gpu, HostFacts, TrainerFacts
 from dimba.host.trainer import own_trainer
@@ -14,7 +13,7 @@ from dimba.plan.checks import problems
 from dimba.plan.files import named_files, with_absolute_files
 from dimba.plan.flags import MODE, RESUME, Resolved, trainer_argv, value_problems
 from dimba.plan.memory import estimate_memory, stop_grace
-from dimba.plan.model import LaunchPlan, Omitted, Steps
+from dimba.plan.model import LaunchPlan, Omitted
 from dimba.plan.mounts import job_mounts
 from dimba.plan.network import job_network, network_environment
 from dimba.plan.placement import (
@@ -25,7 +24,9 @@ from dimba.plan.placement import (
     precision,
     refuse_what_comes_later,
     shm_bytes,
+    world_size,
 )
+from dimba.plan.steps import plan_steps, share_out
 from dimba.spec import JobSpec
 
 T = TypeVar("T")
@@ -58,7 +59,9 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
     spec = with_absolute_files(spec, files)
     placement = _collect(errors, lambda: _place(spec, facts, choices))
-    flags = _collect(errors, lambda: _flags(spec, facts, placement, choices)) if placement else None
+    processes = world_size(spec, placement.gpus) if placement else 1
+    shared = _collect(errors, lambda: share_out(spec, processes)) or spec
+    flags = _collect(errors, lambda: _flags(shared, facts, placement, choices)) if placement else None
     mounts = _collect(errors, lambda: job_mounts(spec, facts, *files.values()))
     network = _collect(errors, lambda: job_network(spec, facts, placement.runner)) if placement else None
     raise_all(errors)
@@ -66,7 +69,6 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
     argv, omitted = flags
     memory = estimate_memory(spec, facts.checkpoint, on_cpu=not placement.gpus)
     grace = stop_grace(memory)
-    processes = max(1, len(placement.gpus))
     named, written = _spec_environment(spec)
     return LaunchPlan(
         name=spec.name,
@@ -93,7 +95,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         writable=(facts.cache, facts.output.path),
         checkpoint=facts.checkpoint,
         data=facts.data,
-        steps=_steps(spec, facts, processes),
+        steps=plan_steps(spec, facts, processes),
         memory=memory,
         stop_grace=grace,
         notes=placement.notes,
@@ -220,42 +222,3 @@ def _caches() -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(home / ".cache" / "inductor"),
         "TRITON_CACHE_DIR": str(home / ".cache" / "triton"),
     }
-
-
-def _steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:
-    training, report, summary = spec.training, facts.data.report, facts.data.summary
-    accumulation, generations = _groups(spec, processes)
-    effective = training.batch_size * accumulation * processes
-    steps = Steps(
-        processes=processes,
-        effective_batch=effective,
-        accumulation=accumulation,
-        completions=generations,
-        per_epoch=None,
-        total=training.max_steps,
-    )
-    rows = report.examples if report else summary.usable if summary else None
-    if rows is None:
-        return steps
-    if generations:
-        per_epoch = group_steps_per_epoch(rows, prompts_a_step=effective // generations)
-    else:
-        per_epoch = steps_per_epoch(
-            rows, batch_size=training.batch_size, accumulation=accumulation, processes=processes
-        )
-    assert training.epochs is not None, "a JobSpec is complete"
-    total = total_steps(per_epoch, epochs=training.epochs, max_steps=training.max_steps)
-    return replace(steps, per_epoch=per_epoch, total=total)
-
-
-def _groups(spec: JobSpec, processes: int) -> tuple[int, int | None]:
-    """(accumulation, completions a prompt): GRPO's batches count completions, of which each prompt gets a group."""
-    asked = str(spec.trainer_args.get("num-generations", ""))
-    if spec.mode != "grpo":
-        return spec.training.grad_accumulation_steps, None
-    return whole_groups(
-        spec.training.grad_accumulation_steps,
-        batch_size=spec.training.batch_size,
-        processes=processes,
-        generations=int(asked) if asked.isdecimal() and int(asked) > 1 else None,
-    )

@@ -30,8 +30,9 @@ class Steps:
     """Batch arithmetic of the job; None where the number of rows is not known before the trainer looks."""
 
     processes: int
-    effective_batch: int
-    accumulation: int  # batches an optimiser step; with GRPO raised where groups would not be whole
+    batch_size: int  # of a process, at a time
+    effective_batch: int  # the same for any number of processes
+    accumulation: int  # batches of a process an optimiser step; with GRPO raised where groups would not be whole
     completions: int | None  # of a prompt, with GRPO
     per_epoch: int | None
     total: int | None

@@ -82,6 +82,11 @@ def gpu_devices(gpus: Sequence[Gpu], facts: HostFacts, preferred: str | None) ->
     return () if preferred == "nvidia" or len(found) < len(gpus) else found
 
 
+def world_size(spec: JobSpec, gpus: Sequence[Gpu]) -> int:
+    """Processes of the whole job: one a card, one a node without any."""
+    return spec.resources.nodes * max(1, len(gpus))
+
+
 def shm_bytes(spec: JobSpec, processes: int) -> int:
     """Shared memory: NCCL and the loaders' queues want about 1 GiB a process. A limit, taken only when used."""
     return spec.resources.shm_size or (1 + processes) * _GIB

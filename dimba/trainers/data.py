@@ -11,7 +11,7 @@ from dimba.arguments import column_names
 from dimba.contract import names_a_path
 from dimba.errors import BadInput
 from dimba.report import DataReport, longer_rows
-from dimba.trainers.chat import Example, prepare_tokenizer
+from dimba.trainers.chat import IGNORED, Example, prepare_tokenizer
 from dimba.trainers.command import every
 from dimba.trainers.models import load_tokenizer
 from dimba.trainers.prepare import Problem, Progress, prepare, row_problem
@@ -20,6 +20,8 @@ from dimba.trainers.rows import Source
 from dimba.trainers.selection import Selection, cuts_too_much, select
 from dimba.trainers.store import TokenStore
 from dimba.trainers.template import template_notes, template_problem
+
+_FILLER = -1  # in place of a piece
 
 
 @dataclass(frozen=True)
@@ -111,19 +113,28 @@ def say_rows() -> Progress:
     return every(5.0, lambda rows: print(f"data: {rows:,} rows tokenised", flush=True))
 
 
-def as_dataset(pieces: Pieces) -> Any:
-    """A `datasets.Dataset` of `input_ids` and `labels`, read from the token store when they are asked for."""
+def as_dataset(pieces: Pieces, *, step: int = 1) -> Any:
+    """A `datasets.Dataset` of `input_ids` and `labels`, read from the token store when they are asked for.
+
+    Rows of one token without loss are added until they are a multiple of `step`: no row is left out or given twice
+    for the sake of whole steps, and each step has the same rows on any number of processes.
+    """
     from datasets import Dataset
 
-    def fetch(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        found = [(pieces.store.row(int(row)), slice(start, end)) for row, start, end in pieces.index[batch["piece"]]]
-        examples = [Example(row.input_ids[part], row.trained[part]) for row, part in found]
-        return {
-            "input_ids": [each.input_ids.tolist() for each in examples],
-            "labels": [each.labels().tolist() for each in examples],
-        }
+    def example(piece: int) -> dict[str, list[int]]:
+        if piece == _FILLER:
+            return {"input_ids": [0], "labels": [IGNORED]}
+        row, start, end = pieces.index[piece]
+        found, part = pieces.store.row(int(row)), slice(start, end)
+        made = Example(found.input_ids[part], found.trained[part])
+        return {"input_ids": made.input_ids.tolist(), "labels": made.labels().tolist()}
 
-    return Dataset.from_dict({"piece": np.arange(len(pieces), dtype=np.int32)}).with_transform(fetch)
+    def fetch(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        examples = [example(piece) for piece in batch["piece"]]
+        return {name: [each[name] for each in examples] for name in ("input_ids", "labels")}
+
+    numbers = np.pad(np.arange(len(pieces), dtype=np.int32), (0, -len(pieces) % step), constant_values=_FILLER)
+    return Dataset.from_dict({"piece": numbers}).with_transform(fetch)
 
 
 def source_of(args: Namespace) -> Source:

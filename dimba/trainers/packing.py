@@ -30,7 +30,7 @@ def collate_padded(features: Sequence[Feature], *, pad_id: int) -> dict[str, tor
         length = len(feature["input_ids"])
         _lay(batch, row, 0, feature)
         batch["attention_mask"][row, :length] = 1
-    return {**batch, "tokens": batch["attention_mask"].sum()}
+    return {**batch, "tokens": _counted(features)}
 
 
 def collate_packed(features: Sequence[Feature], *, max_length: int, pad_id: int) -> dict[str, torch.Tensor]:
@@ -52,7 +52,13 @@ def collate_packed(features: Sequence[Feature], *, max_length: int, pad_id: int)
             start += lengths[document]
         # The padding is one more document, so it neither sees nor is seen.
         batch["position_ids"][row, start:] = torch.arange(shape[1] - start)
-    return {**batch, "tokens": torch.tensor(sum(lengths))}
+    return {**batch, "tokens": _counted(features)}
+
+
+def _counted(features: Sequence[Feature]) -> torch.Tensor:
+    """The tokens of rows; a row of one token is none, but fills a step."""
+    lengths = (len(feature["input_ids"]) for feature in features)
+    return torch.tensor(sum(length for length in lengths if length > 1))
 
 
 def _lay(batch: dict[str, torch.Tensor], row: int, start: int, feature: Feature) -> None:

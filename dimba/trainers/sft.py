@@ -9,7 +9,7 @@ from dimba.contract import EXIT_STOPPED
 from dimba.errors import printable
 from dimba.report import DataReport
 from dimba.trainers.checkpoints import where_to_go_on
-from dimba.trainers.command import is_first_rank
+from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.output import output_folder, quiet, save, stop_where_turns_end
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> t
     from dimba.trainers.objective import CausalTrainer
     from dimba.trainers.settings import settled
 
-    stop = StopOnSignal()
+    stop, at_once = StopOnSignal(), args.batch_size * world_size()
     trainer = CausalTrainer(
         model=model,
         args=_config(args, compute, validates=len(data.validation) > 0),
-        train_dataset=as_dataset(data.train),
-        eval_dataset=as_dataset(data.validation) if len(data.validation) else None,
+        train_dataset=as_dataset(data.train, step=at_once * args.grad_accumulation_steps),
+        eval_dataset=as_dataset(data.validation, step=at_once) if len(data.validation) else None,
         data_collator=_collator(args, model, data),
         processing_class=data.tokenizer,
         peft_config=adapter_config(args),

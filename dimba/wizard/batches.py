@@ -1,5 +1,7 @@
 """Batch arithmetic of the answers: processes, and groups that GRPO can compare."""
 
+import math
+
 from dimba.batching import whole_groups
 from dimba.wizard.machine import gpu_facts
 from dimba.wizard.state import State
@@ -14,11 +16,13 @@ def processes(state: State) -> int:
 
 
 def accumulation(state: State) -> int:
-    """Gradient accumulation, raised for GRPO until the completions of a step fill whole groups."""
+    """Of one process; raised until each of them has as much, for GRPO in whole groups."""
     asked: int = state.value("grad_accumulation_steps")
-    if state.value("mode") != "grpo":
-        return asked
-    return _groups(state, state.value("num_generations"))[0]
+    step = processes(state)
+    if state.value("mode") == "grpo":
+        asked, generations = _groups(state, state.value("num_generations"))
+        step = math.lcm(step, generations // math.gcd(generations, state.value("batch_size")))
+    return math.ceil(asked / step) * step
 
 
 def fitting_generations(state: State) -> int:
@@ -30,6 +34,6 @@ def _groups(state: State, generations: int | None) -> tuple[int, int]:
     return whole_groups(
         state.value("grad_accumulation_steps"),
         batch_size=state.value("batch_size"),
-        processes=processes(state),
+        processes=1,
         generations=generations,
     )

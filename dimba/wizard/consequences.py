@@ -10,11 +10,15 @@ _MANY_PASSES = 10
 
 
 def solved_note(state: State) -> list[Said]:
-    """What was done so that the groups of GRPO are whole."""
+    """What was done so that every process has as much to do, and the groups of GRPO are whole."""
     asked, needed = state.value("grad_accumulation_steps"), accumulation(state)
     if asked == needed:
         return _fewer_generations(state)
-    batch, group = state.value("batch_size"), state.value("num_generations")
+    batch = state.value("batch_size")
+    if state.value("mode") != "grpo" or batch * asked % state.value("num_generations") == 0:
+        why = f"{counted(processes(state), 'GPU')} share it evenly then"
+        return [Said(f"gradient accumulation {asked} → {needed}: {why}", "warn")]
+    group = state.value("num_generations")
     why = f"{batch} × {asked} completions are no whole groups of {group}"
     return [Said(f"gradient accumulation {asked} → {needed}: {why}, {batch} × {needed} are", "warn")]
 
@@ -31,26 +35,26 @@ def consequences(state: State) -> list[Said]:
     batch, count = state.value("batch_size"), processes(state)
     steps = accumulation(state)
     what = "completion" if state.value("mode") == "grpo" else "row"
-    gpus = f" × {count} GPUs" if count > 1 else ""
-    effective = batch * steps * count
+    gpus = f", shared by {count} GPUs" if count > 1 else ""
+    effective = batch * steps
     text = f"{counted(effective, what)} a step ({batch} × {steps}{gpus})"
     if state.value("mode") == "grpo":
         group = state.value("num_generations")
         text += f", {counted(effective // group, 'prompt')} × {group}"
-    return [Said(f"{text}; {_steps(state, steps, count)}", "dim")]
+    return [Said(f"{text}; {_steps(state, steps)}", "dim")]
 
 
-def _per_pass(state: State, steps: int, count: int) -> int | None:
+def _per_pass(state: State, steps: int) -> int | None:
     rows, batch = known_rows(state), state.value("batch_size")
     if rows is None:
         return None
     if state.value("mode") == "grpo":
-        return group_steps_per_epoch(rows, prompts_a_step=batch * steps * count // state.value("num_generations"))
-    return steps_per_epoch(rows, batch_size=batch, accumulation=steps, processes=count)
+        return group_steps_per_epoch(rows, prompts_a_step=batch * steps // state.value("num_generations"))
+    return steps_per_epoch(rows, batch_size=batch, accumulation=steps)
 
 
-def _steps(state: State, steps: int, count: int) -> str:
-    per_pass, limit = _per_pass(state, steps, count), state.value("max_steps")
+def _steps(state: State, steps: int) -> str:
+    per_pass, limit = _per_pass(state, steps), state.value("max_steps")
     if per_pass is None:
         return f"{counted(limit, 'step')} in all" if limit else "how many steps depends on the rows"
     total = total_steps(per_pass, epochs=state.value("epochs"), max_steps=limit)
@@ -59,7 +63,7 @@ def _steps(state: State, steps: int, count: int) -> str:
 
 def passes(state: State) -> list[Said]:
     """What a limit on steps makes of the epochs, since the limit wins."""
-    per_pass = _per_pass(state, accumulation(state), processes(state))
+    per_pass = _per_pass(state, accumulation(state))
     limit, epochs = state.value("max_steps"), state.value("epochs")
     if per_pass is None or limit is None:
         return []

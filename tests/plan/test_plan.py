@@ -317,7 +317,34 @@ def test_a_secret_too_short_to_be_masked_is_refused():
 
 def test_batches_become_steps():
     steps = plan("training: {batch_size: 4, grad_accumulation_steps: 2, epochs: 3}").steps
-    assert (steps.processes, steps.effective_batch, steps.per_epoch, steps.total) == (2, 16, 7, 21)
+    assert (steps.processes, steps.effective_batch, steps.per_epoch, steps.total) == (2, 8, 13, 39)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "cards", "each"),
+    [(4, 8, 1, (4, 8)), (4, 8, 2, (4, 4)), (4, 8, 4, (4, 2)), (4, 1, 2, (2, 1)), (2, 2, 4, (1, 1))],
+)
+def test_a_step_is_the_same_on_any_number_of_processes(
+    batch: int, accumulation: int, cards: int, each: tuple[int, int]
+):
+    facts = replace(FACTS, gpu=GpuFacts(gpus=tuple(Gpu(index=n) for n in range(cards))))
+    made = plan(f"training: {{batch_size: {batch}, grad_accumulation_steps: {accumulation}}}", facts)
+    assert made.steps.effective_batch == batch * accumulation and made.steps.processes == cards
+    assert (made.steps.batch_size, made.steps.accumulation) == each
+    flags = after(made.argv, "--batch-size"), after(made.argv, "--grad-accumulation-steps")
+    assert flags == tuple(map(str, each))
+
+
+@pytest.mark.parametrize(("batch", "accumulation", "near"), [(4, 3, "2 (8 a step) or 4 (16 a step)"), (1, 1, "2 (2")])
+def test_a_step_that_cannot_be_shared_is_refused_with_the_nearest(batch: int, accumulation: int, near: str):
+    error = refusal(f"training: {{batch_size: {batch}, grad_accumulation_steps: {accumulation}}}")
+    assert error.exit_status == 2 and "by 2 processes" in error.message and near in error.hint
+
+
+def test_groups_stay_whole_where_a_step_is_shared():
+    spec = "mode: grpo\ntraining: {batch_size: 1, grad_accumulation_steps: 4}\ntrainer_args: {num-generations: 8}"
+    steps = plan(spec, trainer(*FLAGS, "--mode", "--num-generations", other_mode=True)).steps
+    assert (steps.effective_batch, steps.accumulation, steps.completions) == (8, 4, 8)
 
 
 def test_a_used_output_folder_is_refused_but_not_to_its_own_run():

@@ -73,7 +73,7 @@ def test_the_file_is_short_commented_and_in_the_usual_order(place: Path, dimba: 
     [
         (ONE_8, "qlora", 4, 16, 4, 8),
         (TWO_24, "lora", 8, 8, 16, 24),
-        (EIGHT_80, "full", 8, 4, None, 80),
+        (EIGHT_80, "full", 8, 8, None, 80),
         ("none", "qlora", 2, 32, 4, None),
         ("RTX 3060:12288", "lora", 2, 32, 4, 12),
     ],

@@ -308,7 +308,7 @@ def test_eight_cards_can_be_chosen_from(wizard: Open, place: Path):
     terminal.wait("Which GPUs 6 of 8")
     terminal.wait("❯ full")
     terminal.send(ENTER)
-    terminal.wait("192 rows a step (8 × 4 × 6 GPUs)")
+    terminal.wait("48 rows a step (8 × 6, shared by 6 GPUs)")
     terminal.send(ENTER)
     terminal.wait("Where it runs")
     to_the_end(terminal)

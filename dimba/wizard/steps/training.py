@@ -7,7 +7,7 @@ from dimba.batching import default_learning_rate
 from dimba.contract import absolute
 from dimba.errors import BadInput
 from dimba.rewards import parse_reward
-from dimba.wizard.batches import fitting_generations, processes
+from dimba.wizard.batches import fitting_generations
 from dimba.wizard.consequences import consequences, counted_epochs, passes, solved_note
 from dimba.wizard.defaults import Row, row_for
 from dimba.wizard.looks import base_facts
@@ -99,7 +99,7 @@ def _parse_generations(text: str, _state: State) -> int:
 
 
 def _generation_choices(state: State) -> list[int]:
-    total = state.value("batch_size") * state.value("grad_accumulation_steps") * processes(state)
+    total = state.value("batch_size") * state.value("grad_accumulation_steps")
     return [number for number in range(2, min(total, 64) + 1) if total % number == 0]
 
 
