@@ -42,7 +42,7 @@ def test_each_trainer_and_any_spec_have_a_service_with_cards_and_one_without():
 def test_a_container_is_locked_down_as_the_launchers_is(name: str):
     service = config()["services"][name]
     assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges"] and service["init"]
-    assert set(service["cap_add"]) == {"CHOWN", "SETGID", "SETUID"}
+    assert set(service["cap_add"]) == {"CHOWN", "KILL", "SETGID", "SETUID"}
     assert service["hostname"] == OWN_NAME and {f"{key}={value}" for key, value in NAMES.items()} == set(
         service["extra_hosts"]
     )

@@ -160,6 +160,16 @@ def test_a_secret_reaches_a_job_that_names_it_and_no_inspect(project: Path, comp
     assert refused.returncode == 2 and "`HF_TOKEN` is not set" in refused.stderr and "HF_TOKEN_FILE=" in refused.stderr
 
 
+def test_docker_stop_saves_first(project: Path, compose: Compose, engine: Engine):
+    (project / "jobs" / "x.yaml").write_text(SPEC.replace("max_steps: 3", "max_steps: 3000"), encoding="utf-8")
+    name = f"dimba-{project.name}"
+    assert compose("--detach", "--name", name, "job-cpu", JOB="jobs/x.yaml").returncode == 0
+    log = engine.api.logs(name, stream=True, follow=True)
+    assert any(b"step 1/" in line for line in log)
+    engine.api.stop(name, timeout=60)
+    assert list((project / "checkpoints" / "out").glob("checkpoint-*/dimba-whole.json"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
