@@ -110,6 +110,7 @@ def _plan_lines(plan: "LaunchPlan") -> list[tuple[str, str]]:
         ("image", _image_line(plan)),
         ("GPUs", ", ".join(f"{gpu.index} {gpu.name or ''}".strip() for gpu in plan.gpus) or "none"),
         ("steps", _steps_line(plan)),
+        ("sharing", _sharing_line(plan)),
         ("memory", _memory_line(plan)),
         ("shm", f"{plan.shm_bytes / _GIB:.1f} GiB"),
         ("network", f"{plan.network or 'open'}: {plan.network_why}"),
@@ -156,6 +157,11 @@ def _steps_line(plan: "LaunchPlan") -> str:
     if steps.per_epoch:
         text += f"; {steps.per_epoch:,} a pass over the data"
     return text + (f", {steps.total:,} in all" if steps.total else "; how many is known once the data are read")
+
+
+def _sharing_line(plan: "LaunchPlan") -> str:
+    mixed = "float32" if plan.precision == "no" else f"mixed {plan.precision}"
+    return textwrap.fill(f"{plan.strategy}, {mixed}: {plan.strategy_why}", 68)
 
 
 def _memory_line(plan: "LaunchPlan") -> str:

@@ -27,6 +27,7 @@ from dimba.plan.placement import (
     world_size,
 )
 from dimba.plan.steps import plan_steps, share_out
+from dimba.plan.strategy import choose_strategy, strategy_problems
 from dimba.spec import JobSpec
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class _Placement:
 def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -> LaunchPlan:
     """What would run for `spec` on the machine of `facts`; raises everything that is in the way at once."""
     choices = choices or Choices()
-    errors = problems(spec, facts, choices.run_id) + refuse_what_comes_later(spec)
+    errors = problems(spec, facts, choices.run_id) + refuse_what_comes_later(spec) + strategy_problems(spec)
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
     spec = with_absolute_files(spec, files)
     placement = _collect(errors, lambda: _place(spec, facts, choices))
@@ -69,6 +70,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
     argv, omitted = flags
     memory = estimate_memory(spec, facts.checkpoint, on_cpu=not placement.gpus)
     grace = stop_grace(memory)
+    strategy, strategy_why = choose_strategy(spec, processes, placement.gpus, memory)
     named, written = _spec_environment(spec)
     return LaunchPlan(
         name=spec.name,
@@ -96,6 +98,9 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         checkpoint=facts.checkpoint,
         data=facts.data,
         steps=plan_steps(spec, facts, processes),
+        strategy=strategy,
+        strategy_why=strategy_why,
+        precision=precision(spec, placement.gpus),
         memory=memory,
         stop_grace=grace,
         notes=placement.notes,

@@ -82,6 +82,9 @@ class LaunchPlan:
     checkpoint: CheckpointFacts
     data: DataFacts
     steps: Steps
+    strategy: str  # how the processes share the model: one process, or ddp
+    strategy_why: str
+    precision: str  # mixed: no, fp16 or bf16
     memory: MemoryEstimate | None
     stop_grace: float  # seconds that the job may take to save in, once it is told to stop
     notes: tuple[str, ...] = field(default=())

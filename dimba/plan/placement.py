@@ -137,6 +137,4 @@ def refuse_what_comes_later(spec: JobSpec) -> list[DimbaError]:
     errors: list[DimbaError] = []
     if spec.resources.nodes > 1:
         errors.append(BadInput("resources.nodes: more than one machine is not there yet", "set `nodes: 1`"))
-    if spec.accelerate.strategy == "fsdp2":
-        errors.append(BadInput("accelerate.strategy: `fsdp2` is not there yet", "set `strategy: auto`"))
     return errors

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba import contract
+from dimba.trainers.configuration import configured, world_size
 from dimba.trainers.diagnosis import diagnose, oom_kills
 from dimba.trainers.joblog import JobLog
 from dimba.trainers.watch import Limits, Steps
@@ -97,7 +98,8 @@ def _preparation(argv: list[str]) -> list[str]:
 
 def _in_ranks(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="dimba-ranks-") as folder:
-        status = _launch(argv, job, Path(folder))
+        kept = job.environment.get(contract.ENV_ATTEMPT_DIR)
+        status = _launch(configured(argv, Path(kept or folder)), job, Path(folder))
         if job.cause:
             return status or contract.EXIT_STOPPED, {"reason": job.cause}
         return status, _word(Path(folder)) if status else {}
@@ -137,7 +139,7 @@ def _launch(argv: list[str], job: Job, ranks: Path) -> int:
     # Its own session: a Ctrl-C in the terminal reaches this process alone, which then tells the ranks.
     process = subprocess.Popen(
         argv,
-        env={**job.environment, contract.ENV_RANK_DIR: str(ranks)},
+        env={**job.environment, contract.ENV_RANK_DIR: str(ranks), contract.ENV_WORLD_SIZE: str(world_size(argv))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

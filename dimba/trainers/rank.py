@@ -9,13 +9,17 @@ import sys
 import time
 from pathlib import Path
 
-from dimba.contract import ENV_RANK_DIR
+from dimba.contract import ENV_RANK_DIR, ENV_WORLD_SIZE
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main(argv: list[str]) -> int:
     """Runs the script `argv[0]` with the flags after it; returns its status, 128 + n where signal n ended it."""
+    if problem := _too_few():
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        _note(pid=os.getpid(), status=1, time=time.monotonic())
+        return 1
     child = subprocess.Popen([sys.executable, *argv], preexec_fn=_die_with_parent)  # noqa: PLW1509  # no threads here
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, _frame: child.send_signal(number))
@@ -24,6 +28,12 @@ def main(argv: list[str]) -> int:
     status = code if code >= 0 else 128 - code
     _note(pid=os.getpid(), status=status, time=time.monotonic())
     return status
+
+
+def _too_few() -> str:
+    """`accelerate launch` starts one process instead of several in some cases, and says nothing."""
+    wanted, ranks = int(os.environ.get(ENV_WORLD_SIZE, "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return f"{wanted} processes were asked for, and accelerate started {ranks}" if wanted not in (0, ranks) else ""
 
 
 def _die_with_parent() -> None:

@@ -381,3 +381,29 @@ def test_a_plan_for_an_attempt_mounts_its_folder():
     made = plan().for_attempt("run-1", Path("/work/runs/run-1/attempts/1"))
     assert made.mounts[-1].target == "/work/runs/run-1/attempts/1" and not made.mounts[-1].read_only
     assert made.environment["DIMBA_RUN_ID"] == "run-1"
+
+
+def test_the_plan_says_how_the_model_is_shared_and_why():
+    one = replace(FACTS, gpu=GpuFacts(gpus=CARDS[:1]))
+    assert plan(facts=one).strategy == "one process"
+    made = plan()
+    assert made.strategy == "ddp" and "2 processes holds the model whole" in made.strategy_why
+    assert "as asked" in plan("accelerate: {strategy: ddp}").strategy_why
+    small = tuple(replace(card, memory_mib=1) for card in CARDS)
+    large = replace(
+        FACTS, gpu=GpuFacts(gpus=small), checkpoint=replace(FACTS.checkpoint, parameters=10**9, weight_bytes=4 * 10**9)
+    )
+    assert "does not fit" in plan("method: full", large).strategy_why
+
+
+@pytest.mark.parametrize(
+    ("added", "why"),
+    [
+        ("method: qlora", "4-bit"),
+        ("resources: {gpus: none}", "no effect on the CPU"),
+        ("method: full", "not there yet"),
+    ],
+)
+def test_fsdp2_is_refused_with_the_reason(added: str, why: str):
+    error = refusal(f"{added}\naccelerate: {{strategy: fsdp2}}")
+    assert error.exit_status == 2 and why in error.message and "strategy" in error.hint

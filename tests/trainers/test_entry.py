@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dimba.contract import EXIT_NO_GPU
+from dimba.trainers.configuration import configured
 from tests.conftest import REPOSITORY
 
 # What `accelerate launch` does to a status and to a signal: everything is 1, and nothing is passed on.
@@ -126,3 +127,14 @@ def test_the_data_are_prepared_before_there_are_ranks(tmp_path: Path):
     assert done.returncode == 2 and "nowhere does not exist" in done.stdout and "ranks" not in done.stdout
     word = json.loads((tmp_path / "exit.json").read_text(encoding="utf-8"))
     assert (word["exit_code"], word["reason"], word["status"]) == (2, "refused", 2) and word["hint"]
+
+
+def test_accelerate_gets_a_configuration_of_its_own(tmp_path: Path):
+    flags = "--quiet --num_machines 1 --num_processes 2 --mixed_precision bf16 --multi_gpu --main_process_port 0"
+    argv = ["accelerate", "launch", *flags.split(), "-m", "dimba.trainers.rank", "x.py", "--num_processes", "9"]
+    made = configured(argv, tmp_path)
+    assert made == [*argv[:2], "--config_file", str(tmp_path / "accelerate.json"), *argv[2:]]
+    written = json.loads((tmp_path / "accelerate.json").read_text())
+    assert (written["distributed_type"], written["num_processes"]) == ("MULTI_GPU", 2)
+    assert written["mixed_precision"] == "bf16" and not written["use_cpu"]
+    assert configured(["python", "x.py"], tmp_path) == ["python", "x.py"]

@@ -18,30 +18,40 @@ FLAGS = ["--device", "cpu", "--num-epochs", "2", "--batch-size", "2", "--learnin
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """13: no multiple of anything."""
+    somebodys = tmp_path / "hf" / "accelerate" / "default_config.yaml"
+    somebodys.parent.mkdir(parents=True)
+    somebodys.write_text("{distributed_type: FSDP, mixed_precision: bf16, num_processes: 7, fsdp_config: {x: 1}}")
     return write_rows(tmp_path / "data.jsonl", [{"prompt": f"Count to {n}", "response": "1" * n} for n in range(1, 14)])
 
 
 def train(folder: Path, base: Path, rows: Path, processes: int, *further: str) -> subprocess.CompletedProcess[str]:
     """A job of the launcher's, through its entry point."""
+    named = ["--base-checkpoint", str(base), "--dataset", str(rows), "--output-dir", str(folder), *FLAGS, *further]
+    script = REPOSITORY / "scripts/finetuning/finetune_sft.py"
+    job = start(rows.parent, processes, str(script), *named)
+    out, _ = job.communicate(timeout=300)
+    return subprocess.CompletedProcess(job.args, job.returncode, out)
+
+
+def start(folder: Path, processes: int, *trainer: str, way: str = "") -> "subprocess.Popen[str]":
+    """A trainer on so many processes, started in accelerate's `way`."""
     launcher = f"accelerate launch --quiet --num_machines 1 --num_processes {processes} --mixed_precision no".split()
     several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]
-    trainer = [str(REPOSITORY / "scripts/finetuning/finetune_sft.py"), "--base-checkpoint", str(base)]
-    named = ["--dataset", str(rows), "--output-dir", str(folder), *FLAGS, *further]
-    wrapped = [*launcher, *several, "--dynamo_backend", "no", "-m", "dimba.trainers.rank", *trainer, *named]
-    return subprocess.run(
+    several = [way] if way else several
+    wrapped = [*launcher, *several, "--dynamo_backend", "no", "-m", "dimba.trainers.rank", *trainer]
+    return subprocess.Popen(
         [sys.executable, "-m", "dimba.trainers.entry", *wrapped],
         env={
             **os.environ,
             "ACCELERATE_USE_CPU": "true",
             "OMP_NUM_THREADS": "1",
-            "HF_HOME": str(rows.parent / "hf"),
+            "HF_HOME": str(folder / "hf"),
             "PYTHONPATH": str(REPOSITORY),
         },
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-        timeout=300,
     )
 
 
@@ -58,8 +68,45 @@ def test_two_processes_train_what_one_does(tiny_checkpoint: Path, rows: Path, tm
     for processes in (1, 2):
         accumulation = ("--grad-accumulation-steps", str(4 // processes))
         done = train(tmp_path / str(processes), tiny_checkpoint, rows, processes, *accumulation, *method)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout
     assert farthest(tmp_path / "1", tmp_path / "2") < 1e-5
     seen = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("1", "2")]
     tokens = [[json.loads(line)["num_tokens"] for line in lines] for lines in seen]
     assert tokens[0] == tokens[1] and len(tokens[0]) == 4, "two steps a pass, the same rows in each"
+
+
+BROKEN = """\
+import os, signal, time
+if os.environ["RANK"] == "1":
+    time.sleep(1)
+    %s
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [("raise SystemExit('rank one broke')", 1, "rank one broke"), ("os.kill(os.getpid(), signal.SIGKILL)", 137, "")],
+)
+def test_a_rank_that_ends_takes_the_others_along(rows: Path, end: str, status: int, said: str):
+    script = rows.parent / "broken.py"
+    script.write_text(BROKEN % end, encoding="utf-8")
+    job = start(rows.parent, 2, str(script))
+    out, _ = job.communicate(timeout=60)
+    assert job.returncode == status and said in out
+
+
+def test_two_jobs_of_two_processes_run_beside_each_other(rows: Path):
+    script = rows.parent / "meet.py"
+    meet = "import torch\ntorch.distributed.init_process_group('gloo')\nprint(torch.distributed.get_world_size())\n"
+    script.write_text(meet, encoding="utf-8")
+    jobs = [start(rows.parent, 2, str(script)) for _ in range(2)]
+    for job in jobs:
+        out, _ = job.communicate(timeout=120)
+        assert job.returncode == 0 and out.split().count("2") == 2, out
+
+
+def test_one_process_in_place_of_two_is_an_error(rows: Path):
+    job = start(rows.parent, 2, "never.py", way="--cpu")
+    out, _ = job.communicate(timeout=60)
+    assert job.returncode == 1 and "2 processes were asked for, and accelerate started 1" in out
