@@ -11,13 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from dimba.trainers.tiny import make_checkpoint
 from tests.conftest import write_rows
 from tests.trainers.test_ranks import REPOSITORY, start
 
-FLAGS = "--device cpu --batch-size 8 --max-steps 40 --learning-rate 1e-4 --max-length 256".split()
+FLAGS = ["--device", "cpu", "--batch-size", "8", "--max-steps", "40", "--learning-rate", "1e-4", "--max-length", "256"]
 WARM = 5
 TRAINER = str(REPOSITORY / "scripts/finetuning/finetune_sft.py")
 
@@ -40,12 +38,8 @@ def main() -> None:
 def prepared(place: Path) -> tuple[Path, Path]:
     """A Llama of 9 M parameters and rows of about 100 tokens."""
     base = place / "base"
-    texts = [f"Count to {n}" for n in range(60)]
-    make_checkpoint(base, texts)
-    small = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 4}
-    config = LlamaConfig(**{**small, **sizes, "num_key_value_heads": 4, "head_dim": 64})
-    LlamaForCausalLM(config).save_pretrained(base)
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8}
+    make_checkpoint(base, [f"Count to {n}" for n in range(60)], **sizes)
     rows = [{"prompt": f"Count to {n}", "response": " ".join(map(str, range(20 + n % 30)))} for n in range(700)]
     return base, write_rows(place / "data.jsonl", rows)
 
