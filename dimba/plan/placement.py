@@ -15,7 +15,7 @@ def choose_runner(spec: JobSpec, facts: HostFacts) -> tuple[str, str]:
     """(runner, what to say about it); `auto` is docker where an engine answers, else process."""
     engine = facts.engine
     if spec.runner == "slurm":
-        raise BadInput("runner: `slurm` is not there yet", "use `docker` or `process`")
+        return "slurm", ""
     container = spec.container
     meant = container.image or container.mounts or container.network == "none"
     if spec.runner == "auto" and not engine.reachable and meant:
@@ -130,8 +130,9 @@ def job_argv(
 def refuse_what_comes_later(spec: JobSpec) -> list[DimbaError]:
     """What the spec may say already and no runner can do yet."""
     errors: list[DimbaError] = []
-    if spec.resources.nodes > 1:
-        errors.append(BadInput("resources.nodes: more than one machine is not there yet", "set `nodes: 1`"))
+    if spec.resources.nodes > 1 and spec.runner != "slurm":
+        hint = "set `runner: slurm` (or render with `--runner kubernetes`), or `nodes: 1`"
+        errors.append(BadInput("resources.nodes: more than one machine is a cluster's to give", hint))
     if spec.accelerate.strategy == "fsdp2":
         errors.append(BadInput("accelerate.strategy: `fsdp2` is not there yet", "set `strategy: auto`"))
     return errors
