@@ -20,6 +20,8 @@ ENV_STOP_GRACE = "DIMBA_STOP_GRACE"  # seconds that it may take to save in, once
 ENV_KILL_HUNG = "DIMBA_KILL_HUNG"  # end a job whose steps no longer come
 ENV_HANG_SECONDS = "DIMBA_HANG_SECONDS"  # the least time without a step that counts as a hang
 ENV_WORLD_SIZE = "DIMBA_WORLD_SIZE"  # how many ranks there must be
+ENV_SECRET_NAMES = "DIMBA_SECRET_NAMES"  # noqa: S105  # variables of the environment that are masked in the log
+ENV_LOG_ON_STDOUT = "DIMBA_LOG_ON_STDOUT"  # whoever started the job keeps what it says as its log
 ENV_RANK_DIR = "DIMBA_RANK_DIR"  # where each rank notes its pid and how it ended
 # Of a job on several machines: how many there are, which of them this is, and where the first one waits.
 ENV_NODES = "DIMBA_NODES"

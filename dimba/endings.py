@@ -37,6 +37,8 @@ _MEANINGS = {
 def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> Judgement:
     """How a job that ended so is put on record; `stopping` where somebody here told it to."""
     word = folder.last_word()
+    if ending is not None and ending.reason:
+        return _by_scheduler(folder, ending.reason, stopping=stopping)
     if ending is not None and word.get("exit_code") != ending.exit_code:
         word = {}  # of another attempt, or of somebody else's status
     code = ending.exit_code if ending else word.get("exit_code")
@@ -53,6 +55,12 @@ def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> Judgem
     if stopping or reason == "time_limit" or code == contract.EXIT_STOPPED:
         return _stopped(folder, code, reason, stopping=stopping)
     return "failed", *_failed(folder, ending, word)
+
+
+def _by_scheduler(folder: RunFolder, reason: str, *, stopping: bool) -> Judgement:
+    if reason == "time_limit":
+        return _stopped(folder, _KILLED, reason, stopping=stopping)
+    return "failed", reason, RunFailed(f"run {folder.id}: a node of its job failed", _go_on(folder))
 
 
 def _refusal(folder: RunFolder, word: Mapping[str, Any]) -> DimbaError:

@@ -20,11 +20,12 @@ from dimba.lifecycle import Options, Reporter, Run, interrupted, signals
 from dimba.plan import LaunchPlan, make_plan
 from dimba.plan.build import Choices
 from dimba.plan.flags import EVERY_ALIAS
+from dimba.plan.slurm import cluster_cards, on_cluster
 from dimba.preview import with_report
 from dimba.runners.flags import trainer_facts
 from dimba.runners.protocol import Runner
 from dimba.runs import RunRecord
-from dimba.spec import JobSpec, LoadedSpec
+from dimba.spec import JobSpec, LoadedSpec, SlurmSite, load_site
 from dimba.trust import Ask, harms_of, remember_run, require_trust
 
 RowsRead = Callable[..., None]  # (rows read), or (rows tokenised, of how many)
@@ -60,6 +61,10 @@ def find_runner(wanted: str) -> tuple[Runner, EngineFacts]:
 
     if wanted == "process":
         return ProcessRunner(), EngineFacts(reachable=False, problem="not asked for")
+    if wanted == "slurm":
+        from dimba.runners.slurm.runner import SlurmRunner
+
+        return SlurmRunner(load_site()), EngineFacts(reachable=False, problem="not asked for")
     from dimba.runners.docker.engine import Engine, connect
     from dimba.runners.docker.runner import DockerRunner
 
@@ -88,7 +93,10 @@ def look(
     anything. `own` is a spec that whoever runs this is just writing.
     """
     runner, engine = found or find_runner(loaded.spec.runner)
+    site = load_site() if runner.name == "slurm" else SlurmSite()
+    gpu = cluster_cards(loaded.spec, site) if runner.name == "slurm" else gpu
     facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=progress, gpu=gpu)
+    facts = on_cluster(loaded.spec, facts, site) if runner.name == "slurm" else facts
     choices = choices or choices_of(Options())
     before = runner.look(_in_image(loaded.spec, image)) if image else None
     image_facts = before if before and before.id else runner.look(loaded.spec)
@@ -189,7 +197,8 @@ def carry_on(run: Run, seen: Look, reporter: Reporter, *, detach: bool) -> RunRe
     with run.closing_on_failure():
         with signals(interrupted):
             seen = prepare(seen, run, reporter)
-        desk = Desk(run.folder, seen.runner.name, machine()) if seen.plan().gpus else None
+        ours = seen.plan().gpus and seen.runner.name != "slurm"  # where the scheduler gives out the cards
+        desk = Desk(run.folder, seen.runner.name, machine()) if ours else None
         with signals(interrupted):
             given = _cards(run, seen, desk, reporter, wait=not detach)
         if given is None or attended:
@@ -204,7 +213,7 @@ def _cards(run: Run, seen: Look, desk: Desk | None, reporter: Reporter, *, wait:
     """The cards that the run may use; None where it has to wait and may not."""
     plan = seen.plan()
     if desk is None:
-        return ()
+        return plan.gpu_ids
     if run.record.share:
         desk.take(plan.gpu_ids)
         return plan.gpu_ids

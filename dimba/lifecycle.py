@@ -131,7 +131,11 @@ class Run:
             secrets={name: os.environ[name] for name in plan.host_environment},
         )
         self.record = self.record.with_attempt(job=job)
-        self.update(status="running", container_id=job if plan.runner == "docker" else None)
+        waits = runner.waiting(job)
+        status = "queued" if waits else "running"
+        self.update(status=status, waits_for=waits, container_id=job if plan.runner == "docker" else None)
+        if waits:
+            reporter.note(f"waiting for its turn: {waits}")
         if plan.omitted:
             left_out = ", ".join(f"{each.key} {each.value}".strip() for each in plan.omitted)
             reporter.note(f"the trainer has no flag for, and does not get: {left_out}")

@@ -85,7 +85,7 @@ def preview(spec: JobSpec, facts: HostFacts, runner: Runner, progress: Progress)
     # -P: a module of the same name in the folder that dimba is run in is not ours.
     modules = ("-P", "-m", "dimba.trainers.entry", python, "-P", "-m", "dimba.trainers.preview", spec.mode)
     listener = _Listener(progress)
-    done = runner.run_once([python, *modules, *preview_argv(spec, facts)], _place(spec, facts, runner.name), listener)
+    done = runner.run_once([python, *modules, *preview_argv(spec, facts)], _place(spec, facts), listener)
     if isinstance(listener.error, BadInput):
         remember(spec, facts, {"error": listener.error.as_json()})
     if listener.report is None:
@@ -108,7 +108,7 @@ def preview_argv(spec: JobSpec, facts: HostFacts) -> list[str]:
     return trainer_argv(spec.model_copy(update={"trainer_args": ours}), trainer, at)[0]
 
 
-def _place(spec: JobSpec, facts: HostFacts, runner: str) -> Throwaway:
+def _place(spec: JobSpec, facts: HostFacts) -> Throwaway:
     """Of the spec's environment only the Hub's token: other variables could make Python run what lies beside a spec."""
     token = {_TOKEN} & set(spec.container.env) & set(os.environ)
     image = facts.image
@@ -119,7 +119,9 @@ def _place(spec: JobSpec, facts: HostFacts, runner: str) -> Throwaway:
         gid=facts.output.gid,
         image=(image.id or image.reference) if image else "",
         mounts=tuple(each for each in job_mounts(plain, facts) if not _is_output(each, facts)),
-        environment=job_environment(facts.cache, runner) | hub_login(token) | ({} if network else OFFLINE),
+        environment=job_environment(facts.cache, inside=image is not None)
+        | hub_login(token)
+        | ({} if network else OFFLINE),
         secrets={name: os.environ[name] for name in token},
         network=network,
         timeout=_NO_LIMIT,

@@ -26,7 +26,7 @@ def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
     record = reconciled(folder)
     if record.status not in ACTIVE:
         raise BadInput(f"{record.id} does not run: {record.status}", "`dimba ps` lists what does")
-    if record.status in _SETTLING:
+    if record.status in _SETTLING and not record.is_started:
         record = _withdraw(folder, record)
         if record.status not in ACTIVE:
             return record
@@ -69,7 +69,7 @@ def reconciled(folder: RunFolder) -> RunRecord:
     if record.status not in ACTIVE:
         return record
     try:
-        if record.status in _SETTLING:
+        if record.status in _SETTLING and not record.is_started:
             return _settled(folder, record)
         return _held_against_job(folder, record)
     except EngineFailed:
@@ -108,7 +108,7 @@ def _held_against_job(folder: RunFolder, record: RunRecord) -> RunRecord:
         return record
     job = record.attempts[-1].job or runner.find(record.id)
     if job and runner.is_running(job):
-        return record
+        return _with_turn(folder, record, runner.waiting(job))
     if job:
         for _line in runner.follow(job, folder.log(record.attempts[-1].number)):
             pass  # where the job could not write its log itself
@@ -122,6 +122,14 @@ def _held_against_job(folder: RunFolder, record: RunRecord) -> RunRecord:
         folder.write_record(closed)
         spawn_attendant(folder)
     return closed
+
+
+def _with_turn(folder: RunFolder, record: RunRecord, waits: str | None) -> RunRecord:
+    """The record with what the scheduler says now: whether the job runs, or what it waits for."""
+    if record.status == "stopping" or waits == record.waits_for:
+        return record
+    changed = replace(record, status="queued" if waits else "running", waits_for=waits)
+    return _closed(folder, record, changed)
 
 
 def _closed(folder: RunFolder, before: RunRecord, closed: RunRecord) -> RunRecord:

@@ -60,6 +60,9 @@ class MemoryRunner:
     def is_running(self, job: str) -> bool:
         return job in self.jobs and not self.jobs[job][1].is_set()
 
+    def waiting(self, job: str) -> str | None:
+        return None
+
     def find(self, run_id: str) -> str | None:
         return next((job for job in self.jobs if job.startswith(run_id)), None)
 

@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dimba.cli import render
 from dimba.cli.tokens import show_data
@@ -15,6 +15,9 @@ from dimba.errors import BadInput, DimbaError
 from dimba.runs import ACTIVE, RunFolder, all_runs, find_run
 from dimba.runs.record import RunRecord
 from dimba.spec import LoadedSpec, documents_yaml, json_schema, load_spec
+
+if TYPE_CHECKING:
+    from dimba.plan import LaunchPlan
 
 KUBERNETES = "kubernetes"
 
@@ -53,12 +56,28 @@ def plan(args: argparse.Namespace) -> None:
         seen = look(_load(args), reporter.rows, tokenise=True, choices=choices, ask=args.trust_spec)
     reporter.ended()
     made = seen.plan()
+    if made.slurm:
+        return _script(made, seen.facts.runs, as_json=args.json)
     if args.json:
         _print_json(made.as_json())
     else:
         render.show_plan(made)
         if made.data.report:
             show_data(made.data.report, render.output_console())
+
+
+def _script(made: "LaunchPlan", runs: Path, *, as_json: bool) -> None:
+    """What `sbatch` would take; the run has no name yet."""
+    from dimba.plan.slurm import slurm_script
+
+    script = slurm_script(made.for_attempt("RUN", runs / "RUN" / "attempts" / "1"))
+    trust = [f"launch asks first, or wants --trust-spec: {each}" for each in made.trust]
+    for note in (*made.notes, *trust):
+        render.note(note)
+    if as_json:
+        _print_json({**made.as_json(), "script": script})
+    else:
+        sys.stdout.write(script)
 
 
 def _manifests(args: argparse.Namespace) -> None:

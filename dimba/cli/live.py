@@ -63,8 +63,10 @@ class LaunchReporter:
     def started(self, record: RunRecord, plan: LaunchPlan) -> None:
         """Says which run it is, and how to find it again."""
         self.ended()
-        where = f"in {plan.image.reference}" if plan.image else "on this machine itself"
-        self.note(f"run {record.id} started {where}")
+        where = f"started in {plan.image.reference}" if plan.image else "started on this machine itself"
+        if plan.slurm:
+            where = f"is Slurm's job {str(record.attempts[-1].job).partition(':')[0]}"
+        self.note(f"run {record.id} {where}")
 
     def line(self, text: str, metrics: Sequence[dict[str, Any]]) -> None:
         """The bar takes the place of the trainer's own step lines."""

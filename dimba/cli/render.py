@@ -181,7 +181,7 @@ def show_runs(records: "Sequence[RunRecord]") -> None:
     for record in records:
         on_cpu = " (CPU)" if record.allow_cpu and record.gpus else ""
         status = Text(record.status + on_cpu, style=_STATUS.get(record.status, ""))
-        plain = (record.exit_reason or "", record.runner, _clock(record.created))
+        plain = (record.exit_reason or record.waits_for or "", record.runner, _clock(record.created))
         table.add_row(Text(record.id), status, *(Text(str(each)) for each in plain))
     output_console().print(table)
 

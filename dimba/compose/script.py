@@ -25,7 +25,7 @@ def script(mode: str, flags: Sequence[str]) -> Start:
     _refuse_what_would_be_lost(args)
     gpus = cards(wanted=args.device != "cpu").gpus if args.device != "cpu" else ()
     secrets = secrets_given()
-    environment = job_environment(Path(os.environ["HF_HOME"]), "docker") | hub_login(secrets)
+    environment = job_environment(Path(os.environ["HF_HOME"]), inside=True) | hub_login(secrets)
     return Start(
         argv=job_argv(
             f"{own_trainer(mode, Path(IMAGE_ROOT))}",

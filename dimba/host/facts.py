@@ -5,6 +5,9 @@ from pathlib import Path
 
 from dimba.formats import DataSummary
 from dimba.report import DataReport
+from dimba.spec import SlurmSite
+
+_NO_SITE = SlurmSite()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,4 +154,5 @@ class HostFacts:
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # what the job's user may not read
     short_secrets: frozenset[str] = frozenset()  # names whose values are too short to be masked in a log
+    slurm: SlurmSite = _NO_SITE  # what the user's file says of the cluster
     harms: tuple[Harm, ...] = ()  # what the spec brings along that its reader has to trust

@@ -67,7 +67,10 @@ def probe(
         trainer=find_trainer(spec.trainer, spec.mode, folder, project_root()),
         output=output,
         unreadable=_unreadable(
-            checkpoint, data, output, in_container=engine.reachable and not engine.rootless and spec.runner != "process"
+            checkpoint,
+            data,
+            output,
+            in_container=engine.reachable and not engine.rootless and spec.runner not in ("process", "slurm"),
         ),
     )
 

@@ -13,7 +13,7 @@ from dimba.plan.checks import problems
 from dimba.plan.files import named_files, with_absolute_files
 from dimba.plan.flags import MODE, RESUME, Resolved, trainer_argv, value_problems
 from dimba.plan.memory import estimate_memory, stop_grace
-from dimba.plan.model import LaunchPlan, Omitted
+from dimba.plan.model import LaunchPlan, Omitted, SlurmJob
 from dimba.plan.mounts import job_mounts
 from dimba.plan.network import job_network, network_environment
 from dimba.plan.placement import (
@@ -26,6 +26,7 @@ from dimba.plan.placement import (
     shm_bytes,
     world_size,
 )
+from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.steps import plan_steps, share_out
 from dimba.plan.strategy import choose_strategy, strategy_problems
 from dimba.spec import JobSpec
@@ -51,16 +52,19 @@ class _Placement:
     runner: str
     gpus: tuple[Gpu, ...]
     notes: tuple[str, ...]
+    inside: bool  # of an image
 
 
 def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -> LaunchPlan:
     """What would run for `spec` on the machine of `facts`; raises everything that is in the way at once."""
     choices = choices or Choices()
     errors = problems(spec, facts, choices.run_id) + refuse_what_comes_later(spec) + strategy_problems(spec)
+    errors += slurm_problems(spec, facts) if spec.runner == "slurm" else ()
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
     spec = with_absolute_files(spec, files)
     placement = _collect(errors, lambda: _place(spec, facts, choices))
     processes = world_size(spec, placement.gpus) if placement else 1
+    per_node = processes // spec.resources.nodes
     shared = _collect(errors, lambda: share_out(spec, processes)) or spec
     flags = _collect(errors, lambda: _flags(shared, facts, placement, choices)) if placement else None
     mounts = _collect(errors, lambda: job_mounts(spec, facts, *files.values()))
@@ -77,7 +81,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         mode=spec.mode,
         method=spec.method,
         runner=placement.runner,
-        image=facts.image if placement.runner == "docker" else None,
+        image=facts.image if placement.inside else None,
         argv=(*_launcher(spec, facts, placement), *argv),
         omitted=tuple(omitted),
         flags_from=facts.trainer.flags_from,
@@ -86,7 +90,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         host_environment=named,
         gpus=placement.gpus,
         gpu_devices=gpu_devices(placement.gpus, facts, choices.gpu_path),
-        shm_bytes=shm_bytes(spec, processes),
+        shm_bytes=shm_bytes(spec, per_node),
         memory_bytes=spec.resources.memory,
         network=network[0],
         network_why=network[1],
@@ -104,6 +108,8 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         memory=memory,
         stop_grace=grace,
         notes=placement.notes,
+        nodes=spec.resources.nodes,
+        slurm=_slurm(spec, facts, per_node) if placement.runner == "slurm" else None,
         trust=tuple(str(each) for each in facts.harms),
     )
 
@@ -127,7 +133,13 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
         notes.append("trust-remote-code: code that the checkpoint brings along runs in the job")
     if choices.allow_cpu and gpus:
         notes.append("on the CPU where the GPUs do not work (--allow-cpu)")
-    return _Placement(runner, gpus, tuple(note for note in notes if note))
+    inside = runner == "docker" or (runner == "slurm" and facts.image is not None)
+    return _Placement(runner, gpus, tuple(note for note in notes if note), inside)
+
+
+def _slurm(spec: JobSpec, facts: HostFacts, processes: int) -> SlurmJob:
+    flag = next((name for name in RESUME if name in facts.trainer.flags), None)
+    return slurm_job(spec, facts, processes=processes, resume_flag=flag)
 
 
 def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
@@ -164,7 +176,7 @@ def _resuming(trainer: TrainerFacts, choices: Choices) -> list[str]:
 
 
 def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> tuple[str, ...]:
-    inside = placement.runner == "docker"
+    inside = placement.inside
     trainer = facts.trainer.in_image if inside and facts.trainer.in_image else str(facts.trainer.path)
     return job_argv(
         trainer,
@@ -181,12 +193,15 @@ def _tokenises_first(facts: HostFacts) -> bool:
 
 
 def _environment(facts: HostFacts, placement: _Placement, choices: Choices, network: str | None) -> dict[str, str]:
-    environment = {contract.ENV_GPU_COUNT: str(len(placement.gpus)), **job_environment(facts.cache, placement.runner)}
+    environment = {
+        contract.ENV_GPU_COUNT: str(len(placement.gpus)),
+        **job_environment(facts.cache, inside=placement.inside),
+    }
     environment |= network_environment(network)
     if choices.allow_cpu:
         environment[contract.ENV_ALLOW_CPU] = "1"
-    if placement.runner == "docker":
-        return environment
+    if placement.inside or (placement.runner == "slurm" and placement.gpus):
+        return environment  # an engine, or the scheduler, has its own way of giving cards
     chosen = ",".join(gpu.id for gpu in placement.gpus)
     return environment | {"CUDA_VISIBLE_DEVICES": chosen}
 
@@ -198,10 +213,10 @@ def _limits(choices: Choices, grace: float) -> dict[str, str]:
     return limits | ({contract.ENV_KILL_HUNG: "1"} if choices.kill_hung else {})
 
 
-def job_environment(cache: Path, runner: str) -> dict[str, str]:
+def job_environment(cache: Path, *, inside: bool) -> dict[str, str]:
     """Variables of whatever runs where jobs do, with GPUs or without."""
     environment = {"HF_HOME": str(cache), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
-    return environment | _caches() if runner == "docker" else environment
+    return environment | _caches() if inside else environment
 
 
 def _spec_environment(spec: JobSpec) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -54,6 +54,20 @@ class MemoryEstimate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlurmJob:
+    """What the scheduler is told, beside the plan of one node."""
+
+    container: str  # none, docker, podman, apptainer or pyxis
+    partition: str | None
+    account: str | None
+    qos: str | None
+    time: str | None
+    cpus: int | None  # a node
+    extra: tuple[str, ...]
+    resume_flag: str | None  # the trainer's, by which a job that is started again goes on
+
+
+@dataclass(frozen=True, kw_only=True)
 class LaunchPlan:
     """Everything that a runner needs; nothing in it is secret."""
 
@@ -88,6 +102,8 @@ class LaunchPlan:
     memory: MemoryEstimate | None
     stop_grace: float  # seconds that the job may take to save in, once it is told to stop
     notes: tuple[str, ...] = field(default=())
+    nodes: int = 1
+    slurm: SlurmJob | None = None
     trust: tuple[str, ...] = ()  # what the spec brings along that its reader has to trust
 
     @property

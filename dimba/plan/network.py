@@ -19,6 +19,8 @@ _STAYS = ("WANDB_MODE=offline", "WANDB_MODE=disabled")
 def job_network(spec: JobSpec, facts: HostFacts, runner: str) -> tuple[str | None, str]:
     """(network, why); None is this machine's own, which a process always has. Raises BadInput."""
     wanted = spec.container.network
+    if runner == "slurm":
+        return None, "the cluster's own"
     if runner == "process":
         if wanted == "none":
             hint = "let it run in a container, or take `network: none` out"

@@ -15,7 +15,7 @@ def choose_runner(spec: JobSpec, facts: HostFacts) -> tuple[str, str]:
     """(runner, what to say about it); `auto` is docker where an engine answers, else process."""
     engine = facts.engine
     if spec.runner == "slurm":
-        raise BadInput("runner: `slurm` is not there yet", "use `docker` or `process`")
+        return "slurm", ""
     container = spec.container
     meant = container.image or container.mounts or container.network == "none"
     if spec.runner == "auto" and not engine.reachable and meant:
@@ -135,6 +135,7 @@ def job_argv(
 def refuse_what_comes_later(spec: JobSpec) -> list[DimbaError]:
     """What the spec may say already and no runner can do yet."""
     errors: list[DimbaError] = []
-    if spec.resources.nodes > 1:
-        errors.append(BadInput("resources.nodes: more than one machine is not there yet", "set `nodes: 1`"))
+    if spec.resources.nodes > 1 and spec.runner != "slurm":
+        hint = "set `runner: slurm` (or render with `--runner kubernetes`), or `nodes: 1`"
+        errors.append(BadInput("resources.nodes: more than one machine is a cluster's to give", hint))
     return errors

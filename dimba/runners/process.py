@@ -64,7 +64,7 @@ class ProcessRunner:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    **_identity(plan.uid, plan.gid),
+                    **identity(plan.uid, plan.gid),
                 )
         except OSError as error:
             whose = f"user {plan.uid}, who owns the place of `output_dir`, cannot run {plan.argv[0]}"
@@ -99,6 +99,10 @@ class ProcessRunner:
         if child := self._children.get(job):
             return child.poll() is None
         return lives(job)
+
+    def waiting(self, job: str) -> str | None:
+        """Nothing waits once it has been started."""
+        return None
 
     def find(self, run_id: str) -> str | None:
         """The entry point that carries the run's id in its environment; those of other users cannot be looked into."""
@@ -148,7 +152,7 @@ class ProcessRunner:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            **_identity(place.uid, place.gid),
+            **identity(place.uid, place.gid),
         )
         if child.stdin:
             child.stdin.write(json.dumps(dict(place.secrets or {})) + "\n")
@@ -167,7 +171,7 @@ def _handed_on(child: "subprocess.Popen[str]", on_line: OnLine) -> Iterator[str]
         yield line
 
 
-def _identity(uid: int, gid: int) -> dict[str, Any]:
+def identity(uid: int, gid: int) -> dict[str, Any]:
     """Root runs the job as whoever owns the output folder's place."""
     if os.geteuid() != 0 or uid == 0:
         return {}

@@ -20,6 +20,7 @@ class Ending:
     exit_code: int
     out_of_memory: bool = False  # the kernel took its memory away
     engine_restarted: bool = False  # since it began
+    reason: str = ""  # the exit reason, where the scheduler knows it
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class Runner(Protocol):
 
     def is_running(self, job: str) -> bool:
         """Whether the job goes on."""
+
+    def waiting(self, job: str) -> str | None:
+        """Why the job does not run yet, or not again yet; None where it does, or has ended."""
 
     def find(self, run_id: str) -> str | None:
         """The job of a run whose launcher did not live to note it; None where there is none. Raises EngineFailed."""

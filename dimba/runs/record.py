@@ -63,6 +63,11 @@ class RunRecord:
     launcher: str | None = None  # the process that has it in hand until its job runs
     waits_for: str | None = None  # while it is queued
 
+    @property
+    def is_started(self) -> bool:
+        """Whether its newest attempt has a job that has not ended, as far as is on record."""
+        return bool(self.attempts and self.attempts[-1].job and not self.attempts[-1].ended)
+
     def as_json(self) -> dict[str, Any]:
         """What run.json holds."""
         return asdict(self)

@@ -1,8 +1,22 @@
 """The job spec: what a person writes, checked and completed."""
 
 from dimba.spec.load import LoadedSpec, load_spec, parse_spec
-from dimba.spec.model import Dataset, JobSpec
+from dimba.spec.model import Dataset, JobSpec, Slurm, SlurmSite
 from dimba.spec.schema import json_schema
+from dimba.spec.site import load_site, site_file
 from dimba.spec.write import documents_yaml, spec_yaml
 
-__all__ = ["Dataset", "JobSpec", "LoadedSpec", "documents_yaml", "json_schema", "load_spec", "parse_spec", "spec_yaml"]
+__all__ = [
+    "Dataset",
+    "JobSpec",
+    "LoadedSpec",
+    "Slurm",
+    "SlurmSite",
+    "documents_yaml",
+    "json_schema",
+    "load_site",
+    "load_spec",
+    "parse_spec",
+    "site_file",
+    "spec_yaml",
+]

@@ -28,6 +28,10 @@ _MOST = 10**9  # of anything that is counted
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _CLUSTER_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SLURM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+-]{0,127}")
+_SLURM_TIME = re.compile(r"(?:\d{1,6}|\d{1,6}:\d{1,2}(?::\d{1,2})?|\d{1,4}-\d{1,2}(?::\d{1,2}){0,2})")
+_SLURM_OPTION = re.compile(r"--([a-z][a-z-]*)(?:=.*)?")
+_SLURM_OWN = ("array", "chdir", "comment", "error", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "wrap")
 
 
 def size_in_bytes(value: int | str) -> int:
@@ -185,6 +189,58 @@ class Kubernetes(_Part):
     cpus: Count = Field(4, description="asked for a process")
 
 
+def _slurm_name(value: str) -> str:
+    if not _SLURM_NAME.fullmatch(value):
+        raise ValueError(f"`{value}` is no name in Slurm: letters, digits, dashes, dots and underscores")
+    return value
+
+
+def _slurm_time(value: Any) -> Any:
+    text = str(value)
+    if value is None or (not isinstance(value, bool) and _SLURM_TIME.fullmatch(text)):
+        return value if value is None else text
+    raise ValueError(f"`{text}` is no time of Slurm's: minutes, 2:30:00 (hours) or 1-12:00:00 (days)")
+
+
+def _slurm_option(value: str) -> str:
+    match = _SLURM_OPTION.fullmatch(value)
+    if not match:
+        raise ValueError(f"`{value}` is no option of sbatch's: write it as --name or --name=value")
+    if match[1] in _SLURM_OWN:
+        raise ValueError(f"`--{match[1]}` is what dimba sets itself")
+    return value
+
+
+SlurmName = Annotated[str, AfterValidator(_slurm_name)]
+SlurmTime = Annotated[str | None, BeforeValidator(_slurm_time)]
+SlurmOption = Annotated[Line, AfterValidator(_slurm_option)]
+
+
+class Slurm(_Part):
+    """How the job is handed to Slurm; what is not said, the site's file says, and then the cluster."""
+
+    container: Literal["none", "docker", "podman", "apptainer", "pyxis"] | None = None
+    image: Place | None = Field(None, min_length=1, description="as the nodes know it: a reference, or a .sif file")
+    partition: SlurmName | None = None
+    account: SlurmName | None = None
+    qos: SlurmName | None = None
+    time: SlurmTime = Field(None, description="minutes, 2:30:00 (hours) or 1-12:00:00 (days)")
+    cpus: Count | None = Field(None, description="asked for a process")
+    extra: list[SlurmOption] = Field(default_factory=list, description="further options of sbatch's: --name=value")
+
+
+class SlurmSite(Slurm):
+    """A user's own file about their cluster."""
+
+    gpus_per_node: Count | None = Field(None, description="what `resources.gpus: all` means there")
+
+    def settings(self, asked: Slurm) -> Slurm:
+        """What a spec asks for, and the site's word for the rest; both give further options."""
+        said = {name: value for name, value in asked if value not in (None, [])}
+        ours = {name: value for name, value in self if name in Slurm.model_fields}
+        return Slurm(**{**ours, **said, "extra": [*self.extra, *asked.extra]})
+
+
 class JobSpec(_Part):
     """One fine-tuning job, complete: every default is filled in."""
 
@@ -203,6 +259,7 @@ class JobSpec(_Part):
     accelerate: Accelerate = Accelerate()
     container: Container = Container()
     kubernetes: Kubernetes = Kubernetes()
+    slurm: Slurm = Slurm()
     runner: RunnerName = "auto"
 
     @model_validator(mode="after")

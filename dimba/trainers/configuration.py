@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-FILE = "accelerate.json"
+CONFIGURATION_FILE = "accelerate.json"
 _COUNTS = ("num_machines", "num_processes", "machine_rank", "main_process_port")
 
 
-def configured(argv: Sequence[str], folder: Path) -> list[str]:
-    """`argv` with the configuration that its own flags make, in a file of `folder`; others than accelerate's as is."""
+def configured(argv: Sequence[str], path: Path) -> list[str]:
+    """`argv` with the configuration that its own flags make, written to `path`; others than accelerate's as is."""
     argv = list(argv)
     if not world_size(argv):
         return argv
-    path = folder / FILE
     path.write_text(json.dumps(_configuration(argv[2 : argv.index("-m")]), indent=2) + "\n", encoding="utf-8")
     return [*argv[:2], "--config_file", str(path), *argv[2:]]
 

@@ -15,7 +15,10 @@ _SIGNS = (
     ("disk_full", r"No space left on device|Disk quota exceeded"),
     ("out_of_memory", r"DefaultCPUAllocator: (?:can't|not enough)|Cannot allocate memory|^MemoryError\b"),
 )
-_FIRST_OF_ERROR = re.compile(r"^(?:[\w.]+(?:Error|Exception|Interrupt|Exit)|Killed|error)\b.*", re.MULTILINE)
+_FIRST_OF_ERROR = re.compile(
+    r"^(?:\[rank\d+\]: )?((?:[\w.]+(?:Error|Exception|Interrupt|Exit)|Killed|error)\b.*)", re.MULTILINE
+)
+_OF_LAUNCHER = "ChildFailedError"  # torch's, after what the rank itself said
 
 
 def diagnose(status: int, tail: str, *, oom_kills: int) -> tuple[str, str]:
@@ -28,7 +31,7 @@ def diagnose(status: int, tail: str, *, oom_kills: int) -> tuple[str, str]:
         return "shm_too_small", ""
     if status == _KILLED:
         return ("out_of_memory" if oom_kills else "killed"), ""
-    errors = _FIRST_OF_ERROR.findall(last)
+    errors = [line for line in _FIRST_OF_ERROR.findall(last) if _OF_LAUNCHER not in line]
     return "trainer_error", errors[-1].strip() if errors else ""
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from dimba import contract
-from dimba.trainers.configuration import configured, world_size
+from dimba.trainers.configuration import CONFIGURATION_FILE, configured, world_size
 from dimba.trainers.diagnosis import diagnose, oom_kills
 from dimba.trainers.joblog import JobLog
+from dimba.trainers.nodes import SECONDS_AFTER_FAILURE, Node
 from dimba.trainers.watch import Limits, Steps
 
 _POLL = 0.05
@@ -43,33 +44,66 @@ class Job:
     told: set[int] = field(default_factory=set)
     asked_at: float | None = None
     hung: bool = False
+    node: Node = field(default_factory=Node)
+    folder: Path | None = None
+    failed_at: float | None = None  # since when a rank has failed, or a whole machine, monotonic seconds
 
 
 def main(argv: list[str]) -> int:
     """Runs `argv`; returns the trainer's own exit status, or EXIT_NO_GPU before anything started."""
-    folder = os.environ.get(contract.ENV_ATTEMPT_DIR)
+    named = os.environ.get(contract.ENV_ATTEMPT_DIR)
+    folder = Path(named) if named else None
+    node = Node.of_environment()
     secrets = _secrets()
     environment = {**os.environ, **secrets}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    log = JobLog(Path(folder, contract.LOG_FILE) if folder else None, secrets.values())
-    job = Job(environment, log, Limits.of_environment(), Steps(Path(folder, contract.METRICS_FILE) if folder else None))
+    log = JobLog(_log_file(folder, node), secrets.values(), aloud=node.rank == 0)
+    steps = Steps(folder / contract.METRICS_FILE if folder else None)
+    job = Job(environment, log, Limits.of_environment(), steps, node=node, folder=folder)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, _frame: job.asked.append(number))
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: _near_limit(job))
     before = oom_kills()
-    status, said = _run(argv, job)
+    if node.nodes > 1 and "--cpu" in argv:  # with the flag, accelerate would start one process and say nothing
+        job.environment["ACCELERATE_USE_CPU"] = "true"
+    status, said = _run(node.spread(argv), job)
     if status and status != contract.EXIT_STOPPED and not said:
         reason, line = diagnose(status, log.tail, oom_kills=oom_kills() - before)
         said = {"reason": reason, "line": line}
+    when = {"at": _failed_at(job)} if node.nodes > 1 else {}
+    word = {"exit_code": status, "reason": None, **when, **said}
+    if status and not node.rank:
+        word = node.first_failure(folder, word)
+    elif status not in (0, contract.EXIT_STOPPED):
+        log.aloud(f"machine {node.rank} ({os.uname().nodename}) failed with status {status}; it said last:")
     if folder:
-        _leave_word(Path(folder), {"exit_code": status, "reason": None, **said})
-    return status
+        _leave_word(folder, node.file(contract.EXIT_FILE), word)
+    return int(word["exit_code"])
 
 
-def _leave_word(folder: Path, word: dict[str, Any]) -> None:
-    part = folder / f".{contract.EXIT_FILE}.part"
+def _log_file(folder: Path | None, node: Node) -> Path | None:
+    kept_by_others = not node.rank and os.environ.get(contract.ENV_LOG_ON_STDOUT)
+    return None if folder is None or kept_by_others else folder / node.file(contract.LOG_FILE)
+
+
+def _near_limit(job: Job) -> None:
+    """The scheduler's time limit is near."""
+    if not job.asked:
+        job.cause = "time_limit"
+        job.asked.append(signal.SIGTERM)
+
+
+def _failed_at(job: Job) -> float:
+    """When it failed, seconds since 1970: machines have that in common."""
+    ago = time.monotonic() - job.failed_at if job.failed_at else 0.0
+    return time.time() - ago
+
+
+def _leave_word(folder: Path, name: str, word: dict[str, Any]) -> None:
+    part = folder / f".{name}.part"
     with contextlib.suppress(OSError):  # a full disk: the launcher has the status all the same
         part.write_text(json.dumps(word), encoding="utf-8")
-        part.replace(folder / contract.EXIT_FILE)
+        part.replace(folder / name)
 
 
 def _run(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
@@ -98,8 +132,8 @@ def _preparation(argv: list[str]) -> list[str]:
 
 def _in_ranks(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="dimba-ranks-") as folder:
-        kept = job.environment.get(contract.ENV_ATTEMPT_DIR)
-        status = _launch(configured(argv, Path(kept or folder)), job, Path(folder))
+        configuration = (job.folder or Path(folder)) / job.node.file(CONFIGURATION_FILE)
+        status = _launch(configured(argv, configuration), job, Path(folder))
         if job.cause:
             return status or contract.EXIT_STOPPED, {"reason": job.cause}
         return status, _word(Path(folder)) if status else {}
@@ -115,7 +149,9 @@ def _word(ranks: Path) -> dict[str, Any]:
 
 
 def _secrets() -> dict[str, str]:
-    """Values that must not be seen in `docker inspect`: one JSON line on stdin."""
+    """Values that must not be seen: one JSON line on stdin, so not in `docker inspect`, or variables by name."""
+    if names := os.environ.get(contract.ENV_SECRET_NAMES, "").split():
+        return {name: os.environ[name] for name in names if name in os.environ}
     if not os.environ.pop(contract.ENV_SECRETS_ON_STDIN, ""):
         return {}
     values: dict[str, str] = json.loads(sys.stdin.readline())
@@ -166,8 +202,19 @@ def _attend(job: Job, ranks: Path) -> None:
         if os.environ.get(contract.ENV_KILL_HUNG):
             job.cause = "hung"
             _kill(ranks)
+    if job.node.nodes > 1:
+        _end_with_others(job, ranks)
     if job.asked:
         _pass_on(job, ranks)
+
+
+def _end_with_others(job: Job, ranks: Path) -> None:
+    """Where a rank fails, here or elsewhere, the others wait for it in vain: NCCL for minutes."""
+    failed = any(note.get("status") not in (None, 0, contract.EXIT_STOPPED) for note in _notes(ranks))
+    if job.failed_at is None and (failed or (job.asked and job.node.another_failed(job.folder))):
+        job.failed_at = time.monotonic()
+    if job.failed_at is not None and time.monotonic() - job.failed_at > SECONDS_AFTER_FAILURE:
+        _kill(ranks)
 
 
 def _pass_on(job: Job, ranks: Path) -> None:

@@ -18,10 +18,10 @@ _LAST_LINES = 200
 class JobLog:
     """Written by the job itself, so that nothing on the host has to live for it; `tail` is its last lines."""
 
-    def __init__(self, path: Path | None, secrets: Iterable[str] = ()) -> None:
+    def __init__(self, path: Path | None, secrets: Iterable[str] = (), *, aloud: bool = True) -> None:
         self._secrets = [each.encode() for each in secrets if len(each) >= SHORTEST_SECRET]
         self._held = max(map(len, self._secrets), default=1) - 1
-        self._out = sys.stdout.buffer
+        self._out = sys.stdout.buffer if aloud else None
         self._file = None if path is None or _is_stdout(path) else path.open("ab", buffering=0)
         self._tail: deque[bytes] = deque(maxlen=_LAST_LINES)
         self._line = b""
@@ -34,6 +34,10 @@ class JobLog:
     def say(self, text: str) -> None:
         """A line of our own."""
         self._write(text.encode() + b"\n")
+
+    def aloud(self, text: str) -> None:
+        """A line and the last ones of the log, on stdout, where only a file has them."""
+        _say(f"{text}\n{self.tail}".rstrip().encode() + b"\n")
 
     def pump(self, stream: BinaryIO) -> None:
         """Hands on what comes until the stream ends; a value that comes in two parts is masked too."""
@@ -56,12 +60,17 @@ class JobLog:
         self._line = self._line[-_CHUNK:]
         self._tail.extend(lines)
         # A full disk, or nobody who reads along, must not end the training.
-        with contextlib.suppress(OSError):
-            self._out.write(text)
-            self._out.flush()
+        if self._out:
+            _say(text)
         if self._file:
             with contextlib.suppress(OSError):
                 self._file.write(text)
+
+
+def _say(text: bytes) -> None:
+    with contextlib.suppress(OSError):
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
 
 
 def _is_stdout(path: Path) -> bool:

@@ -365,7 +365,12 @@ def test_everything_wrong_is_said_at_once_and_the_specs_mistakes_come_first():
     assert error.exit_status == 2
 
 
-@pytest.mark.parametrize("added", ["resources: {nodes: 2}", "accelerate: {strategy: fsdp2}", "runner: slurm"])
+def test_several_machines_are_for_a_cluster():
+    error = refusal("resources: {nodes: 2}")
+    assert "runner: slurm" in error.hint and error.exit_status == 2
+
+
+@pytest.mark.parametrize("added", ["accelerate: {strategy: fsdp2}"])
 def test_what_is_not_there_yet_is_refused_with_what_to_use(added: str):
     error = refusal(added)
     assert "not there yet" in str(error) and error.exit_status == 2

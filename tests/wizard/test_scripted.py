@@ -226,7 +226,7 @@ def test_a_data_set_of_the_hub_is_looked_at(place: Path, dimba: Dimba, tmp_path:
         (["--dataset", "qa.jsonl", "--trainer", "scripts/mine.py"], "does not exist"),
         (["--dataset", "qa.jsonl", "--name", "my job"], "letters, digits"),
         (["--runner", "kubernetes"], "is not known"),
-        (["--runner", "slurm"], "not there yet"),
+        (["--runner", "podman"], "runner"),
         (["--dataset", "qa.jsonl", "--out", "checkpoints"], "is a folder"),
         (["--hf-token", "perhaps"], "is not known"),
     ],

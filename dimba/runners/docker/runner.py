@@ -205,6 +205,10 @@ class DockerRunner:
         labels = [each["Labels"] for each in found]
         return {gpu: each[LABEL_RUN_ID] for each in labels for gpu in each.get(LABEL_GPUS, "").split(",") if gpu}
 
+    def waiting(self, job: str) -> str | None:
+        """Nothing waits once it has been started."""
+        return None
+
     def find(self, run_id: str) -> str | None:
         """The newest container of a run, by its label."""
         try:

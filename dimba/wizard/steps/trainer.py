@@ -59,13 +59,12 @@ def _runner_choices(state: State) -> Sequence[Choice]:
         Choice("auto", "auto     a container where an engine answers, else a process", "auto"),
         Choice("docker", f"docker   always a container ({here})"[:76], "docker"),
         Choice("process", "process  on this machine itself, without a container", "process"),
+        Choice("slurm", "slurm    handed to the scheduler of a cluster", "slurm"),
     )
 
 
 def _parse_runner(text: str, _state: State) -> str:
-    if text.strip() == "slurm":
-        raise Wrong("runner `slurm` is not there yet", "use auto, docker or process")
-    return str(one_of([Choice(name, name) for name in ("auto", "docker", "process")], text, "runner"))
+    return str(one_of([Choice(name, name) for name in ("auto", "docker", "process", "slurm")], text, "runner"))
 
 
 def _trainers(state: State) -> Sequence[Choice]:

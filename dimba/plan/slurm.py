@@ -1,0 +1,252 @@
+"""A plan as the script that `sbatch` takes: what an admin reads, and what runs. Pure."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from dimba import contract
+from dimba.contract import STOP_MARGIN, WHOLE_FILE
+from dimba.errors import BadInput, DimbaError
+from dimba.host.facts import Gpu, GpuFacts, HostFacts, ImageFacts
+from dimba.plan.model import LaunchPlan, SlurmJob
+from dimba.spec import JobSpec, SlurmSite
+
+_MIB = 1 << 20
+_SHORTEST_WARNING = 10  # seconds
+_FOR_CARDS = {
+    "docker": '--gpus "\\"device=$SLURM_STEP_GPUS\\""',
+    "podman": '$(printf -- "--device nvidia.com/gpu=%s " ${SLURM_STEP_GPUS//,/ })',
+}
+
+_START = """\
+# It goes on from its newest whole checkpoint where the scheduler starts it again.
+newest() {{ find "$output" -path '*/checkpoint-*/{whole}' | sort -V | tail -n 1; }}
+before=$(newest)
+if ((${{SLURM_RESTART_COUNT:-0}} > 0)) && [[ -n $before ]]; then
+  job+=({flag} "$output")
+fi
+"""
+_STEP = """\
+# Shortly before the time limit it is told to save and end.
+limit=
+trap 'limit=1; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
+
+# One launcher a node, which starts a process a card; one that fails ends the others.
+rm -f "$attempt"/exit*.json
+{srun} bash -c "$(declare -f on_node)"'; on_node "$@"' node "${{job[@]}}" &
+step=$!
+wait "$step"
+status=$?
+while kill -0 "$step" 2>/dev/null; do # a signal ends the waiting, not the step
+  wait "$step"
+  status=$?
+done
+"""
+_AGAIN = """\
+# Queued again after the time limit, as long as each start gets further than the one before.
+if [[ -n $limit && $status != 0 && $(newest) != "$before" ]]; then
+  echo "saved before the time limit, and queued again"
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+"""
+
+
+def cluster_cards(spec: JobSpec, site: SlurmSite) -> GpuFacts:
+    """The cards of a node, by their numbers: this machine need not have any."""
+    asked = spec.resources.gpus
+    count = site.gpus_per_node if asked == "all" else asked
+    found = count if isinstance(count, int) else 0
+    return GpuFacts(gpus=tuple(Gpu(index=number) for number in range(found)), source="Slurm")
+
+
+def on_cluster(spec: JobSpec, facts: HostFacts, site: SlurmSite) -> HostFacts:
+    """This machine's files on the cluster's nodes, with the cores that are asked for there."""
+    cores = (site.settings(spec.slurm).cpus or 1) * max(1, len(facts.gpu.gpus))
+    return replace(facts, slurm=site, cores=cores)
+
+
+def cluster_image(spec: JobSpec, site: SlurmSite) -> ImageFacts | None:
+    """The image that the nodes are to have; None without a container."""
+    settings = site.settings(spec.slurm)
+    if settings.container in (None, "none"):
+        return None
+    image = settings.image or spec.container.image or ""
+    return ImageFacts(reference=image, key=None, base=None, base_digest=None, id=None)
+
+
+def slurm_problems(spec: JobSpec, facts: HostFacts) -> Iterator[DimbaError]:
+    """What cannot be handed to the scheduler."""
+    settings, asked = facts.slurm.settings(spec.slurm), spec.resources.gpus
+    contained = settings.container not in (None, "none")
+    if asked == "all" and facts.slurm.gpus_per_node is None:
+        hint = "give a number, or `none`; or write `gpus_per_node: 8` in your slurm.yaml, and `all` means that"
+        yield BadInput("resources.gpus: how many cards a node of the cluster has is not known here", hint)
+    if isinstance(asked, list):
+        yield BadInput("resources.gpus: the scheduler chooses the cards", "give the number of cards a node")
+    if contained and not (settings.image or spec.container.image):
+        hint = "name it as the nodes know it: `slurm: {image: …}`, a reference or a .sif file"
+        yield BadInput(f"slurm.container: `{settings.container}`, and no image is named", hint)
+    if spec.container.network in ("none", "bridge"):
+        hint = "set `network: auto`: the nodes meet over the cluster's own"
+        yield BadInput(f"container.network: `{spec.container.network}` is not rendered for Slurm", hint)
+    if not contained and (spec.container.mounts or spec.container.image):
+        hint = "say by what: `slurm: {container: apptainer}` (docker, podman, pyxis)"
+        yield BadInput("slurm.container: the job is made for a container, and none is asked for", hint)
+
+
+def slurm_job(spec: JobSpec, facts: HostFacts, *, processes: int, resume_flag: str | None) -> SlurmJob:
+    """What the scheduler is told: the spec's word, then the site's."""
+    settings = facts.slurm.settings(spec.slurm)
+    return SlurmJob(
+        container=settings.container or "none",
+        partition=settings.partition,
+        account=settings.account,
+        qos=settings.qos,
+        time=settings.time,
+        cpus=settings.cpus and settings.cpus * processes,
+        extra=tuple(settings.extra),
+        resume_flag=resume_flag,
+    )
+
+
+def slurm_script(plan: LaunchPlan) -> str:
+    """The script of a plan for an attempt."""
+    attempt = plan.environment[contract.ENV_ATTEMPT_DIR]
+    job = _job(plan)
+    parts = [
+        f"#!/bin/bash\n# {plan.name}, run {plan.environment[contract.ENV_RUN_ID]}; made by dimba from its job.yaml.",
+        "\n".join(f"#SBATCH --{option}" for option in _options(plan, job, attempt)),
+        "set -u\n" + _places(plan, attempt),
+        _meeting(),
+        _argv(plan),
+        _START.format(whole=WHOLE_FILE, flag=job.resume_flag) if job.resume_flag else "",
+        _on_node(plan, job),
+        _STEP.format(srun=_srun(plan, job)),
+        _AGAIN if job.resume_flag else "",
+        'exit "$status"',
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _job(plan: LaunchPlan) -> SlurmJob:
+    assert plan.slurm is not None, "a plan for Slurm has it"
+    return plan.slurm
+
+
+def _options(plan: LaunchPlan, job: SlurmJob, attempt: str) -> Iterator[str]:
+    yield f"job-name={plan.name}"
+    yield f"comment=dimba:{plan.environment[contract.ENV_RUN_ID]}"
+    for name in ("partition", "account", "qos", "time"):
+        if value := getattr(job, name):
+            yield f"{name}={value}"
+    yield f"nodes={plan.nodes}"
+    yield "ntasks-per-node=1"
+    if job.cpus:
+        yield f"cpus-per-task={job.cpus}"
+    if plan.gpus:
+        yield f"gpus-per-node={len(plan.gpus)}"
+    if plan.memory_bytes:
+        yield f"mem={-(-plan.memory_bytes // _MIB)}M"
+    yield f"chdir={shlex.quote(plan.working_dir)}"
+    yield f"output={shlex.quote(_literal(Path(attempt, contract.LOG_FILE)))}"
+    yield "open-mode=append"
+    yield f"signal=B:USR1@{_warning(plan, job)}"
+    yield "requeue" if job.resume_flag else "no-requeue"
+    yield from (option.removeprefix("--") for option in job.extra)
+
+
+def _literal(path: Path) -> str:
+    return str(path).replace("%", "%%")
+
+
+def _warning(plan: LaunchPlan, job: SlurmJob) -> int:
+    """Seconds before the time limit: time to save in, but not all of a short one."""
+    wanted = int(plan.stop_grace) + STOP_MARGIN
+    whole = slurm_seconds(job.time) if job.time else None
+    return max(_SHORTEST_WARNING, min(wanted, whole // 2)) if whole else wanted
+
+
+def slurm_seconds(time: str) -> int:
+    """A time as sbatch(1) takes it."""
+    days, dash, rest = time.rpartition("-")
+    numbers = [int(part) for part in rest.split(":")]
+    if not dash and len(numbers) < 3:  # minutes, minutes:seconds
+        numbers = [0, *numbers]
+    hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _places(plan: LaunchPlan, attempt: str) -> str:
+    return f"attempt={shlex.quote(attempt)}\noutput={shlex.quote(str(plan.output_dir))}"
+
+
+def _meeting() -> str:
+    return """\
+# The nodes meet at the first of them.
+address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((10000 + SLURM_JOB_ID % 20000))"""
+
+
+def _argv(plan: LaunchPlan) -> str:
+    """`env` sets the variables inside a container as well as outside, and what starts it keeps its own."""
+    fixed = {**plan.environment, contract.ENV_LOG_ON_STDOUT: "1"}
+    if plan.host_environment:
+        fixed[contract.ENV_SECRET_NAMES] = " ".join(plan.host_environment)
+    words = [shlex.quote(f"{name}={value}") for name, value in sorted(fixed.items())]
+    words += [f'{contract.ENV_NODES}="$SLURM_JOB_NUM_NODES"', f'{contract.ENV_MAIN_ADDRESS}="$address"']
+    words.append(f'{contract.ENV_MAIN_PORT}="$port"')
+    lines = [f"  {word}" for word in (*words, shlex.join(plan.argv))]
+    return "\n".join(["job=(", *lines, ")"])
+
+
+def _on_node(plan: LaunchPlan, job: SlurmJob) -> str:
+    inside = f'env "{contract.ENV_NODE_RANK}=$SLURM_NODEID" "$@"'
+    words = [*_container(plan, job), inside]
+    return "on_node() {\n  exec " + " \\\n    ".join(words) + "\n}"
+
+
+def _container(plan: LaunchPlan, job: SlurmJob) -> list[str]:
+    image = shlex.quote(plan.image.reference) if plan.image else ""
+    folder = shlex.quote(plan.working_dir)
+    if job.container in ("docker", "podman"):
+        return [*_engine(plan, job.container, folder), image]
+    if job.container == "apptainer":
+        mounts = [f"--bind {shlex.quote(each)}" for each in _mounts(plan)]
+        return ["apptainer exec", *(["--nv"] if plan.gpus else []), *mounts, f"--pwd {folder}", _for_apptainer(image)]
+    return []
+
+
+def _engine(plan: LaunchPlan, name: str, folder: str) -> list[str]:
+    who = ["--userns=keep-id"] if name == "podman" else []
+    mounts = [f"--volume {shlex.quote(each)}" for each in _mounts(plan)]
+    named = [f"--env {each}" for each in plan.host_environment]
+    cards = _FOR_CARDS[name] if plan.gpus else "--env NVIDIA_VISIBLE_DEVICES=void"
+    limits = [f"--shm-size {plan.shm_bytes}", *([f"--memory {plan.memory_bytes}"] if plan.memory_bytes else [])]
+    return [
+        f"{name} run --rm --init --network=host --user {plan.uid}:{plan.gid}",
+        *who,
+        *limits,
+        cards,
+        *mounts,
+        *named,
+        f"--workdir {folder}",
+    ]
+
+
+def _for_apptainer(image: str) -> str:
+    return image if image.strip("'").endswith(".sif") or "://" in image else f"docker://{image}"
+
+
+def _mounts(plan: LaunchPlan) -> list[str]:
+    return [f"{each.source}:{each.target}:{'ro' if each.read_only else 'rw'}" for each in plan.mounts]
+
+
+def _srun(plan: LaunchPlan, job: SlurmJob) -> str:
+    words = ["srun", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--input=none"]
+    words += [f"--cpus-per-task={job.cpus}"] if job.cpus else []
+    if job.container == "pyxis" and plan.image:
+        words.append(f"--container-image={shlex.quote(plan.image.reference)}")
+        words.append(f"--container-mounts={shlex.quote(','.join(_mounts(plan)))}")
+        words.append(f"--container-workdir={shlex.quote(plan.working_dir)} --no-container-mount-home")
+    return " \\\n  ".join([" ".join(words[:4]), *words[4:]])

@@ -1,0 +1,1 @@
+"""Slurm: the plan as a batch script, and the scheduler's commands."""

@@ -1,0 +1,152 @@
+"""The job on a cluster: submitted, followed by its log on the shared file system, asked for by the scheduler."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dimba.contract import EXIT_FILE, EXIT_STOPPED
+from dimba.errors import EngineFailed
+from dimba.host.facts import ImageFacts
+from dimba.plan import LaunchPlan
+from dimba.plan.slurm import cluster_image, slurm_script
+from dimba.runners.process import TOKENS, ProcessRunner, identity
+from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
+from dimba.runners.slurm import scheduler
+from dimba.runners.slurm.scheduler import Standing
+from dimba.runners.tail import Tail
+from dimba.spec import JobSpec, SlurmSite
+
+SCRIPT = "job.sh"
+_KILLED = 137
+_POLL, _ASK = 0.2, 2.0  # seconds between looks at the log, and between questions to the scheduler
+_GOES = 60.0  # seconds that the scheduler has to take a killed job away
+_REASONS = {"NODE_FAIL": "node_failed", "BOOT_FAIL": "node_failed", "TIMEOUT": "time_limit", "DEADLINE": "time_limit"}
+
+
+class SlurmRunner:
+    """A job is named `number:attempt folder`: what it left there counts once the scheduler has forgotten it."""
+
+    name = "slurm"
+
+    def __init__(self, site: SlurmSite) -> None:
+        self._site = site
+        self._here = ProcessRunner()
+
+    def look(self, spec: JobSpec) -> ImageFacts | None:
+        """The image as it is named: the nodes have it, not this machine."""
+        return cluster_image(spec, self._site)
+
+    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+        """Nothing is built; without a container, what trains has to lie on the shared file system, beside dimba."""
+        scheduler.require_commands()
+        image = self.look(spec)
+        return image or self._here.prepare(spec, progress)
+
+    def can_train(self) -> bool:
+        """Whether its packages are here."""
+        return self._here.can_train()
+
+    def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
+        """Submits the script, which is kept beside the log; secrets travel in the environment, as sbatch takes it."""
+        script = log.parent / SCRIPT
+        script.write_text(slurm_script(plan), encoding="utf-8")
+        inherited = {name: value for name, value in os.environ.items() if name not in TOKENS}
+        number = scheduler.submit(
+            script.read_text(encoding="utf-8"), inherited | dict(secrets), **identity(plan.uid, plan.gid)
+        )
+        return f"{number}:{log.parent}"
+
+    def follow(self, job: str, log: Path) -> Iterator[str]:
+        """The job writes its log itself; this reads along."""
+        tail, asked, running = Tail(log), 0.0, True
+        while running:
+            if time.monotonic() - asked >= _ASK:
+                running, asked = self._goes_on(job), time.monotonic()
+            yield from tail.lines()
+            time.sleep(_POLL if running else 0)
+        yield from tail.rest()
+
+    def wait(self, job: str) -> Ending | None:
+        """By the scheduler's word, and the entry point's note where that knows more."""
+        while self._goes_on(job):
+            time.sleep(_ASK)
+        return _ending(scheduler.standing(_number(job)), _word(job))
+
+    def is_running(self, job: str) -> bool:
+        """Whether the scheduler has it in its queue, waiting or running."""
+        found = scheduler.standing(_number(job))
+        return found is not None and not found.ended
+
+    def waiting(self, job: str) -> str | None:
+        """The scheduler's reason."""
+        found = scheduler.standing(_number(job))
+        if found is None or not found.waits:
+            return None
+        # Not looked at yet.
+        return f"Slurm job {_number(job)}: {'' if found.reason == 'None' else found.reason}".rstrip(": ")
+
+    def find(self, run_id: str) -> str | None:
+        """By the comment that the script carries."""
+        number = scheduler.number_of(f"dimba:{run_id}")
+        output = scheduler.standing(number) if number else None
+        return f"{number}:{output.log.parent}" if output else None
+
+    def stop(self, job: str, grace: float) -> None:
+        """SIGTERM to the entry points, which tell their ranks; then what the cluster does to end a job."""
+        number = _number(job)
+        if grace and (found := scheduler.standing(number)) and not (found.ended or found.waits):
+            scheduler.signal_steps(number, "TERM")
+            self._until(job, grace)
+        if not self.is_running(job):
+            return
+        if not grace:
+            scheduler.signal_steps(number, "KILL", all_of_it=True)
+        scheduler.cancel(number)
+        self._until(job, _GOES)
+
+    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
+        """On this machine, which has the same files."""
+        return self._here.run_once(argv, place, on_line)
+
+    def _until(self, job: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self.is_running(job) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+
+    def _goes_on(self, job: str) -> bool:
+        """The same for whoever waits anyway: a scheduler that does not answer now may do so later."""
+        try:
+            return self.is_running(job)
+        except EngineFailed:
+            return True
+
+
+def _number(job: str) -> str:
+    return job.partition(":")[0]
+
+
+def _word(job: str) -> dict[str, Any]:
+    try:
+        word = json.loads(Path(job.partition(":")[2], EXIT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return word if isinstance(word, dict) else {}
+
+
+def _ending(found: Standing | None, word: Mapping[str, Any]) -> Ending | None:
+    code = word.get("exit_code")
+    if found is None:
+        return Ending(int(code)) if code is not None else None
+    if found.state == "COMPLETED":
+        return Ending(0)
+    if found.state in _REASONS:
+        return Ending(_KILLED, reason=_REASONS[found.state])
+    if found.state == "OUT_OF_MEMORY":
+        return Ending(_KILLED, out_of_memory=True)
+    if found.state in ("CANCELLED", "PREEMPTED"):
+        return Ending(EXIT_STOPPED if found.exit_code != _KILLED else _KILLED)
+    # srun gives the highest status of all nodes, the first node's note the one that began it.
+    return Ending(found.exit_code if code in (None, EXIT_STOPPED) else int(code))
