@@ -22,6 +22,7 @@ from dimba import contract
 from dimba.trainers.diagnosis import diagnose, oom_kills
 from dimba.trainers.joblog import JobLog
 from dimba.trainers.nodes import SECONDS_AFTER_FAILURE, Node
+from dimba.trainers.rank import die_with_parent
 from dimba.trainers.watch import Limits, Steps
 
 _POLL = 0.05
@@ -69,7 +70,9 @@ def main(argv: list[str]) -> int:
     if status and status != contract.EXIT_STOPPED and not said:
         reason, line = diagnose(status, log.tail, oom_kills=oom_kills() - before)
         said = {"reason": reason, "line": line}
-    word = {"exit_code": status, "reason": None, "at": _failed_at(job), **said}
+    word = {"exit_code": status, "reason": None, **said}
+    if node.nodes > 1:
+        word["at"] = _failed_at(job)
     if status and not node.rank:
         word = node.first_failure(folder, word)
     elif status not in (0, contract.EXIT_STOPPED):
@@ -177,6 +180,7 @@ def _launch(argv: list[str], job: Job, ranks: Path) -> int:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=die_with_parent if contract.ENV_NODE_RANK in os.environ else None,  # noqa: PLW1509  # no threads yet
     )
     reader = threading.Thread(target=job.log.pump, args=(process.stdout,), daemon=True)
     reader.start()

@@ -9,14 +9,16 @@ import sys
 import time
 from pathlib import Path
 
-from dimba.contract import ENV_RANK_DIR
+from dimba.contract import ENV_NODE_RANK, ENV_RANK_DIR
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main(argv: list[str]) -> int:
     """Runs the script `argv[0]` with the flags after it; returns its status, 128 + n where signal n ended it."""
-    child = subprocess.Popen([sys.executable, *argv], preexec_fn=_die_with_parent)  # noqa: PLW1509  # no threads here
+    if ENV_NODE_RANK in os.environ:  # a scheduler may know nothing of sessions beside the one that it started
+        die_with_parent()
+    child = subprocess.Popen([sys.executable, *argv], preexec_fn=die_with_parent)  # noqa: PLW1509  # no threads here
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, _frame: child.send_signal(number))
     _note(pid=os.getpid())
@@ -26,7 +28,8 @@ def main(argv: list[str]) -> int:
     return status
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For this process, as of now."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
