@@ -38,7 +38,7 @@ def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> Judgem
     """How a job that ended so is put on record; `stopping` where somebody here told it to."""
     word = folder.last_word()
     if ending is not None and ending.reason:
-        return _by_scheduler(folder, ending.reason, stopping=stopping)
+        return _by_scheduler(folder, ending, stopping=stopping)
     if ending is not None and word.get("exit_code") != ending.exit_code:
         word = {}  # of another attempt, or of somebody else's status
     code = ending.exit_code if ending else word.get("exit_code")
@@ -57,10 +57,10 @@ def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> Judgem
     return "failed", *_failed(folder, ending, word)
 
 
-def _by_scheduler(folder: RunFolder, reason: str, *, stopping: bool) -> Judgement:
-    if reason == "time_limit":
-        return _stopped(folder, _KILLED, reason, stopping=stopping)
-    return "failed", reason, RunFailed(f"run {folder.id}: a node of its job failed", _go_on(folder))
+def _by_scheduler(folder: RunFolder, ending: Ending, *, stopping: bool) -> Judgement:
+    if ending.reason in ("time_limit", "cancelled"):
+        return _stopped(folder, ending.exit_code, ending.reason, stopping=stopping)
+    return "failed", ending.reason, RunFailed(f"run {folder.id}: a node of its job failed", _go_on(folder))
 
 
 def _refusal(folder: RunFolder, word: Mapping[str, Any]) -> DimbaError:

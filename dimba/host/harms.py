@@ -14,7 +14,7 @@ from dimba.rewards import parse_reward
 from dimba.spec import JobSpec
 
 USUAL_VARIABLES = ("HF_", "WANDB_", "TENSORBOARD_", "NCCL_", "OMP_")
-IMAGES = ("container.image", "container.base_image")
+IMAGES = ("container.image", "container.base_image")  # of an engine here
 # Flags by which what a checkpoint brings along is executed.
 CODE_FLAGS = {
     "trust-remote-code": "code that lies beside the weights is executed",
@@ -26,9 +26,11 @@ _DISKS = Path("/run/media")
 
 def find_harms(spec: JobSpec, folder: Path, project: Path) -> tuple[Harm, ...]:
     """Everything of that kind; relative paths begin in `folder`, and what lies in `project` is dimba's own."""
-    found = [*_programs(spec, folder, project), *_container(spec, folder)]
+    found = [*_programs(spec, folder, project), *_container(spec, folder), *_cluster(spec)]
     if spec.runner == "process" and found:
         found.append(Harm("runner", "`process`: all of that runs on this machine itself, in no container"))
+    if spec.runner == "slurm" and found and spec.slurm.container in (None, "none"):
+        found.append(Harm("runner", "`slurm`: all of that runs on the cluster's machines, in no container"))
     return tuple(found)
 
 
@@ -78,6 +80,15 @@ def _container(spec: JobSpec, folder: Path) -> Iterator[Harm]:
         yield Harm("container.network", "`host`: the job reaches what listens on this machine alone")
     for mount in container.mounts:
         yield _mount(mount, folder)
+
+
+def _cluster(spec: JobSpec) -> Iterator[Harm]:
+    if spec.runner != "slurm":
+        return
+    if spec.slurm.image:
+        yield Harm("slurm.image", f"the job runs in what is in `{spec.slurm.image}`")
+    if spec.slurm.extra:
+        yield Harm("slurm.extra", f"tells the scheduler {' '.join(spec.slurm.extra)}")
 
 
 def _mount(text: str, folder: Path) -> Harm:

@@ -1,7 +1,7 @@
 """A plan as the script that `sbatch` takes: what an admin reads, and what runs. Pure."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _MIB = 1 << 20
 _SHORTEST_WARNING = 10  # seconds
 _FOR_CARDS = {
     "docker": '--gpus "\\"device=$SLURM_STEP_GPUS\\""',
-    "podman": '$(printf -- "--device nvidia.com/gpu=%s " ${SLURM_STEP_GPUS//,/ })',
+    "podman": '"${cards[@]/#/--device=nvidia.com/gpu=}"',
 }
 
 _START = """\
@@ -196,14 +196,26 @@ def _argv(plan: LaunchPlan) -> str:
     words = [shlex.quote(f"{name}={value}") for name, value in sorted(fixed.items())]
     words += [f'{contract.ENV_NODES}="$SLURM_JOB_NUM_NODES"', f'{contract.ENV_MAIN_ADDRESS}="$address"']
     words.append(f'{contract.ENV_MAIN_PORT}="$port"')
-    lines = [f"  {word}" for word in (*words, shlex.join(plan.argv))]
+    lines = [f"  {word}" for word in (*words, *_in_lines(plan.argv))]
     return "\n".join(["job=(", *lines, ")"])
+
+
+def _in_lines(argv: Sequence[str]) -> Iterator[str]:
+    """Words as lines that a person reads: a flag and its values each."""
+    line: list[str] = []
+    for word in argv:
+        if line and word.startswith("--"):
+            yield shlex.join(line)
+            line = []
+        line.append(word)
+    yield shlex.join(line)
 
 
 def _on_node(plan: LaunchPlan, job: SlurmJob) -> str:
     inside = f'env "{contract.ENV_NODE_RANK}=$SLURM_NODEID" "$@"'
     words = [*_container(plan, job), inside]
-    return "on_node() {\n  exec " + " \\\n    ".join(words) + "\n}"
+    listed = '  IFS=, read -ra cards <<<"$SLURM_STEP_GPUS"\n' if job.container == "podman" and plan.gpus else ""
+    return f"on_node() {{\n{listed}  exec " + " \\\n    ".join(words) + "\n}"
 
 
 def _container(plan: LaunchPlan, job: SlurmJob) -> list[str]:

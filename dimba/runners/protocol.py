@@ -20,7 +20,7 @@ class Ending:
     exit_code: int
     out_of_memory: bool = False  # the kernel took its memory away
     engine_restarted: bool = False  # since it began
-    reason: str = ""  # the exit reason, where the scheduler knows it
+    reason: str = ""  # node_failed, time_limit or cancelled, where a scheduler says so
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from dimba.trainers.configuration import CONFIGURATION_FILE, configured, world_s
 from dimba.trainers.diagnosis import diagnose, oom_kills
 from dimba.trainers.joblog import JobLog
 from dimba.trainers.nodes import SECONDS_AFTER_FAILURE, Node
+from dimba.trainers.rank import die_with_parent
 from dimba.trainers.watch import Limits, Steps
 
 _POLL = 0.05
@@ -180,6 +181,7 @@ def _launch(argv: list[str], job: Job, ranks: Path) -> int:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=die_with_parent if contract.ENV_NODE_RANK in os.environ else None,  # noqa: PLW1509  # no threads yet
     )
     reader = threading.Thread(target=job.log.pump, args=(process.stdout,), daemon=True)
     reader.start()

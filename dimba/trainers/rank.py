@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from dimba.contract import ENV_RANK_DIR, ENV_WORLD_SIZE
+from dimba.contract import ENV_NODE_RANK, ENV_RANK_DIR, ENV_WORLD_SIZE
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -20,7 +20,9 @@ def main(argv: list[str]) -> int:
         print(f"error: {problem}", file=sys.stderr, flush=True)
         _note(pid=os.getpid(), status=1, time=time.monotonic())
         return 1
-    child = subprocess.Popen([sys.executable, *argv], preexec_fn=_die_with_parent)  # noqa: PLW1509  # no threads here
+    if ENV_NODE_RANK in os.environ:  # a scheduler may know nothing of sessions beside the one that it started
+        die_with_parent()
+    child = subprocess.Popen([sys.executable, *argv], preexec_fn=die_with_parent)  # noqa: PLW1509  # no threads here
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, _frame: child.send_signal(number))
     _note(pid=os.getpid())
@@ -36,7 +38,8 @@ def _too_few() -> str:
     return f"{wanted} processes were asked for, and accelerate started {ranks}" if wanted not in (0, ranks) else ""
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For this process, as of now."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

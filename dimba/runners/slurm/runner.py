@@ -20,7 +20,8 @@ from dimba.runners.tail import Tail
 from dimba.spec import JobSpec, SlurmSite
 
 SCRIPT = "job.sh"
-_KILLED = 137
+_KILLED, _QUIT = 137, 131  # statuses after SIGKILL and SIGQUIT
+_DIES = 5.0  # seconds that a job takes to die, and no more
 _POLL, _ASK = 0.2, 2.0  # seconds between looks at the log, and between questions to the scheduler
 _GOES = 60.0  # seconds that the scheduler has to take a killed job away
 _REASONS = {"NODE_FAIL": "node_failed", "BOOT_FAIL": "node_failed", "TIMEOUT": "time_limit", "DEADLINE": "time_limit"}
@@ -97,15 +98,16 @@ class SlurmRunner:
     def stop(self, job: str, grace: float) -> None:
         """SIGTERM to the entry points, which tell their ranks; then what the cluster does to end a job."""
         number = _number(job)
-        if grace and (found := scheduler.standing(number)) and not (found.ended or found.waits):
-            scheduler.signal_steps(number, "TERM")
-            self._until(job, grace)
-        if not self.is_running(job):
+        found = scheduler.standing(number)
+        if found is None or found.ended:
             return
-        if not grace:
-            scheduler.signal_steps(number, "KILL", all_of_it=True)
-        scheduler.cancel(number)
-        self._until(job, _GOES)
+        if not found.waits:
+            # A SIGKILL would be the cluster's own way to end it: SIGTERM first, and half a minute of patience.
+            scheduler.signal_steps(number, "TERM" if grace else "QUIT")
+            self._until(job, grace or _DIES)
+        if self.is_running(job):
+            scheduler.cancel(number)
+            self._until(job, _GOES)
 
     def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
         """On this machine, which has the same files."""
@@ -147,6 +149,9 @@ def _ending(found: Standing | None, word: Mapping[str, Any]) -> Ending | None:
     if found.state == "OUT_OF_MEMORY":
         return Ending(_KILLED, out_of_memory=True)
     if found.state in ("CANCELLED", "PREEMPTED"):
-        return Ending(EXIT_STOPPED if found.exit_code != _KILLED else _KILLED)
+        killed = found.has_run and code is None
+        return Ending(_KILLED if killed else EXIT_STOPPED, reason="cancelled")
     # srun gives the highest status of all nodes, the first node's note the one that began it.
+    if found.exit_code == _QUIT and code is None:
+        return Ending(_KILLED)
     return Ending(found.exit_code if code in (None, EXIT_STOPPED) else int(code))

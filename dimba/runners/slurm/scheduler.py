@@ -23,7 +23,7 @@ _ENDED = (
     "TIMEOUT",
 )
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-_FIELD = re.compile(r"(?<!\S)(JobState|Reason|ExitCode|StdOut)=(\S*)")
+_FIELD = re.compile(r"(?<!\S)(JobState|Reason|ExitCode|RunTime|StdOut)=(\S*)")
 _UNKNOWN = "Invalid job id"
 _SECONDS = 60
 
@@ -35,6 +35,7 @@ class Standing:
     state: str
     reason: str
     exit_code: int  # 128 + n after signal n
+    has_run: bool
     log: Path
 
     @property
@@ -58,7 +59,13 @@ def standing(number: str) -> Standing | None:
         fields.setdefault(name, value)
     code, _, signum = fields.get("ExitCode", "0:0").partition(":")
     status = 128 + int(signum) if int(signum or 0) else int(code)
-    return Standing(fields.get("JobState", ""), fields.get("Reason", ""), status, Path(fields.get("StdOut", "")))
+    return Standing(
+        state=fields.get("JobState", ""),
+        reason=fields.get("Reason", ""),
+        exit_code=status,
+        has_run=fields.get("RunTime") != "00:00:00",
+        log=Path(fields.get("StdOut", "")),
+    )
 
 
 def submit(script: str, environment: dict[str, str], **identity: object) -> str:
@@ -75,9 +82,9 @@ def cancel(number: str) -> None:
     _run(["scancel", number])
 
 
-def signal_steps(number: str, name: str, *, all_of_it: bool = False) -> None:
-    """Sends a signal to what the job runs, and to `all_of_it` its script too."""
-    _run(["scancel", f"--signal={name}", *(["--full"] if all_of_it else []), number])
+def signal_steps(number: str, name: str) -> None:
+    """Sends a signal to what the job runs on each node, and not to its script."""
+    _run(["scancel", f"--signal={name}", number])
 
 
 def number_of(comment: str) -> str | None:
