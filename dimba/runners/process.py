@@ -71,8 +71,9 @@ class ProcessRunner:
             hint = "use the docker runner, or a Python and an `output_dir` of the same user"
             raise HostCannot(f"{whose}: {error.strerror}", hint) from None
         assert child.stdin is not None
-        child.stdin.write(json.dumps(dict(secrets)).encode() + b"\n")
-        child.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already: its status says how
+            child.stdin.write(json.dumps(dict(secrets)).encode() + b"\n")
+            child.stdin.close()
         job = f"{child.pid}:{start_time(child.pid)}:{log.parent}"
         self._children[job] = child
         return job
