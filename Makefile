@@ -14,10 +14,10 @@ demo: $(HOST)
 	@$(BIN)/dimba demo
 
 test: test-fast
-	$(BIN)/pytest -m "engine or proof"
+	$(BIN)/pytest -m "engine or proof or slurm"
 
 test-fast: lint $(TRAIN)
-	$(BIN)/pytest -n auto --dist worksteal -m "not engine and not proof"
+	$(BIN)/pytest -n auto --dist worksteal -m "not engine and not proof and not slurm"
 
 lint: $(DEV)
 	$(BIN)/ruff check

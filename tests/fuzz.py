@@ -40,6 +40,7 @@ WHOLE: dict[str, Any] = {
     "resources": {"gpus": "all", "shm_size": "1g", "memory": "2g", "vram_gb": 8, "nodes": 1},
     "accelerate": {"strategy": "auto", "mixed_precision": "no"},
     "container": {"base_image": "b", "image": "i", "env": ["HF_TOKEN"], "mounts": ["/srv"], "network": "auto"},
+    "slurm": {"container": "none", "image": "i", "partition": "p", "time": "1:00", "cpus": 1, "extra": ["--nice=1"]},
     "runner": "auto",
 }
 PLACES = [(key,) for key in WHOLE] + [
