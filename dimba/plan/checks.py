@@ -60,12 +60,11 @@ def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
         return [BadInput(f"output_dir: run `{output.run_id}` is writing to {output.path}", hint)]
     if output.holds and (run_id is None or output.run_id != run_id):
         whose = f"run `{output.run_id}`" if output.run_id else "somebody"
-        return [
-            BadInput(
-                f"output_dir: {output.path} already holds a model of {whose} ({output.holds[0]})",
-                "give another `output_dir` (or `--set output_dir=…`), move that folder away, or remove it",
-            )
-        ]
+        what = f"output_dir: {output.path} already holds a model of {whose} ({output.holds[0]})"
+        hint = "give another `output_dir` (or `--set output_dir=…`), move that folder away, or remove it"
+        if output.run_id:
+            hint += f"; `dimba resume {output.run_id}` goes on with that run, if it did not end well"
+        return [BadInput(what, hint)]
     return []
 
 
