@@ -155,7 +155,10 @@ def _secrets() -> dict[str, str]:
         return {name: os.environ[name] for name in names if name in os.environ}
     if not os.environ.pop(contract.ENV_SECRETS_ON_STDIN, ""):
         return {}
-    values: dict[str, str] = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line.endswith("\n"):
+        raise SystemExit("error: whoever started this job was gone before it had said everything; `dimba resume` it")
+    values: dict[str, str] = json.loads(line)
     return values
 
 

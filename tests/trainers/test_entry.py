@@ -138,3 +138,12 @@ def test_accelerate_gets_a_configuration_of_its_own(tmp_path: Path):
     assert (written["distributed_type"], written["num_processes"]) == ("MULTI_GPU", 2)
     assert written["mixed_precision"] == "bf16" and not written["use_cpu"]
     assert configured(["python", "x.py"], tmp_path / "none") == ["python", "x.py"]
+
+
+def test_a_job_whose_launcher_was_gone_at_once_does_not_begin():
+    command = [sys.executable, "-m", "dimba.trainers.entry", "touch", "begun"]
+    environment = {**os.environ, "DIMBA_SECRETS_ON_STDIN": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "`dimba resume`" in done.stderr and "Traceback" not in done.stderr

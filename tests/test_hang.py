@@ -1,0 +1,54 @@
+"""A job whose steps no longer come: it is said, and by option ended and gone on with."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Dimba
+
+HANGS_ONCE = """\
+import argparse, os, pathlib, time
+parser = argparse.ArgumentParser()
+for flag in ("--model", "--dataset", "--use-lora"):
+    parser.add_argument(flag, nargs="?")
+parser.parse_args()
+with open(os.path.join(os.environ["DIMBA_ATTEMPT_DIR"], "metrics.jsonl"), "a") as metrics:
+    for step in range(1, 7):
+        metrics.write('{"step": %d}\\n' % step)
+        metrics.flush()
+        time.sleep(0.2)
+before = pathlib.Path("hung-before")
+if not before.exists():
+    before.touch()
+    time.sleep(SECONDS)
+"""
+
+
+@pytest.fixture
+def hanging(job: Path) -> Path:
+    (job / "mine.py").write_text(HANGS_ONCE, encoding="utf-8")
+    with (job / "job.yaml").open("a", encoding="utf-8") as spec:
+        spec.write("trainer: mine.py\nrunner: process\n")
+    return job
+
+
+def launched(dimba: Dimba, job: Path, seconds: int, *words: str) -> dict:
+    text = (job / "mine.py").read_text(encoding="utf-8").replace("SECONDS", str(seconds))
+    (job / "mine.py").write_text(text, encoding="utf-8")
+    done = dimba("launch", "job.yaml", "--trust-spec", *words, cwd=job, DIMBA_HANG_SECONDS="3")
+    assert done.returncode == 0, done.stderr
+    (run,) = json.loads(dimba("ps", "-a", "--json", cwd=job).stdout)
+    log = (job / "runs" / run["id"] / "attempts" / "1" / "log.txt").read_text(encoding="utf-8")
+    assert "warning: it hangs: no step for" in log
+    return dict(run)
+
+
+def test_a_hang_is_said_and_left_alone(hanging: Path, dimba: Dimba):
+    run = launched(dimba, hanging, 6)
+    assert (run["status"], len(run["attempts"])) == ("succeeded", 1)
+
+
+def test_a_hang_is_ended_and_gone_on_with_where_that_is_asked_for(hanging: Path, dimba: Dimba):
+    run = launched(dimba, hanging, 300, "--restart-hung")
+    assert (run["status"], [each["exit_reason"] for each in run["attempts"]]) == ("succeeded", ["hung", "completed"])
