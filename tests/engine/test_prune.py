@@ -89,7 +89,7 @@ def test_a_run_goes_with_its_container_and_its_adapter_stays(engine: Engine, tin
         "pathlib.Path(p.parse_args().output_dir, 'adapter_config.json').write_text('{}')\n"
     )
     (tiny_job / "job.yaml").open("a").write("trainer: mine.py\n")
-    launched = dimba("launch", "job.yaml", cwd=tiny_job)
+    launched = dimba("launch", "job.yaml", "--trust-spec", cwd=tiny_job)
     assert launched.returncode == 0, launched.stderr
     (run,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
     done = dimba("prune", "--containers", "--runs", "--older-than", "0d", "--yes", cwd=tiny_job)
