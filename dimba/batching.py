@@ -15,6 +15,11 @@ def total_steps(per_epoch: int, *, epochs: float, max_steps: int | None) -> int:
     return max_steps if max_steps is not None else max(1, math.ceil(per_epoch * epochs))
 
 
+def group_unit(generations: int, batch_size: int) -> int:
+    """The fewest batches that hold whole groups of so many completions."""
+    return generations // math.gcd(generations, batch_size)
+
+
 def whole_groups(asked: int, *, batch_size: int, processes: int, generations: int | None) -> tuple[int, int]:
     """(accumulation, completions a prompt), so that the completions of a step are whole groups.
 
@@ -26,7 +31,7 @@ def whole_groups(asked: int, *, batch_size: int, processes: int, generations: in
     generations = generations or (fitting[0] if fitting else GENERATIONS)
     if completions % generations == 0:
         return asked, generations
-    step = generations // math.gcd(generations, batch_size)
+    step = group_unit(generations, batch_size)
     return math.ceil(asked / step) * step, generations
 
 

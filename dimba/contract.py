@@ -1,8 +1,10 @@
 """Names that both sides of the container wall share. Standard library only."""
 
+import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 # Where the repository lies in the image.
 IMAGE_ROOT = "/opt/dimba"
@@ -106,6 +108,15 @@ def is_written_as_path(value: str) -> bool:
 def absolute(path: str | Path, folder: Path | None = None) -> Path:
     """`path` with `~` and `..` resolved against `folder` (the current one), links left as they are."""
     return Path(os.path.normpath((folder or Path.cwd()) / os.path.expanduser(path)))
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """What somebody noted in a file; empty where it is not there, not whole or something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def names_a_secret(variable: str) -> bool:

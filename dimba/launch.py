@@ -25,7 +25,7 @@ from dimba.preview import with_report
 from dimba.runners.flags import trainer_facts
 from dimba.runners.protocol import Runner
 from dimba.runs import RunRecord
-from dimba.spec import JobSpec, LoadedSpec, SlurmSite, load_site
+from dimba.spec import JobSpec, LoadedSpec, load_site
 from dimba.trust import Ask, harms_of, remember_run, require_trust
 
 RowsRead = Callable[..., None]  # (rows read), or (rows tokenised, of how many)
@@ -93,10 +93,10 @@ def look(
     anything. `own` is a spec that whoever runs this is just writing.
     """
     runner, engine = found or find_runner(loaded.spec.runner)
-    site = load_site() if runner.name == "slurm" else SlurmSite()
-    gpu = cluster_cards(loaded.spec, site) if runner.name == "slurm" else gpu
+    site = load_site() if runner.name == "slurm" else None
+    gpu = cluster_cards(loaded.spec, site) if site else gpu
     facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=progress, gpu=gpu)
-    facts = on_cluster(loaded.spec, facts, site) if runner.name == "slurm" else facts
+    facts = on_cluster(loaded.spec, facts, site) if site else facts
     choices = choices or choices_of(Options())
     before = runner.look(_in_image(loaded.spec, image)) if image else None
     image_facts = before if before and before.id else runner.look(loaded.spec)

@@ -118,7 +118,7 @@ class Run:
         plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
         self.folder.write_json(contract.PLAN_FILE, plan.as_json())
         attempts = (*self.record.attempts, Attempt(number=number, started=now()))
-        self.record = replace(self.record, stop_grace=plan.stop_grace, **_image(plan), **_cards(plan))
+        self.record = replace(self.record, stop_grace=plan.stop_grace, **_image(plan), **cards_on_record(plan))
         self.update(
             **IN_HAND, launcher=myself(), status="starting", started=self.record.started or now(), attempts=attempts
         )
@@ -230,7 +230,8 @@ def _image(plan: LaunchPlan) -> dict[str, Any]:
     return {"image": image.reference, "image_digest": image.id} if image else {}
 
 
-def _cards(plan: LaunchPlan) -> dict[str, Any]:
+def cards_on_record(plan: LaunchPlan) -> dict[str, Any]:
+    """What a record says of the cards of a plan."""
     return {
         "driver": next((gpu.driver for gpu in plan.gpus), None),
         "gpus": plan.gpu_ids,

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import cache_home
 from dimba.errors import BadInput, DimbaError, HostCannot, from_json
+from dimba.host import memory
 from dimba.host.facts import HostFacts, TrainerFacts
 from dimba.host.source_flags import flags_in_file
 from dimba.host.stamp import stamp
@@ -25,6 +25,7 @@ from dimba.runners.protocol import Runner, Throwaway
 from dimba.runs.store import make_folder
 from dimba.spec import JobSpec
 
+_KIND = "data"
 _NO_LIMIT = 7 * 24 * 3600.0  # seconds
 _SAID_LINES = 15
 _TOKEN = "HF_TOKEN"  # noqa: S105  # a variable's name
@@ -162,7 +163,7 @@ class _Listener:
 def remembered(spec: JobSpec, facts: HostFacts) -> DataReport | None:
     """What an earlier look at the very same data found; raises BadInput where it was refused."""
     try:
-        found = json.loads(_memory(spec, facts).read_text(encoding="utf-8"))
+        found = memory.recall(_KIND, _name(spec, facts))
         error = from_json(found["error"]) if "error" in found else None
         report = None if error else DataReport.from_json(found)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -176,13 +177,7 @@ def remember(spec: JobSpec, facts: HostFacts, found: dict[str, Any]) -> None:
     """Keeps a report or a refusal, readable by this user alone, as it shows examples."""
     if not (facts.data.local and facts.checkpoint.local):
         return
-    path = _memory(spec, facts)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(found), encoding="utf-8")
-    except OSError:
-        return  # looked at again next time
+    memory.remember(_KIND, _name(spec, facts), found)
 
 
 def _code(package: Path) -> list[object]:
@@ -196,8 +191,8 @@ def _versions() -> list[str]:
         return []
 
 
-def _memory(spec: JobSpec, facts: HostFacts) -> Path:
+def _name(spec: JobSpec, facts: HostFacts) -> str:
     code = facts.image.id if facts.image else [facts.python, *_code(facts.project / "dimba"), *_versions()]
     files = [stamp(Path(facts.checkpoint.reference)), stamp(Path(facts.data.reference))]
     what = json.dumps([preview_argv(spec, facts), code, files])
-    return cache_home() / "data" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
+    return hashlib.sha256(what.encode()).hexdigest()[:32]

@@ -8,7 +8,7 @@ from typing import Any
 
 from dimba.errors import BadInput
 from dimba.launch import begin, choices_of, look
-from dimba.lifecycle import Reporter
+from dimba.lifecycle import Reporter, cards_on_record
 from dimba.plan import LaunchPlan
 from dimba.resume import options_of, spec_of
 from dimba.runs import RunFolder, RunRecord
@@ -62,11 +62,7 @@ def _differences(record: RunRecord, before: dict[str, Any], plan: LaunchPlan, ma
     image = plan.image.id if plan.image else None
     if record.image_digest != image or (image is None and _code(record) != _code_now(made_of)):
         yield f"the code: {record.image_digest or record.git_revision}, now {image or made_of['git_revision']}"
-    now = {
-        **made_of,
-        "driver": next((gpu.driver for gpu in plan.gpus), None),
-        "gpu_names": tuple(gpu.name or "unnamed" for gpu in plan.gpus),
-    }
+    now = made_of | cards_on_record(plan)
     for name, what in _SAID.items():
         if getattr(record, name) != now[name]:
             yield f"{what}: {getattr(record, name)}, now {now[name]}"

@@ -1,19 +1,19 @@
 """What a spec brings along is agreed to once, by whoever launches it: in a terminal, or with --trust-spec."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dimba.contract import cache_home
 from dimba.errors import BadInput
 from dimba.host.facts import Harm
 from dimba.host.harms import beyond, find_harms
+from dimba.host.memory import recall, remember
 from dimba.host.probe import project_root
 from dimba.spec import LoadedSpec
 
 Ask = Callable[[str, Sequence[Harm]], bool]  # (the spec's file, what it brings along)
 
+_KIND = "trusted"
 _BY_WIZARD = "written by the wizard in "
 
 
@@ -71,20 +71,9 @@ def _name(data: bytes, run_id: str = "") -> str:
 
 # Kept by content, in the reader's own cache: neither a spec nor a run's folder can bring the answer along.
 def _agreed(name: str) -> frozenset[str]:
-    try:
-        return frozenset(json.loads(_file(name).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return frozenset()
+    known = recall(_KIND, name)
+    return frozenset(map(str, known)) if isinstance(known, list) else frozenset()
 
 
 def _remember(name: str, what: Sequence[str]) -> None:
-    path = _file(name)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(sorted(_agreed(name) | set(what)), indent=1), encoding="utf-8")
-    except OSError:
-        return  # asked again next time
-
-
-def _file(name: str) -> Path:
-    return cache_home() / "trusted" / f"{name}.json"
+    remember(_KIND, name, sorted(_agreed(name) | set(what)))

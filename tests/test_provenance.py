@@ -47,7 +47,7 @@ def test_what_has_not_changed_is_hashed_once(tmp_path: Path, monkeypatch: pytest
     file = tmp_path / "rows.jsonl"
     file.write_text("a")
     made = fingerprint(file, silent)
-    monkeypatch.setattr(prints, "_hash", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(prints, "file_hash", lambda *_: pytest.fail("read again"))
     assert fingerprint(file, silent) == made
 
 

@@ -150,10 +150,10 @@ def _steps_line(plan: "LaunchPlan") -> str:
     if steps.completions:
         prompts = steps.effective_batch // steps.completions
         batch = f"{prompts} prompt{'s' if prompts > 1 else ''} × {steps.completions} completions a step"
-        batch += f" (gradient accumulation {steps.accumulation})" if steps.processes == 1 else ""
     if steps.processes > 1:
-        batch += f" = {steps.processes} processes × {steps.batch_size} × accumulation {steps.accumulation}"
-    text = batch if steps.processes > 1 else f"{batch}, 1 process"
+        text = f"{batch} = {steps.processes} processes × {steps.batch_size} × accumulation {steps.accumulation}"
+    else:
+        text = batch + (f" (gradient accumulation {steps.accumulation})" if steps.completions else "") + ", 1 process"
     if steps.per_epoch:
         text += f"; {steps.per_epoch:,} a pass over the data"
     return text + (f", {steps.total:,} in all" if steps.total else "; how many is known once the data are read")

@@ -1,15 +1,15 @@
 """What files hold, as one hash: of a data file, of a base checkpoint. Read once, remembered while nothing changes."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dimba.contract import cache_home
+from dimba.host.memory import recall, remember
 from dimba.host.stamp import stamp
 
 _CHUNK = 1 << 22
+_KIND = "hashes"
 _AT_ONCE = 4  # files: more only wait for the disk
 Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
@@ -17,8 +17,8 @@ Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 def fingerprint(path: Path, progress: Progress) -> str | None:
     """SHA-256 of a file, or of the names and hashes of the files right in a folder; None where it cannot be read."""
     before = stamp(path)
-    memory = _memory(path, before)
-    if (known := _recall(memory)) is not None:
+    name = _name(path, before)
+    if isinstance(known := recall(_KIND, name), str):
         return known
     try:
         files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
@@ -32,7 +32,7 @@ def fingerprint(path: Path, progress: Progress) -> str | None:
             "".join(f"{h}  {f.name}\n" for h, f in zip(hashes, files, strict=True)).encode()
         ).hexdigest()
     if stamp(path) == before:
-        _remember(memory, made)
+        remember(_KIND, name, made)
     return made
 
 
@@ -45,10 +45,11 @@ def _hashes(files: list[Path], progress: Progress) -> list[str]:
         progress(done, total)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:  # hashlib lets other threads run meanwhile
-        return list(pool.map(lambda file: _hash(file, read), files))
+        return list(pool.map(lambda file: file_hash(file, read), files))
 
 
-def _hash(file: Path, read: Callable[[int], None]) -> str:
+def file_hash(file: Path, read: Callable[[int], None] = lambda _bytes: None) -> str:
+    """SHA-256 of a file, whatever its size."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -57,21 +58,5 @@ def _hash(file: Path, read: Callable[[int], None]) -> str:
     return digest.hexdigest()
 
 
-def _memory(path: Path, state: object) -> Path:
-    name = hashlib.sha256(repr((str(path), state)).encode()).hexdigest()[:32]
-    return cache_home() / "hashes" / f"{name}.json"
-
-
-def _recall(memory: Path) -> str | None:
-    try:
-        return str(json.loads(memory.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
-
-
-def _remember(memory: Path, made: str) -> None:
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        memory.write_text(json.dumps(made), encoding="utf-8")
-    except OSError:
-        return  # read again next time
+def _name(path: Path, state: object) -> str:
+    return hashlib.sha256(repr((str(path), state)).encode()).hexdigest()[:32]

@@ -1,6 +1,5 @@
 """What made a model: the repository's revision and changes, what is pinned, what the base and the data hold."""
 
-import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Iterable
@@ -9,7 +8,7 @@ from typing import Any
 
 from dimba.contract import names_a_secret
 from dimba.host.facts import CheckpointFacts, DataFacts, HostFacts
-from dimba.host.fingerprint import fingerprint
+from dimba.host.fingerprint import file_hash, fingerprint
 from dimba.spec.secrets import mask_secrets
 
 Progress = Callable[[str, int, int], None]  # (what is read, bytes so far, bytes in all)
@@ -71,7 +70,7 @@ def _secret_values(named: Iterable[str]) -> list[str]:
 
 
 def _hash(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return file_hash(path) if path.is_file() else None
 
 
 def _git(project: Path, *arguments: str) -> str | None:

@@ -21,8 +21,8 @@ from dimba.plan.placement import (
     choose_runner,
     gpu_devices,
     job_argv,
+    node_problems,
     precision,
-    refuse_what_comes_later,
     shm_bytes,
     world_size,
 )
@@ -58,7 +58,7 @@ class _Placement:
 def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -> LaunchPlan:
     """What would run for `spec` on the machine of `facts`; raises everything that is in the way at once."""
     choices = choices or Choices()
-    errors = problems(spec, facts, choices.run_id) + refuse_what_comes_later(spec) + strategy_problems(spec)
+    errors = problems(spec, facts, choices.run_id) + node_problems(spec) + strategy_problems(spec)
     errors += slurm_problems(spec, facts) if spec.runner == "slurm" else ()
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
     spec = with_absolute_files(spec, files)

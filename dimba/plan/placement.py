@@ -132,10 +132,9 @@ def job_argv(
     )
 
 
-def refuse_what_comes_later(spec: JobSpec) -> list[DimbaError]:
-    """What the spec may say already and no runner can do yet."""
-    errors: list[DimbaError] = []
-    if spec.resources.nodes > 1 and spec.runner != "slurm":
-        hint = "set `runner: slurm` (or render with `--runner kubernetes`), or `nodes: 1`"
-        errors.append(BadInput("resources.nodes: more than one machine is a cluster's to give", hint))
-    return errors
+def node_problems(spec: JobSpec) -> list[DimbaError]:
+    """More machines than the runner has."""
+    if spec.resources.nodes == 1 or spec.runner == "slurm":
+        return []
+    hint = "set `runner: slurm` (or render with `--runner kubernetes`), or `nodes: 1`"
+    return [BadInput("resources.nodes: more than one machine is a cluster's to give", hint)]

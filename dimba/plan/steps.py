@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from dimba.batching import group_steps_per_epoch, steps_per_epoch, total_steps, whole_groups
+from dimba.batching import group_steps_per_epoch, group_unit, steps_per_epoch, total_steps, whole_groups
 from dimba.errors import BadInput
 from dimba.host.facts import HostFacts
 from dimba.plan.model import Steps
@@ -50,7 +50,7 @@ def _indivisible(spec: JobSpec, processes: int) -> BadInput:
 def _smallest(spec: JobSpec) -> int:
     """The gradient accumulation below which GRPO's groups would not be whole."""
     generations = _generations(spec)
-    return generations // math.gcd(generations, spec.training.batch_size) if generations else 1
+    return group_unit(generations, spec.training.batch_size) if generations else 1
 
 
 def plan_steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:

@@ -1,15 +1,15 @@
 """Which flags the trainer takes, by asking it where it will run."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dimba.contract import IMAGE_ROOT, cache_home
+from dimba.contract import IMAGE_ROOT
 from dimba.host.context import in_context
 from dimba.host.facts import HostFacts, ImageFacts, TrainerFacts
 from dimba.host.help_flags import HELP_SECONDS, PARSER_VERSION, flags_in_help
+from dimba.host.memory import recall, remember
 from dimba.host.source_flags import flags_in_file
 from dimba.plan import Mount
 from dimba.runners.protocol import Output, Throwaway
@@ -60,13 +60,14 @@ def _asked(trainer: TrainerFacts, facts: HostFacts, image: ImageFacts | None, ru
 
 def _asked_in_image(trainer: TrainerFacts, image: ImageFacts, run_once: RunOnce, place: Throwaway) -> Answer:
     remembered = _memory(trainer, image)
-    if (known := _recall(remembered)) is not None:
-        return known, ""
+    if isinstance(known := recall(*remembered), list):
+        return frozenset(map(str, known)), ""
     if not trainer.in_image:
         place = replace(place, mounts=(Mount(source=str(trainer.path), target=str(trainer.path), read_only=True),))
     inside = trainer.in_image or str(trainer.path)
     flags, failure = _flags(run_once(["python", inside, "--help"], replace(place, image=image.id or image.reference)))
-    _remember(remembered, flags)
+    if flags:
+        remember(*remembered, sorted(flags))
     return flags, failure
 
 
@@ -83,8 +84,8 @@ def _flags(output: Output) -> Answer:
 
 # An image never changes under its id, nor a trainer under its hash: asking once is enough, and a launch half a
 # second shorter.
-def _memory(trainer: TrainerFacts, image: ImageFacts) -> Path:
-    return cache_home() / f"flags-{PARSER_VERSION}" / f"{_digest(trainer, image.id)[:32]}.json"
+def _memory(trainer: TrainerFacts, image: ImageFacts) -> tuple[str, str]:
+    return f"flags-{PARSER_VERSION}", _digest(trainer, image.id)[:32]
 
 
 def _digest(trainer: TrainerFacts, place: str | None) -> str:
@@ -98,20 +99,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""  # asked all the same, it says itself what is wrong
-
-
-def _recall(path: Path) -> frozenset[str] | None:
-    try:
-        return frozenset(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _remember(path: Path, flags: frozenset[str]) -> None:
-    if not flags:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(sorted(flags)), encoding="utf-8")
-    except OSError:
-        return  # asked again next time

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import EXIT_FILE, LOG_FILE, METRICS_FILE, PLAN_FILE, RUN_FILE, SPEC_FILE
+from dimba.contract import EXIT_FILE, LOG_FILE, METRICS_FILE, PLAN_FILE, RUN_FILE, SPEC_FILE, json_object
 from dimba.errors import BadInput, HostCannot
 from dimba.runs.record import RunRecord
 
@@ -48,10 +48,9 @@ class RunFolder:
         """What the entry point of the last attempt left: `exit_code`, `reason` and more."""
         try:
             newest = max(self.path.glob("attempts/*"), key=lambda path: int(path.name))
-            word = json.loads((newest / EXIT_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except ValueError:  # there is none
             return {}
-        return word if isinstance(word, dict) else {}
+        return json_object(newest / EXIT_FILE)
 
     def record(self) -> RunRecord:
         """The run's record; raises BadInput where it cannot be read."""
@@ -63,11 +62,7 @@ class RunFolder:
 
     def plan(self) -> dict[str, Any]:
         """The plan of the newest attempt, as it was written; empty where there is none."""
-        try:
-            plan = json.loads((self.path / PLAN_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return plan if isinstance(plan, dict) else {}
+        return json_object(self.path / PLAN_FILE)
 
     def write_record(self, record: RunRecord) -> None:
         """Replaces run.json whole."""

@@ -137,16 +137,7 @@ def _in_ranks(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
         status = _launch(configured(argv, configuration), job, Path(folder))
         if job.cause:
             return status or contract.EXIT_STOPPED, {"reason": job.cause}
-        return status, _word(Path(folder)) if status else {}
-
-
-def _word(ranks: Path) -> dict[str, Any]:
-    """What a trainer of ours said of its own end, if it did."""
-    try:
-        word: dict[str, Any] = json.loads((ranks / WORD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return word
+        return status, contract.json_object(Path(folder, WORD_FILE)) if status else {}
 
 
 def _secrets() -> dict[str, str]:

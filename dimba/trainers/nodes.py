@@ -1,6 +1,5 @@
 """One of several machines of a job: where the others are, and how they end."""
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -68,7 +67,7 @@ class Node:
 
     def _others(self, folder: Path) -> list[dict[str, Any]]:
         stem, suffix = Path(contract.EXIT_FILE).stem, Path(contract.EXIT_FILE).suffix
-        return [_read(path) for path in folder.glob(f"{stem}-*{suffix}")]
+        return [contract.json_object(path) for path in folder.glob(f"{stem}-*{suffix}")]
 
 
 def _without_own(launch: Sequence[str]) -> list[str]:
@@ -81,14 +80,6 @@ def _without_own(launch: Sequence[str]) -> list[str]:
         else:
             kept.append(word)
     return kept
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        word = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return word if isinstance(word, dict) else {}
 
 
 def _failed(words: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

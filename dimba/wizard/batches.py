@@ -2,7 +2,7 @@
 
 import math
 
-from dimba.batching import whole_groups
+from dimba.batching import group_unit, whole_groups
 from dimba.wizard.machine import gpu_facts
 from dimba.wizard.state import State
 
@@ -21,7 +21,7 @@ def accumulation(state: State) -> int:
     step = processes(state)
     if state.value("mode") == "grpo":
         asked, generations = _groups(state, state.value("num_generations"))
-        step = math.lcm(step, generations // math.gcd(generations, state.value("batch_size")))
+        step = math.lcm(step, group_unit(generations, state.value("batch_size")))
     return math.ceil(asked / step) * step
 
 

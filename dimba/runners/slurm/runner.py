@@ -1,13 +1,12 @@
 """The job on a cluster: submitted, followed by its log on the shared file system, asked for by the scheduler."""
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import EXIT_FILE, EXIT_STOPPED
+from dimba.contract import EXIT_FILE, EXIT_STOPPED, json_object
 from dimba.errors import EngineFailed
 from dimba.host.facts import ImageFacts
 from dimba.plan import LaunchPlan
@@ -131,11 +130,7 @@ def _number(job: str) -> str:
 
 
 def _word(job: str) -> dict[str, Any]:
-    try:
-        word = json.loads(Path(job.partition(":")[2], EXIT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return word if isinstance(word, dict) else {}
+    return json_object(Path(job.partition(":")[2], EXIT_FILE))
 
 
 def _ending(found: Standing | None, word: Mapping[str, Any]) -> Ending | None:
