@@ -38,9 +38,13 @@ bench: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/bench/wizard.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/data.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/packing.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/train.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/growth.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/grpo.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/records.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/stopping.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/queues.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/memory.py
 
 $(HOST): pyproject.toml constraints-dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -27,6 +27,7 @@ def sft_arguments() -> argparse.ArgumentParser:
         help="passes over the data",
     )
     _add_data(parser)
+    _add_speed(parser)
     _add_running(parser)
     return parser
 
@@ -115,14 +116,19 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--train-on", choices=("all", "last"), default="all", help="of each chat, every assistant turn or the last")
     add("--on-long", choices=("split", "truncate", "drop"), help="rows over --max-length; more than a tenth needs it")
     add("--skip-bad-rows", action="store_true", help="leave out rows that cannot be used, and say how many")
-    add(
-        "--packing",
-        choices=("auto", "off"),
-        default="auto",
-        help="lay rows end to end, where the model keeps them apart",
-    )
     add("--validation-split", type=held_out, metavar="WHAT", help="a share (0.05), a number of rows, or a Hub split")
     add("--eval-steps", type=at_least(1), metavar="N", help="steps between evaluations (default: once an epoch)")
+
+
+def _add_speed(parser: argparse.ArgumentParser) -> None:
+    def add(flag: str, *values: str, help: str) -> None:
+        parser.add_argument(flag, choices=("auto", *values), default="auto", help=help)
+
+    add("--packing", "off", help="lay rows end to end, where the model keeps them apart")
+    kinds = ("documents", "sdpa", "eager", "flash_attention_2")
+    add("--attention", *kinds, help="auto: within documents where rows are packed on a CPU, else sdpa")
+    add("--activation-checkpointing", "on", "off", help="compute activations again to save memory; auto: on CUDA")
+    add("--mixed-precision", "no", "bf16", "fp16", help="auto: as accelerate is told; else float32 on a CPU")
 
 
 def _rates(mode: str) -> str:

@@ -18,6 +18,7 @@ ENV_GPU_COUNT = "DIMBA_GPU_COUNT"  # how many GPUs must work inside; 0 on the CP
 ENV_ALLOW_CPU = "DIMBA_ALLOW_CPU"  # go on without them, and say so
 ENV_SECRETS_ON_STDIN = "DIMBA_SECRETS_ON_STDIN"  # one JSON line of names and values waits on stdin
 ENV_TIME_LIMIT = "DIMBA_TIME_LIMIT"  # seconds after which the job saves and stops
+ENV_MEMORY = "DIMBA_MEMORY_ESTIMATE"  # bytes of one process, to be held against what is measured
 ENV_STOP_GRACE = "DIMBA_STOP_GRACE"  # seconds that it may take to save in, once told to stop
 ENV_KILL_HUNG = "DIMBA_KILL_HUNG"  # end a job whose steps no longer come
 ENV_HANG_SECONDS = "DIMBA_HANG_SECONDS"  # the least time without a step that counts as a hang

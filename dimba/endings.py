@@ -15,6 +15,7 @@ Judgement = tuple[str, str, DimbaError | None]  # status, exit reason, error to 
 
 _GIB = 1 << 30
 _KILLED = 128 + signal.SIGKILL
+_NOT_EXECUTED = (126, 127)  # what `env` says of a program that may not be executed, or is not there
 TRANSIENT = ("hung", "engine_lost", "killed", "container_missing", "node_failed")  # which may go well another time
 
 # What was wrong, and what to change.
@@ -94,6 +95,8 @@ def _failed(folder: RunFolder, ending: Ending | None, word: Mapping[str, Any]) -
     if not reason and ending and ending.engine_restarted:
         return _engine_lost(folder)
     code = ending.exit_code if ending else word["exit_code"]
+    if not word and code in _NOT_EXECUTED:
+        return "start_failed", _not_executed(folder)
     reason = reason or ("killed" if code == _KILLED else "trainer_error")
     if word.get("message"):  # the trainer's own words
         what, hint = f"run {folder.id}: {word['message']}", str(word.get("hint", ""))
@@ -109,13 +112,44 @@ def _failed(folder: RunFolder, ending: Ending | None, word: Mapping[str, Any]) -
     return reason, RunFailed(f"{what}{line}{estimate}", "\n".join(filter(None, (hint, _go_on(folder)))))
 
 
+def _not_executed(folder: RunFolder) -> DimbaError:
+    hint = "whom the job runs as has to be able to execute what `dimba plan` shows, where it runs"
+    error = f"run {folder.id}: its job could not be started"
+    return HostCannot(f"{error}{_first_line(folder)}", f"{hint}\n{_go_on(folder)}")
+
+
+def _first_line(folder: RunFolder) -> str:
+    """What the log says first; what srun says of it may come before."""
+    try:
+        text = folder.log(len(folder.record().attempts)).read_text(encoding="utf-8", errors="replace")
+    except (OSError, BadInput):
+        return ""
+    return next((f"\n  | {line}" for line in text.splitlines() if not line.startswith("srun: ")), "")
+
+
 def _estimate(folder: RunFolder) -> str:
     """What the plan had counted on, beside what was asked for."""
     try:
-        states = folder.plan()["memory"]["model_states"]
-        return f"\n  the plan counted on {states / _GIB:.1f} GiB and the activations on top"
+        memory = folder.plan()["memory"]
+        if memory.get("peak") and not memory["lower_bound"]:
+            return f"\n  the plan counted on {memory['total'] / _GIB:.1f} GiB, the most at {memory['peak']}"
+        return f"\n  the plan counted on {memory['model_states'] / _GIB:.1f} GiB and the activations on top"
     except (TypeError, KeyError):
         return ""
+
+
+def measured_memory(folder: RunFolder) -> dict[str, int]:
+    """What a run's record says of GPU memory: the estimate, and the peak that its attempts measured."""
+    try:
+        attempts = range(1, len(folder.record().attempts) + 1)
+        lines = [line for number in attempts for line in folder.metrics(number) if isinstance(line, dict)]
+    except (BadInput, ValueError):  # another trainer writes what it likes
+        return {}
+    measured = [line["peak_memory_bytes"] for line in lines if type(line.get("peak_memory_bytes")) is int]
+    planned = folder.plan().get("memory") or {}
+    known = planned.get("peak") and not planned.get("lower_bound")
+    estimated = {"estimated_memory_bytes": int(planned["total"])} if known else {}
+    return {**estimated, "peak_memory_bytes": max(measured)} if measured else {}
 
 
 def _go_on(folder: RunFolder) -> str:

@@ -10,6 +10,7 @@ from dimba.host.facts import EngineFacts, Gpu, GpuFacts, HostFacts, ImageFacts
 from dimba.host.probe import probe
 from dimba.launch import located
 from dimba.plan import LaunchPlan, make_plan
+from dimba.plan.fitting import fit_of, settle_batch
 from dimba.plan.kubernetes import (
     Object,
     cards_of,
@@ -42,11 +43,15 @@ def render(loaded: LoadedSpec, progress: Callable[[int], None]) -> Rendered:
     try:
         raise_all(list(cluster_problems(spec)))
         facts = _facts(loaded, progress)
+        cards = facts.gpu.gpus
+        fit, about_batch = settle_batch(fit_of(spec, facts, cards, spec.resources.nodes * max(1, len(cards))))
+        spec = fit.spec
         plan = make_plan(_on_one_node(share_out(spec, spec.resources.nodes)), facts)
         raise_all(list(place_problems(plan, spec)))
     except DimbaError as error:
         raise located(error, loaded) from None
-    return Rendered(objects=cluster_objects(plan, spec), notes=tuple(_notes(plan, facts)))
+    notes = [about_batch] if about_batch else []
+    return Rendered(objects=cluster_objects(plan, spec), notes=(*notes, *_notes(plan, facts)))
 
 
 def _notes(plan: LaunchPlan, facts: HostFacts) -> list[str]:

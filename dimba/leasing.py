@@ -16,7 +16,7 @@ from dimba.runs.processes import lives
 from dimba.runs.store import RunFolder
 from dimba.spec import JobSpec
 
-_POLL = 1.0
+_POLL = 0.3  # seconds; what waits starts about as long after a card is free
 Held = dict[str, str]  # card: the id of the run whose container holds it
 
 

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from dimba import contract
-from dimba.endings import judge
+from dimba.endings import judge, measured_memory
 from dimba.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
@@ -195,7 +195,7 @@ class Run:
         stopping = self.stopping or self.folder.record().status == "stopping"
         status, reason, error = judge(ending, self.folder, stopping=stopping)
         self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
-        self.update(**hub_commits(self.folder.plan()))
+        self.update(**hub_commits(self.folder.plan()), **measured_memory(self.folder))
         if error:
             raise error
 

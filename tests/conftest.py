@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+# Before torch is imported: threads that wait for each other on busy cores make a tiny model ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEST_BASE = "dimba-test-base:bookworm"
 NO_ENGINE = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
@@ -52,6 +56,21 @@ def hollow_checkpoint(folder: Path) -> Path:
     header = json.dumps(tensors).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(56))
     return folder
+
+
+_TWO_CARDS = """#!/bin/sh
+[ "$FAKE_GPUS" = none ] && { echo "NVIDIA-SMI has failed" >&2; exit 9; }
+case "$*" in *compute-apps*) exit 0 ;; esac
+for i in 0 1; do echo "$i, GPU-$i, NVIDIA RTX 4090, 24564, 8.9, 580.95"; done
+"""
+
+
+def pretend_cards(folder: Path) -> dict[str, str]:
+    """The environment of a machine with two cards, as far as `nvidia-smi` goes."""
+    folder.mkdir(parents=True)
+    (folder / "nvidia-smi").write_text(_TWO_CARDS, encoding="utf-8")
+    (folder / "nvidia-smi").chmod(0o755)
+    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
 
 
 SPEC = """\

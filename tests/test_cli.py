@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import NO_ENGINE, QUESTIONS, Dimba, write_rows
+from tests.conftest import NO_ENGINE, QUESTIONS, Dimba, pretend_cards, write_rows
 
 AS_A_PROCESS = ("--trust-spec", "--runner", "process")  # a trainer of one's own never gets there by itself
 
@@ -141,10 +141,6 @@ MISTAKES = {
         [],
     ),
 }
-TWO_CARDS = """#!/bin/sh
-[ "$FAKE_GPUS" = none ] && { echo "NVIDIA-SMI has failed" >&2; exit 9; }
-for i in 0 1; do echo "$i, GPU-$i, NVIDIA RTX 4090, 24564, 8.9, 580.95"; done
-"""
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -153,11 +149,7 @@ def test_a_mistake_is_refused_before_anything_starts(job: Path, dimba: Dimba, mi
     if "user 1234" in told and os.geteuid() != 0:
         pytest.skip("only root works for somebody else")
     make(job)
-    tools = job / "tools"
-    tools.mkdir()
-    (tools / "nvidia-smi").write_text(TWO_CARDS, encoding="utf-8")
-    (tools / "nvidia-smi").chmod(0o755)
-    environment = {**NO_ENGINE, "PATH": f"{tools}:{os.environ['PATH']}"}
+    environment = {**NO_ENGINE, **pretend_cards(job / "tools")}
     environment |= {name: value for name, value in (("FAKE_GPUS", "none"), ("WANDB_API_KEY", "abc")) if name in options}
     arguments = ["--runner", "docker"] if "--runner" in options else []
     if mistake == "a missing checkpoint":  # `base` alone may be a Hub id: only the trainer can know

@@ -49,6 +49,7 @@ def test_a_hang_is_said_and_left_alone(hanging: Path, dimba: Dimba):
     assert (run["status"], len(run["attempts"])) == ("succeeded", 1)
 
 
+@pytest.mark.proof
 def test_a_hang_is_ended_and_gone_on_with_where_that_is_asked_for(hanging: Path, dimba: Dimba):
     run = launched(dimba, hanging, 300, "--restart-hung")
     assert (run["status"], [each["exit_reason"] for each in run["attempts"]]) == ("succeeded", ["hung", "completed"])

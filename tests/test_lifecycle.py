@@ -14,6 +14,7 @@ from dimba.lifecycle import Options, Run, signals
 from dimba.plan import LaunchPlan, make_plan
 from dimba.runners.protocol import Ending
 from dimba.runs import find_run
+from dimba.runs.record import Attempt, now
 from dimba.runs.store import RunFolder, create_run
 from dimba.spec import parse_spec
 from tests.memory_runner import MemoryRunner
@@ -168,3 +169,13 @@ def test_a_refusal_of_an_earlier_attempt_is_not_held_against_a_later_one(tmp_pat
     assert (status, reason, str(error)) == ("failed", "start_failed", "line 3 is bad\n\nhint: mend it")
     (tmp_path / "attempts/2/exit.json").rename(tmp_path / "attempts/1/exit.json")
     assert judge(Ending(2), folder, stopping=False)[1] == "trainer_error"
+
+
+def test_a_job_whose_program_may_not_be_executed_has_not_started(tmp_path: Path):
+    run, _ = prepared(tmp_path)
+    log = run.folder.log(run.folder.new_attempt())
+    run.update(attempts=(Attempt(number=1, started=now()),))
+    log.write_text("srun: error: n0\nenv: ‘/root/python’: Permission denied\n", encoding="utf-8")
+    status, reason, error = judge(Ending(126), run.folder, stopping=False)
+    assert (status, reason) == ("failed", "start_failed") and isinstance(error, HostCannot)
+    assert "could not be started\n  | env: ‘/root/python’: Permission denied" in error.message

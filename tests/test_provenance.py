@@ -85,6 +85,7 @@ def losses(run: dict, folder: Path) -> list[float]:
     return [value["loss"] for line in lines if "loss" in (value := json.loads(line))]
 
 
+@pytest.mark.proof
 def test_a_run_is_repeated_to_the_last_bit_and_not_on_other_data(tiny_job: Path, dimba: Dimba):
     spec = tiny_job / "job.yaml"
     spec.write_text(spec.read_text(encoding="utf-8").partition("training:")[0] + TRAINING + "runner: process\n")

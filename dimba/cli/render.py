@@ -111,6 +111,7 @@ def _plan_lines(plan: "LaunchPlan") -> list[tuple[str, str]]:
         ("GPUs", ", ".join(f"{gpu.index} {gpu.name or ''}".strip() for gpu in plan.gpus) or "none"),
         ("steps", _steps_line(plan)),
         ("sharing", _sharing_line(plan)),
+        *([("speed", textwrap.fill("; ".join(plan.speed), 68))] if plan.speed else []),
         ("memory", _memory_line(plan)),
         ("shm", f"{plan.shm_bytes / _GIB:.1f} GiB"),
         ("network", f"{plan.network or 'open'}: {plan.network_why}"),
@@ -164,13 +165,39 @@ def _sharing_line(plan: "LaunchPlan") -> str:
     return textwrap.fill(f"{plan.strategy}, {mixed}: {plan.strategy_why}", 68)
 
 
+_TERMS = {
+    "weights": "weights",
+    "adapter": "adapter",
+    "gradients": "gradients",
+    "optimizer": "optimiser",
+    "buckets": "DDP's buckets",
+    "gathered": "gathered layers",
+    "reference": "reference model",
+    "reward": "reward model",
+    "copies": "copies (autocast)",
+    "inputs": "kept layer inputs",
+    "layer": "one layer, computed",
+    "mask": "attention mask",
+    "head": "head, vocabulary",
+    "cache": "keys and values",
+    "sampling": "sampling",
+    "fragments": "fragments, assumed",
+    "context": "CUDA, assumed",
+}
+
+
 def _memory_line(plan: "LaunchPlan") -> str:
     memory = plan.memory
     if memory is None:
         return "not known: no safetensors of the checkpoint are on this machine"
-    parts = ("weights", "adapter", "gradients", "optimizer")
-    terms = ", ".join(f"{part} {size(getattr(memory, part))}" for part in parts if getattr(memory, part))
-    return f"{size(memory.model_states)} a process, and activations on top\n{terms}"
+    if not memory.peak:
+        head = f"{size(memory.model_states)} a process, and activations on top"
+    elif memory.lower_bound:
+        head = f"at least {size(memory.total)} a process: activations unknown"
+    else:
+        head = f"{size(memory.total)} a process, at its peak: {memory.peak}"
+    terms = [f"{_TERMS[name]:<20}{size(value):>10}" for name, value in memory.terms.items() if value]
+    return "\n".join([head, *("    ".join(terms[row : row + 2]) for row in range(0, len(terms), 2))])
 
 
 def show_runs(records: "Sequence[RunRecord]") -> None:
@@ -196,6 +223,10 @@ def show_ending(record: "RunRecord", seconds: float) -> None:
     minutes, second = divmod(round(seconds), 60)
     console.print(f"[green]{record.status}[/] in {minutes}:{second:02d}: ", end="")
     console.print(record.output_dir, markup=False)
+    if record.peak_memory_bytes:
+        estimated = record.estimated_memory_bytes
+        beside = f", {size(estimated)} were estimated" if estimated else ""
+        console.print(f"GPU memory: {size(record.peak_memory_bytes)} at its peak{beside}", markup=False)
     console.print(f"run {record.id}; `dimba logs {record.id}` prints its log", markup=False)
 
 

@@ -15,6 +15,7 @@ from dimba.checkpoints import CONFIGS, names_code
 from dimba.contract import absolute, names_a_path
 from dimba.host.facts import CheckpointFacts
 from dimba.host.places import why_not_read
+from dimba.host.shape import EXPERT, model_shape
 
 _MAX_HEADER = 100 << 20
 _INDEX, _PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
@@ -172,11 +173,11 @@ def _header(file: Path) -> dict[str, Any]:
 
 
 def _facts(path: Path, config: dict[str, Any], headers: list[dict[str, Any]]) -> CheckpointFacts:
-    return CheckpointFacts(
+    tensors = {name: tensor for header in headers for name, tensor in header.items()}
+    return replace(
+        facts_of_tensors(config, tensors),
         reference=str(path),
-        local=True,
         architecture=(config.get("architectures") or [config.get("model_type")])[0],
-        **(_sizes(headers) if headers else {}),
         context_length=context_length(config),
         has_chat_template=_has_chat_template(path),
         own_code=_own_code(path),
@@ -184,16 +185,22 @@ def _facts(path: Path, config: dict[str, Any], headers: list[dict[str, Any]]) ->
     )
 
 
-def _sizes(headers: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the headers of safetensors tell."""
-    tensors = [tensor for header in headers for tensor in header.values()]
-    linear = [tensor["shape"] for header in headers for name, tensor in header.items() if _is_linear(name, tensor)]
-    return {
-        "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
-        "weight_bytes": sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors),
-        "linear_sides": sum(map(sum, linear)),
-        "dtype": _dtype(tensors),
-    }
+def facts_of_tensors(config: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> CheckpointFacts:
+    """What config.json and the headers of safetensors tell of a model; nothing without any tensor."""
+    facts = CheckpointFacts(reference="", local=True)
+    if not tensors:
+        return facts
+    linear = {name: tensor["shape"] for name, tensor in tensors.items() if _is_linear(name, tensor)}
+    stored = [tensor["data_offsets"] for tensor in tensors.values() if "data_offsets" in tensor]
+    return replace(
+        facts,
+        parameters=sum(math.prod(tensor["shape"]) for tensor in tensors.values()),
+        weight_bytes=sum(end - start for start, end in stored),
+        linear_sides=sum(_sides(name, shape) for name, shape in linear.items()),
+        linear_parameters=sum(math.prod(shape) for name, shape in linear.items() if EXPERT not in name),
+        dtype=_dtype(list(tensors.values())),
+        shape=model_shape(config, [(name, tensor["shape"]) for name, tensor in tensors.items()]),
+    )
 
 
 def _own_code(path: Path) -> str:
@@ -238,7 +245,18 @@ def _links(file: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _is_linear(name: str, tensor: dict[str, Any]) -> bool:
-    return len(tensor["shape"]) == 2 and not any(word in name for word in ("embed", "lm_head", "wte", "wpe"))
+    """Whether an adapter sits on it."""
+    others = ("embed", "lm_head", "wte", "wpe")
+    sides = (2, 3) if EXPERT in name else (2,)
+    return len(tensor["shape"]) in sides and not any(word in name for word in others)
+
+
+def _sides(name: str, shape: list[int]) -> int:
+    """In + out, times what an adapter's rank is multiplied by: experts are joined, and their gate and up are one."""
+    joined = EXPERT in name and any(word in name for word in ("gate", "up", "w1", "w3"))
+    if len(shape) == 3:
+        return shape[0] * (shape[1] + shape[2]) * (2 if joined else 1)
+    return sum(shape) + (shape[0] if joined else 0)
 
 
 def _has_chat_template(path: Path) -> bool:

@@ -18,6 +18,7 @@ class Gpu:
     uuid: str | None = None
     name: str | None = None
     memory_mib: int | None = None
+    free_mib: int | None = None
     compute_capability: float | None = None
     driver: str | None = None
 
@@ -62,6 +63,27 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """Numbers of a transformer that its activations follow from."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int  # rows of the embedding
+    tied: bool  # the head is the embedding
+    experts: int = 0
+    active_experts: int = 0  # of a token
+    expert_intermediate: int = 0
+    block_parameters: int  # of one layer, on average
+    expert_parameters: int = 0  # of them, in experts
+    norms: int = 2  # in a layer, over the hidden size
+    head_norms: bool = False  # of queries and keys too
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointFacts:
     """The base checkpoint: a folder that was looked into, or a Hub id that was not."""
 
@@ -73,6 +95,8 @@ class CheckpointFacts:
     parameters: int | None = None
     weight_bytes: int | None = None
     linear_sides: int | None = None  # sum of in + out over the matrices that an adapter sits on
+    linear_parameters: int | None = None  # of the same matrices, which is what Q-LoRA quantises
+    shape: ModelShape | None = None  # None where config.json does not tell, or the weights are others
     dtype: str | None = None  # as the safetensors headers name it: F32, BF16
     context_length: int | None = None  # tokens
     has_chat_template: bool | None = None

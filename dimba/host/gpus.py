@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dimba.host.facts import Gpu, GpuFacts
 
 CDI_KIND = "nvidia.com/gpu="
-_FIELDS = ("index", "uuid", "name", "memory.total", "compute_cap", "driver_version")
+_FIELDS = ("index", "uuid", "name", "memory.total", "compute_cap", "driver_version", "memory.free")
 
 
 def find_gpus(cdi_devices: Iterable[str] = ()) -> GpuFacts:
@@ -43,7 +43,9 @@ def _by_nvidia_smi() -> GpuFacts:
         said = (done.stderr or done.stdout).strip().splitlines()
         return GpuFacts(source="nvidia-smi", problem=f"nvidia-smi: {said[0] if said else done.returncode}")
     rows = csv.reader(done.stdout.splitlines(), skipinitialspace=True)
-    return GpuFacts(gpus=tuple(_gpu(row) for row in rows if len(row) == len(_FIELDS)), source="nvidia-smi")
+    return GpuFacts(
+        gpus=tuple(_gpu(row) for row in rows if len(row) in (len(_FIELDS) - 1, len(_FIELDS))), source="nvidia-smi"
+    )
 
 
 def used_by_processes() -> dict[str, str]:
@@ -60,7 +62,7 @@ def used_by_processes() -> dict[str, str]:
 
 
 def _gpu(row: list[str]) -> Gpu:
-    index, uuid, name, memory, capability, driver = (cell.strip() for cell in row)
+    index, uuid, name, memory, capability, driver, *free = (cell.strip() for cell in row)
     return Gpu(
         index=int(index),
         uuid=uuid or None,
@@ -68,4 +70,5 @@ def _gpu(row: list[str]) -> Gpu:
         memory_mib=int(memory) if memory.isdecimal() else None,
         compute_capability=float(capability) if capability.replace(".", "", 1).isdecimal() else None,
         driver=driver or None,
+        free_mib=int(free[0]) if free and free[0].isdecimal() else None,
     )

@@ -11,9 +11,10 @@ from dimba.host.facts import Gpu, HostFacts, TrainerFacts
 from dimba.host.trainer import own_trainer
 from dimba.plan.checks import problems
 from dimba.plan.files import named_files, with_absolute_files
+from dimba.plan.fitting import Fit, fit_of, memory_problems, settle_batch
 from dimba.plan.flags import MODE, RESUME, Resolved, trainer_argv, value_problems
-from dimba.plan.memory import estimate_memory, stop_grace
-from dimba.plan.model import LaunchPlan, Omitted, SlurmJob
+from dimba.plan.memory import stop_grace
+from dimba.plan.model import LaunchPlan, MemoryEstimate, Mount, Omitted, SlurmJob
 from dimba.plan.mounts import job_mounts
 from dimba.plan.network import job_network, network_environment
 from dimba.plan.placement import (
@@ -27,8 +28,9 @@ from dimba.plan.placement import (
     world_size,
 )
 from dimba.plan.slurm import slurm_job, slurm_problems
+from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out
-from dimba.plan.strategy import choose_strategy, strategy_problems
+from dimba.plan.strategy import Strategy, choose_strategy
 from dimba.spec import JobSpec
 
 T = TypeVar("T")
@@ -55,26 +57,50 @@ class _Placement:
     inside: bool  # of an image
 
 
+@dataclass(frozen=True)
+class _Decided:
+    placement: _Placement
+    fit: Fit
+    strategy: Strategy
+    about_batch: str
+    flags: tuple[list[str], list[Omitted]]
+    mounts: tuple[Mount, ...]
+    network: tuple[str | None, str]
+
+
 def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -> LaunchPlan:
     """What would run for `spec` on the machine of `facts`; raises everything that is in the way at once."""
     choices = choices or Choices()
-    errors = problems(spec, facts, choices.run_id) + node_problems(spec) + strategy_problems(spec)
+    return _assembled(_decided(spec, facts, choices), facts, choices)
+
+
+def _decided(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Decided:
+    errors = problems(spec, facts, choices.run_id) + node_problems(spec)
     errors += slurm_problems(spec, facts) if spec.runner == "slurm" else ()
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
     spec = with_absolute_files(spec, files)
     placement = _collect(errors, lambda: _place(spec, facts, choices))
     processes = world_size(spec, placement.gpus) if placement else 1
-    per_node = processes // spec.resources.nodes
-    shared = _collect(errors, lambda: share_out(spec, processes)) or spec
+    fit = fit_of(spec, facts, placement.gpus if placement else (), processes)
+    strategy = _collect(errors, lambda: choose_strategy(fit)) if placement else None
+    fit, about_batch = settle_batch(fit.shared_by(strategy.shards(processes) if strategy else 1))
+    errors += memory_problems(fit)
+    shared = _collect(errors, lambda: share_out(fit.spec, processes)) or fit.spec
     flags = _collect(errors, lambda: _flags(shared, facts, placement, choices)) if placement else None
-    mounts = _collect(errors, lambda: job_mounts(spec, facts, *files.values()))
-    network = _collect(errors, lambda: job_network(spec, facts, placement.runner)) if placement else None
+    mounts = _collect(errors, lambda: job_mounts(fit.spec, facts, *files.values()))
+    network = _collect(errors, lambda: job_network(fit.spec, facts, placement.runner)) if placement else None
     raise_all(errors)
-    assert placement is not None and flags is not None and mounts is not None and network is not None
-    argv, omitted = flags
-    memory = estimate_memory(spec, facts.checkpoint, on_cpu=not placement.gpus)
+    assert placement is not None and strategy is not None
+    assert flags is not None and mounts is not None and network is not None
+    return _Decided(placement, fit, strategy, about_batch, flags, tuple(mounts), network)
+
+
+def _assembled(decided: _Decided, facts: HostFacts, choices: Choices) -> LaunchPlan:
+    placement, fit, strategy = decided.placement, decided.fit, decided.strategy
+    spec, (argv, omitted), network = fit.spec, decided.flags, decided.network
+    per_node, mixed = fit.processes // spec.resources.nodes, precision(fit.spec, placement.gpus)
+    memory = fit.estimate()
     grace = stop_grace(memory)
-    strategy, strategy_why = choose_strategy(spec, processes, placement.gpus, memory)
     named, written = _spec_environment(spec)
     return LaunchPlan(
         name=spec.name,
@@ -82,11 +108,16 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         method=spec.method,
         runner=placement.runner,
         image=facts.image if placement.inside else None,
-        argv=(*_launcher(spec, facts, placement), *argv),
+        argv=(*_launcher(spec, facts, placement, strategy), *argv),
         omitted=tuple(omitted),
         flags_from=facts.trainer.flags_from,
-        mounts=tuple(mounts),
-        environment={**_environment(facts, placement, choices, network[0]), **_limits(choices, grace), **written},
+        mounts=decided.mounts,
+        environment={
+            **_environment(facts, placement, choices, network[0]),
+            **_limits(choices, grace),
+            **_estimated(memory),
+            **written,
+        },
         host_environment=named,
         gpus=placement.gpus,
         gpu_devices=gpu_devices(placement.gpus, facts, choices.gpu_path),
@@ -101,15 +132,16 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
         writable=(facts.cache, facts.output.path),
         checkpoint=facts.checkpoint,
         data=facts.data,
-        steps=plan_steps(spec, facts, processes),
-        strategy=strategy,
-        strategy_why=strategy_why,
-        precision=precision(spec, placement.gpus),
+        steps=plan_steps(spec, facts, fit.processes),
+        strategy=strategy.name,
+        strategy_why=strategy.why,
+        precision=mixed,
         memory=memory,
         stop_grace=grace,
-        notes=placement.notes,
+        notes=(*placement.notes, *filter(None, [decided.about_batch])),
         nodes=spec.resources.nodes,
         slurm=_slurm(spec, facts, per_node) if placement.runner == "slurm" else None,
+        speed=speed_choices(spec, on_cpu=not placement.gpus, mixed=mixed) if fit.ours else (),
         trust=tuple(str(each) for each in facts.harms),
     )
 
@@ -175,7 +207,7 @@ def _resuming(trainer: TrainerFacts, choices: Choices) -> list[str]:
     return [flag, str(choices.checkpoint)] if flag and choices.checkpoint else []
 
 
-def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> tuple[str, ...]:
+def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement, strategy: Strategy) -> tuple[str, ...]:
     inside = placement.inside
     trainer = facts.trainer.in_image if inside and facts.trainer.in_image else str(facts.trainer.path)
     return job_argv(
@@ -184,6 +216,7 @@ def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement) -> tuple[s
         precision=precision(spec, placement.gpus),
         cores=facts.cores,
         tokenises=_tokenises_first(facts),
+        sharding=strategy.flags(spec.mode),
         python="python" if inside else facts.python,
     )
 
@@ -204,6 +237,11 @@ def _environment(facts: HostFacts, placement: _Placement, choices: Choices, netw
         return environment  # an engine, or the scheduler, has its own way of giving cards
     chosen = ",".join(gpu.id for gpu in placement.gpus)
     return environment | {"CUDA_VISIBLE_DEVICES": chosen}
+
+
+def _estimated(memory: MemoryEstimate | None) -> dict[str, str]:
+    known = memory is not None and memory.peak and not memory.lower_bound
+    return {contract.ENV_MEMORY: str(memory.total)} if memory and known else {}
 
 
 def _limits(choices: Choices, grace: float) -> dict[str, str]:

@@ -125,7 +125,8 @@ def values(spec: JobSpec, at: Resolved) -> Iterator[Value]:
     yield Value("base_checkpoint", BASE, (at.base,), needed=True)
     yield from _data(spec, at)
     yield from _method(spec)
-    yield Value("training.batch_size", BATCH_SIZE, (str(training.batch_size),))
+    if training.batch_size != "auto":  # nobody needs it to look at the data
+        yield Value("training.batch_size", BATCH_SIZE, (str(training.batch_size),))
     yield Value("training.grad_accumulation_steps", ACCUMULATION, (str(training.grad_accumulation_steps),))
     yield Value("training.epochs", EPOCHS, (f"{training.epochs:g}",))
     if training.max_steps is not None:
@@ -170,6 +171,7 @@ def _further(spec: JobSpec, flags: frozenset[str], at: Resolved) -> Iterator[str
     ours = {alias: value.key for value in values(spec, at) for alias in value.aliases}
     ours |= dict.fromkeys(USE_LORA + USE_QLORA + FULL, "method")
     ours |= dict.fromkeys(DEVICE, "resources.gpus") | dict.fromkeys(MAX_STEPS, "training.max_steps")
+    ours |= dict.fromkeys(BATCH_SIZE, "training.batch_size")
     for name, value in spec.trainer_args.items():
         flag = f"--{name}"
         if flag in ours:

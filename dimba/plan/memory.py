@@ -1,17 +1,46 @@
-"""The memory estimate, from the safetensors headers alone: model states only, so far."""
+"""The memory estimate: the peak of one GPU, from config.json and the headers of the weights alone. Pure.
 
-from dimba.host.facts import CheckpointFacts
+States, activations (`dimba.plan.activations`) and what CUDA takes are summed at each moment of a step at which they may
+be most; the estimate is the moment that is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from dimba.host.facts import CheckpointFacts, ModelShape
+from dimba.plan import activations
+from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
 from dimba.plan.model import MemoryEstimate
 from dimba.spec import JobSpec
 
-# Bytes a parameter. AdamW keeps two float32 moments; float32 master weights, as bf16 ones drift.
-_FLOAT32, _BF16, _ADAM = 4, 2, 8
+# AdamW keeps two float32 moments a trained parameter (Rajbhandari et al., ZeRO, arXiv:1910.02054, section 3.1); float32
+# master weights, as bf16 ones drift.
+_ADAM = 8
 # nf4 with double quantisation: 4 bits, and 0.127 for the scales of blocks of 64 (QLoRA, arXiv:2305.14314, section 3).
 _NF4 = 4.127 / 8
-
+_MIB = 1 << 20
+# Assumed, not measured: the driver's context with torch's kernels and cuBLAS' workspaces, and NCCL's buffers beside it
+# (NVIDIA, NCCL's documentation: NCCL_BUFFSIZE, 4 MiB a channel and peer).
+_CONTEXT, _NCCL = 640 * _MIB, 384 * _MIB
+# Of what comes and goes: blocks of torch's caching allocator that nothing fits in (PyTorch, CUDA semantics: memory
+# management). Assumed as well.
+_FRAGMENTED = 0.05
+_COMPLETION = 256
 
 _SAVED_A_SECOND = 100e6  # bytes, to a slow disk
 _STOP_AT_LEAST, _STOP_UNKNOWN = 60.0, 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one process has of a job: its batches, and how much of the model."""
+
+    batch_size: int
+    accumulation: int  # batches of a process an optimiser step
+    processes: int = 1
+    shards: int = 1  # processes that a model is divided among; 1 where each holds it whole
+    mixed: str = "bf16"
+    longest: int | None = None  # tokens of the longest row, where they were counted
 
 
 def stop_grace(memory: MemoryEstimate | None) -> float:
@@ -22,20 +51,174 @@ def stop_grace(memory: MemoryEstimate | None) -> float:
     return _STOP_AT_LEAST + saved / _SAVED_A_SECOND
 
 
-def estimate_memory(spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool) -> MemoryEstimate | None:
-    """Bytes for weights, adapter, gradients and optimiser of one process; None for a checkpoint not at hand."""
-    if checkpoint.parameters is None or checkpoint.linear_sides is None:
+def estimate_memory(
+    spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool, share: Share | None = None
+) -> MemoryEstimate | None:
+    """Bytes of one process; None for a checkpoint not at hand, model states alone on the CPU or without a `share`.
+
+    Where the model's shape is not known, what follows from it is left out and the estimate is a lower bound.
+    """
+    states = _states(spec, checkpoint, on_cpu=on_cpu, shards=share.shards if share else 1)
+    if states is None or on_cpu or share is None:
+        return states
+    states = _with_others(spec, checkpoint, share, states)
+    shape = checkpoint.shape
+    if shape is None:
+        return _with_fragments(replace(states, peak="unknown: what the activations take is not known"))
+    moments = [*_moments(spec, shape, share, states)]
+    if spec.mode == "grpo" and not spec.trainer_args.get("use-vllm"):
+        moments.append(_sampling(spec, shape, share, states))
+    return _with_fragments(max(moments, key=lambda each: each.total))
+
+
+def _states(spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool, shards: int) -> MemoryEstimate | None:
+    parameters, sides = checkpoint.parameters, checkpoint.linear_sides
+    if parameters is None or sides is None:
         return None
-    if spec.method == "full":
-        trained = checkpoint.parameters
-        return MemoryEstimate(
-            weights=trained * _FLOAT32, adapter=0, gradients=trained * _FLOAT32, optimizer=trained * _ADAM
-        )
-    adapter = spec.lora.r * checkpoint.linear_sides
-    frozen = _FLOAT32 if on_cpu else _BF16
-    return MemoryEstimate(
-        weights=int(checkpoint.parameters * (_NF4 if spec.method == "qlora" else frozen)),
-        adapter=adapter * _FLOAT32,
-        gradients=adapter * _FLOAT32,
-        optimizer=adapter * _ADAM,
+    trained = parameters if spec.method == "full" else spec.lora.r * sides
+    states = MemoryEstimate(
+        weights=_base(spec, checkpoint, on_cpu=on_cpu) // shards,
+        adapter=0 if spec.method == "full" else trained * FLOAT32 // shards,
+        gradients=trained * FLOAT32 // shards,
+        optimizer=trained * _ADAM // shards,
+        model_states=0,
     )
+    return replace(states, model_states=states.total)
+
+
+def _base(spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool, trained: bool | None = None) -> int:
+    """Weights of the base: float32 where they are trained or on the CPU, else bf16, of that nf4 what is quantised."""
+    parameters = checkpoint.parameters or 0
+    trained = spec.method == "full" if trained is None else trained
+    other = FLOAT32 if trained or on_cpu else HALF
+    quantised = (checkpoint.linear_parameters or 0) if spec.method == "qlora" else 0
+    return int(quantised * _NF4) + (parameters - quantised) * other
+
+
+def _with_others(spec: JobSpec, checkpoint: CheckpointFacts, share: Share, states: MemoryEstimate) -> MemoryEstimate:
+    """The states, and what else stays there all the time."""
+    several = share.processes > 1
+    shape = checkpoint.shape
+    return replace(
+        states,
+        # DDP: gradients are copied into its buckets (`gradient_as_bucket_view=False`).
+        buckets=states.gradients if several and share.shards == 1 else 0,
+        gathered=_gathered(shape, precision_of(spec, share.mixed)) if share.shards > 1 and shape else 0,
+        reference=_reference(spec, checkpoint),
+        reward=_reward(spec, checkpoint),
+        context=_CONTEXT + (_NCCL if several else 0),
+    )
+
+
+def _gathered(shape: ModelShape, precision: Precision) -> int:
+    """One layer at work, the next on its way, and the head (Zhao et al., PyTorch FSDP, arXiv:2304.11277).
+
+    Where they are trained, a layer's gradients and the head's beside them, until these are shared out.
+    """
+    layer, head = shape.block_parameters, shape.vocabulary * shape.hidden
+    gradients = (layer + head) * FLOAT32 if precision.trains_base else 0
+    return (2 * layer + head) * precision.compute + gradients
+
+
+def _reference(spec: JobSpec, checkpoint: CheckpointFacts) -> int:
+    """GRPO's second model: none for an adapter, which is switched off instead."""
+    return _base(spec, checkpoint, on_cpu=False) if spec.method == "full" and _beta(spec) else 0
+
+
+def _beta(spec: JobSpec) -> float:
+    if spec.mode != "grpo":
+        return 0.0
+    said = spec.trainer_args.get("beta")
+    return float(said) if isinstance(said, int | float) else 0.04 if _scores(spec) else 0.0
+
+
+def _scores(spec: JobSpec) -> bool:
+    """Whether a reward model gives the reward, as far as the spec says so."""
+    asked = spec.trainer_args.get("reward", "auto")
+    names = asked if isinstance(asked, list) else [asked]
+    return spec.mode == "grpo" and ("preference" in names or "reward-model" in spec.trainer_args)
+
+
+def _reward(spec: JobSpec, checkpoint: CheckpointFacts) -> int:
+    """The reward model: the base once more, frozen, with an adapter of its own."""
+    return _base(spec, checkpoint, on_cpu=False, trained=False) if _scores(spec) else 0
+
+
+def precision_of(spec: JobSpec, mixed: str) -> Precision:
+    """Which numbers meet in which type, as the trainers load the model."""
+    full = spec.method == "full"
+    return Precision(
+        compute=FLOAT32 if full and mixed == "no" else HALF, stream=FLOAT32 if full else HALF, trains_base=full
+    )
+
+
+def _moments(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
+    """The states and what is beside them, at each moment that may be the worst."""
+    precision, batch = precision_of(spec, share.mixed), training_batch(spec, share)
+    kept = share.accumulation > 1  # gradients of batches before are there already
+    none = replace(states, gradients=0)
+    inputs = activations.kept_inputs(shape, batch, precision)
+    mask = activations.mask(batch)
+    before = states if kept else none
+    yield replace(
+        before,
+        peak="the end of the forward pass",
+        inputs=inputs,
+        mask=mask,
+        copies=0 if share.shards > 1 else activations.weight_copies(shape, precision),  # gathered in that type
+        head=activations.head(shape, batch, precision),
+    )
+    head = activations.head_backward(shape, batch, precision)
+    yield replace(before, peak="the head's gradients", inputs=inputs, mask=mask, head=head)
+    vocabulary = shape.vocabulary * shape.hidden * FLOAT32 * precision.trains_base
+    layer = activations.largest_layer(shape, batch, precision, new_gradients=kept)
+    waiting = vocabulary if shape.tied or not kept else 0
+    yield replace(before, peak="a layer's gradients", inputs=inputs, mask=mask, layer=layer, head=waiting)
+    # The first layer comes last: all gradients are there, and one input is left.
+    waiting = vocabulary if shape.tied and kept else 0
+    last = inputs // shape.layers
+    yield replace(states, peak="a layer's gradients", inputs=last, mask=mask, layer=layer, head=waiting)
+    if precision.trains_base:
+        embedding = activations.embedding_backward(shape, kept=kept)
+        yield replace(states, peak="the embedding's gradients", inputs=last, head=embedding)
+
+
+def training_batch(spec: JobSpec, share: Share) -> Batch:
+    """The largest forward pass that is trained: rows as long as the longest may be."""
+    length = _length(spec, share)
+    if spec.mode == "grpo":
+        scored = share.batch_size * min(completion_length(spec), length)
+        return Batch(rows=share.batch_size, length=length, scored=scored, masked=True)
+    tokens = share.batch_size * length
+    return Batch(rows=share.batch_size, length=length, scored=tokens, masked=share.batch_size > 1)
+
+
+def _length(spec: JobSpec, share: Share) -> int:
+    most = spec.training.max_length
+    return max(1, min(most, share.longest)) if share.longest else most
+
+
+def completion_length(spec: JobSpec) -> int:
+    """Tokens that GRPO samples at most."""
+    asked = spec.trainer_args.get("max-completion-length")
+    return asked if type(asked) is int and asked > 0 else _COMPLETION
+
+
+def _sampling(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> MemoryEstimate:
+    """All completions of an optimiser step at once; gradients are not there yet."""
+    precision, length = precision_of(spec, share.mixed), _length(spec, share)
+    rows = Batch(rows=share.batch_size * share.accumulation, length=length, scored=0, masked=True)
+    prompt = max(1, length - completion_length(spec))
+    cache, work = activations.sampling(shape, rows, precision, prompt=prompt)
+    return replace(
+        states,
+        peak="sampling",
+        gradients=0,
+        cache=cache,
+        sampling=work,
+        copies=activations.weight_copies(shape, precision),
+    )
+
+
+def _with_fragments(estimate: MemoryEstimate) -> MemoryEstimate:
+    return replace(estimate, fragments=int(_FRAGMENTED * estimate.transient))

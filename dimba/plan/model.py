@@ -40,17 +40,49 @@ class Steps:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes of GPU memory a process needs for its model states; activations come on top."""
+    """Bytes of GPU memory of one process, at the moment of a step at which they are most: `peak` names it."""
 
     weights: int
     adapter: int
     gradients: int
     optimizer: int
+    buckets: int = 0  # DDP's copy of the gradients
+    gathered: int = 0  # whole layers, where the model is shared out
+    reference: int = 0
+    reward: int = 0
+    copies: int = 0  # of weights, in the type that autocast computes in
+    inputs: int = 0  # of layers, kept to compute them again
+    layer: int = 0  # one layer computed again, and its gradients
+    mask: int = 0
+    head: int = 0  # what the vocabulary takes: tiles of logits, gradients of the head and the embedding
+    cache: int = 0  # keys and values of completions that are sampled
+    sampling: int = 0  # what else that takes
+    fragments: int = 0
+    context: int = 0
+    peak: str = ""  # empty: model states are all that was counted
+    model_states: int  # weights, adapter, gradients and optimiser, whether all of them are there at the peak or not
 
     @property
-    def model_states(self) -> int:
+    def terms(self) -> dict[str, int]:
+        """Every term by its name."""
+        named = asdict(self).items()
+        return {name: value for name, value in named if isinstance(value, int) and name != "model_states"}
+
+    @property
+    def total(self) -> int:
         """The sum of the terms, bytes."""
-        return self.weights + self.adapter + self.gradients + self.optimizer
+        return sum(self.terms.values())
+
+    @property
+    def transient(self) -> int:
+        """What comes and goes within a step, bytes."""
+        passing = (self.gradients, self.copies, self.inputs, self.layer, self.mask, self.head, self.cache)
+        return sum(passing) + self.sampling + self.gathered
+
+    @property
+    def lower_bound(self) -> bool:
+        """Whether something is not counted: the activations of a model, or a trainer, that is not known."""
+        return self.peak.startswith("unknown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +128,7 @@ class LaunchPlan:
     checkpoint: CheckpointFacts
     data: DataFacts
     steps: Steps
-    strategy: str  # how the processes share the model: one process, or ddp
+    strategy: str  # how the processes share the model: one process, ddp or fsdp2
     strategy_why: str
     precision: str  # mixed: no, fp16 or bf16
     memory: MemoryEstimate | None
@@ -104,6 +136,7 @@ class LaunchPlan:
     notes: tuple[str, ...] = field(default=())
     nodes: int = 1
     slurm: SlurmJob | None = None
+    speed: tuple[str, ...] = ()  # what the trainer chooses for it, and why
     trust: tuple[str, ...] = ()  # what the spec brings along that its reader has to trust
 
     @property
@@ -135,5 +168,6 @@ class LaunchPlan:
         if self.data.report:
             value["data"]["report"].pop("shown")
         if self.memory:
-            value["memory"]["model_states"] = self.memory.model_states
+            memory = self.memory
+            value["memory"] |= {"total": memory.total, "lower_bound": memory.lower_bound}
         return value

@@ -105,18 +105,27 @@ def auto_precision(gpus: Sequence[Gpu]) -> str:
     return "bf16" if all((gpu.compute_capability or 8.0) >= 8.0 for gpu in gpus) else "fp16"
 
 
-def accelerate_argv(processes: int, mixed_precision: str, *, threads: int, on_cpu: bool) -> list[str]:
+def accelerate_argv(
+    processes: int, mixed_precision: str, *, threads: int, on_cpu: bool, sharding: Sequence[str] = ()
+) -> list[str]:
     """`accelerate launch` with everything said that it would otherwise warn about."""
     argv = ["accelerate", "launch", "--quiet", "--num_machines", "1", "--num_processes", str(processes)]
     argv += ["--mixed_precision", mixed_precision, "--dynamo_backend", "no"]
     argv += ["--num_cpu_threads_per_process", str(threads)]
-    if processes > 1:
-        argv += ["--multi_gpu", "--main_process_port", "0"]
+    if sharding or processes > 1:
+        argv += [*(sharding or ["--multi_gpu"]), "--main_process_port", "0"]
     return argv + (["--cpu"] if on_cpu else [])
 
 
 def job_argv(
-    trainer: str, *, gpus: int, precision: str, cores: int, tokenises: bool, python: str = "python"
+    trainer: str,
+    *,
+    gpus: int,
+    precision: str,
+    cores: int,
+    tokenises: bool,
+    python: str = "python",
+    sharding: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The entry point, `accelerate launch`, and the wrapper that notes how each rank ended; flags come after it.
 
@@ -127,7 +136,7 @@ def job_argv(
     return (
         *(python, "-m", "dimba.trainers.entry"),
         *([PREPARE] if processes > 1 and tokenises else []),
-        *accelerate_argv(processes, precision, threads=threads, on_cpu=not gpus),
+        *accelerate_argv(processes, precision, threads=threads, on_cpu=not gpus, sharding=sharding),
         *("-m", "dimba.trainers.rank", trainer),
     )
 

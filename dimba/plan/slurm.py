@@ -235,8 +235,10 @@ def _engine(plan: LaunchPlan, name: str, folder: str) -> list[str]:
     named = [f"--env {each}" for each in plan.host_environment]
     cards = _FOR_CARDS[name] if plan.gpus else "--env NVIDIA_VISIBLE_DEVICES=void"
     limits = [f"--shm-size {plan.shm_bytes}", *([f"--memory {plan.memory_bytes}"] if plan.memory_bytes else [])]
+    run = plan.environment[contract.ENV_RUN_ID]
     return [
         f"{name} run --rm --init --network=host --user {plan.uid}:{plan.gid}",
+        f"--cap-drop=ALL --security-opt=no-new-privileges --label {contract.LABEL_RUN_ID}={run}",
         *who,
         *limits,
         cards,

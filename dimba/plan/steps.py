@@ -22,16 +22,16 @@ def share_out(spec: JobSpec, processes: int) -> JobSpec:
     """
     if processes == 1:
         return spec
-    batch_size, accumulation = _of_each(spec, processes)
+    batch_size, accumulation = of_each(spec, processes)
     if not accumulation:
         raise _indivisible(spec, processes)
     each = {"batch_size": batch_size, "grad_accumulation_steps": accumulation}
     return spec.model_copy(update={"training": spec.training.model_copy(update=each)})
 
 
-def _of_each(spec: JobSpec, processes: int) -> tuple[int, int]:
+def of_each(spec: JobSpec, processes: int) -> tuple[int, int]:
     """(batch size, accumulation) of a process; no accumulation where a step cannot be shared."""
-    batch, (total, _generations) = spec.training.batch_size, _groups(spec)
+    batch, (total, _generations) = spec.training.rows, _groups(spec)
     if total % processes == 0:
         return batch, total // processes
     if total < processes and total * batch % processes == 0:
@@ -40,7 +40,7 @@ def _of_each(spec: JobSpec, processes: int) -> tuple[int, int]:
 
 
 def _indivisible(spec: JobSpec, processes: int) -> BadInput:
-    batch, (total, _generations) = spec.training.batch_size, _groups(spec)
+    batch, (total, _generations) = spec.training.rows, _groups(spec)
     unit = math.lcm(processes, _smallest(spec))
     near = [each for each in (total // unit * unit, (total // unit + 1) * unit) if each]
     hint = f"set `{_KEY}` to {' or '.join(f'{each} ({each * batch} a step)' for each in near)}"
@@ -49,16 +49,16 @@ def _indivisible(spec: JobSpec, processes: int) -> BadInput:
 
 def _smallest(spec: JobSpec) -> int:
     """The gradient accumulation below which GRPO's groups would not be whole."""
-    generations = _generations(spec)
-    return group_unit(generations, spec.training.batch_size) if generations else 1
+    generations = generations_of(spec)
+    return group_unit(generations, spec.training.rows) if generations else 1
 
 
 def plan_steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:
     """Batch arithmetic of the whole job, from the spec as it was written."""
     training, report, summary = spec.training, facts.data.report, facts.data.summary
     total, completions = _groups(spec)
-    effective = training.batch_size * total
-    batch_size, accumulation = _of_each(spec, processes)
+    effective = training.rows * total
+    batch_size, accumulation = of_each(spec, processes)
     steps = Steps(
         processes=processes,
         batch_size=batch_size,
@@ -74,7 +74,7 @@ def plan_steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:
     if completions:
         per_epoch = group_steps_per_epoch(rows, prompts_a_step=effective // completions)
     else:
-        per_epoch = steps_per_epoch(rows, batch_size=training.batch_size, accumulation=total)
+        per_epoch = steps_per_epoch(rows, batch_size=training.rows, accumulation=total)
     assert training.epochs is not None, "a JobSpec is complete"
     planned = total_steps(per_epoch, epochs=training.epochs, max_steps=training.max_steps)
     return replace(steps, per_epoch=per_epoch, total=planned)
@@ -85,9 +85,10 @@ def _groups(spec: JobSpec) -> tuple[int, int | None]:
     asked = spec.training.grad_accumulation_steps
     if spec.mode != "grpo":
         return asked, None
-    return whole_groups(asked, batch_size=spec.training.batch_size, processes=1, generations=_generations(spec))
+    return whole_groups(asked, batch_size=spec.training.rows, processes=1, generations=generations_of(spec))
 
 
-def _generations(spec: JobSpec) -> int | None:
+def generations_of(spec: JobSpec) -> int | None:
+    """Completions a prompt, where a spec of GRPO's asks for a number of them."""
     asked = str(spec.trainer_args.get("num-generations", "")) if spec.mode == "grpo" else ""
     return int(asked) if asked.isdecimal() and int(asked) > 1 else None

@@ -1,46 +1,88 @@
 """How the processes of a job share a model, and why so."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dimba.errors import BadInput, DimbaError
-from dimba.host.facts import Gpu
-from dimba.plan.model import MemoryEstimate
+from dimba.plan.fitting import Fit, smallest_card
 from dimba.spec import JobSpec
 
 _GIB = 1 << 30
 _KEY = "accelerate.strategy: `fsdp2`"
+_AUTO = "set `strategy: auto`"
 
 
-def choose_strategy(
-    spec: JobSpec, processes: int, gpus: Sequence[Gpu], memory: MemoryEstimate | None
-) -> tuple[str, str]:
-    """(`one process` or `ddp`, why)."""
+@dataclass(frozen=True)
+class Strategy:
+    """How the processes share the model: `one process`, `ddp` or `fsdp2`; and why so."""
+
+    name: str
+    why: str
+
+    def shards(self, processes: int) -> int:
+        """How many parts the model is in."""
+        return processes if self.name == "fsdp2" else 1
+
+    def flags(self, mode: str) -> tuple[str, ...]:
+        """What `accelerate launch` is told of it; nothing unless the model is sharded."""
+        if self.name != "fsdp2":
+            return ()
+        # GRPO samples before the weights are shared out, so each process reads them then.
+        efficient = "true" if mode == "sft" else "false"
+        return (
+            *("--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
+            *("--fsdp_reshard_after_forward", "true", "--fsdp_state_dict_type", "SHARDED_STATE_DICT"),
+            *("--fsdp_cpu_ram_efficient_loading", efficient),
+        )
+
+
+def choose_strategy(fit: Fit) -> Strategy:
+    """FSDP2 where that is asked for, or where full fine-tuning does not fit a card; else DDP.
+
+    Others' trainers are sharded only where that is asked for: many save nothing of a sharded model, and say nothing.
+
+    Raises:
+        BadInput: FSDP2 is asked for where it breaks, or where there is nothing to shard.
+    """
+    spec, processes = fit.spec, fit.processes
+    asked = spec.accelerate.strategy
+    if asked == "fsdp2" and (problem := _why_not_sharded(fit)):
+        raise problem
     if processes == 1:
-        return "one process", "there is nothing to share"
+        return Strategy("one process", "there is nothing to share")
+    large = _too_large(fit)
+    if asked == "fsdp2":
+        return Strategy("fsdp2", f"as asked: each of {processes} processes holds a part of the model")
+    if asked == "auto" and spec.method == "full" and large and fit.ours:
+        return Strategy("fsdp2", f"{large}: each of {processes} processes holds a part")
+    return Strategy("ddp", f"{_why_whole(spec)}: each of {processes} processes holds the model whole{_advice(large)}")
+
+
+def _why_whole(spec: JobSpec) -> str:
     if spec.accelerate.strategy == "ddp":
-        why = "as asked"
-    elif spec.method == "qlora":
-        why = "a quantised base is shared in no other way"
-    else:
-        why = "the only one there is"
-    return "ddp", f"{why}: each of {processes} processes holds the model whole{_too_large(gpus, memory)}"
+        return "as asked"
+    return "a quantised base is shared in no other way" if spec.method == "qlora" else "the fastest"
 
 
-def _too_large(gpus: Sequence[Gpu], memory: MemoryEstimate | None) -> str:
-    cards = [gpu.memory_mib for gpu in gpus if gpu.memory_mib]
-    if memory is None or not cards or memory.model_states <= (smallest := min(cards) << 20):
+def _too_large(fit: Fit) -> str:
+    """What does not fit, in words; nothing where it does or nobody knows."""
+    least, card = fit.least(), smallest_card(fit.gpus)
+    if least is None or card is None or least.total <= card:
         return ""
-    needed = f"{memory.model_states / _GIB:.1f} GiB without activations"
-    return f"; that does not fit: {needed}, and a card has {smallest / _GIB:.1f}. Take `method: lora` or `qlora`"
+    needed = f"{least.total / _GIB:.1f} GiB for a row at a time"
+    return f"the model does not fit one card ({needed}, and a card has {card / _GIB:.1f})"
 
 
-def strategy_problems(spec: JobSpec) -> list[DimbaError]:
-    """What cannot be had of `accelerate.strategy`, with the reason."""
-    if spec.accelerate.strategy != "fsdp2":
-        return []
-    if spec.method == "qlora":
-        return [BadInput(f"{_KEY} with `method: qlora` breaks: 4-bit weights cannot be sharded", "set `strategy: ddp`")]
-    if spec.resources.gpus == "none":
-        why = "has no effect on the CPU: accelerate trains as with ddp there, and says nothing"
-        return [BadInput(f"{_KEY} {why}", "set `strategy: auto`")]
-    return [BadInput(f"{_KEY} is not there yet", "set `strategy: auto`, or a `method` that fits one card")]
+def _advice(large: str) -> str:
+    return f"; {large}. Take `method: lora` or `qlora`" if large else ""
+
+
+def _why_not_sharded(fit: Fit) -> DimbaError | None:
+    if fit.spec.method == "qlora":
+        return BadInput(f"{_KEY} with `method: qlora` breaks: 4-bit weights cannot be sharded", "set `strategy: ddp`")
+    if not fit.gpus:
+        return BadInput(
+            f"{_KEY} has no effect on the CPU: accelerate trains as with ddp there, and says nothing", _AUTO
+        )
+    if fit.processes == 1:
+        return BadInput(f"{_KEY} needs two cards or more, and the job has one", f"{_AUTO}, or more in `resources.gpus`")
+    return None

@@ -59,6 +59,8 @@ class RunRecord:
     time_limit: float | None = None  # seconds an attempt
     restart_hung: bool = False
     stop_grace: float = 60.0  # seconds
+    estimated_memory_bytes: int | None = None  # of one GPU
+    peak_memory_bytes: int | None = None  # as torch measured it on the first one
     folder: str = ""  # that dimba was run in, which relative paths of the spec mean
     launcher: str | None = None  # the process that has it in hand until its job runs
     waits_for: str | None = None  # while it is queued

@@ -120,13 +120,19 @@ class Lora(_Part):
 class Training(_Part):
     """Optimisation; `learning_rate` null takes the default of mode and method."""
 
-    batch_size: Count = 4
+    batch_size: Count | Literal["auto"] = Field(4, description="auto: the largest that fits the card's memory")
     grad_accumulation_steps: Count = 16
     epochs: Annotated[float, Field(gt=0, le=_MOST, allow_inf_nan=False)] | None = None
     max_steps: Count | None = None
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     max_length: Annotated[int, Field(ge=8, le=_MOST)] = 1024
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+
+    @property
+    def rows(self) -> int:
+        """The batch size, once it is a number: `auto` was settled by the plan."""
+        assert self.batch_size != "auto", "dimba.plan.fitting has settled it"
+        return self.batch_size
 
 
 class Resources(_Part):
@@ -136,6 +142,7 @@ class Resources(_Part):
     vram_gb: Annotated[float, Field(gt=0, le=_MOST)] | None = None
     shm_size: Size = None
     memory: Size = None
+    memory_check: bool = Field(True, description="refuse what cannot fit a card's memory, by the estimate")
     nodes: Count = 1
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 MAX_BYTES = 1 << 20
+_DEEPEST = 50  # collections in collections
 Key = tuple[str | int, ...]
 _CORE = "tag:yaml.org,2002:"
 # No path, flag or variable can hold these.
@@ -48,10 +49,14 @@ class Document:
             raise Problem(1, "", f"larger than 1 MiB ({len(data):,} bytes); a job spec is a page of text")
         try:
             text = data.decode("utf-8-sig")
-            # Events first: aliases are refused before anything can expand them.
+            depth = 0
+            # Events first: aliases are refused before anything can expand them, and depth before it takes minutes.
             for event in self._yaml.parse(text):
                 if isinstance(event, AliasEvent):
                     raise Problem(event.start_mark.line + 1, "", f"alias `*{event.anchor}` is refused: write it out")
+                depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+                if depth > _DEEPEST:
+                    raise Problem(event.start_mark.line + 1, "", "nested too deeply")
             node: Node = self._yaml.compose(text)
         except UnicodeDecodeError as error:
             raise Problem(data[: error.start].count(b"\n") + 1, "", "not UTF-8: save the file as UTF-8") from None

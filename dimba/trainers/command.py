@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dimba.contract import ENV_RANK_DIR, REFUSED
+from dimba.contract import ENV_RANK_DIR, REFUSED, json_object
 from dimba.errors import DimbaError, RunFailed
 from dimba.trainers.entry import WORD_FILE
 
@@ -18,7 +18,9 @@ from dimba.trainers.entry import WORD_FILE
 def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
     """Calls `train`; a DimbaError becomes its message on stderr and its status, anything else keeps its traceback."""
     try:
-        return train(args)
+        status = train(args)
+        _disconnect()
+        return status
     except DimbaError as error:
         if _is_first_to_say(error):
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -28,6 +30,28 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
         if _another_has_said():
             return RunFailed.exit_status  # a rank that is gone breaks the others' connections to it
         raise
+
+
+def hide_quantising(args: Namespace) -> None:
+    """Keeps bitsandbytes, which peft imports wherever it is, out of a process that quantises nothing: a second.
+
+    Only a folder says that it is not quantised already; a Hub id might be. For a process that does nothing else.
+    """
+    models = [args.base_checkpoint, getattr(args, "reward_model", None)]
+    if not args.use_qlora and all(_is_plain(each) for each in models if each):
+        sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # as Python's import has it: not there
+
+
+def _is_plain(checkpoint: str) -> bool:
+    config = Path(checkpoint, "config.json").expanduser()
+    return config.is_file() and "quantization_config" not in json_object(config)
+
+
+def _disconnect() -> None:
+    """Ends the connections to the other ranks: their threads, found running at exit, abort a process now and then."""
+    torch = sys.modules.get("torch")
+    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _another_has_said() -> bool:

@@ -36,6 +36,10 @@ class GroupTrainer(WholeCheckpoints, GRPOTrainer):
         logging.getLogger(GRPOTrainer.__module__).addFilter(_is_new)
         super().__init__(reward_funcs=functions, train_dataset=as_dataset(asked), **options)
 
+    def probed_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """For `dimba.trainers.memory`: the loss of completions that are not trained on."""
+        return self._compute_loss(model, inputs)
+
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         rows, texts = [each["row"] for each in inputs], _texts(self.processing_class, completion_ids_list)
         for name, values in zip(_KEPT, (rows, texts, map(len, completion_ids_list)), strict=True):
@@ -91,8 +95,12 @@ class GroupTrainer(WholeCheckpoints, GRPOTrainer):
 
     def greedy_reward(self, asked: Sequence[Asked]) -> float | None:
         """Mean reward of the likeliest completion of each prompt; every rank answers its share of them."""
-        mine = list(asked[self.accelerator.process_index :: self.accelerator.num_processes])
-        answers = _answers(mine, self._greedy(mine), self.processing_class, self.max_completion_length)
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        mine = list(asked[rank::ranks])
+        # Where the model is sharded all ranks have to sample as often: one with a prompt less repeats one.
+        filler = asked[:1] if len(mine) < -(-len(asked) // ranks) else []
+        completions = self._greedy([*mine, *filler])[: len(mine)]
+        answers = _answers(mine, completions, self.processing_class, self.max_completion_length)
         answers = replace(answers, extras={"trainer_state": self.state})
         given = [reward(answers) for reward in self._rewards] if mine else []
         totals = gather_object([self._total(each) for each in zip(*given, strict=True)])

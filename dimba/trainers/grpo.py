@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from dimba.rewards import reward_label
 from dimba.trainers.checkpoints import where_to_go_on
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.output import output_folder, quiet, save, stop_where_turns_end
+from dimba.trainers.sharding import is_asked
 from dimba.trainers.telling import held_out_line, introduce_prompts, show_samples
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ def train(args: Namespace) -> int:
     if ready is None:
         return EXIT_STOPPED
     trainer, held_out, stop = ready
-    held_out.test("before")
+    if not is_asked():  # the weights are shared out as training begins, and sampling wants them on the cards
+        held_out.test("before")
     trainer.train(resume_from_checkpoint=begun)
     if stop.stopped:
         return EXIT_STOPPED
@@ -51,7 +54,7 @@ def _prepared(args: Namespace) -> "tuple[Any, _HeldOut, StopOnSignal] | None":
     from dimba.trainers.data import say_rows
     from dimba.trainers.prompts import load_prompts
 
-    compute = models.choose_compute(args.device)
+    compute = models.choose_compute(args.device, samples=True)
     check_vllm(args, compute)
     prompts = load_prompts(args, say_rows()).checked()
     if is_first_rank():
@@ -138,6 +141,7 @@ def make_trainer(
     from dimba.trainers.alarms import Alarms
     from dimba.trainers.callbacks import Metrics, metrics_path
     from dimba.trainers.groups import GroupTrainer
+    from dimba.trainers.memory import add_probe, longest_completions
     from dimba.trainers.models import adapter_config, load_model
     from dimba.trainers.settings import settled
 
@@ -156,6 +160,14 @@ def make_trainer(
         peft_config=adapter_config(args),
         callbacks=[metrics, Alarms(), *([stop] if stop else [])],
     )
+    batch = partial(
+        longest_completions,
+        rows=args.batch_size,
+        prompt=max(1, min(prompts.report.longest, prompts.report.max_length)),
+        completion=args.max_completion_length,
+        reference=bool(trainer.beta),
+    )
+    add_probe(trainer, batch, path)
     trainer.state.max_steps = planned_steps(args, len(prompts.train))  # for rewards that are asked before the first
     return settled(trainer), metrics
 

@@ -6,12 +6,15 @@ from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from dimba.checkpoints import CONFIGS, names_code
 from dimba.contract import RUN_ITS_CODE, absolute, names_a_path
 from dimba.errors import BadInput, HostCannot
+from dimba.trainers.command import is_first_rank
+from dimba.trainers.entry import ON_CPU_INSTEAD
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Compute:
     mixed: str
 
 
-def choose_compute(device: str) -> Compute:
-    """CUDA where it works and is not declined; the precision that `accelerate launch` was told, else what fits."""
+def choose_compute(device: str, precision: str = "auto", *, samples: bool = False) -> Compute:
+    """CUDA where it works and is not declined; the precision asked for, or `accelerate launch` told, else what fits."""
     import torch
 
     works = torch.cuda.is_available()
@@ -31,16 +34,38 @@ def choose_compute(device: str) -> Compute:
         raise HostCannot("--device cuda: CUDA does not work here", "`--device cpu`, or `dimba doctor` to see why")
     on_cpu = device == "cpu" or not works
     if on_cpu:
-        # Whatever the launcher assumed, autocast on a CPU changes the losses and gains nothing by default.
-        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
-        return Compute(on_cpu=True, mixed="no")
+        mixed = _cpu_precision(precision, samples=samples)
+        if mixed == "no":
+            os.environ["ACCELERATE_MIXED_PRECISION"] = mixed  # it would be what accelerate goes by
+        return Compute(on_cpu=True, mixed=mixed)
     if "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
         raise HostCannot(
             f"{torch.cuda.device_count()} GPUs are visible to one process",
             "`accelerate launch --multi_gpu` uses them all; `CUDA_VISIBLE_DEVICES=0` uses one",
         )
     fitting = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return Compute(on_cpu=False, mixed=os.environ.get("ACCELERATE_MIXED_PRECISION", fitting))
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", fitting)
+    return Compute(on_cpu=False, mixed=told if precision == "auto" else precision)
+
+
+def _cpu_precision(asked: str, *, samples: bool) -> str:
+    """float32 unless bf16 is asked for, by whoever knew that it would be a CPU, and is what the CPU computes in."""
+    import torch
+
+    if asked == "auto":
+        assumed = ON_CPU_INSTEAD in os.environ
+        asked = "no" if assumed else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    why = "" if able else "this CPU has neither avx512_bf16 nor amx"
+    if samples:
+        why = "completions are sampled and scored in float32 on a CPU"
+    if asked == "fp16":
+        why = "a CPU does not train in it"
+    if asked == "no" or not why:
+        return asked
+    if is_first_rank():
+        print(f"{asked} was asked for, and {why}: float32", flush=True)
+    return "no"
 
 
 def load_tokenizer(checkpoint: str, flag: str = "--base-checkpoint", *, code: bool = False) -> Any:
@@ -64,9 +89,19 @@ def load_model(args: Namespace, compute: Compute) -> Any:
     from transformers import AutoModelForCausalLM
 
     adapter = args.use_lora or args.use_qlora
-    return _differentiable(
-        _loaded(AutoModelForCausalLM, args.base_checkpoint, **_options(args, compute, frozen=adapter))
-    )
+    options = _options(args, compute, frozen=adapter) | _attention(args, compute)
+    return _differentiable(_loaded(AutoModelForCausalLM, args.base_checkpoint, **options))
+
+
+def _attention(args: Namespace, compute: Compute) -> dict[str, str]:
+    """What transformers is to be told of it; the rest is found out once the model is there."""
+    kind = getattr(args, "attention", "auto")
+    if kind in ("auto", "documents"):
+        return {}
+    if kind == "flash_attention_2" and (compute.on_cpu or find_spec("flash_attn") is None):
+        why = "it is for CUDA" if compute.on_cpu else "flash-attn is not installed"
+        raise BadInput(f"--attention {kind}: {why}", "leave --attention out, or `--attention sdpa`")
+    return {"attn_implementation": kind}
 
 
 def _differentiable(model: Any) -> Any:

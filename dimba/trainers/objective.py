@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from trl import SFTTrainer
-from trl.trainer.utils import add_fused_lm_head
 
 from dimba.trainers.checkpoints import WholeCheckpoints
+from dimba.trainers.head import add_head
 
 
 class CausalTrainer(WholeCheckpoints, SFTTrainer):
@@ -19,7 +19,7 @@ class CausalTrainer(WholeCheckpoints, SFTTrainer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        add_fused_lm_head(base, outputs=("log_probs",))
+        add_head(base, on_cpu=self.args.device.type == "cpu")
         # Loss of all validation tokens, and how many they are: a mean of batches' means would depend on the batches.
         self._validation = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         self._tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
@@ -44,6 +44,10 @@ class CausalTrainer(WholeCheckpoints, SFTTrainer):
         if self.aux_loss_enabled:
             loss = loss + self._router_loss(outputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def probed_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """For `dimba.trainers.memory`: the loss of a batch that is not trained on."""
+        return self.compute_loss(model, inputs, num_items_in_batch=inputs["tokens"])
 
     def _router_loss(self, outputs: Any, num_items_in_batch: Any) -> Any:
         # A mean of each batch, of which an optimiser step takes the mean.

@@ -11,6 +11,7 @@ from dimba.contract import ENV_RUN_ID, OUTPUT_FILE, SAVING_FOLDER, trained_files
 from dimba.errors import BadInput
 from dimba.trainers.checkpoints import disk_watched, model_bytes, move_whole
 from dimba.trainers.command import is_first_rank
+from dimba.trainers.sharding import is_asked, whole_weights
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def save(trainer: Any, folder: str) -> None:
     """The model or adapter with its tokenizer, written aside first; all ranks together."""
     output, aside = Path(folder), Path(folder, SAVING_FOLDER, "model")
     with disk_watched(output, model_bytes(trainer.model), first=is_first_rank()):
-        trainer.save_model(str(aside))
+        write_model(trainer, str(aside))
         trainer.accelerator.wait_for_everyone()
         if is_first_rank():
             # A pickle, and only a copy of the flags.
@@ -55,6 +56,16 @@ def save(trainer: Any, folder: str) -> None:
             readable(aside)
             move_whole(aside, output)
             print(f"saved: {folder}", flush=True)
+
+
+def write_model(trainer: Any, folder: str) -> None:
+    """The model or adapter as the first rank writes it; all ranks together."""
+    if not is_asked():
+        trainer.save_model(folder)
+        return
+    weights = whole_weights(trainer.model)  # transformers would write nothing of a sharded model, and say nothing
+    if is_first_rank():
+        trainer._save(folder, state_dict=weights)
 
 
 def readable(folder: Path) -> None:

@@ -19,6 +19,7 @@ from dimba.trainers.callbacks import Metrics, metrics_path
 from dimba.trainers.checkpoints import WholeCheckpoints
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.models import Compute, load_classifier
+from dimba.trainers.output import write_model
 from dimba.trainers.scoring import Scorer, load_scorer, no_noise
 from dimba.trainers.settings import run_settings, settled
 from dimba.trainers.store import note_use
@@ -98,7 +99,7 @@ def _made(args: Namespace, prompts: "Prompts", train: Sequence[Task], compute: C
     trainer.train(resume_from_checkpoint=str(begun) if begun else None)
     if stop.stopped:
         return None
-    trainer.save_model(str(part / "model"))
+    write_model(trainer, str(part / "model"))
     if is_first_rank():
         (part / "model" / "training_args.bin").unlink(missing_ok=True)
         keep(part, folder)

@@ -13,8 +13,7 @@ def run_settings(args: Namespace, compute: Compute) -> dict[str, Any]:
         "use_cpu": compute.on_cpu,
         "bf16": compute.mixed == "bf16",
         "fp16": compute.mixed == "fp16",
-        # Memory is not what a CPU is short of, and computing activations again takes a sixth of the time.
-        "activation_checkpointing": not compute.on_cpu,
+        "activation_checkpointing": recomputes(args, compute),
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
         "logging_steps": 1,
@@ -27,12 +26,20 @@ def run_settings(args: Namespace, compute: Compute) -> dict[str, Any]:
     }
 
 
+def recomputes(args: Namespace, compute: Compute) -> bool:
+    """Whether activations are computed again: it takes a sixth of the time, and a CPU is not short of memory."""
+    asked = getattr(args, "activation_checkpointing", "auto")
+    return not compute.on_cpu if asked == "auto" else asked == "on"
+
+
 def settled(trainer: Any) -> Any:
     """The trainer, training in float32 and quiet, watched for what must end it."""
     from transformers import PrinterCallback
 
     from dimba.trainers.callbacks import NoNumber, SignsOfLife, metrics_path
+    from dimba.trainers.sharding import checked
 
+    checked(trainer)
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL casts a quantised model's adapter to bf16, which drifts
             parameter.data = parameter.data.float()

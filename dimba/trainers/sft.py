@@ -35,12 +35,14 @@ def train(args: Namespace) -> int:
 def _prepared(args: Namespace) -> tuple[Any, Any, "Data"]:
     from dimba.trainers import models
     from dimba.trainers.data import load_data, say_rows
+    from dimba.trainers.sharding import meet
 
     quiet()
-    compute = models.choose_compute(args.device)
+    compute = models.choose_compute(args.device, args.mixed_precision)
     data = load_data(args, say_rows()).checked()
     if is_first_rank():
         introduce(data.report)
+    meet()
     return *_trainer(args, models.load_model(args, compute), data, compute), data
 
 
@@ -63,36 +65,30 @@ def introduce(report: DataReport) -> None:
 def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> tuple[Any, Any]:
     from dimba.trainers.callbacks import Metrics, StopOnSignal, metrics_path
     from dimba.trainers.data import as_dataset
+    from dimba.trainers.layout import choose_collator, told
+    from dimba.trainers.memory import add_probe, longest_rows
     from dimba.trainers.models import adapter_config
     from dimba.trainers.objective import CausalTrainer
-    from dimba.trainers.settings import settled
+    from dimba.trainers.settings import recomputes, settled
 
     stop, at_once = StopOnSignal(), args.batch_size * world_size()
+    collate = choose_collator(args, model, data.tokenizer.pad_token_id, on_cpu=compute.on_cpu)
+    if is_first_rank():
+        print(told(model, collate, mixed=compute.mixed, recomputes=recomputes(args, compute)), flush=True)
     trainer = CausalTrainer(
         model=model,
         args=_config(args, compute, validates=len(data.validation) > 0),
         train_dataset=as_dataset(data.train, step=at_once * args.grad_accumulation_steps),
         eval_dataset=as_dataset(data.validation, step=at_once) if len(data.validation) else None,
-        data_collator=_collator(args, model, data),
+        data_collator=collate,
         processing_class=data.tokenizer,
         peft_config=adapter_config(args),
         callbacks=[Metrics(metrics_path(args.output_dir)), stop],
     )
+    longest = min(args.max_length, data.report.longest)
+    batch = partial(longest_rows, trainer.data_collator, rows=args.batch_size, length=longest)
+    add_probe(trainer, batch, metrics_path(args.output_dir))
     return settled(trainer), stop
-
-
-def _collator(args: Namespace, model: Any, data: "Data") -> Any:
-    """How rows become a batch: end to end where the model keeps them apart, else padded, and said."""
-    from dimba.trainers.packing import collate_packed, collate_padded, packing_error
-
-    pad_id = data.tokenizer.pad_token_id
-    if args.packing == "auto" and args.batch_size > 1:
-        probe = packing_error(model)
-        if probe.exact:
-            return partial(collate_packed, max_length=args.max_length, pad_id=pad_id)
-        if is_first_rank():
-            print(f"packing is off, rows are padded: {probe.why}", flush=True)
-    return partial(collate_padded, pad_id=pad_id)
 
 
 def _config(args: Namespace, compute: "Compute", *, validates: bool) -> Any:

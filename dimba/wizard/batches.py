@@ -1,10 +1,19 @@
 """Batch arithmetic of the answers: processes, and groups that GRPO can compare."""
 
 import math
+from typing import TYPE_CHECKING
 
 from dimba.batching import group_unit, whole_groups
+from dimba.host.facts import CheckpointFacts, Gpu
+from dimba.wizard.looks import base_facts
 from dimba.wizard.machine import gpu_facts
 from dimba.wizard.state import State
+
+if TYPE_CHECKING:
+    from dimba.spec import JobSpec
+    from dimba.spec.model import Training
+
+AUTO = "auto"
 
 
 def processes(state: State) -> int:
@@ -15,13 +24,72 @@ def processes(state: State) -> int:
     return max(1, count)
 
 
+def is_auto(state: State) -> bool:
+    """Whether the plan is to choose the batch size."""
+    return bool(state.value("batch_size") == AUTO)
+
+
+def batch_size(state: State) -> int:
+    """The answer, or the number that `auto` comes to on this machine."""
+    asked = state.value("batch_size")
+    return int(settled(state).rows) if asked == AUTO else int(asked)
+
+
+def settled(state: State) -> "Training":
+    """What the plan will make of `auto`, as far as the answers tell."""
+    return _fit(state)[0].training
+
+
+def why_auto(state: State) -> str:
+    """Why it is that number."""
+    return _fit(state)[1]
+
+
+def _fit(state: State) -> "tuple[JobSpec, str]":
+    from dimba.plan.fitting import Fit, settle_batch
+    from dimba.plan.strategy import choose_strategy
+    from dimba.spec import JobSpec
+
+    gpus = chosen_cards(state)
+    rank, vram = state.value("lora_r") or 8, state.value("vram")
+    generations = state.answers.get("num_generations")
+    values = {
+        "version": 1,
+        "mode": state.value("mode"),
+        "base_checkpoint": "base",
+        "dataset": {"name": "any/data"},
+        "method": state.value("method"),
+        "lora": {"r": rank, "alpha": rank},
+        "training": {"batch_size": AUTO, "max_length": state.value("max_length")},
+        "trainer_args": {"num-generations": generations} if generations else {},
+        "resources": {"vram_gb": vram} if vram else {},
+    }
+    base = base_facts(state) or CheckpointFacts(reference="base", local=False)
+    spec = JobSpec.model_validate(values)
+    fit = Fit(spec=spec, checkpoint=base, gpus=gpus, processes=processes(state), longest=None, ours=True)
+    found, why = settle_batch(fit.shared_by(choose_strategy(fit).shards(fit.processes)))
+    return found.spec, why
+
+
+def chosen_cards(state: State) -> tuple[Gpu, ...]:
+    """The cards that the answers come to."""
+    value, here = state.value("gpus"), gpu_facts(state).gpus
+    if isinstance(value, str):
+        return here if value == "all" else ()
+    if isinstance(value, int):
+        return here[:value]
+    return tuple(gpu for gpu in here if gpu.index in value or gpu.id in value)
+
+
 def accumulation(state: State) -> int:
     """Of one process; raised until each of them has as much, for GRPO in whole groups."""
+    if is_auto(state):
+        return int(settled(state).grad_accumulation_steps)
     asked: int = state.value("grad_accumulation_steps")
     step = processes(state)
     if state.value("mode") == "grpo":
         asked, generations = _groups(state, state.value("num_generations"))
-        step = math.lcm(step, group_unit(generations, state.value("batch_size")))
+        step = math.lcm(step, group_unit(generations, batch_size(state)))
     return math.ceil(asked / step) * step
 
 
@@ -32,8 +100,8 @@ def fitting_generations(state: State) -> int:
 
 def _groups(state: State, generations: int | None) -> tuple[int, int]:
     return whole_groups(
-        state.value("grad_accumulation_steps"),
-        batch_size=state.value("batch_size"),
+        accumulation(state) if is_auto(state) else state.value("grad_accumulation_steps"),
+        batch_size=batch_size(state),
         processes=1,
         generations=generations,
     )

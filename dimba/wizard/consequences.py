@@ -1,7 +1,7 @@
 """What follows from the hyperparameters: rows a step, steps, passes over the data."""
 
 from dimba.batching import GENERATIONS, group_steps_per_epoch, steps_per_epoch, total_steps
-from dimba.wizard.batches import accumulation, processes
+from dimba.wizard.batches import accumulation, batch_size, is_auto, processes, why_auto
 from dimba.wizard.looks import known_rows
 from dimba.wizard.question import Said, counted
 from dimba.wizard.state import State
@@ -11,6 +11,8 @@ _MANY_PASSES = 10
 
 def solved_note(state: State) -> list[Said]:
     """What was done so that every process has as much to do, and the groups of GRPO are whole."""
+    if is_auto(state):
+        return [Said(why_auto(state), "dim")]
     asked, needed = state.value("grad_accumulation_steps"), accumulation(state)
     if asked == needed:
         return _fewer_generations(state)
@@ -32,7 +34,7 @@ def _fewer_generations(state: State) -> list[Said]:
 
 def consequences(state: State) -> list[Said]:
     """Effective batch, steps a pass, steps in all, and how many passes that is."""
-    batch, count = state.value("batch_size"), processes(state)
+    batch, count = batch_size(state), processes(state)
     steps = accumulation(state)
     what = "completion" if state.value("mode") == "grpo" else "row"
     gpus = f", shared by {count} GPUs" if count > 1 else ""
@@ -45,7 +47,7 @@ def consequences(state: State) -> list[Said]:
 
 
 def _per_pass(state: State, steps: int) -> int | None:
-    rows, batch = known_rows(state), state.value("batch_size")
+    rows, batch = known_rows(state), batch_size(state)
     if rows is None:
         return None
     if state.value("mode") == "grpo":

@@ -18,6 +18,7 @@ from dimba.wizard.state import State
 
 if TYPE_CHECKING:
     from dimba.plan import LaunchPlan
+    from dimba.plan.model import MemoryEstimate
 
 _COMMAND_WIDTH = 74
 
@@ -157,9 +158,9 @@ def _look(state: State, loaded: Any) -> Any:
     return look(loaded, lambda _rows: None, ask=True, found=found, gpu=gpu_facts(state), own=True)
 
 
-def memory_of(state: State, method: str) -> int | None:
-    """Bytes of one process's model states with a method; None for a checkpoint that is not at hand."""
-    from dimba.plan.memory import estimate_memory
+def memory_of(state: State, method: str) -> "MemoryEstimate | None":
+    """The estimate of a method, for one row at a time; None for a checkpoint that is not at hand."""
+    from dimba.plan.memory import Share, estimate_memory
     from dimba.spec import JobSpec
 
     facts = base_facts(state)
@@ -169,5 +170,5 @@ def memory_of(state: State, method: str) -> int | None:
     data = {"name": "any/data"}
     values = {"version": 1, "mode": "sft", "base_checkpoint": "base", "dataset": data, "method": method}
     spec = JobSpec.model_validate({**values, "lora": {"r": rank, "alpha": rank}})
-    estimate = estimate_memory(spec, facts, on_cpu=state.value("vram") is None)
-    return estimate.model_states if estimate else None
+    on_cpu = state.value("vram") is None
+    return estimate_memory(spec, facts, on_cpu=on_cpu, share=Share(batch_size=1, accumulation=2))

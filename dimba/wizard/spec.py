@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.contract import absolute, trained_files
-from dimba.wizard.batches import accumulation
+from dimba.wizard.batches import accumulation, is_auto
 from dimba.wizard.looks import columns, is_local, reference
 from dimba.wizard.presets import find_preset
 from dimba.wizard.state import State
@@ -52,9 +52,10 @@ def _dataset(state: State) -> dict[str, Any]:
 
 def _training(state: State) -> dict[str, Any]:
     value = state.value
+    settled = {} if is_auto(state) else {"grad_accumulation_steps": accumulation(state)}
     return {
         "batch_size": value("batch_size"),
-        "grad_accumulation_steps": accumulation(state),
+        **settled,
         "epochs": value("epochs"),
         "max_steps": value("max_steps"),
         "learning_rate": value("learning_rate"),

@@ -93,7 +93,8 @@ def prepare(cache: Path, base: Path, file: Path) -> dict[str, float]:
     done = subprocess.run(
         [sys.executable, "-c", PREPARE, *flags], env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def trl_seconds(base: Path, many: Path) -> float:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROUNDS, STEPS = 3, 4
 BATCH, ACCUMULATION, GENERATIONS, LENGTH = 8, 2, 8, 48
@@ -39,7 +40,7 @@ def make_base(folder: Path, rows: list[dict[str, str]]) -> None:
     from dimba.trainers.tiny import make_checkpoint
 
     heads = {"num_attention_heads": 6, "num_key_value_heads": 6, "tie_word_embeddings": True}
-    size = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, **heads}
+    size: dict[str, Any] = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, **heads}
     make_checkpoint(folder / "base", [text for row in rows for text in row.values()], vocabulary=8192, **size)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -55,7 +56,7 @@ def our_seconds(folder: Path, out: Path) -> float:
     argv = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
     subprocess.run([sys.executable, str(script), *argv], check=True, capture_output=True)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return sum(line["step_time"] for line in lines[1:] if "step_time" in line)
+    return sum(float(line["step_time"]) for line in lines[1:] if "step_time" in line)
 
 
 def their_seconds(folder: Path, out: Path) -> float:

@@ -53,6 +53,7 @@ def until_first_line(command: list[str], folder: Path) -> float:
     """Seconds until `first line` comes out."""
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
     for line in process.stdout:
         if line.strip() == "first line":
             break
@@ -172,7 +173,7 @@ def training_costs(folder: Path, steps: int = 60) -> None:
         newest = max(folder.glob("runs/*/attempts/1/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
         lines = [json.loads(line) for line in newest.read_text().splitlines()]
         warm = lines[5:]
-        return (len(warm) - 1) / (warm[-1]["elapsed"] - warm[0]["elapsed"])
+        return (len(warm) - 1) / float(warm[-1]["elapsed"] - warm[0]["elapsed"])
 
     inside, outside = alternating(lambda: rate("docker"), lambda: rate("process"))
     ratio = statistics.median(inside) / statistics.median(outside)

@@ -13,6 +13,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,7 +67,7 @@ def make_base(folder: Path, rows: list[dict[str, str]]) -> tuple[Path, Path]:
 
     texts = [text for row in rows for text in row.values()]
     heads = {"num_attention_heads": 6, "num_key_value_heads": 6, "tie_word_embeddings": True}
-    size = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, **heads}
+    size: dict[str, Any] = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, **heads}
     make_checkpoint(folder / "base", texts, vocabulary=8192, **size)
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder / "base", folder / "rows.json"

@@ -10,10 +10,11 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from dimba.trainers.tiny import make_checkpoint
-from tests.conftest import write_rows
-from tests.trainers.test_ranks import REPOSITORY, start
+from tests.conftest import REPOSITORY, write_rows
+from tests.trainers.test_ranks import start
 
 FLAGS = ["--device", "cpu", "--batch-size", "8", "--max-steps", "40", "--learning-rate", "1e-4", "--max-length", "256"]
 WARM = 5
@@ -38,7 +39,7 @@ def main() -> None:
 def prepared(place: Path) -> tuple[Path, Path]:
     """A Llama of 9 M parameters and rows of about 100 tokens."""
     base = place / "base"
-    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8}
+    sizes: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8}
     make_checkpoint(base, [f"Count to {n}" for n in range(60)], **sizes)
     rows = [{"prompt": f"Count to {n}", "response": " ".join(map(str, range(20 + n % 30)))} for n in range(700)]
     return base, write_rows(place / "data.jsonl", rows)

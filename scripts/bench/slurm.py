@@ -35,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_job(folder)
-        took = {place: [] for place in PLACES}
+        took: dict[str, list[float]] = {place: [] for place in PLACES}
         for number in range(rounds):
             for place, resources in PLACES.items():
                 took[place].append(first_step(folder, f"{place}-{number}".replace(" ", "-"), resources))

@@ -13,12 +13,8 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
-from tests.conftest import QUESTIONS, hollow_checkpoint, write_rows
+from tests.conftest import QUESTIONS, hollow_checkpoint, pretend_cards, write_rows
 
-CARDS = """#!/bin/sh
-case "$*" in *compute-apps*) exit 0 ;; esac
-for i in 0 1; do echo "$i, GPU-soak-$i, Pretend, 24564, 580.0, 8.9"; done
-"""
 TRAINER = """\
 import argparse, json, os, pathlib, time
 parser = argparse.ArgumentParser()
@@ -64,13 +60,9 @@ def launches(place: Path, many: int) -> list[int]:
     hollow_checkpoint(place / "base")
     write_rows(place / "data.jsonl", QUESTIONS)
     (place / "trainer.py").write_text(TRAINER)
-    (place / "bin").mkdir()
-    smi = place / "bin" / "nvidia-smi"
-    smi.write_text(CARDS)
-    smi.chmod(0o755)
     environment = {
         **os.environ,
-        "PATH": f"{smi.parent}{os.pathsep}{os.environ['PATH']}",
+        **pretend_cards(place / "bin"),
         "DIMBA_LEASES": str(place / "leases"),
         "XDG_CACHE_HOME": str(place / "cache"),
     }

@@ -1,10 +1,10 @@
 """compose.yaml on the real engine: what it runs is what `dimba plan` shows, and trains the same weights."""
 
-import hashlib
 import json
 import os
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from dimba.launch import look
 from dimba.runners.docker.engine import Engine
 from dimba.runners.protocol import Throwaway
 from dimba.spec import load_spec
-from tests.conftest import QUESTIONS, REPOSITORY, TEST_BASE, Dimba, write_rows
+from tests.compose import OWNER, build_image, compose_run, give, make_project
+from tests.conftest import REPOSITORY, Dimba
+from tests.weights import weights_hash
 
-OWNER = 1234 if os.geteuid() == 0 else os.geteuid()
 SPEC = """\
 version: 1
 mode: sft
@@ -39,62 +40,21 @@ Compose = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def image(engine: Engine) -> str:
-    """The image as Compose builds it."""
-    command = ["docker", "compose", "build", "--quiet", "sft"]
-    environment = {**os.environ, "DIMBA_BASE_IMAGE": TEST_BASE, "PWD": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return "dimba:compose"
-
-
-def give(folder: Path, uid: int) -> None:
-    for path in [folder, *folder.rglob("*")]:
-        os.chown(path, uid, uid if os.geteuid() == 0 else -1)
+    return build_image()
 
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_checkpoint: Path) -> Path:
     """A project of its own, which belongs to somebody who is not root."""
-    for folder in ("jobs", "checkpoints"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "checkpoints" / "base").mkdir()
-    for file in tiny_checkpoint.iterdir():
-        (tmp_path / "checkpoints" / "base" / file.name).write_bytes(file.read_bytes())
-    write_rows(tmp_path / "data" / "rows.jsonl", QUESTIONS)
-    (tmp_path / "jobs" / "x.yaml").write_text(SPEC, encoding="utf-8")
-    (tmp_path / "jobs" / "spy.py").write_text(SPY, encoding="utf-8")
-    give(tmp_path, OWNER)
-    for folder in tmp_path.parents:
-        if folder.stat().st_uid == os.geteuid():
-            folder.chmod(folder.stat().st_mode | 0o055)
-    return tmp_path
+    made = make_project(tmp_path, tiny_checkpoint, SPEC)
+    (made / "jobs" / "spy.py").write_text(SPY, encoding="utf-8")
+    give(made, OWNER)
+    return made
 
 
 @pytest.fixture
 def compose(project: Path, image: str) -> Compose:
-    """`docker compose run` as it is typed in the project."""
-
-    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = ["docker", "compose", "-f", str(REPOSITORY / "compose.yaml"), "--project-directory", str(project)]
-        inherited = {name: value for name, value in os.environ.items() if name not in ("UID", "GID")}
-        given = {**inherited, "PWD": str(project), "HF_HOME": str(project / "cache"), **environment}
-        done = subprocess.run(
-            [*command, "run", "--rm", *words],
-            cwd=project,
-            env=given,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert "Traceback" not in done.stdout + done.stderr, done.stderr
-        return done
-
-    return run
-
-
-def weights(folder: Path) -> str:
-    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+    return partial(compose_run, project)
 
 
 def planned(project: Path, monkeypatch: pytest.MonkeyPatch, spec: str = "jobs/x.yaml") -> Any:
@@ -126,15 +86,15 @@ def test_compose_the_container_and_a_process_train_the_same_weights(project: Pat
         cache = str(project / "cache")
         done = dimba("launch", "jobs/x.yaml", "--runner", runner, "--set", out, cwd=project, HF_HOME=cache)
         assert done.returncode == 0, done.stderr
-        found[runner] = weights(project / "checkpoints" / runner)
+        found[runner] = weights_hash(project / "checkpoints" / runner)
     done = compose("job-cpu", JOB="jobs/x.yaml")
     assert done.returncode == 0, done.stderr
-    found["job"] = weights(project / "checkpoints" / "out")
+    found["job"] = weights_hash(project / "checkpoints" / "out")
     flags = "--use-lora --batch-size 2 --grad-accumulation-steps 2 --max-steps 3 --max-length 128"
     named = "--base-checkpoint checkpoints/base --dataset data/rows.jsonl --output-dir checkpoints/by-hand"
     done = compose("sft-cpu", *named.split(), *flags.split())
     assert done.returncode == 0, done.stderr
-    found["sft"] = weights(project / "checkpoints" / "by-hand")
+    found["sft"] = weights_hash(project / "checkpoints" / "by-hand")
     assert len(set(found.values())) == 1, found
     assert [json.loads(line)["step"] for line in (project / "checkpoints/out/metrics.jsonl").open()] == [1, 2, 3]
 

@@ -28,6 +28,7 @@ from dimba.runners.protocol import Throwaway
 from dimba.spec import JobSpec, parse_spec
 from tests.conftest import REPOSITORY, TEST_BASE, Dimba
 from tests.plan.test_plan import FACTS, SPARSE
+from tests.weights import farthest, ranks_that_saved
 
 SPEC = parse_spec(SPARSE.encode(), source="x").spec
 STRANGER = 1234  # a uid that is nobody's
@@ -156,15 +157,24 @@ def test_gpus_are_passed_by_id_on_both_paths(
     assert "cpu? 1" in done.stdout
 
 
-def test_ranks_meet_without_a_network(tiny_job: Path, dimba: Dimba, engine: Engine):
-    edit(tiny_job, "gpus: none", "gpus: 2")
+def test_two_pretend_gpus_train_what_one_process_does(tiny_job: Path, dimba: Dimba, engine: Engine):
+    append(tiny_job, 'accelerate: {mixed_precision: "no"}\ntrainer_args: {save-steps: 2}\n')
+    done = dimba("launch", "job.yaml", "--set", "output_dir=alone", cwd=tiny_job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    edit(tiny_job, "gpus: none", "gpus: [0, 1]")
     done = dimba("launch", "job.yaml", "--allow-cpu", cwd=tiny_job)
     assert done.returncode == 0, done.stdout + done.stderr
+    steps = [line for line in done.stdout.splitlines() if line.startswith("step ")]
+    assert steps and all("on the CPU instead" in line for line in steps)
     assert "step 3/3" in done.stdout and "resolve" not in done.stdout and "hostname" not in done.stdout
     run = last_run(tiny_job, dimba)
-    assert inspect(engine, run)["HostConfig"]["NetworkMode"] == "none"
-    plan = json.loads((tiny_job / "runs" / run["id"] / "plan.json").read_text())
-    assert (plan["network"], plan["steps"]["processes"]) == ("none", 2)
+    assert inspect(engine, run)["HostConfig"]["NetworkMode"] == "none", "the ranks meet all the same"
+    folder = tiny_job / "runs" / run["id"]
+    plan = json.loads((folder / "plan.json").read_text())
+    started = json.loads((folder / "attempts" / "1" / "accelerate.json").read_text())
+    assert (plan["network"], plan["steps"]["processes"], started["num_processes"]) == ("none", 2, 2)
+    assert ranks_that_saved(tiny_job / "out") == 2
+    assert farthest(tiny_job / "alone", tiny_job / "out") < 1e-5
 
 
 def test_a_job_without_a_network_reaches_nothing_and_one_with_a_bridge_has_one(job: Path, dimba: Dimba, engine: Engine):

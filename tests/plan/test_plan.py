@@ -370,12 +370,6 @@ def test_several_machines_are_for_a_cluster():
     assert "runner: slurm" in error.hint and error.exit_status == 2
 
 
-@pytest.mark.parametrize("added", ["accelerate: {strategy: fsdp2}"])
-def test_what_is_not_there_yet_is_refused_with_what_to_use(added: str):
-    error = refusal(added)
-    assert "not there yet" in str(error) and error.exit_status == 2
-
-
 def test_the_json_has_the_contracts_keys():
     value = plan().as_json()
     assert {"argv", "omitted", "image", "mounts", "env", "gpus", "memory"} <= set(value)
@@ -394,11 +388,17 @@ def test_the_plan_says_how_the_model_is_shared_and_why():
     made = plan()
     assert made.strategy == "ddp" and "2 processes holds the model whole" in made.strategy_why
     assert "as asked" in plan("accelerate: {strategy: ddp}").strategy_why
-    small = tuple(replace(card, memory_mib=1) for card in CARDS)
+    small = tuple(replace(card, memory_mib=12_000) for card in CARDS)
     large = replace(
         FACTS, gpu=GpuFacts(gpus=small), checkpoint=replace(FACTS.checkpoint, parameters=10**9, weight_bytes=4 * 10**9)
     )
-    assert "does not fit" in plan("method: full", large).strategy_why
+    made = plan("method: full", large)
+    assert made.strategy == "fsdp2" and "does not fit" in made.strategy_why
+    assert "--use_fsdp" in made.argv and "--multi_gpu" not in made.argv
+    assert plan("method: full", replace(large, trainer=replace(FACTS.trainer, path=Path("own.py")))).strategy == "ddp"
+    made = plan("method: full\naccelerate: {strategy: ddp}\nresources: {memory_check: false}", large)
+    assert made.strategy == "ddp" and "does not fit" in made.strategy_why and "--use_fsdp" not in made.argv
+    assert plan("accelerate: {strategy: fsdp2}").strategy == "fsdp2"
 
 
 @pytest.mark.parametrize(
@@ -406,7 +406,7 @@ def test_the_plan_says_how_the_model_is_shared_and_why():
     [
         ("method: qlora", "4-bit"),
         ("resources: {gpus: none}", "no effect on the CPU"),
-        ("method: full", "not there yet"),
+        ("resources: {gpus: 1}", "two cards"),
     ],
 )
 def test_fsdp2_is_refused_with_the_reason(added: str, why: str):

@@ -76,7 +76,7 @@ def test_paths_are_quoted_and_no_pattern_of_slurms():
     ("container", "begins"),
     [
         ("none", 'exec env "DIMBA_NODE_RANK=$SLURM_NODEID" "$@"'),
-        ("docker", "exec docker run --rm --init --network=host --user 1000:1000"),
+        ("docker", "exec docker run --rm --init --network=host --user 1000:1000 \\\n    --cap-drop=ALL"),
         ("podman", "exec podman run --rm --init --network=host --user 1000:1000"),
         ("apptainer", "exec apptainer exec \\\n    --nv"),
     ],

@@ -51,7 +51,12 @@ def two_nodes(tiny_job: Path, nodes: list[str]) -> Iterator[Path]:
     text = path.read_text(encoding="utf-8").replace("gpus: none", "gpus: 2, nodes: 2")
     path.write_text(text + SETTINGS, encoding="utf-8")
     yield tiny_job
-    for run in (tiny_job / "runs").glob("*"):
+    withdraw(tiny_job)
+
+
+def withdraw(folder: Path) -> None:
+    """Takes what is left of a folder's runs out of the cluster."""
+    for run in (folder / "runs").glob("*"):
         lines = cluster("squeue", "--noheader", "--format=%i %k").splitlines()
         for number in (line.split()[0] for line in lines if line.endswith(f"dimba:{run.name}")):
             cluster("scancel", number)

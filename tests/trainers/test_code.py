@@ -119,7 +119,7 @@ def test_an_index_of_pickled_weights_has_to_be_whole(pickled: Path):
     assert "lacks pytorch_model-00002-of-00002.bin" in found.problem
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_spec_has_to_be_trusted_for_code_that_its_base_brings_along(job: Path, tiny_checkpoint: Path, dimba: Dimba):
     shutil.rmtree(job / "base")
     shutil.copytree(tiny_checkpoint, job / "base")

@@ -50,3 +50,13 @@ def test_ranks_that_share_no_folder_say_once_what_all_are_refused_for(
         ended(rank, REFUSED, monkeypatch)
     ended(1, FAILED, monkeypatch)
     assert capsys.readouterr().err == f"error: {REFUSED}\nerror: {FAILED}\n"
+
+
+def test_the_connections_to_other_ranks_are_ended_with_the_training(tmp_path: Path):
+    import torch.distributed as connected
+
+    def meet(_args: Namespace) -> int:
+        connected.init_process_group("gloo", init_method=f"file://{tmp_path}/met", rank=0, world_size=1)
+        return 0
+
+    assert run_trainer(meet, Namespace()) == 0 and not connected.is_initialized()

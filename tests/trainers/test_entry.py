@@ -75,9 +75,15 @@ def test_sigterm_reaches_the_trainer_which_may_save_and_end_as_it_likes(entry):
 def test_a_sigterm_that_comes_before_there_is_a_rank_is_not_lost(entry, tmp_path: Path):
     (tmp_path / "launcher.py").write_text("import time; time.sleep(1)\n" + LAUNCHER, encoding="utf-8")
     process = entry("import time; time.sleep(30)")
-    time.sleep(0.4)
+    while not catches(process.pid, signal.SIGTERM):
+        time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 143
+
+
+def catches(pid: int, signum: int) -> bool:
+    (mask,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask.split()[1], 16) >> (signum - 1) & 1)
 
 
 def test_a_killed_entry_leaves_no_trainer_that_outlives_its_rank(entry, tmp_path: Path):

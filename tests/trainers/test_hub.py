@@ -20,7 +20,7 @@ def run(endpoint: str, folder: Path, *flags: str) -> subprocess.CompletedProcess
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_checkpoint_and_a_data_set_come_from_the_hub(tiny_checkpoint: Path, tmp_path: Path):
     data = tmp_path / "data"
     write_rows(data / "train_sft.jsonl", QUESTIONS)

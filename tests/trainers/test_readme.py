@@ -47,7 +47,7 @@ def start(example: str, project: Path, endpoint: str) -> "subprocess.Popen[str]"
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("example", EXAMPLES[:2], ids=["hub", "file"])
 def test_an_example_runs_as_written(example: str, project: Path):
     chats = [

@@ -217,6 +217,7 @@ def test_the_model_is_given_the_chats_and_loss_on_the_answers_only(
     assert all((batch["position_ids"] == 0).sum() >= 2 for batch in seen), "each starts again at 0"
 
 
+@pytest.mark.proof
 def test_two_processes_share_tokens_that_were_made_before_they_started(
     tiny_checkpoint: Path, data: Path, tmp_path: Path
 ):
@@ -257,6 +258,7 @@ def test_two_processes_share_tokens_that_were_made_before_they_started(
     assert both > 1.5 * one, "each process has its own rows"
 
 
+@pytest.mark.proof
 def test_told_to_stop_it_saves_a_checkpoint_and_can_go_on_from_it(tiny_checkpoint: Path, data: Path, tmp_path: Path):
     flags = ("--batch-size", "2", "--grad-accumulation-steps", "1", "--num-epochs", "500")
     process = subprocess.Popen(

@@ -2,9 +2,9 @@ import itertools
 
 import pytest
 
-from dimba.batching import whole_groups
+from dimba.batching import BUDGETS, nominal_gb, row_for, whole_groups
 from dimba.host.facts import Gpu
-from dimba.wizard.defaults import BUDGETS, largest_gb, nominal_gb, recommended_method, row_for
+from dimba.wizard.defaults import largest_gb, recommended_method
 
 
 @pytest.mark.parametrize(

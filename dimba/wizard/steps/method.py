@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from dimba.batching import BUDGETS, nominal_gb
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts
 from dimba.host.gpus import cdi_device
 from dimba.units import size
-from dimba.wizard.defaults import BUDGETS, largest_gb, nominal_gb, recommended_method
+from dimba.wizard.defaults import largest_gb, recommended_method
 from dimba.wizard.machine import engine_facts, gpu_facts
 from dimba.wizard.preview import memory_of
 from dimba.wizard.question import Choice, Question, Said, Wrong, one_of
@@ -175,14 +176,18 @@ def _parse_method(text: str, _state: State) -> str:
 
 
 def _memory(state: State, method: str) -> str:
-    """Model states of one process; nothing where the checkpoint is not at hand."""
+    """What one process needs at least; nothing where the checkpoint is not at hand."""
     estimate = memory_of(state, method)
-    return f"{size(estimate):>9} +" if estimate is not None else ""
+    return f"{size(estimate.total):>9} +" if estimate else ""
 
 
 def _method_note(state: State) -> list[Said]:
-    note = "+: weights, gradients and optimiser of one process; activations come on top."
-    return [Said(note, "dim")] if memory_of(state, "lora") is not None else []
+    estimate = memory_of(state, "lora")
+    if estimate is None:
+        return []
+    counted = bool(estimate.peak) and not estimate.lower_bound
+    note = "at its peak with one row at a time" if counted else "without activations"
+    return [Said(f"+: estimated for one process, {note}.", "dim")]
 
 
 QUESTIONS = (

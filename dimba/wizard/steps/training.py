@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 
-from dimba.batching import default_learning_rate
+from dimba.batching import Row, default_learning_rate, row_for
 from dimba.contract import absolute
 from dimba.errors import BadInput
 from dimba.rewards import parse_reward
-from dimba.wizard.batches import fitting_generations
+from dimba.wizard.batches import AUTO, accumulation, batch_size, fitting_generations, is_auto
 from dimba.wizard.consequences import consequences, counted_epochs, passes, solved_note
-from dimba.wizard.defaults import Row, row_for
 from dimba.wizard.looks import base_facts
 from dimba.wizard.preview import prefetch_trainer
 from dimba.wizard.question import Choice, Question, Said, Wrong, positive, whole
@@ -91,6 +90,22 @@ def _parse_steps(text: str, _state: State) -> int | None:
     return None if text.strip().lower() in ("none", "null", "no", "") else whole(text, "max steps")
 
 
+def _accumulation(state: State) -> int:
+    if is_auto(state):
+        return accumulation(state)
+    return _row(state).accumulation[state.value("mode")][state.value("method")]
+
+
+def _parse_batch(text: str, _state: State) -> int | str:
+    return AUTO if text.strip().lower() == AUTO else whole(text, "batch size")
+
+
+def _batch_live(text: str, _state: State) -> str:
+    auto = text.strip().lower() == AUTO
+    usual = "rows a GPU computes at once: more memory, same quality; auto: what fits"
+    return "the most that fits by the estimate; accumulation makes up the rest" if auto else usual
+
+
 def _parse_generations(text: str, _state: State) -> int:
     number = whole(text, "completions per prompt")
     if number < 2:
@@ -99,7 +114,7 @@ def _parse_generations(text: str, _state: State) -> int:
 
 
 def _generation_choices(state: State) -> list[int]:
-    total = state.value("batch_size") * state.value("grad_accumulation_steps")
+    total = batch_size(state) * (accumulation(state) if is_auto(state) else state.value("grad_accumulation_steps"))
     return [number for number in range(2, min(total, 64) + 1) if total % number == 0]
 
 
@@ -152,12 +167,12 @@ QUESTIONS = (
         ask="Batch size",
         flag="--batch-size",
         metavar="N",
-        help="rows (GRPO: completions) a device and forward pass",
+        help="rows (GRPO: completions) a device and forward pass; auto: the most that fits the card",
         default=lambda state: _row(state).batch[state.value("method")],
-        parse=lambda text, _state: whole(text, "batch size"),
+        parse=_parse_batch,
         asked=_tuned,
-        after=consequences,
-        live=lambda _text, _state: "rows a GPU computes at once: memory grows with it, not quality",
+        after=_after_accumulation,
+        live=_batch_live,
     ),
     Question(
         key="grad_accumulation_steps",
@@ -166,9 +181,9 @@ QUESTIONS = (
         flag="--grad-accumulation-steps",
         metavar="N",
         help="batches an optimiser step",
-        default=lambda state: _row(state).accumulation[state.value("mode")][state.value("method")],
+        default=_accumulation,
         parse=lambda text, _state: whole(text, "gradient accumulation"),
-        asked=_tuned,
+        asked=lambda state: _tuned(state) and not is_auto(state),
         after=_after_accumulation,
         live=lambda _text, _state: "batches before one optimiser step: a larger effective batch for no memory",
     ),

@@ -1,0 +1,86 @@
+"""The shape of a model: config.json's word for it, as far as the headers of its weights agree."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dimba.host.facts import ModelShape
+
+Tensors = Sequence[tuple[str, Sequence[int]]]
+
+_NAMES = {
+    "hidden": ("hidden_size", "n_embd", "d_model", "dim"),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    "kv_heads": ("num_key_value_heads", "n_head_kv", "num_kv_heads"),
+    "head_dim": ("head_dim",),
+    "intermediate": ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "active_experts": ("num_experts_per_tok", "moe_top_k", "num_experts_per_token"),
+    "expert_intermediate": ("moe_intermediate_size", "intermediate_size"),
+}
+_EMBEDDING = re.compile(r"(embed_tokens|wte|embed_in|word_embeddings|tok_embeddings)\.weight$")
+_HEAD = re.compile(r"(lm_head|embed_out|output)\.weight$")
+EXPERT = ".experts."  # in the name of a tensor
+_NORM = re.compile(r"(norm|ln)\w*\.weight$")
+_HEAD_NORM = re.compile(r"\b(q_norm|query_norm)\.weight$")
+_LAYER = re.compile(r"(?:layers|h|blocks|block)\.(\d+)\.")
+
+
+def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | None:
+    """The shape; None where a number is missing, absurd, or at odds with the tensors that are there."""
+    text = config.get("text_config")
+    said = {**config, **text} if isinstance(text, Mapping) else config
+    found = {name: _number(said, keys) for name, keys in _NAMES.items()}
+    hidden, layers, heads = found["hidden"], found["layers"], found["heads"]
+    embedding = next((shape for name, shape in tensors if _EMBEDDING.search(name) and len(shape) == 2), None)
+    if not (hidden and layers and heads and embedding):
+        return None
+    shape = ModelShape(
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=found["kv_heads"] or (1 if said.get("multi_query") is True else heads),
+        head_dim=found["head_dim"] or max(1, hidden // heads),
+        intermediate=found["intermediate"] or 4 * hidden,
+        vocabulary=embedding[0],
+        tied=said.get("tie_word_embeddings") is True or not any(_HEAD.search(name) for name, _ in tensors),
+        experts=found["experts"] or 0,
+        active_experts=found["active_experts"] or 0,
+        expert_intermediate=(found["expert_intermediate"] or 0) if found["experts"] else 0,
+        head_norms=any(_HEAD_NORM.search(name) for name, _ in tensors),
+        block_parameters=_in_blocks(tensors) // layers,
+        expert_parameters=_in_blocks([each for each in tensors if EXPERT in each[0]]) // layers,
+        norms=_norms(tensors, hidden) // layers,
+    )
+    return shape if _agrees(shape, embedding, tensors) else None
+
+
+def _number(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:
+    values = (config.get(key) for key in keys)
+    return next((value for value in values if type(value) is int and 0 < value < 1 << 24), None)
+
+
+def _in_blocks(tensors: Tensors) -> int:
+    return sum(math.prod(shape) for name, shape in tensors if _LAYER.search(name))
+
+
+def _norms(tensors: Tensors, hidden: int) -> int:
+    return sum(1 for name, shape in tensors if list(shape) == [hidden] and _NORM.search(name) and _LAYER.search(name))
+
+
+def _agrees(shape: ModelShape, embedding: Sequence[int], tensors: Tensors) -> bool:
+    """Whether the weights are those of such a model: sizes decide about refusals, and a file may say anything."""
+    numbers = {int(match[1]) for name, _ in tensors if (match := _LAYER.search(name))}
+    sides = {side for name, sizes in tensors if _LAYER.search(name) for side in sizes}
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    attention = {query, key, query + 2 * key} & sides
+    wide = shape.expert_intermediate or shape.intermediate
+    return (
+        embedding[1] == shape.hidden
+        and len(numbers) == shape.layers
+        and bool(attention)
+        and shape.kv_heads <= shape.heads
+        and bool({wide, 2 * wide} & sides)
+    )

@@ -1,0 +1,172 @@
+"""What a training step holds beside its model states: bytes of activations, by the shape of the model. Pure.
+
+Counted are the tensors that are alive at the moments at which most of them are, for the trainers' own step: one layer
+computed again at a time (Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174), attention that
+keeps no scores (Dao et al., FlashAttention, arXiv:2205.14135), a head that projects in tiles of 4,096 tokens by 32,768
+words (TRL's `add_fused_lm_head`), and autocast, which keeps a stream of the weights' own type between layers. A token
+is counted as by Korthikanti et al. (Reducing Activation Recomputation in Large Transformer Models, arXiv:2205.05198),
+for blocks with a gated MLP and norms in float32; `scripts/bench/memory.py` holds the numbers against traces.
+"""
+
+from dataclasses import dataclass
+
+from dimba.host.facts import ModelShape
+
+FLOAT32, HALF = 4, 2
+_TILE_TOKENS, _TILE_WORDS = 4096, 32768
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One forward pass: so many rows of so many tokens."""
+
+    rows: int
+    length: int
+    scored: int  # tokens that go through the head
+    masked: bool  # rows are padded, or hold several documents: a mask over all pairs of positions is made
+
+    @property
+    def tokens(self) -> int:
+        """All of them, padding too."""
+        return self.rows * self.length
+
+    @property
+    def pairs(self) -> int:
+        """Positions that a mask has."""
+        return self.rows * self.length**2 if self.masked else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Bytes of a number where weights meet (`compute`) and between layers (`stream`)."""
+
+    compute: int
+    stream: int
+    trains_base: bool
+
+    @property
+    def copies(self) -> bool:
+        """Whether autocast makes copies of weights in another type, and keeps them until the forward pass ends."""
+        return self.trains_base and self.compute < FLOAT32
+
+
+def kept_inputs(shape: ModelShape, batch: Batch, precision: Precision) -> int:
+    """The input of each layer, which is kept until its backward pass."""
+    return shape.layers * batch.tokens * shape.hidden * precision.stream
+
+
+def mask(batch: Batch) -> int:
+    """One byte a pair of positions."""
+    return batch.pairs
+
+
+def weight_copies(shape: ModelShape, precision: Precision) -> int:
+    """Autocast's cache (torch.amp: `cache_enabled`): every matrix of every layer, where weights are float32."""
+    return shape.layers * shape.block_parameters * precision.compute if precision.copies else 0
+
+
+def largest_layer(shape: ModelShape, batch: Batch, precision: Precision, *, new_gradients: bool) -> int:
+    """One layer computed again, and what its backward pass adds; `new_gradients` are beside those of batches before."""
+    attention = _attention(shape, batch, precision)
+    at_mlp = _mlp(shape, batch, precision) + attention + _weights_at_hand(shape, precision)
+    at_norm = _norm(shape, batch, precision) + attention
+    at_weight = 0
+    if precision.trains_base:
+        wide = 3 * _wide(shape) * shape.hidden if shape.experts else shape.intermediate * shape.hidden
+        at_weight = at_mlp - batch.tokens * shape.intermediate * precision.compute * (not shape.experts)
+        at_weight += wide * (precision.compute + (FLOAT32 if new_gradients else 0))
+    return max(at_mlp, at_norm, at_weight)
+
+
+def _attention(shape: ModelShape, batch: Batch, precision: Precision) -> int:
+    """Queries, keys, values, what comes of them and its logarithms; the mask as numbers, in which it is added."""
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    # With a mask, transformers repeats keys and values for every head (`use_gqa_in_sdpa`).
+    numbers = 4 * query if batch.masked else 2 * query + 2 * key
+    normed = (query + key) * (FLOAT32 + (HALF if precision.trains_base else 0)) if shape.head_norms else 0
+    token = numbers * precision.compute + shape.heads * FLOAT32 + normed
+    return batch.tokens * token + batch.pairs * precision.compute
+
+
+def _mlp(shape: ModelShape, batch: Batch, precision: Precision) -> int:
+    half, hidden, query = precision.compute, shape.hidden, shape.heads * shape.head_dim
+    if precision.trains_base:
+        # gate, up, act(gate), their product, and two gradients; inputs of five matrices cast apart; two residuals and
+        # two normalised inputs in float32.
+        return batch.tokens * (6 * _through(shape) * half + hidden * (5 * half + (2 + _norms(shape)) * FLOAT32))
+    # The same forward, where each adapter casts its input to float32 and back; both norms' inputs in float32. Experts
+    # have their inputs gathered, their outputs weighed, and their weights joined with what the adapters make of them.
+    visits = 5 * hidden + 4 * shape.expert_intermediate
+    wide = max(1, shape.active_experts) * visits if shape.experts else 7 * shape.intermediate
+    joined = shape.expert_parameters * half
+    return batch.tokens * (half * (wide + 10 * hidden + query) + hidden * _norms(shape) * FLOAT32) + joined
+
+
+def _norm(shape: ModelShape, batch: Batch, precision: Precision) -> int:
+    """The backward pass of a norm, in float32."""
+    casts = 3 if precision.trains_base else 5
+    return batch.tokens * shape.hidden * (casts * precision.compute + 7 * FLOAT32)
+
+
+def _norms(shape: ModelShape) -> int:
+    return max(2, shape.norms)
+
+
+def _wide(shape: ModelShape) -> int:
+    return shape.expert_intermediate if shape.experts else shape.intermediate
+
+
+def _through(shape: ModelShape) -> int:
+    """Numbers of a token between the matrices of its MLP: of each expert that it visits, with its copy of the input."""
+    if not shape.experts:
+        return shape.intermediate
+    return max(1, shape.active_experts) * (shape.expert_intermediate + shape.hidden)
+
+
+def _weights_at_hand(shape: ModelShape, precision: Precision) -> int:
+    """Copies of a layer's weights that its backward pass has yet to use."""
+    return shape.block_parameters * precision.compute if precision.copies else 0
+
+
+def head(shape: ModelShape, batch: Batch, precision: Precision) -> int:
+    """The fused head, forward: last states, normalised and gathered, and one tile of logits; never all of them."""
+    states = 4 if precision.trains_base else 6  # numbers of the stream, the norm's float32 among them
+    tile = min(batch.scored, _TILE_TOKENS)
+    tiles = tile * _TILE_WORDS + tile * shape.hidden
+    tiles += min(shape.vocabulary, _TILE_WORDS) * shape.hidden if precision.copies else 0
+    return batch.tokens * shape.hidden * precision.stream * states + tiles * precision.compute
+
+
+def head_backward(shape: ModelShape, batch: Batch, precision: Precision) -> int:
+    """The same, with the gradients of its input and of its weights in float32."""
+    weights = shape.vocabulary * shape.hidden * FLOAT32 if precision.trains_base else 0
+    states = batch.scored * shape.hidden * (FLOAT32 + (0 if precision.trains_base else HALF))
+    return head(shape, batch, precision) + states + weights
+
+
+def embedding_backward(shape: ModelShape, *, kept: bool) -> int:
+    """Gradients over the whole vocabulary: the embedding's own, and where the head is tied to it that one and the sum.
+
+    One of them becomes the gradient itself, unless there is one `kept` from a batch before.
+    """
+    made = 3 if shape.tied else 1
+    return (made if kept else made - 1) * shape.vocabulary * shape.hidden * FLOAT32
+
+
+def sampling(shape: ModelShape, batch: Batch, precision: Precision, *, prompt: int) -> tuple[int, int]:
+    """(the cache of keys and values, the rest at its worst) while `batch` is sampled from prompts of so many tokens.
+
+    Cached are two vectors a layer and token (Pope et al., Efficiently Scaling Transformer Inference, arXiv:2211.05102),
+    in the type that keys have behind the rotation, the stream's. The worst is either reading all prompts at once, or
+    the last token, when the whole cache is there and copied as it grows, a layer at a time.
+    """
+    vectors = 2 * shape.kv_heads * shape.head_dim * precision.stream
+    cache = shape.layers * vectors
+    words = 4 * batch.rows * shape.vocabulary * FLOAT32  # scores, tempered, as probabilities, and sorted out
+    asked = Batch(rows=batch.rows, length=prompt, scored=0, masked=batch.masked)
+    width = 3 * _through(shape) * precision.compute + (0 if precision.trains_base else 2 * _through(shape) * HALF)
+    reading = asked.tokens * (width + shape.hidden * (2 * precision.stream + FLOAT32))
+    reading += _attention(shape, asked, precision) + asked.pairs
+    first = cache * asked.tokens, reading
+    last = cache * batch.tokens, max(words, vectors * batch.tokens)
+    return max(first, last, key=sum)

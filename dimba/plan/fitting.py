@@ -1,0 +1,251 @@
+"""What fits a card: the batch size that `auto` comes to, and the smallest changes by which a job would fit. Pure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dimba.batching import nominal_gb, row_for, whole_groups
+from dimba.errors import HostCannot
+from dimba.host.facts import CheckpointFacts, Gpu, HostFacts
+from dimba.host.trainer import own_trainer
+from dimba.plan.memory import Share, completion_length, estimate_memory
+from dimba.plan.model import MemoryEstimate
+from dimba.plan.placement import precision
+from dimba.plan.steps import generations_of, of_each
+from dimba.spec import JobSpec
+
+_GIB = 1 << 30
+_MIB = 1 << 20
+_MARGIN = 0.9  # of a card, to be filled by a batch that nobody chose
+_DESKTOP = 0.75  # of a card: with less free somebody computes there, and a job waits for it to end
+_SHORTEST = 64  # tokens
+_TRIED = 4096  # rows at once, beyond which nothing is tried
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A job on its cards."""
+
+    spec: JobSpec
+    checkpoint: CheckpointFacts
+    gpus: tuple[Gpu, ...]
+    processes: int
+    longest: int | None
+    ours: bool  # the trainer
+    shards: int = 1  # parts that the model is in, each on a card
+
+    def estimate(self, spec: JobSpec | None = None) -> MemoryEstimate | None:
+        """The estimate of this job, or of another `spec` in its place."""
+        spec = spec or self.spec
+        checkpoint = self.checkpoint if self.ours else replace(self.checkpoint, shape=None)
+        batch_size, accumulation = of_each(spec, self.processes)
+        share = Share(
+            batch_size=batch_size,
+            accumulation=max(1, accumulation),
+            processes=self.processes,
+            shards=self.shards if _shards_as_well(spec, self.spec) else 1,
+            mixed=precision(spec, self.gpus),
+            longest=self.longest,
+        )
+        return estimate_memory(spec, checkpoint, on_cpu=not self.gpus, share=share)
+
+    def least(self) -> MemoryEstimate | None:
+        """The estimate for one row at a time."""
+        return self.estimate(_with_batch(self.spec, 1, self.processes * (generations_of(self.spec) or 1)))
+
+    def of(self, spec: JobSpec) -> "Fit":
+        """Another job in its place."""
+        return replace(self, spec=spec)
+
+    def shared_by(self, shards: int) -> "Fit":
+        """The same job with the model in so many parts."""
+        return replace(self, shards=shards)
+
+
+def _shards_as_well(spec: JobSpec, chosen_for: JobSpec) -> bool:
+    """Whether a job in place of another is sharded where that one is: full fine-tuning alone is by itself."""
+    asked = spec.accelerate.strategy == "fsdp2" and spec.method != "qlora"
+    return asked or spec.method == chosen_for.method
+
+
+def fit_of(spec: JobSpec, facts: HostFacts, gpus: tuple[Gpu, ...], processes: int) -> Fit:
+    """What is needed to say whether a job fits."""
+    report = facts.data.report
+    return Fit(
+        spec=spec,
+        checkpoint=facts.checkpoint,
+        gpus=gpus,
+        processes=processes,
+        longest=_longest(spec, report.longest) if report else None,
+        ours=facts.trainer.path == own_trainer(spec.mode, facts.project),
+    )
+
+
+def _longest(spec: JobSpec, longest: int) -> int:
+    """Tokens of the longest row; with GRPO prompts were counted, and their completions come on top."""
+    return longest + (completion_length(spec) if spec.mode == "grpo" else 0)
+
+
+def settle_batch(fit: Fit) -> tuple[Fit, str]:
+    """(the job with numbers in place of `batch_size: auto`, why these); the job as it is where it has a number.
+
+    The batch of an optimiser step is the table's for the mode and method, on any machine: accumulation makes up for
+    what does not fit at once, and `grad_accumulation_steps` is not looked at.
+    """
+    if fit.spec.training.batch_size != "auto":
+        return fit, ""
+    row = row_for(budget_gb(fit))
+    table = row.batch[fit.spec.method]
+    step = _whole_step(fit.spec, table * row.accumulation[fit.spec.mode][fit.spec.method], fit.processes)
+    budget = _budget(fit)
+    why = _why_not(fit, budget)
+    if why or budget is None:
+        batch = max(each for each in _divisors(step // fit.processes) if each <= table)
+        return fit.of(_with_batch(fit.spec, batch, step)), f"batch_size auto: {batch}, by the table: {why}"
+    tried = ((each, fit.estimate(_with_batch(fit.spec, each, step))) for each in _divisors(step // fit.processes))
+    fitting = [(each, found.total) for each, found in tried if found and found.total <= _MARGIN * budget]
+    if not fitting:
+        why = f"batch_size auto: 1, which leaves less than a tenth of {budget / _GIB:.1f} GiB free"
+        return fit.of(_with_batch(fit.spec, 1, step)), why
+    batch, total = fitting[-1]
+    most = " (all of a step)" if batch == step // fit.processes else ""
+    room = f"{total / _GIB:.1f} of {budget / _GIB:.1f} GiB, a tenth is left free"
+    return fit.of(_with_batch(fit.spec, batch, step)), f"batch_size auto: {batch}{most}, the largest that fits: {room}"
+
+
+def _why_not(fit: Fit, budget: int | None) -> str:
+    if not fit.gpus:
+        return "on the CPU"
+    if not fit.ours:
+        return "what another trainer needs is not known"
+    if fit.checkpoint.shape is None or fit.checkpoint.parameters is None:
+        return "the model's shape is not known here"
+    return "" if budget else "the memory of the cards is not known"
+
+
+def _whole_step(spec: JobSpec, rows: int, processes: int) -> int:
+    """Rows of an optimiser step, so that processes share them evenly, in whole groups."""
+    unit = math.lcm(processes, generations_of(spec) or 1)
+    return math.ceil(rows / unit) * unit
+
+
+def _divisors(number: int) -> list[int]:
+    return [each for each in range(1, min(number, _TRIED) + 1) if number % each == 0]
+
+
+def _with_batch(spec: JobSpec, batch: int, step: int) -> JobSpec:
+    changes = {"batch_size": batch, "grad_accumulation_steps": step // batch}
+    return spec.model_copy(update={"training": spec.training.model_copy(update=changes)})
+
+
+def budget_gb(fit: Fit) -> float | None:
+    """The card's size as the table has it."""
+    sizes = [nominal_gb(gpu.memory_mib) for gpu in fit.gpus if gpu.memory_mib]
+    return min(sizes) if sizes and len(sizes) == len(fit.gpus) else fit.spec.resources.vram_gb
+
+
+def _budget(fit: Fit) -> int | None:
+    """Bytes of the smallest card that are free, as far as it is known; else what `resources.vram_gb` says."""
+    if known := [_free(gpu) for gpu in fit.gpus if gpu.memory_mib]:
+        return min(known)
+    said = fit.spec.resources.vram_gb
+    return int(said * _GIB) if said else None
+
+
+def _free(gpu: Gpu) -> int:
+    whole = gpu.memory_mib or 0
+    free = gpu.free_mib
+    return (free if free is not None and free >= _DESKTOP * whole else whole) * _MIB
+
+
+def memory_problems(fit: Fit) -> list[HostCannot]:
+    """The refusal of a job that cannot fit its cards, with what would; none where their memory is not known."""
+    card = smallest_card(fit.gpus)
+    if card is None or not fit.ours or not fit.spec.resources.memory_check:
+        return []
+    needed = fit.estimate()
+    if needed is None or needed.total <= card:
+        return []
+    least = "at least " if needed.lower_bound else ""
+    what = f"it needs {least}{needed.total / _GIB:.1f} GiB of GPU memory, and a card has {card / _GIB:.1f}"
+    peak = "" if needed.lower_bound else f" (the most at {needed.peak})"
+    ways = [f"{change} ({total / _GIB:.1f} GiB)" for change, total in _ways(fit, card)]
+    hint = f"what would fit: {'; or '.join(ways)}" if ways else "no smaller job of this base fits: take a larger card"
+    return [HostCannot(f"memory: {what}{peak}", f"{hint}. `--set resources.memory_check=false` tries it all the same")]
+
+
+def smallest_card(gpus: Sequence[Gpu]) -> int | None:
+    """Bytes of the smallest card; None where that is not known."""
+    cards = [gpu.memory_mib for gpu in gpus if gpu.memory_mib]
+    return min(cards) * _MIB if cards else None
+
+
+def _ways(fit: Fit, card: int) -> list[tuple[str, int]]:
+    """(`--set …`, bytes) of each single change by which the job fits; where there is none, of several at once."""
+    ways = [found for way in _WAYS if (found := way(fit, fit.spec, card, ""))]
+    smaller = _METHODS[_METHODS.index(fit.spec.method) + 1 :]
+    return ways + [found for method in smaller if (found := _by_method(fit, method, card))]
+
+
+def _by_method(fit: Fit, method: str, card: int) -> tuple[str, int] | None:
+    """A method that needs less, and what has to change beside it."""
+    spec, said = fit.spec.model_copy(update={"method": method}), f"--set method={method}"
+    found = fit.estimate(spec)
+    if found and found.total <= card:
+        return f"`{said}`", found.total
+    return next((changed for way in _WAYS if (changed := way(fit, spec, card, f"{said} "))), None)
+
+
+def _less_at_once(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] | None:
+    """A smaller batch, with as many rows a step."""
+    step = spec.training.rows * spec.training.grad_accumulation_steps
+    for batch in range(min(spec.training.rows - 1, _TRIED), 0, -1):
+        if step % batch or (step // batch) % fit.processes:
+            continue
+        found = fit.estimate(_with_batch(spec, batch, step))
+        if found and found.total <= card:
+            accumulation = f"--set training.grad_accumulation_steps={step // batch}"
+            return f"`{said}--set training.batch_size={batch} {accumulation}`", found.total
+    return None
+
+
+def _fewer_a_step(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] | None:
+    """Fewer completions a step, which GRPO samples all at once."""
+    if spec.mode != "grpo":
+        return None
+    for accumulation in range(min(spec.training.grad_accumulation_steps - 1, _TRIED), 0, -1):
+        asked = {"grad_accumulation_steps": accumulation}
+        changed = spec.model_copy(update={"training": spec.training.model_copy(update=asked)})
+        whole, _ = whole_groups(
+            accumulation, batch_size=spec.training.rows, processes=1, generations=generations_of(spec)
+        )
+        found = fit.estimate(changed) if whole == accumulation and accumulation % fit.processes == 0 else None
+        if found and found.total <= card:
+            return f"`{said}--set training.grad_accumulation_steps={accumulation}`", found.total
+    return None
+
+
+def _shorter(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] | None:
+    """Shorter rows: the most that fits, in steps of 64 tokens."""
+    longest = min(spec.training.max_length, fit.longest or spec.training.max_length)
+    least = _SHORTEST + (completion_length(spec) if spec.mode == "grpo" else 0)
+    lengths = range((longest - 1) // _SHORTEST * _SHORTEST, least - 1, -_SHORTEST)
+    fits = {}
+    low, high = 0, len(lengths) - 1
+    while low <= high:  # a longer row never needs less
+        middle = (low + high) // 2
+        changed = spec.model_copy(update={"training": spec.training.model_copy(update={"max_length": lengths[middle]})})
+        found = replace(fit, longest=None).estimate(changed)
+        if found and found.total <= card:
+            fits[middle] = found.total
+            high = middle - 1
+        else:
+            low = middle + 1
+    if not fits:
+        return None
+    best = min(fits)
+    return f"`{said}--set training.max_length={lengths[best]}`", fits[best]
+
+
+_METHODS = ("full", "lora", "qlora")  # by what they need
+_WAYS = (_less_at_once, _fewer_a_step, _shorter)

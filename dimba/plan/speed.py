@@ -1,0 +1,49 @@
+"""What our trainers choose for speed, and why, as far as it is known before the model is loaded."""
+
+from dimba.spec import JobSpec
+
+_ASKED = "as asked"
+
+
+def speed_choices(spec: JobSpec, *, on_cpu: bool, mixed: str) -> tuple[str, ...]:
+    """A sentence each."""
+    precision = _precision(spec, on_cpu=on_cpu, mixed=mixed)
+    checkpointing = _checkpointing(spec, on_cpu=on_cpu)
+    if spec.mode == "grpo":
+        return (precision, checkpointing)
+    head = "the head over tokens with loss alone"
+    return (precision, _packing(spec, on_cpu=on_cpu), head, checkpointing)
+
+
+def _precision(spec: JobSpec, *, on_cpu: bool, mixed: str) -> str:
+    asked = _given(spec, "mixed-precision") or mixed
+    written = _ASKED if _given(spec, "mixed-precision") or spec.accelerate.mixed_precision != "auto" else ""
+    if asked == "no":
+        return f"float32 ({written or 'the CPU; bf16 where it is asked for'})"
+    if not on_cpu:
+        return f"mixed {asked} ({written or 'what the cards compute best in'})"
+    if spec.mode == "grpo" or asked == "fp16":
+        return f"float32 ({asked} was asked for, which this does not train in on a CPU)"
+    return f"mixed bf16 ({written}; float32 where the CPU has neither avx512_bf16 nor amx)"
+
+
+def _packing(spec: JobSpec, *, on_cpu: bool) -> str:
+    attention = _given(spec, "attention")
+    if _given(spec, "packing") or (spec.training.batch_size == 1 and attention != "documents"):
+        return (
+            f"rows padded ({_ASKED if _given(spec, 'packing') else 'one is a batch'}), attention {attention or 'sdpa'}"
+        )
+    default = "within each (the CPU), else sdpa" if on_cpu else "sdpa"
+    return f"rows end to end where the model is proved to keep them apart, attention {attention or default}"
+
+
+def _checkpointing(spec: JobSpec, *, on_cpu: bool) -> str:
+    asked = _given(spec, "activation-checkpointing")
+    again = asked == "on" if asked else not on_cpu
+    why = _ASKED if asked else "a CPU has memory" if on_cpu else "it saves memory"
+    return f"activations {'computed again' if again else 'kept'} ({why})"
+
+
+def _given(spec: JobSpec, flag: str) -> str:
+    value = spec.trainer_args.get(flag, "auto")
+    return "" if value == "auto" else str(value)

@@ -1,0 +1,75 @@
+"""What ten times the rows cost: preparing them (reading, tokenising, masking, keeping), and a pass of training.
+
+    PYTHONPATH=. python scripts/bench/growth.py [FILE]
+
+FILE is a .json array of instruction/input/output rows; without it, rows are made up. In seconds of the CPU, imports and
+loading apart, each in a process of its own, in turns.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from scripts.bench.data import PREPARE, made_up, make_base
+
+ROWS, TIMES, ROUNDS = 400, 10, 2
+TRAINED = 40
+
+# A pass over rows that are tokenised already.
+TRAIN = """
+import json, sys, time
+from dimba.arguments import sft_arguments
+from dimba.trainers import sft
+from dimba.trainers.objective import CausalTrainer
+whole = CausalTrainer.train
+def timed(self, *args, **named):
+    global seconds
+    began = time.process_time()
+    done = whole(self, *args, **named)
+    seconds = time.process_time() - began
+    return done
+CausalTrainer.train = timed
+sft.train(sft_arguments().parse_args(sys.argv[1:]))
+print(json.dumps({"seconds": seconds}))
+"""
+
+
+def main() -> None:
+    rows = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")) if len(sys.argv) > 1 else made_up(1000)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base = make_base(folder, rows)
+        prepare = PREPARE.replace("time.perf_counter()", "time.process_time()")
+        for what, code, count in (("preparing", prepare, ROWS), ("training on", TRAIN, TRAINED)):
+            few, many = (write(folder / f"{what}-{n}.json", rows[:count], n) for n in (1, TIMES))
+            costs = [[seconds(code, folder, base, data, f"{n}") for data in (few, many)] for n in range(ROUNDS)]
+            ratios = sorted(more / less for less, more in costs)
+            said = f"{statistics.median(ratios):.2f} × ({ratios[0]:.2f} to {ratios[-1]:.2f}; target 10.5)"
+            print(f"{what} {count * TIMES:,} rows over {count:,}: {said}")
+
+
+def write(path: Path, rows: list[dict[str, str]], times: int) -> Path:
+    """All of them so many times, no two alike."""
+    many = [row | {"instruction": f"{n} {row['instruction']}"} for n in range(times) for row in rows]
+    path.write_text(json.dumps(many), encoding="utf-8")
+    return path
+
+
+def seconds(code: str, folder: Path, base: Path, data: Path, name: str) -> float:
+    out = folder / f"out-{data.stem}-{name}"
+    flags = ["--base-checkpoint", str(base), "--dataset", str(data), "--output-dir", str(out), "--device", "cpu"]
+    flags += ["--batch-size", "4", "--grad-accumulation-steps", "1", "--num-epochs", "1", "--on-long", "truncate"]
+    environment = {"PYTHONPATH": ".", "HF_HOME": str(folder / f"cache-{name}"), "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags], capture_output=True, text=True, env=environment, check=False
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    return float(json.loads(done.stdout.strip().splitlines()[-1])["seconds"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The memory estimate against traces of the trainers' own step, for models from 0.1 to 8 B: needs no GPU.
+
+    python scripts/bench/memory.py [WORD …]      # only the combinations that have these words in their names
+    python scripts/bench/memory.py --show WORD   # and what was alive at the peak of the trace
+
+A trace counts the storages of fake tensors (`scripts/bench/tracing.py`): weights, adapter, gradients, optimiser,
+copies, activations and the head. Not traced, and so not in either column: the CUDA context, fragmentation, kernels'
+workspaces, weights in nf4, sampling and its cache, DDP.
+"""
+
+import sys
+import time
+from argparse import Namespace
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dimba.host.checkpoint import facts_of_tensors
+from dimba.host.facts import CheckpointFacts
+from dimba.plan.memory import Share, estimate_memory
+from dimba.spec import JobSpec
+from scripts.bench.tracing import Live, traced_peak
+
+_MIB = 1 << 20
+
+
+_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+
+
+def _shape(kind: str, *numbers: int, kv: int, **more: Any) -> Any:
+    common = {"num_key_value_heads": kv, "max_position_embeddings": 65536}
+    return kind, {**dict(zip(_KEYS, numbers, strict=True)), **common, **more}
+
+
+MODELS = {
+    "llama-135M": _shape("llama", 49152, 576, 1536, 30, 9, kv=3, tie_word_embeddings=True),
+    "qwen2-0.5B": _shape("qwen2", 151936, 896, 4864, 24, 14, kv=2, tie_word_embeddings=True),
+    "qwen3-0.6B": _shape("qwen3", 151936, 1024, 3072, 28, 16, kv=8, head_dim=128, tie_word_embeddings=True),
+    "llama-1B": _shape("llama", 128256, 2048, 8192, 16, 32, kv=8, head_dim=64, tie_word_embeddings=True),
+    "gemma-2B": _shape("gemma", 256000, 2048, 16384, 18, 8, kv=1, head_dim=256, tie_word_embeddings=True),
+    "llama-3B": _shape("llama", 128256, 3072, 8192, 28, 24, kv=8, head_dim=128, tie_word_embeddings=True),
+    "mistral-7B": _shape("mistral", 32000, 4096, 14336, 32, 32, kv=8, sliding_window=None, tie_word_embeddings=False),
+    "llama-8B": _shape("llama", 128256, 4096, 14336, 32, 32, kv=8, tie_word_embeddings=False),
+}
+# Other blocks than the formulas were written for, four layers of each.
+OTHERS = {
+    "phi3": _shape("phi3", 32064, 3072, 8192, 4, 32, kv=32, pad_token_id=0, tie_word_embeddings=False),
+    "gemma3": _shape("gemma3_text", 262144, 1152, 6912, 4, 4, kv=1, head_dim=256, tie_word_embeddings=True),
+    "olmo2": _shape("olmo2", 100352, 2048, 8192, 4, 16, kv=16, pad_token_id=0, tie_word_embeddings=False),
+    "neox": _shape("gpt_neox", 50432, 2048, 8192, 4, 16, kv=16, tie_word_embeddings=False),
+    "qwen3-moe": _shape("qwen3_moe", 151936, 2048, 6144, 4, 32, kv=4, head_dim=128, moe_intermediate_size=768,
+                        num_experts=32, num_experts_per_tok=8, tie_word_embeddings=False),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One combination."""
+
+    model: str
+    method: str
+    batch: int
+    length: int
+    accumulation: int = 4
+    mode: str = "sft"
+
+    @property
+    def name(self) -> str:
+        step = f"{self.batch}×{self.length:<5} acc {self.accumulation}"
+        return f"{self.model:<11} {self.mode:<4} {self.method:<4} {step}"
+
+
+def _cases() -> list[Case]:
+    cases = []
+    for model in MODELS:
+        small = model in ("llama-135M", "qwen2-0.5B", "qwen3-0.6B")
+        cases += [
+            Case(model, "full", 1, 512, accumulation=1),
+            Case(model, "full", 4 if small else 1, 2048),
+            Case(model, "lora", 1, 8192 if small else 4096),
+            Case(model, "lora", 8 if small else 4, 1024),
+        ]
+    cases += [Case("llama-1B", "full", 8, 1024), Case("llama-8B", "full", 1, 16384), Case("llama-8B", "lora", 1, 16384)]
+    cases += [
+        Case(model, method, 8, 1024, mode="grpo")
+        for model in ("qwen2-0.5B", "llama-1B", "llama-8B")
+        for method in ("full", "lora")
+    ]
+    for model in OTHERS:  # float32 experts cannot be traced: their kernel takes bf16 alone
+        methods = ("lora",) if model == "qwen3-moe" else ("full", "lora")
+        cases += [Case(model, method, 4, 1024) for method in methods]
+    return cases
+
+
+CASES = _cases()
+RANK = 16
+
+
+def model_of(case: Case) -> tuple[torch.nn.Module, CheckpointFacts]:
+    """The model on the meta device, and what its checkpoint's files would tell."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind, numbers = {**MODELS, **OTHERS}[case.model]
+    config = AutoConfig.for_model(kind, **numbers)
+    dtype = torch.float32 if case.method == "full" else torch.bfloat16
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    tensors = {name: {"shape": list(each.shape), "dtype": "BF16"} for name, each in model.named_parameters()}
+    return model, facts_of_tensors(config.to_dict(), tensors)
+
+
+def estimated(case: Case, facts: CheckpointFacts) -> Any:
+    """The estimate, as `dimba plan` makes it."""
+    training = {"batch_size": case.batch, "max_length": case.length}
+    # What samples is not traced: as if vLLM did it elsewhere.
+    grpo = {"trainer_args": {"max-completion-length": case.length - 1, "use-vllm": True}}
+    completion = grpo if case.mode == "grpo" else {}
+    values = {"version": 1, "mode": case.mode, "method": case.method, "base_checkpoint": "base", "training": training}
+    values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK}, **completion}
+    share = Share(batch_size=case.batch, accumulation=case.accumulation)
+    estimate = estimate_memory(JobSpec.model_validate(values), facts, on_cpu=False, share=share)
+    assert estimate is not None
+    return estimate
+
+
+def compared(case: Case) -> tuple[int, Live, Any]:
+    """(bytes that were estimated of what is traced, the trace, the whole estimate)."""
+    model, facts = model_of(case)
+    estimate = estimated(case, facts)
+    args = Namespace(use_lora=case.method == "lora", use_qlora=False, lora_r=RANK, lora_alpha=2 * RANK)
+    args.mode, args.accumulation = case.mode, case.accumulation
+    shape = (case.batch, case.length)
+    batch = {"input_ids": shape, "labels": shape}
+    if case.mode == "grpo":
+        batch = {"input_ids": shape, "attention_mask": shape, "completion_ids": (case.batch, case.length - 1)}
+    elif case.batch > 1:
+        batch["position_ids"] = shape
+    live = traced_peak(model, args, batch, masked=case.batch > 1)
+    return estimate.total - estimate.context - estimate.fragments, live, estimate
+
+
+def main() -> None:
+    words = [each for each in sys.argv[1:] if each != "--show"]
+    ratios = []
+    print(f"{'model':<11} {'mode':<4} {'how':<4} {'batch':<13} {'estimated':>10} {'traced':>10}  ratio  s")
+    for case in CASES:
+        if not all(word in case.name for word in words):
+            continue
+        began = time.monotonic()
+        told, live, estimate = compared(case)
+        ratios.append(told / live.peak)
+        row = f"{case.name} {told / _MIB:>10,.0f} {live.peak / _MIB:>10,.0f}  {ratios[-1]:.3f}"
+        print(f"{row}  {time.monotonic() - began:.0f}", flush=True)
+        if "--show" in sys.argv:
+            show(live, estimate)
+    print(f"{len(ratios)} combinations: {min(ratios):.3f} to {max(ratios):.3f}")
+
+
+def show(live: Live, estimate: Any) -> None:
+    """What was alive at the peak, but for weights and optimiser."""
+    print(f"  estimated at {estimate.peak}, traced at {live.peak_phase}")
+    print("  " + ", ".join(f"{name} {value / _MIB:,.0f}" for name, value in estimate.terms.items() if value))
+    alive: Counter[Any] = Counter()
+    number: Counter[Any] = Counter()
+    for size, *what in live.at_peak.values():
+        alive[tuple(what)] += size
+        number[tuple(what)] += 1
+    for what, size in alive.most_common(40):
+        print(f"  {size / _MIB:>9,.1f} {number[what]:>4} ×", *what)
+
+
+if __name__ == "__main__":
+    main()

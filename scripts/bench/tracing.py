@@ -1,0 +1,174 @@
+"""The peak of memory of a training step, traced without memory: fake tensors, every storage counted while it lives.
+
+What runs is the trainers' own loss, backward and optimiser, with autocast and activation checkpointing as on CUDA.
+Three kernels of the fused head are replaced by what they are there, computations in place: their stand-ins for other
+devices allocate what Triton's do not.
+"""
+
+import inspect
+import weakref
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_ROUND = 512  # what CUDA's allocator rounds sizes up to
+
+
+class Live(TorchDispatchMode):  # type: ignore[misc]
+    """Bytes of all storages that are alive, and the most that ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.kept: dict[int, tuple[int, tuple[int, ...], str, str]] = {}
+        self.at_peak: dict[int, tuple[int, tuple[int, ...], str, str]] = {}
+        self.phase = self.peak_phase = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for each in tree_leaves(out):
+            if isinstance(each, torch.Tensor):
+                self._count(each, str(func))
+        return out
+
+    def _count(self, tensor: torch.Tensor, operation: str) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.kept:
+            return
+        size = -(-storage.nbytes() // _ROUND) * _ROUND
+        self.kept[key] = (size, tuple(tensor.shape), str(tensor.dtype), f"{self.phase} {operation}")
+        self.now += size
+        if self.now > self.peak:
+            self.peak, self.at_peak, self.peak_phase = self.now, dict(self.kept), f"{self.phase} {operation}"
+        weakref.finalize(storage, self._freed, key, size)
+
+    def _freed(self, key: int, size: int) -> None:
+        self.now -= size
+        self.kept.pop(key, None)
+
+
+@contextmanager
+def as_on_cuda() -> Iterator[None]:
+    """The fused head's tiles in place, as Triton and cuBLAS do them."""
+    from trl.kernels import chunked_logprob
+
+    in_place: dict[str, Any] = dict.fromkeys(("_forward_tile", "_backward_tile", "_addmm_fp32"), _in_place)
+    with mock.patch.multiple(chunked_logprob, **in_place):
+        yield
+
+
+def _in_place(*_: Any, **__: Any) -> None:
+    """Not a `Mock`, which would keep its arguments alive."""
+
+
+def fake(model: torch.nn.Module) -> None:
+    """Gives a model on the meta device fake weights on the CPU; what is tied stays so."""
+    made: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, old in list(module._parameters.items()):
+            if old is None:
+                continue
+            if id(old) not in made:
+                new = torch.empty(old.shape, dtype=old.dtype)
+                made[id(old)] = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+            module._parameters[name] = made[id(old)]
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+def one_document(_positions: Any) -> None:
+    """Instead of transformers' look at the positions, whose numbers fake tensors do not have: nothing is packed."""
+
+
+def traced_peak(model: torch.nn.Module, args: Namespace, batch: dict[str, Any], *, masked: bool) -> Live:
+    """An optimiser step of `model`, which is on the meta device, with our loss, and what was alive at its peak."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    from dimba.trainers.models import adapter_config
+
+    apart = mock.patch("transformers.masking_utils.find_packed_sequence_indices", one_document)
+    add_fused_lm_head(model, outputs=("log_probs", "entropy") if args.mode == "grpo" else ("log_probs",))
+    trained: Any = model
+    if adapter := adapter_config(args):
+        from peft import get_peft_model
+
+        with torch.device("meta"):
+            trained = get_peft_model(model, adapter)
+    trained.activation_checkpointing_enable()
+    trained.train()
+    live = Live()
+    with FakeTensorMode(allow_non_fake_inputs=True), live, as_on_cuda(), nullcontext() if masked else apart:
+        live.phase = "load"
+        fake(trained)
+        _train(trained, args, batch, live)
+    return live
+
+
+def _train(model: Any, args: Namespace, batch: dict[str, Any], live: Live) -> None:
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    for each in parameters:
+        each.data = each.data.float()  # as `settings.settled` does
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+    inputs = {name: torch.zeros(shape, dtype=torch.long) for name, shape in batch.items()}
+    for each in parameters:
+        each.grad = torch.zeros_like(each)
+    optimizer.step()  # its moments are there from the second step on
+    optimizer.zero_grad()
+    live.peak = 0
+    for _ in range(min(args.accumulation, 2)):  # a third batch finds what the second did
+        live.phase = "forward"
+        loss = LOSSES[args.mode](model, inputs)
+        live.phase = "backward"
+        loss.backward()
+        del loss
+    live.phase = "optimiser"
+    optimizer.step()
+
+
+def _sft_loss(model: Any, inputs: dict[str, Any]) -> Any:
+    from dimba.trainers.objective import CausalTrainer
+
+    accelerator = SimpleNamespace(num_processes=1)
+    settings = SimpleNamespace(average_tokens_across_devices=True)
+    trainer: Any = SimpleNamespace(
+        model=model, aux_loss_enabled=False, accelerator=accelerator, args=settings, _tokens=torch.zeros(())
+    )
+    tokens = torch.zeros((), dtype=torch.long)
+    # accelerate wraps the model's own forward; what is computed on its outputs is outside of autocast.
+    return CausalTrainer.compute_loss(trainer, _Autocast(model), {**inputs, "tokens": tokens}, False, tokens)
+
+
+def _grpo_loss(model: Any, inputs: dict[str, Any]) -> Any:
+    from trl import GRPOTrainer
+
+    accelerator = SimpleNamespace(autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    trainer: Any = SimpleNamespace(accelerator=accelerator)
+    ids, completion = inputs["input_ids"], inputs["completion_ids"].shape[1]
+    of_tokens = inspect.unwrap(GRPOTrainer._get_per_token_logps_and_entropies)
+    logps, entropies, _ = of_tokens(
+        trainer, _Autocast(model), ids, inputs["attention_mask"], completion, compute_entropy=True
+    )
+    ratio = torch.exp(logps - logps.detach())
+    return -(torch.min(ratio, ratio.clamp(0.8, 1.2)) * inputs["completion_ids"]).sum() / entropies.shape[0]
+
+
+class _Autocast:
+    def __init__(self, model: Any) -> None:
+        self.model, self.training = model, model.training
+
+    def __call__(self, **inputs: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model(**inputs)
+
+
+LOSSES = {"sft": _sft_loss, "grpo": _grpo_loss}

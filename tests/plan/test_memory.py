@@ -1,0 +1,246 @@
+"""The memory estimate before launch: its terms, what it refuses, and the batch that it chooses."""
+
+import json
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimba.errors import DimbaError, HostCannot
+from dimba.host.checkpoint import facts_of_tensors, look_at_checkpoint
+from dimba.host.facts import CheckpointFacts, Gpu, GpuFacts
+from dimba.plan import LaunchPlan
+from dimba.plan.memory import Share, estimate_memory
+from dimba.spec import parse_spec
+from tests.conftest import hollow_checkpoint
+from tests.plan.test_plan import FACTS, SPARSE, plan
+
+_GIB = 1 << 30
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
+
+
+def tensors(layers: int = 32) -> dict[str, dict[str, Any]]:
+    """The headers of an 8 B Llama."""
+    block = {
+        "self_attn.q_proj": [4096, 4096],
+        "self_attn.k_proj": [1024, 4096],
+        "self_attn.v_proj": [1024, 4096],
+        "self_attn.o_proj": [4096, 4096],
+        "mlp.gate_proj": [14336, 4096],
+        "mlp.up_proj": [14336, 4096],
+        "mlp.down_proj": [4096, 14336],
+        "input_layernorm": [4096],
+        "post_attention_layernorm": [4096],
+    }
+    shapes = {f"model.layers.{n}.{name}.weight": shape for n in range(layers) for name, shape in block.items()}
+    shapes |= {"model.embed_tokens.weight": [128256, 4096], "lm_head.weight": [128256, 4096]}
+    return {name: {"shape": shape, "dtype": "BF16"} for name, shape in shapes.items()}
+
+
+LARGE = replace(facts_of_tensors(CONFIG, tensors()), reference="/work/base")
+
+
+def planned(added: str = "", *, mib: int | None = 24564, cards: int = 1, base: CheckpointFacts = LARGE) -> LaunchPlan:
+    gpus = tuple(Gpu(index=n, uuid=f"GPU-{n}", memory_mib=mib, compute_capability=8.9) for n in range(cards))
+    return plan(added, replace(FACTS, checkpoint=base, gpu=GpuFacts(gpus=gpus)))
+
+
+def refused(added: str, **options: Any) -> HostCannot:
+    with pytest.raises(DimbaError) as caught:
+        planned(added, **options)
+    assert isinstance(caught.value, HostCannot), caught.value
+    return caught.value
+
+
+def test_every_term_is_named_and_they_add_up():
+    memory = planned("training: {batch_size: 2}").memory
+    assert memory is not None and memory.total == sum(memory.terms.values())
+    told = planned("training: {batch_size: 2}").as_json()["memory"]
+    assert told["total"] == memory.total and told["lower_bound"] is False and told["peak"]
+    assert sum(told[name] for name in memory.terms) == told["total"]
+    assert told["weights"] == LARGE.parameters * 2 and told["inputs"] == 32 * 2 * 1024 * 4096 * 2
+    json.dumps(told)
+
+
+def test_more_at_once_never_needs_less():
+    spec = parse_spec(SPARSE.encode(), source="").spec
+    for grown in ("batch_size", "accumulation", "processes", "longest"):
+        shares = [Share(**{"batch_size": 4, "accumulation": 4, "longest": 512, grown: n}) for n in (1, 2, 4, 64, 1024)]
+        totals = [estimate_memory(spec, LARGE, on_cpu=False, share=each).total for each in shares]  # type: ignore[union-attr]
+        assert all(less <= more for less, more in pairwise(totals)), grown
+
+
+def test_what_several_processes_share_is_divided():
+    spec = parse_spec(SPARSE.replace("lora", "full").encode(), source="").spec
+    whole, shared = (
+        estimate_memory(spec, LARGE, on_cpu=False, share=Share(batch_size=1, accumulation=2, processes=4, shards=n))
+        for n in (1, 4)
+    )
+    assert whole and shared and shared.model_states == whole.model_states // 4
+    assert shared.gathered and not shared.buckets and whole.buckets == whole.gradients
+
+
+def test_grpo_counts_the_completions_of_a_whole_step_and_its_other_models():
+    grpo = SPARSE.replace("mode: sft", "mode: grpo").replace("lora", "full")
+    spec = parse_spec(f"{grpo}trainer_args: {{max-completion-length: 960}}\n".encode(), source="").spec
+    small, large = (
+        estimate_memory(spec, LARGE, on_cpu=False, share=Share(batch_size=2, accumulation=n)) for n in (4, 512)
+    )
+    assert small and large and large.peak == "sampling" and large.cache == 32 * 1024 * 1024 * 1024 * 8
+    kept = spec.model_copy(update={"trainer_args": {"beta": 0.1, "reward": "preference"}})
+    more = estimate_memory(kept, LARGE, on_cpu=False, share=Share(batch_size=2, accumulation=4))
+    assert more and (more.reference, more.reward) == (LARGE.parameters * 4, LARGE.parameters * 2)
+
+
+# What cannot fit.
+
+
+def test_what_cannot_fit_is_refused_with_the_smallest_changes_that_would():
+    error = refused("method: full\nlora: {r: 8, alpha: 16}")
+    assert error.exit_status == 3 and "GiB of GPU memory, and a card has 24.0" in error.message
+    assert "`--set method=lora`" in error.hint and "`--set method=qlora`" in error.hint
+    assert "--set resources.memory_check=false" in error.hint
+
+
+def test_each_way_that_is_offered_does_fit():
+    added = "training: {batch_size: 32, grad_accumulation_steps: 2, max_length: 4096}"
+    hint = refused(added).hint
+    ways = [part.split("`")[1] for part in hint.split("; or ")]
+    assert any("batch_size=4 --set training.grad_accumulation_steps=16" in way for way in ways)
+    assert any("max_length" in way for way in ways)
+    for way in ways:
+        values = dict(each.split("=") for each in way.replace("--set ", "").split())
+        numbers = {key.removeprefix("training."): value for key, value in values.items() if "training." in key}
+        training = {"batch_size": 32, "grad_accumulation_steps": 2, "max_length": 4096, **numbers}
+        text = ", ".join(f"{key}: {value}" for key, value in training.items())
+        assert planned(f"method: {values.get('method', 'lora')}\ntraining: {{{text}}}").memory
+    shorter = next(way for way in ways if way.startswith("--set training.max_length"))
+    longer = int(shorter.rpartition("=")[2]) + 64
+    refused(f"training: {{batch_size: 32, grad_accumulation_steps: 2, max_length: {longer}}}")
+
+
+@pytest.mark.parametrize(
+    ("added", "options"),
+    [("resources: {memory_check: false}", {}), ("resources: {gpus: none}", {}), ("", {"mib": None})],
+)
+def test_without_a_known_card_or_when_told_to_nothing_is_refused(added: str, options: dict[str, Any]):
+    assert planned(f"method: full\n{added}", **options).memory
+
+
+# The batch.
+
+
+def test_auto_takes_the_largest_batch_that_fits_and_keeps_the_batch_of_a_step():
+    made = planned("method: qlora\ntraining: {batch_size: auto}")
+    assert made.steps.effective_batch == 64 and made.steps.batch_size * made.steps.accumulation == 64
+    assert made.argv[made.argv.index("--batch-size") + 1] == str(made.steps.batch_size)
+    assert any("batch_size auto" in note and "the largest that fits" in note for note in made.notes)
+    assert made.memory and made.memory.total <= 0.9 * 24564 * (1 << 20)
+    twice = made.steps.batch_size * 2
+    larger = f"training: {{batch_size: {twice}, grad_accumulation_steps: {64 // twice}}}"
+    more = planned(f"method: qlora\n{larger}\nresources: {{memory_check: false}}").memory
+    assert more and more.total > 0.9 * 24564 * (1 << 20)
+
+
+def test_auto_is_the_same_step_on_any_number_of_cards():
+    made = [planned("method: qlora\ntraining: {batch_size: auto}", cards=n, mib=81559) for n in (1, 2, 4)]
+    assert {each.steps.effective_batch for each in made} == {64}
+    odd = planned("method: qlora\ntraining: {batch_size: auto}", cards=3, mib=81559).steps
+    assert odd.effective_batch == 66, "the nearest that three can share"
+
+
+def test_a_desktop_on_the_card_is_taken_off_and_a_busy_card_waited_for():
+    def batch(free: int | None) -> int:
+        card = Gpu(index=0, uuid="GPU-0", memory_mib=24564, free_mib=free, compute_capability=8.9)
+        facts = replace(FACTS, checkpoint=LARGE, gpu=GpuFacts(gpus=(card,)))
+        return plan("method: lora\ntraining: {batch_size: auto, max_length: 1024}", facts).steps.batch_size
+
+    assert batch(20000) < batch(24000) == batch(None) == batch(3000)
+
+
+@pytest.mark.parametrize(
+    ("added", "options", "batch"),
+    [
+        ("resources: {gpus: none}", {}, 1),
+        ("", {"mib": None}, 1),
+        ("", {"base": FACTS.checkpoint}, 8),
+    ],
+)
+def test_auto_falls_back_to_the_table_and_says_why(added: str, options: dict[str, Any], batch: int):
+    made = planned(f"method: lora\ntraining: {{batch_size: auto}}\n{added}", **options)
+    assert made.steps.batch_size == batch and made.steps.effective_batch == 64
+    assert any("by the table" in note for note in made.notes)
+
+
+# What a checkpoint says of itself.
+
+
+def test_a_shape_is_read_from_the_files_and_an_estimate_is_quick(tmp_path: Path):
+    folder = _checkpoint(tmp_path, CONFIG)
+    began = time.perf_counter()
+    facts = look_at_checkpoint(str(folder), tmp_path)
+    looked = time.perf_counter() - began
+    assert facts.shape == LARGE.shape and facts.parameters == LARGE.parameters
+    began = time.perf_counter()
+    planned("method: qlora\ntraining: {batch_size: auto}")
+    assert looked + time.perf_counter() - began < 0.5, "0.05 is what it takes where nothing else runs"
+
+
+def _checkpoint(folder: Path, config: dict[str, Any], headers: dict[str, Any] | None = None) -> Path:
+    """The headers without the weights: a file may have a hole of that size."""
+    made = hollow_checkpoint(folder / "base")
+    for file in made.glob("*.safetensors"):
+        file.unlink()
+    (made / "config.json").write_text(json.dumps(config))
+    end, placed = 0, {}
+    for name, tensor in (headers or tensors()).items():
+        count = 2
+        for side in tensor["shape"]:
+            count *= side
+        placed[name] = {**tensor, "data_offsets": [end, end + count]}
+        end += count
+    text = json.dumps(placed).encode()
+    with (made / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return made
+
+
+HOSTILE = [
+    *({key: value} for key in CONFIG for value in ("many", -1, 0, 10**30, 1e300, None, [], {}, True)),
+    {"hidden_size": 8192},
+    {"num_hidden_layers": 31},
+    {"intermediate_size": 1 << 20},
+    {"num_attention_heads": 1 << 20},
+    {"text_config": "none"},
+    {"text_config": {"hidden_size": "x", "num_hidden_layers": []}},
+    {"head_dim": 1 << 23},
+    {"num_local_experts": 10**9, "num_experts_per_tok": 10**9},
+]
+
+
+@pytest.mark.parametrize("changed", HOSTILE, ids=str)
+def test_what_config_json_says_is_neither_believed_against_the_weights_nor_fatal(changed: dict[str, Any]):
+    facts = replace(facts_of_tensors({**CONFIG, **changed}, tensors()), reference="/work/base")
+    made = planned("training: {batch_size: 1}\nresources: {memory_check: false}", base=facts)
+    assert made.memory and LARGE.parameters
+    assert made.memory.total < 64 * _GIB and made.memory.total >= LARGE.parameters * 2
+
+
+def test_an_unknown_architecture_gives_a_lower_bound_that_says_so():
+    facts = replace(facts_of_tensors({"model_type": "new"}, tensors()), reference="/work/base")
+    memory = planned("training: {batch_size: 1}", base=facts).memory
+    assert memory and memory.lower_bound and memory.layer == 0 and memory.weights == LARGE.parameters * 2
+    assert "at least" in refused("method: full", base=facts).message

@@ -1,0 +1,46 @@
+"""What the plan says of the trainer's choices for speed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dimba.host.facts import GpuFacts
+from tests.plan.test_plan import FACTS, FLAGS, plan
+
+SPEED = {"--packing", "--attention", "--activation-checkpointing", "--mixed-precision"}
+CARDS = replace(FACTS, trainer=replace(FACTS.trainer, flags=FLAGS | SPEED))
+CPU = replace(CARDS, gpu=GpuFacts(problem="none"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "on_cpu", "said"),
+    [
+        ("", True, "float32 (the CPU; bf16 where it is asked for); rows end to end where"),
+        (
+            "",
+            True,
+            "attention within each (the CPU), else sdpa; the head over tokens with loss alone; activations kept",
+        ),
+        ("", False, "mixed bf16 (what the cards compute best in)"),
+        (
+            "",
+            False,
+            "attention sdpa; the head over tokens with loss alone; activations computed again (it saves memory)",
+        ),
+        ("accelerate: {mixed_precision: bf16}", True, "mixed bf16 (as asked; float32 where the CPU has neither"),
+        ("accelerate: {mixed_precision: fp16}", True, "float32 (fp16 was asked for, which"),
+        ("accelerate: {mixed_precision: 'no'}", False, "float32 (as asked)"),
+        ("trainer_args: {mixed-precision: bf16}", True, "mixed bf16 (as asked"),
+        ("trainer_args: {packing: 'off', attention: eager}", True, "rows padded (as asked), attention eager"),
+        ("training: {batch_size: 1}", True, "rows padded (one is a batch), attention sdpa"),
+        ("trainer_args: {activation-checkpointing: 'off'}", False, "activations kept (as asked)"),
+    ],
+)
+def test_the_choices_are_told_with_their_reasons(lines: str, on_cpu: bool, said: str):
+    assert said in "; ".join(plan(lines, facts=CPU if on_cpu else CARDS).speed)
+
+
+def test_nothing_is_told_of_somebody_elses_trainer():
+    theirs = replace(CPU, trainer=replace(CPU.trainer, path=Path("/work/train.py")))
+    assert plan(facts=theirs).speed == ()

@@ -1,0 +1,64 @@
+"""One spec on two processes, wherever they run: the same weights to the last bit."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dimba.runners.docker.engine import Engine
+from tests.compose import build_image, compose_run, make_project
+from tests.conftest import Dimba, pretend_cards
+from tests.slurm.conftest import withdraw
+from tests.weights import farthest, ranks_that_saved, weights_hash
+
+pytestmark = pytest.mark.slurm
+
+# On two cards that are only pretended, hence on two processes of the CPU.
+SPEC = """\
+version: 1
+mode: sft
+base_checkpoint: checkpoints/base
+dataset: {{path: data/rows.jsonl}}
+method: {method}
+training: {{batch_size: 2, grad_accumulation_steps: 2, max_steps: 3, max_length: 128, learning_rate: 1.0e-3}}
+accelerate: {{mixed_precision: "no"}}
+output_dir: checkpoints/compose
+trainer_args: {{save-steps: 2}}
+resources: {{gpus: 2}}
+"""
+IN_DOCKER = ["slurm.container=docker", "slurm.image=dimba:compose"]
+PLACES = {
+    "process": ["runner=process"],
+    "docker": ["runner=docker"],
+    "slurm": ["runner=slurm", "resources.gpus=1", "resources.nodes=2"],
+    "slurm in docker": ["runner=slurm", "resources.gpus=1", "resources.nodes=2", *IN_DOCKER],
+    "alone": ["runner=process", "resources.gpus=none"],
+}
+
+
+@pytest.fixture(params=["full", "lora"])
+def project(
+    request: pytest.FixtureRequest, tmp_path: Path, tiny_checkpoint: Path, nodes: list[str], engine: Engine
+) -> Iterator[Path]:
+    yield make_project(tmp_path, tiny_checkpoint, SPEC.format(method=request.param), owner=os.geteuid())
+    withdraw(tmp_path)
+
+
+def test_one_spec_trains_the_same_weights_wherever_its_two_processes_run(project: Path, dimba: Dimba):
+    build_image()
+    cards, cache = pretend_cards(project / "bin"), str(project / "cache")
+    made = {}
+    for place, said in PLACES.items():
+        sets = [word for each in (*said, f"output_dir=checkpoints/{place}") for word in ("--set", each)]
+        done = dimba("launch", "jobs/x.yaml", "--allow-cpu", *sets, cwd=project, HF_HOME=cache, **cards)
+        assert done.returncode == 0, done.stderr + done.stdout
+        made[place] = project / "checkpoints" / place
+    card = f"{project}/bin/nvidia-smi:/usr/bin/nvidia-smi:ro"
+    done = compose_run(project, "--volume", card, "job", JOB="jobs/x.yaml", DIMBA_ALLOW_CPU="1")
+    assert done.returncode == 0, done.stderr + done.stdout
+    alone = made.pop("alone")
+    made["compose"] = project / "checkpoints" / "compose"
+    assert {place: ranks_that_saved(folder) for place, folder in made.items()} == dict.fromkeys(made, 2)
+    assert len({weights_hash(folder) for folder in made.values()}) == 1
+    assert all(farthest(alone, folder) < 1e-5 for folder in made.values())

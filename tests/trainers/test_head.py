@@ -1,0 +1,109 @@
+"""The head over scored tokens alone, and attention within documents: quicker, and the same numbers."""
+
+from typing import Any
+
+import pytest
+import torch
+from trl.trainer.utils import add_fused_lm_head
+
+from dimba.trainers import head
+from dimba.trainers.chat import IGNORED
+from dimba.trainers.documents import NAME, within_documents
+from dimba.trainers.head import add_head
+from dimba.trainers.packing import collate_packed, collate_padded
+from tests.trainers.test_packing import EXPERTS, LENGTHS, LLAMA, SLIDING, documents, gradients, largest_difference, tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def scored(model: Any, batch: dict[str, torch.Tensor]) -> tuple[list[float], list[torch.Tensor], Any]:
+    """Losses of the trained tokens and the gradients of their sum."""
+    model.zero_grad()
+    inputs = {name: value for name, value in batch.items() if name != "tokens"}
+    output = model(**inputs, use_cache=False, fused_lm_head=True)
+    (-output.log_probs.sum()).backward()
+    losses = [value for value in output.log_probs.detach().flatten().tolist() if value]
+    return sorted(losses), [each.grad.clone() for each in model.parameters() if each.grad is not None], output
+
+
+@pytest.mark.parametrize("at_once", [1 << 26, 96 * 7])
+@pytest.mark.parametrize("family", ["Llama", "GPT2", "GPTNeoX", "Qwen3"])
+def test_the_scored_tokens_alone_have_the_losses_and_gradients_of_all(
+    family: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+):
+    from tests.trainers.test_packing import PACKS
+
+    monkeypatch.setattr(head, "_AT_ONCE", at_once)
+    theirs, ours = (tiny(family, PACKS[family]) for _ in range(2))
+    add_fused_lm_head(theirs, outputs=("log_probs",))
+    add_head(ours, on_cpu=True)
+    assert "_add_scoring" in ours.forward.__code__.co_qualname
+    batch = collate_padded(documents(*LENGTHS), pad_id=0)
+    (expected, wanted, whole), (losses, found, part) = scored(theirs, batch), scored(ours, batch)
+    assert losses == pytest.approx(expected, abs=1e-6)
+    assert int(part.label_mask.sum()) == int(whole.label_mask.sum()) == len(losses)
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("Cohere", {"logit_scale": 0.25}),
+        ("Granite", {"logits_scaling": 8.0}),
+        ("Gemma2", {"head_dim": 8}),
+        ("Qwen3Moe", {**EXPERTS, "head_dim": 8, "output_router_logits": True}),
+    ],
+)
+def test_logits_that_are_scaled_capped_or_routed_are_left_to_trl(family: str, more: dict[str, Any]):
+    model = tiny(family, {**LLAMA, **more})
+    batch = collate_padded(documents(*LENGTHS), pad_id=0)
+    labels, mask = batch["labels"][:, 1:], batch["labels"][:, 1:] != IGNORED
+    plain = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    add_head(model, on_cpu=True)
+    assert "add_fused_lm_head" in model.forward.__code__.co_qualname
+    expected = -torch.nn.functional.cross_entropy(plain[mask], labels[mask], reduction="none")
+    assert scored(model, batch)[0] == pytest.approx(sorted(expected.tolist()), abs=1e-4)
+
+
+def test_a_batch_without_a_scored_token_has_gradients_of_zero():
+    model = tiny("Llama", LLAMA)
+    add_head(model, on_cpu=True)
+    batch = {name: torch.full((1, 5), value) for name, value in (("input_ids", 7), ("labels", IGNORED))}
+    losses, found, _ = scored(model, batch)
+    assert losses == [] and found and not any(each.abs().max() for each in found)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3", "Qwen3Moe", "GPT2", "GPTNeoX", "OPT"])
+def test_attention_within_documents_is_exact_in_one_row_and_in_several(family: str):
+    from tests.trainers.test_packing import LEAKS, PACKS
+
+    shape = {**PACKS, **LEAKS}[family]
+    model = tiny(family, shape)
+    assert within_documents(model).exact and model.config._attn_implementation == NAME
+    assert largest_difference(model) < 1e-5
+    rows = documents(*LENGTHS)
+    apart = gradients(tiny(family, shape), collate_padded(rows, pad_id=0))
+    for limit in (40, 1000):
+        packed = gradients(model, collate_packed(rows, max_length=limit, pad_id=0))
+        scale = max(gradient.abs().max().item() for gradient in apart)
+        assert max((a - b).abs().max().item() for a, b in zip(apart, packed, strict=True)) < 1e-5 * max(scale, 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [("Mistral", SLIDING), ("Gemma3", SLIDING), ("Gemma2", {**LLAMA, "head_dim": 8}), ("Falcon", None)],
+)
+def test_a_window_or_scores_of_another_kind_keep_the_models_own_attention(family: str, shape: dict[str, Any] | None):
+    from tests.trainers.test_packing import LEAKS
+
+    model = tiny(family, shape or LEAKS[family])
+    before = model.config._attn_implementation
+    assert not within_documents(model).exact
+    assert model.config._attn_implementation == before
+
+
+def test_the_attention_used_for_training_is_not_written_down(tmp_path: Any):
+    model = tiny("Llama", LLAMA)
+    assert within_documents(model).exact
+    model.save_pretrained(tmp_path)
+    assert NAME not in (tmp_path / "config.json").read_text()

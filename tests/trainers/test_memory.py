@@ -1,0 +1,121 @@
+"""The probe of memory: a step before the first, of which nothing is left but what was measured."""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import QUESTIONS, write_rows
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+
+class Pretended:
+    """Instead of a card."""
+
+    def whole(self) -> int:
+        return 24 << 30
+
+    def peak(self) -> tuple[int, int]:
+        return 5 << 30, 4 << 30
+
+
+@pytest.fixture(autouse=True)
+def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]:
+    import signal
+
+    monkeypatch.setattr("dimba.trainers.prepare.cache_folder", lambda: caches / "tokens")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def trained(mode: str, base: Path, rows: Path, out: Path, *flags: object, status: int = 0) -> str:
+    from dimba import arguments
+    from dimba.trainers import grpo, sft
+    from dimba.trainers.command import run_trainer
+
+    train, parser = {"sft": (sft.train, arguments.sft_arguments), "grpo": (grpo.train, arguments.grpo_arguments)}[mode]
+    named = ["--base-checkpoint", base, "--dataset", rows, "--output-dir", out, "--max-steps", 2, *flags]
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        ended = run_trainer(train, parser().parse_args([str(each) for each in named]))
+    assert ended == status, said.getvalue()
+    return said.getvalue()
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    [file] = folder.glob("*model.safetensors")
+    return load_file(file)
+
+
+JOBS = {
+    "sft, full": ("sft", ("--batch-size", 3, "--grad-accumulation-steps", 2)),
+    "sft, lora": ("sft", ("--batch-size", 1, "--grad-accumulation-steps", 1, "--use-lora")),
+    "grpo, full, with a reference": (
+        "grpo",
+        ("--batch-size", 4, "--grad-accumulation-steps", 2, "--max-completion-length", 8, "--beta", 0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_weights_after_a_probe_are_those_without_one_to_the_last_bit(
+    job: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    mode, flags = JOBS[job]
+    sums = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)]
+    rows = write_rows(tmp_path / "rows.jsonl", QUESTIONS if mode == "sft" else sums)
+    base = _with_dropout(tiny_checkpoint, tmp_path / "base")
+    trained(mode, base, rows, tmp_path / "plain", *flags)
+    monkeypatch.setattr("dimba.trainers.memory.meter_of", lambda _device: Pretended())
+    monkeypatch.setenv("DIMBA_MEMORY_ESTIMATE", str(6 << 30))
+    said = trained(mode, base, rows, tmp_path / "probed", *flags)
+    assert "memory: a step at the longest length takes 5.0 GiB of 24.0 GiB" in said and "6.0 GiB were estimated" in said
+    plain, probed = weights(tmp_path / "plain"), weights(tmp_path / "probed")
+    assert plain.keys() == probed.keys() and all(torch.equal(plain[name], probed[name]) for name in plain)
+    losses = [_logged(tmp_path / name, "loss") for name in ("plain", "probed")]
+    assert losses[0] == losses[1] and len(losses[0]) == 2
+    assert _logged(tmp_path / "plain", "num_tokens") == _logged(tmp_path / "probed", "num_tokens")
+    assert _logged(tmp_path / "probed", "peak_memory_bytes") == [5 << 30, 5 << 30]
+
+
+def _with_dropout(base: Path, folder: Path) -> Path:
+    """Random numbers are drawn at every step then."""
+    folder.mkdir()
+    for file in base.iterdir():
+        (folder / file.name).symlink_to(file)
+    config = json.loads((base / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
+    return folder
+
+
+def _logged(folder: Path, name: str) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+def test_what_is_too_large_ends_before_the_data_with_numbers(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    monkeypatch.setattr("dimba.trainers.memory.meter_of", lambda _device: Pretended())
+    monkeypatch.setattr("dimba.trainers.memory._batch", full)
+    monkeypatch.setenv("DIMBA_MEMORY_ESTIMATE", str(6 << 30))
+    monkeypatch.setenv("DIMBA_RANK_DIR", str(tmp_path))
+    said = trained("sft", tiny_checkpoint, write_rows(tmp_path / "rows.jsonl", QUESTIONS), tmp_path / "out", status=1)
+    assert "more than the 24.0 GiB of the card" in said and "6.0 GiB were estimated" in said
+    assert "step 1/" not in said
+    word = json.loads((tmp_path / "word.json").read_text())
+    assert word["reason"] == "gpu_out_of_memory" and "training.batch_size" in word["hint"]

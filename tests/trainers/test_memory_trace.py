@@ -1,0 +1,73 @@
+"""The estimate against the trainers' own step, traced with fake tensors: `scripts/bench/memory.py`, on a few layers."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+
+def _case(*what: Any, **more: Any) -> Any:
+    from scripts.bench.memory import Case
+
+    return Case(*what, **more)
+
+
+CASES = [
+    ("llama-8B", "full", 1, 512, {"accumulation": 1}),
+    ("llama-8B", "full", 1, 8192, {}),
+    ("llama-8B", "lora", 4, 2048, {}),
+    ("llama-1B", "full", 8, 1024, {}),
+    ("qwen3-0.6B", "lora", 1, 8192, {}),
+    ("gemma-2B", "full", 2, 1024, {"mode": "grpo"}),
+    ("qwen2-0.5B", "lora", 8, 1024, {"mode": "grpo"}),
+]
+
+
+@pytest.fixture(autouse=True)
+def _few_layers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    from scripts.bench import memory
+
+    small = {name: (kind, {**numbers, "num_hidden_layers": 3}) for name, (kind, numbers) in memory.MODELS.items()}
+    monkeypatch.setattr(memory, "MODELS", small)
+    return
+
+
+@pytest.mark.parametrize(("model", "method", "batch", "length", "more"), CASES)
+def test_what_is_traced_was_estimated(model: str, method: str, batch: int, length: int, more: dict[str, Any]):
+    from scripts.bench.memory import compared
+
+    told, live, estimate = compared(_case(model, method, batch, length, **more))
+    assert 0.95 <= told / live.peak <= 1.10, (estimate.peak, live.peak_phase)
+
+
+def test_a_trace_counts_what_is_alive_and_no_more():
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from scripts.bench.tracing import Live
+
+    live = Live()
+    with FakeTensorMode(), live:
+        first = torch.empty(1024, dtype=torch.float32)
+        view = first[:10]
+        second = first * 2
+        del second
+        third = first + 1
+        assert live.now == 2 * 4096 and live.peak == 2 * 4096
+        del first, third
+        assert live.now == 4096 and view.numel() == 10
+        del view
+    assert (live.now, live.peak) == (0, 2 * 4096)
+
+
+def test_a_shape_that_is_not_the_models_is_not_believed():
+    from scripts.bench.memory import MODELS, estimated, model_of
+
+    case = _case("llama-8B", "full", 1, 512)
+    assert MODELS["llama-8B"][1]["num_hidden_layers"] == 3
+    _, facts = model_of(case)
+    assert facts.shape and estimated(case, replace(facts, shape=None)).lower_bound

@@ -1,0 +1,147 @@
+"""What the trainer chooses for speed, what it is told to choose, and that neither changes what is learnt."""
+
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimba.errors import BadInput
+from dimba.trainers import models
+from dimba.trainers.layout import choose_collator
+from dimba.trainers.packing import collate_packed, collate_padded
+from tests.conftest import REPOSITORY, write_rows
+from tests.trainers.test_packing import LLAMA, SLIDING, tiny
+from tests.trainers.test_sft import metrics, run
+
+pytestmark = pytest.mark.slow
+AUTO = {"batch_size": 4, "max_length": 64, "packing": "auto", "attention": "auto"}
+
+
+def flags(**given: Any) -> Namespace:
+    return Namespace(**{**AUTO, **given})
+
+
+def test_what_a_batch_becomes_follows_the_model_and_the_flags():
+    def layout(model: Any, **given: Any) -> tuple[Any, str]:
+        return choose_collator(flags(**given), model, 0, on_cpu=True).func, model.config._attn_implementation
+
+    assert layout(tiny("Llama", LLAMA)) == (collate_packed, "dimba_documents")
+    assert layout(tiny("Llama", LLAMA), attention="sdpa") == (collate_packed, "sdpa")
+    assert layout(tiny("Llama", LLAMA), attention="documents", batch_size=1) == (collate_packed, "dimba_documents")
+    assert layout(tiny("Llama", LLAMA), packing="off") == (collate_padded, "sdpa")
+    assert layout(tiny("Llama", LLAMA), batch_size=1) == (collate_padded, "sdpa")
+    assert layout(tiny("Mistral", SLIDING)) == (collate_packed, "sdpa")
+
+
+def test_attention_within_documents_is_refused_where_it_cannot_be():
+    with pytest.raises(BadInput, match="--packing is off"):
+        choose_collator(flags(attention="documents", packing="off"), tiny("Llama", LLAMA), 0, on_cpu=True)
+    with pytest.raises(BadInput, match="not to all that came before"):
+        choose_collator(flags(attention="documents"), tiny("Mistral", SLIDING), 0, on_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "instead", "able", "samples", "mixed", "said"),
+    [
+        ("auto", None, False, True, False, "no", ""),
+        ("auto", "bf16", False, True, False, "bf16", ""),
+        ("auto", "bf16", True, True, False, "no", ""),
+        ("no", "bf16", False, True, False, "no", ""),
+        ("bf16", "no", False, True, False, "bf16", ""),
+        ("bf16", None, False, False, False, "no", "neither avx512_bf16 nor amx"),
+        ("auto", "fp16", False, True, False, "no", "a CPU does not train in it"),
+        ("auto", "bf16", False, True, True, "no", "sampled and scored in float32"),
+    ],
+)
+def test_a_cpu_computes_in_float32_unless_bf16_is_asked_for_and_there(
+    asked: str,
+    told: str | None,
+    instead: bool,
+    able: bool,
+    samples: bool,
+    mixed: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    import torch
+
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if told:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
+    if instead:
+        monkeypatch.setenv(models.ON_CPU_INSTEAD, "1")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert models.choose_compute("cpu", asked, samples=samples) == models.Compute(on_cpu=True, mixed=mixed)
+    printed = capsys.readouterr().out
+    assert said in printed and bool(said) == bool(printed)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = [{"question": f"Count to {n}", "answer": " ".join(map(str, range(n % 17 + 1)))} for n in range(64)]
+    return write_rows(tmp_path_factory.mktemp("rows") / "data.jsonl", made)
+
+
+STEPS = ("--batch-size", "4", "--grad-accumulation-steps", "2", "--max-steps", "6", "--learning-rate", "1e-3")
+
+
+def losses(base: Path, rows: Path, out: Path, *more: str) -> tuple[list[float], str]:
+    said = run(base, rows, out, *STEPS, "--device", "cpu", *more)
+    return [line["loss"] for line in metrics(out)], said
+
+
+def test_no_choice_changes_the_losses(tiny_checkpoint: Path, rows: Path, tmp_path: Path):
+    base, said = losses(tiny_checkpoint, rows, tmp_path / "auto")
+    assert "float32, rows packed, attention within documents, activations kept" in said
+    ways = {
+        "again": (("--activation-checkpointing", "on"), "activations computed again"),
+        "sdpa": (("--attention", "sdpa"), "attention sdpa"),
+        "eager": (("--attention", "eager", "--packing", "off"), "rows padded, attention eager"),
+        "lora": (("--use-lora", "--learning-rate", "1e-12", "--attention", "sdpa"), "rows packed"),
+    }
+    for name, (more, expected) in ways.items():
+        found, said = losses(tiny_checkpoint, rows, tmp_path / name, *more)
+        assert expected in said
+        if name != "lora":
+            assert found == pytest.approx(base, abs=2e-5), name
+
+
+@pytest.mark.skipif(models._cpu_precision("bf16", samples=False) == "no", reason="this CPU does not compute in bf16")
+@pytest.mark.parametrize("method", [(), ("--use-lora",), ("--use-qlora",)])
+def test_bf16_on_a_cpu_stays_close_to_float32_and_resumes_exactly(
+    method: tuple[str, ...], tiny_checkpoint: Path, rows: Path, tmp_path: Path
+):
+    whole, _ = losses(tiny_checkpoint, rows, tmp_path / "float32", *method)
+    mixed = (*method, "--mixed-precision", "bf16", "--save-steps", "3")
+    found, said = losses(tiny_checkpoint, rows, tmp_path / "bf16", *mixed)
+    assert "mixed bf16" in said and found != whole
+    assert found == pytest.approx(whole, abs=5e-3)
+    resumed = ("--resume-from-checkpoint", str(tmp_path / "bf16" / "checkpoint-3"))
+    run(tiny_checkpoint, rows, tmp_path / "again", *STEPS, *mixed, *resumed)
+    assert [line["loss"] for line in metrics(tmp_path / "again")] == found[3:]
+
+
+def test_flash_attention_is_refused_on_a_cpu(tiny_checkpoint: Path, rows: Path, tmp_path: Path):
+    flash = ("--attention", "flash_attention_2", "--device", "cpu")
+    assert "it is for CUDA" in run(tiny_checkpoint, rows, tmp_path / "out", *flash, status=2)
+
+
+def test_bitsandbytes_is_imported_only_where_something_may_be_quantised(tiny_checkpoint: Path, tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"quantization_config": {}}')
+    for base, qlora, hidden in (
+        (tiny_checkpoint, False, True),
+        (tiny_checkpoint, True, False),
+        (tmp_path, False, False),
+    ):
+        code = (
+            "import sys; from argparse import Namespace; from dimba.trainers.command import hide_quantising;"
+            f"hide_quantising(Namespace(base_checkpoint={str(base)!r}, use_qlora={qlora}));"
+            "import importlib.util; print(importlib.util.find_spec('bitsandbytes') is None)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+        assert done.stdout.strip() == str(hidden)
