@@ -13,7 +13,7 @@ from dimba.host.output import job_user, nearest_existing
 from dimba.host.probe import project_root
 from dimba.launch import find_runner, launch
 from dimba.lifecycle import Reporter
-from dimba.plan import Mount
+from dimba.plan.model import Mount
 from dimba.runners.protocol import Runner, Throwaway
 from dimba.runs import RunRecord
 from dimba.runs.store import make_folder, write_whole

@@ -9,7 +9,7 @@ from dimba.errors import DimbaError, raise_all
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts, HostFacts, ImageFacts
 from dimba.host.probe import probe
 from dimba.launch import located
-from dimba.plan import LaunchPlan, make_plan
+from dimba.plan.build import make_plan
 from dimba.plan.fitting import fit_of, settle_batch
 from dimba.plan.kubernetes import (
     Object,
@@ -19,6 +19,7 @@ from dimba.plan.kubernetes import (
     cluster_problems,
     place_problems,
 )
+from dimba.plan.model import LaunchPlan
 from dimba.plan.steps import share_out
 from dimba.runners.flags import trainer_facts
 from dimba.runners.process import ProcessRunner

@@ -17,9 +17,9 @@ from dimba.host.probe import probe, project_root
 from dimba.host.provenance import provenance
 from dimba.leasing import Desk, machine, waiting_for, wanted_by
 from dimba.lifecycle import Options, Reporter, Run, interrupted, signals
-from dimba.plan import LaunchPlan, make_plan
-from dimba.plan.build import Choices
+from dimba.plan.build import Choices, make_plan
 from dimba.plan.flags import EVERY_ALIAS
+from dimba.plan.model import LaunchPlan
 from dimba.plan.slurm import cluster_cards, on_cluster
 from dimba.preview import with_report
 from dimba.runners.flags import trainer_facts

@@ -9,7 +9,7 @@ from dimba.errors import EngineFailed, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.gpus import used_by_processes
 from dimba.host.probe import project_root
-from dimba.plan import LaunchPlan
+from dimba.plan.model import LaunchPlan
 from dimba.runs.leases import Answer, Lease, Leases, Wanted
 from dimba.runs.locks import locks_folder
 from dimba.runs.processes import lives

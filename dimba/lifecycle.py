@@ -18,7 +18,7 @@ from dimba.endings import judge, measured_memory
 from dimba.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
-from dimba.plan import LaunchPlan
+from dimba.plan.model import LaunchPlan
 from dimba.runners.protocol import Ending, Runner
 from dimba.runners.tail import Tail
 from dimba.runs import RunFolder, create_run

@@ -15,9 +15,9 @@ from dimba.host.facts import HostFacts, TrainerFacts
 from dimba.host.source_flags import flags_in_file
 from dimba.host.stamp import stamp
 from dimba.host.trainer import own_trainer
-from dimba.plan import Mount
 from dimba.plan.build import hub_login, job_environment
 from dimba.plan.flags import Resolved, trainer_argv, value_problems
+from dimba.plan.model import Mount
 from dimba.plan.mounts import job_mounts
 from dimba.plan.network import OFFLINE
 from dimba.report import DataReport

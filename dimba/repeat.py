@@ -9,7 +9,7 @@ from typing import Any
 from dimba.errors import BadInput
 from dimba.launch import begin, choices_of, look
 from dimba.lifecycle import Reporter, cards_on_record
-from dimba.plan import LaunchPlan
+from dimba.plan.model import LaunchPlan
 from dimba.resume import options_of, spec_of
 from dimba.runs import RunFolder, RunRecord
 from dimba.trust import remember_run, require_trust_in_run

@@ -15,7 +15,7 @@ from dimba.cli.render import say_error, show_plan
 from dimba.errors import DimbaError
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts, ImageFacts
 from dimba.launch import look
-from dimba.plan import LaunchPlan
+from dimba.plan.model import LaunchPlan
 from dimba.runners.protocol import OnLine, Output, Throwaway, ignored
 from dimba.spec import JobSpec, parse_spec
 from dimba.trust import require_trust

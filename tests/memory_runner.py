@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dimba.host.facts import ImageFacts
-from dimba.plan import LaunchPlan
+from dimba.plan.model import LaunchPlan
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.spec import JobSpec
 

@@ -11,7 +11,8 @@ import pytest
 from dimba.endings import judge
 from dimba.errors import DimbaError, HostCannot, Interrupted, RunFailed
 from dimba.lifecycle import Options, Run, signals
-from dimba.plan import LaunchPlan, make_plan
+from dimba.plan.build import make_plan
+from dimba.plan.model import LaunchPlan
 from dimba.runners.protocol import Ending
 from dimba.runs import find_run
 from dimba.runs.record import Attempt, now

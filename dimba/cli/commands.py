@@ -17,7 +17,7 @@ from dimba.runs.record import RunRecord
 from dimba.spec import LoadedSpec, documents_yaml, json_schema, load_spec
 
 if TYPE_CHECKING:
-    from dimba.plan import LaunchPlan
+    from dimba.plan.model import LaunchPlan
 
 KUBERNETES = "kubernetes"
 

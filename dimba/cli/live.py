@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dimba.plan import LaunchPlan
+from dimba.plan.model import LaunchPlan
 from dimba.rewards import reward_label
 from dimba.runs import RunRecord
 

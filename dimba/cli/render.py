@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dimba.demo import DemoResult
     from dimba.doctor import Check
     from dimba.host.facts import Harm
-    from dimba.plan import LaunchPlan
+    from dimba.plan.model import LaunchPlan
     from dimba.runs import RunRecord
 
 _GIB = 1 << 30

@@ -19,8 +19,8 @@ from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
 from dimba.host.harms import find_harms
 from dimba.host.probe import probe, project_root
 from dimba.launch import located
-from dimba.plan import LaunchPlan, make_plan
-from dimba.plan.build import Choices
+from dimba.plan.build import Choices, make_plan
+from dimba.plan.model import LaunchPlan
 from dimba.runners.flags import trainer_facts
 from dimba.runners.process import ProcessRunner
 from dimba.runs.store import make_folder

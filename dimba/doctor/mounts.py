@@ -9,7 +9,7 @@ from dimba.doctor.check import Check
 from dimba.doctor.scene import Scene
 from dimba.errors import HostCannot
 from dimba.host.output import nearest_existing
-from dimba.plan import Mount
+from dimba.plan.model import Mount
 from dimba.runners.protocol import Throwaway
 
 _NAME = "files from a container"

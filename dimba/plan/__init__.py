@@ -1,6 +1,5 @@
-"""(JobSpec, HostFacts) → LaunchPlan: what would run, and is what runs."""
+"""(JobSpec, HostFacts) → LaunchPlan: what would run, and is what runs.
 
-from dimba.plan.build import make_plan
-from dimba.plan.model import LaunchPlan, Mount, Omitted
-
-__all__ = ["LaunchPlan", "Mount", "Omitted", "make_plan"]
+Nothing is imported here. The wizard's looks at the machine import the runners, and with them parts of this, in threads
+of their own; threads that meet at a package which waits for its own parts see it half done.
+"""

@@ -11,7 +11,7 @@ from dimba.host.facts import HostFacts, ImageFacts, TrainerFacts
 from dimba.host.help_flags import HELP_SECONDS, PARSER_VERSION, flags_in_help
 from dimba.host.memory import recall, remember
 from dimba.host.source_flags import flags_in_file
-from dimba.plan import Mount
+from dimba.plan.model import Mount
 from dimba.runners.protocol import Output, Throwaway
 
 RunOnce = Callable[[Sequence[str], Throwaway], Output]

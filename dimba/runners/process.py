@@ -15,7 +15,7 @@ from typing import Any
 from dimba.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID, ENV_SECRETS_ON_STDIN, EXIT_FILE
 from dimba.errors import HostCannot
 from dimba.host.facts import ImageFacts
-from dimba.plan import LaunchPlan
+from dimba.plan.model import LaunchPlan
 from dimba.runners.deadline import deadline
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.runners.tail import follow_file

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dimba.host.facts import Gpu, ImageFacts
-from dimba.plan import LaunchPlan, Mount
+from dimba.plan.model import LaunchPlan, Mount
 from dimba.spec import JobSpec
 
 # (what is being done, steps done, steps in all or 0 where that is not known)

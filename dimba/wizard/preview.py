@@ -17,8 +17,7 @@ from dimba.wizard.spec import spec_values, trainer_name, wanted_trainer_args
 from dimba.wizard.state import State
 
 if TYPE_CHECKING:
-    from dimba.plan import LaunchPlan
-    from dimba.plan.model import MemoryEstimate
+    from dimba.plan.model import LaunchPlan, MemoryEstimate
 
 _COMMAND_WIDTH = 74
 

@@ -19,7 +19,7 @@ from docker.types import DeviceRequest
 from dimba.errors import EngineFailed, HostCannot
 from dimba.host.context import gather_context, image_key
 from dimba.host.facts import ImageFacts
-from dimba.plan import make_plan
+from dimba.plan.build import make_plan
 from dimba.runners.docker.engine import Engine
 from dimba.runners.docker.image import look_at_image
 from dimba.runners.docker.runner import DockerRunner

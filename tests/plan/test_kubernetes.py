@@ -107,7 +107,7 @@ def test_the_command_and_environment_are_those_of_a_container_on_the_cpu(
     """Held to the plan of the docker runner, where what differs is said here: threads, network and cache."""
     from dimba.host.facts import EngineFacts, ImageFacts
     from dimba.host.probe import probe
-    from dimba.plan import make_plan
+    from dimba.plan.build import make_plan
     from dimba.runners.flags import trainer_facts
     from dimba.runners.process import ProcessRunner
     from dimba.spec import load_spec

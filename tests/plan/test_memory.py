@@ -12,8 +12,8 @@ import pytest
 from dimba.errors import DimbaError, HostCannot
 from dimba.host.checkpoint import facts_of_tensors, look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, Gpu, GpuFacts
-from dimba.plan import LaunchPlan
 from dimba.plan.memory import Share, estimate_memory
+from dimba.plan.model import LaunchPlan
 from dimba.spec import parse_spec
 from tests.conftest import hollow_checkpoint
 from tests.plan.test_plan import FACTS, SPARSE, plan

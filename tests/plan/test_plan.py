@@ -18,8 +18,7 @@ from dimba.host.facts import (
     OutputFacts,
     TrainerFacts,
 )
-from dimba.plan import make_plan
-from dimba.plan.build import Choices
+from dimba.plan.build import Choices, make_plan
 from dimba.spec import parse_spec
 
 CARDS = tuple(Gpu(index=n, uuid=f"GPU-{n}", name="RTX 4090", compute_capability=8.9) for n in range(2))

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dimba.host.facts import ImageFacts
-from dimba.plan import LaunchPlan, Mount, make_plan
+from dimba.plan.build import make_plan
+from dimba.plan.model import LaunchPlan, Mount
 from dimba.runners.process import ProcessRunner
 from dimba.runners.protocol import Runner, Throwaway
 from dimba.spec import parse_spec

@@ -6,7 +6,7 @@ from typing import Any
 from docker.types import DeviceRequest, Mount
 
 from dimba.host.facts import Gpu
-from dimba.plan import Mount as PlannedMount
+from dimba.plan.model import Mount as PlannedMount
 
 # Without a network nobody tells a job its own name, nor that of the address by which ranks see each other.
 OWN_NAME = "dimba"

@@ -17,7 +17,7 @@ import docker
 from dimba.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE, LABEL_ATTEMPT, LABEL_GPUS, LABEL_RUN_ID, STOP_MARGIN
 from dimba.errors import EngineFailed
 from dimba.host.facts import ImageFacts
-from dimba.plan import LaunchPlan
+from dimba.plan.model import LaunchPlan
 from dimba.runners.deadline import deadline
 from dimba.runners.docker.engine import Engine, engine_started
 from dimba.runners.docker.image import build, look_at_image, pull

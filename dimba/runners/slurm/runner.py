@@ -9,7 +9,7 @@ from typing import Any
 from dimba.contract import EXIT_FILE, EXIT_STOPPED, json_object
 from dimba.errors import EngineFailed
 from dimba.host.facts import ImageFacts
-from dimba.plan import LaunchPlan
+from dimba.plan.model import LaunchPlan
 from dimba.plan.slurm import cluster_image, slurm_script
 from dimba.runners.process import TOKENS, ProcessRunner, identity
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored

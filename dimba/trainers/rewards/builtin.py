@@ -5,8 +5,18 @@ from dataclasses import dataclass
 
 from dimba.rewards import RewardSpec
 from dimba.samples import Message
-from dimba.trainers.rewards import verifiers
 from dimba.trainers.rewards.answers import Answers
+from dimba.trainers.rewards.verifiers import (
+    Verifier,
+    contains,
+    exact_match,
+    found,
+    has_word,
+    json_valid,
+    length,
+    numeric,
+    similarity,
+)
 
 FREE_SHARE = 0.8  # of the limit, that `length` leaves alone
 
@@ -16,7 +26,7 @@ class Verified:
     """A verifier, asked about each answer by itself."""
 
     name: str
-    score: verifiers.Verifier
+    score: Verifier
 
     def __call__(self, answers: Answers) -> list[float | None]:
         """A score for each answer."""
@@ -34,7 +44,7 @@ class Length:
     def __call__(self, answers: Answers) -> list[float | None]:
         """A score for each answer."""
         free = int(answers.limit * FREE_SHARE) if self.free is None else self.free
-        return [verifiers.length(len(ids), free, answers.limit) for ids in answers.token_ids]
+        return [length(len(ids), free, answers.limit) for ids in answers.token_ids]
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Similarity:
     def __call__(self, answers: Answers) -> list[float | None]:
         """A score for each answer."""
         pairs = zip(answers.texts, answers.tasks, strict=True)
-        return [verifiers.similarity(text, _text(task.chosen), _text(task.rejected)) for text, task in pairs]
+        return [similarity(text, _text(task.chosen), _text(task.rejected)) for text, task in pairs]
 
 
 def make_builtin(spec: RewardSpec) -> Verified | Length | Similarity:
@@ -58,18 +68,18 @@ def make_builtin(spec: RewardSpec) -> Verified | Length | Similarity:
     return Verified(spec.logged, _verifier(spec))
 
 
-def _verifier(spec: RewardSpec) -> verifiers.Verifier:
+def _verifier(spec: RewardSpec) -> Verifier:
     if spec.name == "regex":
-        return verifiers.found(spec.parameter or "")
+        return found(spec.parameter or "")
     if spec.name == "json_valid":
-        return verifiers.json_valid(spec.parameter)
+        return json_valid(spec.parameter)
     if spec.name == "contains" and spec.parameter is not None:
         wanted = spec.parameter
-        return lambda text, _reference: verifiers.has_word(text, wanted)
+        return lambda text, _reference: has_word(text, wanted)
     known: dict[str, Callable[[str, str], float]] = {
-        "numeric": verifiers.numeric,
-        "exact_match": verifiers.exact_match,
-        "contains": verifiers.contains,
+        "numeric": numeric,
+        "exact_match": exact_match,
+        "contains": contains,
     }
     return known[spec.name]
 
