@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
@@ -24,7 +25,7 @@ output_dir: out
 resources: {{gpus: none}}
 runner: process
 """
-_START = 8.0  # seconds that imports take here, about
+_ALIVE = ("queued", "building", "starting", "running")
 
 
 def write_job(folder: Path, base: Path, *, steps: int) -> Path:
@@ -74,13 +75,45 @@ def kill_all(folder: Path) -> None:
             continue
 
 
-def kill_often(folder: Path, kills: int, seed: int) -> int:
-    """Kills the job so often, at any moment, each time it is resumed; returns how often it had not ended before."""
+def attempt_metrics(folder: Path) -> list[dict]:
+    """The steps that the run's newest attempt has told of."""
+    files = sorted(folder.glob("runs/*/attempts/*/metrics.jsonl"), key=lambda file: int(file.parent.name))
+    newest = len(record(folder)["attempts"])
+    if not files or int(files[-1].parent.name) != newest:
+        return []
+    return [json.loads(line) for line in files[-1].read_text(encoding="utf-8").splitlines()]
+
+
+def measure(whole: Path) -> tuple[float, float]:
+    """The seconds that a run which nobody killed took until its first step, and from there on."""
+    attempt = record(whole)["attempts"][-1]
+    started, ended = (datetime.fromisoformat(attempt[each]) for each in ("started", "ended"))
+    training = attempt_metrics(whole)[-1]["elapsed"]
+    return (ended - started).total_seconds() - training, training
+
+
+def wait_for_step(folder: Path) -> None:
+    """Until the newest attempt trains, or has ended."""
+    while not attempt_metrics(folder) and record(folder)["status"] in _ALIVE:
+        time.sleep(0.1)
+
+
+def kill_often(folder: Path, kills: int, seed: int, whole: Path) -> int:
+    """Kills the job so often, in its start or while it trains, each time it is resumed.
+
+    The moments are drawn from what `whole` took, the same job undisturbed: the machine may be quick or slow, and still
+    the kills together leave it some steps to do. Returns how often the job had not ended before.
+    """
     chance, hit = random.Random(seed), 0
+    start, training = measure(whole)
     started = dimba(folder, "launch", "job.yaml", "--detach")
     assert started.returncode == 0, started.stderr
     for _ in range(kills):
-        time.sleep(chance.uniform(0, _START + 3))
+        if chance.random() < 0.5:
+            time.sleep(chance.uniform(0, start))
+        else:
+            wait_for_step(folder)
+            time.sleep(chance.uniform(0, training / kills))
         kill_all(folder)
         found = record(folder)
         if found["status"] == "succeeded":
@@ -89,7 +122,7 @@ def kill_often(folder: Path, kills: int, seed: int) -> int:
         assert found["status"] in ("lost", "failed"), found
         resumed = dimba(folder, "resume", found["id"], "--detach")
         assert resumed.returncode == 0, resumed.stderr
-    while record(folder)["status"] in ("queued", "building", "starting", "running"):
+    while record(folder)["status"] in _ALIVE:
         time.sleep(0.5)
     return hit
 

@@ -10,9 +10,9 @@ from tests.kills import dimba, kill_often, record, weights, write_job
 
 @pytest.mark.proof
 def test_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path, tiny_checkpoint: Path):
-    quiet, killed = (write_job(tmp_path / name, tiny_checkpoint, steps=150) for name in ("quiet", "killed"))
+    quiet, killed = (write_job(tmp_path / name, tiny_checkpoint, steps=400) for name in ("quiet", "killed"))
     assert dimba(quiet, "launch", "job.yaml").returncode == 0
-    hit = kill_often(killed, 5, seed=6)
+    hit = kill_often(killed, 5, seed=6, whole=quiet)
     found = record(killed)
     assert found["status"] == "succeeded" and len(found["attempts"]) == hit + 1 >= 4
     assert weights(killed) == weights(quiet)

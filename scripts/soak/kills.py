@@ -22,7 +22,7 @@ def main() -> int:
         make_checkpoint(base, [f"Count to {n}" for n in range(60)])
         quiet, killed = (write_job(Path(name, each), base, steps=kills * STEPS_A_KILL) for each in ("quiet", "killed"))
         whole = dimba(quiet, "launch", "job.yaml")
-        hit = kill_often(killed, kills, seed)
+        hit = kill_often(killed, kills, seed, quiet)
         same = whole.returncode == 0 and record(killed)["status"] == "succeeded" and weights(quiet) == weights(killed)
     print(json.dumps({"kills": hit, "lost": 0 if same else 1, "same weights": same}))
     return int(not same)
