@@ -10,6 +10,7 @@ from dimba.errors import printable
 from dimba.report import DataReport
 from dimba.trainers.checkpoints import where_to_go_on
 from dimba.trainers.command import is_first_rank, world_size
+from dimba.trainers.heap import keep_freed_memory
 from dimba.trainers.output import output_folder, quiet, save, stop_where_turns_end
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def _prepared(args: Namespace) -> tuple[Any, Any, "Data"]:
 
     quiet()
     compute = models.choose_compute(args.device, args.mixed_precision)
+    if compute.on_cpu:
+        keep_freed_memory()
     data = load_data(args, say_rows()).checked()
     if is_first_rank():
         introduce(data.report)

@@ -1,6 +1,6 @@
 """Command lines that train the same model on the same rows, for `scripts/bench/train.py`.
 
-Those of LLaMA-Factory and axolotl are written after their documentation, and have not been run.
+That of LLaMA-Factory ran with 0.9.5; that of axolotl is written after its documentation, and has not been run.
 """
 
 import json
@@ -48,13 +48,14 @@ def trl(work: Work, out: Path, *, packing: bool) -> list[str]:
 
 
 def llama_factory(work: Work, out: Path) -> list[str]:
+    """Without a `template` of its own, it takes the checkpoint's."""
     (work.folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}), encoding="utf-8")
     settings = {
         "model_name_or_path": str(work.folder / "base"), "stage": "sft", "do_train": True, "finetuning_type": "full",
-        "dataset_dir": str(work.folder), "dataset": "rows", "template": "default", "cutoff_len": work.length,
+        "dataset_dir": str(work.folder), "dataset": "rows", "cutoff_len": work.length,
         "output_dir": str(out), "per_device_train_batch_size": work.batch, "gradient_accumulation_steps": 1,
-        "num_train_epochs": 1, "learning_rate": float(RATE), "logging_steps": 1, "report_to": "none",
-        "save_strategy": "no", "bf16": not work.on_cpu, "use_cpu": work.on_cpu,
+        "num_train_epochs": 1, "learning_rate": float(RATE), "warmup_ratio": 0.03, "logging_steps": 1,
+        "report_to": "none", "save_strategy": "no", "bf16": not work.on_cpu, "use_cpu": work.on_cpu,
     }  # fmt: skip
     return [PEERS["LLaMA-Factory"], "train", _written(work.folder / "llama_factory.yaml", settings)]
 
