@@ -271,6 +271,7 @@ class DataSummary:
     left_out: int = 0  # pairs that compare nothing
     bad: tuple[tuple[str, str], ...] = ()  # (where, why)
     hint: str = ""  # what mends all of `bad`
+    compares: bool = False  # pairs without short answers: what `reward: auto` makes of them is a reward model
 
     @property
     def usable(self) -> int:

@@ -188,6 +188,7 @@ def survey_tasks(
         left_out=left_out.total,
         bad=tuple((each.where, each.why) for each in bad),
         hint=hints.pop() if len(hints) == 1 else "",
+        compares=form.pairs and not form.checkable,
     )
 
 

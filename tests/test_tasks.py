@@ -171,6 +171,18 @@ def test_what_is_shown_carries_no_loss(tmp_path: Any):
     assert summary.first and summary.first.trained == (False, False, False)
 
 
+@pytest.mark.parametrize(
+    ("row", "compares"),
+    [
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, True),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B", "answer": "4"}, False),
+        ({"question": "Q", "answer": "4"}, False),
+    ],
+)
+def test_whether_a_reward_model_is_needed_is_known(tmp_path: Any, row: dict[str, Any], compares: bool):
+    assert survey_tasks(write_rows(tmp_path / "a.jsonl", [row]), {}).compares is compares
+
+
 def test_a_first_row_that_cannot_be_shown_says_why():
     with pytest.raises(BadInput, match="here: `prompt` is a number"):
         first_sample({"prompt": 3}, {}, "here", "grpo")

@@ -32,6 +32,7 @@ class Fit:
     processes: int
     longest: int | None
     ours: bool  # the trainer
+    compares: bool = False  # the data: see DataSummary
     shards: int = 1  # parts that the model is in, each on a card
 
     def estimate(self, spec: JobSpec | None = None) -> MemoryEstimate | None:
@@ -46,6 +47,7 @@ class Fit:
             shards=self.shards if _shards_as_well(spec, self.spec) else 1,
             mixed=precision(spec, self.gpus),
             longest=self.longest,
+            compares=self.compares,
         )
         return estimate_memory(spec, checkpoint, on_cpu=not self.gpus, share=share)
 
@@ -78,6 +80,7 @@ def fit_of(spec: JobSpec, facts: HostFacts, gpus: tuple[Gpu, ...], processes: in
         processes=processes,
         longest=_longest(spec, report.longest) if report else None,
         ours=facts.trainer.path == own_trainer(spec.mode, facts.project),
+        compares=bool(facts.data.summary and facts.data.summary.compares),
     )
 
 
@@ -111,6 +114,11 @@ def settle_batch(fit: Fit) -> tuple[Fit, str]:
     most = " (all of a step)" if batch == step // fit.processes else ""
     room = f"{total / _GIB:.1f} of {budget / _GIB:.1f} GiB, a tenth is left free"
     return fit.of(_with_batch(fit.spec, batch, step)), f"batch_size auto: {batch}{most}, the largest that fits: {room}"
+
+
+def is_known(fit: Fit) -> bool:
+    """Whether `auto` goes by what fits the cards, not by the table."""
+    return not _why_not(fit, _budget(fit))
 
 
 def _why_not(fit: Fit, budget: int | None) -> str:

@@ -41,6 +41,7 @@ class Share:
     shards: int = 1  # processes that a model is divided among; 1 where each holds it whole
     mixed: str = "bf16"
     longest: int | None = None  # tokens of the longest row, where they were counted
+    compares: bool = False  # the data: `reward: auto` comes to a reward model
 
 
 def stop_grace(memory: MemoryEstimate | None) -> float:
@@ -104,8 +105,8 @@ def _with_others(spec: JobSpec, checkpoint: CheckpointFacts, share: Share, state
         # DDP: gradients are copied into its buckets (`gradient_as_bucket_view=False`).
         buckets=states.gradients if several and share.shards == 1 else 0,
         gathered=_gathered(shape, precision_of(spec, share.mixed)) if share.shards > 1 and shape else 0,
-        reference=_reference(spec, checkpoint),
-        reward=_reward(spec, checkpoint),
+        reference=_reference(spec, checkpoint, share),
+        reward=_reward(spec, checkpoint, share),
         context=_CONTEXT + (_NCCL if several else 0),
     )
 
@@ -120,28 +121,29 @@ def _gathered(shape: ModelShape, precision: Precision) -> int:
     return (2 * layer + head) * precision.compute + gradients
 
 
-def _reference(spec: JobSpec, checkpoint: CheckpointFacts) -> int:
+def _reference(spec: JobSpec, checkpoint: CheckpointFacts, share: Share) -> int:
     """GRPO's second model: none for an adapter, which is switched off instead."""
-    return _base(spec, checkpoint, on_cpu=False) if spec.method == "full" and _beta(spec) else 0
+    return _base(spec, checkpoint, on_cpu=False) if spec.method == "full" and _beta(spec, share) else 0
 
 
-def _beta(spec: JobSpec) -> float:
+def _beta(spec: JobSpec, share: Share) -> float:
     if spec.mode != "grpo":
         return 0.0
     said = spec.trainer_args.get("beta")
-    return float(said) if isinstance(said, int | float) else 0.04 if _scores(spec) else 0.0
+    return float(said) if isinstance(said, int | float) else 0.04 if _scores(spec, share) else 0.0
 
 
-def _scores(spec: JobSpec) -> bool:
-    """Whether a reward model gives the reward, as far as the spec says so."""
+def _scores(spec: JobSpec, share: Share) -> bool:
+    """Whether a reward model gives the reward, as far as the spec and the columns of the data say so."""
     asked = spec.trainer_args.get("reward", "auto")
     names = asked if isinstance(asked, list) else [asked]
-    return spec.mode == "grpo" and ("preference" in names or "reward-model" in spec.trainer_args)
+    learnt = "preference" in names or ("auto" in names and share.compares)
+    return spec.mode == "grpo" and (learnt or "reward-model" in spec.trainer_args)
 
 
-def _reward(spec: JobSpec, checkpoint: CheckpointFacts) -> int:
+def _reward(spec: JobSpec, checkpoint: CheckpointFacts, share: Share) -> int:
     """The reward model: the base once more, frozen, with an adapter of its own."""
-    return _base(spec, checkpoint, on_cpu=False, trained=False) if _scores(spec) else 0
+    return _base(spec, checkpoint, on_cpu=False, trained=False) if _scores(spec, share) else 0
 
 
 def precision_of(spec: JobSpec, mixed: str) -> Precision:

@@ -10,6 +10,7 @@ from dimba.wizard.machine import gpu_facts
 from dimba.wizard.state import State
 
 if TYPE_CHECKING:
+    from dimba.plan.fitting import Fit
     from dimba.spec import JobSpec
     from dimba.spec.model import Training
 
@@ -45,8 +46,30 @@ def why_auto(state: State) -> str:
     return _fit(state)[1]
 
 
+def fitting_batch(state: State) -> int | None:
+    """What `auto` comes to; None where it is the table's number again, as what fits cannot be told."""
+    from dimba.plan.fitting import is_known
+
+    return int(settled(state).rows) if is_known(_job(state)) else None
+
+
+def is_too_much(state: State, batch: int, steps: int) -> bool:
+    """Whether so many rows at once are known not to fit the cards."""
+    from dimba.plan.fitting import memory_problems
+
+    return bool(memory_problems(_job(state, batch_size=batch, grad_accumulation_steps=steps)))
+
+
 def _fit(state: State) -> "tuple[JobSpec, str]":
-    from dimba.plan.fitting import Fit, settle_batch
+    from dimba.plan.fitting import settle_batch
+
+    found, why = settle_batch(_job(state))
+    return found.spec, why
+
+
+def _job(state: State, **training: int) -> "Fit":
+    """The answers as a job, its batch size to be settled unless it is given."""
+    from dimba.plan.fitting import Fit
     from dimba.plan.strategy import choose_strategy
     from dimba.spec import JobSpec
 
@@ -60,15 +83,14 @@ def _fit(state: State) -> "tuple[JobSpec, str]":
         "dataset": {"name": "any/data"},
         "method": state.value("method"),
         "lora": {"r": rank, "alpha": rank},
-        "training": {"batch_size": AUTO, "max_length": state.value("max_length")},
+        "training": {"batch_size": AUTO, "max_length": state.value("max_length"), **training},
         "trainer_args": {"num-generations": generations} if generations else {},
         "resources": {"vram_gb": vram} if vram else {},
     }
     base = base_facts(state) or CheckpointFacts(reference="base", local=False)
     spec = JobSpec.model_validate(values)
     fit = Fit(spec=spec, checkpoint=base, gpus=gpus, processes=processes(state), longest=None, ours=True)
-    found, why = settle_batch(fit.shared_by(choose_strategy(fit).shards(fit.processes)))
-    return found.spec, why
+    return fit.shared_by(choose_strategy(fit).shards(fit.processes))
 
 
 def chosen_cards(state: State) -> tuple[Gpu, ...]:

@@ -1,14 +1,14 @@
 """The questions of each step, in the order in which they are asked."""
 
 from dimba.wizard.question import Question
-from dimba.wizard.steps import checkpoint, data, method, mode, trainer, training
+from dimba.wizard.steps import checkpoint, data, method, mode, trainer, tune
 
 QUESTIONS: tuple[Question, ...] = (
     *mode.QUESTIONS,
     *checkpoint.QUESTIONS,
     *data.QUESTIONS,
     *method.QUESTIONS,
-    *training.QUESTIONS,
+    *tune.QUESTIONS,
     *trainer.QUESTIONS,
 )
 TITLES = {

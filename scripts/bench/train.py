@@ -69,6 +69,8 @@ def arguments() -> argparse.Namespace:
     add("--batch", type=int, default=8)
     add("--length", type=int, help="tokens an example may have (default: 1024; on CUDA 2048)")
     add("--vocabulary", type=int, default=8192)
+    add("--hidden", type=int, help="another width, with as many heads of 64 and an MLP of three times that")
+    add("--layers", type=int)
     add("--threads", type=int, default=os.cpu_count(), help="of each of them (default: a core each)")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--plot", type=Path, metavar="FILE.svg", help="loss curves over tokens and over seconds")
@@ -82,7 +84,7 @@ def prepared(args: argparse.Namespace, folder: Path) -> tuple[Work, Callable[[Pa
     from dimba.trainers.tiny import make_checkpoint
 
     rows = json.loads(args.file.read_text(encoding="utf-8")) if args.file else made_up(1000)
-    shape: dict[str, Any] = LARGE if args.device == "cuda" else SMALL
+    shape = shape_of(args)
     heads = {"num_key_value_heads": shape["num_attention_heads"], "max_position_embeddings": 4096}
     make_checkpoint(
         folder / "base", [text for row in rows for text in row.values()], vocabulary=args.vocabulary, **shape, **heads
@@ -95,6 +97,13 @@ def prepared(args: argparse.Namespace, folder: Path) -> tuple[Work, Callable[[Pa
     packs = max(1, round(tokens / args.steps / args.length))
     work = Work(folder, args.batch, args.length, packs, args.device == "cpu")
     return work, partial(loss, [chat(row) for row in rows[:HELD_OUT]]), tokens, parameters
+
+
+def shape_of(args: argparse.Namespace) -> dict[str, Any]:
+    shape = LARGE if args.device == "cuda" else SMALL
+    if hidden := args.hidden:
+        shape = shape | {"hidden_size": hidden, "intermediate_size": 3 * hidden, "num_attention_heads": hidden // 64}
+    return shape | ({"num_hidden_layers": args.layers} if args.layers else {})
 
 
 def write(folder: Path, rows: list[dict[str, str]]) -> None:

@@ -104,6 +104,16 @@ def test_grpo_counts_the_completions_of_a_whole_step_and_its_other_models():
     assert more and (more.reference, more.reward) == (LARGE.parameters * 4, LARGE.parameters * 2)
 
 
+def test_pairs_without_a_reward_named_need_a_reward_model():
+    grpo = SPARSE.replace("mode: sft", "mode: grpo").replace("lora", "full")
+    spec = parse_spec(grpo.encode(), source="").spec
+    named = spec.model_copy(update={"trainer_args": {"reward": "numeric"}})
+    share = Share(batch_size=2, accumulation=4, compares=True)
+    found, other = (estimate_memory(each, LARGE, on_cpu=False, share=share) for each in (spec, named))
+    assert found and (found.reference, found.reward) == (LARGE.parameters * 4, LARGE.parameters * 2)
+    assert other and (other.reference, other.reward) == (0, 0)
+
+
 # What cannot fit.
 
 
@@ -188,7 +198,7 @@ def test_auto_falls_back_to_the_table_and_says_why(added: str, options: dict[str
 
 
 def test_a_shape_is_read_from_the_files_and_an_estimate_is_quick(tmp_path: Path):
-    folder = _checkpoint(tmp_path, CONFIG)
+    folder = large_checkpoint(tmp_path, CONFIG)
     began = time.perf_counter()
     facts = look_at_checkpoint(str(folder), tmp_path)
     looked = time.perf_counter() - began
@@ -198,7 +208,7 @@ def test_a_shape_is_read_from_the_files_and_an_estimate_is_quick(tmp_path: Path)
     assert looked + time.perf_counter() - began < 0.5, "0.05 is what it takes where nothing else runs"
 
 
-def _checkpoint(folder: Path, config: dict[str, Any], headers: dict[str, Any] | None = None) -> Path:
+def large_checkpoint(folder: Path, config: dict[str, Any], headers: dict[str, Any] | None = None) -> Path:
     """The headers without the weights: a file may have a hole of that size."""
     made = hollow_checkpoint(folder / "base")
     for file in made.glob("*.safetensors"):

@@ -11,6 +11,7 @@ import pytest
 from dimba.spec import JobSpec, load_spec
 from tests.conftest import QUESTIONS, REPOSITORY, Dimba, hollow_checkpoint, write_rows
 from tests.hub import hub
+from tests.plan.test_memory import CONFIG, large_checkpoint
 from tests.wizard.conftest import EIGHT_80, ONE_8, TWO_24
 
 ONLINE = {"HF_HUB_OFFLINE": "0"}
@@ -561,6 +562,14 @@ def test_columns_are_checked_on_the_hub_too(place: Path, refused: Any, tmp_path:
         said = refused(*flags, HF_ENDPOINT=address, **ONLINE)
     assert "--columns" in said
     assert "no column `nope`" in said
+
+
+def test_a_batch_that_cannot_fit_is_not_the_default(wizard: Any, place: Path):
+    base = large_checkpoint(place / "large", CONFIG)
+    flags = ["--dataset", "qa.jsonl", "--base-checkpoint", str(base), "--vram", "8"]
+    small, roomy = (wizard(*flags, "--name", cards[0], CARDS=cards[1]) for cards in (("a", ONE_8), ("b", EIGHT_80)))
+    assert small.training.batch_size == "auto"
+    assert roomy.training.batch_size == 4
 
 
 def test_gpus_none_is_the_cpu_and_its_defaults(wizard: Any):

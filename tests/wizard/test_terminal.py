@@ -10,6 +10,7 @@ import pytest
 from dimba.spec import load_spec
 from tests.conftest import QUESTIONS, REPOSITORY, hollow_checkpoint, write_rows
 from tests.hub import hub
+from tests.plan.test_memory import CONFIG, large_checkpoint
 from tests.wizard.conftest import EIGHT_80, ONE_8, TWO_24
 from tests.wizard.terminal import CTRL_C, CTRL_U, DOWN, ENTER, ESC, TAB, UP, Terminal, environment
 
@@ -417,6 +418,17 @@ def test_another_mode_brings_its_own_trainer(wizard: Open, place: Path):
     terminal.wait("❯ scripts/finetuning/finetune_grpo.py")
     terminal.send(ENTER)
     terminal.wait("Output folder: checkpoints/finetune_grpo_lora")
+
+
+def test_the_batch_that_fits_is_offered_where_a_card_is(wizard: Open, place: Path):
+    base = large_checkpoint(place / "large", CONFIG)
+    flags = ["--mode", "sft", "--base-checkpoint", str(base), "--dataset", "qa.jsonl", "--vram", "80"]
+    terminal = wizard(*flags, "--method", "lora", "--gpus", "all", CARDS="A100:81920")
+    terminal.wait("batch size auto: 64 here, the most that fits")
+    terminal.send(UP, UP, ENTER)
+    terminal.wait("taken, batch size auto: 64 here")
+    to_the_end(terminal)
+    assert load_spec(place / saved(terminal)).spec.training.batch_size == "auto"
 
 
 def test_groups_are_solved_as_one_answers(wizard: Open):

@@ -1,24 +1,21 @@
 """Step 5: hyperparameters, each with what follows from it."""
 
-import math
-from collections.abc import Sequence
-
 from dimba.batching import Row, default_learning_rate, row_for
 from dimba.contract import absolute
 from dimba.errors import BadInput
 from dimba.rewards import parse_reward
-from dimba.wizard.batches import AUTO, accumulation, batch_size, fitting_generations, is_auto
-from dimba.wizard.consequences import consequences, counted_epochs, passes, solved_note
+from dimba.wizard.batches import AUTO, accumulation, batch_size, fitting_generations, is_auto, is_too_much
+from dimba.wizard.consequences import consequences, passes, solved_note
 from dimba.wizard.looks import base_facts
-from dimba.wizard.preview import prefetch_trainer
-from dimba.wizard.question import Choice, Question, Said, Wrong, positive, whole
+from dimba.wizard.question import Question, Said, Wrong, positive, whole
 from dimba.wizard.state import State
 
 _USUAL_LENGTH = 1024
-_TAKE, _EPOCHS, _CHANGE = "take", "epochs", "change"
+EPOCHS, CHANGE, FIT = "epochs", "change", "fit"  # what may be said of all of them at once
 
 
-def _row(state: State) -> Row:
+def table_row(state: State) -> Row:
+    """What the table says for this much memory."""
     return row_for(state.value("vram"))
 
 
@@ -31,7 +28,7 @@ def _is_adapter(state: State) -> bool:
 
 
 def _tuned(state: State) -> bool:
-    return bool(state.value("tune") == _CHANGE)
+    return bool(state.value("tune") == CHANGE)
 
 
 def learning_rate(state: State) -> float:
@@ -39,33 +36,19 @@ def learning_rate(state: State) -> float:
     return default_learning_rate(state.value("mode"), state.value("method"))
 
 
-def _table(state: State) -> list[Said]:
-    prefetch_trainer(state)
-    keys = [question for question in QUESTIONS[1:] if question.applies(state)]
-    pairs = [f"{question.ask.lower()} {question.show(state.value(question.key))}" for question in keys]
-    half = math.ceil(len(pairs) / 2)
-    columns = [f"  {left:<36}{right}" for left, right in zip(pairs[:half], [*pairs[half:], ""], strict=False)]
-    return [*(Said(line) for line in columns), *solved_note(state), *consequences(state), *passes(state)]
-
-
-def _ask_tune(state: State) -> bool:
-    return not all(question.key in state.given for question in QUESTIONS[1:] if question.applies(state))
-
-
-def _tune_choices(state: State) -> Sequence[Choice]:
-    epochs = counted_epochs(state.value("epochs"))
-    return (
-        Choice(_TAKE, "take these values", "taken"),
-        Choice(_EPOCHS, f"take them, but end after {epochs}: max steps none", f"taken, max steps none: {epochs}"),
-        Choice(_CHANGE, "change them one by one", "one by one"),
-    )
+def _batch(state: State) -> int | str:
+    """The table's, unless that is known not to fit the cards, or what fits them is asked for."""
+    row, method = table_row(state), state.value("method")
+    steps = row.accumulation[state.value("mode")][method]
+    fits = state.value("tune") != FIT and not is_too_much(state, row.batch[method], steps)
+    return row.batch[method] if fits else AUTO
 
 
 def _max_steps(state: State) -> int | None:
     """The table's; whoever says how many epochs it shall be means that."""
-    if "epochs" in state.answers or state.answers.get("tune") == _EPOCHS:
+    if "epochs" in state.answers or state.answers.get("tune") == EPOCHS:
         return None
-    return _row(state).max_steps[state.value("mode")]
+    return table_row(state).max_steps[state.value("mode")]
 
 
 def _context(state: State) -> int | None:
@@ -93,7 +76,7 @@ def _parse_steps(text: str, _state: State) -> int | None:
 def _accumulation(state: State) -> int:
     if is_auto(state):
         return accumulation(state)
-    return _row(state).accumulation[state.value("mode")][state.value("method")]
+    return table_row(state).accumulation[state.value("mode")][state.value("method")]
 
 
 def _parse_batch(text: str, _state: State) -> int | str:
@@ -150,17 +133,7 @@ def _after_accumulation(state: State) -> list[Said]:
     return [*([] if not _is_grpo(state) else solved_note(state)), *consequences(state)]
 
 
-QUESTIONS = (
-    Question(
-        key="tune",
-        step=5,
-        ask="Hyperparameters",
-        kind="choice",
-        choices=_tune_choices,
-        default=lambda _state: _TAKE,
-        before=_table,
-        asked=_ask_tune,
-    ),
+VALUES = (
     Question(
         key="batch_size",
         step=5,
@@ -168,7 +141,7 @@ QUESTIONS = (
         flag="--batch-size",
         metavar="N",
         help="rows (GRPO: completions) a device and forward pass; auto: the most that fits the card",
-        default=lambda state: _row(state).batch[state.value("method")],
+        default=_batch,
         parse=_parse_batch,
         asked=_tuned,
         after=_after_accumulation,
@@ -250,7 +223,7 @@ QUESTIONS = (
         flag="--lora-r",
         metavar="R",
         help="rank of the adapter",
-        default=lambda state: _row(state).rank,
+        default=lambda state: table_row(state).rank,
         parse=lambda text, _state: whole(text, "LoRA rank"),
         applies=_is_adapter,
         asked=_tuned,
