@@ -2,10 +2,11 @@
 
     PYTHONPATH=. python scripts/bench/train.py [FILE] [--rounds 3] [--steps 12] [--plot FILE.svg]
 
-FILE is a .json array of instruction/input/output rows; without it, rows are made up. All train the same random Llama
-of 20 M parameters on the same rows, once, in turns, each as a user would start it; then the loss on rows that none of
-them saw is compared. Imports, loading and tokenising are not training time: they are in the time to the first step. The
-first step itself is left out and reckoned as the mean of the others. Tokens are those of the rows, without padding.
+FILE is a .json array of instruction/input/output rows, or .jsonl of questions and answers; without it, rows are made
+up. All train the same random Llama of 20 M parameters on the same rows, once, in turns, each as a user would start it;
+then the loss on rows that none of them saw is compared. Imports, loading and tokenising are not training time: they are
+in the time to the first step. The first step itself is left out and reckoned as the mean of the others. Tokens are
+those of the rows, without padding.
 
 A machine that does other work is told by the CPU's time, which is beside the wall's. LLaMA-Factory and axolotl take
 part where they are installed. `--device cuda` trains a Llama of 1 B parameters at a length of 2,048 instead, and says
@@ -83,7 +84,7 @@ def prepared(args: argparse.Namespace, folder: Path) -> tuple[Work, Callable[[Pa
     """The checkpoint and the rows, as each of them wants them; a look at rows held out; tokens; parameters."""
     from dimba.trainers.tiny import make_checkpoint
 
-    rows = json.loads(args.file.read_text(encoding="utf-8")) if args.file else made_up(1000)
+    rows = rows_of(args.file) if args.file else made_up(1000)
     shape = shape_of(args)
     heads = {"num_key_value_heads": shape["num_attention_heads"], "max_position_embeddings": 4096}
     make_checkpoint(
@@ -97,6 +98,14 @@ def prepared(args: argparse.Namespace, folder: Path) -> tuple[Work, Callable[[Pa
     packs = max(1, round(tokens / args.steps / args.length))
     work = Work(folder, args.batch, args.length, packs, args.device == "cpu")
     return work, partial(loss, [chat(row) for row in rows[:HELD_OUT]]), tokens, parameters
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix != ".jsonl":
+        return list(json.loads(text))
+    asked = map(json.loads, text.splitlines())
+    return [{"instruction": each["question"], "input": "", "output": each["answer"]} for each in asked]
 
 
 def shape_of(args: argparse.Namespace) -> dict[str, Any]:
