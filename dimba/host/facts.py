@@ -72,6 +72,7 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     intermediate: int
+    plain: bool = False  # an MLP of two matrices, without a gate, and an activation that is one kernel
     vocabulary: int  # rows of the embedding
     tied: bool  # the head is the embedding
     experts: int = 0

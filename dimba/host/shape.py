@@ -25,6 +25,7 @@ _HEAD = re.compile(r"(lm_head|embed_out|output)\.weight$")
 EXPERT = ".experts."  # in the name of a tensor
 _NORM = re.compile(r"(norm|ln)\w*\.weight$")
 _HEAD_NORM = re.compile(r"\b(q_norm|query_norm)\.weight$")
+_ONE_KERNEL = ("gelu", "gelu_pytorch_tanh", "relu", "silu")  # `gelu_new` and others are written out, and keep more
 _LAYER = re.compile(r"(?:layers|h|blocks|block)\.(\d+)\.")
 
 
@@ -44,6 +45,7 @@ def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | Non
         kv_heads=found["kv_heads"] or (1 if said.get("multi_query") is True else heads),
         head_dim=found["head_dim"] or max(1, hidden // heads),
         intermediate=found["intermediate"] or 4 * hidden,
+        plain=said.get("hidden_act") in _ONE_KERNEL and _wide(tensors, hidden, found["intermediate"]) == 2 * layers,
         vocabulary=embedding[0],
         tied=said.get("tie_word_embeddings") is True or not any(_HEAD.search(name) for name, _ in tensors),
         experts=found["experts"] or 0,
@@ -68,6 +70,13 @@ def _in_blocks(tensors: Tensors) -> int:
 
 def _norms(tensors: Tensors, hidden: int) -> int:
     return sum(1 for name, shape in tensors if list(shape) == [hidden] and _NORM.search(name) and _LAYER.search(name))
+
+
+def _wide(tensors: Tensors, hidden: int, intermediate: int | None) -> int:
+    """Matrices between the hidden size and that of the MLP; two may lie in one."""
+    wide = intermediate or 4 * hidden
+    sides = [set(shape) for name, shape in tensors if _LAYER.search(name) and len(shape) == 2]
+    return sides.count({hidden, wide}) + 2 * sides.count({hidden, 2 * wide})
 
 
 def _agrees(shape: ModelShape, embedding: Sequence[int], tensors: Tensors) -> bool:

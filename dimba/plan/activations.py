@@ -97,7 +97,7 @@ def _mlp(shape: ModelShape, batch: Batch, precision: Precision) -> int:
     # The same forward, where each adapter casts its input to float32 and back; both norms' inputs in float32. Experts
     # have their inputs gathered, their outputs weighed, and their weights joined with what the adapters make of them.
     visits = 5 * hidden + 4 * shape.expert_intermediate
-    wide = max(1, shape.active_experts) * visits if shape.experts else 7 * shape.intermediate
+    wide = max(1, shape.active_experts) * visits if shape.experts else (5 if shape.plain else 7) * shape.intermediate
     joined = shape.expert_parameters * half
     return batch.tokens * (half * (wide + 10 * hidden + query) + hidden * _norms(shape) * FLOAT32) + joined
 

@@ -50,6 +50,9 @@ OTHERS = {
     "gemma3": _shape("gemma3_text", 262144, 1152, 6912, 4, 4, kv=1, head_dim=256, tie_word_embeddings=True),
     "olmo2": _shape("olmo2", 100352, 2048, 8192, 4, 16, kv=16, pad_token_id=0, tie_word_embeddings=False),
     "neox": _shape("gpt_neox", 50432, 2048, 8192, 4, 16, kv=16, tie_word_embeddings=False),
+    "phi": _shape("phi", 51200, 2560, 10240, 4, 32, kv=32, tie_word_embeddings=False),
+    "starcoder2": _shape("starcoder2", 49152, 3072, 12288, 4, 24, kv=2, bos_token_id=0, eos_token_id=0,
+                         sliding_window=None, tie_word_embeddings=True),
     "qwen3-moe": _shape("qwen3_moe", 151936, 2048, 6144, 4, 32, kv=4, head_dim=128, moe_intermediate_size=768,
                         num_experts=32, num_experts_per_tok=8, tie_word_embeddings=False),
 }  # fmt: skip

@@ -228,6 +228,22 @@ def large_checkpoint(folder: Path, config: dict[str, Any], headers: dict[str, An
     return made
 
 
+@pytest.mark.parametrize(
+    ("activation", "gate", "plain"), [("gelu", False, True), ("gelu_new", False, False), ("silu", True, False)]
+)
+def test_an_mlp_without_a_gate_keeps_less(activation: str, gate: bool, plain: bool):
+    there = {name: each for name, each in tensors().items() if gate or "gate_proj" not in name}
+    facts = facts_of_tensors({**CONFIG, "hidden_act": activation}, there)
+    spec = parse_spec(SPARSE.encode(), source="").spec
+    share = Share(batch_size=8, accumulation=4)
+    usual, found = (
+        estimate_memory(spec, replace(LARGE, shape=each), on_cpu=False, share=share)
+        for each in (replace(facts.shape, plain=False), facts.shape)
+    )  # type: ignore[type-var]
+    assert facts.shape and facts.shape.plain is plain
+    assert usual and found and (found.layer < usual.layer) is plain
+
+
 HOSTILE = [
     *({key: value} for key in CONFIG for value in ("many", -1, 0, 10**30, 1e300, None, [], {}, True)),
     {"hidden_size": 8192},
