@@ -116,7 +116,7 @@ def test_a_log_is_on_disk_while_nobody_follows_and_after_the_container_is_gone(j
 
 def test_a_time_limit_saves_and_stops_and_resume_goes_on(tiny_job: Path, dimba: Dimba):
     edit(tiny_job, "max_steps: 3", "max_steps: 100000")
-    done = dimba("launch", "job.yaml", "--time-limit", "12s", cwd=tiny_job)
+    done = dimba("launch", "job.yaml", "--time-limit", "30s", cwd=tiny_job)  # of which a start takes ten
     (found,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
     assert done.returncode == 1 and "reached its time limit" in done.stderr, done.stderr
     assert (found["status"], found["exit_reason"]) == ("stopped", "time_limit")
