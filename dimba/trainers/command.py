@@ -1,5 +1,6 @@
 """How a trainer ends: the one place that turns what went wrong into a message and an exit status."""
 
+import atexit
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
     """Calls `train`; a DimbaError becomes its message on stderr and its status, anything else keeps its traceback."""
     try:
         status = train(args)
-        _disconnect()
+        _end_rank(status)
         return status
     except DimbaError as error:
         if _is_first_to_say(error):
@@ -47,11 +48,19 @@ def _is_plain(checkpoint: str) -> bool:
     return config.is_file() and "quantization_config" not in json_object(config)
 
 
-def _disconnect() -> None:
-    """Ends the connections to the other ranks: their threads, found running at exit, abort a process now and then."""
+def _end_rank(status: int) -> None:
+    """Ends a process that is connected to other ranks, here and now; does nothing in one that is alone.
+
+    Threads of these connections that are found running where the interpreter is taken down abort the process now and
+    then, after all was saved; closing the connections alone does not always end them (gloo, under FSDP2).
+    """
     torch = sys.modules.get("torch")
     if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _another_has_said() -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dimba.checkpoints import whole_checkpoints
 from dimba.runners.docker.engine import Engine
 from tests.conftest import REPOSITORY, Dimba
 from tests.engine.test_docker import edit, inspect, trainer
@@ -116,11 +117,11 @@ def test_a_log_is_on_disk_while_nobody_follows_and_after_the_container_is_gone(j
 
 def test_a_time_limit_saves_and_stops_and_resume_goes_on(tiny_job: Path, dimba: Dimba):
     edit(tiny_job, "max_steps: 3", "max_steps: 100000")
-    done = dimba("launch", "job.yaml", "--time-limit", "30s", cwd=tiny_job)  # of which a start takes ten
+    done = dimba("launch", "job.yaml", "--time-limit", "20s", cwd=tiny_job)  # of which a start takes ten
     (found,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
     assert done.returncode == 1 and "reached its time limit" in done.stderr, done.stderr
     assert (found["status"], found["exit_reason"]) == ("stopped", "time_limit")
-    (saved,) = (tiny_job / "out").glob("checkpoint-*")
+    saved = whole_checkpoints(tiny_job / "out")[-1]
     assert f"dimba resume {found['id']}` goes on from {saved.name}" in done.stderr
     assert dimba("resume", found["id"], "--detach", cwd=tiny_job).returncode == 0
     log = tiny_job / "runs" / found["id"] / "attempts" / "2" / "log.txt"

@@ -1,6 +1,8 @@
 """How a trainer ends, on each of its ranks."""
 
 import json
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -52,11 +54,23 @@ def test_ranks_that_share_no_folder_say_once_what_all_are_refused_for(
     assert capsys.readouterr().err == f"error: {REFUSED}\nerror: {FAILED}\n"
 
 
-def test_the_connections_to_other_ranks_are_ended_with_the_training(tmp_path: Path):
-    import torch.distributed as connected
+CONNECTED = """
+import atexit, os, sys
+from argparse import Namespace
+import torch.distributed as connected
+from dimba.trainers.command import run_trainer
 
-    def meet(_args: Namespace) -> int:
-        connected.init_process_group("gloo", init_method=f"file://{tmp_path}/met", rank=0, world_size=1)
-        return 0
+def meet(_args):
+    connected.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/met", rank=0, world_size=1)
+    print("trained")  # not flushed
+    return 7
 
-    assert run_trainer(meet, Namespace()) == 0 and not connected.is_initialized()
+atexit.register(lambda: print("still connected" if connected.is_initialized() else "apart"))
+run_trainer(meet, Namespace())
+print("taken down with its threads")
+"""
+
+
+def test_a_rank_ends_with_its_connections_and_its_status_is_kept(tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", CONNECTED, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, "trained\napart\n"), done.stderr

@@ -1,0 +1,91 @@
+"""From the command to the loss of the first step, warm, in the same container: `dimba launch` against `trl sft`.
+
+    PYTHONPATH=. python scripts/bench/first_step.py [--rounds 3]
+
+Needs a container engine and a base image (DIMBA_BASE_IMAGE). `trl sft` is started by `docker run` in the image that
+dimba has built, with nothing around it. Both train the Llama of 20 M parameters of `scripts/bench/train.py` on the same
+made-up rows. A first launch, which builds the image, is not counted.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from scripts.bench import peers
+from scripts.bench.peers import Work
+from scripts.bench.train import prepared
+
+SPEC = """\
+version: 1
+name: first-step
+mode: sft
+base_checkpoint: {folder}/base
+dataset: {{path: {folder}/rows.json}}
+method: full
+training: {{batch_size: {batch}, grad_accumulation_steps: 1, epochs: 1, learning_rate: 1.0e-3, max_length: {length}}}
+output_dir: out
+resources: {{gpus: none}}
+runner: docker
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as name:
+        settings = Namespace(file=None, steps=2, batch=8, length=1024, vocabulary=8192, hidden=None, layers=None)
+        work, *_ = prepared(Namespace(**vars(settings), device="cpu"), Path(name))
+        _, image = launched(work, "warm")
+        taken = [(launched(work, f"ours-{n}")[0], peer(work, f"theirs-{n}", image)) for n in range(rounds)]
+    ours, theirs = (statistics.median(each) for each in zip(*taken, strict=True))
+    ratios = sorted(one / other for one, other in taken)
+    print(f"to the first step in the same image: {ours:.1f} s of dimba launch, {theirs:.1f} s of trl sft")
+    print(f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}; target 1.1)")
+
+
+def launched(work: Work, name: str) -> tuple[float, str]:
+    """(seconds of `dimba launch` to the first step, the image it ran in)."""
+    place = work.folder / name
+    place.mkdir()
+    (place / "job.yaml").write_text(SPEC.format(folder=work.folder, batch=work.batch, length=work.length))
+    dimba = str(Path(sys.executable).parent / "dimba")
+    taken = until_loss([dimba, "launch", "job.yaml"], place, "runs/*/attempts/1/metrics.jsonl")
+    record = next(place.glob("runs/*/run.json"))
+    return taken, json.loads(record.read_text(encoding="utf-8"))["image"]
+
+
+def peer(work: Work, name: str, image: str) -> float:
+    """Seconds of `trl sft` in a container of that image."""
+    place = work.folder / name
+    place.mkdir()
+    docker = ["docker", "run", "--rm", "--network", "none", "--volume", f"{work.folder}:{work.folder}"]
+    # As dimba's containers: nothing of root's is left behind, and nothing is looked for on the Hub.
+    docker += ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "HF_HUB_OFFLINE=1", "--env", "HOME=/tmp"]
+    docker += ["--env", "PYTHONUNBUFFERED=1", "--entrypoint", "trl", image]
+    return until_loss([*docker, *peers.trl(work, place / "out", packing=False)[1:]], place, "log.txt")
+
+
+def until_loss(command: list[str], place: Path, pattern: str) -> float:
+    """Seconds until a file of that pattern has a loss; the command then runs to its end, and has to succeed."""
+    began, taken = time.perf_counter(), None
+    with (place / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=place, stdout=log, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            if taken is None and any("loss" in each.read_text(errors="replace") for each in place.glob(pattern)):
+                taken = time.perf_counter() - began
+            time.sleep(0.02)
+    if process.returncode or taken is None:
+        raise SystemExit(f"{command[0]} failed:\n{(place / 'log.txt').read_text(errors='replace')[-2000:]}")
+    return taken
+
+
+if __name__ == "__main__":
+    main()
