@@ -39,6 +39,7 @@ bench: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/bench/data.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/packing.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/train.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/first_step.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/growth.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/grpo.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/records.py
