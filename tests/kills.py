@@ -10,6 +10,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from dimba.runs.record import ACTIVE
 from tests.conftest import REPOSITORY
 
 SPEC = """\
@@ -25,7 +26,6 @@ output_dir: out
 resources: {{gpus: none}}
 runner: process
 """
-_ALIVE = ("queued", "building", "starting", "running")
 
 
 def write_job(folder: Path, base: Path, *, steps: int) -> Path:
@@ -75,26 +75,25 @@ def kill_all(folder: Path) -> None:
             continue
 
 
-def attempt_metrics(folder: Path) -> list[dict]:
-    """The steps that the run's newest attempt has told of."""
-    files = sorted(folder.glob("runs/*/attempts/*/metrics.jsonl"), key=lambda file: int(file.parent.name))
-    newest = len(record(folder)["attempts"])
-    if not files or int(files[-1].parent.name) != newest:
-        return []
-    return [json.loads(line) for line in files[-1].read_text(encoding="utf-8").splitlines()]
+def metrics_of(folder: Path, run: dict) -> Path:
+    """Where the newest attempt of a run tells of its steps."""
+    return folder / "runs" / run["id"] / "attempts" / str(len(run["attempts"])) / "metrics.jsonl"
 
 
 def measure(whole: Path) -> tuple[float, float]:
     """The seconds that a run which nobody killed took until its first step, and from there on."""
-    attempt = record(whole)["attempts"][-1]
-    started, ended = (datetime.fromisoformat(attempt[each]) for each in ("started", "ended"))
-    training = attempt_metrics(whole)[-1]["elapsed"]
+    run = record(whole)
+    started, ended = (datetime.fromisoformat(run["attempts"][-1][each]) for each in ("started", "ended"))
+    training = json.loads(metrics_of(whole, run).read_text(encoding="utf-8").splitlines()[-1])["elapsed"]
     return (ended - started).total_seconds() - training, training
 
 
 def wait_for_step(folder: Path) -> None:
     """Until the newest attempt trains, or has ended."""
-    while not attempt_metrics(folder) and record(folder)["status"] in _ALIVE:
+    while (run := record(folder))["status"] in ACTIVE:
+        told = metrics_of(folder, run)
+        if told.exists() and told.stat().st_size:
+            return
         time.sleep(0.1)
 
 
@@ -122,7 +121,7 @@ def kill_often(folder: Path, kills: int, seed: int, whole: Path) -> int:
         assert found["status"] in ("lost", "failed"), found
         resumed = dimba(folder, "resume", found["id"], "--detach")
         assert resumed.returncode == 0, resumed.stderr
-    while record(folder)["status"] in _ALIVE:
+    while record(folder)["status"] in ACTIVE:
         time.sleep(0.5)
     return hit
 

@@ -38,14 +38,15 @@ def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | Non
     embedding = next((shape for name, shape in tensors if _EMBEDDING.search(name) and len(shape) == 2), None)
     if not (hidden and layers and heads and embedding):
         return None
+    intermediate = found["intermediate"] or 4 * hidden
     shape = ModelShape(
         hidden=hidden,
         layers=layers,
         heads=heads,
         kv_heads=found["kv_heads"] or (1 if said.get("multi_query") is True else heads),
         head_dim=found["head_dim"] or max(1, hidden // heads),
-        intermediate=found["intermediate"] or 4 * hidden,
-        plain=said.get("hidden_act") in _ONE_KERNEL and _wide(tensors, hidden, found["intermediate"]) == 2 * layers,
+        intermediate=intermediate,
+        plain=said.get("hidden_act") in _ONE_KERNEL and _between(tensors, {hidden, intermediate}) == 2 * layers,
         vocabulary=embedding[0],
         tied=said.get("tie_word_embeddings") is True or not any(_HEAD.search(name) for name, _ in tensors),
         experts=found["experts"] or 0,
@@ -72,11 +73,9 @@ def _norms(tensors: Tensors, hidden: int) -> int:
     return sum(1 for name, shape in tensors if list(shape) == [hidden] and _NORM.search(name) and _LAYER.search(name))
 
 
-def _wide(tensors: Tensors, hidden: int, intermediate: int | None) -> int:
-    """Matrices between the hidden size and that of the MLP; two may lie in one."""
-    wide = intermediate or 4 * hidden
-    sides = [set(shape) for name, shape in tensors if _LAYER.search(name) and len(shape) == 2]
-    return sides.count({hidden, wide}) + 2 * sides.count({hidden, 2 * wide})
+def _between(tensors: Tensors, sizes: set[int]) -> int:
+    """Matrices from one of two sizes to the other: a gate is a third one, or lies in one that is twice as wide."""
+    return sum(1 for name, shape in tensors if len(shape) == 2 and set(shape) == sizes and _LAYER.search(name))
 
 
 def _agrees(shape: ModelShape, embedding: Sequence[int], tensors: Tensors) -> bool:

@@ -48,9 +48,10 @@ def why_auto(state: State) -> str:
 
 def fitting_batch(state: State) -> int | None:
     """What `auto` comes to; None where it is the table's number again, as what fits cannot be told."""
-    from dimba.plan.fitting import is_known
+    from dimba.plan.fitting import is_known, settle_batch
 
-    return int(settled(state).rows) if is_known(_job(state)) else None
+    job = _job(state)
+    return int(settle_batch(job)[0].spec.training.rows) if is_known(job) else None
 
 
 def is_too_much(state: State, batch: int, steps: int) -> bool:

@@ -11,16 +11,17 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from argparse import Namespace
 from pathlib import Path
 
 from scripts.bench import peers
 from scripts.bench.peers import Work
 from scripts.bench.train import prepared
+from scripts.bench.watched import run
+
+THREADS = os.cpu_count() or 1  # of the clients; in the containers all have every core
 
 SPEC = """\
 version: 1
@@ -41,8 +42,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as name:
-        settings = Namespace(file=None, steps=2, batch=8, length=1024, vocabulary=8192, hidden=None, layers=None)
-        work, *_ = prepared(Namespace(**vars(settings), device="cpu"), Path(name))
+        shape = {"vocabulary": 8192, "hidden": None, "layers": None, "length": 1024}
+        work, *_ = prepared(Namespace(file=None, steps=2, batch=8, device="cpu", **shape), Path(name))
         _, image = launched(work, "warm")
         taken = [(launched(work, f"ours-{n}")[0], peer(work, f"theirs-{n}", image)) for n in range(rounds)]
     ours, theirs = (statistics.median(each) for each in zip(*taken, strict=True))
@@ -57,9 +58,9 @@ def launched(work: Work, name: str) -> tuple[float, str]:
     place.mkdir()
     (place / "job.yaml").write_text(SPEC.format(folder=work.folder, batch=work.batch, length=work.length))
     dimba = str(Path(sys.executable).parent / "dimba")
-    taken = until_loss([dimba, "launch", "job.yaml"], place, "runs/*/attempts/1/metrics.jsonl")
+    found = run([dimba, "launch", "job.yaml"], folder=place, threads=THREADS, metrics="runs/*/attempts/1/metrics.jsonl")
     record = next(place.glob("runs/*/run.json"))
-    return taken, json.loads(record.read_text(encoding="utf-8"))["image"]
+    return found.first, json.loads(record.read_text(encoding="utf-8"))["image"]
 
 
 def peer(work: Work, name: str, image: str) -> float:
@@ -70,21 +71,8 @@ def peer(work: Work, name: str, image: str) -> float:
     # As dimba's containers: nothing of root's is left behind, and nothing is looked for on the Hub.
     docker += ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "HF_HUB_OFFLINE=1", "--env", "HOME=/tmp"]
     docker += ["--env", "PYTHONUNBUFFERED=1", "--entrypoint", "trl", image]
-    return until_loss([*docker, *peers.trl(work, place / "out", packing=False)[1:]], place, "log.txt")
-
-
-def until_loss(command: list[str], place: Path, pattern: str) -> float:
-    """Seconds until a file of that pattern has a loss; the command then runs to its end, and has to succeed."""
-    began, taken = time.perf_counter(), None
-    with (place / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=place, stdout=log, stderr=subprocess.STDOUT)
-        while process.poll() is None:
-            if taken is None and any("loss" in each.read_text(errors="replace") for each in place.glob(pattern)):
-                taken = time.perf_counter() - began
-            time.sleep(0.02)
-    if process.returncode or taken is None:
-        raise SystemExit(f"{command[0]} failed:\n{(place / 'log.txt').read_text(errors='replace')[-2000:]}")
-    return taken
+    command = [*docker, *peers.trl(work, place / "out", packing=False)[1:]]
+    return run(command, folder=place, threads=THREADS).first
 
 
 if __name__ == "__main__":

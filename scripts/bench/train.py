@@ -50,9 +50,8 @@ def main() -> None:
         for number in range(args.rounds):
             for each, command in entrants.items():
                 out = work.folder / f"{number}-{list(entrants).index(each)}"
-                metrics = out / "metrics.jsonl" if each.startswith(OURS) else None
-                argv, log = command(out), work.folder / "log.txt"
-                runs[each].append(run(argv, log=log, threads=args.threads, metrics=metrics))
+                metrics = f"{out.name}/metrics.jsonl" if each.startswith(OURS) else None
+                runs[each].append(run(command(out), folder=work.folder, threads=args.threads, metrics=metrics))
         losses = {each: held_out(work.folder / f"0-{at}") for at, each in enumerate(entrants)}
     report(runs, losses, tokens)
     if args.device == "cuda":

@@ -32,19 +32,22 @@ class Run:
         return self.cpu * len(self.steps) / (len(self.steps) - 1)
 
 
-def run(argv: Sequence[str], *, log: Path, threads: int, metrics: Path | None = None) -> Run:
-    """Runs `argv` and follows its losses: in `metrics`, or on its stdout as transformers prints them.
+def run(argv: Sequence[str], *, folder: Path, threads: int, metrics: str | None = None) -> Run:
+    """Runs `argv` in `folder`, where its log.txt will lie, and follows its losses.
+
+    They are looked for in a file below `folder`, of the pattern `metrics`, or on stdout as transformers prints them.
 
     Raises:
         SystemExit: it failed; the end of its output is in it.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    log = folder / "log.txt"
     began = time.perf_counter()
     with log.open("w") as output:
-        process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(argv, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=environment)
     seen: list[tuple[float, float, float]] = []  # when, loss, seconds of CPU so far
     while (status := os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
-        if new := _losses(metrics or log)[len(seen) :]:
+        if new := _losses(next(folder.glob(metrics), log) if metrics else log)[len(seen) :]:
             seen += [(time.perf_counter() - began, loss, _cpu(process.pid)) for loss in new]
         time.sleep(0.02)
     peak = os.wait4(process.pid, 0)[2].ru_maxrss << 10

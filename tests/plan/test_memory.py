@@ -239,7 +239,7 @@ def test_an_mlp_without_a_gate_keeps_less(activation: str, gate: bool, plain: bo
     usual, found = (
         estimate_memory(spec, replace(LARGE, shape=each), on_cpu=False, share=share)
         for each in (replace(facts.shape, plain=False), facts.shape)
-    )  # type: ignore[type-var]
+    )
     assert facts.shape and facts.shape.plain is plain
     assert usual and found and (found.layer < usual.layer) is plain
 

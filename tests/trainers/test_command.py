@@ -55,7 +55,7 @@ def test_ranks_that_share_no_folder_say_once_what_all_are_refused_for(
 
 
 CONNECTED = """
-import atexit, os, sys
+import atexit, sys
 from argparse import Namespace
 import torch.distributed as connected
 from dimba.trainers.command import run_trainer

@@ -38,10 +38,13 @@ def learning_rate(state: State) -> float:
 
 def _batch(state: State) -> int | str:
     """The table's, unless that is known not to fit the cards, or what fits them is asked for."""
-    row, method = table_row(state), state.value("method")
-    steps = row.accumulation[state.value("mode")][method]
-    fits = state.value("tune") != FIT and not is_too_much(state, row.batch[method], steps)
-    return row.batch[method] if fits else AUTO
+    batch = table_row(state).batch[state.value("method")]
+    fits = state.value("tune") != FIT and not is_too_much(state, batch, _table_accumulation(state))
+    return batch if fits else AUTO
+
+
+def _table_accumulation(state: State) -> int:
+    return table_row(state).accumulation[state.value("mode")][state.value("method")]
 
 
 def _max_steps(state: State) -> int | None:
@@ -74,9 +77,7 @@ def _parse_steps(text: str, _state: State) -> int | None:
 
 
 def _accumulation(state: State) -> int:
-    if is_auto(state):
-        return accumulation(state)
-    return table_row(state).accumulation[state.value("mode")][state.value("method")]
+    return accumulation(state) if is_auto(state) else _table_accumulation(state)
 
 
 def _parse_batch(text: str, _state: State) -> int | str:
