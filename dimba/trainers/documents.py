@@ -30,13 +30,17 @@ def attend(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """One of transformers' attention functions; documents begin where positions begin at 0."""
+    """One of transformers' attention functions; documents begin where positions begin at 0.
+
+    Raises:
+        ValueError: the model asks for more than that. `packing_error` runs into it before anything is trained.
+    """
     both_ways = False in (others.get("is_causal"), getattr(module, "is_causal", True))
     if both_ways or any(others.get(name) is not None for name in _UNKNOWN):
-        raise NotImplementedError(f"{type(module).__name__} scores in a way of its own")
+        raise ValueError(f"{type(module).__name__} scores in a way of its own")
     rows, _, length, _ = query.shape
     if attention_mask is not None or position_ids is None or position_ids.shape != (rows, length):
-        raise NotImplementedError(f"{type(module).__name__} is not told where documents begin")
+        raise ValueError(f"{type(module).__name__} is not told where documents begin")
     lengths = _lengths(position_ids)
     parts = zip(*(_end_to_end(each).split(lengths, dim=2) for each in (query, key, value)), strict=True)
     grouped = query.shape[1] != key.shape[1]
@@ -60,7 +64,7 @@ def _end_to_end(states: torch.Tensor) -> torch.Tensor:
 def no_mask(*, local_size: int | None = None, use_vmap: bool = False, **_: Any) -> None:
     """No mask, and no window or other rule either, which would have to be in it."""
     if local_size is not None or use_vmap:
-        raise NotImplementedError("attention is not to all that came before")
+        raise ValueError("attention is not to all that came before")
 
 
 def within_documents(model: Any) -> Packing:
