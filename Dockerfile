@@ -32,6 +32,14 @@ RUN python3 -m venv /opt/venv \
       -r /tmp/requirements${WITH}.txt -c /tmp/constraints${WITH}.txt \
  && rm -rf /tmp/certs /tmp/constraints*.txt /tmp/requirements*.txt
 
+# Triton comes with torch's CUDA wheels, and compiles its launcher, in C, when the first kernel starts.
+RUN if ! /opt/venv/bin/python -c 'import importlib.util, os, shutil, sys, sysconfig; \
+      header = os.path.join(sysconfig.get_paths()["include"], "Python.h"); \
+      sys.exit(bool(importlib.util.find_spec("triton")) and not (shutil.which("gcc") and os.path.exists(header)))'; then \
+      apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \
+      && rm -rf /var/lib/apt/lists/*; \
+    fi
+
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/dimba \
     PYTHONDONTWRITEBYTECODE=1 \

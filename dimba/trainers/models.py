@@ -2,12 +2,14 @@
 
 import json
 import os
+import sysconfig
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from dimba.checkpoints import CONFIGS, names_code
@@ -43,9 +45,22 @@ def choose_compute(device: str, precision: str = "auto", *, samples: bool = Fals
             f"{torch.cuda.device_count()} GPUs are visible to one process",
             "`accelerate launch --multi_gpu` uses them all; `CUDA_VISIBLE_DEVICES=0` uses one",
         )
+    check_compiler()
     fitting = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     told = os.environ.get("ACCELERATE_MIXED_PRECISION", fitting)
     return Compute(on_cpu=False, mixed=told if precision == "auto" else precision)
+
+
+def check_compiler() -> None:
+    """What Triton needs at its first kernel, minutes of data before a step could say so; raises HostCannot."""
+    if find_spec("triton") is None:
+        return
+    hint = "`apt-get install gcc python3-dev`; the image that dimba builds has them"
+    if not (os.environ.get("CC") or which("gcc") or which("clang")):
+        raise HostCannot("there is no C compiler, and Triton, which the loss is computed with, needs one", hint)
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.is_file():
+        raise HostCannot(f"{header} is missing, and Triton, which the loss is computed with, needs it", hint)
 
 
 def _cpu_precision(asked: str, *, samples: bool) -> str:

@@ -276,14 +276,14 @@ def with_vllm(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"mode": "grpo", "trainer_args": {"use-vllm": True}})
 
 
-def stand_in_wheel(folder: Path) -> None:
-    """`only-here`, which no index has."""
+def stand_in_wheel(folder: Path, name: str = "only_here") -> None:
+    """An empty module of version 1.0; `only_here` no index has."""
     folder.mkdir()
-    with zipfile.ZipFile(folder / "only_here-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("only_here.py", "")
-        wheel.writestr("only_here-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: only-here\nVersion: 1.0\n")
-        wheel.writestr("only_here-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        wheel.writestr("only_here-1.0.dist-info/RECORD", "")
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{name}-1.0.dist-info/RECORD", "")
 
 
 def test_an_image_has_vllm_only_where_the_job_samples_with_it(
@@ -299,6 +299,24 @@ def test_an_image_has_vllm_only_where_the_job_samples_with_it(
     asked = runner.run_once(["python", "-c", "import only_here"], Throwaway(image=image.reference, uid=1, gid=1))
     engine.api.remove_image(image.reference, force=True)
     assert asked.exit_code == 0
+
+
+def test_an_image_with_triton_compiles_what_triton_does(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project, wheels = copy_of_the_project(tmp_path / "project"), tmp_path / "wheels"
+    (project / "docker" / "requirements.txt").write_text("triton==1.0\n", encoding="utf-8")
+    (project / "docker" / "constraints.txt").write_text("", encoding="utf-8")
+    stand_in_wheel(wheels, "triton")
+    monkeypatch.setenv("DIMBA_WHEELS", str(wheels))
+    runner = DockerRunner(engine, project)
+    image = runner.prepare(SPEC, lambda *_: None)
+    assert image is not None and image.id
+    compiled = "gcc -shared -fPIC -I$(python -c 'import sysconfig; print(sysconfig.get_paths()[\"include\"])')"
+    script = f"echo '#include <Python.h>' > /tmp/part.c && {compiled} /tmp/part.c -o /tmp/part.so && echo compiled"
+    done = runner.run_once(["sh", "-c", script], Throwaway(uid=1234, gid=1234, image=image.reference))
+    engine.api.remove_image(image.reference, force=True)
+    assert done.text == "compiled\n"
 
 
 def test_a_company_ca_and_a_folder_of_wheels_reach_the_image(

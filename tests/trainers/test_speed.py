@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dimba.errors import BadInput
+from dimba.errors import BadInput, HostCannot
 from dimba.trainers import models
 from dimba.trainers.layout import choose_collator
 from dimba.trainers.packing import collate_packed, collate_padded
@@ -41,6 +42,29 @@ def test_attention_within_documents_is_refused_where_it_cannot_be():
         choose_collator(flags(attention="documents", packing="off"), tiny("Llama", LLAMA), 0, on_cpu=True)
     with pytest.raises(BadInput, match="not to all that came before"):
         choose_collator(flags(attention="documents"), tiny("Mistral", SLIDING), 0, on_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("triton", "compiler", "folder", "said"),
+    [
+        (False, False, "empty", None),
+        (True, True, "headers", None),
+        (True, False, "headers", "no C compiler"),
+        (True, True, "empty", "Python.h is missing"),
+    ],
+)
+def test_what_triton_compiles_with_is_missed_before_the_data_are_read(
+    triton: bool, compiler: bool, folder: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for each in ("empty", "headers"):
+        (tmp_path / each).mkdir()
+    (tmp_path / "headers" / "Python.h").touch()
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(models, "find_spec", lambda _: object() if triton else None)
+    monkeypatch.setattr(models, "which", lambda name: "/usr/bin/gcc" if compiler and name == "gcc" else None)
+    monkeypatch.setattr(models.sysconfig, "get_paths", lambda: {"include": str(tmp_path / folder)})
+    with pytest.raises(HostCannot, match=said) if said else nullcontext():
+        models.check_compiler()
 
 
 @pytest.mark.parametrize(
