@@ -16,6 +16,7 @@ from dimba.trainers.chat import IGNORED
 from dimba.trainers.sharding import agreed
 
 _AT_ONCE = 1 << 26  # logits: 256 MiB in float32; what is more is computed again for the gradients
+_IN_CACHE = 1 << 18  # logits that are gone over twice before the next ones
 _ROUNDING = 1e-4  # nats a token
 _PROBE = (3, 11)  # rows and tokens that are tried
 
@@ -54,6 +55,23 @@ def _scored(model: Any, *args: Any, labels: torch.Tensor, **named: Any) -> Fused
     return FusedCausalLMOutput(log_probs=-_losses(model, hidden[mask], targets[mask]), label_mask=mask)
 
 
+class _LogProbs(torch.autograd.Function):
+    """Log probabilities of targets, in the memory of the logits, and their gradients there as well."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(torch.log_softmax(logits, -1, out=logits), targets)
+        return logits.gather(-1, targets[:, None]).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, targets = ctx.saved_tensors
+        rows = max(1, _IN_CACHE // logits.shape[1])
+        for part, weight in zip(logits.split(rows), gradient[:, None].split(rows), strict=True):
+            part.exp_().mul_(-weight)
+        return logits.scatter_add_(-1, targets[:, None], gradient[:, None]), None
+
+
 def _losses(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Nats of each token."""
     head = model.get_output_embeddings()
@@ -65,7 +83,7 @@ def _losses(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Te
 
 
 def _part(head: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return cross_entropy(head(hidden).float(), targets, reduction="none")
+    return -_LogProbs.apply(head(hidden).float(), targets)
 
 
 def _is_exact(model: Any) -> bool:

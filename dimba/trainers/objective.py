@@ -6,7 +6,9 @@ import torch
 from trl import SFTTrainer
 
 from dimba.trainers.checkpoints import WholeCheckpoints
+from dimba.trainers.elementwise import quicken
 from dimba.trainers.head import add_head
+from dimba.trainers.sharding import is_asked
 
 
 class CausalTrainer(WholeCheckpoints, SFTTrainer):
@@ -19,7 +21,10 @@ class CausalTrainer(WholeCheckpoints, SFTTrainer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        add_head(base, on_cpu=self.args.device.type == "cpu")
+        on_cpu = self.args.device.type == "cpu"
+        add_head(base, on_cpu=on_cpu)
+        if on_cpu and not self.args.bf16 and not is_asked():
+            quicken(base)
         # Loss of all validation tokens, and how many they are: a mean of batches' means would depend on the batches.
         self._validation = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         self._tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
