@@ -127,7 +127,6 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     add("--packing", "off", help="lay rows end to end, where the model keeps them apart")
     kinds = ("documents", "sdpa", "eager", "flash_attention_2")
     add("--attention", *kinds, help="auto: within documents where rows are packed on a CPU, else sdpa")
-    add("--activation-checkpointing", "on", "off", help="compute activations again to save memory; auto: on CUDA")
     add("--mixed-precision", "no", "bf16", "fp16", help="auto: as accelerate is told; else float32 on a CPU")
 
 
@@ -139,6 +138,8 @@ def _rates(mode: str) -> str:
 def _add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where it works, else the CPU")
+    again = "compute activations again, to save memory; auto: where a card cannot keep them"
+    add("--activation-checkpointing", choices=("auto", "on", "off"), default="auto", help=again)
     add("--save-steps", type=at_least(1), default=500, metavar="N", help="optimiser steps between checkpoints")
     add("--save-total-limit", type=at_least(1), default=2, metavar="N", help="checkpoints kept")
     add("--resume-from-checkpoint", metavar="FOLDER", help="continue from a checkpoint-<step> folder")

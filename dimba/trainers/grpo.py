@@ -143,7 +143,7 @@ def make_trainer(
     from dimba.trainers.groups import GroupTrainer
     from dimba.trainers.memory import add_probe, longest_completions
     from dimba.trainers.models import adapter_config, load_model
-    from dimba.trainers.settings import settled
+    from dimba.trainers.settings import may_keep, settled
 
     path = metrics_path(args.output_dir)
     metrics = Metrics(path)
@@ -167,7 +167,7 @@ def make_trainer(
         completion=args.max_completion_length,
         reference=bool(trainer.beta),
     )
-    add_probe(trainer, batch, path)
+    add_probe(trainer, batch, path, may_keep=may_keep(args))
     trainer.state.max_steps = planned_steps(args, len(prompts.train))  # for rewards that are asked before the first
     return settled(trainer), metrics
 

@@ -40,10 +40,10 @@ def _by_documents(args: Namespace, model: Any, pad_id: int) -> Callable[..., Any
     return partial(collate_packed, max_length=args.batch_size * args.max_length, pad_id=pad_id)
 
 
-def told(model: Any, collate: Any, *, mixed: str, recomputes: bool) -> str:
+def told(model: Any, collate: Any, *, mixed: str, activations: str) -> str:
     """The choices in a line."""
     packed = getattr(collate, "func", None) is collate_packed
     attention = "within documents" if model.config._attn_implementation == NAME else model.config._attn_implementation
     parts = ["float32" if mixed == "no" else f"mixed {mixed}", "rows packed" if packed else "rows padded"]
-    parts += [f"attention {attention}", f"activations {'computed again' if recomputes else 'kept'}"]
+    parts += [f"attention {attention}", f"activations {activations}"]
     return ", ".join(parts)

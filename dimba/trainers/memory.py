@@ -14,6 +14,7 @@ from dimba.errors import RunFailed
 from dimba.trainers.callbacks import Metrics
 from dimba.units import size
 
+_FULL = 0.9  # of what there is: other rows leave other gaps between them
 _HINT = (
     "lower `training.batch_size` (and raise `grad_accumulation_steps` alike), lower `training.max_length`, or take "
     "`method: lora` or `qlora`; `batch_size: auto` takes the largest that is estimated to fit"
@@ -26,8 +27,14 @@ class Meter(Protocol):
     def whole(self) -> int:
         """Bytes that the device has."""
 
+    def room(self) -> int:
+        """Bytes that this process can have of it."""
+
     def peak(self) -> tuple[int, int]:
         """(bytes taken from the device, bytes of tensors among them), at their most so far."""
+
+    def forget(self) -> None:
+        """What is not in use is given back, and a new peak begins."""
 
 
 class CudaMeter:
@@ -37,28 +44,62 @@ class CudaMeter:
         """Bytes that the card has."""
         return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
+    def room(self) -> int:
+        """What is free, and what this process has already."""
+        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
+
     def peak(self) -> tuple[int, int]:
         """What it reserved and what it allocated at most; the context of CUDA itself is in neither."""
         return int(torch.cuda.max_memory_reserved()), int(torch.cuda.max_memory_allocated())
+
+    def forget(self) -> None:
+        """Of torch's caching allocator, too."""
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 class MemoryProbe(TrainerCallback):
     """Tries the largest step before the data are loaded, and notes at the end how much was needed.
 
     Nothing of it is left: no optimiser step is made, gradients go, and random numbers are those of a run without it.
+    With `may_keep` activations are kept where that leaves some of the device free, else computed again.
     """
 
-    def __init__(self, trainer: Any, inputs: Callable[[], Mapping[str, Any]], metrics: Path, meter: Meter) -> None:
-        self._trainer, self._inputs, self._meter = trainer, inputs, meter
+    def __init__(
+        self, trainer: Any, inputs: Callable[[], Mapping[str, Any]], metrics: Path, meter: Meter, *, may_keep: bool
+    ) -> None:
+        self._trainer, self._inputs, self._meter, self._may_keep = trainer, inputs, meter, may_keep
         self._metrics = Metrics(metrics)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The step, as it is with gradients and an optimiser there already."""
+        if not (self._may_keep and self._keeps()):
+            try:
+                probe(self._trainer, self._inputs())
+            except torch.OutOfMemoryError as error:
+                raise self._too_large(error) from None
+        self._tell(state, "a step at the longest length takes")
+
+    def _keeps(self) -> bool:
+        """Whether all ranks can keep activations; has the model compute them again where one cannot."""
+        accelerator = self._trainer.accelerator
+        with accelerator.no_sync(self._trainer.model_wrapped):  # a rank that fails is not waited for
+            fits = self._fits()
+        together = accelerator.reduce(torch.tensor(float(fits), device=accelerator.device), "sum")
+        if int(together) == accelerator.num_processes:
+            return True
+        self._meter.forget()
+        self._trainer.model.activation_checkpointing_enable()
+        if accelerator.is_main_process:
+            print(f"memory: activations would take over {_FULL:.0%} of the card: they are computed again", flush=True)
+        return False
+
+    def _fits(self) -> bool:
         try:
             probe(self._trainer, self._inputs())
-        except torch.OutOfMemoryError as error:
-            raise self._too_large(error) from None
-        self._tell(state, "a step at the longest length takes")
+        except torch.OutOfMemoryError:
+            return False
+        return self._meter.peak()[0] <= _FULL * self._meter.room()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """What it came to in the end."""
@@ -128,10 +169,10 @@ def meter_of(device: torch.device) -> Meter | None:
     return CudaMeter() if device.type == "cuda" else None
 
 
-def add_probe(trainer: Any, inputs: Callable[[], Mapping[str, Any]], metrics: Path) -> None:
+def add_probe(trainer: Any, inputs: Callable[[], Mapping[str, Any]], metrics: Path, *, may_keep: bool) -> None:
     """Has `trainer` probed with what `inputs` makes, where there is something to measure."""
     if meter := meter_of(trainer.args.device):
-        trainer.add_callback(MemoryProbe(trainer, inputs, metrics, meter))
+        trainer.add_callback(MemoryProbe(trainer, inputs, metrics, meter, may_keep=may_keep))
 
 
 def longest_rows(collate: Callable[..., Any], *, rows: int, length: int) -> dict[str, Any]:

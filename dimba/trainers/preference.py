@@ -200,5 +200,5 @@ def _config(args: Namespace, part: Path, compute: Compute) -> Any:
         num_train_epochs=args.reward_epochs,
         learning_rate=args.reward_learning_rate,
         max_length=None,  # what is too long is left out before, and said
-        **run_settings(args, compute),
+        **run_settings(args, compute, probed=False),
     )

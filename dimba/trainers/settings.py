@@ -3,17 +3,19 @@
 from argparse import Namespace
 from typing import Any
 
+from dimba.trainers.command import world_size
 from dimba.trainers.models import Compute
+from dimba.trainers.sharding import is_asked
 
 
-def run_settings(args: Namespace, compute: Compute) -> dict[str, Any]:
-    """Keyword arguments of any of TRL's configurations."""
+def run_settings(args: Namespace, compute: Compute, *, probed: bool = True) -> dict[str, Any]:
+    """Keyword arguments of any of TRL's configurations; whether its largest step is tried before the first."""
     return {
         "seed": args.seed,
         "use_cpu": compute.on_cpu,
         "bf16": compute.mixed == "bf16",
         "fp16": compute.mixed == "fp16",
-        "activation_checkpointing": recomputes(args, compute),
+        "activation_checkpointing": recomputes(args, compute, probed=probed),
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
         "logging_steps": 1,
@@ -26,10 +28,26 @@ def run_settings(args: Namespace, compute: Compute) -> dict[str, Any]:
     }
 
 
-def recomputes(args: Namespace, compute: Compute) -> bool:
-    """Whether activations are computed again: it takes a sixth of the time, and a CPU is not short of memory."""
-    asked = getattr(args, "activation_checkpointing", "auto")
-    return not compute.on_cpu if asked == "auto" else asked == "on"
+def recomputes(args: Namespace, compute: Compute, *, probed: bool = True) -> bool:
+    """Whether activations are computed again from the start: a third more work, for memory alone.
+
+    Where it is left open a card keeps them, until a step shows that it cannot (`dimba.trainers.memory`).
+    """
+    asked = args.activation_checkpointing
+    return asked == "on" or (asked == "auto" and not compute.on_cpu and not (probed and may_keep(args)))
+
+
+def may_keep(args: Namespace) -> bool:
+    """Whether a step can try: parts of a model, and GRPO's loss, wait for a rank that ran out of memory."""
+    samples = hasattr(args, "num_generations")
+    return args.activation_checkpointing == "auto" and not is_asked() and (world_size() == 1 or not samples)
+
+
+def activations(args: Namespace, compute: Compute) -> str:
+    """What becomes of them, in words."""
+    if recomputes(args, compute):
+        return "computed again"
+    return "kept" if compute.on_cpu or not may_keep(args) else "kept, if a first step shows that they fit"
 
 
 def settled(trainer: Any) -> Any:

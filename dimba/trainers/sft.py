@@ -72,12 +72,12 @@ def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> t
     from dimba.trainers.memory import add_probe, longest_rows
     from dimba.trainers.models import adapter_config
     from dimba.trainers.objective import CausalTrainer
-    from dimba.trainers.settings import recomputes, settled
+    from dimba.trainers.settings import activations, may_keep, settled
 
     stop, at_once = StopOnSignal(), args.batch_size * world_size()
     collate = choose_collator(args, model, data.tokenizer.pad_token_id, on_cpu=compute.on_cpu)
     if is_first_rank():
-        print(told(model, collate, mixed=compute.mixed, recomputes=recomputes(args, compute)), flush=True)
+        print(told(model, collate, mixed=compute.mixed, activations=activations(args, compute)), flush=True)
     trainer = CausalTrainer(
         model=model,
         args=_config(args, compute, validates=len(data.validation) > 0),
@@ -90,7 +90,7 @@ def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> t
     )
     longest = min(args.max_length, data.report.longest)
     batch = partial(longest_rows, trainer.data_collator, rows=args.batch_size, length=longest)
-    add_probe(trainer, batch, metrics_path(args.output_dir))
+    add_probe(trainer, batch, metrics_path(args.output_dir), may_keep=may_keep(args))
     return settled(trainer), stop
 
 

@@ -21,8 +21,14 @@ class Pretended:
     def whole(self) -> int:
         return 24 << 30
 
+    def room(self) -> int:
+        return 20 << 30
+
     def peak(self) -> tuple[int, int]:
         return 5 << 30, 4 << 30
+
+    def forget(self) -> None:
+        pass
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +108,72 @@ def _with_dropout(base: Path, folder: Path) -> Path:
 def _logged(folder: Path, name: str) -> list[float]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line[name] for line in lines if name in line]
+
+
+def _without_memory_to_keep_activations(trainer: Any, model: Any, inputs: Any) -> None:
+    if not trainer.model.is_activation_checkpointing:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+
+@pytest.mark.parametrize("job", ["sft, full", "sft, lora", "grpo, full, with a reference"])
+@pytest.mark.parametrize("why", ["out of memory", "nearly"])
+def test_activations_that_do_not_fit_are_computed_again_and_train_the_same(
+    job: str, why: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class NearlyFull(Pretended):
+        def peak(self) -> tuple[int, int]:
+            return 19 << 30, 18 << 30
+
+    mode, flags = JOBS[job]
+    sums = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)]
+    rows = write_rows(tmp_path / "rows.jsonl", QUESTIONS if mode == "sft" else sums)
+    trained(mode, tiny_checkpoint, rows, tmp_path / "kept", *flags)
+    meter = Pretended() if why == "out of memory" else NearlyFull()
+    monkeypatch.setattr("dimba.trainers.memory.meter_of", lambda _device: meter)
+    if why == "out of memory":
+        monkeypatch.setattr("dimba.trainers.memory._batch", _without_memory_to_keep_activations)
+    said = trained(mode, tiny_checkpoint, rows, tmp_path / "again", *flags)
+    assert "activations would take over 90% of the card: they are computed again" in said
+    kept, again = weights(tmp_path / "kept"), weights(tmp_path / "again")
+    assert all(torch.allclose(kept[name], again[name], atol=1e-6) for name in kept)
+    if why == "nearly":
+        kept_as_asked = trained(
+            mode, tiny_checkpoint, rows, tmp_path / "off", *flags, "--activation-checkpointing", "off"
+        )
+        assert "computed again" not in kept_as_asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "samples", "sharded", "on_cpu", "said"),
+    [
+        ("auto", 1, False, False, True, "kept"),
+        ("auto", 1, False, False, False, "kept, if a first step shows that they fit"),
+        ("auto", 1, True, False, False, "kept, if a first step shows that they fit"),
+        ("auto", 2, False, False, False, "kept, if a first step shows that they fit"),
+        ("auto", 2, True, False, False, "computed again"),
+        ("auto", 2, False, True, False, "computed again"),
+        ("off", 2, False, True, False, "kept"),
+        ("on", 1, False, False, True, "computed again"),
+    ],
+)
+def test_a_card_keeps_activations_where_a_step_may_try_it(
+    asked: str, processes: int, samples: bool, sharded: bool, on_cpu: bool, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    from argparse import Namespace
+
+    from dimba.trainers.models import Compute
+    from dimba.trainers.settings import activations, run_settings
+
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", str(sharded))
+    args = Namespace(activation_checkpointing=asked, seed=1, save_steps=1, save_total_limit=1)
+    if samples:
+        args.num_generations = 8
+    compute = Compute(on_cpu=on_cpu, mixed="no" if on_cpu else "bf16")
+    assert activations(args, compute) == said
+    assert run_settings(args, compute)["activation_checkpointing"] == (said == "computed again")
+    unprobed = run_settings(args, compute, probed=False)["activation_checkpointing"]
+    assert unprobed == (asked == "on" or (asked == "auto" and not on_cpu))
 
 
 def test_what_is_too_large_ends_before_the_data_with_numbers(
