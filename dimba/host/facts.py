@@ -81,6 +81,7 @@ class ModelShape:
     block_parameters: int  # of one layer, on average
     expert_parameters: int = 0  # of them, in experts
     norms: int = 2  # in a layer, over the hidden size
+    layer_norms: bool = False  # with a bias: autocast computes them in float32, and gives float32
     head_norms: bool = False  # of queries and keys too
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from dimba.host.checkpoint import facts_of_tensors
 from dimba.host.facts import CheckpointFacts
 from dimba.plan.memory import Share, estimate_memory
 from dimba.spec import JobSpec
+from scripts.bench import nf4
 from scripts.bench.tracing import Live, traced_peak
 
 _MIB = 1 << 20
@@ -68,11 +69,15 @@ class Case:
     length: int
     accumulation: int = 4
     mode: str = "sft"
+    recomputes: bool = True
 
     @property
     def name(self) -> str:
-        step = f"{self.batch}×{self.length:<5} acc {self.accumulation}"
-        return f"{self.model:<11} {self.mode:<4} {self.method:<4} {step}"
+        step = f"{self.batch}×{self.length:<5} acc {self.accumulation} {'again' if self.recomputes else 'kept'}"
+        return f"{self.model:<11} {self.mode:<4} {self.method:<5} {step:<20}"
+
+
+METHODS = ("full", "lora", "qlora")
 
 
 def _cases() -> list[Case]:
@@ -82,19 +87,19 @@ def _cases() -> list[Case]:
         cases += [
             Case(model, "full", 1, 512, accumulation=1),
             Case(model, "full", 4 if small else 1, 2048),
-            Case(model, "lora", 1, 8192 if small else 4096),
-            Case(model, "lora", 8 if small else 4, 1024),
+            *(Case(model, method, 1, 8192 if small else 4096) for method in ("lora", "qlora")),
+            *(Case(model, method, 8 if small else 4, 1024) for method in ("lora", "qlora")),
         ]
     cases += [Case("llama-1B", "full", 8, 1024), Case("llama-8B", "full", 1, 16384), Case("llama-8B", "lora", 1, 16384)]
     cases += [
         Case(model, method, 8, 1024, mode="grpo")
         for model in ("qwen2-0.5B", "llama-1B", "llama-8B")
-        for method in ("full", "lora")
+        for method in METHODS
     ]
     for model in OTHERS:  # float32 experts cannot be traced: their kernel takes bf16 alone
-        methods = ("lora",) if model == "qwen3-moe" else ("full", "lora")
+        methods = METHODS[1:] if model == "qwen3-moe" else METHODS
         cases += [Case(model, method, 4, 1024) for method in methods]
-    return cases
+    return cases + [replace(case, recomputes=False) for case in cases]
 
 
 CASES = _cases()
@@ -111,6 +116,8 @@ def model_of(case: Case) -> tuple[torch.nn.Module, CheckpointFacts]:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     tensors = {name: {"shape": list(each.shape), "dtype": "BF16"} for name, each in model.named_parameters()}
+    if case.method == "qlora":
+        nf4.quantise(model)
     return model, facts_of_tensors(config.to_dict(), tensors)
 
 
@@ -122,7 +129,7 @@ def estimated(case: Case, facts: CheckpointFacts) -> Any:
     completion = grpo if case.mode == "grpo" else {}
     values = {"version": 1, "mode": case.mode, "method": case.method, "base_checkpoint": "base", "training": training}
     values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK}, **completion}
-    share = Share(batch_size=case.batch, accumulation=case.accumulation)
+    share = Share(batch_size=case.batch, accumulation=case.accumulation, recomputes=case.recomputes)
     estimate = estimate_memory(JobSpec.model_validate(values), facts, on_cpu=False, share=share)
     assert estimate is not None
     return estimate
@@ -132,8 +139,9 @@ def compared(case: Case) -> tuple[int, Live, Any]:
     """(bytes that were estimated of what is traced, the trace, the whole estimate)."""
     model, facts = model_of(case)
     estimate = estimated(case, facts)
-    args = Namespace(use_lora=case.method == "lora", use_qlora=False, lora_r=RANK, lora_alpha=2 * RANK)
-    args.mode, args.accumulation = case.mode, case.accumulation
+    adapted = {"use_lora": case.method == "lora", "use_qlora": case.method == "qlora"}
+    args = Namespace(**adapted, lora_r=RANK, lora_alpha=2 * RANK)
+    args.mode, args.accumulation, args.recomputes = case.mode, case.accumulation, case.recomputes
     shape = (case.batch, case.length)
     batch = {"input_ids": shape, "labels": shape}
     if case.mode == "grpo":
@@ -147,7 +155,7 @@ def compared(case: Case) -> tuple[int, Live, Any]:
 def main() -> None:
     words = [each for each in sys.argv[1:] if each != "--show"]
     ratios = []
-    print(f"{'model':<11} {'mode':<4} {'how':<4} {'batch':<13} {'estimated':>10} {'traced':>10}  ratio  s")
+    print(f"{'model':<11} {'mode':<4} {'how':<5} {'batch':<20} {'estimated':>10} {'traced':>10}  ratio  s")
     for case in CASES:
         if not all(word in case.name for word in words):
             continue

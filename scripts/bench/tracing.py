@@ -10,6 +10,7 @@ import weakref
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -18,6 +19,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from scripts.bench import nf4
 
 _ROUND = 512  # what CUDA's allocator rounds sizes up to
 
@@ -58,12 +61,23 @@ class Live(TorchDispatchMode):  # type: ignore[misc]
 
 @contextmanager
 def as_on_cuda() -> Iterator[None]:
-    """The fused head's tiles in place, as Triton and cuBLAS do them."""
+    """The fused head's tiles in place, as Triton and cuBLAS do them; LayerNorm in float32, as autocast has it there."""
     from trl.kernels import chunked_logprob
 
     in_place: dict[str, Any] = dict.fromkeys(("_forward_tile", "_backward_tile", "_addmm_fp32"), _in_place)
-    with mock.patch.multiple(chunked_logprob, **in_place):
+    norm = mock.patch.object(torch.nn.functional, "layer_norm", partial(_in_float32, torch.nn.functional.layer_norm))
+    casts = mock.patch.object(torch, "is_autocast_enabled", partial(_is_autocast, torch.is_autocast_enabled))
+    with mock.patch.multiple(chunked_logprob, **in_place), norm, casts, nf4.as_on_cuda():
         yield
+
+
+def _is_autocast(function: Any, device: str = "cpu") -> Any:
+    """Asked without a device it is CUDA's that is meant, which this stands in for."""
+    return function(device)
+
+
+def _in_float32(function: Any, *args: Any) -> Any:
+    return function(*(each.float() if isinstance(each, torch.Tensor) else each for each in args))
 
 
 def _in_place(*_: Any, **__: Any) -> None:
@@ -78,12 +92,15 @@ def fake(model: torch.nn.Module) -> None:
             if old is None:
                 continue
             if id(old) not in made:
-                new = torch.empty(old.shape, dtype=old.dtype)
-                made[id(old)] = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+                made[id(old)] = nf4.parameter(old) if nf4.is_quantised(module, name) else _parameter(old)
             module._parameters[name] = made[id(old)]
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+def _parameter(old: torch.nn.Parameter) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.empty(old.shape, dtype=old.dtype), requires_grad=old.requires_grad)
 
 
 def one_document(_positions: Any) -> None:
@@ -104,7 +121,8 @@ def traced_peak(model: torch.nn.Module, args: Namespace, batch: dict[str, Any], 
 
         with torch.device("meta"):
             trained = get_peft_model(model, adapter)
-    trained.activation_checkpointing_enable()
+    if args.recomputes:
+        trained.activation_checkpointing_enable()
     trained.train()
     live = Live()
     with FakeTensorMode(allow_non_fake_inputs=True), live, as_on_cuda(), nullcontext() if masked else apart:
