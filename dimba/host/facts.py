@@ -73,6 +73,7 @@ class ModelShape:
     head_dim: int
     intermediate: int
     plain: bool = False  # an MLP of two matrices, without a gate, and an activation that is one kernel
+    joined: bool = False  # an MLP whose gate and up are one matrix
     vocabulary: int  # rows of the embedding
     tied: bool  # the head is the embedding
     experts: int = 0

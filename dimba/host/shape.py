@@ -48,6 +48,7 @@ def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | Non
         head_dim=found["head_dim"] or max(1, hidden // heads),
         intermediate=intermediate,
         plain=said.get("hidden_act") in _ONE_KERNEL and _between(tensors, {hidden, intermediate}) == 2 * layers,
+        joined=_between(tensors, {hidden, 2 * intermediate}) == layers,
         vocabulary=embedding[0],
         tied=said.get("tie_word_embeddings") is True or not any(_HEAD.search(name) for name, _ in tensors),
         experts=found["experts"] or 0,

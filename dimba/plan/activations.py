@@ -135,7 +135,7 @@ def _mlp(shape: ModelShape, batch: Batch, precision: Precision) -> int:
 
 def unpacked(shape: ModelShape, precision: Precision) -> int:
     """The largest matrix that is in nf4, and the scales of its blocks of 64 in float32."""
-    weights = shape.intermediate * shape.hidden if precision.packed else 0
+    weights = (2 if shape.joined else 1) * shape.intermediate * shape.hidden if precision.packed else 0
     return weights * precision.compute + weights // 64 * FLOAT32
 
 
@@ -188,22 +188,3 @@ def embedding_backward(shape: ModelShape, *, kept: bool) -> int:
     """
     made = 3 if shape.tied else 1
     return (made if kept else made - 1) * shape.vocabulary * shape.hidden * FLOAT32
-
-
-def sampling(shape: ModelShape, batch: Batch, precision: Precision, *, prompt: int) -> tuple[int, int]:
-    """(the cache of keys and values, the rest at its worst) while `batch` is sampled from prompts of so many tokens.
-
-    Cached are two vectors a layer and token (Pope et al., Efficiently Scaling Transformer Inference, arXiv:2211.05102),
-    in the type that keys have behind the rotation, the stream's. The worst is either reading all prompts at once, or
-    the last token, when the whole cache is there and copied as it grows, a layer at a time.
-    """
-    vectors = 2 * shape.kv_heads * shape.head_dim * precision.stream
-    cache = shape.layers * vectors
-    words = 4 * batch.rows * shape.vocabulary * FLOAT32  # scores, tempered, as probabilities, and sorted out
-    asked = Batch(rows=batch.rows, length=prompt, scored=0, masked=batch.masked)
-    width = 3 * _through(shape) * precision.compute + (0 if precision.trains_base else 2 * _through(shape) * HALF)
-    reading = asked.tokens * (width + shape.hidden * (2 * precision.stream + FLOAT32))
-    reading += _attention(shape, asked, precision) + asked.pairs
-    first = cache * asked.tokens, reading
-    last = cache * batch.tokens, max(words, vectors * batch.tokens)
-    return max(first, last, key=sum)

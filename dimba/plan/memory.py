@@ -11,6 +11,7 @@ from dimba.host.facts import CheckpointFacts, ModelShape
 from dimba.plan import activations
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
 from dimba.plan.model import MemoryEstimate
+from dimba.plan.sampling import sampling
 from dimba.spec import JobSpec
 
 # AdamW keeps two float32 moments a trained parameter (Rajbhandari et al., ZeRO, arXiv:1910.02054, section 3.1); float32
@@ -64,13 +65,16 @@ def estimate_memory(
     if states is None or on_cpu or share is None:
         return states
     states = _with_others(spec, checkpoint, share, states)
-    shape = checkpoint.shape
-    if shape is None:
+    if checkpoint.shape is None:
         return _with_fragments(replace(states, peak="unknown: what the activations take is not known"))
-    moments = [*_moments(spec, shape, share, states)]
+    return _with_fragments(max(moments(spec, checkpoint.shape, share, states), key=lambda each: each.total))
+
+
+def moments(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
+    """The states and what is beside them, at each moment that may be the worst."""
+    yield from _training(spec, shape, share, states)
     if spec.mode == "grpo" and not spec.trainer_args.get("use-vllm"):
-        moments.append(_sampling(spec, shape, share, states))
-    return _with_fragments(max(moments, key=lambda each: each.total))
+        yield _sampling(spec, shape, share, states)
 
 
 def _states(spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool, shards: int) -> MemoryEstimate | None:
@@ -161,8 +165,8 @@ def precision_of(spec: JobSpec, mixed: str, shape: ModelShape) -> Precision:
     )
 
 
-def _moments(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
-    """The states and what is beside them, at each moment that may be the worst."""
+def _training(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
+    """A forward pass, and the way back through it."""
     precision, batch = precision_of(spec, share.mixed, shape), training_batch(spec, share)
     accumulated = share.accumulation > 1  # gradients of batches before are there already
     before = states if accumulated else replace(states, gradients=0)
@@ -239,7 +243,7 @@ def _sampling(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEsti
     precision, length = precision_of(spec, share.mixed, shape), _length(spec, share)
     rows = Batch(rows=share.batch_size * share.accumulation, length=length, scored=0, masked=True)
     prompt = max(1, length - completion_length(spec))
-    cache, work = activations.sampling(shape, rows, precision, prompt=prompt)
+    cache, work = sampling(shape, rows, precision, prompt=prompt)
     return replace(
         states,
         peak="sampling",

@@ -3,9 +3,10 @@
     python scripts/bench/memory.py [WORD …]      # only the combinations that have these words in their names
     python scripts/bench/memory.py --show WORD   # and what was alive at the peak of the trace
 
-A trace counts the storages of fake tensors (`scripts/bench/tracing.py`): weights, adapter, gradients, optimiser,
-copies, activations and the head. Not traced, and so not in either column: the CUDA context, fragmentation, kernels'
-workspaces, weights in nf4, sampling and its cache, DDP.
+A trace counts the storages of fake tensors (`scripts/bench/tracing.py`): weights, in nf4 too, adapter, gradients,
+optimiser, copies, activations, computed again or kept, and the head; for GRPO's sampling, `from` prompts of so many
+tokens, the cache as well (`scripts/bench/sampled.py`). Not traced, and so not in either column: the CUDA context,
+fragmentation, kernels' workspaces, DDP.
 """
 
 import sys
@@ -19,9 +20,10 @@ import torch
 
 from dimba.host.checkpoint import facts_of_tensors
 from dimba.host.facts import CheckpointFacts
-from dimba.plan.memory import Share, estimate_memory
+from dimba.plan.memory import Share, estimate_memory, moments
 from dimba.spec import JobSpec
 from scripts.bench import nf4
+from scripts.bench.sampled import traced_sampling
 from scripts.bench.tracing import Live, traced_peak
 
 _MIB = 1 << 20
@@ -70,10 +72,12 @@ class Case:
     accumulation: int = 4
     mode: str = "sft"
     recomputes: bool = True
+    prompt: int = 0  # tokens; where there are any, it is sampling from them that is traced
 
     @property
     def name(self) -> str:
-        step = f"{self.batch}×{self.length:<5} acc {self.accumulation} {'again' if self.recomputes else 'kept'}"
+        trained = f"acc {self.accumulation} {'again' if self.recomputes else 'kept'}"
+        step = f"{self.batch}×{self.length:<5} {f'from {self.prompt}' if self.prompt else trained}"
         return f"{self.model:<11} {self.mode:<4} {self.method:<5} {step:<20}"
 
 
@@ -99,7 +103,13 @@ def _cases() -> list[Case]:
     for model in OTHERS:  # float32 experts cannot be traced: their kernel takes bf16 alone
         methods = METHODS[1:] if model == "qwen3-moe" else METHODS
         cases += [Case(model, method, 4, 1024) for method in methods]
-    return cases + [replace(case, recomputes=False) for case in cases]
+    cases += [replace(case, recomputes=False) for case in cases]
+    lengths = ((64, 1024, 768), (16, 4096, 3840), (256, 512, 128))
+    sampled = [(model, *each) for model in MODELS for each in lengths] + [(model, *lengths[0]) for model in OTHERS]
+    for model, batch, length, prompt in sampled:
+        methods = METHODS[1:] if model == "qwen3-moe" else METHODS
+        cases += [Case(model, method, batch, length, mode="grpo", prompt=prompt) for method in methods]
+    return cases
 
 
 CASES = _cases()
@@ -124,14 +134,18 @@ def model_of(case: Case) -> tuple[torch.nn.Module, CheckpointFacts]:
 def estimated(case: Case, facts: CheckpointFacts) -> Any:
     """The estimate, as `dimba plan` makes it."""
     training = {"batch_size": case.batch, "max_length": case.length}
-    # What samples is not traced: as if vLLM did it elsewhere.
-    grpo = {"trainer_args": {"max-completion-length": case.length - 1, "use-vllm": True}}
-    completion = grpo if case.mode == "grpo" else {}
+    # Training and sampling are traced apart: as if vLLM sampled elsewhere.
+    completion = {"max-completion-length": case.length - max(1, case.prompt), "use-vllm": not case.prompt}
+    grpo = {"trainer_args": completion} if case.mode == "grpo" else {}
     values = {"version": 1, "mode": case.mode, "method": case.method, "base_checkpoint": "base", "training": training}
-    values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK}, **completion}
-    share = Share(batch_size=case.batch, accumulation=case.accumulation, recomputes=case.recomputes)
-    estimate = estimate_memory(JobSpec.model_validate(values), facts, on_cpu=False, share=share)
+    values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK}, **grpo}
+    spec = JobSpec.model_validate(values)
+    accumulation = 1 if case.prompt else case.accumulation  # what is sampled is of a whole step
+    share = Share(batch_size=case.batch, accumulation=accumulation, recomputes=case.recomputes)
+    estimate = estimate_memory(spec, facts, on_cpu=False, share=None if case.prompt else share)
     assert estimate is not None
+    if case.prompt and facts.shape:
+        return next(each for each in moments(spec, facts.shape, share, estimate) if each.peak == "sampling")
     return estimate
 
 
@@ -142,14 +156,19 @@ def compared(case: Case) -> tuple[int, Live, Any]:
     adapted = {"use_lora": case.method == "lora", "use_qlora": case.method == "qlora"}
     args = Namespace(**adapted, lora_r=RANK, lora_alpha=2 * RANK)
     args.mode, args.accumulation, args.recomputes = case.mode, case.accumulation, case.recomputes
-    shape = (case.batch, case.length)
-    batch = {"input_ids": shape, "labels": shape}
-    if case.mode == "grpo":
-        batch = {"input_ids": shape, "attention_mask": shape, "completion_ids": (case.batch, case.length - 1)}
-    elif case.batch > 1:
-        batch["position_ids"] = shape
-    live = traced_peak(model, args, batch, masked=case.batch > 1)
+    if case.prompt:
+        live = traced_sampling(model, args, rows=case.batch, prompt=case.prompt, length=case.length)
+    else:
+        live = traced_peak(model, args, _batch(case), masked=case.batch > 1)
     return estimate.total - estimate.context - estimate.fragments, live, estimate
+
+
+def _batch(case: Case) -> dict[str, Any]:
+    shape = (case.batch, case.length)
+    if case.mode == "grpo":
+        return {"input_ids": shape, "attention_mask": shape, "completion_ids": (case.batch, case.length - 1)}
+    positions = {"position_ids": shape} if case.batch > 1 else {}
+    return {"input_ids": shape, "labels": shape, **positions}
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def parameter(old: torch.nn.Parameter) -> torch.nn.Parameter:
 
 @contextmanager
 def as_on_cuda() -> Iterator[None]:
-    """Weights unpacked for each product, as CUDA does for more than a few rows; the fake kernel gives its result alone."""
+    """Weights unpacked for each product, as CUDA does for more than a few rows: the fake kernel leaves them out."""
     with torch._C._DisableTorchDispatch():
         functional.name2qmap.setdefault("dynamic", functional.create_dynamic_map())
     with mock.patch.object(torch.ops.bitsandbytes.gemm_4bit, "default", _product):

@@ -77,7 +77,9 @@ def _is_autocast(function: Any, device: str = "cpu") -> Any:
 
 
 def _in_float32(function: Any, *args: Any) -> Any:
-    return function(*(each.float() if isinstance(each, torch.Tensor) else each for each in args))
+    if torch.is_autocast_enabled("cpu"):
+        args = tuple(each.float() if isinstance(each, torch.Tensor) else each for each in args)
+    return function(*args)
 
 
 def _in_place(*_: Any, **__: Any) -> None:
@@ -111,16 +113,9 @@ def traced_peak(model: torch.nn.Module, args: Namespace, batch: dict[str, Any], 
     """An optimiser step of `model`, which is on the meta device, with our loss, and what was alive at its peak."""
     from trl.trainer.utils import add_fused_lm_head
 
-    from dimba.trainers.models import adapter_config
-
     apart = mock.patch("transformers.masking_utils.find_packed_sequence_indices", one_document)
     add_fused_lm_head(model, outputs=("log_probs", "entropy") if args.mode == "grpo" else ("log_probs",))
-    trained: Any = model
-    if adapter := adapter_config(args):
-        from peft import get_peft_model
-
-        with torch.device("meta"):
-            trained = get_peft_model(model, adapter)
+    trained = adapted(model, args)
     if args.recomputes:
         trained.activation_checkpointing_enable()
     trained.train()
@@ -130,6 +125,19 @@ def traced_peak(model: torch.nn.Module, args: Namespace, batch: dict[str, Any], 
         fake(trained)
         _train(trained, args, batch, live)
     return live
+
+
+def adapted(model: Any, args: Namespace) -> Any:
+    """The model with its adapter, where it has one; on the meta device."""
+    from dimba.trainers.models import adapter_config
+
+    adapter = adapter_config(args)
+    if adapter is None:
+        return model
+    from peft import get_peft_model
+
+    with torch.device("meta"):
+        return get_peft_model(model, adapter)
 
 
 def _train(model: Any, args: Namespace, batch: dict[str, Any], live: Live) -> None:
@@ -163,7 +171,7 @@ def _sft_loss(model: Any, inputs: dict[str, Any]) -> Any:
     )
     tokens = torch.zeros((), dtype=torch.long)
     # accelerate wraps the model's own forward; what is computed on its outputs is outside of autocast.
-    return CausalTrainer.compute_loss(trainer, _Autocast(model), {**inputs, "tokens": tokens}, False, tokens)
+    return CausalTrainer.compute_loss(trainer, Autocast(model), {**inputs, "tokens": tokens}, False, tokens)
 
 
 def _grpo_loss(model: Any, inputs: dict[str, Any]) -> Any:
@@ -174,13 +182,15 @@ def _grpo_loss(model: Any, inputs: dict[str, Any]) -> Any:
     ids, completion = inputs["input_ids"], inputs["completion_ids"].shape[1]
     of_tokens = inspect.unwrap(GRPOTrainer._get_per_token_logps_and_entropies)
     logps, entropies, _ = of_tokens(
-        trainer, _Autocast(model), ids, inputs["attention_mask"], completion, compute_entropy=True
+        trainer, Autocast(model), ids, inputs["attention_mask"], completion, compute_entropy=True
     )
     ratio = torch.exp(logps - logps.detach())
     return -(torch.min(ratio, ratio.clamp(0.8, 1.2)) * inputs["completion_ids"]).sum() / entropies.shape[0]
 
 
-class _Autocast:
+class Autocast:
+    """The model as accelerate wraps it, but for what it does to outputs."""
+
     def __init__(self, model: Any) -> None:
         self.model, self.training = model, model.training
 
