@@ -175,7 +175,7 @@ _TERMS = {
     "reference": "reference model",
     "reward": "reward model",
     "copies": "copies (autocast)",
-    "inputs": "kept layer inputs",
+    "inputs": "kept activations",
     "layer": "one layer, computed",
     "mask": "attention mask",
     "head": "head, vocabulary",

@@ -73,6 +73,7 @@ class ModelShape:
     head_dim: int
     intermediate: int
     plain: bool = False  # an MLP of two matrices, without a gate, and an activation that is one kernel
+    joined: bool = False  # an MLP whose gate and up are one matrix
     vocabulary: int  # rows of the embedding
     tied: bool  # the head is the embedding
     experts: int = 0
@@ -81,6 +82,7 @@ class ModelShape:
     block_parameters: int  # of one layer, on average
     expert_parameters: int = 0  # of them, in experts
     norms: int = 2  # in a layer, over the hidden size
+    layer_norms: bool = False  # with a bias: autocast computes them in float32, and gives float32
     head_norms: bool = False  # of queries and keys too
 
 

@@ -24,7 +24,8 @@ _EMBEDDING = re.compile(r"(embed_tokens|wte|embed_in|word_embeddings|tok_embeddi
 _HEAD = re.compile(r"(lm_head|embed_out|output)\.weight$")
 EXPERT = ".experts."  # in the name of a tensor
 _NORM = re.compile(r"(norm|ln)\w*\.weight$")
-_HEAD_NORM = re.compile(r"\b(q_norm|query_norm)\.weight$")
+_NORM_BIAS = re.compile(r"(norm|ln)\w*\.bias$")
+_HEAD_NORM = re.compile(r"\b([qk]_norm|query_norm|key_norm)\.weight$")
 _ONE_KERNEL = ("gelu", "gelu_pytorch_tanh", "relu", "silu")  # `gelu_new` and others are written out, and keep more
 _LAYER = re.compile(r"(?:layers|h|blocks|block)\.(\d+)\.")
 
@@ -47,6 +48,7 @@ def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | Non
         head_dim=found["head_dim"] or max(1, hidden // heads),
         intermediate=intermediate,
         plain=said.get("hidden_act") in _ONE_KERNEL and _between(tensors, {hidden, intermediate}) == 2 * layers,
+        joined=_between(tensors, {hidden, 2 * intermediate}) == layers,
         vocabulary=embedding[0],
         tied=said.get("tie_word_embeddings") is True or not any(_HEAD.search(name) for name, _ in tensors),
         experts=found["experts"] or 0,
@@ -56,6 +58,7 @@ def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | Non
         block_parameters=_in_blocks(tensors) // layers,
         expert_parameters=_in_blocks([each for each in tensors if EXPERT in each[0]]) // layers,
         norms=_norms(tensors, hidden) // layers,
+        layer_norms=any(_NORM_BIAS.search(name) for name, _ in tensors),
     )
     return shape if _agrees(shape, embedding, tensors) else None
 
@@ -70,7 +73,8 @@ def _in_blocks(tensors: Tensors) -> int:
 
 
 def _norms(tensors: Tensors, hidden: int) -> int:
-    return sum(1 for name, shape in tensors if list(shape) == [hidden] and _NORM.search(name) and _LAYER.search(name))
+    found = [name for name, shape in tensors if list(shape) == [hidden] and _NORM.search(name) and _LAYER.search(name)]
+    return sum(1 for name in found if not _HEAD_NORM.search(name))
 
 
 def _between(tensors: Tensors, sizes: set[int]) -> int:

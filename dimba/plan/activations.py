@@ -1,7 +1,8 @@
 """What a training step holds beside its model states: bytes of activations, by the shape of the model. Pure.
 
-Counted are the tensors that are alive at the moments at which most of them are, for the trainers' own step: one layer
-computed again at a time (Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174), attention that
+Counted are the tensors that are alive at the moments at which most of them are, for the trainers' own step: what every
+layer keeps for its backward pass, or its input alone, and one layer computed again at a time (Chen et al., Training
+Deep Nets with Sublinear Memory Cost, arXiv:1604.06174), attention that
 keeps no scores (Dao et al., FlashAttention, arXiv:2205.14135), a head that projects in tiles of 4,096 tokens by 32,768
 words (TRL's `add_fused_lm_head`), and autocast, which keeps a stream of the weights' own type between layers. A token
 is counted as by Korthikanti et al. (Reducing Activation Recomputation in Large Transformer Models, arXiv:2205.05198),
@@ -14,6 +15,7 @@ from dimba.host.facts import ModelShape
 
 FLOAT32, HALF = 4, 2
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
+_ADAPTED = 7  # matrices of a layer that have an adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Precision:
     compute: int
     stream: int
     trains_base: bool
+    packed: bool = False  # matrices are in nf4, and unpacked one at a time for what they are multiplied with
+    wide: bool = False  # what comes of a matrix is float32 all the same
 
     @property
     def copies(self) -> bool:
@@ -53,6 +57,26 @@ class Precision:
 def kept_inputs(shape: ModelShape, batch: Batch, precision: Precision) -> int:
     """The input of each layer, which is kept until its backward pass."""
     return shape.layers * batch.tokens * shape.hidden * precision.stream
+
+
+def saved(shape: ModelShape, batch: Batch, precision: Precision, *, rank: int) -> int:
+    """What one layer keeps for its backward pass where nothing is computed again; `rank` is its adapters'.
+
+    The mask is among it: every layer makes numbers of it anew.
+    """
+    half, hidden, norms = precision.compute, shape.hidden, _norms(shape)
+    wide = 2 if shape.plain else 4  # gate, up, act(gate) and their product, or up and act(up)
+    if precision.trains_base:
+        # Inputs of five matrices cast apart, or two normalised ones for all; residuals and what is normalised of them.
+        apart = 5 if precision.copies else 2
+        token = wide * _through(shape) * half + hidden * (apart * half + 2 * norms * FLOAT32)
+    else:
+        # Frozen matrices keep no input: their adapters do, each a copy of its own, but for those of matrices in nf4.
+        inputs = 2 * hidden if precision.packed else 5 * hidden + shape.heads * shape.head_dim
+        token = half * (wide * _through(shape) + inputs + _ADAPTED * rank) + hidden * norms * FLOAT32
+        if precision.wide:  # beside the copy that the last of them, or an MLP without a gate, has in the other type
+            token += (1 if shape.plain else wide + 1) * shape.intermediate * (FLOAT32 - half)
+    return _attention(shape, batch, precision) + batch.tokens * token
 
 
 def mask(batch: Batch) -> int:
@@ -75,6 +99,8 @@ def largest_layer(shape: ModelShape, batch: Batch, precision: Precision, *, new_
         wide = 3 * _wide(shape) * shape.hidden if shape.experts else shape.intermediate * shape.hidden
         at_weight = at_mlp - batch.tokens * shape.intermediate * precision.compute * (not shape.experts)
         at_weight += wide * (precision.compute + (FLOAT32 if new_gradients else 0))
+    elif precision.packed:
+        at_weight = at_mlp - batch.tokens * shape.intermediate * precision.compute + unpacked(shape, precision)
     return max(at_mlp, at_norm, at_weight)
 
 
@@ -90,16 +116,27 @@ def _attention(shape: ModelShape, batch: Batch, precision: Precision) -> int:
 
 def _mlp(shape: ModelShape, batch: Batch, precision: Precision) -> int:
     half, hidden, query = precision.compute, shape.hidden, shape.heads * shape.head_dim
+    norms = hidden * _norms(shape) * FLOAT32
     if precision.trains_base:
         # gate, up, act(gate), their product, and two gradients; inputs of five matrices cast apart; two residuals and
         # two normalised inputs in float32.
         return batch.tokens * (6 * _through(shape) * half + hidden * (5 * half + (2 + _norms(shape)) * FLOAT32))
+    if precision.packed and not shape.experts:
+        # gate, up, act(gate), and three gradients; two normalised inputs and a gradient, both norms' inputs in float32.
+        wide = (4 if shape.plain else 6) * shape.intermediate * (FLOAT32 if precision.wide else half)
+        return batch.tokens * (wide + half * 3 * hidden + norms)
     # The same forward, where each adapter casts its input to float32 and back; both norms' inputs in float32. Experts
     # have their inputs gathered, their outputs weighed, and their weights joined with what the adapters make of them.
     visits = 5 * hidden + 4 * shape.expert_intermediate
     wide = max(1, shape.active_experts) * visits if shape.experts else (5 if shape.plain else 7) * shape.intermediate
     joined = shape.expert_parameters * half
-    return batch.tokens * (half * (wide + 10 * hidden + query) + hidden * _norms(shape) * FLOAT32) + joined
+    return batch.tokens * (half * (wide + 10 * hidden + query) + norms) + joined
+
+
+def unpacked(shape: ModelShape, precision: Precision) -> int:
+    """The largest matrix that is in nf4, and the scales of its blocks of 64 in float32."""
+    weights = (2 if shape.joined else 1) * shape.intermediate * shape.hidden if precision.packed else 0
+    return weights * precision.compute + weights // 64 * FLOAT32
 
 
 def _norm(shape: ModelShape, batch: Batch, precision: Precision) -> int:
@@ -151,22 +188,3 @@ def embedding_backward(shape: ModelShape, *, kept: bool) -> int:
     """
     made = 3 if shape.tied else 1
     return (made if kept else made - 1) * shape.vocabulary * shape.hidden * FLOAT32
-
-
-def sampling(shape: ModelShape, batch: Batch, precision: Precision, *, prompt: int) -> tuple[int, int]:
-    """(the cache of keys and values, the rest at its worst) while `batch` is sampled from prompts of so many tokens.
-
-    Cached are two vectors a layer and token (Pope et al., Efficiently Scaling Transformer Inference, arXiv:2211.05102),
-    in the type that keys have behind the rotation, the stream's. The worst is either reading all prompts at once, or
-    the last token, when the whole cache is there and copied as it grows, a layer at a time.
-    """
-    vectors = 2 * shape.kv_heads * shape.head_dim * precision.stream
-    cache = shape.layers * vectors
-    words = 4 * batch.rows * shape.vocabulary * FLOAT32  # scores, tempered, as probabilities, and sorted out
-    asked = Batch(rows=batch.rows, length=prompt, scored=0, masked=batch.masked)
-    width = 3 * _through(shape) * precision.compute + (0 if precision.trains_base else 2 * _through(shape) * HALF)
-    reading = asked.tokens * (width + shape.hidden * (2 * precision.stream + FLOAT32))
-    reading += _attention(shape, asked, precision) + asked.pairs
-    first = cache * asked.tokens, reading
-    last = cache * batch.tokens, max(words, vectors * batch.tokens)
-    return max(first, last, key=sum)

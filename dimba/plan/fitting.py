@@ -34,6 +34,7 @@ class Fit:
     ours: bool  # the trainer
     compares: bool = False  # the data: see DataSummary
     shards: int = 1  # parts that the model is in, each on a card
+    recomputes: bool = True  # activations, where the spec leaves that open
 
     def estimate(self, spec: JobSpec | None = None) -> MemoryEstimate | None:
         """The estimate of this job, or of another `spec` in its place."""
@@ -48,6 +49,7 @@ class Fit:
             mixed=precision(spec, self.gpus),
             longest=self.longest,
             compares=self.compares,
+            recomputes=_forced(spec, otherwise=self.recomputes),
         )
         return estimate_memory(spec, checkpoint, on_cpu=not self.gpus, share=share)
 
@@ -62,6 +64,11 @@ class Fit:
     def shared_by(self, shards: int) -> "Fit":
         """The same job with the model in so many parts."""
         return replace(self, shards=shards)
+
+
+def _forced(spec: JobSpec, *, otherwise: bool) -> bool:
+    """Whether activations are computed again: as the spec says, where it does."""
+    return {"on": True, "off": False}.get(str(spec.trainer_args.get("activation-checkpointing")), otherwise)
 
 
 def _shards_as_well(spec: JobSpec, chosen_for: JobSpec) -> bool:

@@ -11,6 +11,7 @@ from dimba.host.facts import CheckpointFacts, ModelShape
 from dimba.plan import activations
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
 from dimba.plan.model import MemoryEstimate
+from dimba.plan.sampling import sampling
 from dimba.spec import JobSpec
 
 # AdamW keeps two float32 moments a trained parameter (Rajbhandari et al., ZeRO, arXiv:1910.02054, section 3.1); float32
@@ -42,6 +43,7 @@ class Share:
     mixed: str = "bf16"
     longest: int | None = None  # tokens of the longest row, where they were counted
     compares: bool = False  # the data: `reward: auto` comes to a reward model
+    recomputes: bool = True  # activations, a layer at a time; else all of them are kept
 
 
 def stop_grace(memory: MemoryEstimate | None) -> float:
@@ -63,13 +65,16 @@ def estimate_memory(
     if states is None or on_cpu or share is None:
         return states
     states = _with_others(spec, checkpoint, share, states)
-    shape = checkpoint.shape
-    if shape is None:
+    if checkpoint.shape is None:
         return _with_fragments(replace(states, peak="unknown: what the activations take is not known"))
-    moments = [*_moments(spec, shape, share, states)]
+    return _with_fragments(max(moments(spec, checkpoint.shape, share, states), key=lambda each: each.total))
+
+
+def moments(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
+    """The states and what is beside them, at each moment that may be the worst."""
+    yield from _training(spec, shape, share, states)
     if spec.mode == "grpo" and not spec.trainer_args.get("use-vllm"):
-        moments.append(_sampling(spec, shape, share, states))
-    return _with_fragments(max(moments, key=lambda each: each.total))
+        yield _sampling(spec, shape, share, states)
 
 
 def _states(spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool, shards: int) -> MemoryEstimate | None:
@@ -104,7 +109,7 @@ def _with_others(spec: JobSpec, checkpoint: CheckpointFacts, share: Share, state
         states,
         # DDP: gradients are copied into its buckets (`gradient_as_bucket_view=False`).
         buckets=states.gradients if several and share.shards == 1 else 0,
-        gathered=_gathered(shape, precision_of(spec, share.mixed)) if share.shards > 1 and shape else 0,
+        gathered=_gathered(shape, precision_of(spec, share.mixed, shape)) if share.shards > 1 and shape else 0,
         reference=_reference(spec, checkpoint, share),
         reward=_reward(spec, checkpoint, share),
         context=_CONTEXT + (_NCCL if several else 0),
@@ -146,43 +151,70 @@ def _reward(spec: JobSpec, checkpoint: CheckpointFacts, share: Share) -> int:
     return _base(spec, checkpoint, on_cpu=False, trained=False) if _scores(spec, share) else 0
 
 
-def precision_of(spec: JobSpec, mixed: str) -> Precision:
+def precision_of(spec: JobSpec, mixed: str, shape: ModelShape) -> Precision:
     """Which numbers meet in which type, as the trainers load the model."""
-    full = spec.method == "full"
+    full, packed = spec.method == "full", spec.method == "qlora"
+    # A matrix in nf4 gives what it is given, and LayerNorm float32 under autocast.
+    wide = packed and shape.layer_norms
     return Precision(
-        compute=FLOAT32 if full and mixed == "no" else HALF, stream=FLOAT32 if full else HALF, trains_base=full
+        compute=FLOAT32 if full and mixed == "no" else HALF,
+        stream=FLOAT32 if full or wide else HALF,
+        trains_base=full,
+        packed=packed,
+        wide=wide,
     )
 
 
-def _moments(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
-    """The states and what is beside them, at each moment that may be the worst."""
-    precision, batch = precision_of(spec, share.mixed), training_batch(spec, share)
-    kept = share.accumulation > 1  # gradients of batches before are there already
-    none = replace(states, gradients=0)
-    inputs = activations.kept_inputs(shape, batch, precision)
-    mask = activations.mask(batch)
-    before = states if kept else none
+def _training(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
+    """A forward pass, and the way back through it."""
+    precision, batch = precision_of(spec, share.mixed, shape), training_batch(spec, share)
+    accumulated = share.accumulation > 1  # gradients of batches before are there already
+    before = states if accumulated else replace(states, gradients=0)
+    kept = _kept(spec, shape, share)
+    copies = _copies(spec, shape, share, states)
     yield replace(
         before,
         peak="the end of the forward pass",
-        inputs=inputs,
-        mask=mask,
-        copies=0 if share.shards > 1 else activations.weight_copies(shape, precision),  # gathered in that type
+        inputs=kept * shape.layers,
+        mask=activations.mask(batch),
+        copies=copies,
         head=activations.head(shape, batch, precision),
     )
-    head = activations.head_backward(shape, batch, precision)
-    yield replace(before, peak="the head's gradients", inputs=inputs, mask=mask, head=head)
+    # Where nothing is computed again, copies stay until the backward pass has used them; a mask has become numbers.
+    copies, mask = (0, activations.mask(batch)) if share.recomputes else (copies, 0)
+    during = replace(before, inputs=kept * shape.layers, mask=mask, copies=copies)
+    yield replace(during, peak="the head's gradients", head=activations.head_backward(shape, batch, precision))
     vocabulary = shape.vocabulary * shape.hidden * FLOAT32 * precision.trains_base
-    layer = activations.largest_layer(shape, batch, precision, new_gradients=kept)
-    waiting = vocabulary if shape.tied or not kept else 0
-    yield replace(before, peak="a layer's gradients", inputs=inputs, mask=mask, layer=layer, head=waiting)
+    layer = activations.largest_layer(shape, batch, precision, new_gradients=accumulated)
+    inputs = kept * (shape.layers if share.recomputes else shape.layers - 1)
+    copies -= copies // shape.layers  # those of the layer at work are in `layer`
+    waiting = vocabulary if shape.tied or not accumulated else 0
+    at_layer = replace(during, peak="a layer's gradients", layer=layer)
+    yield replace(at_layer, inputs=inputs, copies=copies, head=waiting)
     # The first layer comes last: all gradients are there, and one input is left.
-    waiting = vocabulary if shape.tied and kept else 0
-    last = inputs // shape.layers
-    yield replace(states, peak="a layer's gradients", inputs=last, mask=mask, layer=layer, head=waiting)
+    waiting = vocabulary if shape.tied and accumulated else 0
+    last = activations.kept_inputs(shape, batch, precision) // shape.layers
+    at_last = replace(at_layer, gradients=states.gradients, copies=0)
+    yield replace(at_last, inputs=last if share.recomputes else 0, head=waiting)
     if precision.trains_base:
-        embedding = activations.embedding_backward(shape, kept=kept)
+        embedding = activations.embedding_backward(shape, kept=accumulated)
         yield replace(states, peak="the embedding's gradients", inputs=last, head=embedding)
+
+
+def _kept(spec: JobSpec, shape: ModelShape, share: Share) -> int:
+    """What is kept of each layer until its backward pass."""
+    precision, batch = precision_of(spec, share.mixed, shape), training_batch(spec, share)
+    if share.recomputes:
+        return activations.kept_inputs(shape, batch, precision) // shape.layers
+    return activations.saved(shape, batch, precision, rank=spec.lora.r)
+
+
+def _copies(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> int:
+    """Of all that is trained, as the forward pass ends; a model that is sharded is gathered in that type."""
+    precision = precision_of(spec, share.mixed, shape)
+    if share.shards > 1:
+        return 0
+    return activations.weight_copies(shape, precision) if precision.trains_base else states.adapter * HALF // FLOAT32
 
 
 def training_batch(spec: JobSpec, share: Share) -> Batch:
@@ -208,10 +240,10 @@ def completion_length(spec: JobSpec) -> int:
 
 def _sampling(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> MemoryEstimate:
     """All completions of an optimiser step at once; gradients are not there yet."""
-    precision, length = precision_of(spec, share.mixed), _length(spec, share)
+    precision, length = precision_of(spec, share.mixed, shape), _length(spec, share)
     rows = Batch(rows=share.batch_size * share.accumulation, length=length, scored=0, masked=True)
     prompt = max(1, length - completion_length(spec))
-    cache, work = activations.sampling(shape, rows, precision, prompt=prompt)
+    cache, work = sampling(shape, rows, precision, prompt=prompt)
     return replace(
         states,
         peak="sampling",

@@ -51,8 +51,8 @@ class MemoryEstimate:
     reference: int = 0
     reward: int = 0
     copies: int = 0  # of weights, in the type that autocast computes in
-    inputs: int = 0  # of layers, kept to compute them again
-    layer: int = 0  # one layer computed again, and its gradients
+    inputs: int = 0  # of layers, kept to compute them again; or all that layers keep for the backward pass
+    layer: int = 0  # one layer, computed again or the last, and its gradients
     mask: int = 0
     head: int = 0  # what the vocabulary takes: tiles of logits, gradients of the head and the embedding
     cache: int = 0  # keys and values of completions that are sampled

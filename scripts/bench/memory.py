@@ -3,24 +3,27 @@
     python scripts/bench/memory.py [WORD …]      # only the combinations that have these words in their names
     python scripts/bench/memory.py --show WORD   # and what was alive at the peak of the trace
 
-A trace counts the storages of fake tensors (`scripts/bench/tracing.py`): weights, adapter, gradients, optimiser,
-copies, activations and the head. Not traced, and so not in either column: the CUDA context, fragmentation, kernels'
-workspaces, weights in nf4, sampling and its cache, DDP.
+A trace counts the storages of fake tensors (`scripts/bench/tracing.py`): weights, in nf4 too, adapter, gradients,
+optimiser, copies, activations, computed again or kept, and the head; for GRPO's sampling, `from` prompts of so many
+tokens, the cache as well (`scripts/bench/sampled.py`). Not traced, and so not in either column: the CUDA context,
+fragmentation, kernels' workspaces, DDP.
 """
 
 import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from dimba.host.checkpoint import facts_of_tensors
 from dimba.host.facts import CheckpointFacts
-from dimba.plan.memory import Share, estimate_memory
+from dimba.plan.memory import Share, estimate_memory, moments
 from dimba.spec import JobSpec
+from scripts.bench import nf4
+from scripts.bench.sampled import traced_sampling
 from scripts.bench.tracing import Live, traced_peak
 
 _MIB = 1 << 20
@@ -68,11 +71,17 @@ class Case:
     length: int
     accumulation: int = 4
     mode: str = "sft"
+    recomputes: bool = True
+    prompt: int = 0  # tokens; where there are any, it is sampling from them that is traced
 
     @property
     def name(self) -> str:
-        step = f"{self.batch}×{self.length:<5} acc {self.accumulation}"
-        return f"{self.model:<11} {self.mode:<4} {self.method:<4} {step}"
+        trained = f"acc {self.accumulation} {'again' if self.recomputes else 'kept'}"
+        step = f"{self.batch}×{self.length:<5} {f'from {self.prompt}' if self.prompt else trained}"
+        return f"{self.model:<11} {self.mode:<4} {self.method:<5} {step:<20}"
+
+
+METHODS = ("full", "lora", "qlora")
 
 
 def _cases() -> list[Case]:
@@ -82,18 +91,24 @@ def _cases() -> list[Case]:
         cases += [
             Case(model, "full", 1, 512, accumulation=1),
             Case(model, "full", 4 if small else 1, 2048),
-            Case(model, "lora", 1, 8192 if small else 4096),
-            Case(model, "lora", 8 if small else 4, 1024),
+            *(Case(model, method, 1, 8192 if small else 4096) for method in ("lora", "qlora")),
+            *(Case(model, method, 8 if small else 4, 1024) for method in ("lora", "qlora")),
         ]
     cases += [Case("llama-1B", "full", 8, 1024), Case("llama-8B", "full", 1, 16384), Case("llama-8B", "lora", 1, 16384)]
     cases += [
         Case(model, method, 8, 1024, mode="grpo")
         for model in ("qwen2-0.5B", "llama-1B", "llama-8B")
-        for method in ("full", "lora")
+        for method in METHODS
     ]
     for model in OTHERS:  # float32 experts cannot be traced: their kernel takes bf16 alone
-        methods = ("lora",) if model == "qwen3-moe" else ("full", "lora")
+        methods = METHODS[1:] if model == "qwen3-moe" else METHODS
         cases += [Case(model, method, 4, 1024) for method in methods]
+    cases += [replace(case, recomputes=False) for case in cases]
+    lengths = ((64, 1024, 768), (16, 4096, 3840), (256, 512, 128))
+    sampled = [(model, *each) for model in MODELS for each in lengths] + [(model, *lengths[0]) for model in OTHERS]
+    for model, batch, length, prompt in sampled:
+        methods = METHODS[1:] if model == "qwen3-moe" else METHODS
+        cases += [Case(model, method, batch, length, mode="grpo", prompt=prompt) for method in methods]
     return cases
 
 
@@ -111,20 +126,26 @@ def model_of(case: Case) -> tuple[torch.nn.Module, CheckpointFacts]:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     tensors = {name: {"shape": list(each.shape), "dtype": "BF16"} for name, each in model.named_parameters()}
+    if case.method == "qlora":
+        nf4.quantise(model)
     return model, facts_of_tensors(config.to_dict(), tensors)
 
 
 def estimated(case: Case, facts: CheckpointFacts) -> Any:
     """The estimate, as `dimba plan` makes it."""
     training = {"batch_size": case.batch, "max_length": case.length}
-    # What samples is not traced: as if vLLM did it elsewhere.
-    grpo = {"trainer_args": {"max-completion-length": case.length - 1, "use-vllm": True}}
-    completion = grpo if case.mode == "grpo" else {}
+    # Training and sampling are traced apart: as if vLLM sampled elsewhere.
+    completion = {"max-completion-length": case.length - max(1, case.prompt), "use-vllm": not case.prompt}
+    grpo = {"trainer_args": completion} if case.mode == "grpo" else {}
     values = {"version": 1, "mode": case.mode, "method": case.method, "base_checkpoint": "base", "training": training}
-    values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK}, **completion}
-    share = Share(batch_size=case.batch, accumulation=case.accumulation)
-    estimate = estimate_memory(JobSpec.model_validate(values), facts, on_cpu=False, share=share)
+    values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK}, **grpo}
+    spec = JobSpec.model_validate(values)
+    accumulation = 1 if case.prompt else case.accumulation  # what is sampled is of a whole step
+    share = Share(batch_size=case.batch, accumulation=accumulation, recomputes=case.recomputes)
+    estimate = estimate_memory(spec, facts, on_cpu=False, share=None if case.prompt else share)
     assert estimate is not None
+    if case.prompt and facts.shape:
+        return next(each for each in moments(spec, facts.shape, share, estimate) if each.peak == "sampling")
     return estimate
 
 
@@ -132,22 +153,28 @@ def compared(case: Case) -> tuple[int, Live, Any]:
     """(bytes that were estimated of what is traced, the trace, the whole estimate)."""
     model, facts = model_of(case)
     estimate = estimated(case, facts)
-    args = Namespace(use_lora=case.method == "lora", use_qlora=False, lora_r=RANK, lora_alpha=2 * RANK)
-    args.mode, args.accumulation = case.mode, case.accumulation
-    shape = (case.batch, case.length)
-    batch = {"input_ids": shape, "labels": shape}
-    if case.mode == "grpo":
-        batch = {"input_ids": shape, "attention_mask": shape, "completion_ids": (case.batch, case.length - 1)}
-    elif case.batch > 1:
-        batch["position_ids"] = shape
-    live = traced_peak(model, args, batch, masked=case.batch > 1)
+    adapted = {"use_lora": case.method == "lora", "use_qlora": case.method == "qlora"}
+    args = Namespace(**adapted, lora_r=RANK, lora_alpha=2 * RANK)
+    args.mode, args.accumulation, args.recomputes = case.mode, case.accumulation, case.recomputes
+    if case.prompt:
+        live = traced_sampling(model, args, rows=case.batch, prompt=case.prompt, length=case.length)
+    else:
+        live = traced_peak(model, args, _batch(case), masked=case.batch > 1)
     return estimate.total - estimate.context - estimate.fragments, live, estimate
+
+
+def _batch(case: Case) -> dict[str, Any]:
+    shape = (case.batch, case.length)
+    if case.mode == "grpo":
+        return {"input_ids": shape, "attention_mask": shape, "completion_ids": (case.batch, case.length - 1)}
+    positions = {"position_ids": shape} if case.batch > 1 else {}
+    return {"input_ids": shape, "labels": shape, **positions}
 
 
 def main() -> None:
     words = [each for each in sys.argv[1:] if each != "--show"]
     ratios = []
-    print(f"{'model':<11} {'mode':<4} {'how':<4} {'batch':<13} {'estimated':>10} {'traced':>10}  ratio  s")
+    print(f"{'model':<11} {'mode':<4} {'how':<5} {'batch':<20} {'estimated':>10} {'traced':>10}  ratio  s")
     for case in CASES:
         if not all(word in case.name for word in words):
             continue

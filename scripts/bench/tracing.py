@@ -10,6 +10,7 @@ import weakref
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -18,6 +19,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from scripts.bench import nf4
 
 _ROUND = 512  # what CUDA's allocator rounds sizes up to
 
@@ -58,12 +61,25 @@ class Live(TorchDispatchMode):  # type: ignore[misc]
 
 @contextmanager
 def as_on_cuda() -> Iterator[None]:
-    """The fused head's tiles in place, as Triton and cuBLAS do them."""
+    """The fused head's tiles in place, as Triton and cuBLAS do them; LayerNorm in float32, as autocast has it there."""
     from trl.kernels import chunked_logprob
 
     in_place: dict[str, Any] = dict.fromkeys(("_forward_tile", "_backward_tile", "_addmm_fp32"), _in_place)
-    with mock.patch.multiple(chunked_logprob, **in_place):
+    norm = mock.patch.object(torch.nn.functional, "layer_norm", partial(_in_float32, torch.nn.functional.layer_norm))
+    casts = mock.patch.object(torch, "is_autocast_enabled", partial(_is_autocast, torch.is_autocast_enabled))
+    with mock.patch.multiple(chunked_logprob, **in_place), norm, casts, nf4.as_on_cuda():
         yield
+
+
+def _is_autocast(function: Any, device: str = "cpu") -> Any:
+    """Asked without a device it is CUDA's that is meant, which this stands in for."""
+    return function(device)
+
+
+def _in_float32(function: Any, *args: Any) -> Any:
+    if torch.is_autocast_enabled("cpu"):
+        args = tuple(each.float() if isinstance(each, torch.Tensor) else each for each in args)
+    return function(*args)
 
 
 def _in_place(*_: Any, **__: Any) -> None:
@@ -78,12 +94,15 @@ def fake(model: torch.nn.Module) -> None:
             if old is None:
                 continue
             if id(old) not in made:
-                new = torch.empty(old.shape, dtype=old.dtype)
-                made[id(old)] = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+                made[id(old)] = nf4.parameter(old) if nf4.is_quantised(module, name) else _parameter(old)
             module._parameters[name] = made[id(old)]
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+def _parameter(old: torch.nn.Parameter) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.empty(old.shape, dtype=old.dtype), requires_grad=old.requires_grad)
 
 
 def one_document(_positions: Any) -> None:
@@ -94,17 +113,11 @@ def traced_peak(model: torch.nn.Module, args: Namespace, batch: dict[str, Any], 
     """An optimiser step of `model`, which is on the meta device, with our loss, and what was alive at its peak."""
     from trl.trainer.utils import add_fused_lm_head
 
-    from dimba.trainers.models import adapter_config
-
     apart = mock.patch("transformers.masking_utils.find_packed_sequence_indices", one_document)
     add_fused_lm_head(model, outputs=("log_probs", "entropy") if args.mode == "grpo" else ("log_probs",))
-    trained: Any = model
-    if adapter := adapter_config(args):
-        from peft import get_peft_model
-
-        with torch.device("meta"):
-            trained = get_peft_model(model, adapter)
-    trained.activation_checkpointing_enable()
+    trained = adapted(model, args)
+    if args.recomputes:
+        trained.activation_checkpointing_enable()
     trained.train()
     live = Live()
     with FakeTensorMode(allow_non_fake_inputs=True), live, as_on_cuda(), nullcontext() if masked else apart:
@@ -112,6 +125,19 @@ def traced_peak(model: torch.nn.Module, args: Namespace, batch: dict[str, Any], 
         fake(trained)
         _train(trained, args, batch, live)
     return live
+
+
+def adapted(model: Any, args: Namespace) -> Any:
+    """The model with its adapter, where it has one; on the meta device."""
+    from dimba.trainers.models import adapter_config
+
+    adapter = adapter_config(args)
+    if adapter is None:
+        return model
+    from peft import get_peft_model
+
+    with torch.device("meta"):
+        return get_peft_model(model, adapter)
 
 
 def _train(model: Any, args: Namespace, batch: dict[str, Any], live: Live) -> None:
@@ -145,7 +171,7 @@ def _sft_loss(model: Any, inputs: dict[str, Any]) -> Any:
     )
     tokens = torch.zeros((), dtype=torch.long)
     # accelerate wraps the model's own forward; what is computed on its outputs is outside of autocast.
-    return CausalTrainer.compute_loss(trainer, _Autocast(model), {**inputs, "tokens": tokens}, False, tokens)
+    return CausalTrainer.compute_loss(trainer, Autocast(model), {**inputs, "tokens": tokens}, False, tokens)
 
 
 def _grpo_loss(model: Any, inputs: dict[str, Any]) -> Any:
@@ -156,13 +182,15 @@ def _grpo_loss(model: Any, inputs: dict[str, Any]) -> Any:
     ids, completion = inputs["input_ids"], inputs["completion_ids"].shape[1]
     of_tokens = inspect.unwrap(GRPOTrainer._get_per_token_logps_and_entropies)
     logps, entropies, _ = of_tokens(
-        trainer, _Autocast(model), ids, inputs["attention_mask"], completion, compute_entropy=True
+        trainer, Autocast(model), ids, inputs["attention_mask"], completion, compute_entropy=True
     )
     ratio = torch.exp(logps - logps.detach())
     return -(torch.min(ratio, ratio.clamp(0.8, 1.2)) * inputs["completion_ids"]).sum() / entropies.shape[0]
 
 
-class _Autocast:
+class Autocast:
+    """The model as accelerate wraps it, but for what it does to outputs."""
+
     def __init__(self, model: Any) -> None:
         self.model, self.training = model, model.training
 

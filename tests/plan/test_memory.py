@@ -12,6 +12,7 @@ import pytest
 from dimba.errors import DimbaError, HostCannot
 from dimba.host.checkpoint import facts_of_tensors, look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, Gpu, GpuFacts
+from dimba.plan.fitting import fit_of
 from dimba.plan.memory import Share, estimate_memory
 from dimba.plan.model import LaunchPlan
 from dimba.spec import parse_spec
@@ -49,6 +50,7 @@ def tensors(layers: int = 32) -> dict[str, dict[str, Any]]:
     return {name: {"shape": shape, "dtype": "BF16"} for name, shape in shapes.items()}
 
 
+GPUS = (Gpu(index=0, memory_mib=81559),)
 LARGE = replace(facts_of_tensors(CONFIG, tensors()), reference="/work/base")
 
 
@@ -74,10 +76,13 @@ def test_every_term_is_named_and_they_add_up():
     json.dumps(told)
 
 
-def test_more_at_once_never_needs_less():
-    spec = parse_spec(SPARSE.encode(), source="").spec
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("recomputes", [True, False])
+def test_more_at_once_never_needs_less(method: str, recomputes: bool):
+    spec = parse_spec(SPARSE.replace("lora", method).encode(), source="").spec
+    usual = {"batch_size": 4, "accumulation": 4, "longest": 512, "recomputes": recomputes}
     for grown in ("batch_size", "accumulation", "processes", "longest"):
-        shares = [Share(**{"batch_size": 4, "accumulation": 4, "longest": 512, grown: n}) for n in (1, 2, 4, 64, 1024)]
+        shares = [Share(**{**usual, grown: n}) for n in (1, 2, 4, 64, 1024)]
         totals = [estimate_memory(spec, LARGE, on_cpu=False, share=each).total for each in shares]  # type: ignore[union-attr]
         assert all(less <= more for less, more in pairwise(totals)), grown
 
@@ -114,6 +119,29 @@ def test_pairs_without_a_reward_named_need_a_reward_model():
     assert other and (other.reference, other.reward) == (0, 0)
 
 
+def test_what_is_kept_of_every_layer_takes_the_place_of_its_input():
+    spec = parse_spec(SPARSE.encode(), source="").spec
+    share = Share(batch_size=4, accumulation=4, longest=512)
+    again, kept = (
+        estimate_memory(spec, LARGE, on_cpu=False, share=replace(share, recomputes=each)) for each in (True, False)
+    )
+    assert again and kept and (kept.adapter, kept.optimizer) == (again.adapter, again.optimizer)
+    assert 12 * again.inputs < kept.inputs < 32 * again.inputs
+    numbers = 4 * 512 * (2 * (4 * 14336 + 10 * 4096 + 7 * 8) + 2 * 4 * 4096 + 32 * 4) + 2 * 4 * 512 * 512
+    assert kept.inputs in (numbers * 32, numbers * 31), "a mask of numbers, eleven vectors and the gated MLP's four"
+
+
+def test_a_spec_decides_whether_activations_are_kept_and_the_caller_where_it_does_not():
+    spec = parse_spec(SPARSE.encode(), source="").spec
+    fit = replace(fit_of(spec, replace(FACTS, checkpoint=LARGE), GPUS, 1), ours=True)
+    on, off, auto = (
+        fit.of(spec.model_copy(update={"trainer_args": {"activation-checkpointing": each}}))
+        for each in ("on", "off", "auto")
+    )
+    assert on.estimate() == auto.estimate() == replace(off, recomputes=False).of(on.spec).estimate()
+    assert off.estimate() == replace(auto, recomputes=False).estimate() != auto.estimate()
+
+
 # What cannot fit.
 
 
@@ -128,7 +156,7 @@ def test_each_way_that_is_offered_does_fit():
     added = "training: {batch_size: 32, grad_accumulation_steps: 2, max_length: 4096}"
     hint = refused(added).hint
     ways = [part.split("`")[1] for part in hint.split("; or ")]
-    assert any("batch_size=4 --set training.grad_accumulation_steps=16" in way for way in ways)
+    assert any("batch_size=8 --set training.grad_accumulation_steps=8" in way for way in ways)
     assert any("max_length" in way for way in ways)
     for way in ways:
         values = dict(each.split("=") for each in way.replace("--set ", "").split())

@@ -24,6 +24,14 @@ CASES = [
     ("qwen3-0.6B", "lora", 1, 8192, {}),
     ("gemma-2B", "full", 2, 1024, {"mode": "grpo"}),
     ("qwen2-0.5B", "lora", 8, 1024, {"mode": "grpo"}),
+    ("llama-8B", "full", 1, 2048, {"recomputes": False}),
+    ("llama-8B", "lora", 2, 2048, {"recomputes": False}),
+    ("qwen3-0.6B", "full", 2, 2048, {"recomputes": False}),
+    ("llama-8B", "qlora", 1, 512, {}),
+    ("llama-8B", "qlora", 1, 4096, {"recomputes": False}),
+    ("llama-8B", "lora", 64, 1024, {"mode": "grpo", "prompt": 768}),
+    ("qwen3-0.6B", "full", 256, 512, {"mode": "grpo", "prompt": 128}),
+    ("llama-1B", "qlora", 16, 4096, {"mode": "grpo", "prompt": 64}),
 ]
 
 
@@ -42,6 +50,22 @@ def test_what_is_traced_was_estimated(model: str, method: str, batch: int, lengt
 
     told, live, estimate = compared(_case(model, method, batch, length, **more))
     assert 0.95 <= told / live.peak <= 1.10, (estimate.peak, live.peak_phase)
+
+
+def test_a_matrix_in_nf4_is_unpacked_for_its_product_and_no_longer():
+    from scripts.bench.memory import compared
+
+    _, live, _ = compared(_case("llama-8B", "qlora", 1, 512))
+    unpacked = [size for size, shape, *_ in live.at_peak.values() if shape in ((4096, 14336), (14336, 4096))]
+    assert unpacked == [4096 * 14336 * 2]
+
+
+def test_the_last_token_is_sampled_with_all_keys_and_values_there():
+    from scripts.bench.memory import compared
+
+    _, live, estimate = compared(_case("llama-8B", "lora", 64, 1024, mode="grpo", prompt=8))
+    vectors = [size for size, shape, *_ in live.at_peak.values() if shape == (64, 8, 1024, 128)]
+    assert sum(vectors) == estimate.cache == 3 * 2 * 64 * 8 * 1024 * 128 * 2
 
 
 def test_a_trace_counts_what_is_alive_and_no_more():
