@@ -27,6 +27,7 @@ from dimba.plan.placement import (
     shm_bytes,
     world_size,
 )
+from dimba.plan.recompute import settle_activations
 from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out
@@ -63,6 +64,7 @@ class _Decided:
     fit: Fit
     strategy: Strategy
     about_batch: str
+    about_activations: str
     flags: tuple[list[str], list[Omitted]]
     mounts: tuple[Mount, ...]
     network: tuple[str | None, str]
@@ -84,6 +86,7 @@ def _decided(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Decided:
     fit = fit_of(spec, facts, placement.gpus if placement else (), processes)
     strategy = _collect(errors, lambda: choose_strategy(fit)) if placement else None
     fit, about_batch = settle_batch(fit.shared_by(strategy.shards(processes) if strategy else 1))
+    fit, about_activations = settle_activations(fit, facts.trainer.flags)
     errors += memory_problems(fit)
     shared = _collect(errors, lambda: share_out(fit.spec, processes)) or fit.spec
     flags = _collect(errors, lambda: _flags(shared, facts, placement, choices)) if placement else None
@@ -92,7 +95,7 @@ def _decided(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Decided:
     raise_all(errors)
     assert placement is not None and strategy is not None
     assert flags is not None and mounts is not None and network is not None
-    return _Decided(placement, fit, strategy, about_batch, flags, tuple(mounts), network)
+    return _Decided(placement, fit, strategy, about_batch, about_activations, flags, tuple(mounts), network)
 
 
 def _assembled(decided: _Decided, facts: HostFacts, choices: Choices) -> LaunchPlan:
@@ -141,7 +144,9 @@ def _assembled(decided: _Decided, facts: HostFacts, choices: Choices) -> LaunchP
         notes=(*placement.notes, *filter(None, [decided.about_batch])),
         nodes=spec.resources.nodes,
         slurm=_slurm(spec, facts, per_node) if placement.runner == "slurm" else None,
-        speed=speed_choices(spec, on_cpu=not placement.gpus, mixed=mixed) if fit.ours else (),
+        speed=speed_choices(spec, on_cpu=not placement.gpus, mixed=mixed, activations=decided.about_activations)
+        if fit.ours
+        else (),
         trust=tuple(str(each) for each in facts.harms),
     )
 

@@ -15,8 +15,9 @@ from dimba.plan.steps import generations_of, of_each
 from dimba.spec import JobSpec
 
 _GIB = 1 << 30
+RECOMPUTE = "activation-checkpointing"
 _MIB = 1 << 20
-_MARGIN = 0.9  # of a card, to be filled by a batch that nobody chose
+MARGIN = 0.9  # of a card, to be filled by a batch that nobody chose
 _DESKTOP = 0.75  # of a card: with less free somebody computes there, and a job waits for it to end
 _SHORTEST = 64  # tokens
 _TRIED = 4096  # rows at once, beyond which nothing is tried
@@ -49,7 +50,7 @@ class Fit:
             mixed=precision(spec, self.gpus),
             longest=self.longest,
             compares=self.compares,
-            recomputes=_forced(spec, otherwise=self.recomputes),
+            recomputes=recomputes(spec, otherwise=self.recomputes),
         )
         return estimate_memory(spec, checkpoint, on_cpu=not self.gpus, share=share)
 
@@ -66,9 +67,9 @@ class Fit:
         return replace(self, shards=shards)
 
 
-def _forced(spec: JobSpec, *, otherwise: bool) -> bool:
+def recomputes(spec: JobSpec, *, otherwise: bool) -> bool:
     """Whether activations are computed again: as the spec says, where it does."""
-    return {"on": True, "off": False}.get(str(spec.trainer_args.get("activation-checkpointing")), otherwise)
+    return {"on": True, "off": False}.get(str(spec.trainer_args.get(RECOMPUTE)), otherwise)
 
 
 def _shards_as_well(spec: JobSpec, chosen_for: JobSpec) -> bool:
@@ -107,13 +108,13 @@ def settle_batch(fit: Fit) -> tuple[Fit, str]:
     row = row_for(budget_gb(fit))
     table = row.batch[fit.spec.method]
     step = _whole_step(fit.spec, table * row.accumulation[fit.spec.mode][fit.spec.method], fit.processes)
-    budget = _budget(fit)
+    budget = card_room(fit)
     why = _why_not(fit, budget)
     if why or budget is None:
         batch = max(each for each in _divisors(step // fit.processes) if each <= table)
         return fit.of(_with_batch(fit.spec, batch, step)), f"batch_size auto: {batch}, by the table: {why}"
     tried = ((each, fit.estimate(_with_batch(fit.spec, each, step))) for each in _divisors(step // fit.processes))
-    fitting = [(each, found.total) for each, found in tried if found and found.total <= _MARGIN * budget]
+    fitting = [(each, found.total) for each, found in tried if found and found.total <= MARGIN * budget]
     if not fitting:
         why = f"batch_size auto: 1, which leaves less than a tenth of {budget / _GIB:.1f} GiB free"
         return fit.of(_with_batch(fit.spec, 1, step)), why
@@ -125,7 +126,7 @@ def settle_batch(fit: Fit) -> tuple[Fit, str]:
 
 def is_known(fit: Fit) -> bool:
     """Whether `auto` goes by what fits the cards, not by the table."""
-    return not _why_not(fit, _budget(fit))
+    return not _why_not(fit, card_room(fit))
 
 
 def _why_not(fit: Fit, budget: int | None) -> str:
@@ -159,7 +160,7 @@ def budget_gb(fit: Fit) -> float | None:
     return min(sizes) if sizes and len(sizes) == len(fit.gpus) else fit.spec.resources.vram_gb
 
 
-def _budget(fit: Fit) -> int | None:
+def card_room(fit: Fit) -> int | None:
     """Bytes of the smallest card that are free, as far as it is known; else what `resources.vram_gb` says."""
     if known := [_free(gpu) for gpu in fit.gpus if gpu.memory_mib]:
         return min(known)
@@ -209,6 +210,15 @@ def _by_method(fit: Fit, method: str, card: int) -> tuple[str, int] | None:
     if found and found.total <= card:
         return f"`{said}`", found.total
     return next((changed for way in _WAYS if (changed := way(fit, spec, card, f"{said} "))), None)
+
+
+def _computed_again(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] | None:
+    """Activations not kept, where the spec wants them kept."""
+    if recomputes(spec, otherwise=True):
+        return None
+    changed = spec.model_copy(update={"trainer_args": {**spec.trainer_args, RECOMPUTE: "on"}})
+    found = fit.estimate(changed)
+    return (f"`{said}--set trainer_args.{RECOMPUTE}=on`", found.total) if found and found.total <= card else None
 
 
 def _less_at_once(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] | None:
@@ -263,4 +273,4 @@ def _shorter(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] |
 
 
 _METHODS = ("full", "lora", "qlora")  # by what they need
-_WAYS = (_less_at_once, _fewer_a_step, _shorter)
+_WAYS = (_computed_again, _less_at_once, _fewer_a_step, _shorter)

@@ -1,14 +1,15 @@
 """What our trainers choose for speed, and why, as far as it is known before the model is loaded."""
 
+from dimba.plan.fitting import RECOMPUTE
 from dimba.spec import JobSpec
 
 _ASKED = "as asked"
 
 
-def speed_choices(spec: JobSpec, *, on_cpu: bool, mixed: str) -> tuple[str, ...]:
-    """A sentence each."""
+def speed_choices(spec: JobSpec, *, on_cpu: bool, mixed: str, activations: str = "") -> tuple[str, ...]:
+    """A sentence each; `activations` is why they are kept or not, where memory decided it."""
     precision = _precision(spec, on_cpu=on_cpu, mixed=mixed)
-    checkpointing = _checkpointing(spec, on_cpu=on_cpu)
+    checkpointing = _checkpointing(spec, on_cpu=on_cpu, memory=activations)
     if spec.mode == "grpo":
         return (precision, checkpointing)
     head = "the head over tokens with loss alone"
@@ -37,11 +38,12 @@ def _packing(spec: JobSpec, *, on_cpu: bool) -> str:
     return f"rows end to end where the model is proved to keep them apart, attention {attention or default}"
 
 
-def _checkpointing(spec: JobSpec, *, on_cpu: bool) -> str:
-    asked = _given(spec, "activation-checkpointing")
-    again = asked == "on" if asked else not on_cpu
-    why = _ASKED if asked else "a CPU has memory" if on_cpu else "it saves memory"
-    return f"activations {'computed again' if again else 'kept'} ({why})"
+def _checkpointing(spec: JobSpec, *, on_cpu: bool, memory: str) -> str:
+    asked = _given(spec, RECOMPUTE)
+    if not (asked or on_cpu or memory):
+        return "activations kept, if a first step shows that they fit"
+    why = memory or (_ASKED if asked else "a CPU has memory")
+    return f"activations {'computed again' if asked == 'on' else 'kept'} ({why})"
 
 
 def _given(spec: JobSpec, flag: str) -> str:

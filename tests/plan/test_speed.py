@@ -26,7 +26,7 @@ CPU = replace(CARDS, gpu=GpuFacts(problem="none"))
         (
             "",
             False,
-            "attention sdpa; the head over tokens with loss alone; activations computed again (it saves memory)",
+            "the head over tokens with loss alone; activations kept, if a first step shows that they fit",
         ),
         ("accelerate: {mixed_precision: bf16}", True, "mixed bf16 (as asked; float32 where the CPU has neither"),
         ("accelerate: {mixed_precision: fp16}", True, "float32 (fp16 was asked for, which"),

@@ -1,0 +1,42 @@
+"""Whether activations are computed again in the backward pass: where memory needs it, and nowhere else. Pure."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from dimba.plan.fitting import MARGIN, RECOMPUTE, Fit, card_room
+
+_GIB = 1 << 30
+
+
+def settle_activations(fit: Fit, flags: Collection[str]) -> tuple[Fit, str]:
+    """(the job with what memory wants of them, why so); as it is where the spec says, and where nobody knows.
+
+    Our trainers keep activations where a first step shows that they fit: only the contrary is told them, by the flag
+    that those of an image may not have.
+    """
+    if (
+        not fit.gpus
+        or not fit.ours
+        or f"--{RECOMPUTE}" not in flags
+        or fit.spec.trainer_args.get(RECOMPUTE, "auto") != "auto"
+    ):
+        return fit, ""
+    if why := _never_tried(fit):
+        return _again(fit), why
+    kept, room = replace(fit, recomputes=False), card_room(fit)
+    needed = kept.estimate()
+    if needed is None or needed.lower_bound or room is None:
+        return fit, ""
+    why = f"kept they come to {needed.total / _GIB:.1f} of {room / _GIB:.1f} GiB"
+    return (kept if needed.total <= MARGIN * room else _again(fit)), why
+
+
+def _never_tried(fit: Fit) -> str:
+    """What our trainers do not try; the reason."""
+    if fit.shards > 1:
+        return "the model is in parts because of its size"
+    return "several cards sample together" if fit.spec.mode == "grpo" and fit.processes > 1 else ""
+
+
+def _again(fit: Fit) -> Fit:
+    return fit.of(fit.spec.model_copy(update={"trainer_args": {**fit.spec.trainer_args, RECOMPUTE: "on"}}))

@@ -1,0 +1,82 @@
+"""Activations are kept where memory allows it, and what decides is told."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dimba.errors import HostCannot
+from dimba.host.facts import Gpu, GpuFacts
+from dimba.host.trainer import own_trainer
+from dimba.plan.model import LaunchPlan
+from tests.plan.test_memory import LARGE
+from tests.plan.test_plan import plan
+from tests.plan.test_speed import CARDS
+
+FLAG = "--activation-checkpointing"
+SMALL = "training: {batch_size: 1, max_length: 512}"
+SAMPLED = "training: {batch_size: 8, grad_accumulation_steps: 2, max_length: 512}"
+LONG = "training: {batch_size: 4, max_length: 1024}"
+
+
+def planned(added: str, *, mib: int | None = 24564, cards: int = 1, **facts: Any) -> LaunchPlan:
+    gpus = tuple(Gpu(index=n, uuid=f"GPU-{n}", memory_mib=mib, compute_capability=8.9) for n in range(cards))
+    return plan(added, replace(CARDS, **{"checkpoint": LARGE, "gpu": GpuFacts(gpus=gpus), **facts}))
+
+
+def told(made: LaunchPlan) -> tuple[str | None, str]:
+    """(what the trainer is told of activations, what the plan says of them)."""
+    asked = made.argv[made.argv.index(FLAG) + 1] if FLAG in made.argv else None
+    return asked, made.speed[-1]
+
+
+def total(made: LaunchPlan) -> int:
+    assert made.memory is not None
+    return made.memory.total
+
+
+def test_what_fits_is_kept_and_the_estimate_is_of_that():
+    kept, again = planned(f"method: lora\n{SMALL}"), planned(f"method: lora\n{SMALL}\ntrainer_args: {{{FLAG[2:]}: on}}")
+    assert told(kept) == (None, f"activations kept (kept they come to {total(kept) / (1 << 30):.1f} of 24.0 GiB)")
+    assert told(again) == ("on", "activations computed again (as asked)")
+    assert total(kept) > total(again)
+
+
+def test_what_does_not_fit_is_computed_again_and_the_trainer_told_so():
+    made = planned(f"method: lora\n{LONG}")
+    asked, said = told(made)
+    assert asked == "on" and said.startswith("activations computed again (kept they come to ")
+    assert total(made) <= 24564 << 20
+    larger = planned(f"method: lora\n{LONG}", mib=81559 * 2)
+    assert told(larger)[0] is None and total(larger) > total(made)
+
+
+def test_activations_that_have_to_be_kept_and_do_not_fit_are_refused_with_the_flag_that_helps():
+    with pytest.raises(HostCannot) as caught:
+        planned(f"method: lora\n{LONG}\ntrainer_args: {{{FLAG[2:]}: off}}")
+    assert f"`--set trainer_args.{FLAG[2:]}=on`" in caught.value.hint
+
+
+def test_ranks_that_would_wait_for_each_other_do_not_try():
+    sharded = planned(f"method: full\n{SMALL}", mib=81559, cards=4)
+    assert sharded.strategy == "fsdp2" and told(sharded) == (
+        "on",
+        "activations computed again (the model is in parts because of its size)",
+    )
+    ours = replace(CARDS.trainer, path=own_trainer("grpo", CARDS.project))
+    sampling = [
+        planned(f"mode: grpo\nmethod: lora\n{SAMPLED}", mib=81559, cards=cards, trainer=ours) for cards in (1, 2)
+    ]
+    assert told(sampling[0])[0] is None
+    assert told(sampling[1]) == ("on", "activations computed again (several cards sample together)")
+
+
+@pytest.mark.parametrize("unknown", ["the card's memory", "the model's shape", "the flag"])
+def test_where_nobody_knows_the_first_step_decides(unknown: str):
+    changes = {
+        "the card's memory": {"mib": None},
+        "the model's shape": {"checkpoint": CARDS.checkpoint},
+        "the flag": {"trainer": replace(CARDS.trainer, flags=CARDS.trainer.flags - {FLAG})},
+    }
+    made = planned(f"method: lora\n{SMALL}", **changes[unknown])
+    assert told(made) == (None, "activations kept, if a first step shows that they fit")
