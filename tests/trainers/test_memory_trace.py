@@ -28,10 +28,10 @@ CASES = [
     ("llama-8B", "full", 1, 2048, {"recomputes": False}),
     ("llama-8B", "lora", 2, 2048, {"recomputes": False}),
     ("qwen3-0.6B", "full", 2, 2048, {"recomputes": False}),
-    ("llama-8B", "qlora", 1, 512, {}),
+    ("mistral-7B", "qlora", 1, 256, {}),
     ("llama-8B", "qlora", 1, 4096, {"recomputes": False}),
     ("llama-8B", "lora", 64, 1024, {"mode": "grpo", "prompt": 768}),
-    ("qwen3-0.6B", "full", 256, 512, {"mode": "grpo", "prompt": 128}),
+    ("qwen3-0.6B", "full", 64, 1024, {"mode": "grpo", "prompt": 768}),
     ("llama-1B", "qlora", 16, 4096, {"mode": "grpo", "prompt": 64}),
 ]
 
