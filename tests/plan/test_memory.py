@@ -272,6 +272,40 @@ def test_an_mlp_without_a_gate_keeps_less(activation: str, gate: bool, plain: bo
     assert usual and found and (found.layer < usual.layer) is plain
 
 
+def test_a_shape_tells_of_joined_gates_and_of_norms_with_a_bias():
+    usual = tensors()
+    there = {name: each for name, each in usual.items() if "up_proj" not in name}
+    joined = {
+        name.replace("gate_proj", "gate_up_proj"): {
+            **each,
+            "shape": [28672, 4096] if "gate_proj" in name else each["shape"],
+        }
+        for name, each in there.items()
+    }
+    biased = usual | {f"model.layers.{n}.input_layernorm.bias": {"shape": [4096], "dtype": "BF16"} for n in range(32)}
+    wide = usual | {f"model.layers.{n}.self_attn.q_norm.weight": {"shape": [4096], "dtype": "BF16"} for n in range(32)}
+    shapes = [facts_of_tensors(CONFIG, each).shape for each in (usual, joined, biased, wide)]
+    assert [each and (each.joined, each.layer_norms, each.norms, each.head_norms) for each in shapes] == [
+        (False, False, 2, False),
+        (True, False, 2, False),
+        (False, True, 2, False),
+        (False, False, 2, True),
+    ]
+
+
+def test_adapters_sample_in_float32_and_joined_gates_are_added_to_at_once():
+    shape = LARGE.shape
+    assert shape is not None
+    spec = parse_spec(SPARSE.replace("mode: sft", "mode: grpo").encode(), source="").spec
+    share = Share(batch_size=8, accumulation=64)
+    apart, joined = (
+        estimate_memory(spec, replace(LARGE, shape=replace(shape, joined=each)), on_cpu=False, share=share)
+        for each in (False, True)
+    )
+    assert apart and joined and apart.peak == joined.peak == "sampling"
+    assert joined.sampling - apart.sampling == 8 * 64 * (1024 - 256) * 14336 * 8
+
+
 HOSTILE = [
     *({key: value} for key in CONFIG for value in ("many", -1, 0, 10**30, 1e300, None, [], {}, True)),
     {"hidden_size": 8192},
