@@ -21,7 +21,7 @@ from dimba.host.provenance import hub_commits
 from dimba.plan.model import LaunchPlan
 from dimba.runners.protocol import Ending, Runner
 from dimba.runners.tail import Tail
-from dimba.runs import RunFolder, create_run
+from dimba.runs import SETTLING, RunFolder, create_run
 from dimba.runs.processes import myself
 from dimba.runs.record import Attempt, RunRecord, now
 from dimba.runs.store import make_folder, write_whole
@@ -206,7 +206,7 @@ class Run:
             yield
         except (DimbaError, KeyboardInterrupt) as error:
             stopped = isinstance(error, KeyboardInterrupt | Interrupted)
-            if self.record.status in ("queued", "building", "starting"):
+            if self.record.status in SETTLING:
                 ending = ("stopped", "stopped_by_user") if stopped else ("failed", "start_failed")
                 self.record = self.record.closed(*ending, None)
                 self.update()
