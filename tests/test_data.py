@@ -114,9 +114,10 @@ def test_a_job_that_would_lose_much_of_its_data_is_refused_until_it_is_told_how(
     write_rows(tiny_job / "data.jsonl", [*QUESTIONS, {"question": "Q", "answer": "word " * 400}])
     refused = dimba("launch", "job.yaml", cwd=tiny_job, **NO_ENGINE)
     assert refused.returncode == 2 and "--on-long" in refused.stderr and "of the trained tokens" in refused.stderr
-    assert "step 1" not in refused.stdout
+    assert "step 1" not in refused.stdout and "--on-long" not in refused.stdout
     (run,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
     assert (run["status"], run["exit_reason"], run["exit_code"]) == ("failed", "start_failed", 2)
+    assert refused.stderr.splitlines()[-1] in dimba("logs", run["id"], cwd=tiny_job).stdout
     plan = dimba("plan", "job.yaml", "--set", "trainer_args.on-long=split", cwd=tiny_job, **NO_ENGINE)
     assert plan.returncode == 0, plan.stderr
     assert "split; every trained token is kept" in " ".join(plan.stdout.split())

@@ -29,7 +29,6 @@ from dimba.trainers.watch import Limits, Steps
 _POLL = 0.05
 _LATE_OUTPUT = 5.0  # seconds for what somebody else still holds the job's stdout open
 ON_CPU_INSTEAD = "DIMBA_ON_CPU_INSTEAD"
-WORD_FILE = "word.json"  # beside the ranks' notes: what a trainer of ours says of its own end
 
 
 @dataclass
@@ -137,7 +136,7 @@ def _in_ranks(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
         status = _launch(configured(argv, configuration), job, Path(folder))
         if job.cause:
             return status or contract.EXIT_STOPPED, {"reason": job.cause}
-        return status, contract.json_object(Path(folder, WORD_FILE)) if status else {}
+        return status, contract.json_object(Path(folder, contract.WORD_FILE)) if status else {}
 
 
 def _secrets() -> dict[str, str]:
