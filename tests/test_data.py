@@ -134,13 +134,13 @@ def test_what_was_found_out_is_remembered_and_refuses_before_anything_starts(tin
 
 
 @pytest.mark.slow
-def test_nothing_of_a_strangers_spec_is_executed(tiny_job: Path, dimba: Dimba):
+def test_nothing_of_a_strangers_spec_is_executed(tiny_job: Path, new_dimba: Dimba):
     (tiny_job / "lib").mkdir()
     for name in ("mine.py", "numpy.py", "lib/sitecustomize.py"):
         (tiny_job / name).write_text("open('executed', 'w')\n", encoding="utf-8")
     with (tiny_job / "job.yaml").open("a", encoding="utf-8") as file:
         file.write(f"trainer: mine.py\ncontainer: {{env: ['PYTHONPATH={tiny_job}/lib']}}\n")
-    done = dimba("data", "job.yaml", cwd=tiny_job, **NO_ENGINE)
+    done = new_dimba("data", "job.yaml", cwd=tiny_job, **NO_ENGINE)
     assert done.returncode == 0 and "may read the data otherwise" in done.stdout
     assert not (tiny_job / "executed").exists()
 
