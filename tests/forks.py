@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from dimba.trainers.rank import die_with_parent
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 _LONGEST = 1 << 17  # bytes of a request
 _ELSEWHERE = ("dimba.trainers", "dimba.__main__")  # what trains, and what begins by itself
@@ -127,6 +129,7 @@ def _import_all() -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     _import_all()
     gc.freeze()  # a fork that ends does not look through what it was born with
     _serve(socket.socket(fileno=int(sys.argv[1])))
