@@ -133,6 +133,7 @@ def _preparation(argv: list[str]) -> list[str]:
 def _in_ranks(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="dimba-ranks-") as folder:
         configuration = (job.folder or Path(folder)) / job.node.file(CONFIGURATION_FILE)
+        job.environment[contract.ENV_WORLD_SIZE] = str(world_size(argv))
         status = _launch(configured(argv, configuration), job, Path(folder))
         if job.cause:
             return status or contract.EXIT_STOPPED, {"reason": job.cause}
@@ -169,7 +170,7 @@ def _launch(argv: list[str], job: Job, ranks: Path) -> int:
     # Its own session: a Ctrl-C in the terminal reaches this process alone, which then tells the ranks.
     process = subprocess.Popen(
         argv,
-        env={**job.environment, contract.ENV_RANK_DIR: str(ranks), contract.ENV_WORLD_SIZE: str(world_size(argv))},
+        env={**job.environment, contract.ENV_RANK_DIR: str(ranks)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
