@@ -56,6 +56,7 @@ DIFF_FILE = "changes.patch"  # where the repository's changes are too long for t
 LOG_FILE = "log.txt"
 METRICS_FILE = "metrics.jsonl"
 EXIT_FILE = "exit.json"  # the entry point's last word, in the attempt's folder
+WORD_FILE = "word.json"  # what a trainer of ours says of its own end, there and beside the ranks' notes
 OUTPUT_FILE = "dimba.json"
 WHOLE_FILE = "dimba-whole.json"  # in a checkpoint: everything that belongs to it
 SAVING_FOLDER = ".saving"  # in the output folder: what is being written

@@ -1,7 +1,7 @@
 """What became of a run: its status, its exit reason, and what to say to whoever waited for it."""
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,29 @@ _MEANINGS = {
     "disk_full": ("ran out of disk", "make room where `output_dir` and the run's folder are"),
     "hung": ("hung: its steps no longer came", "look at its log for what it waited for"),
 }
+
+
+class OwnWord:
+    """The lines of a log with which a trainer ends: whoever follows is told of them once, by the error of the run."""
+
+    def __init__(self, attempt: Path) -> None:
+        self._path = attempt / contract.WORD_FILE
+        self._held: list[str] = []
+        self._expected: list[str] = []
+
+    def holds(self, line: str) -> bool:
+        """Whether this line is one of them."""
+        if line.startswith("error: "):
+            self._expected = f"error: {from_json(contract.json_object(self._path))}".split("\n")
+        if self._expected[:1] != [line]:
+            return False
+        self._held.append(self._expected.pop(0))
+        return True
+
+    def untold(self, error: DimbaError | None) -> Iterable[str]:
+        """What was held back, where the error says something else."""
+        word = contract.json_object(self._path)
+        return () if error and str(word.get("message")) in error.message else self._held
 
 
 def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> Judgement:

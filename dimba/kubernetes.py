@@ -1,4 +1,4 @@
-"""The use case of `dimba plan --runner kubernetes`: look at what the spec names, plan one node, render all of them."""
+"""The use case of `dimba plan --runner kubernetes`: look at what the spec names, plan it for all nodes, render them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,8 +9,7 @@ from dimba.errors import DimbaError, raise_all
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts, HostFacts, ImageFacts
 from dimba.host.probe import probe
 from dimba.launch import located
-from dimba.plan.build import make_plan
-from dimba.plan.fitting import fit_of, settle_batch
+from dimba.plan.build import Choices, make_plan
 from dimba.plan.kubernetes import (
     Object,
     cards_of,
@@ -20,7 +19,6 @@ from dimba.plan.kubernetes import (
     place_problems,
 )
 from dimba.plan.model import LaunchPlan
-from dimba.plan.steps import share_out
 from dimba.runners.flags import trainer_facts
 from dimba.runners.process import ProcessRunner
 from dimba.spec import JobSpec, LoadedSpec
@@ -44,15 +42,11 @@ def render(loaded: LoadedSpec, progress: Callable[[int], None]) -> Rendered:
     try:
         raise_all(list(cluster_problems(spec)))
         facts = _facts(loaded, progress)
-        cards = facts.gpu.gpus
-        fit, about_batch = settle_batch(fit_of(spec, facts, cards, spec.resources.nodes * max(1, len(cards))))
-        spec = fit.spec
-        plan = make_plan(_on_one_node(share_out(spec, spec.resources.nodes)), facts)
+        plan = make_plan(_in_pods(spec), facts, Choices(cluster=True))
         raise_all(list(place_problems(plan, spec)))
     except DimbaError as error:
         raise located(error, loaded) from None
-    notes = [about_batch] if about_batch else []
-    return Rendered(objects=cluster_objects(plan, spec), notes=(*notes, *_notes(plan, facts)))
+    return Rendered(objects=cluster_objects(plan, spec), notes=tuple(_notes(plan, facts)))
 
 
 def _notes(plan: LaunchPlan, facts: HostFacts) -> list[str]:
@@ -61,11 +55,11 @@ def _notes(plan: LaunchPlan, facts: HostFacts) -> list[str]:
     return [*plan.notes, *trust, *cache, NOT_RUN]
 
 
-def _on_one_node(spec: JobSpec) -> JobSpec:
-    """Every node gets the same plan; which of them it is, the environment says."""
+def _in_pods(spec: JobSpec) -> JobSpec:
+    """As a container of an engine, one a node; which of them it is, the environment says."""
     # A pod has the cluster's network, over which the nodes meet.
     changes = {
-        "resources": spec.resources.model_copy(update={"nodes": 1, "gpus": cards_of(spec)}),
+        "resources": spec.resources.model_copy(update={"gpus": cards_of(spec)}),
         "container": spec.container.model_copy(update={"network": "bridge", "image": None, "base_image": None}),
     }
     return spec.model_copy(update={"runner": "docker", **changes})

@@ -14,14 +14,14 @@ from types import FrameType
 from typing import Any, Protocol
 
 from dimba import contract
-from dimba.endings import judge, measured_memory
+from dimba.endings import OwnWord, judge, measured_memory
 from dimba.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
 from dimba.plan.model import LaunchPlan
 from dimba.runners.protocol import Ending, Runner
 from dimba.runners.tail import Tail
-from dimba.runs import RunFolder, create_run
+from dimba.runs import SETTLING, RunFolder, create_run
 from dimba.runs.processes import myself
 from dimba.runs.record import Attempt, RunRecord, now
 from dimba.runs.store import make_folder, write_whole
@@ -155,6 +155,7 @@ class Run:
         """Shows the job until it ends; the first Ctrl-C asks, or stops it where nobody can be asked."""
         number = len(self.record.attempts)
         metrics = Tail(self.folder.attempt(number) / contract.METRICS_FILE)
+        word = OwnWord(self.folder.attempt(number))
         threading.Thread(target=self._read, args=(runner.follow(job, self.folder.log(number)),), daemon=True).start()
         while (event := self.events.get()) is not None:
             if isinstance(event, BaseException):
@@ -163,9 +164,14 @@ class Run:
             if isinstance(event, _Interrupt):
                 self._interrupted(runner, job, reporter)
                 continue
-            reporter.line(event, [json.loads(line) for line in metrics.lines()])
+            if not word.holds(event):
+                reporter.line(event, [json.loads(line) for line in metrics.lines()])
         reporter.ended()
-        self.close(runner.wait(job))
+        error = self.close(runner.wait(job))
+        for text in word.untold(error):
+            reporter.line(text, [])
+        if error:
+            raise error
 
     def _read(self, lines: Iterator[str]) -> None:
         try:
@@ -189,15 +195,14 @@ class Run:
         # Beside the log, which goes on being shown until the job has ended.
         threading.Thread(target=runner.stop, args=(job, patience(self.record)), daemon=True).start()
 
-    def close(self, ending: Ending | None) -> None:
-        """Writes how it ended, and raises where that was not well."""
+    def close(self, ending: Ending | None) -> DimbaError | None:
+        """Writes how it ended; what to say where that was not well."""
         # `dimba stop` in another terminal notes there that it asked.
         stopping = self.stopping or self.folder.record().status == "stopping"
         status, reason, error = judge(ending, self.folder, stopping=stopping)
         self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
         self.update(**hub_commits(self.folder.plan()), **measured_memory(self.folder))
-        if error:
-            raise error
+        return error
 
     @contextmanager
     def closing_on_failure(self) -> Iterator[None]:
@@ -206,7 +211,7 @@ class Run:
             yield
         except (DimbaError, KeyboardInterrupt) as error:
             stopped = isinstance(error, KeyboardInterrupt | Interrupted)
-            if self.record.status in ("queued", "building", "starting"):
+            if self.record.status in SETTLING:
                 ending = ("stopped", "stopped_by_user") if stopped else ("failed", "start_failed")
                 self.record = self.record.closed(*ending, None)
                 self.update()

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dimba.samples import Message, Row, Turn, Unfit, is_blank, said, side, text_of, with_system
+from dimba.dialogue import Message, Row, Turn, Unfit, is_blank, text_of
+from dimba.samples import said, side, with_system
 
 # Why a row that is fine compares nothing.
 BEST = "the best of several answers, which the others are compared with"

@@ -13,11 +13,10 @@ from dimba.host.provenance import hub_commits
 from dimba.launch import find_runner
 from dimba.lifecycle import patience
 from dimba.runners.protocol import Runner
-from dimba.runs import ACTIVE, RunFolder, RunRecord
+from dimba.runs import ACTIVE, SETTLING, RunFolder, RunRecord
 from dimba.runs.locks import is_held
 from dimba.runs.processes import lives
 
-_SETTLING = ("queued", "building", "starting")
 _OBEYS, _POLL = 60.0, 0.2  # seconds
 
 
@@ -26,7 +25,7 @@ def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
     record = reconciled(folder)
     if record.status not in ACTIVE:
         raise BadInput(f"{record.id} does not run: {record.status}", "`dimba ps` lists what does")
-    if record.status in _SETTLING and not record.is_started:
+    if record.status in SETTLING and not record.is_started:
         record = _withdraw(folder, record)
         if record.status not in ACTIVE:
             return record
@@ -48,12 +47,12 @@ def _withdraw(folder: RunFolder, record: RunRecord) -> RunRecord:
         with suppress(PermissionError):  # another user's, which looks for the request by itself
             os.kill(int(record.launcher.partition(":")[0]), signal.SIGTERM)
     deadline = time.monotonic() + _OBEYS
-    while record.status in _SETTLING and time.monotonic() < deadline:
+    while record.status in SETTLING and time.monotonic() < deadline:
         if not _in_hand(folder, record):
             return _closed(folder, record, record.closed("stopped", "stopped_by_user", None))
         time.sleep(_POLL)
         record = folder.record()
-    if record.status in _SETTLING:
+    if record.status in SETTLING:
         hint = f"`kill {record.launcher}`" if record.launcher else "try again"
         raise RunFailed(f"{record.id} is being started by a process that does not obey", hint)
     return record
@@ -69,7 +68,7 @@ def reconciled(folder: RunFolder) -> RunRecord:
     if record.status not in ACTIVE:
         return record
     try:
-        if record.status in _SETTLING and not record.is_started:
+        if record.status in SETTLING and not record.is_started:
             return _settled(folder, record)
         return _held_against_job(folder, record)
     except EngineFailed:

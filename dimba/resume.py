@@ -13,7 +13,7 @@ from dimba.launch import carry_on, choices_of, look
 from dimba.lifecycle import IN_HAND, Options, Reporter, Run
 from dimba.plan.flags import RESUME
 from dimba.reconcile import reconciled
-from dimba.runs import ACTIVE, RunFolder, RunRecord
+from dimba.runs import ACTIVE, SETTLING, RunFolder, RunRecord
 from dimba.runs.locks import if_free
 from dimba.runs.processes import myself
 from dimba.spec import LoadedSpec, parse_spec
@@ -40,7 +40,7 @@ def attend(folder: RunFolder, reporter: Reporter) -> None:
     """What an attendant does: waits for the run's turn, starts it, and stays where it may have to try again."""
     with if_free(lock_of(folder)) as free:
         record = folder.record()
-        if free and record.status in ("queued", "building", "starting"):
+        if free and record.status in SETTLING:
             _go_on(folder, record, reporter, detach=record.retries == 0)
 
 

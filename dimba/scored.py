@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from dimba.dialogue import Message, Row, Unfit, is_blank, text_of
 from dimba.errors import BadInput, BadRow
 from dimba.files import kind
 from dimba.formats import in_their_words, renamed
 from dimba.pairs import BEST, TIE, LeftOut, Nothing, checked
-from dimba.samples import Message, Row, Unfit, is_blank, text_of
 from dimba.task_forms import CRITERIA, SCORED, Task, TaskForm, check_there
 
 Found = Iterator[tuple[str, Task | BadRow | LeftOut]]

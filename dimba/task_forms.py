@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dimba.dialogue import Message, Row, Unfit
 from dimba.errors import BadRow
 from dimba.formats import UnknownFormat, renamed, theirs_in
-from dimba.samples import Message, Row, Unfit
 
 TWO_RESPONSES, SCORED_RESPONSES = "responses A and B", "scored responses"
 LISTS = ("messages", "conversations")

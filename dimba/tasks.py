@@ -6,12 +6,14 @@ from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
+from dimba.dialogue import Row, Turn, Unfit, is_blank, text_of
 from dimba.errors import BadInput, BadRow
 from dimba.files import Read, read_rows
-from dimba.formats import DataSummary, as_sample, in_their_words, none_usable, recognise, renamed
+from dimba.formats import as_sample, in_their_words, recognise, renamed
 from dimba.pairs import LeftOut, Nothing, Tally, pair_of, transcript
-from dimba.samples import Row, Sample, Turn, Unfit, instructed, is_blank, side, text_of, tools_of, turns, with_system
+from dimba.samples import Sample, instructed, side, tools_of, turns, with_system
 from dimba.scored import Found, asked_alone, compared_responses, two_responses
+from dimba.summary import DataSummary, none_usable
 from dimba.task_forms import (
     LISTS,
     SCORED_RESPONSES,

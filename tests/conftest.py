@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.forks import Forks
+
 # Before torch is imported: threads that wait for each other on busy cores make a tiny model ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -122,9 +124,31 @@ def tiny_job(job: Path, tiny_checkpoint: Path) -> Path:
 Dimba = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Where commands come from that need no Python of their own."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.close()
+
+
 @pytest.fixture
-def dimba() -> Dimba:
+def dimba(forks: Forks) -> Dimba:
     """Runs the command; never may it answer with a traceback."""
+
+    def run(*args: str, cwd: Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+        status, out, err = forks.run(
+            list(args), cwd, {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}, timeout
+        )
+        assert "Traceback" not in out + err, err
+        return subprocess.CompletedProcess(args, status, out, err)
+
+    return run
+
+
+@pytest.fixture
+def new_dimba() -> Dimba:
+    """The same by `python -m dimba`: for what depends on how Python starts, and on what it imports from where."""
 
     def run(*args: str, cwd: Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

@@ -30,10 +30,10 @@ def test_validate_says_every_problem_of_every_file(job: Path, dimba: Dimba):
     assert done.stdout == ""
 
 
-def test_validate_touches_nothing_but_the_spec(tmp_path: Path, job: Path, dimba: Dimba):
+def test_validate_touches_nothing_but_the_spec(tmp_path: Path, job: Path, new_dimba: Dimba):
     (tmp_path / "alone").mkdir()
     (job / "job.yaml").rename(tmp_path / "alone" / "job.yaml")
-    assert dimba("validate", "job.yaml", cwd=tmp_path / "alone", **NO_ENGINE).returncode == 0
+    assert new_dimba("validate", "job.yaml", cwd=tmp_path / "alone", **NO_ENGINE).returncode == 0
     assert [path.name for path in (tmp_path / "alone").iterdir()] == ["job.yaml"]
 
 

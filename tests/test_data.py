@@ -114,9 +114,10 @@ def test_a_job_that_would_lose_much_of_its_data_is_refused_until_it_is_told_how(
     write_rows(tiny_job / "data.jsonl", [*QUESTIONS, {"question": "Q", "answer": "word " * 400}])
     refused = dimba("launch", "job.yaml", cwd=tiny_job, **NO_ENGINE)
     assert refused.returncode == 2 and "--on-long" in refused.stderr and "of the trained tokens" in refused.stderr
-    assert "step 1" not in refused.stdout
+    assert "step 1" not in refused.stdout and "--on-long" not in refused.stdout
     (run,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
     assert (run["status"], run["exit_reason"], run["exit_code"]) == ("failed", "start_failed", 2)
+    assert refused.stderr.splitlines()[-1] in dimba("logs", run["id"], cwd=tiny_job).stdout
     plan = dimba("plan", "job.yaml", "--set", "trainer_args.on-long=split", cwd=tiny_job, **NO_ENGINE)
     assert plan.returncode == 0, plan.stderr
     assert "split; every trained token is kept" in " ".join(plan.stdout.split())
@@ -133,13 +134,13 @@ def test_what_was_found_out_is_remembered_and_refuses_before_anything_starts(tin
 
 
 @pytest.mark.slow
-def test_nothing_of_a_strangers_spec_is_executed(tiny_job: Path, dimba: Dimba):
+def test_nothing_of_a_strangers_spec_is_executed(tiny_job: Path, new_dimba: Dimba):
     (tiny_job / "lib").mkdir()
     for name in ("mine.py", "numpy.py", "lib/sitecustomize.py"):
         (tiny_job / name).write_text("open('executed', 'w')\n", encoding="utf-8")
     with (tiny_job / "job.yaml").open("a", encoding="utf-8") as file:
         file.write(f"trainer: mine.py\ncontainer: {{env: ['PYTHONPATH={tiny_job}/lib']}}\n")
-    done = dimba("data", "job.yaml", cwd=tiny_job, **NO_ENGINE)
+    done = new_dimba("data", "job.yaml", cwd=tiny_job, **NO_ENGINE)
     assert done.returncode == 0 and "may read the data otherwise" in done.stdout
     assert not (tiny_job / "executed").exists()
 

@@ -107,6 +107,7 @@ BROKEN_ROWS = [
     ("a.jsonl", f'{GOOD}\n{{"question": \n{GOOD}', ":2: not valid JSON: Expecting value at column", 2),
     ("a.jsonl", f"{GOOD}\n\n[1, 2]\n{GOOD}", ":3: is a list, expected an object", 2),
     ("a.jsonl", f'"Q"\n{GOOD}', ":1: is text, expected an object", 1),
+    ("a.jsonl", f'{GOOD}\n{{"question": "Q" \n{GOOD}', ":2: not valid JSON: Expecting ',' delimiter at column 17", 2),
     ("a.jsonl", f"{GOOD}\n{GOOD[:16]}", ":2: not valid JSON: Expecting ',' delimiter", 1),
     ("a.jsonl", f"{GOOD}\n{GOOD[:24]}", "the file ends in the middle of this row", 1),
     ("a.jsonl", f"{GOOD}\n\0\0\0\0\n{GOOD}", ":2: holds NUL bytes", 2),
@@ -210,8 +211,8 @@ BREAKS = [
     ),
     (
         "a.json",
-        '{\n"question": "Q"\n}\n{\n"question"',
-        "the file ends in the middle of this row",
+        '{\n"question": "Q"\n}\n{\n"question"\n',
+        "Expecting ':' delimiter at line 5, column 11; the file ends in the middle of this row",
         "`jq -c . a.json > a.jsonl`",
     ),
     ("a.csv", 'question,answer\nQ,A\n"Q,A\nQ,A\n', ":3: a quote is opened here and never closed", "from that line on"),

@@ -8,7 +8,8 @@ import pytest
 
 from dimba.errors import BadInput, BadRow
 from dimba.files import read_rows
-from dimba.formats import Sample, UnknownFormat, as_sample, recognise, samples_of, survey
+from dimba.formats import Sample, UnknownFormat, as_sample, recognise
+from dimba.summary import samples_of, survey
 from tests.conftest import SHARED_DATA, write_rows
 
 SYSTEM = {"role": "system", "content": "S"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dimba.endings import judge
-from dimba.errors import DimbaError, HostCannot, Interrupted, RunFailed
+from dimba.errors import BadInput, DimbaError, HostCannot, Interrupted, RunFailed
 from dimba.lifecycle import Options, Run, signals
 from dimba.plan.build import make_plan
 from dimba.plan.model import LaunchPlan
@@ -41,7 +41,7 @@ class Quiet:
 
     def line(self, text, metrics):
         self.said.append(text)
-        if text == self.interrupt_at:
+        if text and text == self.interrupt_at:
             os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -170,6 +170,40 @@ def test_a_refusal_of_an_earlier_attempt_is_not_held_against_a_later_one(tmp_pat
     assert (status, reason, str(error)) == ("failed", "start_failed", "line 3 is bad\n\nhint: mend it")
     (tmp_path / "attempts/2/exit.json").rename(tmp_path / "attempts/1/exit.json")
     assert judge(Ending(2), folder, stopping=False)[1] == "trainer_error"
+
+
+WORD = {"reason": "refused", "message": "a.jsonl:3: no\nanswer", "hint": "correct it", "status": 2, "exit_code": 2}
+TOLD = "error: a.jsonl:3: no\nanswer\n\nhint: correct it"
+
+
+class Speaks(MemoryRunner):
+    """A job that leaves its own word before it says so."""
+
+    def start(self, plan, *, log, **more):
+        for name in ("word.json", "exit.json"):
+            (log.parent / name).write_text(json.dumps(WORD), encoding="utf-8")
+        return super().start(plan, log=log, **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "shown"),
+    [
+        (f"look\n{TOLD}\nbye", "2", ["look", "bye"]),
+        (f"look\nerror: another\n{TOLD}", "2", ["look", "error: another"]),
+        (f"look\n{TOLD}", "3", ["look", *TOLD.split("\n")]),  # it was not that which ended it
+        (f"look\n{TOLD}", "0", ["look", *TOLD.split("\n")]),
+    ],
+)
+def test_a_refusal_is_shown_once(tmp_path: Path, text: str, status: str, shown: list[str]):
+    run, plan = prepared(tmp_path, "say", text, status)
+    runner, reporter = Speaks(), Quiet()
+    job = run.start(runner, plan, reporter)
+    try:
+        run.follow(runner, job, reporter)
+    except DimbaError as error:
+        assert (str(error) == str(BadInput(WORD["message"], WORD["hint"]))) == (status == "2")
+    assert reporter.said[reporter.said.index("look") :] == shown
+    assert TOLD in run.folder.log(1).read_text(encoding="utf-8")
 
 
 def test_a_job_whose_program_may_not_be_executed_has_not_started(tmp_path: Path):

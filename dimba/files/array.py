@@ -16,6 +16,7 @@ from dimba.files.lines import (
     TOO_LONG,
     Read,
     as_object,
+    broken_at,
     has_escapes,
     is_cut_off,
     json_lines,
@@ -116,7 +117,7 @@ class _Window:
         near = error.pos >= len(self.text) - _NEAR or error.msg.startswith("Unterminated string")
         if near and not self.ended:
             return
-        why = f"not valid JSON: {error.msg.removesuffix(' at')} at {self.place(error.pos)}"
+        why = f"not valid JSON: {error.msg.removesuffix(' at')} at {self.place(broken_at(error))}"
         if self.ended and is_cut_off(error):
             raise _CutOff(f"{why}; the file ends in the middle of this row") from None
         raise _Broken(why) from None

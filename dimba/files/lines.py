@@ -114,12 +114,17 @@ def _parsed(line: bytes, where: str) -> dict[str, Any] | BadRow:
 
 
 def _not_json(line: bytes, where: str, error: json.JSONDecodeError) -> BadRow:
-    why = f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
+    why = f"not valid JSON: {error.msg.removesuffix(' at')} at column {broken_at(error) + 1}"
     if not line.endswith(b"\n") and is_cut_off(error):
         return BadRow(where, f"{why}; the file ends in the middle of this row", "copy or make the file again")
     if line.lstrip().startswith(b"["):
         return BadRow(where, why, "one JSON object a line; an array of objects belongs in a .json file")
     return BadRow(where, why)
+
+
+def broken_at(error: json.JSONDecodeError) -> int:
+    """Where it breaks; what ends too early does so at its end, not on the line after it."""
+    return min(error.pos, len(error.doc.rstrip()))
 
 
 def is_cut_off(error: json.JSONDecodeError) -> bool:

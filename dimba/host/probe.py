@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dimba.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, names_a_secret
 from dimba.errors import CORRECT, BadInput
-from dimba.formats import DataSummary, survey
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
 from dimba.host.gpus import find_gpus
@@ -17,6 +16,7 @@ from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
 from dimba.report import bad_rows
 from dimba.spec import Dataset, JobSpec
+from dimba.summary import DataSummary, survey
 from dimba.tasks import survey_tasks
 
 _SWITCHES = ("0", "1", "true", "false", "yes", "no", "on", "off")  # HF_HUB_DISABLE_IMPLICIT_TOKEN=1 is no secret

@@ -48,6 +48,7 @@ class Choices:
     time_limit: float | None = None  # seconds
     kill_hung: bool = False
     gpu_ids: tuple[str, ...] | None = None  # the cards it was given, of those that it may have
+    cluster: bool = False  # which gives out as many machines as are asked for
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
 
 
 def _decided(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Decided:
-    errors = problems(spec, facts, choices.run_id) + node_problems(spec)
+    errors = problems(spec, facts, choices.run_id) + ([] if choices.cluster else node_problems(spec))
     errors += slurm_problems(spec, facts) if spec.runner == "slurm" else ()
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
     spec = with_absolute_files(spec, files)

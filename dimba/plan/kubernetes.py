@@ -178,7 +178,7 @@ def _environment(plan: LaunchPlan, spec: JobSpec, name: str) -> list[Object]:
 
 
 def _resources(plan: LaunchPlan, spec: JobSpec) -> Object:
-    cpus = spec.kubernetes.cpus * plan.steps.processes
+    cpus = spec.kubernetes.cpus * max(1, len(plan.gpus))
     memory = {"memory": str(plan.memory_bytes)} if plan.memory_bytes else {}
     cards = {"nvidia.com/gpu": str(len(plan.gpus))} if plan.gpus else {}
     limits = {"limits": {**memory, **cards}} if memory or cards else {}

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
-ACTIVE = ("queued", "building", "starting", "running", "stopping")
+SETTLING = ("queued", "building", "starting")  # on record, and its job does not run yet
+ACTIVE = (*SETTLING, "running", "stopping")
 
 
 @dataclass(frozen=True, kw_only=True)

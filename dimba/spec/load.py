@@ -63,12 +63,12 @@ def parse_spec(data: bytes, *, source: str, overrides: Sequence[str] = ()) -> Lo
         raise BadSpec(source, problems)
     value = document.value
     for override in overrides:
-        document.lines[_apply(value, override)] = 0  # said on the command line, not in the file
+        _note_origin(document, _apply(value, override))
     problems += [_at(document, key, what) for key, what in secrets_in(value)]
     try:
         spec = JobSpec.model_validate(value)
     except ValidationError as error:
-        problems += [_problem(document, dict(each)) for each in error.errors()]
+        problems += _invalid(document, [dict(each) for each in error.errors()])
         raise BadSpec(source, _once(problems)) from None
     if problems:
         raise BadSpec(source, problems)
@@ -96,9 +96,25 @@ def _apply(value: dict[str, Any], override: str) -> Key:
     return (*parents, last)
 
 
-def _problem(document: Document, error: dict[str, Any]) -> Problem:
-    key = tuple(part for part in error["loc"] if not _is_union_tag(part, error["loc"]))
-    return _at(document, _known(document, key), _what(error, key), shown=key)
+def _note_origin(document: Document, key: Key) -> None:
+    """What is said on the command line has no line, nor have the sections that are there for it alone."""
+    document.lines[key] = 0
+    for end in range(1, len(key)):
+        document.lines.setdefault(key[:end], 0)
+
+
+def _invalid(document: Document, errors: list[dict[str, Any]]) -> list[Problem]:
+    words = {_key(each): each["ctx"]["expected"] for each in errors if each["type"] == "literal_error"}
+    return [_problem(document, each, word=words.get(_key(each))) for each in errors]
+
+
+def _problem(document: Document, error: dict[str, Any], word: str | None) -> Problem:
+    key = _key(error)
+    return _at(document, _known(document, key), _what(error, key, word), shown=key)
+
+
+def _key(error: dict[str, Any]) -> Key:
+    return tuple(part for part in error["loc"] if not _is_union_tag(part, error["loc"]))
 
 
 def _is_union_tag(part: str | int, loc: Key) -> bool:
@@ -121,7 +137,8 @@ def _at(document: Document, key: Key, what: str, shown: Key | None = None) -> Pr
     return Problem(document.lines.get(_known(document, key), 1), dotted(key if shown is None else shown), what)
 
 
-def _what(error: dict[str, Any], key: Key) -> str:
+def _what(error: dict[str, Any], key: Key, word: str | None) -> str:
+    """What is wrong, in words; `word` is what may stand in place of a number."""
     given = error.get("input")
     match error["type"]:
         case "extra_forbidden":
@@ -134,6 +151,8 @@ def _what(error: dict[str, Any], key: Key) -> str:
             return str(error["ctx"]["error"])
         case "string_pattern_mismatch":
             return f"`{_clipped(given)}`: letters, digits, dots, dashes and underscores, 64 at most"
+        case "int_type" if word:
+            return f"expected an integer or {word.replace(chr(39), '`')}, not {_shown(given)}"
         case "model_type" | "dict_type":
             return f"expected a section of keys, not {_shown(given)}"
         case _:

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dimba.contract import ENV_RANK_DIR, REFUSED, json_object
+from dimba.contract import ENV_ATTEMPT_DIR, ENV_RANK_DIR, REFUSED, WORD_FILE, json_object
 from dimba.errors import DimbaError, RunFailed
-from dimba.trainers.entry import WORD_FILE
 
 
 def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
@@ -24,8 +23,8 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
         return status
     except DimbaError as error:
         if _is_first_to_say(error):
+            _note(error)  # first: whoever follows the log then knows what these lines are
             print(f"error: {error}", file=sys.stderr, flush=True)
-            _note(error)
         return error.exit_status
     except Exception:
         if _another_has_said():
@@ -107,6 +106,6 @@ def every(seconds: float, say: Callable[[int], None]) -> Callable[[int], None]:
 def _note(error: DimbaError) -> None:
     # What had begun to train is no refusal.
     reason = error.reason if isinstance(error, RunFailed) else REFUSED
-    if reason and (folder := os.environ.get(ENV_RANK_DIR)):
-        with suppress(FileExistsError), Path(folder, WORD_FILE).open("x", encoding="utf-8") as file:
+    for folder in filter(None, (os.environ.get(ENV_RANK_DIR), os.environ.get(ENV_ATTEMPT_DIR))) if reason else ():
+        with suppress(OSError), Path(folder, WORD_FILE).open("x", encoding="utf-8") as file:
             json.dump({"reason": reason, **error.as_json()}, file)

@@ -1,6 +1,7 @@
 """The configuration that `accelerate launch` gets: written beside the log, so that nobody's own is read instead."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ _COUNTS = ("num_machines", "num_processes", "machine_rank", "main_process_port")
 
 
 def configured(argv: Sequence[str], path: Path) -> list[str]:
-    """`argv` with the configuration that its own flags make, written to `path`; others than accelerate's as is."""
+    """`argv` with the configuration that its own flags make, written to `path`; others than accelerate's as is.
+
+    `accelerate` itself would import all of its commands, and transformers with them: a second of every job.
+    """
     argv = list(argv)
     if not world_size(argv):
         return argv
     path.write_text(json.dumps(_configuration(argv[2 : argv.index("-m")]), indent=2) + "\n", encoding="utf-8")
-    return [*argv[:2], "--config_file", str(path), *argv[2:]]
+    return [sys.executable, "-P", "-m", "accelerate.commands.launch", "--config_file", str(path), *argv[2:]]
 
 
 def world_size(argv: Sequence[str]) -> int:

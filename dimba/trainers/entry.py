@@ -29,7 +29,6 @@ from dimba.trainers.watch import Limits, Steps
 _POLL = 0.05
 _LATE_OUTPUT = 5.0  # seconds for what somebody else still holds the job's stdout open
 ON_CPU_INSTEAD = "DIMBA_ON_CPU_INSTEAD"
-WORD_FILE = "word.json"  # beside the ranks' notes: what a trainer of ours says of its own end
 
 
 @dataclass
@@ -134,10 +133,11 @@ def _preparation(argv: list[str]) -> list[str]:
 def _in_ranks(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="dimba-ranks-") as folder:
         configuration = (job.folder or Path(folder)) / job.node.file(CONFIGURATION_FILE)
+        job.environment[contract.ENV_WORLD_SIZE] = str(world_size(argv))
         status = _launch(configured(argv, configuration), job, Path(folder))
         if job.cause:
             return status or contract.EXIT_STOPPED, {"reason": job.cause}
-        return status, contract.json_object(Path(folder, WORD_FILE)) if status else {}
+        return status, contract.json_object(Path(folder, contract.WORD_FILE)) if status else {}
 
 
 def _secrets() -> dict[str, str]:
@@ -170,7 +170,7 @@ def _launch(argv: list[str], job: Job, ranks: Path) -> int:
     # Its own session: a Ctrl-C in the terminal reaches this process alone, which then tells the ranks.
     process = subprocess.Popen(
         argv,
-        env={**job.environment, contract.ENV_RANK_DIR: str(ranks), contract.ENV_WORLD_SIZE: str(world_size(argv))},
+        env={**job.environment, contract.ENV_RANK_DIR: str(ranks)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -25,7 +25,7 @@ _BATCH = 1000  # rows that are tokenised at once
 _SHOWN = 5  # bad rows that are told
 _TRAINERS = ("chat", "losses", "marks", "masks", "prepare", "render", "rows", "store", "tokens", "turns")
 # What decides what a row's tokens are.
-_CODE = ("files", "formats", "samples", *(f"trainers/{name}" for name in _TRAINERS))
+_CODE = ("dialogue", "files", "formats", "samples", "summary", *(f"trainers/{name}" for name in _TRAINERS))
 
 Progress = Callable[[int], None]
 Problem = tuple[str, str]  # (what is wrong, what to do next)

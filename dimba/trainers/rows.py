@@ -11,7 +11,8 @@ from typing import Any
 from dimba.contract import names_a_path
 from dimba.errors import BadInput
 from dimba.files import Read, read_rows
-from dimba.formats import Format, Samples, samples_of
+from dimba.formats import Format
+from dimba.summary import Samples, samples_of
 
 # Splits of data sets that have no `train`.
 DEFAULT_SPLITS = {"HuggingFaceH4/ultrachat_200k": "train_sft"}

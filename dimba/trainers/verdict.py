@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dimba.arguments import WEAK_REWARD
+from dimba.dialogue import Message
 from dimba.errors import BadInput
-from dimba.samples import Message
 from dimba.tasks import Task
 from dimba.trainers.prompts import Asked, question
 

@@ -101,6 +101,18 @@ def test_a_pod_has_what_the_plan_gives_a_container(job: Path, dimba: Dimba):
     assert one["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
+@pytest.mark.parametrize(("resources", "of_each"), [("gpus: 1, nodes: 4", "24"), ("gpus: 2, nodes: 4", "12")])
+def test_a_model_is_shared_by_the_cards_of_all_nodes(job: Path, dimba: Dimba, resources: str, of_each: str):
+    added = SETTINGS + "accelerate: {{strategy: fsdp2}}\n"
+    one = container(rendered(job, dimba, added, "gpus: none", resources))
+    assert "--use_fsdp" in one["command"]
+    assert one["command"][one["command"].index("--grad-accumulation-steps") + 1] == of_each
+    assert one["resources"]["requests"]["cpu"] == str(6 * int(resources[6]))
+    (job / "job.yaml").write_text((job / "job.yaml").read_text().replace(resources, "gpus: 1"))
+    done = dimba("plan", "job.yaml", "--runner", "kubernetes", cwd=job)
+    assert done.returncode == 2 and "accelerate.strategy: `fsdp2` needs two cards" in done.stderr
+
+
 def test_the_command_and_environment_are_those_of_a_container_on_the_cpu(
     job: Path, dimba: Dimba, monkeypatch: pytest.MonkeyPatch
 ):

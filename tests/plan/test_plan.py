@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from dimba.errors import BadInput, DimbaError, EngineFailed, HostCannot, SeveralErrors
-from dimba.formats import DataSummary
 from dimba.host.facts import (
     CheckpointFacts,
     DataFacts,
@@ -20,6 +19,7 @@ from dimba.host.facts import (
 )
 from dimba.plan.build import Choices, make_plan
 from dimba.spec import parse_spec
+from dimba.summary import DataSummary
 
 CARDS = tuple(Gpu(index=n, uuid=f"GPU-{n}", name="RTX 4090", compute_capability=8.9) for n in range(2))
 ENGINE = EngineFacts(reachable=True, version="28", cdi_devices=frozenset({"nvidia.com/gpu=0", "nvidia.com/gpu=1"}))

@@ -58,7 +58,9 @@ def test_a_size_is_read_in_bytes():
         ("method: full\n", "job.yaml:6: method: given twice; the first is on line 5"),
         ("lora:\n  r: 8\n  alfa: 2\n", "job.yaml:8: lora.alfa: unknown key; did you mean `alpha`?"),
         ('lora: {r: "8"}\n', "job.yaml:6: lora.r: expected an integer, not the text `8`"),
-        ("training: {batch_size: true}\n", "job.yaml:6: training.batch_size: expected an integer, not `true`"),
+        ("training: {batch_size: true}\n", "training.batch_size: expected an integer or `auto`, not `true`"),
+        ("training:\n  batch_size: atuo\n", "job.yaml:7: training.batch_size: expected an integer or `auto`"),
+        ("training: {seed: auto}\n", "job.yaml:6: training.seed: expected an integer, not the text `auto`"),
         ("training: {max_steps: 0}\n", "training.max_steps: expected greater than or equal to 1"),
         ("training: {learning_rate: .inf}\n", "training.learning_rate: expected a finite number"),
         ("training: []\n", "job.yaml:6: training: expected a section of keys, not a list"),
@@ -168,6 +170,8 @@ def test_overrides_are_yaml_and_checked_like_the_file():
     spec = parse(SPARSE, "training.max_steps=7", "resources.gpus=[0, 1]", "name=again").spec
     assert (spec.training.max_steps, spec.resources.gpus, spec.name) == (7, [0, 1], "again")
     assert complaint(SPARSE, "training.max_stepz=7").startswith("--set training.max_stepz: unknown key")
+    assert complaint(SPARSE, "traning.max_steps=3") == "--set traning: unknown key; did you mean `training`?"
+    assert "job.yaml:6: traning: unknown key" in complaint(SPARSE + "traning: {}\n", "traning.max_steps=3")
     assert "expected key=value" in complaint(SPARSE, "nonsense")
     assert "`method` is not a section" in complaint(SPARSE, "method.x=1")
 

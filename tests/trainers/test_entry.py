@@ -139,7 +139,8 @@ def test_accelerate_gets_a_configuration_of_its_own(tmp_path: Path):
     flags = "--quiet --num_machines 1 --num_processes 2 --mixed_precision bf16 --multi_gpu --main_process_port 0"
     argv = ["accelerate", "launch", *flags.split(), "-m", "dimba.trainers.rank", "x.py", "--num_processes", "9"]
     made = configured(argv, tmp_path / "accelerate.json")
-    assert made == [*argv[:2], "--config_file", str(tmp_path / "accelerate.json"), *argv[2:]]
+    launch = [sys.executable, "-P", "-m", "accelerate.commands.launch"]
+    assert made == [*launch, "--config_file", str(tmp_path / "accelerate.json"), *argv[2:]]
     written = json.loads((tmp_path / "accelerate.json").read_text())
     assert (written["distributed_type"], written["num_processes"]) == ("MULTI_GPU", 2)
     assert written["mixed_precision"] == "bf16" and not written["use_cpu"]

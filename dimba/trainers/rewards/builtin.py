@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dimba.dialogue import Message
 from dimba.rewards import RewardSpec
-from dimba.samples import Message
 from dimba.trainers.rewards.answers import Answers
 from dimba.trainers.rewards.verifiers import (
     Verifier,
