@@ -78,11 +78,8 @@ class RunRecord:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "RunRecord":
         """Reads what any version wrote: keys that are not known are ignored."""
-        known = {key: item for key, item in value.items() if key in _names(cls)}
-        attempts = tuple(
-            Attempt(**{key: item for key, item in each.items() if key in _names(Attempt)})
-            for each in known.pop("attempts", ())
-        )
+        known = _known(cls, value)
+        attempts = tuple(Attempt(**_known(Attempt, each)) for each in known.pop("attempts", ()))
         for key in ("gpus", "gpu_names", "overrides", "trusted", "command"):
             known[key] = tuple(known.get(key) or ())
         return cls(attempts=attempts, **known)._checked()
@@ -108,8 +105,9 @@ class RunRecord:
         return replace(last, status=status, exit_reason=reason, exit_code=exit_code, ended=ended)
 
 
-def _names(kind: type) -> frozenset[str]:
-    return frozenset(each.name for each in fields(kind))
+def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in fields(kind)}
+    return {key: item for key, item in value.items() if key in names}
 
 
 def now() -> str:

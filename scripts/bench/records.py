@@ -1,4 +1,4 @@
-"""What a thousand ended runs on record cost: `dimba ps -a`, beside the same with ten.
+"""What a thousand ended runs on record cost: `dimba ps -a`, `ps` and `logs RUN`, beside the same with ten.
 
 PYTHONPATH=. python scripts/bench/records.py
 """
@@ -11,40 +11,51 @@ import tempfile
 import time
 from pathlib import Path
 
-from dimba.contract import RUN_FILE, SPEC_FILE
+from dimba.contract import LOG_FILE, RUN_FILE, SPEC_FILE
 from dimba.runs.record import Attempt, RunRecord
 
 MANY, FEW, ROUNDS = 1000, 10, 5
+NAME = "bench-20260101-000000"
 DIFF = "+ a line that somebody has changed\n" * 100
+
+
+COMMANDS = (("ps", "-a"), ("ps",), ("logs", f"{NAME}-0001"))
 
 
 def main() -> None:
     """Prints the medians, in seconds."""
     with tempfile.TemporaryDirectory() as name:
-        few, many = (filled(Path(name, str(count)), count) for count in (FEW, MANY))
-        times: dict[Path, list[float]] = {few: [], many: []}
-        for _ in range(ROUNDS):
-            for folder, taken in times.items():
-                taken.append(listing(folder))
-    print(json.dumps({f"ps -a, {each.name} runs": round(statistics.median(times[each]), 2) for each in times}))
+        folders = [filled(Path(name, str(count)), count) for count in (FEW, MANY)]
+        for command in COMMANDS:
+            times = [[seconds(folder, *command) for folder in folders] for _ in range(ROUNDS)]
+            few, many = (round(statistics.median(taken), 2) for taken in zip(*times, strict=True))
+            print(json.dumps({"dimba": " ".join(command[:2]), f"{FEW} runs": few, f"{MANY} runs": many}))
 
 
 def filled(folder: Path, count: int) -> Path:
     """A folder with as many ended runs on record."""
     for n in range(count):
-        run = folder / "runs" / f"bench-20260101-000000-{n:04x}"
+        run = folder / "runs" / f"{NAME}-{n:04x}"
         run.mkdir(parents=True)
         attempt = Attempt(number=1, job="1:1", exit_code=0, exit_reason="completed")
         record = RunRecord(id=run.name, name="bench", status="succeeded", git_diff=DIFF, attempts=(attempt,))
         (run / RUN_FILE).write_text(json.dumps(record.as_json()), encoding="utf-8")
         (run / SPEC_FILE).write_text("version: 1\n", encoding="utf-8")
+        (run / "attempts" / "1").mkdir(parents=True)
+        (run / "attempts" / "1" / LOG_FILE).write_text("saved\n", encoding="utf-8")
     return folder
 
 
-def listing(folder: Path) -> float:
-    """Seconds of wall time."""
+def seconds(folder: Path, *command: str) -> float:
+    """Of wall time."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "dimba", "ps", "-a"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "dimba", *command],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     return time.perf_counter() - started
 
 
