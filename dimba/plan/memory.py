@@ -169,36 +169,45 @@ def _training(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEsti
     """A forward pass, and the way back through it."""
     precision, batch = precision_of(spec, share.mixed, shape), training_batch(spec, share)
     accumulated = share.accumulation > 1  # gradients of batches before are there already
-    before = states if accumulated else replace(states, gradients=0)
-    kept = _kept(spec, shape, share)
-    copies = _copies(spec, shape, share, states)
-    yield replace(
-        before,
-        peak="the end of the forward pass",
-        inputs=kept * shape.layers,
+    ended = replace(
+        states,
+        gradients=states.gradients if accumulated else 0,
+        inputs=_kept(spec, shape, share) * shape.layers,
         mask=activations.mask(batch),
-        copies=copies,
-        head=activations.head(shape, batch, precision),
+        copies=_copies(spec, shape, share, states),
     )
+    head = activations.head(shape, batch, precision)
+    yield replace(ended, peak="the end of the forward pass", head=head)
     # Where nothing is computed again, copies stay until the backward pass has used them; a mask has become numbers.
-    copies, mask = (0, activations.mask(batch)) if share.recomputes else (copies, 0)
-    during = replace(before, inputs=kept * shape.layers, mask=mask, copies=copies)
-    yield replace(during, peak="the head's gradients", head=activations.head_backward(shape, batch, precision))
-    vocabulary = shape.vocabulary * shape.hidden * FLOAT32 * precision.trains_base
-    layer = activations.largest_layer(shape, batch, precision, new_gradients=accumulated)
-    inputs = kept * (shape.layers if share.recomputes else shape.layers - 1)
-    copies -= copies // shape.layers  # those of the layer at work are in `layer`
-    waiting = vocabulary if shape.tied or not accumulated else 0
-    at_layer = replace(during, peak="a layer's gradients", layer=layer)
-    yield replace(at_layer, inputs=inputs, copies=copies, head=waiting)
-    # The first layer comes last: all gradients are there, and one input is left.
-    waiting = vocabulary if shape.tied and accumulated else 0
-    last = activations.kept_inputs(shape, batch, precision) // shape.layers
-    at_last = replace(at_layer, gradients=states.gradients, copies=0)
-    yield replace(at_last, inputs=last if share.recomputes else 0, head=waiting)
+    returning = replace(ended, copies=0) if share.recomputes else replace(ended, mask=0)
+    head = activations.head_backward(shape, batch, precision)
+    yield replace(returning, peak="the head's gradients", head=head)
+    yield from _layers(spec, shape, share, replace(returning, peak="a layer's gradients"), states.gradients)
     if precision.trains_base:
+        last = activations.kept_inputs(shape, batch, precision) // shape.layers
         embedding = activations.embedding_backward(shape, kept=accumulated)
         yield replace(states, peak="the embedding's gradients", inputs=last, head=embedding)
+
+
+def _layers(
+    spec: JobSpec, shape: ModelShape, share: Share, returning: MemoryEstimate, gradients: int
+) -> Iterator[MemoryEstimate]:
+    """The last layer, behind which all is kept, and the first, at which all `gradients` are there."""
+    precision, batch = precision_of(spec, share.mixed, shape), training_batch(spec, share)
+    accumulated = share.accumulation > 1
+    vocabulary = shape.vocabulary * shape.hidden * FLOAT32 * precision.trains_base
+    layer = activations.largest_layer(shape, batch, precision, new_gradients=accumulated)
+    own = returning.inputs // shape.layers
+    yield replace(
+        returning,
+        layer=layer,
+        inputs=returning.inputs - (0 if share.recomputes else own),  # what is in `layer` as well
+        copies=returning.copies - returning.copies // shape.layers,
+        head=vocabulary if shape.tied or not accumulated else 0,
+    )
+    last = replace(returning, layer=layer, gradients=gradients, copies=0)
+    waiting = vocabulary if shape.tied and accumulated else 0
+    yield replace(last, inputs=own if share.recomputes else 0, head=waiting)
 
 
 def _kept(spec: JobSpec, shape: ModelShape, share: Share) -> int:
