@@ -1,6 +1,6 @@
 """Command lines that train the same model on the same rows, for `scripts/bench/train.py`.
 
-That of LLaMA-Factory ran with 0.9.5; that of axolotl is written after its documentation, and has not been run.
+Those of LLaMA-Factory and axolotl ran with 0.9.5 and 0.19.0.
 """
 
 import json
@@ -61,14 +61,16 @@ def llama_factory(work: Work, out: Path) -> list[str]:
 
 
 def axolotl(work: Work, out: Path) -> list[str]:
-    rows = {"path": str(work.folder / "rows.json"), "ds_type": "json", "type": "alpaca"}
+    """Packed, as in its examples; with the checkpoint's own template."""
+    rows = {"path": str(work.folder / "messages.jsonl"), "ds_type": "json", "type": "chat_template"}
     settings = {
-        "base_model": str(work.folder / "base"), "datasets": [rows], "sequence_len": work.length,
+        "base_model": str(work.folder / "base"), "datasets": [rows], "chat_template": "tokenizer_default",
+        "dataset_prepared_path": str(out / "prepared"), "sequence_len": work.length,
         "sample_packing": True, "output_dir": str(out), "micro_batch_size": work.packs,
         "gradient_accumulation_steps": 1, "num_epochs": 1, "learning_rate": float(RATE), "optimizer": "adamw_torch",
         "lr_scheduler": "linear", "logging_steps": 1, "save_strategy": "no", "bf16": not work.on_cpu,
     }  # fmt: skip
-    return [PEERS["axolotl"], "train", _written(work.folder / "axolotl.yaml", settings)]
+    return [PEERS["axolotl"], "train", _written(work.folder / "axolotl.yaml", settings), "--launcher", "python"]
 
 
 def _written(path: Path, settings: dict[str, Any]) -> str:

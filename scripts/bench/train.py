@@ -116,6 +116,8 @@ def shape_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def write(folder: Path, rows: list[dict[str, str]]) -> None:
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    messages = "".join(json.dumps({"messages": chat(row)}) + "\n" for row in rows)
+    (folder / "messages.jsonl").write_text(messages, encoding="utf-8")
     (folder / "chats").mkdir()
     halves = [{"prompt": chat(row)[:1], "completion": chat(row)[1:]} for row in rows]
     (folder / "chats" / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in halves), encoding="utf-8")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_SILENT = {"AXOLOTL_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1"}  # nobody is told of a benchmark
 _LINE = re.compile(r"\{'(?:loss|train_runtime)'.*?\}")
 
 
@@ -40,7 +41,7 @@ def run(argv: Sequence[str], *, folder: Path, threads: int, metrics: str | None 
     Raises:
         SystemExit: it failed; the end of its output is in it.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **_SILENT}
     log = folder / "log.txt"
     began = time.perf_counter()
     with log.open("w") as output:
