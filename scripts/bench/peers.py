@@ -1,6 +1,6 @@
 """Command lines that train the same model on the same rows, for `scripts/bench/train.py`.
 
-Those of LLaMA-Factory and axolotl ran with 0.9.5 and 0.19.0.
+That of LLaMA-Factory ran with 0.9.5; axolotl 0.19.0 trained with its alpaca type, and hung preparing this one's chats.
 """
 
 import json
