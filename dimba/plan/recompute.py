@@ -27,7 +27,7 @@ def settle_activations(fit: Fit, flags: Collection[str]) -> tuple[Fit, str]:
     needed = kept.estimate()
     if needed is None or needed.lower_bound or room is None:
         return fit, ""
-    why = f"kept they come to {needed.total / _GIB:.1f} of {room / _GIB:.1f} GiB"
+    why = f"with them kept the job takes {needed.total / _GIB:.1f} of {room / _GIB:.1f} GiB"
     return (kept if needed.total <= MARGIN * room else _again(fit)), why
 
 

@@ -37,7 +37,10 @@ def total(made: LaunchPlan) -> int:
 
 def test_what_fits_is_kept_and_the_estimate_is_of_that():
     kept, again = planned(f"method: lora\n{SMALL}"), planned(f"method: lora\n{SMALL}\ntrainer_args: {{{FLAG[2:]}: on}}")
-    assert told(kept) == (None, f"activations kept (kept they come to {total(kept) / (1 << 30):.1f} of 24.0 GiB)")
+    assert told(kept) == (
+        None,
+        f"activations kept (with them kept the job takes {total(kept) / (1 << 30):.1f} of 24.0 GiB)",
+    )
     assert told(again) == ("on", "activations computed again (as asked)")
     assert total(kept) > total(again)
 
@@ -45,7 +48,7 @@ def test_what_fits_is_kept_and_the_estimate_is_of_that():
 def test_what_does_not_fit_is_computed_again_and_the_trainer_told_so():
     made = planned(f"method: lora\n{LONG}")
     asked, said = told(made)
-    assert asked == "on" and said.startswith("activations computed again (kept they come to ")
+    assert asked == "on" and said.startswith("activations computed again (with them kept the job takes ")
     assert total(made) <= 24564 << 20
     larger = planned(f"method: lora\n{LONG}", mib=81559 * 2)
     assert told(larger)[0] is None and total(larger) > total(made)
