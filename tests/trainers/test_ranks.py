@@ -105,6 +105,7 @@ def test_a_rank_that_ends_takes_the_others_along(rows: Path, end: str, status: i
     assert job.returncode == status and said in out
 
 
+@pytest.mark.proof
 def test_two_jobs_of_two_processes_run_beside_each_other(rows: Path):
     script = rows.parent / "meet.py"
     meet = "import torch\ntorch.distributed.init_process_group('gloo')\nprint(torch.distributed.get_world_size())\n"

@@ -383,7 +383,7 @@ def test_the_script_is_the_same_thing(place: Path):
     assert terminal.end() == 130
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_save_and_launch_ends_with_a_tuned_model(wizard: Open, place: Path, tiny_checkpoint: Path):
     flags = ["--mode", "sft", "--base-checkpoint", str(tiny_checkpoint), "--dataset", "qa.jsonl", "--method", "lora"]
     terminal = wizard(*flags, "--vram", "none", "--max-steps", "2", "--batch-size", "2")
