@@ -19,12 +19,13 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
     """Calls `train`; a DimbaError becomes its message on stderr and its status, anything else keeps its traceback."""
     try:
         status = train(args)
-        _end_rank(status)
+        _end_rank(status, together=True)
         return status
     except DimbaError as error:
         if _is_first_to_say(error):
             _note(error)  # first: whoever follows the log then knows what these lines are
             print(f"error: {error}", file=sys.stderr, flush=True)
+        _end_rank(error.exit_status, together=False)
         return error.exit_status
     except Exception:
         if _another_has_said():
@@ -47,15 +48,18 @@ def _is_plain(checkpoint: str) -> bool:
     return config.is_file() and "quantization_config" not in json_object(config)
 
 
-def _end_rank(status: int) -> None:
+def _end_rank(status: int, *, together: bool) -> None:
     """Ends a process that is connected to other ranks, here and now; does nothing in one that is alone.
+
+    Connections are closed where the others end `together` with it; they may be waiting elsewhere.
 
     Threads of these connections that are found running where the interpreter is taken down abort the process now and
     then, after all was saved; closing the connections alone does not always end them (gloo, under FSDP2).
     """
     torch = sys.modules.get("torch")
     if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        if together:
+            torch.distributed.destroy_process_group()
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -58,11 +58,14 @@ CONNECTED = """
 import atexit, sys
 from argparse import Namespace
 import torch.distributed as connected
+from dimba.errors import HostCannot
 from dimba.trainers.command import run_trainer
 
 def meet(_args):
     connected.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/met", rank=0, world_size=1)
     print("trained")  # not flushed
+    if sys.argv[2] == "refuses":
+        raise HostCannot("no card")
     return 7
 
 atexit.register(lambda: print("still connected" if connected.is_initialized() else "apart"))
@@ -71,6 +74,10 @@ print("taken down with its threads")
 """
 
 
-def test_a_rank_ends_with_its_connections_and_its_status_is_kept(tmp_path: Path):
-    done = subprocess.run([sys.executable, "-c", CONNECTED, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (7, "trained\napart\n"), done.stderr
+@pytest.mark.parametrize(
+    ("how", "status", "said"), [("ends", 7, "trained\napart\n"), ("refuses", 3, "trained\nstill connected\n")]
+)
+def test_a_connected_rank_ends_at_once_and_its_status_is_kept(how: str, status: int, said: str, tmp_path: Path):
+    command = [sys.executable, "-c", CONNECTED, str(tmp_path), how]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (status, said), done.stderr
