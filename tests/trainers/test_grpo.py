@@ -408,6 +408,7 @@ def test_a_reward_that_fails_later_ends_the_run_and_names_the_row(
     assert "ZeroDivisionError" in said and "sums.jsonl:" in said
 
 
+@pytest.mark.proof
 def test_a_reward_that_fails_later_is_a_failed_run(
     tiny_checkpoint: Path, some_sums: Path, tmp_path: Path, dimba: Dimba
 ):

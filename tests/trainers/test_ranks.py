@@ -55,12 +55,13 @@ def start(folder: Path, processes: int, *trainer: str, way: str = "") -> "subpro
     )
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     ("many", "method"),
     [
         pytest.param(2, (), id="two"),
-        pytest.param(2, ("--use-lora",), id="two, LoRA", marks=pytest.mark.proof),
-        pytest.param(4, (), id="four", marks=pytest.mark.proof),
+        pytest.param(2, ("--use-lora",), id="two, LoRA"),
+        pytest.param(4, (), id="four"),
     ],
 )
 def test_several_processes_train_what_one_does(
