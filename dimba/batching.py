@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+CARD_FILLED = 0.9  # of what is free, by what nobody asked for: other rows leave other gaps between them
 GENERATIONS = 8  # completions of one prompt that GRPO compares, unless told otherwise
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dimba.batching import nominal_gb, row_for, whole_groups
+from dimba.batching import CARD_FILLED, nominal_gb, row_for, whole_groups
 from dimba.errors import HostCannot
 from dimba.host.facts import CheckpointFacts, Gpu, HostFacts
 from dimba.host.trainer import own_trainer
@@ -17,7 +17,6 @@ from dimba.spec import JobSpec
 _GIB = 1 << 30
 RECOMPUTE = "activation-checkpointing"
 _MIB = 1 << 20
-MARGIN = 0.9  # of a card, to be filled by a batch that nobody chose
 _DESKTOP = 0.75  # of a card: with less free somebody computes there, and a job waits for it to end
 _SHORTEST = 64  # tokens
 _TRIED = 4096  # rows at once, beyond which nothing is tried
@@ -72,6 +71,11 @@ def recomputes(spec: JobSpec, *, otherwise: bool) -> bool:
     return {"on": True, "off": False}.get(str(spec.trainer_args.get(RECOMPUTE)), otherwise)
 
 
+def recomputing(spec: JobSpec) -> JobSpec:
+    """The same job with activations computed again."""
+    return spec.model_copy(update={"trainer_args": {**spec.trainer_args, RECOMPUTE: "on"}})
+
+
 def _shards_as_well(spec: JobSpec, chosen_for: JobSpec) -> bool:
     """Whether a job in place of another is sharded where that one is: full fine-tuning alone is by itself."""
     asked = spec.accelerate.strategy == "fsdp2" and spec.method != "qlora"
@@ -114,7 +118,7 @@ def settle_batch(fit: Fit) -> tuple[Fit, str]:
         batch = max(each for each in _divisors(step // fit.processes) if each <= table)
         return fit.of(_with_batch(fit.spec, batch, step)), f"batch_size auto: {batch}, by the table: {why}"
     tried = ((each, fit.estimate(_with_batch(fit.spec, each, step))) for each in _divisors(step // fit.processes))
-    fitting = [(each, found.total) for each, found in tried if found and found.total <= MARGIN * budget]
+    fitting = [(each, found.total) for each, found in tried if found and found.total <= CARD_FILLED * budget]
     if not fitting:
         why = f"batch_size auto: 1, which leaves less than a tenth of {budget / _GIB:.1f} GiB free"
         return fit.of(_with_batch(fit.spec, 1, step)), why
@@ -216,8 +220,7 @@ def _computed_again(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str,
     """Activations not kept, where the spec wants them kept."""
     if recomputes(spec, otherwise=True):
         return None
-    changed = spec.model_copy(update={"trainer_args": {**spec.trainer_args, RECOMPUTE: "on"}})
-    found = fit.estimate(changed)
+    found = fit.estimate(recomputing(spec))
     return (f"`{said}--set trainer_args.{RECOMPUTE}=on`", found.total) if found and found.total <= card else None
 
 

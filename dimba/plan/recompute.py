@@ -3,7 +3,8 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from dimba.plan.fitting import MARGIN, RECOMPUTE, Fit, card_room
+from dimba.batching import CARD_FILLED
+from dimba.plan.fitting import RECOMPUTE, Fit, card_room, recomputing
 
 _GIB = 1 << 30
 
@@ -22,13 +23,13 @@ def settle_activations(fit: Fit, flags: Collection[str]) -> tuple[Fit, str]:
     ):
         return fit, ""
     if why := _never_tried(fit):
-        return _again(fit), why
+        return fit.of(recomputing(fit.spec)), why
     kept, room = replace(fit, recomputes=False), card_room(fit)
     needed = kept.estimate()
     if needed is None or needed.lower_bound or room is None:
         return fit, ""
     why = f"with them kept the job takes {needed.total / _GIB:.1f} of {room / _GIB:.1f} GiB"
-    return (kept if needed.total <= MARGIN * room else _again(fit)), why
+    return (kept if needed.total <= CARD_FILLED * room else fit.of(recomputing(fit.spec))), why
 
 
 def _never_tried(fit: Fit) -> str:
@@ -36,7 +37,3 @@ def _never_tried(fit: Fit) -> str:
     if fit.shards > 1:
         return "the model is in parts because of its size"
     return "several cards sample together" if fit.spec.mode == "grpo" and fit.processes > 1 else ""
-
-
-def _again(fit: Fit) -> Fit:
-    return fit.of(fit.spec.model_copy(update={"trainer_args": {**fit.spec.trainer_args, RECOMPUTE: "on"}}))

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dimba.batching import CARD_FILLED
 from dimba.contract import ENV_MEMORY
 from dimba.errors import RunFailed
 from dimba.trainers.callbacks import Metrics
 from dimba.units import size
 
-_FULL = 0.9  # of what there is: other rows leave other gaps between them
 _HINT = (
     "lower `training.batch_size` (and raise `grad_accumulation_steps` alike), lower `training.max_length`, or take "
     "`method: lora` or `qlora`; `batch_size: auto` takes the largest that is estimated to fit"
@@ -91,7 +91,10 @@ class MemoryProbe(TrainerCallback):
         self._meter.forget()
         self._trainer.model.activation_checkpointing_enable()
         if accelerator.is_main_process:
-            print(f"memory: activations would take over {_FULL:.0%} of the card: they are computed again", flush=True)
+            print(
+                f"memory: activations would take over {CARD_FILLED:.0%} of the card: they are computed again",
+                flush=True,
+            )
         return False
 
     def _fits(self) -> bool:
@@ -99,7 +102,7 @@ class MemoryProbe(TrainerCallback):
             probe(self._trainer, self._inputs())
         except torch.OutOfMemoryError:
             return False
-        return self._meter.peak()[0] <= _FULL * self._meter.room()
+        return self._meter.peak()[0] <= CARD_FILLED * self._meter.room()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """What it came to in the end."""
