@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # What trains is installed here only where there is no container to train in.
 demo: $(HOST)
-	@if [ "$$($(BIN)/python -m dimba.demo)" = process ]; then $(MAKE) --no-print-directory $(TRAIN); fi
+	@if [ "$$($(BIN)/python -m dimba.commands.demo)" = process ]; then $(MAKE) --no-print-directory $(TRAIN); fi
 	@$(BIN)/dimba demo
 
 test: test-fast

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from dimba.trainers.rank import die_with_parent
+from dimba.supervisor.rank import die_with_parent
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _LONGEST = 1 << 17  # bytes of a request

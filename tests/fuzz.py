@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dimba.cli.render import say_error, show_plan
-from dimba.errors import DimbaError
+from dimba.common.errors import DimbaError
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts, ImageFacts
-from dimba.launch import look
+from dimba.jobs.launch import look
+from dimba.jobs.trust import require_trust
 from dimba.plan.model import LaunchPlan
 from dimba.runners.protocol import OnLine, Output, Throwaway, ignored
 from dimba.spec import JobSpec, parse_spec
-from dimba.trust import require_trust
 from tests.memory_runner import MemoryRunner
 
 OURS = "/opt/dimba/scripts/finetuning/finetune_"

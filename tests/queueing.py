@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import LABEL_GPUS, LABEL_RUN_ID
+from dimba.common.contract import LABEL_GPUS, LABEL_RUN_ID
 from dimba.runners.docker.engine import Engine
 from tests.conftest import QUESTIONS, REPOSITORY, hollow_checkpoint, write_rows
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from dimba import __version__
-from dimba.contract import ATTEND
-from dimba.errors import DimbaError, HostCannot
+from dimba.common.contract import ATTEND
+from dimba.common.errors import DimbaError, HostCannot
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -144,7 +144,7 @@ def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def _stretch(text: str) -> float:
-    from dimba.units import seconds
+    from dimba.common.units import seconds
 
     try:
         return seconds(text)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from dimba.cli import render
 from dimba.cli.tokens import show_data
-from dimba.errors import BadInput, DimbaError
-from dimba.runs import ACTIVE, RunFolder, all_runs, find_run
-from dimba.runs.record import RunRecord
+from dimba.common.errors import BadInput, DimbaError
+from dimba.records import ACTIVE, RunFolder, all_runs, find_run
+from dimba.records.record import RunRecord
 from dimba.spec import LoadedSpec, documents_yaml, json_schema, load_spec
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def schema(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """What would run."""
-    from dimba.launch import choices_of, look
-    from dimba.lifecycle import Options, interrupted, signals
+    from dimba.jobs.launch import choices_of, look
+    from dimba.jobs.lifecycle import Options, interrupted, signals
 
     if args.runner == KUBERNETES:
         return _manifests(args)
@@ -82,7 +82,7 @@ def _script(made: "LaunchPlan", runs: Path, *, as_json: bool) -> None:
 
 def _manifests(args: argparse.Namespace) -> None:
     """What would run on a cluster, for `kubectl apply`."""
-    from dimba.kubernetes import render as render_job
+    from dimba.commands.kubernetes import render as render_job
 
     reporter = render.reporter()
     made = render_job(load_spec(Path(args.spec), args.set), reporter.rows)
@@ -97,8 +97,8 @@ def _manifests(args: argparse.Namespace) -> None:
 
 def data(args: argparse.Namespace) -> int:
     """The data as the model will see them; 0 as long as something is trained."""
-    from dimba.data import look_at_data
-    from dimba.lifecycle import interrupted, signals
+    from dimba.commands.data import look_at_data
+    from dimba.jobs.lifecycle import interrupted, signals
 
     with signals(interrupted):  # a throw-away container is taken away again
         report = look_at_data(_load(args), render.reporter(), trust=args.trust_spec)
@@ -114,8 +114,8 @@ def launch(args: argparse.Namespace) -> None:
     if args.same_as:
         _repeat(args)
         return
-    from dimba.launch import launch as launch_spec
-    from dimba.lifecycle import Options
+    from dimba.jobs.launch import launch as launch_spec
+    from dimba.jobs.lifecycle import Options
 
     options = Options(
         allow_cpu=args.allow_cpu,
@@ -131,7 +131,7 @@ def launch(args: argparse.Namespace) -> None:
 
 
 def _repeat(args: argparse.Namespace) -> None:
-    from dimba.repeat import repeat
+    from dimba.jobs.repeat import repeat
 
     started = time.monotonic()
     folder = find_run(_runs(), args.same_as)
@@ -141,8 +141,8 @@ def _repeat(args: argparse.Namespace) -> None:
 
 def launch_now(path: str, *, allow_cpu: bool) -> None:
     """Runs a spec as it is, as the wizard offers to."""
-    from dimba.launch import launch as launch_spec
-    from dimba.lifecycle import Options
+    from dimba.jobs.launch import launch as launch_spec
+    from dimba.jobs.lifecycle import Options
 
     started = time.monotonic()
     record = launch_spec(load_spec(Path(path)), render.reporter(), Options(allow_cpu=allow_cpu), trust=True)
@@ -151,7 +151,7 @@ def launch_now(path: str, *, allow_cpu: bool) -> None:
 
 def resume(args: argparse.Namespace) -> None:
     """Goes on with a run."""
-    from dimba.resume import resume as resume_run
+    from dimba.jobs.resume import resume as resume_run
 
     started = time.monotonic()
     record = resume_run(find_run(_runs(), args.run), render.reporter(), detach=args.detach, trust=args.trust_spec)
@@ -162,7 +162,7 @@ def _show_start_or_end(record: RunRecord, started: float, *, detached: bool) -> 
     if not detached:
         render.show_ending(record, time.monotonic() - started)
         return
-    from dimba.attendant import until_started
+    from dimba.jobs.supervisor import until_started
 
     until_started(find_run(_runs(), record.id))
     _print(record.id)
@@ -170,7 +170,7 @@ def _show_start_or_end(record: RunRecord, started: float, *, detached: bool) -> 
 
 def _attend(args: argparse.Namespace) -> None:
     """A process of ours beside a detached run."""
-    from dimba.resume import attend
+    from dimba.jobs.resume import attend
 
     attend(find_run(_runs(), args.run), render.quiet_reporter())
 
@@ -192,7 +192,7 @@ def ps(args: argparse.Namespace) -> None:
 
 def _readable(folder: RunFolder) -> RunRecord | None:
     """One broken record must not hide the others."""
-    from dimba.reconcile import reconciled
+    from dimba.jobs.reconcile import reconciled
 
     try:
         return reconciled(folder)
@@ -203,7 +203,7 @@ def _readable(folder: RunFolder) -> RunRecord | None:
 
 def stop(args: argparse.Namespace) -> None:
     """Tells a run to save and end, and waits until it has."""
-    from dimba.reconcile import stop_run
+    from dimba.jobs.reconcile import stop_run
 
     record = stop_run(find_run(_runs(), args.run), now=args.now)
     render.note(f"{record.id}: {record.status}, {record.exit_reason}")
@@ -211,7 +211,7 @@ def stop(args: argparse.Namespace) -> None:
 
 def logs(args: argparse.Namespace) -> None:
     """A run's log, from disk."""
-    from dimba.reconcile import reconciled
+    from dimba.jobs.reconcile import reconciled
 
     folder = find_run(_runs(), args.run)
     number = len(folder.record().attempts)
@@ -231,7 +231,7 @@ def logs(args: argparse.Namespace) -> None:
 
 def demo(args: argparse.Namespace) -> None:
     """The demo, and what came of it."""
-    from dimba.demo import run_demo
+    from dimba.commands.demo import run_demo
 
     result = run_demo(render.reporter(), Path.cwd())
     run = RunFolder(_runs() / result.record.id, 0, 0)
@@ -243,8 +243,8 @@ def demo(args: argparse.Namespace) -> None:
 
 def doctor(args: argparse.Namespace) -> int:
     """The checks; 4 where no engine answers, 3 where something else is in a job's way."""
-    from dimba.doctor import examine
-    from dimba.lifecycle import interrupted, signals
+    from dimba.commands.doctor import examine
+    from dimba.jobs.lifecycle import interrupted, signals
 
     checks = []
     with signals(interrupted):  # a throw-away container is taken away again

@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dimba.objectives.rewards import reward_label
 from dimba.plan.model import LaunchPlan
-from dimba.rewards import reward_label
-from dimba.runs import RunRecord
+from dimba.records import RunRecord
 
 _QUIET_SECONDS = 2.0  # what takes less needs no bar
 _BAR_SECONDS, _LINE_SECONDS = 0.2, 10.0  # between what a bar shows, and between lines on a pipe

@@ -11,9 +11,9 @@ from typing import Any
 from rich.table import Table
 
 from dimba.cli import render
-from dimba.errors import BadInput, DimbaError
-from dimba.prune import KINDS, Leftover, Pruner
-from dimba.units import size, span
+from dimba.commands.prune import KINDS, Leftover, Pruner
+from dimba.common.errors import BadInput, DimbaError
+from dimba.common.units import size, span
 
 Said = dict[str, DimbaError | str]  # by the place of what stays: what went wrong, or why it is as it should be
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}

@@ -12,20 +12,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dimba.errors import DimbaError, Interrupted, printable
-from dimba.report import counted
+from dimba.common.errors import DimbaError, Interrupted, printable
+from dimba.common.units import millions, size
+from dimba.dataset.token_report import counted
 from dimba.spec.load import BadSpec
-from dimba.units import millions, size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dimba.cli.live import LaunchReporter
-    from dimba.demo import DemoResult
-    from dimba.doctor import Check
+    from dimba.commands.demo import DemoResult
+    from dimba.commands.doctor import Check
     from dimba.host.facts import Harm
     from dimba.plan.model import LaunchPlan
-    from dimba.runs import RunRecord
+    from dimba.records import RunRecord
 
 _GIB = 1 << 30
 _MARKS = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "[red]error[/]  "}

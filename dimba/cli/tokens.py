@@ -6,8 +6,8 @@ from textwrap import TextWrapper
 from rich.console import Console
 from rich.text import Text
 
-from dimba.errors import printable
-from dimba.report import DataReport, Shown, bad_rows, counted
+from dimba.common.errors import printable
+from dimba.dataset.token_report import DataReport, Shown, bad_rows, counted
 
 _BAR = 30  # columns
 _SHOWN_LINES = 14

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dimba.errors import Interrupted
+from dimba.common.errors import Interrupted
 from dimba.wizard.questions import QUESTIONS
 from dimba.wizard.screen import is_plain
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dimba.errors import BadInput
+from dimba.common.errors import BadInput
 
 
 def render_chat(checkpoint: Path, messages: list[dict[str, str]], default: str | None = None) -> str | None:

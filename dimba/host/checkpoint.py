@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dimba.checkpoints import CONFIGS, names_code
-from dimba.contract import absolute, names_a_path
+from dimba.common.checkpoints import CONFIGS, names_code
+from dimba.common.contract import absolute, names_a_path
 from dimba.host.facts import CheckpointFacts
+from dimba.host.model_shape import EXPERT, model_shape
 from dimba.host.places import why_not_read
-from dimba.host.shape import EXPERT, model_shape
 
 _MAX_HEADER = 100 << 20
 _INDEX, _PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dimba.report import DataReport
+from dimba.dataset.summary import DataSummary
+from dimba.dataset.token_report import DataReport
 from dimba.spec import SlurmSite
-from dimba.summary import DataSummary
 
 _NO_SITE = SlurmSite()
 

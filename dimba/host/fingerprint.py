@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dimba.host.memory import recall, remember
+from dimba.host.findings import recall, remember
 from dimba.host.stamp import stamp
 
 _CHUNK = 1 << 22

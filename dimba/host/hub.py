@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-from dimba.host.ask import REFUSED, Answer, ask, count, mapping, mappings
 from dimba.host.checkpoint import context_length
+from dimba.host.http import REFUSED, Answer, ask, count, mapping, mappings
 
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 

@@ -6,11 +6,11 @@ import pwd
 import tempfile
 from pathlib import Path
 
-from dimba.contract import OUTPUT_FILE, absolute, trained_files
-from dimba.errors import BadInput
+from dimba.common.contract import OUTPUT_FILE, absolute, trained_files
+from dimba.common.errors import BadInput
 from dimba.host.facts import OutputFacts
 from dimba.host.places import is_link, why_not_write
-from dimba.runs import RunFolder
+from dimba.records import RunFolder
 
 
 def look_at_output(output_dir: str, folder: Path) -> OutputFacts:

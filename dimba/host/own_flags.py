@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from dimba.arguments import grpo_arguments, sft_arguments
 from dimba.host.trainer import own_trainer
+from dimba.objectives.arguments import grpo_arguments, sft_arguments
 
 _NEEDED = ["--base-checkpoint", "base", "--dataset", "data", "--output-dir", "out"]
 

@@ -5,8 +5,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dimba.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, names_a_secret
-from dimba.errors import CORRECT, BadInput
+from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, names_a_secret
+from dimba.common.errors import CORRECT, BadInput
+from dimba.dataset.prompt_examples import survey_tasks
+from dimba.dataset.summary import DataSummary, survey
+from dimba.dataset.token_report import bad_rows
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
 from dimba.host.gpus import find_gpus
@@ -14,10 +17,7 @@ from dimba.host.output import look_at_output, may_read
 from dimba.host.places import why_not_read
 from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
-from dimba.report import bad_rows
 from dimba.spec import Dataset, JobSpec
-from dimba.summary import DataSummary, survey
-from dimba.tasks import survey_tasks
 
 _SWITCHES = ("0", "1", "true", "false", "yes", "no", "on", "off")  # HF_HUB_DISABLE_IMPLICIT_TOKEN=1 is no secret
 

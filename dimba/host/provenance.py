@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import names_a_secret
+from dimba.common.contract import names_a_secret
 from dimba.host.facts import CheckpointFacts, DataFacts, HostFacts
 from dimba.host.fingerprint import file_hash, fingerprint
 from dimba.spec.secrets import mask_secrets

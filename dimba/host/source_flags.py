@@ -70,7 +70,7 @@ def flags_in_file(path: Path) -> frozenset[str]:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return frozenset()
-    arguments = Path(__file__).parents[1] / "arguments.py"
+    arguments = Path(__file__).parents[1] / "objectives/arguments.py"
     return flags_in_source(source) | flags_in_source(_functions(arguments, _imported(source)))
 
 
@@ -80,7 +80,7 @@ def _imported(source: str) -> list[str]:
     except (SyntaxError, ValueError):
         return []
     imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
-    return [each.name for node in imports if node.module == "dimba.arguments" for each in node.names]
+    return [each.name for node in imports if node.module == "dimba.objectives.arguments" for each in node.names]
 
 
 def _functions(module: Path, names: list[str]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dimba.contract import absolute
+from dimba.common.contract import absolute
 from dimba.host.facts import TrainerFacts
 from dimba.host.places import why_not_read
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from dimba import contract
-from dimba.errors import BadInput, DimbaError, raise_all
+from dimba.common import contract
+from dimba.common.errors import BadInput, DimbaError, raise_all
 from dimba.host.facts import Gpu, HostFacts, TrainerFacts
 from dimba.host.trainer import own_trainer
 from dimba.plan.checks import problems

@@ -1,7 +1,7 @@
 """What is wrong with a job on this machine, all of it at once."""
 
-from dimba.contract import RUN_ITS_CODE, SHORTEST_SECRET
-from dimba.errors import BadInput, DimbaError, HostCannot
+from dimba.common.contract import RUN_ITS_CODE, SHORTEST_SECRET
+from dimba.common.errors import BadInput, DimbaError, HostCannot
 from dimba.host.facts import HostFacts
 from dimba.host.trainer import own_trainer
 from dimba.spec import JobSpec

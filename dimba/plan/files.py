@@ -4,12 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dimba.contract import absolute, names_a_path
-from dimba.errors import BadInput
+from dimba.common.contract import absolute, names_a_path
+from dimba.common.errors import BadInput
 from dimba.host.facts import HostFacts
 from dimba.host.places import why_not_read
 from dimba.host.trainer import own_trainer
-from dimba.rewards import RewardSpec, parse_rewards
+from dimba.objectives.rewards import RewardSpec, parse_rewards
 from dimba.spec import JobSpec
 
 _REWARD, _MODEL = "reward", "reward-model"

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dimba.batching import CARD_FILLED, nominal_gb, row_for, whole_groups
-from dimba.errors import HostCannot
+from dimba.common.errors import HostCannot
 from dimba.host.facts import CheckpointFacts, Gpu, HostFacts
 from dimba.host.trainer import own_trainer
+from dimba.objectives.batching import CARD_FILLED, nominal_gb, row_for, whole_groups
 from dimba.plan.memory import Share, completion_length, estimate_memory
 from dimba.plan.model import MemoryEstimate
 from dimba.plan.placement import precision

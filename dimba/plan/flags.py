@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from dimba.errors import BadInput, DimbaError
+from dimba.common.errors import BadInput, DimbaError
 from dimba.host.facts import TrainerFacts
 from dimba.host.own_flags import refusal
 from dimba.plan.model import Omitted

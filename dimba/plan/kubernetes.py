@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dimba import contract
-from dimba.contract import STOP_MARGIN
-from dimba.errors import BadInput, DimbaError
+from dimba.common import contract
+from dimba.common.contract import STOP_MARGIN
+from dimba.common.errors import BadInput, DimbaError
 from dimba.plan.model import LaunchPlan
 from dimba.plan.mounts import hides_the_image
 from dimba.spec import JobSpec

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID
+from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID
 from dimba.host.facts import CheckpointFacts, DataFacts, Gpu, ImageFacts
 
 

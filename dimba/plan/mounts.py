@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from dimba.contract import IMAGE_ROOT, absolute
-from dimba.errors import BadInput
+from dimba.common.contract import IMAGE_ROOT, absolute
+from dimba.common.errors import BadInput
 from dimba.host.facts import HostFacts
 from dimba.plan.model import Mount
 from dimba.spec import JobSpec

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dimba.errors import BadInput
+from dimba.common.errors import BadInput
 from dimba.host.facts import HostFacts
 from dimba.spec import JobSpec
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from dimba.contract import PREPARE
-from dimba.errors import BadInput, DimbaError, EngineFailed, HostCannot
+from dimba.common.contract import PREPARE
+from dimba.common.errors import BadInput, DimbaError, EngineFailed, HostCannot
 from dimba.host.facts import Gpu, HostFacts
 from dimba.host.gpus import cdi_device
 from dimba.spec import JobSpec
@@ -134,10 +134,10 @@ def job_argv(
     processes = max(1, gpus)
     threads = max(1, cores // processes)
     return (
-        *(python, "-m", "dimba.trainers.entry"),
+        *(python, "-m", "dimba.supervisor.entry"),
         *([PREPARE] if processes > 1 and tokenises else []),
         *accelerate_argv(processes, precision, threads=threads, on_cpu=not gpus, sharding=sharding),
-        *("-m", "dimba.trainers.rank", trainer),
+        *("-m", "dimba.supervisor.rank", trainer),
     )
 
 

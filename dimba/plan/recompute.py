@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from dimba.batching import CARD_FILLED
+from dimba.objectives.batching import CARD_FILLED
 from dimba.plan.fitting import RECOMPUTE, Fit, card_room, recomputing
 
 _GIB = 1 << 30

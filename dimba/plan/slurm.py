@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dimba import contract
-from dimba.contract import STOP_MARGIN, WHOLE_FILE
-from dimba.errors import BadInput, DimbaError
+from dimba.common import contract
+from dimba.common.contract import STOP_MARGIN, WHOLE_FILE
+from dimba.common.errors import BadInput, DimbaError
 from dimba.host.facts import Gpu, GpuFacts, HostFacts, ImageFacts
 from dimba.plan.model import LaunchPlan, SlurmJob
 from dimba.spec import JobSpec, SlurmSite

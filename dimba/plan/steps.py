@@ -3,9 +3,9 @@
 import math
 from dataclasses import replace
 
-from dimba.batching import group_steps_per_epoch, group_unit, steps_per_epoch, total_steps, whole_groups
-from dimba.errors import BadInput
+from dimba.common.errors import BadInput
 from dimba.host.facts import HostFacts
+from dimba.objectives.batching import group_steps_per_epoch, group_unit, steps_per_epoch, total_steps, whole_groups
 from dimba.plan.model import Steps
 from dimba.spec import JobSpec
 

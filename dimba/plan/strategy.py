@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dimba.errors import BadInput, DimbaError
+from dimba.common.errors import BadInput, DimbaError
 from dimba.plan.fitting import Fit, smallest_card
 from dimba.spec import JobSpec
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dimba.contract import IMAGE_ROOT
-from dimba.host.context import in_context
+from dimba.common.contract import IMAGE_ROOT
+from dimba.host.build_context import in_context
 from dimba.host.facts import HostFacts, ImageFacts, TrainerFacts
+from dimba.host.findings import recall, remember
 from dimba.host.help_flags import HELP_SECONDS, PARSER_VERSION, flags_in_help
-from dimba.host.memory import recall, remember
 from dimba.host.source_flags import flags_in_file
 from dimba.plan.model import Mount
 from dimba.runners.protocol import Output, Throwaway

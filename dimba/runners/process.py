@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID, ENV_SECRETS_ON_STDIN, EXIT_FILE
-from dimba.errors import HostCannot
+from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID, ENV_SECRETS_ON_STDIN, EXIT_FILE
+from dimba.common.errors import HostCannot
 from dimba.host.facts import ImageFacts
 from dimba.plan.model import LaunchPlan
+from dimba.records.processes import lives, start_time
 from dimba.runners.deadline import deadline
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.runners.tail import follow_file
-from dimba.runs.processes import lives, start_time
 from dimba.spec import JobSpec
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # reach the job only where the spec names them
@@ -111,7 +111,9 @@ class ProcessRunner:
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 environment = (folder / "environ").read_bytes().split(b"\0")
-                if wanted in environment and b"dimba.trainers.entry" in (folder / "cmdline").read_bytes().split(b"\0"):
+                if wanted in environment and b"dimba.supervisor.entry" in (folder / "cmdline").read_bytes().split(
+                    b"\0"
+                ):
                     attempt = next(each for each in environment if each.startswith(f"{ENV_ATTEMPT_DIR}=".encode()))
                     return f"{folder.name}:{start_time(int(folder.name))}:{attempt.partition(b'=')[2].decode()}"
         return None

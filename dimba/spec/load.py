@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from dimba.errors import BadInput
+from dimba.common.errors import BadInput
 from dimba.spec.model import JobSpec
 from dimba.spec.secrets import secrets_in
 from dimba.spec.yaml12 import Document, Key, Problem, dotted

@@ -15,8 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from dimba.batching import default_learning_rate
-from dimba.contract import is_written_as_path
+from dimba.common.contract import is_written_as_path
+from dimba.objectives.batching import default_learning_rate
 
 Mode = Literal["sft", "grpo"]
 Method = Literal["full", "lora", "qlora"]

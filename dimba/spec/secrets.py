@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dimba.contract import SHORTEST_SECRET, names_a_secret
+from dimba.common.contract import SHORTEST_SECRET, names_a_secret
 from dimba.spec.yaml12 import Key
 
 # What well-known services give out, keys and passwords in an address, and what a key file holds.

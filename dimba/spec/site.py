@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dimba.errors import BadInput
+from dimba.common.errors import BadInput
 from dimba.spec.model import SlurmSite
 from dimba.spec.yaml12 import Document, dotted
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dimba.contract import ENV_ATTEMPT_DIR, ENV_RANK_DIR, REFUSED, WORD_FILE, json_object
-from dimba.errors import DimbaError, RunFailed
+from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_RANK_DIR, REFUSED, WORD_FILE, json_object
+from dimba.common.errors import DimbaError, RunFailed
 
 
 def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:

@@ -3,8 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
-from dimba.batching import group_unit, whole_groups
 from dimba.host.facts import CheckpointFacts, Gpu
+from dimba.objectives.batching import group_unit, whole_groups
 from dimba.wizard.looks import base_facts
 from dimba.wizard.machine import gpu_facts
 from dimba.wizard.state import State

@@ -1,6 +1,6 @@
 """What follows from the hyperparameters: rows a step, steps, passes over the data."""
 
-from dimba.batching import GENERATIONS, group_steps_per_epoch, steps_per_epoch, total_steps
+from dimba.objectives.batching import GENERATIONS, group_steps_per_epoch, steps_per_epoch, total_steps
 from dimba.wizard.batches import accumulation, batch_size, is_auto, processes, why_auto
 from dimba.wizard.looks import known_rows
 from dimba.wizard.question import Said, counted

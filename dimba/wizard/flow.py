@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dimba.errors import BadInput, DimbaError
+from dimba.common.errors import BadInput, DimbaError
 from dimba.wizard.draft import save_draft
 from dimba.wizard.question import MISSING, Question, Said, Wrong
 from dimba.wizard.questions import QUESTIONS, TITLES

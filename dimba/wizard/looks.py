@@ -8,14 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dimba.contract import absolute, names_a_path
-from dimba.errors import BadInput, BadRow
-from dimba.files import Read, read_rows
-from dimba.formats import UnknownFormat
+from dimba.common.contract import absolute, names_a_path
+from dimba.common.errors import BadInput, BadRow
+from dimba.dataset.files import Read, read_rows
+from dimba.dataset.formats import UnknownFormat
+from dimba.dataset.prompt_examples import form_name
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
 from dimba.host.stamp import stamp
-from dimba.tasks import form_name
 from dimba.wizard.presets import CUSTOM, LOCAL, find_preset
 from dimba.wizard.question import Wrong
 from dimba.wizard.state import State

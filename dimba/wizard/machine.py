@@ -32,7 +32,7 @@ def gpu_facts(state: State) -> GpuFacts:
 
 
 def _find_engine() -> Any:
-    from dimba.launch import find_runner
+    from dimba.jobs.launch import find_runner
 
     return find_runner("auto")
 

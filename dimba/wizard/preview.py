@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dimba.contract import absolute
-from dimba.errors import DimbaError
+from dimba.common.contract import absolute
+from dimba.common.errors import DimbaError
 from dimba.host.facts import TrainerFacts
 from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
@@ -151,7 +151,7 @@ def _trainer(state: State) -> TrainerFacts:
 
 
 def _look(state: State, loaded: Any) -> Any:
-    from dimba.launch import find_runner, look
+    from dimba.jobs.launch import find_runner, look
 
     found = engine(state) if loaded.spec.runner == "auto" else find_runner(loaded.spec.runner)
     return look(loaded, lambda _rows: None, ask=True, found=found, gpu=gpu_facts(state), own=True)

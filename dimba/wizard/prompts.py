@@ -23,7 +23,7 @@ from prompt_toolkit.completion import Completer, ThreadedCompleter
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.styles import Style
 
-from dimba.errors import DimbaError
+from dimba.common.errors import DimbaError
 from dimba.wizard.question import Question, Said
 from dimba.wizard.screen import BACK, PATIENCE, preferred
 from dimba.wizard.state import State

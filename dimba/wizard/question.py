@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dimba.errors import BadInput
+from dimba.common.errors import BadInput
 
 if TYPE_CHECKING:
     from dimba.wizard.state import State

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import absolute
-from dimba.errors import BadInput, printable
+from dimba.common.contract import absolute
+from dimba.common.errors import BadInput, printable
 from dimba.wizard.draft import Draft, forget_draft, load_draft
 from dimba.wizard.flow import answer_all, ask_all, flag_of, flagged, still_fits
 from dimba.wizard.machine import begin
@@ -141,9 +141,9 @@ def _resume(state: State, draft: Draft) -> None:
 def _saved(state: State, made: Preview) -> Outcome:
     """Writes the spec, and the schema that its first line names; a file of that name is kept beside it."""
     from dimba.host.output import job_user, nearest_existing
-    from dimba.runs.store import make_folder, write_whole
+    from dimba.jobs.trust import remember_written
+    from dimba.records.store import make_folder, write_whole
     from dimba.spec import json_schema
-    from dimba.trust import remember_written
 
     path = absolute(state.value("out"), state.folder)
     uid, gid = job_user(nearest_existing(path.parent))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from dimba.errors import DimbaError, printable
+from dimba.common.errors import DimbaError, printable
 from dimba.wizard.question import Choice, Question, Said
 from dimba.wizard.state import State
 

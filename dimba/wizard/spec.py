@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import absolute, trained_files
+from dimba.common.contract import absolute, trained_files
 from dimba.wizard.batches import accumulation, is_auto
 from dimba.wizard.looks import columns, is_local, reference
 from dimba.wizard.presets import find_preset

@@ -22,10 +22,10 @@ ROUNDS = 3
 # Run in a process of its own, so that its memory is its own.
 PREPARE = """
 import json, sys, time
-from dimba.arguments import sft_arguments
-from dimba.trainers import data, models, prepare, rows, chat  # what is imported is not counted
+from dimba.objectives.arguments import sft_arguments
+from dimba.trainers.data import chat, loading, rows, tokenization  # imports are not counted
 import transformers, tokenizers
-from dimba.trainers.models import load_tokenizer
+from dimba.trainers.models.loading import load_tokenizer
 
 def anonymous():
     return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) << 10
@@ -38,7 +38,7 @@ def watch(_rows):
     if _rows % 500 == 0:
         most = max(most, anonymous())
 began = time.perf_counter()
-report = data.load_data(args, watch).report
+report = loading.load_data(args, watch).report
 most = max(most, anonymous())
 print(json.dumps({"seconds": time.perf_counter() - began, "rows": report.rows, "cached": report.cached,
                   "mib": (most - before) / 2**20}))
@@ -124,7 +124,7 @@ def as_prompt_completion(row: dict[str, str]) -> dict[str, list[dict[str, str]]]
 
 
 def make_base(folder: Path, rows: list[dict[str, str]]) -> Path:
-    from dimba.trainers.tiny import make_checkpoint
+    from dimba.trainers.models.tiny import make_checkpoint
 
     make_checkpoint(folder / "base", [text for row in rows for text in row.values()])
     return folder / "base"

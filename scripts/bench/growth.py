@@ -21,9 +21,9 @@ TRAINED = 40
 # A pass over rows that are tokenised already.
 TRAIN = """
 import json, sys, time
-from dimba.arguments import sft_arguments
-from dimba.trainers import sft
-from dimba.trainers.objective import CausalTrainer
+from dimba.objectives.arguments import sft_arguments
+from dimba.trainers.objectives import sft
+from dimba.trainers.objectives.causal_trainer import CausalTrainer
 whole = CausalTrainer.train
 def timed(self, *args, **named):
     global seconds

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from dimba.arguments import sft_arguments
-from dimba.trainers.data import as_dataset, load_data
-from dimba.trainers.packing import collate_packed, collate_padded
+from dimba.objectives.arguments import sft_arguments
+from dimba.trainers.data.loading import as_dataset, load_data
+from dimba.trainers.data.packing import collate_packed, collate_padded
 from scripts.bench.data import made_up
 
 BATCH, BATCHES, ROUNDS = 8, 4, 3
@@ -63,7 +63,7 @@ def train(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
 
 def make_base(folder: Path, rows: list[dict[str, str]]) -> tuple[Path, Path]:
     """A checkpoint with a vocabulary of its own, and the rows beside it."""
-    from dimba.trainers.tiny import make_checkpoint
+    from dimba.trainers.models.tiny import make_checkpoint
 
     texts = [text for row in rows for text in row.values()]
     heads = {"num_attention_heads": 6, "num_key_value_heads": 6, "tie_word_embeddings": True}

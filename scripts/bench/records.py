@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from dimba.contract import LOG_FILE, RUN_FILE, SPEC_FILE
-from dimba.runs.record import Attempt, RunRecord
+from dimba.common.contract import LOG_FILE, RUN_FILE, SPEC_FILE
+from dimba.records.record import Attempt, RunRecord
 
 MANY, FEW, ROUNDS = 1000, 10, 5
 NAME = "bench-20260101-000000"

@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from dimba.checkpoints import newest_whole, step_of
-from dimba.trainers.tiny import make_checkpoint
+from dimba.common.checkpoints import newest_whole, step_of
+from dimba.trainers.models.tiny import make_checkpoint
 from tests.kills import write_job
 
 ROUNDS, STEPS_BEFORE = 5, 6

@@ -129,7 +129,7 @@ def traced_peak(model: torch.nn.Module, args: Namespace, batch: dict[str, Any], 
 
 def adapted(model: Any, args: Namespace) -> Any:
     """The model with its adapter, where it has one; on the meta device."""
-    from dimba.trainers.models import adapter_config
+    from dimba.trainers.models.loading import adapter_config
 
     adapter = adapter_config(args)
     if adapter is None:
@@ -162,7 +162,7 @@ def _train(model: Any, args: Namespace, batch: dict[str, Any], live: Live) -> No
 
 
 def _sft_loss(model: Any, inputs: dict[str, Any]) -> Any:
-    from dimba.trainers.objective import CausalTrainer
+    from dimba.trainers.objectives.causal_trainer import CausalTrainer
 
     accelerator = SimpleNamespace(num_processes=1)
     settings = SimpleNamespace(average_tokens_across_devices=True)

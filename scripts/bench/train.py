@@ -81,7 +81,7 @@ def arguments() -> argparse.Namespace:
 
 def prepared(args: argparse.Namespace, folder: Path) -> tuple[Work, Callable[[Path], float], int, int]:
     """The checkpoint and the rows, as each of them wants them; a look at rows held out; tokens; parameters."""
-    from dimba.trainers.tiny import make_checkpoint
+    from dimba.trainers.models.tiny import make_checkpoint
 
     rows = rows_of(args.file) if args.file else made_up(1000)
     shape = shape_of(args)
@@ -145,7 +145,7 @@ def loss(chats: list[Any], model: Path) -> float:
     """Nats a trained token of rows that were held out."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from dimba.trainers.tiny import mean_loss
+    from dimba.trainers.models.tiny import mean_loss
 
     return mean_loss(AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model), chats)
 

@@ -8,7 +8,7 @@ Alone, under `accelerate launch`, and in the container: the same flags.
 
 import sys
 
-from dimba.arguments import sft_arguments
+from dimba.objectives.arguments import sft_arguments
 from dimba.trainers.command import hide_quantising, run_trainer
 
 
@@ -16,7 +16,7 @@ def main() -> int:
     """Parses the flags first, so that `--help` and a wrong flag answer before anything heavy is imported."""
     args = sft_arguments().parse_args()
     hide_quantising(args)
-    from dimba.trainers.sft import train
+    from dimba.trainers.objectives.sft import train
 
     return run_trainer(train, args)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dimba.launch import look
+from dimba.jobs.launch import look
 from dimba.runners.docker.engine import Engine
 from dimba.runners.protocol import Throwaway
 from dimba.spec import load_spec
@@ -32,7 +32,7 @@ resources: {gpus: none}
 SPY = """\
 import json, os, sys
 os.execvpe = lambda _file, argv, environment: (print(json.dumps([argv, environment])), sys.stdout.flush(), os._exit(0))
-from dimba.compose.__main__ import main
+from dimba.commands.compose.__main__ import main
 sys.exit(main(["job"]))
 """
 Compose = Callable[..., subprocess.CompletedProcess[str]]
@@ -178,4 +178,4 @@ def test_both_builders_make_the_same_image(engine: Engine, image: str, built: st
     said = [
         runner.run_once(["sh", "-c", files], Throwaway(uid=1, gid=1, image=name, timeout=60)) for name in (image, built)
     ]
-    assert said[0].text == said[1].text and "./dimba/contract.py" in said[0].text
+    assert said[0].text == said[1].text and "./dimba/common/contract.py" in said[0].text

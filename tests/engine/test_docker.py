@@ -16,8 +16,8 @@ import pytest
 from docker.errors import APIError
 from docker.types import DeviceRequest
 
-from dimba.errors import EngineFailed, HostCannot
-from dimba.host.context import gather_context, image_key
+from dimba.common.errors import EngineFailed, HostCannot
+from dimba.host.build_context import gather_context, image_key
 from dimba.host.facts import ImageFacts
 from dimba.plan.build import make_plan
 from dimba.runners.docker.engine import Engine
@@ -265,7 +265,7 @@ def test_an_engine_without_gpu_support_is_the_hosts_fault(engine: Engine):
 def test_the_key_covers_the_code_the_base_and_the_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     before = gather_context(REPOSITORY)
-    assert "dimba/contract.py" in before.files and not any("test" in name for name in before.files)
+    assert "dimba/common/contract.py" in before.files and not any("test" in name for name in before.files)
     assert image_key(before, "b", "sha256:1") != image_key(before, "b", "sha256:2")
     (tmp_path / "x.whl").write_bytes(b"wheel")
     monkeypatch.setenv("DIMBA_WHEELS", str(tmp_path))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dimba.doctor.check import Check
-from dimba.doctor.mounts import check_mounts
-from dimba.doctor.scene import Scene, find_engine, has_base
+from dimba.commands.doctor.check import Check
+from dimba.commands.doctor.mounts import check_mounts
+from dimba.commands.doctor.scene import Scene, find_engine, has_base
 from dimba.runners.docker.engine import Engine
 from tests.conftest import REPOSITORY, TEST_BASE, Dimba
 

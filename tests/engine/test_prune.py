@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dimba.cli import main
-from dimba.prune import engine as judged
-from dimba.prune.engine import images
+from dimba.commands.prune import engine as judged
+from dimba.commands.prune.engine import images
 from dimba.runners.docker import leftovers
 from dimba.runners.docker.engine import Engine
 from dimba.runners.docker.image import current_references

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dimba.checkpoints import whole_checkpoints
+from dimba.common.checkpoints import whole_checkpoints
 from dimba.runners.docker.engine import Engine
 from tests.conftest import REPOSITORY, Dimba
 from tests.engine.test_docker import edit, inspect, trainer

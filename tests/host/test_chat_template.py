@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dimba.errors import BadInput
+from dimba.common.errors import BadInput
 from dimba.host.chat_template import render_chat
 
 ASK = {"role": "user", "content": "  What is <b>1 + 1</b>? \n"}

@@ -202,7 +202,7 @@ def planned(dimba: Dimba, job: Path, trainer: str = "mine.py") -> dict[str, Any]
     done = plan(dimba, job, f"trainer={trainer}")
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
-    made["flags"] = made["argv"][made["argv"].index("dimba.trainers.rank") + 2 :]
+    made["flags"] = made["argv"][made["argv"].index("dimba.supervisor.rank") + 2 :]
     return made
 
 

@@ -9,8 +9,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from dimba import contract
-from dimba.contract import STOP_MARGIN
+from dimba.common import contract
+from dimba.common.contract import STOP_MARGIN
 from dimba.spec import documents_yaml
 from tests.conftest import Dimba
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dimba.errors import DimbaError, HostCannot
+from dimba.common.errors import DimbaError, HostCannot
 from dimba.host.checkpoint import facts_of_tensors, look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, Gpu, GpuFacts
 from dimba.plan.fitting import fit_of

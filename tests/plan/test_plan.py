@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dimba.errors import BadInput, DimbaError, EngineFailed, HostCannot, SeveralErrors
+from dimba.common.errors import BadInput, DimbaError, EngineFailed, HostCannot, SeveralErrors
+from dimba.dataset.summary import DataSummary
 from dimba.host.facts import (
     CheckpointFacts,
     DataFacts,
@@ -19,7 +20,6 @@ from dimba.host.facts import (
 )
 from dimba.plan.build import Choices, make_plan
 from dimba.spec import parse_spec
-from dimba.summary import DataSummary
 
 CARDS = tuple(Gpu(index=n, uuid=f"GPU-{n}", name="RTX 4090", compute_capability=8.9) for n in range(2))
 ENGINE = EngineFacts(reachable=True, version="28", cdi_devices=frozenset({"nvidia.com/gpu=0", "nvidia.com/gpu=1"}))
@@ -98,7 +98,7 @@ def after(argv: tuple[str, ...], flag: str) -> str:
 
 def test_the_argv_is_one_token_each_and_says_what_the_spec_says():
     argv = plan("training: {max_steps: 7, learning_rate: 2e-4}").argv
-    assert argv[:6] == ("python", "-m", "dimba.trainers.entry", "--prepare", "accelerate", "launch")
+    assert argv[:6] == ("python", "-m", "dimba.supervisor.entry", "--prepare", "accelerate", "launch")
     assert after(argv, "--base-checkpoint") == "/work/base"
     assert after(argv, "--learning-rate") == "0.0002"
     assert after(argv, "--max-steps") == "7"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dimba.errors import HostCannot
+from dimba.common.errors import HostCannot
 from dimba.host.facts import Gpu, GpuFacts
 from dimba.host.trainer import own_trainer
 from dimba.plan.model import LaunchPlan

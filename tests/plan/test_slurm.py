@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dimba.errors import BadInput, DimbaError
+from dimba.common.errors import BadInput, DimbaError
 from dimba.host.facts import GpuFacts
+from dimba.jobs.trust import harms_of
 from dimba.plan.build import make_plan
 from dimba.plan.slurm import cluster_cards, cluster_image, on_cluster, slurm_script, slurm_seconds
 from dimba.spec import SlurmSite, load_site, parse_spec
-from dimba.trust import harms_of
 from tests.conftest import Dimba
 from tests.plan.test_plan import FACTS, SPARSE
 

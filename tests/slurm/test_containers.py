@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dimba.contract import LABEL_RUN_ID
+from dimba.common.contract import LABEL_RUN_ID
 from dimba.runners.docker.engine import Engine
 from tests.compose import build_image
 from tests.conftest import Dimba

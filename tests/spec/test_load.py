@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dimba.errors import BadInput
+from dimba.common.errors import BadInput
 from dimba.spec import json_schema, load_spec, parse_spec, spec_yaml
 
 SPARSE = "version: 1\nmode: sft\nbase_checkpoint: base\ndataset: {path: data.jsonl}\nmethod: lora\n"

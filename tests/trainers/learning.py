@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
-from dimba.trainers.tiny import make_checkpoint
+from dimba.trainers.models.tiny import make_checkpoint
 from tests.conftest import write_rows
 
 _THINGS = "apple river stone cloud house table light water paper glass bread chair mouse piano tiger zebra honey lemon"
@@ -74,8 +74,8 @@ def endings(folder: Path, seed: int) -> World:
 
 
 def _fine_tune(base: Path, out: Path, rows: list[dict[str, str]], seed: int, *, epochs: int, rate: float) -> Path:
-    from dimba.arguments import sft_arguments
-    from dimba.trainers.sft import train
+    from dimba.objectives.arguments import sft_arguments
+    from dimba.trainers.objectives.sft import train
 
     named = {"base-checkpoint": base, "dataset": write_rows(out.with_suffix(".jsonl"), rows), "output-dir": out}
     settings = {"batch-size": 32, "grad-accumulation-steps": 1, "num-epochs": epochs, "learning-rate": rate}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from dimba.trainers.alarms import Alarms
+from dimba.trainers.objectives.grpo.alarms import Alarms
 
 
 def said(capsys: pytest.CaptureFixture[str], **logs: Any) -> str:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from dimba.contract import DEFAULT_CHAT_TEMPLATE
-from dimba.errors import BadInput
-from dimba.trainers.chat import IGNORED, encode, prepare_tokenizer
-from dimba.trainers.tiny import TEMPLATE
+from dimba.common.contract import DEFAULT_CHAT_TEMPLATE
+from dimba.common.errors import BadInput
+from dimba.trainers.data.chat import IGNORED, encode, prepare_tokenizer
+from dimba.trainers.models.tiny import TEMPLATE
 
 CHATML = (
     "{% for message in messages %}<|user|>{{ message['role'] }}\n{{ message['content'] | trim }}<|end|>\n{% endfor %}"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from dimba.arguments import sft_arguments
-from dimba.checkpoints import names_code
-from dimba.errors import BadInput
+from dimba.common.checkpoints import names_code
+from dimba.common.errors import BadInput
 from dimba.host.checkpoint import look_at_checkpoint
-from dimba.trainers.models import Compute, load_context, load_model, load_tokenizer
+from dimba.objectives.arguments import sft_arguments
+from dimba.trainers.models.loading import Compute, load_context, load_model, load_tokenizer
 from tests.conftest import NO_ENGINE, Dimba
 
 CPU = Compute(on_cpu=True, mixed="no")

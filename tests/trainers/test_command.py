@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dimba.errors import BadInput, RunFailed
+from dimba.common.errors import BadInput, RunFailed
 from dimba.trainers.command import run_trainer
 
 FAILED, REFUSED = RunFailed("a.jsonl:3: the reward `f` fails", "correct it"), BadInput("a.jsonl:3: no answer")
@@ -58,7 +58,7 @@ CONNECTED = """
 import atexit, sys
 from argparse import Namespace
 import torch.distributed as connected
-from dimba.errors import HostCannot
+from dimba.common.errors import HostCannot
 from dimba.trainers.command import run_trainer
 
 def meet(_args):

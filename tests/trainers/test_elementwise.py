@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from dimba.trainers import elementwise
-from dimba.trainers.elementwise import quicken
-from dimba.trainers.packing import collate_padded
+from dimba.trainers.data.packing import collate_padded
+from dimba.trainers.kernels import elementwise
+from dimba.trainers.kernels.elementwise import quicken
 from tests.trainers.test_packing import GPT2, LENGTHS, LLAMA, NEOX, documents, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from dimba.contract import EXIT_STOPPED, trained_files
+from dimba.common.contract import EXIT_STOPPED, trained_files
 from tests.conftest import REPOSITORY, Dimba, write_rows
 from tests.trainers.learning import POLITE, World, accuracy, answers, endings, logged, sums
 
@@ -27,7 +27,7 @@ QUICK = ("--batch-size", "8", "--grad-accumulation-steps", "1", "--max-completio
 
 @pytest.fixture(autouse=True)
 def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]:
-    monkeypatch.setattr("dimba.trainers.prepare.cache_folder", lambda: caches / "tokens")
+    monkeypatch.setattr("dimba.trainers.data.tokenization.cache_folder", lambda: caches / "tokens")
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(caches))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
@@ -37,9 +37,9 @@ def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]
 
 def run(base: Path, rows: Path, out: Path, *flags: object, status: int = 0) -> str:
     """What the script says, in this process: importing what trains takes longer than to train."""
-    from dimba.arguments import grpo_arguments
+    from dimba.objectives.arguments import grpo_arguments
     from dimba.trainers.command import run_trainer
-    from dimba.trainers.grpo import train
+    from dimba.trainers.objectives.grpo.train import train
 
     named = {"--base-checkpoint": base, "--dataset": rows, "--output-dir": out}
     argv = [str(each) for pair in named.items() for each in pair] + [str(each) for each in flags]
@@ -79,15 +79,15 @@ def test_the_gradient_is_that_of_a_loss_written_by_hand(
 
 def make_trainer(base: Path, rows: Path, out: Path, *, beta: float) -> Any:
     """A trainer whose reward is the length of a completion, on a model whose reference is another."""
-    from dimba.arguments import grpo_arguments
-    from dimba.trainers import grpo
-    from dimba.trainers.models import choose_compute
-    from dimba.trainers.prompts import load_prompts
+    from dimba.objectives.arguments import grpo_arguments
+    from dimba.trainers.models.loading import choose_compute
+    from dimba.trainers.objectives.grpo import train as grpo_train
+    from dimba.trainers.objectives.grpo.prompts import load_prompts
 
     argv = ["--base-checkpoint", str(base), "--dataset", str(rows), "--output-dir", str(out), "--beta", str(beta)]
     args = grpo_arguments().parse_args([*argv, *QUICK, "--num-generations", "4", "--reward", "numeric"])
     prompts = load_prompts(args, lambda _rows: None)
-    trainer, _ = grpo.make_trainer(args, prompts, [_Length()], choose_compute("cpu"), stop=None)
+    trainer, _ = grpo_train.make_trainer(args, prompts, [_Length()], choose_compute("cpu"), stop=None)
     if trainer.ref_model is not None:
         for weight in trainer.ref_model.parameters():
             weight.data += 0.01 * weight.data.sign()
@@ -140,7 +140,7 @@ _SUMS = ("--batch-size", "256", "--grad-accumulation-steps", "1", "--max-complet
 @pytest.fixture(scope="module")
 def summing(tmp_path_factory: pytest.TempPathFactory, caches: Path) -> World:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dimba.trainers.prepare.cache_folder", lambda: caches / "tokens")
+        patch.setattr("dimba.trainers.data.tokenization.cache_folder", lambda: caches / "tokens")
         return sums(tmp_path_factory.mktemp("sums"), seed=0)
 
 
@@ -195,7 +195,7 @@ _ENDINGS = (
 @pytest.fixture(scope="module")
 def ending(tmp_path_factory: pytest.TempPathFactory, caches: Path) -> World:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dimba.trainers.prepare.cache_folder", lambda: caches / "tokens")
+        patch.setattr("dimba.trainers.data.tokenization.cache_folder", lambda: caches / "tokens")
         return endings(tmp_path_factory.mktemp("endings"), seed=0)
 
 
@@ -241,7 +241,7 @@ def test_a_reward_model_that_knows_nothing_is_refused(tiny_checkpoint: Path, tmp
 def test_a_reward_model_that_was_interrupted_goes_on(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from dimba.trainers.callbacks import StopOnSignal
+    from dimba.trainers.objectives.callbacks import StopOnSignal
 
     pairs = [{"prompt": f"What was {n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(60)]
     rows = write_rows(tmp_path / "pairs.jsonl", pairs)
@@ -269,8 +269,8 @@ def test_two_processes_share_a_step_and_a_reward_model(tiny_checkpoint: Path, tm
     script = str(REPOSITORY / "scripts" / "finetuning" / "finetune_grpo.py")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "dimba.trainers.entry", *launcher.split()),
-            *("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "dimba.trainers.rank", script, *flags),
+            *(sys.executable, "-m", "dimba.supervisor.entry", *launcher.split()),
+            *("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "dimba.supervisor.rank", script, *flags),
         ],
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)},
         stdin=subprocess.DEVNULL,
@@ -312,7 +312,7 @@ def test_it_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
 
 
 def test_samples_of_steps_that_are_trained_again_are_not_kept_twice(tmp_path: Path):
-    from dimba.trainers.groups import GroupTrainer
+    from dimba.trainers.objectives.grpo.groups import GroupTrainer
 
     path = tmp_path / "samples.jsonl"
     lines = [json.dumps({"step": step, "completion": "a\u2028b"}, ensure_ascii=False) + "\n" for step in (1, 2, 3)]
@@ -460,7 +460,7 @@ def test_what_cannot_be_learnt_from_is_refused(name: str, tiny_checkpoint: Path,
 
 
 def test_one_completion_a_prompt_is_no_group(capsys: pytest.CaptureFixture[str]):
-    from dimba.arguments import grpo_arguments
+    from dimba.objectives.arguments import grpo_arguments
 
     with pytest.raises(SystemExit):
         grpo_arguments().parse_args(["--base-checkpoint", "b", "--dataset", "d", "--num-generations", "1"])

@@ -6,11 +6,11 @@ import pytest
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
-from dimba.trainers import head
-from dimba.trainers.chat import IGNORED
-from dimba.trainers.documents import NAME, within_documents
-from dimba.trainers.head import add_head
-from dimba.trainers.packing import collate_packed, collate_padded
+from dimba.trainers.data.chat import IGNORED
+from dimba.trainers.data.packing import collate_packed, collate_padded
+from dimba.trainers.kernels import head
+from dimba.trainers.kernels.documents import NAME, within_documents
+from dimba.trainers.kernels.head import add_head
 from tests.trainers.test_packing import EXPERTS, LENGTHS, LLAMA, SLIDING, documents, gradients, largest_difference, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -8,7 +8,7 @@ import pytest
 
 COUNT = """
 import resource
-from dimba.trainers.heap import keep_freed_memory
+from dimba.trainers.kernels.heap import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -30,7 +30,7 @@ def test_what_one_step_frees_the_next_one_takes():
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch):
-    from dimba.trainers import heap
+    from dimba.trainers.kernels import heap
 
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
     assert heap.keep_freed_memory() is False

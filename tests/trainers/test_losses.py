@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from dimba.formats import Sample
-from dimba.report import DataReport
-from dimba.trainers.chat import ChatEncoder
-from dimba.trainers.tiny import TEMPLATE
+from dimba.dataset.formats import Sample
+from dimba.dataset.token_report import DataReport
+from dimba.trainers.data.chat import ChatEncoder
+from dimba.trainers.models.tiny import TEMPLATE
 from tests.conftest import write_rows
 from tests.trainers.test_chat import NEVER_ENDS
 from tests.trainers.test_masks import ASK, CALLS, COUNTS, LOOKS_INTO
@@ -70,8 +70,8 @@ def test_what_a_template_leaves_out_is_known(tokenizer: Any, template: str, mess
 def report(base: Path, template: str, data: Path, rows: list[dict[str, Any]], *flags: str) -> DataReport:
     from transformers import AutoTokenizer
 
-    from dimba.arguments import sft_arguments
-    from dimba.trainers.data import load_data
+    from dimba.objectives.arguments import sft_arguments
+    from dimba.trainers.data.loading import load_data
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = template
@@ -84,7 +84,7 @@ def report(base: Path, template: str, data: Path, rows: list[dict[str, Any]], *f
 
 @pytest.fixture(autouse=True)
 def _own_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("dimba.trainers.prepare.cache_folder", lambda: tmp_path / "tokens")
+    monkeypatch.setattr("dimba.trainers.data.tokenization.cache_folder", lambda: tmp_path / "tokens")
 
 
 def test_rows_of_which_something_is_left_out_are_counted(tiny_checkpoint: Path, tmp_path: Path):

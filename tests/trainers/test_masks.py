@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dimba.errors import BadRow
-from dimba.formats import Sample
-from dimba.trainers.chat import IGNORED, ChatEncoder, Unmaskable
-from dimba.trainers.tiny import TEMPLATE
+from dimba.common.errors import BadRow
+from dimba.dataset.formats import Sample
+from dimba.trainers.data.chat import IGNORED, ChatEncoder, Unmaskable
+from dimba.trainers.models.tiny import TEMPLATE
 from tests.trainers.test_chat import DROPS_REASONING, MERGES_SYSTEM
 
 ASK = "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -190,7 +190,7 @@ def test_the_marks_own_characters_are_the_rows_fault(tokenizer):
 
 
 def test_a_conversation_of_many_turns_is_not_rendered_once_a_turn(tokenizer, monkeypatch):
-    from dimba.trainers.render import Renderer
+    from dimba.trainers.data.render import Renderer
 
     tokenizer.chat_template = TEMPLATE
     encoder, chat, calls = ChatEncoder(tokenizer), CHAT * 20, []

@@ -35,7 +35,7 @@ class Pretended:
 def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]:
     import signal
 
-    monkeypatch.setattr("dimba.trainers.prepare.cache_folder", lambda: caches / "tokens")
+    monkeypatch.setattr("dimba.trainers.data.tokenization.cache_folder", lambda: caches / "tokens")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in handlers.items():
@@ -43,11 +43,13 @@ def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]
 
 
 def trained(mode: str, base: Path, rows: Path, out: Path, *flags: object, status: int = 0) -> str:
-    from dimba import arguments
-    from dimba.trainers import grpo, sft
+    from dimba.objectives import arguments
     from dimba.trainers.command import run_trainer
+    from dimba.trainers.objectives import sft
+    from dimba.trainers.objectives.grpo import train as grpo_train
 
-    train, parser = {"sft": (sft.train, arguments.sft_arguments), "grpo": (grpo.train, arguments.grpo_arguments)}[mode]
+    halves = {"sft": (sft.train, arguments.sft_arguments), "grpo": (grpo_train.train, arguments.grpo_arguments)}
+    train, parser = halves[mode]
     named = ["--base-checkpoint", base, "--dataset", rows, "--output-dir", out, "--max-steps", 2, *flags]
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
@@ -83,7 +85,7 @@ def test_weights_after_a_probe_are_those_without_one_to_the_last_bit(
     rows = write_rows(tmp_path / "rows.jsonl", QUESTIONS if mode == "sft" else sums)
     base = _with_dropout(tiny_checkpoint, tmp_path / "base")
     trained(mode, base, rows, tmp_path / "plain", *flags)
-    monkeypatch.setattr("dimba.trainers.memory.meter_of", lambda _device: Pretended())
+    monkeypatch.setattr("dimba.trainers.models.memory.meter_of", lambda _device: Pretended())
     monkeypatch.setenv("DIMBA_MEMORY_ESTIMATE", str(6 << 30))
     said = trained(mode, base, rows, tmp_path / "probed", *flags)
     assert "memory: a step at the longest length takes 5.0 GiB of 24.0 GiB" in said and "6.0 GiB were estimated" in said
@@ -131,9 +133,9 @@ def test_activations_that_do_not_fit_are_computed_again_and_train_the_same(
     rows = write_rows(tmp_path / "rows.jsonl", QUESTIONS if mode == "sft" else sums)
     trained(mode, tiny_checkpoint, rows, tmp_path / "kept", *flags)
     meter = Pretended() if why == "out of memory" else NearlyFull()
-    monkeypatch.setattr("dimba.trainers.memory.meter_of", lambda _device: meter)
+    monkeypatch.setattr("dimba.trainers.models.memory.meter_of", lambda _device: meter)
     if why == "out of memory":
-        monkeypatch.setattr("dimba.trainers.memory._batch", _without_memory_to_keep_activations)
+        monkeypatch.setattr("dimba.trainers.models.memory._batch", _without_memory_to_keep_activations)
     said = trained(mode, tiny_checkpoint, rows, tmp_path / "again", *flags)
     assert "activations would take over 90% of the card: they are computed again" in said
     kept, again = weights(tmp_path / "kept"), weights(tmp_path / "again")
@@ -163,8 +165,8 @@ def test_a_card_keeps_activations_where_a_step_may_try_it(
 ):
     from argparse import Namespace
 
-    from dimba.trainers.models import Compute
-    from dimba.trainers.settings import activations, run_settings
+    from dimba.trainers.models.loading import Compute
+    from dimba.trainers.objectives.run_settings import activations, run_settings
 
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", str(sharded))
@@ -184,8 +186,8 @@ def test_what_is_too_large_ends_before_the_data_with_numbers(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
-    monkeypatch.setattr("dimba.trainers.memory.meter_of", lambda _device: Pretended())
-    monkeypatch.setattr("dimba.trainers.memory._batch", full)
+    monkeypatch.setattr("dimba.trainers.models.memory.meter_of", lambda _device: Pretended())
+    monkeypatch.setattr("dimba.trainers.models.memory._batch", full)
     monkeypatch.setenv("DIMBA_MEMORY_ESTIMATE", str(6 << 30))
     monkeypatch.setenv("DIMBA_RANK_DIR", str(tmp_path))
     said = trained("sft", tiny_checkpoint, write_rows(tmp_path / "rows.jsonl", QUESTIONS), tmp_path / "out", status=1)

@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 
-from dimba.trainers.chat import IGNORED
-from dimba.trainers.packing import collate_packed, collate_padded, fewest_rows, packing_error
+from dimba.trainers.data.chat import IGNORED
+from dimba.trainers.data.packing import collate_packed, collate_padded, fewest_rows, packing_error
 
 WINDOW = 6  # tokens; smaller than most documents
 BASE = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -144,8 +144,8 @@ def test_the_verdict_is_the_same_in_16_bits(dtype: torch.dtype):
 def test_an_adapter_and_a_quantised_base_are_probed_as_they_are(tiny_checkpoint: Path):
     from peft import LoraConfig, get_peft_model
 
-    from dimba.arguments import sft_arguments
-    from dimba.trainers.models import Compute, load_model
+    from dimba.objectives.arguments import sft_arguments
+    from dimba.trainers.models.loading import Compute, load_model
 
     flags = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "y", "--use-qlora"]
     base = load_model(sft_arguments().parse_args(flags), Compute(on_cpu=True, mixed="no"))
@@ -235,8 +235,8 @@ def trained(folder: Path, adapter: bool, way: str) -> tuple[list[float], dict[st
     from transformers import PreTrainedTokenizerFast
     from trl import SFTConfig, SFTTrainer
 
-    from dimba.trainers.objective import CausalTrainer
-    from dimba.trainers.tiny import make_tokenizer
+    from dimba.trainers.models.tiny import make_tokenizer
+    from dimba.trainers.objectives.causal_trainer import CausalTrainer
 
     tokenizer: PreTrainedTokenizerFast = make_tokenizer(["a"])
     padded = partial(collate_padded, pad_id=0)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dimba.trainers.preference import keep, part_folder
+from dimba.trainers.objectives.grpo.reward_model import keep, part_folder
 
 
 def made(part: Path, text: str) -> Path:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from dimba.arguments import grpo_arguments
-from dimba.errors import BadInput
-from dimba.trainers.asking import chat_ids
-from dimba.trainers.models import load_tokenizer
-from dimba.trainers.prompts import Prompts, load_prompts
+from dimba.common.errors import BadInput
+from dimba.objectives.arguments import grpo_arguments
+from dimba.trainers.data.prompt_rendering import chat_ids
+from dimba.trainers.models.loading import load_tokenizer
+from dimba.trainers.objectives.grpo.prompts import Prompts, load_prompts
 from tests.conftest import write_rows
 
 STRICT = (

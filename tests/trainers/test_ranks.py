@@ -38,9 +38,9 @@ def start(folder: Path, processes: int, *trainer: str, way: str = "") -> "subpro
     launcher = f"accelerate launch --quiet --num_machines 1 --num_processes {processes} --mixed_precision no".split()
     several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]
     several = way.split() or several
-    wrapped = [*launcher, *several, "--dynamo_backend", "no", "-m", "dimba.trainers.rank", *trainer]
+    wrapped = [*launcher, *several, "--dynamo_backend", "no", "-m", "dimba.supervisor.rank", *trainer]
     return subprocess.Popen(
-        [sys.executable, "-m", "dimba.trainers.entry", *wrapped],
+        [sys.executable, "-m", "dimba.supervisor.entry", *wrapped],
         env={
             **os.environ,
             "ACCELERATE_USE_CPU": "true",
@@ -72,7 +72,7 @@ def test_several_processes_train_what_one_does(
     many: int,
     method: tuple[str, ...],
 ):
-    monkeypatch.setattr("dimba.trainers.prepare.cache_folder", lambda: tmp_path / "tokens")
+    monkeypatch.setattr("dimba.trainers.data.tokenization.cache_folder", lambda: tmp_path / "tokens")
     one, several = tmp_path / "1", tmp_path / str(many)
     flags = ("--save-steps", "3", *method, "--grad-accumulation-steps")
     train_here(tiny_checkpoint, rows, one, *FLAGS, *flags, "4")

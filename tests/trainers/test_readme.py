@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dimba.contract import EXIT_STOPPED
+from dimba.common.contract import EXIT_STOPPED
 from tests.conftest import QUESTIONS, REPOSITORY, write_rows
 from tests.hub import hub
 from tests.trainers.learning import endings
@@ -71,7 +71,7 @@ def test_an_example_runs_as_written(example: str, project: Path):
 
 @pytest.mark.proof
 def test_the_example_of_grpo_runs_as_written(project: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("dimba.trainers.prepare.cache_folder", lambda: project / "tokens")
+    monkeypatch.setattr("dimba.trainers.data.tokenization.cache_folder", lambda: project / "tokens")
     (project / "checkpoints" / "base").unlink()  # one that ends its turns soon
     (project / "checkpoints" / "base").symlink_to(endings(project / "world", seed=0).policy)
     scored = [

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dimba.report import Part, Shown
-from dimba.trainers.chat import Example
-from dimba.trainers.reporting import decoded, report_on
-from dimba.trainers.selection import select
-from dimba.trainers.store import TokenStore, TokenWriter
+from dimba.dataset.token_report import Part, Shown
+from dimba.trainers.data.chat import Example
+from dimba.trainers.data.reporting import decoded, report_on
+from dimba.trainers.data.selection import select
+from dimba.trainers.data.token_store import TokenStore, TokenWriter
 
 NOTE = {"format": "text", "columns": {}, "rows": 0, "unusable": 0, "bad": [], "where": "data.jsonl:"}
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dimba.errors import BadInput
-from dimba.rewards import REWARDS, RewardSpec, parse_reward, parse_rewards, reward_label
+from dimba.common.errors import BadInput
+from dimba.objectives.rewards import REWARDS, RewardSpec, parse_reward, parse_rewards, reward_label
 from dimba.trainers.rewards import Answers, check_reference, choose, make_rewards
 from dimba.trainers.rewards.numbers import final_number
 

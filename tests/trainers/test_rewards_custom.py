@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dimba.errors import BadInput, RunFailed
-from dimba.rewards import parse_reward
+from dimba.common.errors import BadInput, RunFailed
+from dimba.objectives.rewards import parse_reward
 from dimba.trainers.rewards import Answers, make_rewards, probe
 from tests.trainers.test_rewards import task
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dimba.errors import BadInput, BadRow
-from dimba.formats import Sample
-from dimba.trainers.rows import Source, available_memory
+from dimba.common.errors import BadInput, BadRow
+from dimba.dataset.formats import Sample
+from dimba.trainers.data.rows import Source, available_memory
 from tests.conftest import QUESTIONS, write_rows
 
 CHAT = {"messages": {"role": ["user", "assistant"], "content": ["Q", "A"]}}

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from dimba.errors import BadInput
-from dimba.trainers.models import Compute
-from dimba.trainers.preference import _base_identity
-from dimba.trainers.scoring import load_scorer
+from dimba.common.errors import BadInput
+from dimba.trainers.models.loading import Compute
+from dimba.trainers.objectives.grpo.reward_model import _base_identity
+from dimba.trainers.objectives.grpo.scoring import load_scorer
 
 SAFE = {"allow_pickle": False, "trust_remote_code": False}
 CPU = Compute(on_cpu=True, mixed="no")
 
 
 def scorer(place: Path, base: Path | str) -> Any:
-    from dimba.trainers.models import load_tokenizer
+    from dimba.trainers.models.loading import load_tokenizer
 
     args = Namespace(base_checkpoint=str(base), max_length=64, use_qlora=False, use_lora=True, **SAFE)
     return load_scorer(str(place), args, load_tokenizer(str(base)), CPU)
@@ -49,7 +49,7 @@ def adapter(base: Path, folder: Path) -> Path:
     """A reward model as stage 1 leaves it."""
     from peft import LoraConfig, get_peft_model
 
-    from dimba.trainers.models import load_classifier
+    from dimba.trainers.models.loading import load_classifier
 
     model = load_classifier(str(base), Namespace(use_qlora=False, **SAFE), CPU)
     config = LoraConfig(r=1, target_modules=["q_proj"], modules_to_save=["score"], task_type="SEQ_CLS")

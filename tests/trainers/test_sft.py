@@ -24,14 +24,14 @@ def command(base: Path, data: Path, out: Path, *flags: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _own_tokens(monkeypatch: pytest.MonkeyPatch, caches: Path) -> None:
-    monkeypatch.setattr("dimba.trainers.prepare.cache_folder", lambda: caches / "tokens")
+    monkeypatch.setattr("dimba.trainers.data.tokenization.cache_folder", lambda: caches / "tokens")
 
 
 def run(*arguments: object, status: int = 0) -> str:
     """What the script does, in this process: importing what trains takes longer than to train."""
-    from dimba.arguments import sft_arguments
+    from dimba.objectives.arguments import sft_arguments
     from dimba.trainers.command import run_trainer
-    from dimba.trainers.sft import train
+    from dimba.trainers.objectives.sft import train
 
     said = io.StringIO()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -95,8 +95,8 @@ def test_an_adapter_loads_with_peft_and_names_its_base(flag: str, tiny_checkpoin
 def test_qlora_really_quantises_the_base(tiny_checkpoint: Path):
     from bitsandbytes.nn import Linear4bit
 
-    from dimba.arguments import sft_arguments
-    from dimba.trainers.models import Compute, load_model
+    from dimba.objectives.arguments import sft_arguments
+    from dimba.trainers.models.loading import Compute, load_model
 
     args = sft_arguments().parse_args(
         ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "y", "--use-qlora"]
@@ -135,9 +135,9 @@ def test_real_data_train(tiny_checkpoint: Path, tmp_path: Path):
 def test_bad_input_is_status_2_with_a_hint(
     change: dict, told: str, tiny_checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    from dimba.arguments import sft_arguments
+    from dimba.objectives.arguments import sft_arguments
     from dimba.trainers.command import run_trainer
-    from dimba.trainers.sft import train
+    from dimba.trainers.objectives.sft import train
 
     base, rows = change.get("base", tiny_checkpoint), change.get("data", data)
     argv = command(base, rows, tmp_path / "made" / "out", *change.get("flags", ()))[2:]
@@ -150,7 +150,7 @@ def test_bad_input_is_status_2_with_a_hint(
 def test_a_refusal_takes_only_folders_that_it_made(tmp_path: Path):
     from argparse import Namespace
 
-    from dimba.trainers.output import output_folder
+    from dimba.trainers.models.saving import output_folder
 
     args = Namespace(output_dir=str(tmp_path / "there" / "made" / "out"), resume_from_checkpoint=None)
     (tmp_path / "there").mkdir()
@@ -188,9 +188,9 @@ def test_the_model_is_given_the_chats_and_loss_on_the_answers_only(
 ):
     from transformers import AutoTokenizer
 
-    from dimba.arguments import sft_arguments
-    from dimba.trainers.objective import CausalTrainer
-    from dimba.trainers.sft import train
+    from dimba.objectives.arguments import sft_arguments
+    from dimba.trainers.objectives.causal_trainer import CausalTrainer
+    from dimba.trainers.objectives.sft import train
 
     seen: list[dict] = []
     compute = CausalTrainer.compute_loss
@@ -229,12 +229,12 @@ def test_two_processes_share_tokens_that_were_made_before_they_started(
         [
             sys.executable,
             "-m",
-            "dimba.trainers.entry",
+            "dimba.supervisor.entry",
             "--prepare",
             *launcher,
             *precision,
             "-m",
-            "dimba.trainers.rank",
+            "dimba.supervisor.rank",
             *script,
         ],
         env={

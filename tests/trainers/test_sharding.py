@@ -33,16 +33,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 # As on cards: computed in bf16, a frozen base loaded in it.
 REDUCED = """\
 import os, torch
-from dimba.trainers import models
+from dimba.trainers.models import loading
 
 os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
-models.choose_compute = lambda *_, **__: models.Compute(on_cpu=True, mixed="no")  # transformers refuses bf16 on a CPU
-options = models._options
+loading.choose_compute = lambda *_, **__: loading.Compute(on_cpu=True, mixed="no")  # transformers refuses bf16 on a CPU
+options = loading._options
 
 def reduced(*args, frozen):
     return {**options(*args, frozen=frozen), "dtype": torch.bfloat16 if frozen else torch.float32}
 
-models._options = reduced
+loading._options = reduced
 """
 
 SFT = ["--num-epochs", "2", "--batch-size", "2", "--grad-accumulation-steps", "2", "--max-length", "64"]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from dimba.errors import BadInput, HostCannot
-from dimba.trainers import models
-from dimba.trainers.layout import choose_collator
-from dimba.trainers.packing import collate_packed, collate_padded
+from dimba.common.errors import BadInput, HostCannot
+from dimba.trainers.data.collation import choose_collator
+from dimba.trainers.data.packing import collate_packed, collate_padded
+from dimba.trainers.models import loading
 from tests.conftest import REPOSITORY, write_rows
 from tests.trainers.test_packing import LLAMA, SLIDING, tiny
 from tests.trainers.test_sft import metrics, run
@@ -60,11 +60,11 @@ def test_what_triton_compiles_with_is_missed_before_the_data_are_read(
         (tmp_path / each).mkdir()
     (tmp_path / "headers" / "Python.h").touch()
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(models, "find_spec", lambda _: object() if triton else None)
-    monkeypatch.setattr(models, "which", lambda name: "/usr/bin/gcc" if compiler and name == "gcc" else None)
-    monkeypatch.setattr(models.sysconfig, "get_paths", lambda: {"include": str(tmp_path / folder)})
+    monkeypatch.setattr(loading, "find_spec", lambda _: object() if triton else None)
+    monkeypatch.setattr(loading, "which", lambda name: "/usr/bin/gcc" if compiler and name == "gcc" else None)
+    monkeypatch.setattr(loading.sysconfig, "get_paths", lambda: {"include": str(tmp_path / folder)})
     with pytest.raises(HostCannot, match=said) if said else nullcontext():
-        models.check_compiler()
+        loading.check_compiler()
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_a_cpu_computes_in_float32_unless_bf16_is_asked_for_and_there(
     if told:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
     if instead:
-        monkeypatch.setenv(models.ON_CPU_INSTEAD, "1")
+        monkeypatch.setenv(loading.ON_CPU_INSTEAD, "1")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert models.choose_compute("cpu", asked, samples=samples) == models.Compute(on_cpu=True, mixed=mixed)
+    assert loading.choose_compute("cpu", asked, samples=samples) == loading.Compute(on_cpu=True, mixed=mixed)
     printed = capsys.readouterr().out
     assert said in printed and bool(said) == bool(printed)
 
@@ -135,7 +135,7 @@ def test_no_choice_changes_the_losses(tiny_checkpoint: Path, rows: Path, tmp_pat
             assert found == pytest.approx(base, abs=2e-5), name
 
 
-@pytest.mark.skipif(models._cpu_precision("bf16", samples=False) == "no", reason="this CPU does not compute in bf16")
+@pytest.mark.skipif(loading._cpu_precision("bf16", samples=False) == "no", reason="this CPU does not compute in bf16")
 @pytest.mark.parametrize("method", [(), ("--use-lora",), ("--use-qlora",)])
 def test_bf16_on_a_cpu_stays_close_to_float32_and_resumes_exactly(
     method: tuple[str, ...], tiny_checkpoint: Path, rows: Path, tmp_path: Path

@@ -5,10 +5,10 @@ import os
 import numpy as np
 import pytest
 
-from dimba.trainers.chat import Example
-from dimba.trainers.prepare import _there
-from dimba.trainers.selection import cuts_too_much, hold_out, select
-from dimba.trainers.store import TokenStore, TokenWriter
+from dimba.trainers.data.chat import Example
+from dimba.trainers.data.selection import cuts_too_much, hold_out, select
+from dimba.trainers.data.token_store import TokenStore, TokenWriter
+from dimba.trainers.data.tokenization import _there
 
 
 def example(length: int, trained_from: int) -> Example:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from dimba.checkpoints import newest_whole, step_of, whole_checkpoints
+from dimba.common.checkpoints import newest_whole, step_of, whole_checkpoints
 from tests.conftest import write_rows
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ GROUPS = ("--batch-size", "8", "--num-generations", "4", "--max-completion-lengt
 
 @pytest.fixture(autouse=True)
 def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]:
-    monkeypatch.setattr("dimba.trainers.prepare.cache_folder", lambda: caches / "tokens")
+    monkeypatch.setattr("dimba.trainers.data.tokenization.cache_folder", lambda: caches / "tokens")
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(caches))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
@@ -34,16 +34,16 @@ def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]
 
 
 def sft(base: Path, folder: Path, out: Path, *flags: object, status: int = 0) -> str:
-    from dimba.arguments import sft_arguments
-    from dimba.trainers.sft import train
+    from dimba.objectives.arguments import sft_arguments
+    from dimba.trainers.objectives.sft import train
 
     rows = write_rows(folder / "chats.jsonl", CHATS)
     return said(train, sft_arguments(), base, rows, out, *FLAGS, *flags, status=status)
 
 
 def grpo(base: Path, folder: Path, out: Path, *flags: object, status: int = 0) -> str:
-    from dimba.arguments import grpo_arguments
-    from dimba.trainers.grpo import train
+    from dimba.objectives.arguments import grpo_arguments
+    from dimba.trainers.objectives.grpo.train import train
 
     rows = write_rows(folder / "sums.jsonl", SUMS)
     own = ("--grad-accumulation-steps", "1", "--device", "cpu", "--learning-rate", "1e-3", *GROUPS)
@@ -99,8 +99,8 @@ def test_a_look_without_gradients_does_not_change_those_of_four_bits(tiny_checkp
     import torch
     from peft import get_peft_model
 
-    from dimba.arguments import sft_arguments
-    from dimba.trainers.models import adapter_config, choose_compute, load_model
+    from dimba.objectives.arguments import sft_arguments
+    from dimba.trainers.models.loading import adapter_config, choose_compute, load_model
 
     named = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "x", "--use-qlora"]
     args = sft_arguments().parse_args([*named, "--lora-r", "4"])
@@ -120,7 +120,7 @@ def test_a_look_without_gradients_does_not_change_those_of_four_bits(tiny_checkp
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM in the middle of a step."""
-    from dimba.trainers.callbacks import StopOnSignal
+    from dimba.trainers.objectives.callbacks import StopOnSignal
 
     before = StopOnSignal.on_step_end
 
@@ -174,7 +174,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_says_what_is_needed(
 def test_a_disk_that_somebody_else_fills_while_it_saves_is_told_the_same(
     tiny_checkpoint: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("dimba.trainers.checkpoints._expected_bytes", lambda *_: 1)
+    monkeypatch.setattr("dimba.trainers.models.checkpoints._expected_bytes", lambda *_: 1)
     out = small_disk / "out"
     text = sft(tiny_checkpoint, tmp_path, out, "--max-steps", "9", "--save-steps", "2", status=1)
     assert "is full: a checkpoint needs" in text and "checkpoint-2 is kept" in text, text

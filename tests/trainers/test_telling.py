@@ -1,6 +1,6 @@
 """What a GRPO job says to people."""
 
-from dimba.trainers.telling import held_out_line
+from dimba.trainers.objectives.grpo.samples import held_out_line
 
 
 def test_held_out_prompts_of_which_none_got_a_reward_are_told() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from dimba.errors import BadRow
-from dimba.formats import Sample
-from dimba.trainers.chat import ChatEncoder, Unmaskable
+from dimba.common.errors import BadRow
+from dimba.dataset.formats import Sample
+from dimba.trainers.data.chat import ChatEncoder, Unmaskable
 
 LITERALS = re.compile(r"<\|[\w ]+\|?>|<[\w]+\|>|<｜[^｜<>]+｜>|<(?:start|end)_of_\w+>|\[/?INST\]")
 KEY = {"type": "object", "properties": {"key": {"type": "string", "description": "What."}}, "required": ["key"]}

@@ -1,6 +1,6 @@
 """How far a reward model is trusted, in words."""
 
-from dimba.trainers.verdict import Verdict
+from dimba.trainers.objectives.grpo.verdict import Verdict
 
 
 def verdict(pairs: int, right: int, longer: float) -> str:

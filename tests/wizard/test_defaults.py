@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from dimba.batching import BUDGETS, nominal_gb, row_for, whole_groups
 from dimba.host.facts import Gpu
+from dimba.objectives.batching import BUDGETS, nominal_gb, row_for, whole_groups
 from dimba.wizard.defaults import largest_gb, recommended_method
 
 

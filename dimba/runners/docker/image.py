@@ -12,9 +12,9 @@ from typing import IO, Any
 from docker.errors import APIError, ImageNotFound
 
 import docker
-from dimba.contract import ENV_BASE_IMAGE, LABEL_IMAGE_KEY
-from dimba.errors import DimbaError, EngineFailed, HostCannot
-from dimba.host.context import IMAGE_EXTRAS, BuildContext, gather_context, image_extra, image_key
+from dimba.common.contract import ENV_BASE_IMAGE, LABEL_IMAGE_KEY
+from dimba.common.errors import DimbaError, EngineFailed, HostCannot
+from dimba.host.build_context import IMAGE_EXTRAS, BuildContext, gather_context, image_extra, image_key
 from dimba.host.facts import ImageFacts
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Progress

@@ -7,8 +7,8 @@ from docker.errors import APIError, NotFound
 from requests.exceptions import RequestException
 
 import docker
-from dimba.contract import LABEL_IMAGE_KEY, LABEL_RUN_ID
-from dimba.errors import EngineFailed
+from dimba.common.contract import LABEL_IMAGE_KEY, LABEL_RUN_ID
+from dimba.common.errors import EngineFailed
 from dimba.runners.docker.translate import translated
 
 _CONFLICT = 409

@@ -14,8 +14,8 @@ from docker.types import LogConfig
 from requests.exceptions import RequestException
 
 import docker
-from dimba.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE, LABEL_ATTEMPT, LABEL_GPUS, LABEL_RUN_ID, STOP_MARGIN
-from dimba.errors import EngineFailed
+from dimba.common.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE, LABEL_ATTEMPT, LABEL_GPUS, LABEL_RUN_ID, STOP_MARGIN
+from dimba.common.errors import EngineFailed
 from dimba.host.facts import ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.runners.deadline import deadline

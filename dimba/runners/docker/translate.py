@@ -1,6 +1,6 @@
 """What the engine says, in words that say what to do next."""
 
-from dimba.errors import BadInput, DimbaError, EngineFailed, HostCannot
+from dimba.common.errors import BadInput, DimbaError, EngineFailed, HostCannot
 
 _GPU_HINT = "install nvidia-container-toolkit and restart the engine, or set `gpus: none`; `dimba doctor` looks closer"
 _BASE_HINT = (

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import EXIT_FILE, EXIT_STOPPED, json_object
-from dimba.errors import EngineFailed
+from dimba.common.contract import EXIT_FILE, EXIT_STOPPED, json_object
+from dimba.common.errors import EngineFailed
 from dimba.host.facts import ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.plan.slurm import cluster_image, slurm_script

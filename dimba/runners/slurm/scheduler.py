@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dimba.errors import EngineFailed, HostCannot
+from dimba.common.errors import EngineFailed, HostCannot
 
 COMMANDS = ("sbatch", "scontrol", "squeue", "scancel")
 _ENDED = (

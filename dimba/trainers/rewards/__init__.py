@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dimba.rewards import RewardSpec
+from dimba.objectives.rewards import RewardSpec
 from dimba.trainers.rewards.answers import Answers, Reward
 from dimba.trainers.rewards.builtin import make_builtin
 from dimba.trainers.rewards.choice import Choice, choose

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from dimba.tasks import Task
+from dimba.dataset.prompt_examples import Task
 
 
 @dataclass(frozen=True)

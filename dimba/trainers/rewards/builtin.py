@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dimba.dialogue import Message
-from dimba.rewards import RewardSpec
+from dimba.dataset.dialogue import Message
+from dimba.objectives.rewards import RewardSpec
 from dimba.trainers.rewards.answers import Answers
 from dimba.trainers.rewards.verifiers import (
     Verifier,

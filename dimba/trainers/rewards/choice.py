@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dimba.errors import BadInput
-from dimba.rewards import RewardSpec
-from dimba.tasks import Task, TaskForm
+from dimba.common.errors import BadInput
+from dimba.dataset.prompt_examples import Task, TaskForm
+from dimba.objectives.rewards import RewardSpec
 from dimba.trainers.rewards.numbers import clear_answer
 from dimba.trainers.rewards.verifiers import answer_part
 

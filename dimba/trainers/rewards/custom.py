@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dimba.errors import BadInput, RunFailed
-from dimba.rewards import RewardSpec
+from dimba.common.errors import BadInput, RunFailed
+from dimba.objectives.rewards import RewardSpec
 from dimba.trainers.rewards.answers import Answers
 from dimba.trainers.rewards.loading import Function, load_function, place_in
 

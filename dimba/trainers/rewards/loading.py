@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dimba.errors import BadInput
+from dimba.common.errors import BadInput
 
 Function = Callable[..., Any]
 

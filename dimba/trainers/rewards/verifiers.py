@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dimba.errors import BadInput
-from dimba.rewards import RewardSpec
+from dimba.common.errors import BadInput
+from dimba.objectives.rewards import RewardSpec
 from dimba.trainers.rewards.numbers import clear_answer, final_number
 
 Verifier = Callable[[str, str], float]

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import names_a_path
+from dimba.common.contract import names_a_path
+from dimba.common.units import millions
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
-from dimba.units import millions
 from dimba.wizard.looks import base_facts, checkpoint_facts, checkpoint_name, hub_model
 from dimba.wizard.question import MISSING, Question, Said, Wrong
 from dimba.wizard.state import State

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dimba.errors import BadInput
-from dimba.formats import UnknownFormat
-from dimba.tasks import form_name
+from dimba.common.errors import BadInput
+from dimba.dataset.formats import UnknownFormat
+from dimba.dataset.prompt_examples import form_name
 from dimba.wizard.looks import (
     chosen_on_hub,
     columns,

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dimba.contract import DATA_SUFFIXES, absolute, names_a_path
-from dimba.errors import BadInput
-from dimba.files import KINDS
-from dimba.formats import UnknownFormat
-from dimba.tasks import form_name
+from dimba.common.contract import DATA_SUFFIXES, absolute, names_a_path
+from dimba.common.errors import BadInput
+from dimba.dataset.files import KINDS
+from dimba.dataset.formats import UnknownFormat
+from dimba.dataset.prompt_examples import form_name
 from dimba.wizard.looks import (
     columns,
     first_row,

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dimba.batching import BUDGETS, nominal_gb
+from dimba.common.units import size
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts
 from dimba.host.gpus import cdi_device
-from dimba.units import size
+from dimba.objectives.batching import BUDGETS, nominal_gb
 from dimba.wizard.defaults import largest_gb, recommended_method
 from dimba.wizard.machine import engine_facts, gpu_facts
 from dimba.wizard.preview import memory_of

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dimba.contract import DEFAULT_CHAT_TEMPLATE, absolute
-from dimba.errors import BadInput, printable
-from dimba.formats import Sample
-from dimba.tasks import first_sample, form_name
+from dimba.common.contract import DEFAULT_CHAT_TEMPLATE, absolute
+from dimba.common.errors import BadInput, printable
+from dimba.dataset.formats import Sample
+from dimba.dataset.prompt_examples import first_sample, form_name
 from dimba.wizard.looks import chosen_on_hub, is_local, local_data
 from dimba.wizard.question import Said, counted
 from dimba.wizard.state import State

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dimba.contract import absolute
+from dimba.common.contract import absolute
 from dimba.host.trainer import find_trainers
 from dimba.wizard.looks import base_is_local, chosen_on_hub, hub_model, is_local
 from dimba.wizard.machine import engine_facts

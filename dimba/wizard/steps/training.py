@@ -1,9 +1,9 @@
 """Step 5: hyperparameters, each with what follows from it."""
 
-from dimba.batching import Row, default_learning_rate, row_for
-from dimba.contract import absolute
-from dimba.errors import BadInput
-from dimba.rewards import parse_reward
+from dimba.common.contract import absolute
+from dimba.common.errors import BadInput
+from dimba.objectives.batching import Row, default_learning_rate, row_for
+from dimba.objectives.rewards import parse_reward
 from dimba.wizard.batches import AUTO, accumulation, batch_size, fitting_generations, is_auto, is_too_much
 from dimba.wizard.consequences import consequences, passes, solved_note
 from dimba.wizard.looks import base_facts

@@ -1,0 +1,1 @@
+"""One use case per module: each gathers facts, acts, and returns a value to render."""

@@ -1,0 +1,121 @@
+"""`dimba demo`: a tiny checkpoint and data set made on the spot, a spec, a launch, and what came of it."""
+
+import json
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dimba.common.contract import ENV_BASE_IMAGE
+from dimba.common.errors import RunFailed
+from dimba.host.output import job_user, nearest_existing
+from dimba.host.probe import project_root
+from dimba.jobs.launch import find_runner, launch
+from dimba.jobs.lifecycle import Reporter
+from dimba.plan.model import Mount
+from dimba.records import RunRecord
+from dimba.records.store import make_folder, write_whole
+from dimba.runners.protocol import Runner, Throwaway
+from dimba.spec import json_schema, load_spec, parse_spec, spec_yaml
+
+_SECONDS = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demo ends with."""
+
+    record: RunRecord
+    folder: Path
+    loss_before: float
+    loss_after: float
+    prompt: str
+    answer: str
+
+
+def choose_demo_runner() -> tuple[str, str]:
+    """(runner, why not docker): docker needs an engine and a base image to build on."""
+    runner, engine = find_runner("auto")
+    if runner.name == "process":
+        why = f"no container engine ({engine.problem})" if not engine.reachable else "the engine is on another machine"
+        return "process", why
+    from dimba.runners.docker.image import base_image, can_have_base
+    from dimba.runners.docker.runner import DockerRunner
+
+    assert isinstance(runner, DockerRunner)
+    base = base_image(project_root())
+    if can_have_base(runner.api, base):
+        return "docker", ""
+    return "process", f"the base image {base} is not here, and no registry gives it ({ENV_BASE_IMAGE} names another)"
+
+
+def run_demo(reporter: Reporter, folder: Path) -> DemoResult:
+    """Runs it all below `folder`/demo, as a user would: relative paths, a spec on disk, `launch`."""
+    name, why_not = choose_demo_runner()
+    if why_not:
+        reporter.note(f"without a container, as a process of this machine: {why_not}")
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    place = Path("demo") / stamp
+    uid, gid = job_user(nearest_existing(folder / place))
+    make_folder(folder / place, uid, gid)
+    values = demo_spec(place, name)
+    source = spec_yaml(values, "job.schema.json")
+    write_whole(folder / place / "job.yaml", source.encode(), uid, gid)
+    write_whole(folder / place / "job.schema.json", json.dumps(json_schema(), indent=2).encode(), uid, gid)
+    runner, _ = find_runner(name)
+    loaded = parse_spec(source.encode(), source="the demo's spec")
+    image = runner.prepare(loaded.spec, reporter.progress)
+    reporter.ended()
+    throwaway = Throwaway(
+        uid=uid,
+        gid=gid,
+        image=image.reference if image else "",
+        mounts=(Mount(source=str(folder / place), target=str(folder / place), read_only=False),),
+        timeout=_SECONDS,
+    )
+    tool = _Tool(runner, throwaway)
+    reporter.note(f"making a tiny checkpoint and data set in {place}")
+    tool.run("make", str(folder / place))
+    record = launch(load_spec(place / "job.yaml"), reporter, trust=True)
+    shown = tool.run("show", *(str(folder / place / part) for part in ("base", "tuned", "data.jsonl")))
+    return DemoResult(record=record, folder=folder / place, **shown)
+
+
+def demo_spec(place: Path, runner: str) -> dict[str, Any]:
+    """Small enough for any CPU: full fine-tuning of some 0.4 M parameters for some seconds."""
+    return {
+        "version": 1,
+        "name": "demo",
+        "mode": "sft",
+        "base_checkpoint": f"{place}/base",
+        "dataset": {"path": f"{place}/data.jsonl"},
+        "method": "full",
+        "training": {"batch_size": 8, "grad_accumulation_steps": 1, "epochs": 20, "learning_rate": 3.0e-3},
+        "output_dir": f"{place}/tuned",
+        "resources": {"gpus": "none"},
+        "runner": runner,
+    }
+
+
+@dataclass(frozen=True)
+class _Tool:
+    """`dimba.trainers.models.tiny`, run where the trainer runs."""
+
+    runner: Runner
+    place: Throwaway
+
+    def run(self, *arguments: str) -> dict[str, Any]:
+        """The JSON that it ends with; raises RunFailed with what it said."""
+        python = "python" if self.place.image else sys.executable
+        done = self.runner.run_once([python, "-m", "dimba.trainers.models.tiny", *arguments], self.place)
+        if done.exit_code != 0:
+            raise RunFailed(
+                f"dimba.trainers.models.tiny {arguments[0]}: {done.text.strip()}", "`dimba doctor` looks closer"
+            )
+        value: dict[str, Any] = json.loads(done.text.strip().splitlines()[-1])
+        return value
+
+
+if __name__ == "__main__":
+    sys.stdout.write(choose_demo_runner()[0] + "\n")

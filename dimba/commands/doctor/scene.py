@@ -1,0 +1,91 @@
+"""What the checks look at: found once, and then handed from one to the next."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dimba.commands.doctor.check import Check
+from dimba.common.contract import ENV_GPU_PATH, absolute
+from dimba.common.errors import DimbaError
+from dimba.host.facts import EngineFacts, GpuFacts
+from dimba.host.gpus import cdi_device
+from dimba.host.output import home_of, job_user, nearest_existing
+from dimba.host.probe import hub_cache, project_root
+from dimba.jobs.launch import find_runner
+
+if TYPE_CHECKING:
+    from dimba.runners.docker.details import EngineDetails
+    from dimba.runners.docker.runner import DockerRunner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """The engine where one answers, the cards, and where and as whom a job of this folder would write."""
+
+    folder: Path
+    engine: EngineFacts
+    docker: "DockerRunner | None" = None
+    details: "EngineDetails | None" = None
+    gpu: GpuFacts = field(default_factory=GpuFacts)
+    base: str = ""  # empty where the repository is not there to tell
+    base_is_here: bool = False
+
+    @property
+    def output(self) -> Path:
+        """Where checkpoints go unless a spec says otherwise."""
+        return absolute("checkpoints", self.folder)
+
+    @property
+    def user(self) -> tuple[int, int]:
+        """uid and gid of a job."""
+        return job_user(nearest_existing(self.output))
+
+    @property
+    def cache(self) -> Path:
+        """The Hugging Face cache of a job."""
+        uid, _gid = self.user
+        return hub_cache(uid, home_of(uid), self.folder)
+
+    def not_tried(self, name: str) -> Check:
+        """The line of what takes a container, where none can be had."""
+        if self.docker:
+            fix = f"`docker pull {self.base}`"
+            return Check(name=name, status="warning", detail="not tried: the base image is not here", fix=fix)
+        fix = "`sudo systemctl start docker`, or what the engine's line says"
+        return Check(name=name, status="warning", detail="not tried: no engine of this machine answers", fix=fix)
+
+    @property
+    def gpu_devices(self) -> tuple[str, ...]:
+        """CDI devices of all cards; empty where the engine's nvidia driver passes them."""
+        devices = [cdi_device(gpu, self.engine.cdi_devices) for gpu in self.gpu.gpus]
+        found = tuple(device for device in devices if device)
+        return () if os.environ.get(ENV_GPU_PATH) == "nvidia" or len(found) < len(devices) else found
+
+
+def find_engine(folder: Path) -> Scene:
+    """A scene with the engine and the name of the base image."""
+    from dimba.runners.docker.details import engine_details
+    from dimba.runners.docker.runner import DockerRunner
+
+    runner, engine = find_runner("docker")
+    base = _base()
+    if not isinstance(runner, DockerRunner):
+        return Scene(folder=folder, engine=engine, base=base)
+    return Scene(folder=folder, engine=engine, docker=runner, details=engine_details(runner.api), base=base)
+
+
+def has_base(scene: Scene) -> bool:
+    """Whether the engine has the base image."""
+    from dimba.runners.docker.image import present
+
+    return scene.docker is not None and bool(scene.base) and present(scene.docker.api, scene.base)
+
+
+def _base() -> str:
+    from dimba.runners.docker.image import base_image
+
+    try:
+        return base_image(project_root())
+    except (DimbaError, OSError):
+        return ""

@@ -1,0 +1,189 @@
+"""Folders of ended runs, and what is kept in the Hugging Face cache for other runs."""
+
+import os
+import pwd
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dimba.commands.prune.leftover import Found, Leftover
+from dimba.common.contract import OUTPUT_FILE
+from dimba.common.errors import BadInput, HostCannot
+from dimba.records import ACTIVE, RunFolder, RunRecord
+
+_CACHES = ("tokens", "rewards")
+_GONE = ".pruned"  # the end of the name of what is being removed
+
+
+def age_of(record: RunRecord) -> float:
+    """Seconds since the run ended; 0 where its record does not tell."""
+    try:
+        ended = datetime.fromisoformat(record.ended or record.created)
+    except ValueError:
+        return 0
+    ended = ended if ended.tzinfo else ended.replace(tzinfo=UTC)
+    return max(0.0, time.time() - ended.timestamp())
+
+
+def runs(folders: Mapping[str, Path], ages: Mapping[str, float], older: float) -> Found:
+    """Folders of the runs that ended so many seconds ago; both by run id."""
+    old = [run for run in folders if ages[run] >= older]
+    holding = [run for run in old if _holds_output(folders[run])]
+    notes = (f"left alone: {folders[run]}: a model was written into it" for run in holding)
+    leftovers = (
+        Leftover(
+            kind="run", name=run, place=str(folders[run]), size=size_of(folders[run]), age=ages[run], why="it has ended"
+        )
+        for run in old
+        if run not in holding
+    )
+    return Found(leftovers=tuple(leftovers), notes=tuple(notes))
+
+
+def _holds_output(folder: Path) -> bool:
+    return not folder.is_symlink() and any(path.name == OUTPUT_FILE for path in _tree(folder))
+
+
+def cache(home: Path, older: float) -> Found:
+    """Tokens and reward models below the Hugging Face cache that nobody used for so many seconds."""
+    found = Found()
+    for name in _CACHES:
+        folder = home / "dimba" / name
+        if folder.is_symlink() or folder.parent.is_symlink():
+            found += Found(notes=(f"left alone: {folder}: it is a link to somewhere else",))
+            continue
+        found += Found(leftovers=tuple(_entries(folder, older)))
+    return found
+
+
+def _entries(folder: Path, older: float) -> Iterator[Leftover]:
+    try:
+        there = sorted(folder.iterdir())
+    except OSError:
+        return
+    for path in there:
+        last = last_use(path)
+        age = max(0.0, time.time() - last)
+        if path.suffix == ".lock" or age < older:
+            continue
+        name, why = f"{folder.name}/{path.name}", "unused; made anew when wanted"
+        yield Leftover(kind="cache", name=name, place=str(path), size=size_of(path), age=age, why=why, last=last)
+
+
+def last_use(path: Path) -> float:
+    """When a file in it was last read or anything written, in seconds since 1970; to look for it is no use of it."""
+    return max(_times(path))
+
+
+def _times(path: Path) -> Iterator[float]:
+    yield 0
+    for each in _tree(path):
+        try:
+            status = each.lstat()
+        except OSError:
+            continue
+        yield max(status.st_mtime, status.st_atime) if stat.S_ISREG(status.st_mode) else status.st_mtime
+
+
+def size_of(path: Path) -> int:
+    """Bytes of the files in it; links are not followed."""
+    total = 0
+    for each in _tree(path):
+        try:
+            total += 0 if each.is_dir() else each.lstat().st_size
+        except OSError:
+            continue
+    return total
+
+
+def _tree(path: Path) -> Iterator[Path]:
+    yield path
+    if path.is_symlink() or not path.is_dir():
+        return
+    for folder, names, files in os.walk(path):
+        yield from (Path(folder, name) for name in (*names, *files))
+
+
+def remove_run(leftover: Leftover) -> str:
+    """Removes the folder, or the link to it; returns why not where the run goes on again. Raises HostCannot."""
+    path = Path(leftover.place)
+    try:
+        if RunFolder(path, 0, 0).record().status in ACTIVE:
+            return "the run goes on again"
+    except BadInput:
+        return "" if not os.path.lexists(path) else "its record cannot be read any more"
+    remove(path)
+    return ""
+
+
+def remove_entry(leftover: Leftover) -> str:
+    """Removes tokens or a reward model, and their lock; returns why not where they are in use. Raises HostCannot."""
+    path = Path(leftover.place)
+    if last_use(path) > leftover.last:
+        return "it was used just now"
+    remove(path)
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    return ""
+
+
+def remove(path: Path) -> None:
+    """Removes a folder whole or leaves it whole; of a link only the link goes.
+
+    Raises:
+        HostCannot: somebody else's file is in it, or the disk refuses.
+    """
+    if foreign := _not_removable(path):
+        hint = f"run `dimba prune` as that user, or `sudo chown -R $USER {path}` first"
+        raise HostCannot(f"{path}: {foreign} belongs to {_owner(foreign)}", hint)
+    gone = path.with_name(f"{path.name}{_GONE}")
+    try:
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        if gone.exists():
+            shutil.rmtree(gone)  # of a removal that was interrupted
+        path.rename(gone)  # readers see all of it or nothing
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise HostCannot(f"{error.filename or path}: {error.strerror}", "mend the permissions of its folder") from None
+
+
+def _not_removable(path: Path) -> Path | None:
+    """The first thing in `path` that the caller may not remove."""
+    if not _may_remove_from(path.parent, path):
+        return path
+    for each in _tree(path):
+        if _is_closed(each):
+            return each
+        if each != path and not _may_remove_from(each.parent, each):
+            return each
+    return None
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether it is a folder with something in it, or not to be looked into, that the caller may not take out."""
+    if path.is_symlink() or not path.is_dir() or os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        return False
+    try:
+        return any(path.iterdir())
+    except OSError:
+        return True
+
+
+def _may_remove_from(folder: Path, path: Path) -> bool:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return False
+    status = folder.stat()
+    owners = (0, status.st_uid, path.lstat().st_uid)  # in a sticky folder, to each their own
+    return not status.st_mode & stat.S_ISVTX or os.geteuid() in owners or os.geteuid() == 0
+
+
+def _owner(path: Path) -> str:
+    uid = path.lstat().st_uid
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"

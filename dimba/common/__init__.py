@@ -1,0 +1,1 @@
+"""Names, errors and units that every room shares. Standard library only."""

@@ -1,0 +1,88 @@
+"""What the image is built from: the files, and one digest over all of them."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dimba.common.contract import ENV_CA_CERT, ENV_WHEELS, absolute
+from dimba.common.errors import BadInput, EngineFailed
+from dimba.spec import JobSpec
+
+IMAGE_EXTRAS = ("", "-vllm")  # what `image_extra` may say
+# Everything else in the repository (checkpoints, runs, data) stays out. `.dockerignore` says the same to Compose.
+_LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints") for extra in IMAGE_EXTRAS]
+_FILES = ("Dockerfile", *_LISTS)
+_CODE = ("dimba", "scripts")
+CERTS, WHEELS = "docker/certs", "docker/wheels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildContext:
+    """Files by their place in the context, and the digest of places, contents and modes."""
+
+    files: dict[str, Path]
+    digest: str
+
+
+def in_context(path: Path, project: Path) -> str | None:
+    """The file's place in the context, which is its place in the image too; None for one that is not in it."""
+    if not path.is_relative_to(project):
+        return None
+    name = path.relative_to(project)
+    return str(name) if name.parts[0] in _CODE and name.suffix == ".py" else None
+
+
+def gather_context(project: Path) -> BuildContext:
+    """The context of the project's image, with the CA bundle and the wheels that the environment names."""
+    missing = [name for name in _FILES if not (project / name).is_file()]
+    if missing:
+        hint = "dimba builds its image from its repository: clone it and `pip install -e` it, or set `container.image`"
+        raise EngineFailed(f"{project / missing[0]} is missing, so no image can be built", hint)
+    files = {name: project / name for name in _FILES}
+    for room in _CODE:
+        code = (project / room).rglob("*.py")
+        files |= {str(path.relative_to(project)): path for path in code if "__pycache__" not in path.parts}
+    files |= _extras(project)
+    return BuildContext(files=dict(sorted(files.items())), digest=_digest(files))
+
+
+def _extras(project: Path) -> dict[str, Path]:
+    certs = [absolute(os.environ[ENV_CA_CERT])] if os.environ.get(ENV_CA_CERT) else _listed(project / CERTS)
+    folder = absolute(os.environ[ENV_WHEELS]) if os.environ.get(ENV_WHEELS) else project / WHEELS
+    wheels = [path for path in _listed(folder) if path.suffix == ".whl" or path.name == ".gitkeep"]
+    for path, variable in ((certs[0] if certs else None, ENV_CA_CERT), (folder, ENV_WHEELS)):
+        if path and not path.exists():
+            raise BadInput(f"{path} does not exist", f"correct or unset `{variable}`")
+    keep = {f"{place}/.gitkeep": project / place / ".gitkeep" for place in (CERTS, WHEELS)}
+    keep |= {f"{CERTS}/{path.name}": path for path in certs}
+    return keep | {f"{WHEELS}/{path.name}": path for path in wheels}
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_file())
+
+
+def _digest(files: dict[str, Path]) -> str:
+    total = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        total.update(f"{name}\0{path.stat().st_mode & 0o111 != 0}\0".encode())
+        total.update(_content(path))
+    return total.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix == ".whl":  # gigabytes: its name, size and time stand in for what it holds
+        status = path.stat()
+        return f"{status.st_size} {status.st_mtime_ns}".encode()
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def image_key(context: BuildContext, base: str, base_digest: str | None, extra: str = "") -> str:
+    """Sixteen hex digits over everything that goes into the image; `extra` as in `image_extra`."""
+    return hashlib.sha256(f"{context.digest}\0{base}\0{base_digest}\0{extra}".encode()).hexdigest()[:16]
+
+
+def image_extra(spec: JobSpec) -> str:
+    """What the job's image has beside what trains, as the Dockerfile's `WITH` names it: `-vllm`, or nothing."""
+    return "-vllm" if spec.mode == "grpo" and spec.trainer_args.get("use-vllm") is True else ""

@@ -1,0 +1,1 @@
+"""The life of a job: launch, follow, stop, resume, repeat, reconcile."""

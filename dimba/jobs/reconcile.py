@@ -1,0 +1,143 @@
+"""Records held against what is really running: a launcher that was killed cannot close its run."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+from dimba.common.errors import BadInput, DimbaError, EngineFailed, RunFailed
+from dimba.host.provenance import hub_commits
+from dimba.jobs.launch import find_runner
+from dimba.jobs.lifecycle import patience
+from dimba.jobs.outcome import TRANSIENT, judge
+from dimba.jobs.supervisor import lock_of, spawn_attendant
+from dimba.records import ACTIVE, SETTLING, RunFolder, RunRecord
+from dimba.records.locks import is_held
+from dimba.records.processes import lives
+from dimba.runners.protocol import Runner
+
+_OBEYS, _POLL = 60.0, 0.2  # seconds
+
+
+def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
+    """Tells a run to save and end, kills it `now` or after a grace; raises BadInput where it does not run."""
+    record = reconciled(folder)
+    if record.status not in ACTIVE:
+        raise BadInput(f"{record.id} does not run: {record.status}", "`dimba ps` lists what does")
+    if record.status in SETTLING and not record.is_started:
+        record = _withdraw(folder, record)
+        if record.status not in ACTIVE:
+            return record
+    runner, job = _runner_of(record), record.attempts[-1].job
+    if runner is None or job is None:
+        raise EngineFailed(
+            f"{record.id} runs in a container, and no engine answers", "`dimba doctor` checks the engine"
+        )
+    folder.write_record(replace(record, status="stopping"))
+    runner.stop(job, 0 if now else patience(record))
+    runner.wait(job)
+    return reconciled(folder)
+
+
+def _withdraw(folder: RunFolder, record: RunRecord) -> RunRecord:
+    """Tells whoever has a run in hand not to start it; the record once they have obeyed, or the job runs after all."""
+    folder.ask_to_stop()
+    if record.launcher and lives(record.launcher):
+        with suppress(PermissionError):  # another user's, which looks for the request by itself
+            os.kill(int(record.launcher.partition(":")[0]), signal.SIGTERM)
+    deadline = time.monotonic() + _OBEYS
+    while record.status in SETTLING and time.monotonic() < deadline:
+        if not _in_hand(folder, record):
+            return _closed(folder, record, record.closed("stopped", "stopped_by_user", None))
+        time.sleep(_POLL)
+        record = folder.record()
+    if record.status in SETTLING:
+        hint = f"`kill {record.launcher}`" if record.launcher else "try again"
+        raise RunFailed(f"{record.id} is being started by a process that does not obey", hint)
+    return record
+
+
+def _in_hand(folder: RunFolder, record: RunRecord) -> bool:
+    return lives(record.launcher) or is_held(lock_of(folder))
+
+
+def reconciled(folder: RunFolder) -> RunRecord:
+    """The run's record, closed where its job has ended without anybody writing it down, or taken up again."""
+    record = folder.record()
+    if record.status not in ACTIVE:
+        return record
+    try:
+        if record.status in SETTLING and not record.is_started:
+            return _settled(folder, record)
+        return _held_against_job(folder, record)
+    except EngineFailed:
+        return record  # nobody to ask: the engine is away
+
+
+def _settled(folder: RunFolder, record: RunRecord) -> RunRecord:
+    """A run between its record and its job: in somebody's hands, started after all, or left alone."""
+    if _in_hand(folder, record):
+        return record
+    runner = _runner_of(record)
+    if record.attempts and runner is not None and (job := runner.find(record.id)):
+        found = replace(record.with_attempt(job=job), status="running")
+        found = replace(found, container_id=job if record.runner == "docker" else None)
+        folder.write_record(found)
+        return _held_against_job(folder, found)
+    if record.status == "queued" and _is_mine(folder) and not folder.is_asked_to_stop():
+        spawn_attendant(folder)
+        return record
+    return _closed(folder, record, record.closed("failed", "start_failed", None))
+
+
+def _is_mine(folder: RunFolder) -> bool:
+    return os.geteuid() in (0, folder.uid)
+
+
+def _runner_of(record: RunRecord) -> Runner | None:
+    """None where it is the engine, and that is away."""
+    runner, _engine = find_runner(record.runner)
+    return runner if runner.name == record.runner else None
+
+
+def _held_against_job(folder: RunFolder, record: RunRecord) -> RunRecord:
+    runner = _runner_of(record)
+    if runner is None:
+        return record
+    job = record.attempts[-1].job or runner.find(record.id)
+    if job and runner.is_running(job):
+        return _with_turn(folder, record, runner.waiting(job))
+    if job:
+        for _line in runner.follow(job, folder.log(record.attempts[-1].number)):
+            pass  # where the job could not write its log itself
+    ending = runner.wait(job) if job else None
+    status, reason, _ = judge(ending, folder, stopping=record.status == "stopping")
+    closed = record.closed(status, reason, ending.exit_code if ending else folder.last_word().get("exit_code"))
+    closed = replace(closed, **hub_commits(folder.plan()))
+    closed = _closed(folder, record, closed)
+    if reason in TRANSIENT and status == "failed" and len(record.attempts) <= record.retries and _is_mine(folder):
+        closed = replace(closed, status="queued")
+        folder.write_record(closed)
+        spawn_attendant(folder)
+    return closed
+
+
+def _with_turn(folder: RunFolder, record: RunRecord, waits: str | None) -> RunRecord:
+    """The record with what the scheduler says now: whether the job runs, or what it waits for."""
+    if record.status == "stopping" or waits == record.waits_for:
+        return record
+    changed = replace(record, status="queued" if waits else "running", waits_for=waits)
+    return _closed(folder, record, changed)
+
+
+def _closed(folder: RunFolder, before: RunRecord, closed: RunRecord) -> RunRecord:
+    """Puts it on record, unless whoever follows the run has closed it in between."""
+    try:
+        current = folder.record()
+        if current == before:
+            folder.write_record(closed)
+            return closed
+        return current
+    except DimbaError:  # somebody else's run, or one on a full disk
+        return closed

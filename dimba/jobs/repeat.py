@@ -1,0 +1,80 @@
+"""A run once more, from its record: the same spec, image and options, in an output folder of its own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from dimba.common.errors import BadInput
+from dimba.jobs.launch import begin, choices_of, look
+from dimba.jobs.lifecycle import Reporter, cards_on_record
+from dimba.jobs.resume import options_of, spec_of
+from dimba.jobs.trust import remember_run, require_trust_in_run
+from dimba.plan.model import LaunchPlan
+from dimba.records import RunFolder, RunRecord
+
+# Without these the losses cannot be the same; what differs in the others is said.
+_NEEDED = {"base_hash": "base_checkpoint", "data_hash": "dataset"}
+_SAID = {"lock_hash": "what is pinned", "driver": "the driver", "gpu_names": "the GPUs"}
+
+
+def repeat(
+    folder: RunFolder, overrides: Sequence[str], reporter: Reporter, *, detach: bool, trust: bool = False
+) -> RunRecord:
+    """Trains what the run of `folder` trained, with `overrides` on top; says whatever is not the same.
+
+    Raises:
+        DimbaError: its base or data are not what they were, or it could not be launched anew.
+    """
+    record = folder.record()
+    fresh = [] if any(each.startswith("output_dir=") for each in overrides) else [f"output_dir={_fresh(record)}"]
+    loaded = spec_of(folder, record, [*overrides, *fresh])
+    require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
+    remember_run(folder.id, loaded, Path.cwd())
+    options = options_of(record)
+    seen = look(loaded, reporter.rows, choices=choices_of(options), ask=True, image=record.image)
+    seen = replace(seen, facts=replace(seen.facts, runs=folder.path.parent))
+
+    def judge(plan: LaunchPlan, made_of: dict[str, Any]) -> dict[str, Any]:
+        _refuse_other_files(record, made_of)
+        for text in _differences(record, folder.plan(), plan, made_of):
+            reporter.note(f"not as in {record.id}: {text}")
+        return {"same_as": record.id}
+
+    return begin(seen, options, reporter, detach=detach, repeats=judge)
+
+
+def _fresh(record: RunRecord) -> Path:
+    folders = (Path(f"{record.output_dir}-again{'' if n == 1 else f'-{n}'}") for n in count(1))
+    return next(each for each in folders if not each.exists())
+
+
+def _refuse_other_files(record: RunRecord, made_of: dict[str, Any]) -> None:
+    for name, key in _NEEDED.items():
+        before, now = getattr(record, name), made_of[name]
+        if before and now and before != now:
+            hint = f"put back what it was trained on, or launch {record.id}'s job.yaml to train on what is there now"
+            raise BadInput(f"{key}: not what {record.id} was made of ({before[:19]}…, now {now[:19]}…)", hint)
+
+
+def _differences(record: RunRecord, before: dict[str, Any], plan: LaunchPlan, made_of: dict[str, Any]) -> Iterator[str]:
+    image = plan.image.id if plan.image else None
+    if record.image_digest != image or (image is None and _code(record) != _code_now(made_of)):
+        yield f"the code: {record.image_digest or record.git_revision}, now {image or made_of['git_revision']}"
+    now = made_of | cards_on_record(plan)
+    for name, what in _SAID.items():
+        if getattr(record, name) != now[name]:
+            yield f"{what}: {getattr(record, name)}, now {now[name]}"
+    moved = {record.output_dir, str(plan.output_dir)}
+    pairs = zip(before.get("argv") or (), plan.argv, strict=False)
+    if other := next(((old, new) for old, new in pairs if old != new and not {old, new} <= moved), None):
+        yield f"the command: `{other[0]}`, now `{other[1]}`"
+
+
+def _code(record: RunRecord) -> tuple[Any, ...]:
+    return record.git_revision, record.git_diff
+
+
+def _code_now(made_of: dict[str, Any]) -> tuple[Any, ...]:
+    return made_of["git_revision"], made_of["git_diff"]

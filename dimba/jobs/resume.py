@@ -1,0 +1,91 @@
+"""Going on with a run: by hand, or by its attendant."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dimba.common.checkpoints import newest_whole, step_of
+from dimba.common.contract import SPEC_FILE
+from dimba.common.errors import BadInput
+from dimba.jobs.launch import carry_on, choices_of, look
+from dimba.jobs.lifecycle import IN_HAND, Options, Reporter, Run
+from dimba.jobs.reconcile import reconciled
+from dimba.jobs.supervisor import lock_of
+from dimba.jobs.trust import remember_run, require_trust_in_run
+from dimba.plan.flags import RESUME
+from dimba.records import ACTIVE, SETTLING, RunFolder, RunRecord
+from dimba.records.locks import if_free
+from dimba.records.processes import myself
+from dimba.spec import LoadedSpec, parse_spec
+
+
+def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool = False) -> RunRecord:
+    """Goes on from the newest whole checkpoint with the same spec; without one it starts over.
+
+    Raises:
+        DimbaError: the run goes on already, ended well, or cannot go on.
+    """
+    record = reconciled(folder)
+    if record.status in ACTIVE:
+        hint = f"`dimba logs -f {folder.id}` follows it, `dimba stop {folder.id}` saves and ends it"
+        raise BadInput(f"{folder.id} is not over: {record.status}", hint)
+    if record.status == "succeeded":
+        raise BadInput(f"{folder.id} ended well: its model is in {record.output_dir}", "launch a spec to train anew")
+    folder.forget_stop()
+    return _go_on(folder, record, reporter, detach=detach, trust=trust)
+
+
+def attend(folder: RunFolder, reporter: Reporter) -> None:
+    """What an attendant does: waits for the run's turn, starts it, and stays where it may have to try again."""
+    with if_free(lock_of(folder)) as free:
+        record = folder.record()
+        if free and record.status in SETTLING:
+            _go_on(folder, record, reporter, detach=record.retries == 0)
+
+
+def _go_on(folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: bool, trust: bool = False) -> RunRecord:
+    loaded = spec_of(folder, record)
+    require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
+    remember_run(folder.id, loaded, Path.cwd())
+    newest = newest_whole(Path(record.output_dir)) if record.attempts else None
+    options = options_of(record)
+    choices = choices_of(options, run_id=folder.id, checkpoint=newest)
+    seen = look(loaded, reporter.rows, choices=choices, ask=True, image=record.image)
+    # The runs' folder is where this run lies, whatever the environment says by now.
+    seen = replace(seen, facts=replace(seen.facts, runs=folder.path.parent))
+    plan = seen.plan()
+    if record.attempts:
+        reporter.note(_where(newest, takes_it=bool(seen.facts.trainer.flags & set(RESUME))))
+        if record.image and plan.image and plan.image.reference != record.image:
+            reporter.note(f"{record.image}, in which it ran, is gone: it goes on in {plan.image.reference}")
+    run = Run(folder, record)
+    with run.closing_on_failure():
+        run.check_wanted()
+    run.update(**IN_HAND, status="queued", launcher=myself())
+    return carry_on(run, seen, reporter, detach=detach)
+
+
+def options_of(record: RunRecord) -> Options:
+    """What the run's command line said."""
+    return Options(**{name: getattr(record, name) for name in vars(Options())})
+
+
+def spec_of(folder: RunFolder, record: RunRecord, further: Sequence[str] = ()) -> LoadedSpec:
+    """The spec as it was launched, with `further` overrides; relative paths in it mean what they meant then."""
+    if record.folder:
+        try:
+            os.chdir(record.folder)
+        except OSError as error:
+            hint = "relative paths of its spec begin there; launch a spec with the paths of now instead"
+            raise BadInput(f"{folder.id} was launched in {record.folder}: {error.strerror}", hint) from None
+    path = folder.path / SPEC_FILE
+    return parse_spec(path.read_bytes(), source=str(path), overrides=[*record.overrides, *further])
+
+
+def _where(newest: Path | None, *, takes_it: bool) -> str:
+    if newest is None:
+        return "no whole checkpoint: it starts over"
+    if not takes_it:
+        return f"its trainer has no --resume-from-checkpoint: it starts over, whatever {newest.name} holds"
+    return f"going on from {newest.name}, after step {step_of(newest)}"

@@ -1,0 +1,48 @@
+"""A process of ours that waits, and tries again, for a detached run; the next command makes a dead one anew."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dimba.common.contract import ATTEND, ENV_RUNS
+from dimba.common.errors import RunFailed
+from dimba.records import ACTIVE, RunFolder, RunRecord
+from dimba.records.locks import is_held, locks_folder
+
+_SAID = "attendant.log"
+_POLL = 0.2
+
+
+def lock_of(folder: RunFolder) -> Path:
+    """What an attendant holds as long as it lives, so that a run has one at most."""
+    return locks_folder() / f"attendant-{folder.id}.lock"
+
+
+def spawn_attendant(folder: RunFolder) -> None:
+    """Starts one in a session of its own; what it says goes to the run's folder."""
+    path = folder.path / _SAID
+    folder.touch(_SAID)
+    with path.open("ab") as said:
+        subprocess.Popen(
+            [sys.executable, "-m", "dimba", ATTEND, folder.id],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, ENV_RUNS: str(folder.path.parent)},
+            start_new_session=True,
+        )
+
+
+def until_started(folder: RunFolder, *, seconds: float = 60.0) -> RunRecord:
+    """The record once the job runs or waits for GPUs; raises RunFailed where it came to nothing."""
+    deadline = time.monotonic() + seconds
+    record = folder.record()
+    while not (record.status in ("running", "stopping") or record.waits_for) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+        record = folder.record()
+        if record.status not in ACTIVE and not is_held(lock_of(folder)):
+            said = (folder.path / _SAID).read_text(encoding="utf-8", errors="replace").strip()
+            raise RunFailed(f"run {folder.id} did not start:\n{said}", f"`dimba resume {folder.id}` tries again")
+    return record

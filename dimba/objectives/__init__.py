@@ -1,0 +1,1 @@
+"""Training objectives as values: options, defaults, batch arithmetic. Standard library only."""

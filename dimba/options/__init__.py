@@ -1,0 +1,1 @@
+"""Every parameter declared once: key, type, bounds, default, flag, aliases, help, question."""

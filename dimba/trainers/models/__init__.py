@@ -1,0 +1,1 @@
+"""Loading, sharding and saving models and checkpoints."""

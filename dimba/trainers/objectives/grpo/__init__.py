@@ -1,0 +1,1 @@
+"""GRPO: prompts, sampled groups, rewards and reward models."""

@@ -1,0 +1,116 @@
+"""Checkpoints: whole or not there."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dimba.common.checkpoints import is_whole, newest_whole, whole_checkpoints
+from dimba.common.errors import BadInput, RunFailed
+from dimba.trainers.models.checkpoints import disk_watched, move_whole, where_to_go_on
+
+
+def checkpoint(folder: Path, step: int, **files: str) -> Path:
+    place = folder / f"checkpoint-{step}"
+    place.mkdir(parents=True)
+    files = files or {"model": "weights"}
+    for name, text in files.items():
+        (place / name).write_text(text, encoding="utf-8")
+    note = {"step": step, "files": {name: len(text) for name, text in files.items()}}
+    (place / "dimba-whole.json").write_text(json.dumps(note), encoding="utf-8")
+    return place
+
+
+def test_the_newest_is_by_step_not_by_name(tmp_path: Path):
+    made = [checkpoint(tmp_path, step) for step in (9, 100, 20)]
+    assert whole_checkpoints(tmp_path) == [made[0], made[2], made[1]]
+    assert newest_whole(tmp_path) == made[1]
+    assert newest_whole(tmp_path / "nowhere") is None
+
+
+def spoil(how: str, place: Path) -> None:
+    note = place / "dimba-whole.json"
+    match how:
+        case "a file is short":
+            (place / "model").write_text("w", encoding="utf-8")
+        case "a file is gone":
+            (place / "model").unlink()
+        case "no note":
+            note.unlink()
+        case "half a note":
+            note.write_text('{"files": {"mod', encoding="utf-8")
+        case "an empty note":
+            note.write_text('{"files": {}}', encoding="utf-8")
+        case "a folder for a file":
+            (place / "model").unlink()
+            (place / "model").mkdir()
+
+
+@pytest.mark.parametrize(
+    "how", ["a file is short", "a file is gone", "no note", "half a note", "an empty note", "a folder for a file"]
+)
+def test_what_was_being_written_when_the_run_ended_does_not_count(tmp_path: Path, how: str):
+    older, newer = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    spoil(how, newer)
+    assert not is_whole(newer) and newest_whole(tmp_path) == older
+    with pytest.raises(BadInput, match="is not whole") as raised:
+        where_to_go_on(str(newer))
+    assert str(older) in raised.value.hint
+
+
+def test_an_output_folder_means_its_newest_checkpoint(tmp_path: Path):
+    place = checkpoint(tmp_path, 3)
+    assert where_to_go_on(str(tmp_path)) == where_to_go_on(str(place)) == str(place)
+    assert where_to_go_on(None) is None
+    shutil.rmtree(place)
+    with pytest.raises(BadInput, match="no whole checkpoint"):
+        where_to_go_on(str(tmp_path))
+
+
+def test_a_checkpoint_of_another_trainer_will_do(tmp_path: Path):
+    place = tmp_path / "checkpoint-7"
+    place.mkdir()
+    (place / "trainer_state.json").write_text("{}", encoding="utf-8")
+    assert where_to_go_on(str(place)) == str(place)
+
+
+def test_a_save_that_cannot_fit_is_refused_before_it_begins(tmp_path: Path):
+    kept = checkpoint(tmp_path, 5)
+    with (
+        pytest.raises(RunFailed, match=r"a checkpoint needs .* GiB, .* are free") as raised,
+        disk_watched(tmp_path, 1 << 60, first=True),
+    ):
+        pytest.fail("began all the same")
+    assert raised.value.reason == "disk_full" and "checkpoint-5 is kept" in raised.value.hint and is_whole(kept)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_a_disk_that_fills_up_while_saving_is_told_and_tidied(tmp_path: Path, error: Exception):
+    (tmp_path / ".saving" / "checkpoint-1").mkdir(parents=True)
+    with pytest.raises(RunFailed) as raised, disk_watched(tmp_path, 10, first=True):
+        raise error
+    assert raised.value.reason == "disk_full" and not (tmp_path / ".saving").exists()
+
+
+def test_what_else_goes_wrong_while_saving_stays_what_it_is(tmp_path: Path):
+    with pytest.raises(ValueError, match="else"), disk_watched(tmp_path, 10, first=True):
+        raise ValueError("something else")
+
+
+def test_a_model_takes_its_place_whole(tmp_path: Path):
+    aside = tmp_path / ".saving" / "model"
+    aside.mkdir(parents=True)
+    (aside / "model.safetensors").write_text("new", encoding="utf-8")
+    (tmp_path / "model.safetensors").write_text("old", encoding="utf-8")
+    move_whole(aside, tmp_path)
+    assert (tmp_path / "model.safetensors").read_text(encoding="utf-8") == "new"
+    assert not (tmp_path / ".saving").exists()

@@ -1,0 +1,398 @@
+"""What GRPO starts from: every shape of question, answer and pair, and what is wrong with rows."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dimba.common.errors import BadInput, BadRow
+from dimba.dataset.files import read_rows
+from dimba.dataset.pairs import APART, BEST, EMPTY, EQUAL, TIE
+from dimba.dataset.prompt_examples import LeftOut, Tally, Task, first_sample, survey_tasks, tasks_of
+from tests.conftest import SHARED_DATA, write_rows
+
+Q, A, B = (
+    {"role": "user", "content": "Q"},
+    {"role": "assistant", "content": "A"},
+    {"role": "assistant", "content": "B"},
+)
+HUMAN, GPT, OTHER = ({"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}, {"from": "gpt", "value": "B"})
+SYSTEM = {"role": "system", "content": "S"}
+AGAIN = {"role": "user", "content": "And?"}
+
+
+def read(*rows: dict[str, Any], columns: dict[str, str] | None = None) -> list[Any]:
+    """What becomes of the rows, in order."""
+    _, found = tasks_of(iter([(f"rows:{n}", row) for n, row in enumerate(rows, 1)]), columns or {})
+    return [each for _, each in found]
+
+
+def task(row: dict[str, Any], **columns: str) -> Task:
+    [found] = read(row, columns=columns)
+    assert isinstance(found, Task), found
+    return found
+
+
+ASKED = {
+    "text": ({"prompt": "Q"}, "prompt", (Q,)),
+    "turns": ({"prompt": [SYSTEM, Q]}, "prompt", (SYSTEM, Q)),
+    "system beside it": ({"question": "Q", "system": "S"}, "question", (SYSTEM, Q)),
+    "query": ({"query": "Q", "answer": "A"}, "query/answer", (Q,)),
+    "problem": ({"problem": "Q", "solution": "A"}, "problem/solution", (Q,)),
+    "instruction": (
+        {"instruction": "Do", "input": "this", "output": "A"},
+        "instruction/output",
+        ({"role": "user", "content": "Do\n\nthis"},),
+    ),
+    "messages, the last answer is held against": ({"messages": [Q, A]}, "messages", (Q,)),
+    "messages that end with a question": ({"messages": [Q, A, AGAIN]}, "messages", (Q, A, AGAIN)),
+    "conversations": ({"conversations": [HUMAN, GPT]}, "conversations", (Q,)),
+    "turns that go on to an answer": ({"prompt": [Q, A]}, "prompt", (Q,)),
+    "a text beside turns": ({"prompt": "Q", "messages": [Q, A]}, "prompt", (Q,)),
+    "a text beside plain text": ({"prompt": "Q", "text": "T"}, "prompt", (Q,)),
+    "a transcript that asks": ({"prompt": "\n\nHuman: Q\n\nAssistant:", "answer": "1"}, "prompt/answer", (Q,)),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_is_asked(name: str):
+    row, form, messages = ASKED[name]
+    found, _ = tasks_of(iter([("here", row)]), {})
+    assert (found.name, task(row).messages, task(row).row) == (form, messages, row)
+
+
+@pytest.mark.parametrize(
+    ("row", "reference", "checkable"),
+    [
+        ({"question": "Q", "answer": "So\n#### 72"}, "So\n#### 72", True),
+        ({"question": "Q", "answer": 72}, "72", True),
+        ({"question": "Q", "answer": 0.5}, "0.5", True),
+        ({"question": "Q", "answer": True}, "true", True),
+        ({"problem": "Q", "solution": "long", "answer": "7"}, "7", True),
+        ({"prompt": "Q", "response": "A"}, "A", False),
+        ({"prompt": [Q], "completion": [A]}, "A", False),
+        ({"prompt": "Q", "completion": json.dumps([A])}, "A", False),
+        ({"messages": [Q, A]}, "A", False),
+        ({"messages": [Q, B, A]}, "A", False),
+        ({"question": "Q", "answer": 10**400}, str(10**400), True),
+        ({"prompt": "Q"}, None, False),
+    ],
+)
+def test_what_answers_are_held_against(row: dict, reference: str | None, checkable: bool):
+    form, _ = tasks_of(iter([("here", row)]), {})
+    assert (task(row).reference, form.checkable, form.reference is not None) == (
+        reference,
+        checkable,
+        reference is not None,
+    )
+
+
+def hh(*turns: str) -> str:
+    speakers = ("Human", "Assistant")
+    return "".join(f"\n\n{speakers[n % 2]}: {turn}".rstrip() for n, turn in enumerate(turns))
+
+
+PAIRS = {
+    "texts": {"prompt": "Q", "chosen": "A", "rejected": "B"},
+    "messages": {"prompt": [Q], "chosen": [A], "rejected": [B]},
+    "one message each": {"conversations": [HUMAN], "chosen": GPT, "rejected": OTHER},
+    "whole chats": {"chosen": [Q, A], "rejected": [Q, B]},
+    "whole chats beside the question": {"prompt": "Q", "chosen": [Q, A], "rejected": [Q, B], "score_chosen": 9},
+    "transcripts": {"chosen": hh("Q", "A"), "rejected": hh("Q", "B")},
+    "transcripts that begin at once": {"chosen": hh("Q", "A")[2:], "rejected": hh("Q", "B")[2:]},
+    "a question as a transcript": {"prompt": hh("Q", ""), "chosen": " A", "rejected": " B"},
+    "lists as JSON text": {"prompt": "Q", "chosen": json.dumps([A]), "rejected": json.dumps([B])},
+    "whole chats as JSON text": {"chosen": json.dumps([Q, A]), "rejected": json.dumps([Q, B])},
+    "transcripts with other line ends": {
+        "chosen": hh("Q", "A").replace("\n", "\r\n"), "rejected": hh("Q", "B").replace("\n", "\r\n"),
+    },
+    "a chat that goes on to an answer": {"messages": [Q, A], "chosen": "A", "rejected": "B"},
+    "an instruction": {"instruction": "Q", "input": "", "chosen": "A", "rejected": "B"},
+    "A and B": {
+        "orig_instruction": "Q", "orig_response_A": "B", "orig_response_B": "A", "orig_score_A": "2",
+        "orig_score_B": 4.5, "orig_preference": "A", "instruction": "…", "output": "…",
+    },
+    "A and B without scores": {
+        "orig_instruction": "Q", "orig_response_A": "A", "orig_response_B": "B", "orig_preference": "A",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs(name: str):
+    found = task(PAIRS[name])
+    said = [each[0]["content"].strip() for each in (found.chosen or (), found.rejected or ())]
+    assert (found.messages, said) == ((Q,), ["A", "B"])
+
+
+def test_transcripts_may_part_before_their_last_turn():
+    found = task({"chosen": hh("Q", "A", "And?", "B"), "rejected": hh("Q", "B")})
+    assert (found.messages, found.chosen, found.rejected) == ((Q,), (A, AGAIN, B), (B,))
+
+
+@pytest.mark.parametrize(
+    "beside", [{"system": "S"}, {"prompt": [SYSTEM, Q]}, {"prompt": "Q", "system": "S"}], ids=", ".join
+)
+def test_a_system_turn_beside_whole_chats_comes_first(beside: dict):
+    assert task({**beside, "chosen": [Q, A], "rejected": [Q, B]}).messages == (SYSTEM, Q)
+
+
+def test_named_columns_win():
+    row = {"prompt": "no", "text": "Q", "good": "A", "bad": "B"}
+    assert task(row, prompt="text", chosen="good", rejected="bad").messages == (Q,)
+
+
+SCORED = {"orig_instruction": "Q", "orig_criteria": "c"}
+
+
+def test_responses_scored_one_by_one_are_compared_with_the_best():
+    rows = [{**SCORED, "orig_response": text, "orig_score": score} for text, score in (("x", "1"), ("A", 5), ("y", 5))]
+    alone = {**SCORED, "orig_instruction": "alone", "orig_response": "z", "orig_score": "3"}
+    worse, best, best_again, single = read(*rows, alone)
+    assert [turn["content"] for turn in (*worse.chosen, *worse.rejected)] == ["A", "x"]
+    assert best == LeftOut("rows:2", BEST)
+    assert (best_again, single) == (LeftOut("rows:3", TIE), LeftOut("rows:4", TIE))
+
+
+def test_an_instruction_without_a_readable_response_compares_nothing():
+    bad = read({**SCORED, "orig_response": None, "orig_score": "5"})
+    assert [each.why for each in bad] == ["`orig_response` is null, expected text"]
+
+
+def test_a_single_scored_response_can_be_shown():
+    row = {**SCORED, "orig_response": "A", "orig_score": "5", "orig_instruction": "Q"}
+    assert first_sample(row, {}, "here", "grpo").messages == (Q,)
+
+
+def test_what_is_shown_carries_no_loss(tmp_path: Any):
+    row = {"messages": [Q, A, AGAIN, B]}
+    summary = survey_tasks(write_rows(tmp_path / "a.jsonl", [row]), {})
+    assert summary.first == first_sample(row, {}, "here", "grpo")
+    assert summary.first and summary.first.trained == (False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("row", "compares"),
+    [
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, True),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B", "answer": "4"}, False),
+        ({"question": "Q", "answer": "4"}, False),
+    ],
+)
+def test_whether_a_reward_model_is_needed_is_known(tmp_path: Any, row: dict[str, Any], compares: bool):
+    assert survey_tasks(write_rows(tmp_path / "a.jsonl", [row]), {}).compares is compares
+
+
+def test_a_first_row_that_cannot_be_shown_says_why():
+    with pytest.raises(BadInput, match="here: `prompt` is a number"):
+        first_sample({"prompt": 3}, {}, "here", "grpo")
+    with pytest.raises(BadInput, match=f"here: {EQUAL}"):
+        first_sample({**PAIRS["texts"], "rejected": "A"}, {}, "here", "grpo")
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"prompt": "Q", "chosen": "A", "rejected": " A "}, EQUAL),
+        ({"prompt": "Q", "chosen": "A", "rejected": ""}, EMPTY),
+        ({"prompt": "Q", "chosen": [], "rejected": "B"}, EMPTY),
+        ({"prompt": "Q", "chosen": None, "rejected": "B"}, EMPTY),
+        ({"chosen": hh("Q", "A"), "rejected": " "}, EMPTY),
+        ({"chosen": [], "rejected": [Q, B]}, EMPTY),
+        ({"chosen": [Q, A], "rejected": None}, EMPTY),
+        ({**PAIRS["A and B"], "orig_response_A": None}, EMPTY),
+        ({"prompt": " ", "chosen": "A", "rejected": "B"}, EMPTY),
+        ({"chosen": [Q, A], "rejected": [Q, A]}, EQUAL),
+        ({"chosen": [Q, A], "rejected": [Q]}, EMPTY),
+        ({"chosen": [Q, A], "rejected": [AGAIN, B]}, APART),
+        ({"chosen": [Q, A, AGAIN, A], "rejected": [Q, A, Q, B]}, APART),
+        ({"chosen": hh("Q", "A"), "rejected": hh("Q", "")}, EMPTY),
+        ({"chosen": hh("Q", "A", "And?", ""), "rejected": hh("Q", "B")}, EMPTY),
+        ({"chosen": [Q, A, AGAIN], "rejected": [Q, B]}, EMPTY),
+        ({"chosen": hh("Q", "A"), "rejected": hh("And?", "B")}, APART),
+        ({**PAIRS["A and B"], "orig_score_A": "3", "orig_score_B": "3.0"}, TIE),
+    ],
+)
+def test_what_compares_nothing_is_left_out(row: dict, why: str):
+    assert read(row) == [LeftOut("rows:1", why)]
+
+
+def tally(whys: list[str]) -> Tally:
+    made = Tally()
+    for line, why in enumerate(whys, 1):
+        made.add(LeftOut(f"a:{line}", why))
+    return made
+
+
+def test_more_than_one_in_twenty_is_an_error_but_ties_are_none(tmp_path: Any):
+    honest, bad = tally([EQUAL] * 5 + [TIE] * 50), tally([EQUAL] * 4 + [EMPTY] * 2)
+    assert honest.problem(45) is None
+    what, _ = bad.problem(94) or ("", "")
+    assert what.startswith("6 of 100 pairs compare nothing") and f"4 times {EQUAL} (first: a:1)" in what
+    assert f"2 times {EMPTY} (first: a:5)" in what
+    good, same = PAIRS["texts"], {**PAIRS["texts"], "rejected": "A"}
+    found = survey_tasks(write_rows(tmp_path / "a.jsonl", [good] * 19 + [same]), {})
+    assert (found.rows, found.usable, found.left_out) == (20, 19, 1)
+    with pytest.raises(BadInput, match="2 of 20 pairs compare nothing"):
+        survey_tasks(write_rows(tmp_path / "b.jsonl", [good] * 18 + [same] * 2), {})
+
+
+FIRST = {"question": "Q", "answer": "1", "chosen": "A", "rejected": "B"}
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({**FIRST, "question": None}, "`question` is null"),
+        ({**FIRST, "question": 7}, "`question` is a number"),
+        ({**FIRST, "answer": None}, "`answer` is null"),
+        ({**FIRST, "answer": " "}, "`answer` is blank"),
+        ({**FIRST, "answer": ["1"]}, "`answer` is a list"),
+        ({**FIRST, "chosen": 3}, "`chosen` is a number"),
+        ({**FIRST, "chosen": [Q]}, "`chosen` begins with what the user says"),
+        ({**FIRST, "chosen": [{"role": "robot", "content": "A"}]}, "no known role"),
+        ({key: FIRST[key] for key in ("question", "chosen", "rejected")}, "no `answer` here, unlike the first row"),
+        ({key: FIRST[key] for key in ("question", "answer", "chosen")}, "no `rejected` here, unlike the first row"),
+        ({**FIRST, "answer": float("nan")}, "`answer` is no finite number"),
+        ({**FIRST, "chosen": [], "rejected": ["B"]}, "`rejected[0]` is text, expected an object"),
+        ({**FIRST, "rejected": [Q, B]}, "`rejected` begins with what the user says"),
+        ({}, "no `question` here, unlike the first row"),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_why(row: dict, why: str):
+    _, found = read(FIRST, row)
+    assert isinstance(found, BadRow) and found.where == "rows:2" and why in found.why
+
+
+def test_a_row_with_both_has_a_reference_and_a_pair():
+    form, found = tasks_of(iter([("here", FIRST)]), {})
+    [(_, both)] = found
+    assert isinstance(both, Task) and both.reference == "1" and both.chosen == (A,) and form.pairs and form.checkable
+
+
+@pytest.mark.parametrize("score", ["N/A", "nan", float("inf"), 10**400, True, [3]], ids=lambda score: str(score)[:9])
+def test_a_score_is_a_finite_number(score: Any):
+    one = {**SCORED, "orig_response": "A", "orig_score": "5"}
+    _, found = read(PAIRS["A and B"], {**PAIRS["A and B"], "orig_score_B": score})
+    assert isinstance(found, BadRow) and found.why.startswith("`orig_score_B` is ")
+    bad = read(one, {**one, "orig_response": "B", "orig_score": 1}, {**one, "orig_score": score})[0]
+    assert isinstance(bad, BadRow) and bad.where == "rows:3"
+
+
+@pytest.mark.parametrize(
+    "first", [{"prompt": "Q", "chosen": None, "rejected": "B"}, {**PAIRS["A and B"], "orig_response_A": None}]
+)
+def test_a_null_in_the_first_row_makes_no_other_form_of_all(first: dict):
+    empty, found = read(first, {**PAIRS["A and B"], **PAIRS["texts"]})
+    assert empty == LeftOut("rows:1", EMPTY) and isinstance(found, Task) and found.chosen == (A,)
+
+
+@pytest.mark.parametrize("name", ["answer", "solution", "response"])
+def test_an_answer_that_is_null_in_the_first_row_is_an_answer_all_the_same(name: str):
+    rows = [{"question": "Q", name: None}, {"question": "Q", name: "7"}]
+    form, found = tasks_of(iter([(f"rows:{n}", row) for n, row in enumerate(rows, 1)]), {})
+    (_, bad), (_, good) = found
+    assert isinstance(bad, BadRow) and bad.why.startswith(f"`{name}` is null") and form.reference == name
+    assert isinstance(good, Task) and good.reference == "7"
+
+
+def test_a_column_of_answers_without_any_is_none():
+    rows = [{"question": "Q", "answer": None, "chosen": "A", "rejected": "B"}] * 3
+    form, _ = tasks_of(iter([("here", row) for row in rows]), {})
+    assert form.reference is None and all(isinstance(each, Task) for each in read(*rows))
+
+
+def test_a_weak_answer_beside_a_pair_is_not_asked_for():
+    form, _ = tasks_of(iter([("here", {**PAIRS["texts"], "response": "R"})]), {})
+    assert form.reference is None and form.name == "prompt/chosen/rejected"
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [({"response": 3, "prompt": "A"}, "`response` is a number"), ({"response": "Q"}, "no `prompt` here")],
+)
+def test_what_is_wrong_names_the_columns_of_the_data(bad: dict, why: str):
+    _, found = read({"response": "Q", "prompt": "A"}, bad, columns={"prompt": "response", "response": "prompt"})
+    assert isinstance(found, BadRow) and found.why.startswith(why)
+
+
+def test_rows_of_a_csv_hold_turns_as_text(tmp_path: Any):
+    path = tmp_path / "a.csv"
+    cells = (json.dumps([turn]).replace('"', '""') for turn in (Q, A, B))
+    path.write_text("prompt,chosen,rejected\n" + ",".join(f'"{cell}"' for cell in cells) + "\n")
+    [(_, found)] = tasks_of(read_rows(path), {})[1]
+    assert isinstance(found, Task) and (found.messages, found.chosen, found.rejected) == ((Q,), (A,), (B,))
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "message"),
+    [
+        ({"text": "T"}, {}, "nothing in this row asks"),
+        ({"chosen": "A"}, {}, "nothing in this row asks"),
+        ({"prompt": "Q", "question": "Q"}, {}, "`prompt` and `question` could both be what is asked"),
+        ({"prompt": "Q"}, {"prompt": "ask"}, "no column `ask`"),
+        ({"prompt": "Q"}, {"promt": "prompt"}, "`promt` is no column that GRPO reads"),
+        ({**SCORED, "orig_response": "A", "orig_score": "5"}, {}, "nothing to compare it with"),
+    ],
+)
+def test_rows_that_start_nothing_are_refused(row: dict, columns: dict[str, str], message: str):
+    with pytest.raises(BadInput, match=message) as refused:
+        read(row, columns=columns)
+    assert refused.value.hint
+
+
+def test_an_answer_that_a_text_quotes_is_no_turn():
+    found = task({"prompt": "Q", "chosen": "He said:\n\nHuman: hm", "rejected": "B"})
+    assert (found.chosen or ())[0]["content"] == "He said:\n\nHuman: hm"
+
+
+# As Anthropic's HH-RLHF has them: chosen, rejected, how many turns are asked, and answer each (or why none do).
+HH = [
+    (hh("Q", "A"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Q", "A") + " \n", hh("Q", "B") + "  ", 1, (1, 1)),
+    (hh("Q ", "A"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Q", "A", "And?", "A"), hh("Q", "A", "And?", "B"), 3, (1, 1)),
+    (hh("Q", "A", "And?", "A"), hh("Q", "A", "And?", "B", "So?", "C"), 3, (1, 3)),
+    (hh("Q", "A", "And?", "A"), hh("Q", "B"), 1, (3, 1)),
+    (hh("Q", "A", "And?", "A"), hh("Q", "B", "So?", "C"), 1, (3, 3)),
+    (hh("Q", "First\n\nSecond"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Q", "1. One\n2. Two\n"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Is Human: a word?", "A"), hh("Is Human: a word?", "B"), 1, (1, 1)),
+    (hh("Q", "A line\nAssistant: of one paragraph"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Q", "A human: in small letters"), hh("Q", "\n\nhuman: B"), 1, (1, 1)),
+    ("\n" + hh("Q", "A"), hh("Q", "B"), 1, (1, 1)),
+    (hh("Q", "A"), hh("Q", ""), 0, EMPTY),
+    (hh("Q", ""), hh("Q", ""), 0, EQUAL),
+    (hh("Q", "A", "And?", ""), hh("Q", "A", "And?", "B"), 0, EMPTY),
+    (hh("Q", "A", "And?"), hh("Q", "B"), 0, EMPTY),
+    (hh("Q", "A"), hh("Q", "A "), 0, EQUAL),
+    (hh("Q", "A"), hh("Q", "A", "And?", "B"), 0, EMPTY),
+    (hh("Q", "A"), hh("R", "A"), 0, APART),
+    (hh("Q", "A", "And?", "A"), hh("Q", "A", "So?", "B"), 0, APART),
+]
+
+
+@pytest.mark.parametrize(("chosen", "rejected", "asked", "outcome"), HH)
+def test_transcripts_as_people_have_written_them(chosen: str, rejected: str, asked: int, outcome: Any):
+    [found] = read({"chosen": chosen, "rejected": rejected})
+    if isinstance(outcome, str):
+        assert found == LeftOut("rows:1", outcome)
+    else:
+        assert (len(found.messages), (len(found.chosen), len(found.rejected))) == (asked, outcome)
+
+
+REAL = {
+    "gsm8k-test-400.jsonl": ("question/answer", 400),
+    "preference-en-demo.json": ("conversations/chosen/rejected", 299),
+    "presets/preference_collection.jsonl": ("responses A and B", 7),
+    "presets/ultrachat_200k.jsonl": ("prompt", 8),
+    "presets/openhermes_2_5.jsonl": ("conversations", 8),
+    "presets/codefeedback_filtered_instruction.jsonl": ("query/answer", 4),
+}
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no shared data here")
+@pytest.mark.parametrize("name", REAL)
+def test_real_data_are_read(name: str):
+    form, found = tasks_of(read_rows(SHARED_DATA / name), {})
+    assert (form.name, sum(isinstance(each, Task) for _, each in found)) == REAL[name]

@@ -1,0 +1,156 @@
+"""The job's first process: signals reach the ranks, and a rank's own status comes back."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dimba.common.contract import EXIT_NO_GPU
+from dimba.supervisor.configuration import configured
+from tests.conftest import REPOSITORY
+
+# What `accelerate launch` does to a status and to a signal: everything is 1, and nothing is passed on.
+LAUNCHER = """
+import subprocess, sys
+sys.exit(1 if subprocess.run([sys.executable, "-m", "dimba.supervisor.rank", *sys.argv[1:]]).returncode else 0)
+"""
+
+
+@pytest.fixture
+def entry(tmp_path: Path):
+    (tmp_path / "launcher.py").write_text(LAUNCHER, encoding="utf-8")
+
+    def start(trainer: str, stdin: str = "", **environment: str) -> subprocess.Popen[str]:
+        (tmp_path / "trainer.py").write_text(trainer, encoding="utf-8")
+        command = [sys.executable, "-m", "dimba.supervisor.entry", sys.executable, str(tmp_path / "launcher.py")]
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "trainer.py"), "--flag"],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "DIMBA_ATTEMPT_DIR": str(tmp_path), **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        process.stdin.write(stdin)
+        process.stdin.flush()
+        return process
+
+    return start
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=30)
+    return process.returncode, output
+
+
+def test_the_trainers_own_status_comes_back(entry, tmp_path: Path):
+    assert ended(entry("import sys; print(sys.argv[1:]); sys.exit(3)")) == (3, "['--flag']\n")
+    assert json.loads((tmp_path / "exit.json").read_text()) == {"exit_code": 3, "reason": "trainer_error", "line": ""}
+
+
+def test_success_is_success(entry):
+    assert ended(entry("pass")) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_trainer_that_is_killed_by_a_signal_is_told_apart(entry, number: int):
+    assert ended(entry(f"import os; os.kill(os.getpid(), {number})"))[0] == 128 + number
+
+
+def test_sigterm_reaches_the_trainer_which_may_save_and_end_as_it_likes(entry):
+    trainer = "import signal, sys, time\n"
+    trainer += "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
+    trainer += "print('ready', flush=True); time.sleep(30)"
+    process = entry(trainer)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (143, "saved\n")
+
+
+def test_a_sigterm_that_comes_before_there_is_a_rank_is_not_lost(entry, tmp_path: Path):
+    (tmp_path / "launcher.py").write_text("import time; time.sleep(1)\n" + LAUNCHER, encoding="utf-8")
+    process = entry("import time; time.sleep(30)")
+    while not catches(process.pid, signal.SIGTERM):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 143
+
+
+def catches(pid: int, signum: int) -> bool:
+    (mask,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask.split()[1], 16) >> (signum - 1) & 1)
+
+
+def test_a_killed_entry_leaves_no_trainer_that_outlives_its_rank(entry, tmp_path: Path):
+    process = entry("import os, time; print(os.getpid(), os.getppid(), flush=True); time.sleep(30)")
+    trainer, rank = map(int, process.stdout.readline().split())
+    os.kill(rank, signal.SIGKILL)
+    assert ended(process)[0] == 137
+    for _ in range(50):
+        if not Path(f"/proc/{trainer}/cmdline").exists() or Path(f"/proc/{trainer}/cmdline").read_bytes() == b"":
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the trainer outlived its rank")
+
+
+def test_gpus_that_do_not_work_end_the_start(entry):
+    status, output = ended(entry("print('trained')", DIMBA_GPU_COUNT="1"))
+    if "trained" in output:
+        pytest.skip("this machine has a working GPU")
+    assert status == EXIT_NO_GPU and "1 GPU(s) asked for" in output
+
+
+def test_allowed_to_it_goes_on_without_and_says_so(entry):
+    code = "import os; print(os.environ['ACCELERATE_USE_CPU'])"
+    status, output = ended(entry(code, DIMBA_GPU_COUNT="99", DIMBA_ALLOW_CPU="1"))
+    assert status == 0 and "on the CPU instead" in output and output.endswith("true\n")
+
+
+def test_secrets_come_over_stdin_and_reach_the_trainer(entry):
+    code = "import os; print(os.environ['HF_TOKEN'], 'DIMBA_SECRETS_ON_STDIN' in os.environ)"
+    process = entry(code, json.dumps({"HF_TOKEN": "hush"}) + "\n", DIMBA_SECRETS_ON_STDIN="1")
+    assert ended(process) == (0, "hush False\n")
+
+
+def test_the_data_are_prepared_before_there_are_ranks(tmp_path: Path):
+    (tmp_path / "ranks.py").write_text("print('ranks')", encoding="utf-8")
+    command = [sys.executable, "-m", "dimba.supervisor.entry", "--prepare", sys.executable, str(tmp_path / "ranks.py")]
+    flags = ["--base-checkpoint", str(tmp_path / "nowhere"), "--dataset", "./nothing.jsonl", "--output-dir", "out"]
+    done = subprocess.run(
+        [*command, "-m", "dimba.supervisor.rank", "trainer.py", *flags],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "DIMBA_ATTEMPT_DIR": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "nowhere does not exist" in done.stdout and "ranks" not in done.stdout
+    word = json.loads((tmp_path / "exit.json").read_text(encoding="utf-8"))
+    assert (word["exit_code"], word["reason"], word["status"]) == (2, "refused", 2) and word["hint"]
+
+
+def test_accelerate_gets_a_configuration_of_its_own(tmp_path: Path):
+    flags = "--quiet --num_machines 1 --num_processes 2 --mixed_precision bf16 --multi_gpu --main_process_port 0"
+    argv = ["accelerate", "launch", *flags.split(), "-m", "dimba.supervisor.rank", "x.py", "--num_processes", "9"]
+    made = configured(argv, tmp_path / "accelerate.json")
+    launch = [sys.executable, "-P", "-m", "accelerate.commands.launch"]
+    assert made == [*launch, "--config_file", str(tmp_path / "accelerate.json"), *argv[2:]]
+    written = json.loads((tmp_path / "accelerate.json").read_text())
+    assert (written["distributed_type"], written["num_processes"]) == ("MULTI_GPU", 2)
+    assert written["mixed_precision"] == "bf16" and not written["use_cpu"]
+    assert configured(["python", "x.py"], tmp_path / "none") == ["python", "x.py"]
+
+
+def test_a_job_whose_launcher_was_gone_at_once_does_not_begin():
+    command = [sys.executable, "-m", "dimba.supervisor.entry", "touch", "begun"]
+    environment = {**os.environ, "DIMBA_SECRETS_ON_STDIN": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "`dimba resume`" in done.stderr and "Traceback" not in done.stderr

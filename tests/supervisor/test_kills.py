@@ -1,0 +1,21 @@
+"""Runs that are killed lose nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from dimba.common.checkpoints import whole_checkpoints
+from tests.kills import dimba, kill_often, record, weights, write_job
+
+
+@pytest.mark.proof
+def test_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path, tiny_checkpoint: Path):
+    quiet, killed = (write_job(tmp_path / name, tiny_checkpoint, steps=400) for name in ("quiet", "killed"))
+    assert dimba(quiet, "launch", "job.yaml").returncode == 0
+    hit = kill_often(killed, 5, seed=6, whole=quiet)
+    found = record(killed)
+    assert found["status"] == "succeeded" and len(found["attempts"]) == hit + 1 >= 4
+    assert weights(killed) == weights(quiet)
+    kept = whole_checkpoints(killed / "out")
+    assert [each.name for each in kept] == [each.name for each in sorted((killed / "out").glob("checkpoint-*"))]
+    assert len(kept) == 2 and not (killed / "out" / ".saving").exists()
