@@ -61,6 +61,7 @@ OUTPUT_FILE = "dimba.json"
 WHOLE_FILE = "dimba-whole.json"  # in a checkpoint: everything that belongs to it
 SAVING_FOLDER = ".saving"  # in the output folder: what is being written
 
+LINES = "--lines"  # for the preview of data: the trainer follows, and lines for people are printed
 PREPARE = "--prepare"  # for the entry point: tokenise the data before the ranks start
 
 # Exit statuses of a job that the launcher understands; the trainer's own pass through as they are.

@@ -9,7 +9,7 @@ from pathlib import Path
 from dimba.common.errors import BadInput, BadRow
 from dimba.dataset.dialogue import Row, Turn, Unfit, is_blank, text_of
 from dimba.dataset.files import Read, read_rows
-from dimba.dataset.formats import as_sample, in_their_words, recognise, renamed
+from dimba.dataset.formats import in_their_words, renamed
 from dimba.dataset.pairs import LeftOut, Nothing, Tally, pair_of, transcript
 from dimba.dataset.prompt_formats import (
     LISTS,
@@ -32,8 +32,7 @@ __all__ = [
     "Tally",
     "Task",
     "TaskForm",
-    "first_sample",
-    "form_name",
+    "first_prompt",
     "recognise_task",
     "survey_tasks",
     "tasks_of",
@@ -194,15 +193,8 @@ def survey_tasks(
     )
 
 
-def form_name(row: Row, columns: Mapping[str, str], where: str, mode: str) -> str:
-    """What a row of data for `mode` is; raises BadInput where it is nothing known."""
-    return (recognise_task if mode == "grpo" else recognise)(row, columns, where).name
-
-
-def first_sample(row: Row, columns: Mapping[str, str], where: str, mode: str) -> Sample:
-    """A row as `mode` would begin with it: a chat to learn from, or what is asked; raises BadInput."""
-    if mode != "grpo":
-        return as_sample(row, recognise(row, columns, where), columns, where)
+def first_prompt(row: Row, columns: Mapping[str, str], where: str) -> Sample:
+    """The prompt of a row, without an answer; raises BadInput for an unusable row."""
     found = next(iter(_tasks([(where, row)], recognise_task(row, columns, where), columns)))[1]
     if not isinstance(found, Task):
         raise BadRow(where, found.why)

@@ -85,4 +85,4 @@ def image_key(context: BuildContext, base: str, base_digest: str | None, extra: 
 
 def image_extra(spec: JobSpec) -> str:
     """What the job's image has beside what trains, as the Dockerfile's `WITH` names it: `-vllm`, or nothing."""
-    return "-vllm" if spec.mode == "grpo" and spec.trainer_args.get("use-vllm") is True else ""
+    return spec.objective.image_extra(spec.trainer_args)

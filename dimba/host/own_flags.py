@@ -3,18 +3,18 @@
 import argparse
 from pathlib import Path
 
-from dimba.host.trainer import own_trainer
-from dimba.objectives.arguments import grpo_arguments, sft_arguments
+from dimba.host.trainer import objective_of
+from dimba.options.param import parser_of
 
 _NEEDED = ["--base-checkpoint", "base", "--dataset", "data", "--output-dir", "out"]
 
 
 def refusal(trainer: Path | None, project: Path, tokens: list[str]) -> str:
     """Why a trainer of ours would not start with these tokens, a flag and its values; empty where it would."""
-    makers = {own_trainer(mode, project): make for mode, make in (("sft", sft_arguments), ("grpo", grpo_arguments))}
-    if trainer not in makers:
+    objective = objective_of(trainer, project)
+    if objective is None:
         return ""
-    parser = makers[trainer]()
+    parser = parser_of(objective.options, objective.summary)
     parser.exit_on_error = False
     try:
         left = parser.parse_known_args([*_NEEDED, *tokens])[1]

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, names_a_secret
 from dimba.common.errors import CORRECT, BadInput
-from dimba.dataset.prompt_examples import survey_tasks
-from dimba.dataset.summary import DataSummary, survey
+from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import bad_rows
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
@@ -17,6 +16,7 @@ from dimba.host.output import look_at_output, may_read
 from dimba.host.places import why_not_read
 from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
+from dimba.objectives.registry import OBJECTIVES
 from dimba.spec import Dataset, JobSpec
 
 _SWITCHES = ("0", "1", "true", "false", "yes", "no", "on", "off")  # HF_HUB_DISABLE_IMPLICIT_TOKEN=1 is no secret
@@ -92,7 +92,7 @@ def look_at_data(
     dataset: Dataset,
     folder: Path,
     progress: Callable[[int], None],
-    mode: str = "sft",
+    mode: str,
     *,
     skip_bad: bool = False,
     read: bool = True,
@@ -137,7 +137,7 @@ _SURVEYS: dict[object, DataSummary] = {}
 def _surveyed(path: Path, columns: dict[str, str], mode: str, progress: Callable[[int], None]) -> DataSummary:
     key = (path, stamp(path), tuple(columns.items()), mode)
     if key not in _SURVEYS:
-        _SURVEYS[key] = (survey_tasks if mode == "grpo" else survey)(path, columns, progress=progress)
+        _SURVEYS[key] = OBJECTIVES[mode].rows.survey(path, columns, progress=progress)
     return _SURVEYS[key]
 
 

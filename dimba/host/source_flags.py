@@ -4,7 +4,11 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
+
+from dimba.objectives.objective import Objective
+from dimba.objectives.registry import OBJECTIVES
+from dimba.options.param import flags_of
 
 # argparse, optparse, click, typer
 _DEFINERS = frozenset({"add_argument", "add_option", "option", "Option", "Argument"})
@@ -65,32 +69,19 @@ def _strings(node: ast.AST) -> Iterator[str]:
 
 
 def flags_in_file(path: Path) -> frozenset[str]:
-    """`flags_in_source` of a script and of the functions of the project's own that it takes its arguments from."""
+    """`flags_in_source` of a script, and the flags of the project's objectives whose options it parses."""
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return frozenset()
-    arguments = Path(__file__).parents[1] / "objectives/arguments.py"
-    return flags_in_source(source) | flags_in_source(_functions(arguments, _imported(source)))
+    return flags_in_source(source).union(*(flags_of(each.options) for each in _objectives_in(source)))
 
 
-def _imported(source: str) -> list[str]:
+def _objectives_in(source: str) -> Iterator[Objective[Any]]:
+    """The objectives that a script imports, as the project's own trainers do."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return []
-    imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
-    return [each.name for node in imports if node.module == "dimba.objectives.arguments" for each in node.names]
-
-
-def _functions(module: Path, names: list[str]) -> str:
-    """The source of the module's functions of these names, and of those that they use."""
-    tree = ast.parse(module.read_text(encoding="utf-8"))
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    todo, used = list(names), dict[str, str]()
-    while todo:
-        name = todo.pop()
-        if name in functions and name not in used:
-            used[name] = ast.unparse(functions[name])
-            todo += [node.id for node in ast.walk(functions[name]) if isinstance(node, ast.Name)]
-    return "\n".join(used.values())
+        return
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    yield from (each for each in OBJECTIVES.values() if f"dimba.objectives.{each.name}" in modules)

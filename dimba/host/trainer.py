@@ -2,21 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dimba.common.contract import absolute
 from dimba.host.facts import TrainerFacts
 from dimba.host.places import why_not_read
+from dimba.objectives.objective import Objective
+from dimba.objectives.registry import OBJECTIVES
 
-# The mode's own first; the other mode's last, as it is launched only where it has a mode flag.
-TRAINERS = {
-    "sft": ("finetuning/finetune_sft.py", "finetuning/train.py", "train.py", "finetuning/finetune_grpo.py"),
-    "grpo": ("finetuning/finetune_grpo.py", "finetuning/train.py", "train.py", "finetuning/finetune_sft.py"),
-}
+_ANY_MODE = ("scripts/finetuning/train.py", "scripts/train.py")
 
 
 def own_trainer(mode: str, project: Path) -> Path:
-    """Our trainer for a mode, whose way with data is known: it can show them."""
-    return project / f"scripts/finetuning/finetune_{mode}.py"
+    """The project's own trainer for a mode, which can also show the data as it reads them."""
+    return project / OBJECTIVES[mode].script
+
+
+def objective_of(trainer: Path | None, project: Path) -> Objective[Any] | None:
+    """The objective that a trainer of the project's own trains; None for a custom trainer."""
+    return next((each for each in OBJECTIVES.values() if trainer == project / each.script), None)
 
 
 def find_trainer(trainer: str | None, mode: str, folder: Path, project: Path) -> TrainerFacts:
@@ -40,15 +44,24 @@ def find_trainers(mode: str, folder: Path, project: Path) -> list[tuple[str, Tra
 
 
 def _usual_names(mode: str) -> list[str]:
-    return [f"scripts/{name}" for name in TRAINERS[mode]]
+    """The mode's own first; those of other modes last, as they are launched only with a mode flag."""
+    return [OBJECTIVES[mode].script, *_ANY_MODE, *_other_scripts(mode)]
+
+
+def _other_scripts(mode: str) -> list[str]:
+    return [each.script for each in OBJECTIVES.values() if each.name != mode]
 
 
 def _existing(names: Sequence[str], mode: str, folder: Path, project: Path) -> list[tuple[str, TrainerFacts]]:
-    other = Path(_usual_names(mode)[-1]).parts
+    others = [Path(script).parts for script in _other_scripts(mode)]
     found = []
     for name in names:
         paths = [path for root in (folder, project) if (path := absolute(name, root)).is_file()]
         if paths:
             # Naming it does not make it train what the mode says.
-            found.append((name, TrainerFacts(path=paths[0], other_mode=paths[0].parts[-len(other) :] == other)))
+            found.append((name, TrainerFacts(path=paths[0], other_mode=_ends_in(paths[0], others))))
     return found
+
+
+def _ends_in(path: Path, endings: Sequence[tuple[str, ...]]) -> bool:
+    return any(path.parts[-len(ending) :] == ending for ending in endings)

@@ -13,7 +13,8 @@ from dimba.jobs.lifecycle import IN_HAND, Options, Reporter, Run
 from dimba.jobs.reconcile import reconciled
 from dimba.jobs.supervisor import lock_of
 from dimba.jobs.trust import remember_run, require_trust_in_run
-from dimba.plan.flags import RESUME
+from dimba.options import table
+from dimba.plan.flags import flag_for
 from dimba.records import ACTIVE, SETTLING, RunFolder, RunRecord
 from dimba.records.locks import if_free
 from dimba.records.processes import myself
@@ -56,7 +57,7 @@ def _go_on(folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: 
     seen = replace(seen, facts=replace(seen.facts, runs=folder.path.parent))
     plan = seen.plan()
     if record.attempts:
-        reporter.note(_where(newest, takes_it=bool(seen.facts.trainer.flags & set(RESUME))))
+        reporter.note(_where(newest, takes_it=flag_for(table.RESUME, seen.facts.trainer.flags) is not None))
         if record.image and plan.image and plan.image.reference != record.image:
             reporter.note(f"{record.image}, in which it ran, is gone: it goes on in {plan.image.reference}")
     run = Run(folder, record)

@@ -8,11 +8,12 @@ from typing import TypeVar
 from dimba.common import contract
 from dimba.common.errors import BadInput, DimbaError, raise_all
 from dimba.host.facts import Gpu, HostFacts, TrainerFacts
-from dimba.host.trainer import own_trainer
+from dimba.host.trainer import objective_of
+from dimba.options import table
 from dimba.plan.checks import problems
 from dimba.plan.files import named_files, with_absolute_files
 from dimba.plan.fitting import Fit, fit_of, memory_problems, settle_batch
-from dimba.plan.flags import MODE, RESUME, Resolved, trainer_argv, value_problems
+from dimba.plan.flags import Resolved, flag_for, trainer_argv, value_problems
 from dimba.plan.memory import stop_grace
 from dimba.plan.model import LaunchPlan, MemoryEstimate, Mount, Omitted, SlurmJob
 from dimba.plan.mounts import job_mounts
@@ -176,12 +177,12 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
 
 
 def _slurm(spec: JobSpec, facts: HostFacts, processes: int) -> SlurmJob:
-    flag = next((name for name in RESUME if name in facts.trainer.flags), None)
+    flag = flag_for(table.RESUME, facts.trainer.flags)
     return slurm_job(spec, facts, processes=processes, resume_flag=flag)
 
 
 def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
-    flag = next((alias for alias in MODE if alias in facts.trainer.flags), None)
+    flag = flag_for(table.MODE, facts.trainer.flags)
     if not facts.trainer.other_mode or flag is None:
         return None
     return f"trainer: {facts.trainer.path} is the other mode's; check that its `{flag} {spec.mode}` does what you mean"
@@ -191,7 +192,7 @@ def _flags(spec: JobSpec, facts: HostFacts, placement: _Placement, choices: Choi
     trainer = facts.trainer
     if trainer.path is None:
         return [], []  # already among the problems
-    if trainer.other_mode and not trainer.flags & set(MODE):
+    if trainer.other_mode and not flag_for(table.MODE, trainer.flags):
         found = "" if spec.trainer else f"none found for mode `{spec.mode}`; "
         raise BadInput(
             f"trainer: {found}{trainer.path} is for the other mode, and has no --mode flag",
@@ -209,7 +210,7 @@ def _flags(spec: JobSpec, facts: HostFacts, placement: _Placement, choices: Choi
 
 
 def _resuming(trainer: TrainerFacts, choices: Choices) -> list[str]:
-    flag = next((name for name in RESUME if name in trainer.flags), None)
+    flag = flag_for(table.RESUME, trainer.flags)
     return [flag, str(choices.checkpoint)] if flag and choices.checkpoint else []
 
 
@@ -221,14 +222,16 @@ def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement, strategy: 
         gpus=len(placement.gpus),
         precision=precision(spec, placement.gpus),
         cores=facts.cores,
-        tokenises=_tokenises_first(facts),
-        sharding=strategy.flags(spec.mode),
+        tokenises=_tokenizes_first(facts),
+        sharding=strategy.flags(spec.objective),
         python="python" if inside else facts.python,
     )
 
 
-def _tokenises_first(facts: HostFacts) -> bool:
-    return facts.trainer.path == own_trainer("sft", facts.project)
+def _tokenizes_first(facts: HostFacts) -> bool:
+    """Whether the trainer is one of ours that caches the tokens before its ranks start."""
+    own = objective_of(facts.trainer.path, facts.project)
+    return own is not None and own.tokenizes_first
 
 
 def _environment(facts: HostFacts, placement: _Placement, choices: Choices, network: str | None) -> dict[str, str]:

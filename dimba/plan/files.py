@@ -1,4 +1,4 @@
-"""Files that flags of our GRPO trainer name: seen by the job where they lie, at the same absolute path."""
+"""Files that flags of our trainers name: seen by the job where they lie, at the same absolute path."""
 
 import os
 from collections.abc import Sequence
@@ -8,11 +8,12 @@ from dimba.common.contract import absolute, names_a_path
 from dimba.common.errors import BadInput
 from dimba.host.facts import HostFacts
 from dimba.host.places import why_not_read
-from dimba.host.trainer import own_trainer
+from dimba.host.trainer import objective_of
 from dimba.objectives.rewards import RewardSpec, parse_rewards
+from dimba.options.table import REWARD, REWARD_MODEL
 from dimba.spec import JobSpec
 
-_REWARD, _MODEL = "reward", "reward-model"
+_REWARD, _MODEL = REWARD.name, REWARD_MODEL.name
 
 
 def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
@@ -21,7 +22,8 @@ def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
     Raises:
         BadInput: a reward is not known, or what is named does not exist.
     """
-    if facts.trainer.path != own_trainer("grpo", facts.project):
+    own = objective_of(facts.trainer.path, facts.project)
+    if own is None or not own.takes(REWARD):
         return {}
     named = {file: _REWARD for each in rewards(spec) if (file := each.file or _schema(each))}
     model = spec.trainer_args.get(_MODEL)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from dimba.common.errors import HostCannot
 from dimba.host.facts import CheckpointFacts, Gpu, HostFacts
 from dimba.host.trainer import own_trainer
-from dimba.objectives.batching import CARD_FILLED, nominal_gb, row_for, whole_groups
+from dimba.objectives.budgets import FILLED, nominal_gb, starting_point
+from dimba.options.table import ACTIVATION_CHECKPOINTING
 from dimba.plan.memory import Share, completion_length, estimate_memory
 from dimba.plan.model import MemoryEstimate
 from dimba.plan.placement import precision
@@ -15,7 +16,7 @@ from dimba.plan.steps import generations_of, of_each
 from dimba.spec import JobSpec
 
 _GIB = 1 << 30
-RECOMPUTE = "activation-checkpointing"
+RECOMPUTE = ACTIVATION_CHECKPOINTING.name
 _MIB = 1 << 20
 _DESKTOP = 0.75  # of a card: with less free somebody computes there, and a job waits for it to end
 _SHORTEST = 64  # tokens
@@ -98,7 +99,7 @@ def fit_of(spec: JobSpec, facts: HostFacts, gpus: tuple[Gpu, ...], processes: in
 
 def _longest(spec: JobSpec, longest: int) -> int:
     """Tokens of the longest row; with GRPO prompts were counted, and their completions come on top."""
-    return longest + (completion_length(spec) if spec.mode == "grpo" else 0)
+    return longest + completion_length(spec)
 
 
 def settle_batch(fit: Fit) -> tuple[Fit, str]:
@@ -109,16 +110,16 @@ def settle_batch(fit: Fit) -> tuple[Fit, str]:
     """
     if fit.spec.training.batch_size != "auto":
         return fit, ""
-    row = row_for(budget_gb(fit))
-    table = row.batch[fit.spec.method]
-    step = _whole_step(fit.spec, table * row.accumulation[fit.spec.mode][fit.spec.method], fit.processes)
+    size, method = budget_gb(fit), fit.spec.method
+    table = starting_point(size).batch[method]
+    step = _whole_step(fit.spec, table * fit.spec.objective.start(size).accumulation[method], fit.processes)
     budget = card_room(fit)
     why = _why_not(fit, budget)
     if why or budget is None:
         batch = max(each for each in _divisors(step // fit.processes) if each <= table)
         return fit.of(_with_batch(fit.spec, batch, step)), f"batch_size auto: {batch}, by the table: {why}"
     tried = ((each, fit.estimate(_with_batch(fit.spec, each, step))) for each in _divisors(step // fit.processes))
-    fitting = [(each, found.total) for each, found in tried if found and found.total <= CARD_FILLED * budget]
+    fitting = [(each, found.total) for each, found in tried if found and found.total <= FILLED * budget]
     if not fitting:
         why = f"batch_size auto: 1, which leaves less than a tenth of {budget / _GIB:.1f} GiB free"
         return fit.of(_with_batch(fit.spec, 1, step)), why
@@ -239,14 +240,12 @@ def _less_at_once(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, i
 
 def _fewer_a_step(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] | None:
     """Fewer completions a step, which GRPO samples all at once."""
-    if spec.mode != "grpo":
+    if not completion_length(spec):
         return None
     for accumulation in range(min(spec.training.grad_accumulation_steps - 1, _TRIED), 0, -1):
         asked = {"grad_accumulation_steps": accumulation}
         changed = spec.model_copy(update={"training": spec.training.model_copy(update=asked)})
-        whole, _ = whole_groups(
-            accumulation, batch_size=spec.training.rows, processes=1, generations=generations_of(spec)
-        )
+        whole, _ = spec.objective.batches.complete(accumulation, batch_size=spec.training.rows, args=spec.trainer_args)
         found = fit.estimate(changed) if whole == accumulation and accumulation % fit.processes == 0 else None
         if found and found.total <= card:
             return f"`{said}--set training.grad_accumulation_steps={accumulation}`", found.total
@@ -256,7 +255,7 @@ def _fewer_a_step(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, i
 def _shorter(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] | None:
     """Shorter rows: the most that fits, in steps of 64 tokens."""
     longest = min(spec.training.max_length, fit.longest or spec.training.max_length)
-    least = _SHORTEST + (completion_length(spec) if spec.mode == "grpo" else 0)
+    least = _SHORTEST + completion_length(spec)
     lengths = range((longest - 1) // _SHORTEST * _SHORTEST, least - 1, -_SHORTEST)
     fits = {}
     low, high = 0, len(lengths) - 1

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dimba.host.facts import CheckpointFacts, ModelShape
+from dimba.objectives.objective import MemoryTerms
 from dimba.plan import activations
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
 from dimba.plan.model import MemoryEstimate
@@ -26,7 +27,6 @@ _CONTEXT, _NCCL = 640 * _MIB, 384 * _MIB
 # Of what comes and goes: blocks of torch's caching allocator that nothing fits in (PyTorch, CUDA semantics: memory
 # management). Assumed as well.
 _FRAGMENTED = 0.05
-_COMPLETION = 256
 
 _SAVED_A_SECOND = 100e6  # bytes, to a slow disk
 _STOP_AT_LEAST, _STOP_UNKNOWN = 60.0, 300.0
@@ -73,7 +73,7 @@ def estimate_memory(
 def moments(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
     """The states and what is beside them, at each moment that may be the worst."""
     yield from _training(spec, shape, share, states)
-    if spec.mode == "grpo" and not spec.trainer_args.get("use-vllm"):
+    if _terms(spec, share).samples:
         yield _sampling(spec, shape, share, states)
 
 
@@ -127,28 +127,17 @@ def _gathered(shape: ModelShape, precision: Precision) -> int:
 
 
 def _reference(spec: JobSpec, checkpoint: CheckpointFacts, share: Share) -> int:
-    """GRPO's second model: none for an adapter, which is switched off instead."""
-    return _base(spec, checkpoint, on_cpu=False) if spec.method == "full" and _beta(spec, share) else 0
-
-
-def _beta(spec: JobSpec, share: Share) -> float:
-    if spec.mode != "grpo":
-        return 0.0
-    said = spec.trainer_args.get("beta")
-    return float(said) if isinstance(said, int | float) else 0.04 if _scores(spec, share) else 0.0
-
-
-def _scores(spec: JobSpec, share: Share) -> bool:
-    """Whether a reward model gives the reward, as far as the spec and the columns of the data say so."""
-    asked = spec.trainer_args.get("reward", "auto")
-    names = asked if isinstance(asked, list) else [asked]
-    learnt = "preference" in names or ("auto" in names and share.compares)
-    return spec.mode == "grpo" and (learnt or "reward-model" in spec.trainer_args)
+    """The frozen copy of a base that is trained in full; an adapter is switched off instead."""
+    return _base(spec, checkpoint, on_cpu=False) if spec.method == "full" and _terms(spec, share).reference else 0
 
 
 def _reward(spec: JobSpec, checkpoint: CheckpointFacts, share: Share) -> int:
     """The reward model: the base once more, frozen, with an adapter of its own."""
-    return _base(spec, checkpoint, on_cpu=False, trained=False) if _scores(spec, share) else 0
+    return _base(spec, checkpoint, on_cpu=False, trained=False) if _terms(spec, share).reward_model else 0
+
+
+def _terms(spec: JobSpec, share: Share) -> MemoryTerms:
+    return spec.objective.memory(spec.trainer_args, share.compares)
 
 
 def precision_of(spec: JobSpec, mixed: str, shape: ModelShape) -> Precision:
@@ -228,12 +217,10 @@ def _copies(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstima
 
 def training_batch(spec: JobSpec, share: Share) -> Batch:
     """The largest forward pass that is trained: rows as long as the longest may be."""
-    length = _length(spec, share)
-    if spec.mode == "grpo":
-        scored = share.batch_size * min(completion_length(spec), length)
-        return Batch(rows=share.batch_size, length=length, scored=scored, masked=True)
-    tokens = share.batch_size * length
-    return Batch(rows=share.batch_size, length=length, scored=tokens, masked=share.batch_size > 1)
+    terms, length = _terms(spec, share), _length(spec, share)
+    rows = share.batch_size * terms.sequences
+    scored = rows * min(terms.completion or length, length)
+    return Batch(rows=rows, length=length, scored=scored, masked=terms.masked or rows > 1)
 
 
 def _length(spec: JobSpec, share: Share) -> int:
@@ -242,9 +229,8 @@ def _length(spec: JobSpec, share: Share) -> int:
 
 
 def completion_length(spec: JobSpec) -> int:
-    """Tokens that GRPO samples at most."""
-    asked = spec.trainer_args.get("max-completion-length")
-    return asked if type(asked) is int and asked > 0 else _COMPLETION
+    """Tokens that are sampled behind a prompt at most; 0 where nothing is sampled."""
+    return spec.objective.memory(spec.trainer_args, False).completion or 0
 
 
 def _sampling(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> MemoryEstimate:

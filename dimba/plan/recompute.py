@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from dimba.objectives.batching import CARD_FILLED
+from dimba.objectives.budgets import FILLED
 from dimba.plan.fitting import RECOMPUTE, Fit, card_room, recomputing
 
 _GIB = 1 << 30
@@ -29,11 +29,11 @@ def settle_activations(fit: Fit, flags: Collection[str]) -> tuple[Fit, str]:
     if needed is None or needed.lower_bound or room is None:
         return fit, ""
     why = f"with them kept the job takes {needed.total / _GIB:.1f} of {room / _GIB:.1f} GiB"
-    return (kept if needed.total <= CARD_FILLED * room else fit.of(recomputing(fit.spec))), why
+    return (kept if needed.total <= FILLED * room else fit.of(recomputing(fit.spec))), why
 
 
 def _never_tried(fit: Fit) -> str:
     """What our trainers do not try; the reason."""
     if fit.shards > 1:
         return "the model is in parts because of its size"
-    return "several cards sample together" if fit.spec.mode == "grpo" and fit.processes > 1 else ""
+    return "several cards sample together" if fit.spec.objective.loss_waits and fit.processes > 1 else ""

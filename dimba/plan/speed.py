@@ -10,7 +10,7 @@ def speed_choices(spec: JobSpec, *, on_cpu: bool, mixed: str, activations: str =
     """A sentence each; `activations` is why they are kept or not, where memory decided it."""
     precision = _precision(spec, on_cpu=on_cpu, mixed=mixed)
     checkpointing = _checkpointing(spec, on_cpu=on_cpu, memory=activations)
-    if spec.mode == "grpo":
+    if not spec.objective.packs:
         return (precision, checkpointing)
     head = "the head over tokens with loss alone"
     return (precision, _packing(spec, on_cpu=on_cpu), head, checkpointing)
@@ -23,7 +23,7 @@ def _precision(spec: JobSpec, *, on_cpu: bool, mixed: str) -> str:
         return f"float32 ({written or 'the CPU; bf16 where it is asked for'})"
     if not on_cpu:
         return f"mixed {asked} ({written or 'what the cards compute best in'})"
-    if spec.mode == "grpo" or asked == "fp16":
+    if not spec.objective.bf16_on_cpu or asked == "fp16":
         return f"float32 ({asked} was asked for, which this does not train in on a CPU)"
     return f"mixed bf16 ({written}; float32 where the CPU has neither avx512_bf16 nor amx)"
 

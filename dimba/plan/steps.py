@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dimba.common.errors import BadInput
 from dimba.host.facts import HostFacts
-from dimba.objectives.batching import group_steps_per_epoch, group_unit, steps_per_epoch, total_steps, whole_groups
+from dimba.objectives.batches import total_steps
 from dimba.plan.model import Steps
 from dimba.spec import JobSpec
 
@@ -41,16 +41,10 @@ def of_each(spec: JobSpec, processes: int) -> tuple[int, int]:
 
 def _indivisible(spec: JobSpec, processes: int) -> BadInput:
     batch, (total, _generations) = spec.training.rows, _groups(spec)
-    unit = math.lcm(processes, _smallest(spec))
+    unit = math.lcm(processes, spec.objective.batches.least_accumulation(spec.training.rows, spec.trainer_args))
     near = [each for each in (total // unit * unit, (total // unit + 1) * unit) if each]
     hint = f"set `{_KEY}` to {' or '.join(f'{each} ({each * batch} a step)' for each in near)}"
     return BadInput(f"{_KEY}: {total} × batch size {batch} cannot be shared evenly by {processes} processes", hint)
-
-
-def _smallest(spec: JobSpec) -> int:
-    """The gradient accumulation below which GRPO's groups would not be whole."""
-    generations = generations_of(spec)
-    return group_unit(generations, spec.training.rows) if generations else 1
 
 
 def plan_steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:
@@ -71,24 +65,20 @@ def plan_steps(spec: JobSpec, facts: HostFacts, processes: int) -> Steps:
     rows = report.examples if report else summary.usable if summary else None
     if rows is None:
         return steps
-    if completions:
-        per_epoch = group_steps_per_epoch(rows, prompts_a_step=effective // completions)
-    else:
-        per_epoch = steps_per_epoch(rows, batch_size=training.rows, accumulation=total)
+    per_epoch = spec.objective.batches.steps_per_epoch(
+        rows, batch_size=training.rows, accumulation=total, completions=completions
+    )
     assert training.epochs is not None, "a JobSpec is complete"
     planned = total_steps(per_epoch, epochs=training.epochs, max_steps=training.max_steps)
     return replace(steps, per_epoch=per_epoch, total=planned)
 
 
 def _groups(spec: JobSpec) -> tuple[int, int | None]:
-    """(accumulation on one process, completions a prompt): GRPO's batches count completions, a group each prompt."""
+    """(accumulation of the job, completions per prompt, None where nothing is sampled)."""
     asked = spec.training.grad_accumulation_steps
-    if spec.mode != "grpo":
-        return asked, None
-    return whole_groups(asked, batch_size=spec.training.rows, processes=1, generations=generations_of(spec))
+    return spec.objective.batches.complete(asked, batch_size=spec.training.rows, args=spec.trainer_args)
 
 
 def generations_of(spec: JobSpec) -> int | None:
-    """Completions a prompt, where a spec of GRPO's asks for a number of them."""
-    asked = str(spec.trainer_args.get("num-generations", "")) if spec.mode == "grpo" else ""
-    return int(asked) if asked.isdecimal() and int(asked) > 1 else None
+    """Completions per prompt, where the spec sets them."""
+    return spec.objective.batches.generations(spec.trainer_args)

@@ -1,8 +1,10 @@
 """How the processes of a job share a model, and why so."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from dimba.common.errors import BadInput, DimbaError
+from dimba.objectives.objective import Objective
 from dimba.plan.fitting import Fit, smallest_card
 from dimba.spec import JobSpec
 
@@ -22,12 +24,11 @@ class Strategy:
         """How many parts the model is in."""
         return processes if self.name == "fsdp2" else 1
 
-    def flags(self, mode: str) -> tuple[str, ...]:
+    def flags(self, objective: Objective[Any]) -> tuple[str, ...]:
         """What `accelerate launch` is told of it; nothing unless the model is sharded."""
         if self.name != "fsdp2":
             return ()
-        # GRPO samples before the weights are shared out, so each process reads them then.
-        efficient = "true" if mode == "sft" else "false"
+        efficient = "true" if objective.loads_lazily else "false"
         return (
             *("--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
             *("--fsdp_reshard_after_forward", "true", "--fsdp_state_dict_type", "SHARDED_STATE_DICT"),

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,15 +16,21 @@ from pydantic import (
 )
 
 from dimba.common.contract import is_written_as_path
-from dimba.objectives.batching import default_learning_rate
+from dimba.objectives.objective import Objective
+from dimba.objectives.registry import OBJECTIVES
+from dimba.options import table
+from dimba.options.kinds import MOST
+from dimba.spec.declared import bounds, declared
 
-Mode = Literal["sft", "grpo"]
+if TYPE_CHECKING:
+    Mode = str
+else:
+    Mode = Literal[tuple(OBJECTIVES)]
 Method = Literal["full", "lora", "qlora"]
 RunnerName = Literal["auto", "docker", "process", "slurm"]
 Scalar = bool | int | float | str
 
 NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
-_MOST = 10**9  # of anything that is counted
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _CLUSTER_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -63,7 +69,7 @@ def _gpus(value: Any) -> Any:
 # Written sizes stay as they were read; the plan wants bytes.
 Size = Annotated[int | None, BeforeValidator(_size), PlainSerializer(lambda value: value)]
 Gpus = Annotated[Literal["all", "none"] | int | list[int | str], BeforeValidator(_gpus)]
-Count = Annotated[int, Field(ge=1, le=_MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
 def _one_line(value: str) -> str:
@@ -113,20 +119,22 @@ class Dataset(_Part):
 class Lora(_Part):
     """Rank and scale of the adapter."""
 
-    r: Count = 8
-    alpha: Count = 16
+    r: Annotated[int, bounds(table.LORA_R)] = declared(table.LORA_R)
+    alpha: Annotated[int, bounds(table.LORA_ALPHA)] = declared(table.LORA_ALPHA)
 
 
 class Training(_Part):
     """Optimisation; `learning_rate` null takes the default of mode and method."""
 
-    batch_size: Count | Literal["auto"] = Field(4, description="auto: the largest that fits the card's memory")
-    grad_accumulation_steps: Count = 16
-    epochs: Annotated[float, Field(gt=0, le=_MOST, allow_inf_nan=False)] | None = None
-    max_steps: Count | None = None
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    max_length: Annotated[int, Field(ge=8, le=_MOST)] = 1024
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    batch_size: Annotated[int, bounds(table.BATCH_SIZE)] | Literal["auto"] = declared(
+        table.BATCH_SIZE, description=f"{table.BATCH_SIZE.help}; auto: the largest that fits the GPU's memory"
+    )
+    grad_accumulation_steps: Annotated[int, bounds(table.ACCUMULATION)] = declared(table.ACCUMULATION)
+    epochs: Annotated[float, bounds(table.EPOCHS)] | None = declared(table.EPOCHS)
+    max_steps: Annotated[int, bounds(table.MAX_STEPS)] | None = declared(table.MAX_STEPS)
+    learning_rate: Annotated[float, bounds(table.LEARNING_RATE)] | None = declared(table.LEARNING_RATE)
+    max_length: Annotated[int, bounds(table.MAX_LENGTH)] = declared(table.MAX_LENGTH)
+    seed: Annotated[int, bounds(table.SEED)] = declared(table.SEED)
 
     @property
     def rows(self) -> int:
@@ -139,7 +147,7 @@ class Resources(_Part):
     """What the job may use of the machine."""
 
     gpus: Gpus = "all"
-    vram_gb: Annotated[float, Field(gt=0, le=_MOST)] | None = None
+    vram_gb: Annotated[float, Field(gt=0, le=MOST)] | None = None
     shm_size: Size = None
     memory: Size = None
     memory_check: bool = Field(True, description="refuse what cannot fit a card's memory, by the estimate")
@@ -253,8 +261,8 @@ class JobSpec(_Part):
 
     version: Literal[1]
     name: str = Field("", pattern=NAME)
-    mode: Mode
-    base_checkpoint: Place = Field(min_length=1, description="a folder in Hugging Face format, or a Hub id")
+    mode: Mode = Field(description=table.MODE.help)
+    base_checkpoint: Place = Field(min_length=1, description=table.BASE.help)
     dataset: Dataset
     method: Method
     lora: Lora = Lora()
@@ -271,13 +279,17 @@ class JobSpec(_Part):
 
     @model_validator(mode="after")
     def _complete(self) -> "JobSpec":
-        training = self.training
+        training, objective = self.training, self.objective
         filled = {
-            "learning_rate": training.learning_rate or default_learning_rate(self.mode, self.method),
-            "epochs": training.epochs or (3 if self.mode == "sft" else 1),
+            "learning_rate": training.learning_rate or objective.rates.of(self.method),
+            "epochs": training.epochs or objective.epochs,
         }
         object.__setattr__(self, "training", training.model_copy(update=filled))
         object.__setattr__(self, "name", self.name or f"{self.mode}-{self.method}")
-        default_output = f"checkpoints/finetune_{self.mode}_{self.method}"
-        object.__setattr__(self, "output_dir", self.output_dir or default_output)
+        object.__setattr__(self, "output_dir", self.output_dir or objective.output_dir(self.method))
         return self
+
+    @property
+    def objective(self) -> Objective[Any]:
+        """The objective that `mode` names."""
+        return OBJECTIVES[self.mode]

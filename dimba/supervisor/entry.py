@@ -126,8 +126,13 @@ def _run(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
 def _preparation(argv: list[str]) -> list[str]:
     """Tokenises what the trainer's flags name, before there are ranks that would wait for one of them."""
     wrapper = argv.index("dimba.supervisor.rank")
-    flags = argv[wrapper + 2 :]
-    return [sys.executable, *argv[wrapper - 1 : wrapper + 1], "-m", "dimba.trainers.data.preview", "--lines", *flags]
+    script, *flags = argv[wrapper + 1 :]
+    return [
+        sys.executable,
+        *argv[wrapper - 1 : wrapper + 1],
+        *("-m", "dimba.trainers.data.preview", contract.LINES, script),
+        *flags,
+    ]
 
 
 def _in_ranks(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:

@@ -6,16 +6,29 @@ import json
 import os
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_RANK_DIR, REFUSED, WORD_FILE, json_object
 from dimba.common.errors import DimbaError, RunFailed
+from dimba.objectives.objective import Objective, Options
+from dimba.options.trainer import TrainerOptions
 
 
-def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
+def run_script(objective: Objective[Options]) -> int:
+    """Train as the command line says; returns the exit status.
+
+    Flags are parsed first, so that `--help` and a wrong flag answer before torch is imported.
+    """
+    options = objective.parse()
+    hide_quantising(options)
+    from dimba.trainers.objectives.registry import training_half
+
+    return run_trainer(training_half(objective.name).train, options)
+
+
+def run_trainer(train: Callable[[Options], int], args: Options) -> int:
     """Calls `train`; a DimbaError becomes its message on stderr and its status, anything else keeps its traceback."""
     try:
         status = train(args)
@@ -33,7 +46,7 @@ def run_trainer(train: Callable[[Namespace], int], args: Namespace) -> int:
         raise
 
 
-def hide_quantising(args: Namespace) -> None:
+def hide_quantising(args: TrainerOptions) -> None:
     """Keeps bitsandbytes, which peft imports wherever it is, out of a process that quantises nothing: a second.
 
     Only a folder says that it is not quantised already; a Hub id might be. For a process that does nothing else.
@@ -105,6 +118,13 @@ def every(seconds: float, say: Callable[[int], None]) -> Callable[[int], None]:
             say(number)
 
     return count
+
+
+def say_rows() -> Callable[[int], None]:
+    """Callable[[int], None] for people: a line that is rewritten on a terminal, now and then one on a pipe."""
+    if sys.stdout.isatty():
+        return every(0.2, lambda rows: print(f"\r\033[Kdata: {rows:,} rows tokenised", end="\r", flush=True))
+    return every(5.0, lambda rows: print(f"data: {rows:,} rows tokenised", flush=True))
 
 
 def _note(error: DimbaError) -> None:

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 from dimba.host.facts import CheckpointFacts, Gpu
-from dimba.objectives.batching import group_unit, whole_groups
+from dimba.objectives.batches import group_unit, whole_groups
 from dimba.wizard.looks import base_facts
 from dimba.wizard.machine import gpu_facts
 from dimba.wizard.state import State
@@ -110,8 +110,8 @@ def accumulation(state: State) -> int:
         return int(settled(state).grad_accumulation_steps)
     asked: int = state.value("grad_accumulation_steps")
     step = processes(state)
-    if state.value("mode") == "grpo":
-        asked, generations = _groups(state, state.value("num_generations"))
+    if group := state.value("num_generations"):
+        asked, generations = _groups(state, group)
         step = math.lcm(step, group_unit(generations, batch_size(state)))
     return math.ceil(asked / step) * step
 

@@ -1,6 +1,7 @@
 """What follows from the hyperparameters: rows a step, steps, passes over the data."""
 
-from dimba.objectives.batching import GENERATIONS, group_steps_per_epoch, steps_per_epoch, total_steps
+from dimba.objectives.batches import total_steps
+from dimba.options.table import GENERATIONS
 from dimba.wizard.batches import accumulation, batch_size, is_auto, processes, why_auto
 from dimba.wizard.looks import known_rows
 from dimba.wizard.question import Said, counted
@@ -17,10 +18,10 @@ def solved_note(state: State) -> list[Said]:
     if asked == needed:
         return _fewer_generations(state)
     batch = state.value("batch_size")
-    if state.value("mode") != "grpo" or batch * asked % state.value("num_generations") == 0:
+    group = state.value("num_generations")
+    if group is None or batch * asked % group == 0:
         why = f"{counted(processes(state), 'GPU')} share it evenly then"
         return [Said(f"gradient accumulation {asked} → {needed}: {why}", "warn")]
-    group = state.value("num_generations")
     why = f"{batch} × {asked} completions are no whole groups of {group}"
     return [Said(f"gradient accumulation {asked} → {needed}: {why}, {batch} × {needed} are", "warn")]
 
@@ -36,12 +37,10 @@ def consequences(state: State) -> list[Said]:
     """Effective batch, steps a pass, steps in all, and how many passes that is."""
     batch, count = batch_size(state), processes(state)
     steps = accumulation(state)
-    what = "completion" if state.value("mode") == "grpo" else "row"
     gpus = f", shared by {count} GPUs" if count > 1 else ""
     effective = batch * steps
-    text = f"{counted(effective, what)} a step ({batch} × {steps}{gpus})"
-    if state.value("mode") == "grpo":
-        group = state.value("num_generations")
+    text = f"{counted(effective, state.objective.batches.unit)} a step ({batch} × {steps}{gpus})"
+    if group := state.value("num_generations"):
         text += f", {counted(effective // group, 'prompt')} × {group}"
     return [Said(f"{text}; {_steps(state, steps)}", "dim")]
 
@@ -50,9 +49,8 @@ def _per_pass(state: State, steps: int) -> int | None:
     rows, batch = known_rows(state), batch_size(state)
     if rows is None:
         return None
-    if state.value("mode") == "grpo":
-        return group_steps_per_epoch(rows, prompts_a_step=batch * steps // state.value("num_generations"))
-    return steps_per_epoch(rows, batch_size=batch, accumulation=steps)
+    completions = state.value("num_generations")
+    return state.objective.batches.steps_per_epoch(rows, batch_size=batch, accumulation=steps, completions=completions)
 
 
 def _steps(state: State, steps: int) -> str:

@@ -1,7 +1,7 @@
 """What to start from: defaults by VRAM budget, mode and method. Standard library only."""
 
 from dimba.host.facts import Gpu
-from dimba.objectives.batching import nominal_gb
+from dimba.objectives.budgets import nominal_gb
 
 
 def largest_gb(gpus: tuple[Gpu, ...]) -> int | None:

@@ -12,7 +12,6 @@ from dimba.common.contract import absolute, names_a_path
 from dimba.common.errors import BadInput, BadRow
 from dimba.dataset.files import Read, read_rows
 from dimba.dataset.formats import UnknownFormat
-from dimba.dataset.prompt_examples import form_name
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
 from dimba.host.stamp import stamp
@@ -87,7 +86,7 @@ def reference(state: State) -> str:
     found = find_preset(preset)
     if found is None:  # of an old draft
         raise Wrong(f"data set `{preset}` is not in the menu", "choose another")
-    return found.hub_id(state.value("mode"))
+    return found.hub_id(state.objective.wants)
 
 
 def columns(state: State) -> dict[str, str]:
@@ -149,7 +148,7 @@ def _check_first_row(state: State, value: str, named: Mapping[str, str]) -> None
     """Says at once what is wrong with the first row, before a long file is read whole."""
     try:
         where, row = first_row(absolute(value, state.folder))
-        form_name(row, named, where, state.value("mode"))
+        state.objective.rows.format_name(row, named, where)
     except UnknownFormat as error:
         if named or not state.asking:
             raise Wrong(error.message, with_flag(error.hint)) from None
@@ -205,7 +204,7 @@ def needs_columns(state: State) -> bool:
     """Whether no known format fits, and there are columns to choose from."""
     row = {} if state.value("columns") else example_row(state)
     try:
-        form_name(row, {}, "", state.value("mode"))
+        state.objective.rows.format_name(row, {}, "")
     except UnknownFormat:
         return len(row) > 1
     return False

@@ -1,5 +1,6 @@
-"""The data sets of the menu."""
+"""The public data sets of the menu."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 CUSTOM, LOCAL = "custom", "local"
@@ -7,49 +8,52 @@ CUSTOM, LOCAL = "custom", "local"
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A public data set: its Hub id by mode, its split, the modes it is good for, and what to take instead of it."""
+    """A public data set: its Hub id by what an objective wants, its split, and the nearest ones where it is missing."""
 
     label: str
-    sft: str
-    grpo: str
+    ids: Mapping[str, str]  # "answers" or "preferences": Hub id
+    suits: tuple[str, ...]  # of these kinds
     split: str = "train"
-    good_for: tuple[str, ...]
     nearest: tuple[str, ...] = ()
 
-    def hub_id(self, mode: str) -> str:
-        """The id for a mode."""
-        return self.grpo if mode == "grpo" else self.sft
+    def hub_id(self, wants: str) -> str:
+        """The Hub id for a kind of data."""
+        return self.ids[wants]
+
+
+def _same(hub_id: str) -> Mapping[str, str]:
+    return {"answers": hub_id, "preferences": hub_id}
 
 
 PRESETS = (
     Preset(
         label="ultrachat_200k",
-        sft="HuggingFaceH4/ultrachat_200k",
-        grpo="HuggingFaceH4/ultrachat_200k",
+        ids=_same("HuggingFaceH4/ultrachat_200k"),
         split="train_sft",
-        good_for=("sft",),
+        suits=("answers",),
     ),
     Preset(
         label="Code-Feedback",
-        sft="m-a-p/CodeFeedback-Filtered-Instruction",
-        grpo="m-a-p/CodeFeedback-Filtered-Preference",
-        good_for=("sft", "grpo"),
+        ids={
+            "answers": "m-a-p/CodeFeedback-Filtered-Instruction",
+            "preferences": "m-a-p/CodeFeedback-Filtered-Preference",
+        },
+        suits=("answers", "preferences"),
         nearest=("RLHFlow/CodeUltraFeedback-standard",),
     ),
-    Preset(label="OpenHermes-2.5", sft="teknium/OpenHermes-2.5", grpo="teknium/OpenHermes-2.5", good_for=("sft",)),
+    Preset(label="OpenHermes-2.5", ids=_same("teknium/OpenHermes-2.5"), suits=("answers",)),
     Preset(
         label="feedback-collection",
-        sft="argilla/feedback-collection",
-        grpo="argilla/feedback-collection",
-        good_for=("grpo",),
+        ids=_same("argilla/feedback-collection"),
+        suits=("preferences",),
         nearest=("prometheus-eval/Feedback-Collection", "prometheus-eval/Preference-Collection"),
     ),
 )
 
 
 def find_preset(text: str) -> Preset | None:
-    """By its number in the menu, its label, or one of its ids."""
+    """The preset with this number in the menu, this label, or this Hub id."""
     for number, preset in enumerate(PRESETS, 1):
-        if text in (str(number), preset.label, preset.sft, preset.grpo):
+        if text in (str(number), preset.label, *preset.ids.values()):
             return preset
     return None

@@ -126,13 +126,14 @@ def _trainer_key(state: State) -> object:
 
 def check_trainer(state: State) -> None:
     """Raises Wrong where the job could not mean what was asked with the chosen trainer."""
-    from dimba.plan.flags import MODE, Resolved, trainer_argv
+    from dimba.options import table
+    from dimba.plan.flags import Resolved, flag_for, trainer_argv
     from dimba.spec import parse_spec
 
     trainer = trainer_facts(state)
     if trainer.problem:
         raise Wrong(f"trainer: {trainer.problem}", trainer.hint)
-    if trainer.other_mode and not trainer.flags & set(MODE):
+    if trainer.other_mode and not flag_for(table.MODE, trainer.flags):
         mode = state.value("mode")
         raise Wrong(f"trainer: {trainer.path} is for the other mode, and has no --mode flag", f"choose one for {mode}")
     spec = parse_spec(spec_text(state, trainer.flags).encode(), source="the spec").spec
@@ -167,7 +168,7 @@ def memory_of(state: State, method: str) -> "MemoryEstimate | None":
         return None
     rank = state.value("lora_r") or 8
     data = {"name": "any/data"}
-    values = {"version": 1, "mode": "sft", "base_checkpoint": "base", "dataset": data, "method": method}
+    values = {"version": 1, "mode": state.value("mode"), "base_checkpoint": "base", "dataset": data, "method": method}
     spec = JobSpec.model_validate({**values, "lora": {"r": rank, "alpha": rank}})
     on_cpu = state.value("vram") is None
     return estimate_memory(spec, facts, on_cpu=on_cpu, share=Share(batch_size=1, accumulation=2))

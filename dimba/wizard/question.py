@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dimba.common.errors import BadInput
+from dimba.options.param import Param
 
 if TYPE_CHECKING:
     from dimba.wizard.state import State
@@ -82,6 +83,12 @@ class Question:
     from_flag: Callable[[str, "State"], dict[str, Any]] | None = None  # where a flag answers more than one question
     forgets: tuple[str, ...] = ()  # answers that mean nothing any more once this one changes
     optional: bool = False  # a pipe need not be told that it is missing
+
+
+def from_param(param: Param, **about: Any) -> Question:
+    """The question about a declared parameter; `about` adds to what the table says."""
+    declared = {"ask": param.question, "flag": param.flag, "metavar": param.metavar or "VALUE", "help": param.help}
+    return Question(key=param.name.replace("-", "_"), **{**declared, **about})
 
 
 def one_of(choices: Sequence[Choice], text: str, what: str) -> Any:

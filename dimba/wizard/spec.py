@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import absolute, trained_files
+from dimba.options.table import NUM_GENERATIONS, REWARD
 from dimba.wizard.batches import accumulation, is_auto
 from dimba.wizard.looks import columns, is_local, reference
 from dimba.wizard.presets import find_preset
@@ -70,9 +71,8 @@ def _trainer_args(state: State, flags: frozenset[str]) -> dict[str, Any]:
 
 def wanted_trainer_args(state: State) -> dict[str, Any]:
     """Answers that travel as the trainer's own flags."""
-    if state.value("mode") != "grpo":
-        return {}
-    return {"reward": state.value("reward"), "num-generations": state.value("num_generations")}
+    asked = {"reward": REWARD, "num_generations": NUM_GENERATIONS}
+    return {param.name: state.value(key) for key, param in asked.items() if state.objective.takes(param)}
 
 
 def default_name(state: State) -> str:
@@ -86,8 +86,10 @@ def default_name(state: State) -> str:
 
 def default_output(state: State) -> str:
     """`checkpoints/finetune_<mode>_<method>`, numbered where a model lies there already."""
-    first = f"checkpoints/finetune_{state.value('mode')}_{state.value('method')}"
-    return _first_free(first, lambda name: bool(trained_files(absolute(name, state.folder))))
+    return _first_free(
+        state.objective.output_dir(state.value("method")),
+        lambda name: bool(trained_files(absolute(name, state.folder))),
+    )
 
 
 def default_file(state: State) -> str:

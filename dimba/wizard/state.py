@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from dimba.objectives.objective import Objective
+from dimba.objectives.registry import OBJECTIVES
 from dimba.wizard.probes import Probes
 from dimba.wizard.question import MISSING, Question
 
@@ -45,6 +47,11 @@ class State:
             return self.answers[key]
         default = question.default(self)
         return None if default is MISSING else default
+
+    @property
+    def objective(self) -> Objective[Any]:
+        """The objective of the chosen mode."""
+        return OBJECTIVES[self.value("mode")]
 
     def accept(self, question: Question, value: Any) -> None:
         """Keeps an answer; one that is the default goes on following it."""

@@ -22,7 +22,7 @@ ROUNDS = 3
 # Run in a process of its own, so that its memory is its own.
 PREPARE = """
 import json, sys, time
-from dimba.objectives.arguments import sft_arguments
+from dimba.objectives.sft import SFT
 from dimba.trainers.data import chat, loading, rows, tokenization  # imports are not counted
 import transformers, tokenizers
 from dimba.trainers.models.loading import load_tokenizer
@@ -30,7 +30,7 @@ from dimba.trainers.models.loading import load_tokenizer
 def anonymous():
     return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) << 10
 
-args = sft_arguments().parse_args(sys.argv[1:])
+args = SFT.parse(sys.argv[1:])
 load_tokenizer(args.base_checkpoint)
 before = most = anonymous()
 def watch(_rows):

@@ -21,9 +21,9 @@ TRAINED = 40
 # A pass over rows that are tokenised already.
 TRAIN = """
 import json, sys, time
-from dimba.objectives.arguments import sft_arguments
-from dimba.trainers.objectives import sft
-from dimba.trainers.objectives.causal_trainer import CausalTrainer
+from dimba.objectives.sft import SFT
+from dimba.trainers.objectives.sft.train import train
+from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
 whole = CausalTrainer.train
 def timed(self, *args, **named):
     global seconds
@@ -32,7 +32,7 @@ def timed(self, *args, **named):
     seconds = time.process_time() - began
     return done
 CausalTrainer.train = timed
-sft.train(sft_arguments().parse_args(sys.argv[1:]))
+train(SFT.parse(sys.argv[1:]))
 print(json.dumps({"seconds": seconds}))
 """
 

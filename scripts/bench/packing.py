@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dimba.objectives.arguments import sft_arguments
+from dimba.objectives.sft import SFT
 from dimba.trainers.data.loading import as_dataset, load_data
 from dimba.trainers.data.packing import collate_packed, collate_padded
 from scripts.bench.data import made_up
@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         base, data = make_base(Path(name), rows)
         flags = ["--base-checkpoint", str(base), "--dataset", str(data), "--output-dir", "unused"]
-        loaded = load_data(sft_arguments().parse_args(flags), lambda _rows: None)
+        loaded = load_data(SFT.parse(flags), lambda _rows: None)
         examples = as_dataset(loaded.train).shuffle(seed=0)
         batches = [[examples[n * BATCH + row] for row in range(BATCH)] for n in range(BATCHES)]
         from transformers import AutoModelForCausalLM

@@ -7,7 +7,6 @@ devices allocate what Triton's do not.
 
 import inspect
 import weakref
-from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -109,7 +108,7 @@ def one_document(_positions: Any) -> None:
     """Instead of transformers' look at the positions, whose numbers fake tensors do not have: nothing is packed."""
 
 
-def traced_peak(model: torch.nn.Module, args: Namespace, batch: dict[str, Any], *, masked: bool) -> Live:
+def traced_peak(model: torch.nn.Module, args: Any, batch: dict[str, Any], *, masked: bool) -> Live:
     """An optimiser step of `model`, which is on the meta device, with our loss, and what was alive at its peak."""
     from trl.trainer.utils import add_fused_lm_head
 
@@ -127,7 +126,7 @@ def traced_peak(model: torch.nn.Module, args: Namespace, batch: dict[str, Any], 
     return live
 
 
-def adapted(model: Any, args: Namespace) -> Any:
+def adapted(model: Any, args: Any) -> Any:
     """The model with its adapter, where it has one; on the meta device."""
     from dimba.trainers.models.loading import adapter_config
 
@@ -140,7 +139,7 @@ def adapted(model: Any, args: Namespace) -> Any:
         return get_peft_model(model, adapter)
 
 
-def _train(model: Any, args: Namespace, batch: dict[str, Any], live: Live) -> None:
+def _train(model: Any, args: Any, batch: dict[str, Any], live: Live) -> None:
     parameters = [each for each in model.parameters() if each.requires_grad]
     for each in parameters:
         each.data = each.data.float()  # as `settings.settled` does
@@ -162,7 +161,7 @@ def _train(model: Any, args: Namespace, batch: dict[str, Any], live: Live) -> No
 
 
 def _sft_loss(model: Any, inputs: dict[str, Any]) -> Any:
-    from dimba.trainers.objectives.causal_trainer import CausalTrainer
+    from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
 
     accelerator = SimpleNamespace(num_processes=1)
     settings = SimpleNamespace(average_tokens_across_devices=True)

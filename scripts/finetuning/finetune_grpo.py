@@ -8,18 +8,8 @@ Alone, under `accelerate launch`, and in the container: the same flags.
 
 import sys
 
-from dimba.objectives.arguments import grpo_arguments
-from dimba.trainers.command import hide_quantising, run_trainer
-
-
-def main() -> int:
-    """Parses the flags first, so that `--help` and a wrong flag answer before anything heavy is imported."""
-    args = grpo_arguments().parse_args()
-    hide_quantising(args)
-    from dimba.trainers.objectives.grpo.train import train
-
-    return run_trainer(train, args)
-
+from dimba.objectives.grpo import GRPO
+from dimba.trainers.command import run_script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(GRPO))

@@ -13,7 +13,7 @@ from dimba.runners.docker.request import NAMES, OWN_NAME
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.skipif(not shutil.which("docker"), reason="NO COMPOSE TESTED: no docker command here")
-GPU, CPU = ("sft", "grpo", "job"), ("sft-cpu", "grpo-cpu", "job-cpu")
+GPU, CPU = ("sft", "grpo", "train", "job"), ("sft-cpu", "grpo-cpu", "train-cpu", "job-cpu")
 
 
 def config(**environment: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from dimba.common.errors import BadInput, BadRow
 from dimba.dataset.files import read_rows
 from dimba.dataset.pairs import APART, BEST, EMPTY, EQUAL, TIE
-from dimba.dataset.prompt_examples import LeftOut, Tally, Task, first_sample, survey_tasks, tasks_of
+from dimba.dataset.prompt_examples import LeftOut, Tally, Task, first_prompt, survey_tasks, tasks_of
 from tests.conftest import SHARED_DATA, write_rows
 
 Q, A, B = (
@@ -161,13 +161,13 @@ def test_an_instruction_without_a_readable_response_compares_nothing():
 
 def test_a_single_scored_response_can_be_shown():
     row = {**SCORED, "orig_response": "A", "orig_score": "5", "orig_instruction": "Q"}
-    assert first_sample(row, {}, "here", "grpo").messages == (Q,)
+    assert first_prompt(row, {}, "here").messages == (Q,)
 
 
 def test_what_is_shown_carries_no_loss(tmp_path: Any):
     row = {"messages": [Q, A, AGAIN, B]}
     summary = survey_tasks(write_rows(tmp_path / "a.jsonl", [row]), {})
-    assert summary.first == first_sample(row, {}, "here", "grpo")
+    assert summary.first == first_prompt(row, {}, "here")
     assert summary.first and summary.first.trained == (False, False, False)
 
 
@@ -185,9 +185,9 @@ def test_whether_a_reward_model_is_needed_is_known(tmp_path: Any, row: dict[str,
 
 def test_a_first_row_that_cannot_be_shown_says_why():
     with pytest.raises(BadInput, match="here: `prompt` is a number"):
-        first_sample({"prompt": 3}, {}, "here", "grpo")
+        first_prompt({"prompt": 3}, {}, "here")
     with pytest.raises(BadInput, match=f"here: {EQUAL}"):
-        first_sample({**PAIRS["texts"], "rejected": "A"}, {}, "here", "grpo")
+        first_prompt({**PAIRS["texts"], "rejected": "A"}, {}, "here")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.conftest import QUESTIONS, write_rows
 
 
 def look(path: Path, *, skip_bad: bool = False) -> DataFacts:
-    return look_at_data(Dataset(path=str(path)), path.parent, lambda _rows: None, skip_bad=skip_bad)
+    return look_at_data(Dataset(path=str(path)), path.parent, lambda _rows: None, "sft", skip_bad=skip_bad)
 
 
 def test_a_good_file_has_no_problem(tmp_path: Path):

@@ -35,14 +35,14 @@ def test_data_of_the_system_are_not_read(tmp_path: Path, place: str):
     link = tmp_path / "data.jsonl"
     link.symlink_to(place)
     for written in (place, up(tmp_path, place), "data.jsonl"):
-        facts = look_at_data(Dataset(path=written), tmp_path, lambda _rows: None)
+        facts = look_at_data(Dataset(path=written), tmp_path, lambda _rows: None, "sft")
         assert "belongs to the system" in facts.problem and facts.hint, written
     assert f"leads to {os.path.realpath(place)}" in facts.problem
 
 
 def test_logins_are_nobodys_data_trainer_or_tokenizer(tmp_path: Path, login: Path):
     (tmp_path / "data.jsonl").symlink_to(login)
-    assert "logins" in look_at_data(Dataset(path="data.jsonl"), tmp_path, lambda _rows: None).problem
+    assert "logins" in look_at_data(Dataset(path="data.jsonl"), tmp_path, lambda _rows: None, "sft").problem
     (tmp_path / "train.py").symlink_to(login)
     found = find_trainer("train.py", "sft", tmp_path, tmp_path / "none")
     assert found.path is None and "logins" in found.problem
@@ -65,7 +65,7 @@ def test_ordinary_links_are_left_alone(tmp_path: Path):
     (tmp_path / "base").symlink_to(elsewhere)
     (tmp_path / "data.jsonl").symlink_to("disk/rows.jsonl")
     assert not look_at_checkpoint("base", tmp_path).problem
-    assert not look_at_data(Dataset(path="data.jsonl"), tmp_path, lambda _rows: None).problem
+    assert not look_at_data(Dataset(path="data.jsonl"), tmp_path, lambda _rows: None, "sft").problem
     blob = tmp_path / "blobs" / "0123abcd"
     blob.parent.mkdir()
     (elsewhere / "config.json").rename(blob)
@@ -75,7 +75,7 @@ def test_ordinary_links_are_left_alone(tmp_path: Path):
 
 def test_a_link_that_goes_round_is_refused_without_a_crash(tmp_path: Path):
     (tmp_path / "loop").symlink_to("loop")
-    assert look_at_data(Dataset(path="loop"), tmp_path, lambda _rows: None).problem
+    assert look_at_data(Dataset(path="loop"), tmp_path, lambda _rows: None, "sft").problem
     assert look_at_checkpoint("./loop", tmp_path).problem
     assert look_at_output("loop", tmp_path).problem
 

@@ -74,15 +74,15 @@ def endings(folder: Path, seed: int) -> World:
 
 
 def _fine_tune(base: Path, out: Path, rows: list[dict[str, str]], seed: int, *, epochs: int, rate: float) -> Path:
-    from dimba.objectives.arguments import sft_arguments
-    from dimba.trainers.objectives.sft import train
+    from dimba.objectives.sft import SFT
+    from dimba.trainers.objectives.sft.train import train
 
     named = {"base-checkpoint": base, "dataset": write_rows(out.with_suffix(".jsonl"), rows), "output-dir": out}
     settings = {"batch-size": 32, "grad-accumulation-steps": 1, "num-epochs": epochs, "learning-rate": rate}
     flags = {**named, **settings, "max-length": 64, "packing": "off", "seed": seed}
     argv = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    assert train(sft_arguments().parse_args(argv)) == 0
+    assert train(SFT.parse(argv)) == 0
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return out

@@ -10,7 +10,7 @@ import pytest
 from dimba.common.checkpoints import names_code
 from dimba.common.errors import BadInput
 from dimba.host.checkpoint import look_at_checkpoint
-from dimba.objectives.arguments import sft_arguments
+from dimba.objectives.sft import SFT
 from dimba.trainers.models.loading import Compute, load_context, load_model, load_tokenizer
 from tests.conftest import NO_ENGINE, Dimba
 
@@ -57,7 +57,7 @@ def pickled(base: Path) -> Path:
 
 def args(base: Path, *more: str) -> Any:
     needed = ["--base-checkpoint", str(base), "--dataset", "d.jsonl", "--output-dir", "out"]
-    return sft_arguments().parse_args([*needed, *more])
+    return SFT.parse([*needed, *more])
 
 
 def test_code_beside_a_checkpoint_is_run_only_when_asked_for(with_code: Path, tmp_path: Path):

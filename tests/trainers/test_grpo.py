@@ -37,7 +37,7 @@ def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]
 
 def run(base: Path, rows: Path, out: Path, *flags: object, status: int = 0) -> str:
     """What the script says, in this process: importing what trains takes longer than to train."""
-    from dimba.objectives.arguments import grpo_arguments
+    from dimba.objectives.grpo import GRPO
     from dimba.trainers.command import run_trainer
     from dimba.trainers.objectives.grpo.train import train
 
@@ -45,7 +45,7 @@ def run(base: Path, rows: Path, out: Path, *flags: object, status: int = 0) -> s
     argv = [str(each) for pair in named.items() for each in pair] + [str(each) for each in flags]
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
-        ended = run_trainer(train, grpo_arguments().parse_args(argv))
+        ended = run_trainer(train, GRPO.parse(argv))
     assert ended == status, said.getvalue()
     return said.getvalue()
 
@@ -79,13 +79,13 @@ def test_the_gradient_is_that_of_a_loss_written_by_hand(
 
 def make_trainer(base: Path, rows: Path, out: Path, *, beta: float) -> Any:
     """A trainer whose reward is the length of a completion, on a model whose reference is another."""
-    from dimba.objectives.arguments import grpo_arguments
+    from dimba.objectives.grpo import GRPO
     from dimba.trainers.models.loading import choose_compute
     from dimba.trainers.objectives.grpo import train as grpo_train
     from dimba.trainers.objectives.grpo.prompts import load_prompts
 
     argv = ["--base-checkpoint", str(base), "--dataset", str(rows), "--output-dir", str(out), "--beta", str(beta)]
-    args = grpo_arguments().parse_args([*argv, *QUICK, "--num-generations", "4", "--reward", "numeric"])
+    args = GRPO.parse([*argv, *QUICK, "--num-generations", "4", "--reward", "numeric"])
     prompts = load_prompts(args, lambda _rows: None)
     trainer, _ = grpo_train.make_trainer(args, prompts, [_Length()], choose_compute("cpu"), stop=None)
     if trainer.ref_model is not None:
@@ -460,8 +460,8 @@ def test_what_cannot_be_learnt_from_is_refused(name: str, tiny_checkpoint: Path,
 
 
 def test_one_completion_a_prompt_is_no_group(capsys: pytest.CaptureFixture[str]):
-    from dimba.objectives.arguments import grpo_arguments
+    from dimba.objectives.grpo import GRPO
 
     with pytest.raises(SystemExit):
-        grpo_arguments().parse_args(["--base-checkpoint", "b", "--dataset", "d", "--num-generations", "1"])
+        GRPO.parse(["--base-checkpoint", "b", "--dataset", "d", "--num-generations", "1"])
     assert "1 is less than 2" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_what_a_template_leaves_out_is_known(tokenizer: Any, template: str, mess
 def report(base: Path, template: str, data: Path, rows: list[dict[str, Any]], *flags: str) -> DataReport:
     from transformers import AutoTokenizer
 
-    from dimba.objectives.arguments import sft_arguments
+    from dimba.objectives.sft import SFT
     from dimba.trainers.data.loading import load_data
 
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -79,7 +79,7 @@ def report(base: Path, template: str, data: Path, rows: list[dict[str, Any]], *f
     (data / "base" / "config.json").write_bytes((base / "config.json").read_bytes())
     write_rows(data / "data.jsonl", rows)
     named = ["--base-checkpoint", str(data / "base"), "--dataset", str(data / "data.jsonl"), "--output-dir", "x"]
-    return load_data(sft_arguments().parse_args([*named, *flags]), lambda _: None).report
+    return load_data(SFT.parse([*named, *flags]), lambda _: None).report
 
 
 @pytest.fixture(autouse=True)

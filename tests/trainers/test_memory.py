@@ -43,17 +43,14 @@ def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]
 
 
 def trained(mode: str, base: Path, rows: Path, out: Path, *flags: object, status: int = 0) -> str:
-    from dimba.objectives import arguments
+    from dimba.objectives.registry import OBJECTIVES
     from dimba.trainers.command import run_trainer
-    from dimba.trainers.objectives import sft
-    from dimba.trainers.objectives.grpo import train as grpo_train
+    from dimba.trainers.objectives.registry import training_half
 
-    halves = {"sft": (sft.train, arguments.sft_arguments), "grpo": (grpo_train.train, arguments.grpo_arguments)}
-    train, parser = halves[mode]
     named = ["--base-checkpoint", base, "--dataset", rows, "--output-dir", out, "--max-steps", 2, *flags]
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
-        ended = run_trainer(train, parser().parse_args([str(each) for each in named]))
+        ended = run_trainer(training_half(mode).train, OBJECTIVES[mode].parse([str(each) for each in named]))
     assert ended == status, said.getvalue()
     return said.getvalue()
 
@@ -163,20 +160,22 @@ def test_activations_that_do_not_fit_are_computed_again_and_train_the_same(
 def test_a_card_keeps_activations_where_a_step_may_try_it(
     asked: str, processes: int, samples: bool, sharded: bool, on_cpu: bool, said: str, monkeypatch: pytest.MonkeyPatch
 ):
-    from argparse import Namespace
-
+    from dimba.objectives.grpo import GRPO
+    from dimba.objectives.sft import SFT
     from dimba.trainers.models.loading import Compute
-    from dimba.trainers.objectives.run_settings import activations, run_settings
+    from dimba.trainers.objectives.run_settings import activations, can_fall_back, run_settings
 
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", str(sharded))
-    args = Namespace(activation_checkpointing=asked, seed=1, save_steps=1, save_total_limit=1)
-    if samples:
-        args.num_generations = 8
+    objective = GRPO if samples else SFT
+    named = ["--base-checkpoint", "base", "--dataset", "rows", "--output-dir", "out"]
+    options = objective.parse([*named, "--activation-checkpointing", asked])
+    tries = can_fall_back(options, objective)
     compute = Compute(on_cpu=on_cpu, mixed="no" if on_cpu else "bf16")
-    assert activations(args, compute) == said
-    assert run_settings(args, compute)["activation_checkpointing"] == (said == "computed again")
-    unprobed = run_settings(args, compute, probed=False)["activation_checkpointing"]
+    assert activations(options, compute, can_fall_back=tries) == said
+    settings = run_settings(options, compute, can_fall_back=tries)
+    assert settings["activation_checkpointing"] == (said == "computed again")
+    unprobed = run_settings(options, compute, can_fall_back=False)["activation_checkpointing"]
     assert unprobed == (asked == "on" or (asked == "auto" and not on_cpu))
 
 

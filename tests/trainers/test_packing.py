@@ -144,11 +144,11 @@ def test_the_verdict_is_the_same_in_16_bits(dtype: torch.dtype):
 def test_an_adapter_and_a_quantised_base_are_probed_as_they_are(tiny_checkpoint: Path):
     from peft import LoraConfig, get_peft_model
 
-    from dimba.objectives.arguments import sft_arguments
+    from dimba.objectives.sft import SFT
     from dimba.trainers.models.loading import Compute, load_model
 
     flags = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "y", "--use-qlora"]
-    base = load_model(sft_arguments().parse_args(flags), Compute(on_cpu=True, mixed="no"))
+    base = load_model(SFT.parse(flags), Compute(on_cpu=True, mixed="no"))
     model = get_peft_model(base, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
     assert packing_error(model).exact
     leaking = get_peft_model(tiny("OPT", LEAKS["OPT"]), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -236,7 +236,7 @@ def trained(folder: Path, adapter: bool, way: str) -> tuple[list[float], dict[st
     from trl import SFTConfig, SFTTrainer
 
     from dimba.trainers.models.tiny import make_tokenizer
-    from dimba.trainers.objectives.causal_trainer import CausalTrainer
+    from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
 
     tokenizer: PreTrainedTokenizerFast = make_tokenizer(["a"])
     padded = partial(collate_padded, pad_id=0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dimba.common.errors import BadInput
-from dimba.objectives.arguments import grpo_arguments
+from dimba.objectives.grpo import GRPO
 from dimba.trainers.data.prompt_rendering import chat_ids
 from dimba.trainers.models.loading import load_tokenizer
 from dimba.trainers.objectives.grpo.prompts import Prompts, load_prompts
@@ -34,9 +34,7 @@ def strict(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 def prompts(base: Path, rows: list[dict[str, Any]], *flags: str) -> Prompts:
     data = write_rows(base.parent / "rows.jsonl", rows)
     named = ["--base-checkpoint", str(base), "--dataset", str(data), "--max-length", "128"]
-    return load_prompts(
-        grpo_arguments().parse_args([*named, "--max-completion-length", "8", *flags]), lambda _rows: None
-    )
+    return load_prompts(GRPO.parse([*named, "--max-completion-length", "8", *flags]), lambda _rows: None)
 
 
 SUM = {"question": "1 + 1?", "answer": "2"}
@@ -45,10 +43,10 @@ SUM = {"question": "1 + 1?", "answer": "2"}
 @pytest.mark.parametrize("weight", ["nan", "inf", "-inf", "1e999", "much"])
 def test_a_weight_is_a_finite_number(weight: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        grpo_arguments().parse_args(["--base-checkpoint", "b", "--dataset", "d", "--reward-weights", "1", weight])
+        GRPO.parse(["--base-checkpoint", "b", "--dataset", "d", "--reward-weights", "1", weight])
     assert weight in capsys.readouterr().err
     given = ["--base-checkpoint", "b", "--dataset", "d", "--reward-weights", "-0.5"]
-    assert grpo_arguments().parse_args(given).reward_weights == [-0.5]
+    assert GRPO.parse(given).reward_weights == (-0.5,)
 
 
 def test_where_no_row_can_be_used_the_rows_are_told(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -29,15 +29,15 @@ def _own_tokens(monkeypatch: pytest.MonkeyPatch, caches: Path) -> None:
 
 def run(*arguments: object, status: int = 0) -> str:
     """What the script does, in this process: importing what trains takes longer than to train."""
-    from dimba.objectives.arguments import sft_arguments
+    from dimba.objectives.sft import SFT
     from dimba.trainers.command import run_trainer
-    from dimba.trainers.objectives.sft import train
+    from dimba.trainers.objectives.sft.train import train
 
     said = io.StringIO()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with redirect_stdout(said), redirect_stderr(said):
-            ended = run_trainer(train, sft_arguments().parse_args(command(*arguments)[2:]))
+            ended = run_trainer(train, SFT.parse(command(*arguments)[2:]))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -95,12 +95,10 @@ def test_an_adapter_loads_with_peft_and_names_its_base(flag: str, tiny_checkpoin
 def test_qlora_really_quantises_the_base(tiny_checkpoint: Path):
     from bitsandbytes.nn import Linear4bit
 
-    from dimba.objectives.arguments import sft_arguments
+    from dimba.objectives.sft import SFT
     from dimba.trainers.models.loading import Compute, load_model
 
-    args = sft_arguments().parse_args(
-        ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "y", "--use-qlora"]
-    )
+    args = SFT.parse(["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "y", "--use-qlora"])
     model = load_model(args, Compute(on_cpu=True, mixed="no"))
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert len(layers) == 14 and all(layer.weight.quant_type == "nf4" for layer in layers)
@@ -135,13 +133,13 @@ def test_real_data_train(tiny_checkpoint: Path, tmp_path: Path):
 def test_bad_input_is_status_2_with_a_hint(
     change: dict, told: str, tiny_checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    from dimba.objectives.arguments import sft_arguments
+    from dimba.objectives.sft import SFT
     from dimba.trainers.command import run_trainer
-    from dimba.trainers.objectives.sft import train
+    from dimba.trainers.objectives.sft.train import train
 
     base, rows = change.get("base", tiny_checkpoint), change.get("data", data)
     argv = command(base, rows, tmp_path / "made" / "out", *change.get("flags", ()))[2:]
-    assert run_trainer(train, sft_arguments().parse_args(argv)) == 2
+    assert run_trainer(train, SFT.parse(argv)) == 2
     said = capsys.readouterr().err
     assert told in said and "hint: " in said
     assert not (tmp_path / "made").exists(), "a refusal leaves nothing behind"
@@ -188,9 +186,9 @@ def test_the_model_is_given_the_chats_and_loss_on_the_answers_only(
 ):
     from transformers import AutoTokenizer
 
-    from dimba.objectives.arguments import sft_arguments
-    from dimba.trainers.objectives.causal_trainer import CausalTrainer
-    from dimba.trainers.objectives.sft import train
+    from dimba.objectives.sft import SFT
+    from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
+    from dimba.trainers.objectives.sft.train import train
 
     seen: list[dict] = []
     compute = CausalTrainer.compute_loss
@@ -208,7 +206,7 @@ def test_the_model_is_given_the_chats_and_loss_on_the_answers_only(
     data = write_rows(tmp_path / "data.jsonl", chats)
     flags = ["--num-epochs", "1", "--batch-size", "3", "--grad-accumulation-steps", "1", "--device", "cpu"]
     named = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", str(data), "--output-dir", str(tmp_path / "out")]
-    train(sft_arguments().parse_args([*named, *flags, "--skip-bad-rows"]))
+    train(SFT.parse([*named, *flags, "--skip-bad-rows"]))
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     trained = [tokenizer.decode(row[row != -100]) for batch in seen for row in batch["labels"]]
     assert sorted("".join(trained).split("<|end|>")) == ["", "A1", "A3", "A5", "A7", "A8", "A8"]

@@ -34,23 +34,23 @@ def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]
 
 
 def sft(base: Path, folder: Path, out: Path, *flags: object, status: int = 0) -> str:
-    from dimba.objectives.arguments import sft_arguments
-    from dimba.trainers.objectives.sft import train
+    from dimba.objectives.sft import SFT
+    from dimba.trainers.objectives.sft.train import train
 
     rows = write_rows(folder / "chats.jsonl", CHATS)
-    return said(train, sft_arguments(), base, rows, out, *FLAGS, *flags, status=status)
+    return said(train, SFT, base, rows, out, *FLAGS, *flags, status=status)
 
 
 def grpo(base: Path, folder: Path, out: Path, *flags: object, status: int = 0) -> str:
-    from dimba.objectives.arguments import grpo_arguments
+    from dimba.objectives.grpo import GRPO
     from dimba.trainers.objectives.grpo.train import train
 
     rows = write_rows(folder / "sums.jsonl", SUMS)
     own = ("--grad-accumulation-steps", "1", "--device", "cpu", "--learning-rate", "1e-3", *GROUPS)
-    return said(train, grpo_arguments(), base, rows, out, *own, *flags, status=status)
+    return said(train, GRPO, base, rows, out, *own, *flags, status=status)
 
 
-def said(train: Any, parser: Any, base: Path, rows: Path, out: Path, *flags: object, status: int) -> str:
+def said(train: Any, objective: Any, base: Path, rows: Path, out: Path, *flags: object, status: int) -> str:
     """What the script says, in this process: importing what trains takes longer than to train."""
     from dimba.trainers.command import run_trainer
 
@@ -58,7 +58,7 @@ def said(train: Any, parser: Any, base: Path, rows: Path, out: Path, *flags: obj
     argv = [str(each) for pair in named.items() for each in pair] + [str(each) for each in flags]
     text = io.StringIO()
     with redirect_stdout(text), redirect_stderr(text):
-        ended = run_trainer(train, parser.parse_args(argv))
+        ended = run_trainer(train, objective.parse(argv))
     assert ended == status, text.getvalue()
     return text.getvalue()
 
@@ -99,11 +99,11 @@ def test_a_look_without_gradients_does_not_change_those_of_four_bits(tiny_checkp
     import torch
     from peft import get_peft_model
 
-    from dimba.objectives.arguments import sft_arguments
+    from dimba.objectives.sft import SFT
     from dimba.trainers.models.loading import adapter_config, choose_compute, load_model
 
     named = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "x", "--use-qlora"]
-    args = sft_arguments().parse_args([*named, "--lora-r", "4"])
+    args = SFT.parse([*named, "--lora-r", "4"])
     model = get_peft_model(load_model(args, choose_compute("cpu")), adapter_config(args))
     ids = torch.arange(20)[None]
 

@@ -3,7 +3,10 @@ import itertools
 import pytest
 
 from dimba.host.facts import Gpu
-from dimba.objectives.batching import BUDGETS, nominal_gb, row_for, whole_groups
+from dimba.objectives.batches import whole_groups
+from dimba.objectives.budgets import BUDGETS, nominal_gb, starting_point
+from dimba.objectives.grpo import GRPO
+from dimba.objectives.sft import SFT
 from dimba.wizard.defaults import largest_gb, recommended_method
 
 
@@ -45,18 +48,19 @@ EXPECTED = {
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_every_budget_starts_where_its_row_says(budget: int):
-    row = row_for(budget)
+    common, of_sft, of_grpo = starting_point(budget), SFT.start(budget), GRPO.start(budget)
     batch, sft, grpo, rank, sft_steps, grpo_steps = EXPECTED[budget]
     methods = ("lora", "qlora", "full")
-    assert tuple(row.batch[method] for method in methods) == batch
-    assert tuple(row.accumulation["sft"][method] for method in methods) == sft
-    assert tuple(row.accumulation["grpo"][method] for method in methods) == grpo
-    assert (row.rank, row.max_steps["sft"], row.max_steps["grpo"]) == (rank, sft_steps, grpo_steps)
+    assert tuple(common.batch[method] for method in methods) == batch
+    assert tuple(of_sft.accumulation[method] for method in methods) == sft
+    assert tuple(of_grpo.accumulation[method] for method in methods) == grpo
+    assert (common.rank, of_sft.max_steps, of_grpo.max_steps) == (rank, sft_steps, grpo_steps)
 
 
 @pytest.mark.parametrize(("gb", "budget"), [(12, 8), (20, 16), (32, 24), (80, 40), (3, 4), (None, 4)])
 def test_a_size_between_two_rows_takes_the_one_below(gb: int | None, budget: int):
-    assert row_for(gb) is row_for(budget)
+    assert starting_point(gb) is starting_point(budget)
+    assert SFT.start(gb) is SFT.start(budget)
 
 
 def test_accumulation_grows_until_groups_are_whole():

@@ -1,6 +1,5 @@
 """`docker compose run sft --dataset …`: one of our trainers with the flags that it takes, under `accelerate`."""
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,28 +10,32 @@ from dimba.commands.compose.places import is_shown
 from dimba.commands.compose.start import Start, secrets_given
 from dimba.common.contract import ENV_GPU_COUNT, IMAGE_ROOT, absolute
 from dimba.common.errors import BadInput
-from dimba.host.trainer import own_trainer
-from dimba.objectives.arguments import grpo_arguments, sft_arguments
+from dimba.objectives.registry import OBJECTIVES
+from dimba.options.param import parse, parser_of
+from dimba.options.trainer import TrainerOptions
 from dimba.plan.build import hub_login, job_environment
 from dimba.plan.placement import auto_precision, job_argv
 
 
 def script(mode: str, flags: Sequence[str]) -> Start:
     """What starts for these flags; `--help` and mistakes end here, before anything is imported that trains."""
-    parser = sft_arguments() if mode == "sft" else grpo_arguments()
+    objective = OBJECTIVES.get(mode)
+    if objective is None:
+        raise BadInput(f"docker compose run train: no mode `{mode}`", f"one of: {', '.join(OBJECTIVES)}")
+    parser = parser_of(objective.options, objective.summary)
     parser.prog = f"docker compose run --rm {mode}"
-    args = parser.parse_args(flags)
+    args = parse(objective.options, parser, flags)
     _refuse_what_would_be_lost(args)
     gpus = cards(wanted=args.device != "cpu").gpus if args.device != "cpu" else ()
     secrets = secrets_given()
     environment = job_environment(Path(os.environ["HF_HOME"]), inside=True) | hub_login(secrets)
     return Start(
         argv=job_argv(
-            f"{own_trainer(mode, Path(IMAGE_ROOT))}",
+            f"{IMAGE_ROOT}/{objective.script}",
             gpus=len(gpus),
             precision=auto_precision(gpus),
             cores=len(os.sched_getaffinity(0)),
-            tokenises=mode == "sft",
+            tokenises=objective.tokenizes_first,
         )
         + tuple(flags),
         environment=environment | {ENV_GPU_COUNT: str(len(gpus))},
@@ -40,7 +43,7 @@ def script(mode: str, flags: Sequence[str]) -> Start:
     )
 
 
-def _refuse_what_would_be_lost(args: argparse.Namespace) -> None:
+def _refuse_what_would_be_lost(args: TrainerOptions) -> None:
     folder = absolute(args.output_dir or CHECKPOINTS)
     if not is_shown(folder):
         raise BadInput(

@@ -1,18 +1,18 @@
 """How rows become a batch: end to end where the model keeps them apart, else padded, and said."""
 
-from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from dimba.common.errors import BadInput
+from dimba.objectives.sft import SftOptions
 from dimba.trainers.command import is_first_rank
 from dimba.trainers.data.packing import collate_packed, collate_padded, packing_error
 from dimba.trainers.kernels.documents import NAME, within_documents
 from dimba.trainers.models.sharding import agreed
 
 
-def choose_collator(args: Namespace, model: Any, pad_id: int, *, on_cpu: bool) -> Callable[..., Any]:
+def choose_collator(args: SftOptions, model: Any, pad_id: int, *, on_cpu: bool) -> Callable[..., Any]:
     """As the flags say, and where they leave it open, as the model allows; sets the model's attention with it."""
     padded = partial(collate_padded, pad_id=pad_id)
     if args.attention == "documents":
@@ -30,7 +30,7 @@ def choose_collator(args: Namespace, model: Any, pad_id: int, *, on_cpu: bool) -
     return padded
 
 
-def _by_documents(args: Namespace, model: Any, pad_id: int) -> Callable[..., Any]:
+def _by_documents(args: SftOptions, model: Any, pad_id: int) -> Callable[..., Any]:
     hint = "leave --attention out: what is quickest and exact is taken then"
     if args.packing == "off":
         raise BadInput("--attention documents is for packed rows, and --packing is off", hint)

@@ -1,7 +1,5 @@
 """From a trainer's flags to what it takes batches from, and a report of what that is."""
 
-import sys
-from argparse import Namespace
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +8,8 @@ import numpy as np
 from dimba.common.contract import names_a_path
 from dimba.common.errors import BadInput
 from dimba.dataset.token_report import DataReport, longer_rows
-from dimba.objectives.arguments import column_names
-from dimba.trainers.command import every
+from dimba.objectives.sft import SftOptions
+from dimba.options.trainer import TrainerOptions, column_names
 from dimba.trainers.data.chat import IGNORED, Example, prepare_tokenizer
 from dimba.trainers.data.reporting import report_on
 from dimba.trainers.data.rows import Source
@@ -56,7 +54,7 @@ class Data:
         return self
 
 
-def load_data(args: Namespace, progress: Progress) -> Data:
+def load_data(args: SftOptions, progress: Progress) -> Data:
     """Reads, tokenises (or finds the tokens), holds out and cuts as `args` of a trainer say; raises BadInput."""
     tokenizer = load_tokenizer(args.base_checkpoint, code=args.trust_remote_code)
     said = prepare_tokenizer(tokenizer)
@@ -78,7 +76,7 @@ def load_data(args: Namespace, progress: Progress) -> Data:
     return Data(tokenizer, Pieces(store, chosen.train), validation, report)
 
 
-def _held_out(args: Namespace) -> tuple[float, str | None]:
+def _held_out(args: SftOptions) -> tuple[float, str | None]:
     """(share or number of rows, split of its own)."""
     wanted = args.validation_split
     if isinstance(wanted, str) and names_a_path(args.dataset):
@@ -91,12 +89,12 @@ def _pieces_held_out(chosen: Selection) -> str:
     return f"the {pieces:,} examples held out are the pieces of {rows:,} rows" if pieces != rows else ""
 
 
-def _all_of(store: TokenStore, args: Namespace) -> Pieces:
+def _all_of(store: TokenStore, args: SftOptions) -> Pieces:
     return Pieces(store, select(store, args.max_length, args.on_long or "truncate").train)
 
 
 def _problem(
-    store: TokenStore, other: TokenStore | None, chosen: Selection, tokenizer: Any, args: Namespace
+    store: TokenStore, other: TokenStore | None, chosen: Selection, tokenizer: Any, args: SftOptions
 ) -> Problem:
     """The first thing that is wrong; two empty texts where nothing is."""
     stores = [store, *([other] if other else [])]
@@ -104,13 +102,6 @@ def _problem(
     found += [row_problem(each.note, skip_bad=args.skip_bad_rows) for each in stores]
     found.append(_cut_problem(store, chosen, args))
     return next((problem for problem in found if problem), ("", ""))
-
-
-def say_rows() -> Progress:
-    """Progress for people: a line that is rewritten on a terminal, now and then one on a pipe."""
-    if sys.stdout.isatty():
-        return every(0.2, lambda rows: print(f"\r\033[Kdata: {rows:,} rows tokenised", end="\r", flush=True))
-    return every(5.0, lambda rows: print(f"data: {rows:,} rows tokenised", flush=True))
 
 
 def as_dataset(pieces: Pieces, *, step: int = 1) -> Any:
@@ -137,7 +128,7 @@ def as_dataset(pieces: Pieces, *, step: int = 1) -> Any:
     return Dataset.from_dict({"piece": numbers}).with_transform(fetch)
 
 
-def source_of(args: Namespace) -> Source:
+def source_of(args: TrainerOptions) -> Source:
     """The rows that `args` of a trainer name; raises BadInput for columns that are no pairs."""
     try:
         columns = column_names(args.columns)
@@ -146,7 +137,7 @@ def source_of(args: Namespace) -> Source:
     return Source(args.dataset, config=args.dataset_config, split=args.dataset_split, columns=columns)
 
 
-def _cut_problem(store: TokenStore, chosen: Selection, args: Namespace) -> Problem | None:
+def _cut_problem(store: TokenStore, chosen: Selection, args: SftOptions) -> Problem | None:
     if isinstance(args.validation_split, float) and len(chosen.train) and not len(chosen.validation):
         return f"--validation-split {args.validation_split:g} holds out no row", "hold out more"
     if not len(chosen.train) and len(chosen.validation):

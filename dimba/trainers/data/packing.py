@@ -21,7 +21,7 @@ Feature = Mapping[str, Sequence[int]]
 def collate_padded(features: Sequence[Feature], *, pad_id: int) -> dict[str, torch.Tensor]:
     """`input_ids`, `attention_mask` and `labels` of shape (rows, longest row), padded on the right.
 
-    `tokens` counts them without padding, for `dimba.trainers.objectives.causal_trainer`.
+    `tokens` counts them without padding, for `dimba.trainers.objectives.sft.causal_trainer`.
     """
     shape = (len(features), max(len(feature["input_ids"]) for feature in features))
     batch = {"input_ids": torch.full(shape, pad_id), "labels": torch.full(shape, IGNORED)}
@@ -37,7 +37,7 @@ def collate_packed(features: Sequence[Feature], *, max_length: int, pad_id: int)
     """`input_ids`, `position_ids` and `labels` of shape (packed rows, longest of them), all documents in them.
 
     There are as few packed rows as hold the documents, none longer than `max_length` or the longest document.
-    `tokens` counts them without padding, for `dimba.trainers.objectives.causal_trainer`.
+    `tokens` counts them without padding, for `dimba.trainers.objectives.sft.causal_trainer`.
     """
     lengths = [len(feature["input_ids"]) for feature in features]
     rows = fewest_rows(lengths, max(max_length, *lengths))

@@ -1,54 +1,55 @@
 """Show the data as a trainer sees them: `python -m dimba.trainers.data.preview MODE FLAGS`, without training.
 
 Prints JSON lines: `{"rows": n}` while it reads, then `{"report": {…}}` or `{"error": {…}}`. What it tokenises is kept
-for the job. With `--lines` for the mode it prints lines for people instead, of SFT's, and ends as a trainer does.
+for the job. With `--lines SCRIPT` in place of the mode it prints lines for people and ends as that trainer does.
 """
 
 import json
 import os
 import sys
-from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
-from dimba.common.errors import DimbaError
+from dimba.common.contract import LINES
+from dimba.common.errors import BadInput, DimbaError
 from dimba.dataset.token_report import DataReport
-from dimba.objectives.arguments import grpo_arguments, sft_arguments
-from dimba.trainers.command import every, run_trainer
+from dimba.objectives.objective import Objective
+from dimba.objectives.registry import OBJECTIVES
+from dimba.options.trainer import TrainerOptions
+from dimba.trainers.command import every, run_trainer, say_rows
+from dimba.trainers.objectives.registry import training_half
 
 _SECONDS = 0.5  # between signs of progress
 
 
 def main(argv: list[str]) -> int:
     """Looks at the data that the flags after the mode name."""
-    how, *flags = argv
-    args = (grpo_arguments if how == "grpo" else sft_arguments)().parse_args(flags)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if how == "--lines":
-        return run_trainer(_prepare, args)
+    if argv[0] == LINES:
+        _, script, *flags = argv
+        return _tokenize(next(each for each in OBJECTIVES.values() if script.endswith(each.script)), flags)
+    objective, *flags = argv
+    options = OBJECTIVES[objective].parse(flags)
     try:
-        _say(report=_report(how, args).as_json())
+        _say(report=_report(objective, options).as_json())
     except DimbaError as error:
         _say(error=error.as_json())
         return error.exit_status
     return 0
 
 
-def _report(mode: str, args: Namespace) -> DataReport:
-    progress = every(_SECONDS, lambda rows: _say(rows=rows))
-    if mode == "grpo":
-        from dimba.trainers.objectives.grpo.prompts import load_prompts
-
-        return load_prompts(args, progress).report
-    from dimba.trainers.data.loading import load_data
-
-    return load_data(args, progress).report
+def _report(objective: str, options: TrainerOptions) -> DataReport:
+    return training_half(objective).report(options, every(_SECONDS, lambda rows: _say(rows=rows)))
 
 
-def _prepare(args: Namespace) -> int:
-    from dimba.trainers.data.loading import load_data, say_rows
+def _tokenize(objective: Objective[Any], flags: Sequence[str]) -> int:
+    def report(options: TrainerOptions) -> int:
+        found = training_half(objective.name).report(options, say_rows())
+        if found.problem:
+            raise BadInput(found.problem, found.hint)
+        return 0
 
-    load_data(args, say_rows()).checked()
-    return 0
+    return run_trainer(report, objective.parse(flags))
 
 
 def _say(**value: Any) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import sysconfig
-from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from dimba.common.checkpoints import CONFIGS, names_code
 from dimba.common.contract import RUN_ITS_CODE, absolute, names_a_path
 from dimba.common.errors import BadInput, HostCannot
+from dimba.options.trainer import TrainerOptions
 from dimba.supervisor.entry import ON_CPU_INSTEAD
 from dimba.trainers.command import is_first_rank
 
@@ -99,7 +99,7 @@ def load_context(checkpoint: str, *, code: bool = False) -> int | None:
     return context
 
 
-def load_model(args: Namespace, compute: Compute) -> Any:
+def load_model(args: TrainerOptions, compute: Compute) -> Any:
     """The base in float32 for full fine-tuning and on the CPU, frozen in bf16 or nf4 under an adapter on CUDA."""
     from transformers import AutoModelForCausalLM
 
@@ -108,7 +108,7 @@ def load_model(args: Namespace, compute: Compute) -> Any:
     return _differentiable(_loaded(AutoModelForCausalLM, args.base_checkpoint, **options))
 
 
-def _attention(args: Namespace, compute: Compute) -> dict[str, str]:
+def _attention(args: TrainerOptions, compute: Compute) -> dict[str, str]:
     """What transformers is to be told of it; the rest is found out once the model is there."""
     kind = getattr(args, "attention", "auto")
     if kind in ("auto", "documents"):
@@ -131,7 +131,7 @@ def _differentiable(model: Any) -> Any:
     return model
 
 
-def load_classifier(checkpoint: str, args: Namespace, compute: Compute, flag: str = "--base-checkpoint") -> Any:
+def load_classifier(checkpoint: str, args: TrainerOptions, compute: Compute, flag: str = "--base-checkpoint") -> Any:
     """A model of one output, its weights frozen: a base under a new head, or a whole one with `--reward-model`.
 
     Raises:
@@ -162,7 +162,7 @@ def _check_head(checkpoint: str, found: Mapping[str, Any]) -> None:
         raise BadInput(f"--reward-model: {checkpoint} has no reward head: `{missing[0]}` is not in its files", hint)
 
 
-def _options(args: Namespace, compute: Compute, *, frozen: bool) -> dict[str, Any]:
+def _options(args: TrainerOptions, compute: Compute, *, frozen: bool) -> dict[str, Any]:
     import torch
 
     reduced = torch.float16 if compute.mixed == "fp16" else torch.bfloat16
@@ -180,7 +180,7 @@ def _options(args: Namespace, compute: Compute, *, frozen: bool) -> dict[str, An
     return options
 
 
-def adapter_config(args: Namespace) -> Any:
+def adapter_config(args: TrainerOptions) -> Any:
     """LoRA on every linear layer; None for full fine-tuning."""
     if not (args.use_lora or args.use_qlora):
         return None

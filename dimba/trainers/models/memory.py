@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from dimba.common.contract import ENV_MEMORY
 from dimba.common.errors import RunFailed
 from dimba.common.units import size
-from dimba.objectives.batching import CARD_FILLED
+from dimba.objectives.budgets import FILLED
 from dimba.trainers.objectives.callbacks import Metrics
 
 _HINT = (
@@ -92,7 +92,7 @@ class MemoryProbe(TrainerCallback):
         self._trainer.model.activation_checkpointing_enable()
         if accelerator.is_main_process:
             print(
-                f"memory: activations would take over {CARD_FILLED:.0%} of the card: they are computed again",
+                f"memory: activations would take over {FILLED:.0%} of the card: they are computed again",
                 flush=True,
             )
         return False
@@ -102,7 +102,7 @@ class MemoryProbe(TrainerCallback):
             probe(self._trainer, self._inputs())
         except torch.OutOfMemoryError:
             return False
-        return self._meter.peak()[0] <= CARD_FILLED * self._meter.room()
+        return self._meter.peak()[0] <= FILLED * self._meter.room()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """What it came to in the end."""

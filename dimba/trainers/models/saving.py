@@ -1,7 +1,6 @@
 """Where what was trained goes, and what libraries must not say on the way there."""
 
 import os
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,13 +8,14 @@ from typing import Any
 
 from dimba.common.contract import ENV_RUN_ID, OUTPUT_FILE, SAVING_FOLDER, trained_files
 from dimba.common.errors import BadInput
+from dimba.options.trainer import TrainerOptions
 from dimba.trainers.command import is_first_rank
 from dimba.trainers.models.checkpoints import disk_watched, model_bytes, move_whole
 from dimba.trainers.models.sharding import is_asked, whole_weights
 
 
 @contextmanager
-def output_folder(args: Namespace) -> Iterator[None]:
+def output_folder(args: TrainerOptions) -> Iterator[None]:
     """Makes the folder, so that one that cannot be made is refused at once; a refusal that follows takes it back.
 
     One that holds somebody else's model is refused.
@@ -32,7 +32,7 @@ def output_folder(args: Namespace) -> Iterator[None]:
         raise
 
 
-def _make_output(args: Namespace, folder: Path) -> None:
+def _make_output(args: TrainerOptions, folder: Path) -> None:
     ours = os.environ.get(ENV_RUN_ID) and (folder / OUTPUT_FILE).exists()
     there = trained_files(folder)
     if there and not ours and not args.resume_from_checkpoint:

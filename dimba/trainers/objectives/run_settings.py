@@ -1,21 +1,22 @@
 """What all of our trainers have in common: settings of the run, and what of TRL's ways is undone."""
 
-from argparse import Namespace
 from typing import Any
 
+from dimba.objectives.objective import Objective
+from dimba.options.trainer import TrainerOptions
 from dimba.trainers.command import world_size
 from dimba.trainers.models.loading import Compute
 from dimba.trainers.models.sharding import is_asked
 
 
-def run_settings(args: Namespace, compute: Compute, *, probed: bool = True) -> dict[str, Any]:
-    """Keyword arguments of any of TRL's configurations; whether its largest step is tried before the first."""
+def run_settings(args: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> dict[str, Any]:
+    """Keyword arguments of any of TRL's configurations; `can_fall_back` as in `can_fall_back`."""
     return {
         "seed": args.seed,
         "use_cpu": compute.on_cpu,
         "bf16": compute.mixed == "bf16",
         "fp16": compute.mixed == "fp16",
-        "activation_checkpointing": recomputes(args, compute, probed=probed),
+        "activation_checkpointing": recomputes(args, compute, can_fall_back=can_fall_back),
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
         "logging_steps": 1,
@@ -28,26 +29,26 @@ def run_settings(args: Namespace, compute: Compute, *, probed: bool = True) -> d
     }
 
 
-def recomputes(args: Namespace, compute: Compute, *, probed: bool = True) -> bool:
-    """Whether activations are computed again from the start: a third more work, for memory alone.
+def can_fall_back(args: TrainerOptions, objective: Objective[Any]) -> bool:
+    """Whether training may start with activations kept, and checkpoint them once a first step does not fit.
 
-    Where it is left open a card keeps them, until a step shows that it cannot (`dimba.trainers.models.memory`).
+    Ranks that wait for each other, under FSDP2 and in some losses, would wait forever for one out of memory.
     """
+    alone = world_size() == 1 or not objective.loss_waits
+    return args.activation_checkpointing == "auto" and not is_asked() and alone
+
+
+def recomputes(args: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> bool:
+    """Whether activation checkpointing is on from the start: a third more work, for memory alone."""
     asked = args.activation_checkpointing
-    return asked == "on" or (asked == "auto" and not compute.on_cpu and not (probed and may_keep(args)))
+    return asked == "on" or (asked == "auto" and not compute.on_cpu and not can_fall_back)
 
 
-def may_keep(args: Namespace) -> bool:
-    """Whether a step can try: parts of a model, and GRPO's loss, wait for a rank that ran out of memory."""
-    samples = hasattr(args, "num_generations")
-    return args.activation_checkpointing == "auto" and not is_asked() and (world_size() == 1 or not samples)
-
-
-def activations(args: Namespace, compute: Compute) -> str:
-    """What becomes of them, in words."""
-    if recomputes(args, compute):
+def activations(args: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> str:
+    """Whether activations are kept, in words."""
+    if recomputes(args, compute, can_fall_back=can_fall_back):
         return "computed again"
-    return "kept" if compute.on_cpu or not may_keep(args) else "kept, if a first step shows that they fit"
+    return "kept" if compute.on_cpu or not can_fall_back else "kept, if a first step shows that they fit"
 
 
 def settled(trainer: Any) -> Any:

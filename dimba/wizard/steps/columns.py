@@ -5,7 +5,6 @@ from typing import Any
 
 from dimba.common.errors import BadInput
 from dimba.dataset.formats import UnknownFormat
-from dimba.dataset.prompt_examples import form_name
 from dimba.wizard.looks import (
     chosen_on_hub,
     columns,
@@ -24,10 +23,10 @@ from dimba.wizard.steps.sample import sample
 def recognise_on_hub(state: State, row: Mapping[str, Any], named: Mapping[str, str]) -> None:
     """Raises Wrong where no format fits a row of the Hub, unless its columns can still be named."""
     try:
-        form_name(row, named, f"{reference(state)} row 1", state.value("mode"))
+        state.objective.rows.format_name(row, named, f"{reference(state)} row 1")
     except UnknownFormat as error:
-        # What else GRPO can start from is for its trainer to say.
-        if named or (state.value("mode") == "sft" and not state.asking):
+        # Other shapes of preference data become recognisable with further rows, which the trainer reads.
+        if named or (state.objective.wants == "answers" and not state.asking):
             raise Wrong(error.message, with_flag(error.hint)) from None
     except BadInput as error:
         raise Wrong(error.message, error.hint) from None

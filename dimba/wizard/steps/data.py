@@ -9,7 +9,7 @@ from dimba.common.contract import DATA_SUFFIXES, absolute, names_a_path
 from dimba.common.errors import BadInput
 from dimba.dataset.files import KINDS
 from dimba.dataset.formats import UnknownFormat
-from dimba.dataset.prompt_examples import form_name
+from dimba.objectives.registry import OBJECTIVES
 from dimba.wizard.looks import (
     columns,
     first_row,
@@ -33,35 +33,39 @@ _COLUMNS = ("prompt_column", "response_column")
 
 
 def _menu(state: State) -> Sequence[Choice]:
-    mode = state.value("mode")
-    presets = [Choice(each.label, f"{n}  {_described(each, mode)}", each.label) for n, each in enumerate(PRESETS, 1)]
+    wants = state.objective.wants
+    presets = [Choice(each.label, f"{n}  {_described(each, wants)}", each.label) for n, each in enumerate(PRESETS, 1)]
     custom = Choice(CUSTOM, f"{len(PRESETS) + 1}  custom Hub data set  by its id", "custom Hub data set")
     local = Choice(LOCAL, f"{len(PRESETS) + 2}  local file           {' '.join(DATA_SUFFIXES)}", "local file")
     return [*presets, custom, local]
 
 
-def _described(preset: Preset, mode: str) -> str:
-    fit = "recommended" if mode in preset.good_for else f"for {preset.good_for[0].upper()}"
-    return f"{preset.label:<20} {preset.hub_id(mode):<40} {fit}"
+def _described(preset: Preset, wants: str) -> str:
+    fit = "recommended" if wants in preset.suits else f"for {_modes_for(preset.suits[0])}"
+    return f"{preset.label:<20} {preset.hub_id(wants):<40} {fit}"
+
+
+def _modes_for(kind: str) -> str:
+    return ", ".join(each.name.upper() for each in OBJECTIVES.values() if each.wants == kind)
 
 
 def _before_menu(state: State) -> list[Said]:
     """While one reads the menu, the Hub is asked for what stands first in it."""
     preset = find_preset(_menu_default(state))
     assert preset is not None, "it is in the menu"
-    prefetch_dataset(state, preset.hub_id(state.value("mode")))
+    prefetch_dataset(state, preset.hub_id(state.objective.wants))
     return []
 
 
 def _menu_default(state: State) -> str:
-    return PRESETS[3 if state.value("mode") == "grpo" else 0].label
+    return state.objective.preset
 
 
 def _check_menu(value: str, state: State) -> None:
     preset = find_preset(value)
     if preset is None:
         return
-    hub_id = preset.hub_id(state.value("mode"))
+    hub_id = preset.hub_id(state.objective.wants)
     found = hub_dataset(state, hub_id)
     if found.status == "missing":
         near = f"; the nearest: {' or '.join(preset.nearest)}" if preset.nearest else ""
@@ -116,7 +120,7 @@ def _live_path(text: str, state: State) -> str:
         return "a folder" if path.is_dir() else "nothing there yet"
     try:
         where, row = first_row(path)
-        return f"its first row: {form_name(row, {}, where, state.value('mode'))}"
+        return f"its first row: {state.objective.rows.format_name(row, {}, where)}"
     except UnknownFormat as error:
         return f"{error.message.removeprefix(f'{where}: ')}; Enter asks which is which"
     except BadInput as error:
@@ -184,7 +188,7 @@ def _after_data(state: State) -> list[Said]:
 def _from_flag(text: str, state: State) -> dict[str, Any]:
     """What `--dataset TEXT` answers: a preset, a Hub id or a file, told apart as the trainers do."""
     preset = find_preset(text)
-    if preset and text not in (preset.sft, preset.grpo):
+    if preset and text not in preset.ids.values():
         return {"preset": preset.label}
     if names_a_path(text):
         return {"preset": LOCAL, "dataset_path": _parse_path(text, state)}

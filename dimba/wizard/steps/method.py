@@ -6,7 +6,7 @@ from typing import Any
 from dimba.common.units import size
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts
 from dimba.host.gpus import cdi_device
-from dimba.objectives.batching import BUDGETS, nominal_gb
+from dimba.objectives.budgets import BUDGETS, nominal_gb
 from dimba.wizard.defaults import largest_gb, recommended_method
 from dimba.wizard.machine import engine_facts, gpu_facts
 from dimba.wizard.preview import memory_of

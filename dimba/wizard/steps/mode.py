@@ -1,32 +1,29 @@
-"""Step 1: what kind of training."""
+"""Step 1: the training objective."""
 
+from dimba.objectives.registry import OBJECTIVES
+from dimba.options import table
 from dimba.wizard.question import Choice, Question, Said, one_of
 from dimba.wizard.state import State
 
-_CHOICES = (
-    Choice("sft", "sft    learn from example answers: the usual start", "sft"),
-    Choice("grpo", "grpo   improve answers that a reward can score; on top of an SFT model", "grpo"),
-)
+_CHOICES = tuple(Choice(each.name, f"{each.name:<6} {each.choice}", each.name) for each in OBJECTIVES.values())
 
 
-def _after(state: State) -> list[Said]:
-    if state.value("mode") != "grpo":
-        return []
-    return [Said("Preference pairs alone are usually better served by DPO; GRPO wants a reward.", "dim")]
+def _advice(state: State) -> list[Said]:
+    return [Said(state.objective.advice, "dim")] if state.objective.advice else []
 
 
 QUESTIONS = (
     Question(
         key="mode",
         step=1,
-        ask="Mode",
+        ask=table.MODE.question,
         flag="--mode",
-        metavar="sft|grpo",
-        help="sft: learn from example answers; grpo: from a reward",
+        metavar="|".join(OBJECTIVES),
+        help=table.MODE.help,
         kind="choice",
         choices=lambda _state: _CHOICES,
-        default=lambda _state: "sft",
+        default=lambda _state: next(iter(OBJECTIVES)),
         parse=lambda text, _state: one_of(_CHOICES, text, "mode"),
-        after=_after,
+        after=_advice,
     ),
 )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from dimba.common.contract import DEFAULT_CHAT_TEMPLATE, absolute
 from dimba.common.errors import BadInput, printable
 from dimba.dataset.formats import Sample
-from dimba.dataset.prompt_examples import first_sample, form_name
 from dimba.wizard.looks import chosen_on_hub, is_local, local_data
 from dimba.wizard.question import Said, counted
 from dimba.wizard.state import State
@@ -38,12 +37,12 @@ def sample(state: State, reference: str, columns: Mapping[str, str]) -> list[Sai
 
 def _first_on_hub(state: State, found: "HubDataset", columns: Mapping[str, str], rows: str) -> list[Said]:
     row = found.first or {}
-    where, mode = f"{found.id} row 1", state.value("mode")
+    where, reader = f"{found.id} row 1", state.objective.rows
     try:
-        name = form_name(row, columns, where, mode)
+        name = reader.format_name(row, columns, where)
         if set(row) & set(found.truncated):
             return [Said(f"on the Hub: {name}, {rows}; the first is too long to be shown", "good")]
-        first = first_sample(row, columns, where, mode)
+        first = reader.first_sample(row, columns, where)
     except BadInput as error:
         return [Said(f"on the Hub, {rows}; {error.message}", "warn")]
     return [Said(f"on the Hub: {name}, {rows}; the first was looked at", "good"), *_example(state, first)]

@@ -1,26 +1,25 @@
-"""Step 5: hyperparameters, each with what follows from it."""
+"""Step 5: hyperparameters, each with its consequences."""
+
+from collections.abc import Callable
 
 from dimba.common.contract import absolute
 from dimba.common.errors import BadInput
-from dimba.objectives.batching import Row, default_learning_rate, row_for
+from dimba.objectives.budgets import starting_point
 from dimba.objectives.rewards import parse_reward
+from dimba.options import table
+from dimba.options.param import Param
 from dimba.wizard.batches import AUTO, accumulation, batch_size, fitting_generations, is_auto, is_too_much
 from dimba.wizard.consequences import consequences, passes, solved_note
 from dimba.wizard.looks import base_facts
-from dimba.wizard.question import Question, Said, Wrong, positive, whole
+from dimba.wizard.question import Said, Wrong, from_param, positive, whole
 from dimba.wizard.state import State
 
-_USUAL_LENGTH = 1024
 EPOCHS, CHANGE, FIT = "epochs", "change", "fit"  # what may be said of all of them at once
 
 
-def table_row(state: State) -> Row:
-    """What the table says for this much memory."""
-    return row_for(state.value("vram"))
-
-
-def _is_grpo(state: State) -> bool:
-    return bool(state.value("mode") == "grpo")
+def _takes(param: Param) -> Callable[[State], bool]:
+    """Whether the trainer of the chosen objective has a parameter."""
+    return lambda state: state.objective.takes(param)
 
 
 def _is_adapter(state: State) -> bool:
@@ -33,25 +32,25 @@ def _tuned(state: State) -> bool:
 
 def learning_rate(state: State) -> float:
     """The spec's own default for mode and method."""
-    return default_learning_rate(state.value("mode"), state.value("method"))
+    return state.objective.rates.of(state.value("method"))
 
 
 def _batch(state: State) -> int | str:
     """The table's, unless that is known not to fit the cards, or what fits them is asked for."""
-    batch = table_row(state).batch[state.value("method")]
+    batch = starting_point(state.value("vram")).batch[state.value("method")]
     fits = state.value("tune") != FIT and not is_too_much(state, batch, _table_accumulation(state))
     return batch if fits else AUTO
 
 
 def _table_accumulation(state: State) -> int:
-    return table_row(state).accumulation[state.value("mode")][state.value("method")]
+    return state.objective.start(state.value("vram")).accumulation[state.value("method")]
 
 
 def _max_steps(state: State) -> int | None:
     """The table's; whoever says how many epochs it shall be means that."""
     if "epochs" in state.answers or state.answers.get("tune") == EPOCHS:
         return None
-    return table_row(state).max_steps[state.value("mode")]
+    return state.objective.start(state.value("vram")).max_steps
 
 
 def _context(state: State) -> int | None:
@@ -60,7 +59,8 @@ def _context(state: State) -> int | None:
 
 
 def _max_length(state: State) -> int:
-    return min(_USUAL_LENGTH, _context(state) or _USUAL_LENGTH)
+    usual: int = table.MAX_LENGTH.default
+    return min(usual, _context(state) or usual)
 
 
 def _check_length(value: int, state: State) -> None:
@@ -125,61 +125,50 @@ def show_rate(value: float) -> str:
 
 
 def _epochs(text: str) -> float:
-    number = positive(text, "epochs", "3")
+    return _plain_number(positive(text, "epochs", "3"))
+
+
+def _plain_number(number: float) -> float:
     return int(number) if number == int(number) else number
 
 
 def _after_accumulation(state: State) -> list[Said]:
-    # For GRPO the number of completions comes after, and is chosen so that it fits.
-    return [*([] if not _is_grpo(state) else solved_note(state)), *consequences(state)]
+    # The number of completions is asked for later, and chosen so that it fits.
+    return [*(solved_note(state) if state.value("num_generations") else []), *consequences(state)]
 
 
 VALUES = (
-    Question(
-        key="batch_size",
+    from_param(
+        table.BATCH_SIZE,
         step=5,
-        ask="Batch size",
-        flag="--batch-size",
-        metavar="N",
-        help="rows (GRPO: completions) a device and forward pass; auto: the most that fits the card",
+        help="rows (GRPO: completions) per GPU and forward pass; auto: the most that fits the GPU",
         default=_batch,
         parse=_parse_batch,
         asked=_tuned,
         after=_after_accumulation,
         live=_batch_live,
     ),
-    Question(
-        key="grad_accumulation_steps",
+    from_param(
+        table.ACCUMULATION,
         step=5,
-        ask="Gradient accumulation",
-        flag="--grad-accumulation-steps",
-        metavar="N",
-        help="batches an optimiser step",
         default=_accumulation,
         parse=lambda text, _state: whole(text, "gradient accumulation"),
         asked=lambda state: _tuned(state) and not is_auto(state),
         after=_after_accumulation,
         live=lambda _text, _state: "batches before one optimiser step: a larger effective batch for no memory",
     ),
-    Question(
-        key="epochs",
+    from_param(
+        table.EPOCHS,
         step=5,
-        ask="Epochs",
-        flag="--epochs",
-        metavar="N",
-        help="passes over the data",
-        default=lambda state: 1 if _is_grpo(state) else 3,
+        default=lambda state: _plain_number(state.objective.epochs),
         parse=lambda text, _state: _epochs(text),
         show=lambda value: f"{value:g}",
         asked=_tuned,
         after=consequences,
     ),
-    Question(
-        key="max_steps",
+    from_param(
+        table.MAX_STEPS,
         step=5,
-        ask="Max steps",
-        flag="--max-steps",
-        metavar="N",
         help="optimiser steps, instead of epochs; none: the epochs decide",
         default=_max_steps,
         parse=_parse_steps,
@@ -188,12 +177,9 @@ VALUES = (
         after=lambda state: [*consequences(state), *passes(state)],
         live=lambda _text, _state: "optimiser steps in all, whatever the epochs say; none: the epochs decide",
     ),
-    Question(
-        key="learning_rate",
+    from_param(
+        table.LEARNING_RATE,
         step=5,
-        ask="Learning rate",
-        flag="--learning-rate",
-        metavar="RATE",
         help="such as 2e-4",
         default=learning_rate,
         parse=lambda text, _state: positive(text, "learning rate", "2e-4"),
@@ -203,69 +189,52 @@ VALUES = (
             f"usual for {state.value('mode')}, {state.value('method')}: {show_rate(learning_rate(state))}"
         ),
     ),
-    Question(
-        key="max_length",
+    from_param(
+        table.MAX_LENGTH,
         optional=True,
         step=5,
-        ask="Max length",
-        flag="--max-length",
-        metavar="N",
-        help="tokens a row; longer rows are cut, and said",
+        help="tokens per row at most; longer rows are cut, and reported",
         default=_max_length,
-        parse=lambda text, _state: whole(text, "max length", least=8),
+        parse=lambda text, _state: whole(text, "max length", least=table.MAX_LENGTH.least),
         check=_check_length,
         asked=_tuned,
         live=lambda _text, _state: "tokens a row; longer rows are cut, and how many is said before training",
     ),
-    Question(
-        key="lora_r",
+    from_param(
+        table.LORA_R,
         step=5,
-        ask="LoRA rank",
-        flag="--lora-r",
-        metavar="R",
-        help="rank of the adapter",
-        default=lambda state: table_row(state).rank,
+        default=lambda state: starting_point(state.value("vram")).rank,
         parse=lambda text, _state: whole(text, "LoRA rank"),
         applies=_is_adapter,
         asked=_tuned,
         live=lambda _text, _state: "how much an adapter can learn: 4 to 64",
     ),
-    Question(
-        key="lora_alpha",
+    from_param(
+        table.LORA_ALPHA,
         step=5,
-        ask="LoRA alpha",
-        flag="--lora-alpha",
-        metavar="ALPHA",
-        help="scale of the adapter, over its rank",
         default=lambda state: 2 * state.value("lora_r"),
         parse=lambda text, _state: whole(text, "LoRA alpha"),
         applies=_is_adapter,
         asked=_tuned,
         live=lambda _text, _state: "twice the rank is usual",
     ),
-    Question(
-        key="reward",
+    from_param(
+        table.REWARD,
         step=5,
-        ask="Reward",
-        flag="--reward",
-        metavar="NAME",
         help="auto, a verifier's name, or path/to/file.py:function",
         default=lambda _state: "auto",
         parse=_parse_reward,
-        applies=_is_grpo,
+        applies=_takes(table.REWARD),
         asked=_tuned,
         live=lambda _text, _state: "auto looks at the rows; numeric, exact_match, …; or file.py:function",
     ),
-    Question(
-        key="num_generations",
+    from_param(
+        table.NUM_GENERATIONS,
         step=5,
-        ask="Completions per prompt",
-        flag="--num-generations",
-        metavar="N",
         help="answers that GRPO samples and compares",
         default=fitting_generations,
         parse=_parse_generations,
-        applies=_is_grpo,
+        applies=_takes(table.NUM_GENERATIONS),
         asked=_tuned,
         after=_after_accumulation,
         live=_generations_live,

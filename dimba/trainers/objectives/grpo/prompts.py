@@ -1,6 +1,5 @@
 """From the flags of GRPO to prompts, what their answers are held against, and a report of both."""
 
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ import numpy as np
 from dimba.common.errors import BadInput, BadRow
 from dimba.dataset.prompt_examples import LeftOut, Tally, Task, TaskForm, tasks_of
 from dimba.dataset.token_report import BadRowReport, DataReport, Part, Shown
+from dimba.objectives.grpo import GrpoOptions
 from dimba.objectives.rewards import REWARDS, RewardSpec, parse_rewards
 from dimba.trainers.data.chat import ChatEncoder, prepare_tokenizer
 from dimba.trainers.data.loading import source_of
@@ -69,7 +69,7 @@ class _Read:
         return {"rows": self.rows, "unusable": len(self.bad), "bad": told}
 
 
-def load_prompts(args: Namespace, progress: Progress) -> Prompts:
+def load_prompts(args: GrpoOptions, progress: Progress) -> Prompts:
     """Reads the rows, finds out how to reward answers, and measures the prompts; raises BadInput."""
     limit = prompt_limit(args)
     tokenizer = load_tokenizer(args.base_checkpoint, code=args.trust_remote_code)
@@ -88,7 +88,7 @@ def load_prompts(args: Namespace, progress: Progress) -> Prompts:
     return Prompts(tokenizer, tuple(train), tuple(held_out), rewards, ends, report)
 
 
-def prompt_limit(args: Namespace) -> int:
+def prompt_limit(args: GrpoOptions) -> int:
     """Tokens that a prompt may have, so that a whole completion fits behind it; raises BadInput."""
     context = load_context(args.base_checkpoint, code=args.trust_remote_code)
     whole = min(args.max_length, context or args.max_length)
@@ -112,7 +112,7 @@ def turn_ends(tokenizer: Any) -> tuple[str, ...]:
     return tuple(encoder.turn_ends)
 
 
-def _read(args: Namespace, progress: Progress) -> _Read:
+def _read(args: GrpoOptions, progress: Progress) -> _Read:
     source = source_of(args)
     form, found = tasks_of(source.rows(), source.columns)
     read = _Read(form)
@@ -128,9 +128,9 @@ def _read(args: Namespace, progress: Progress) -> _Read:
     return read
 
 
-def _rewards(args: Namespace, read: _Read) -> tuple[tuple[RewardSpec, ...], str]:
+def _rewards(args: GrpoOptions, read: _Read) -> tuple[tuple[RewardSpec, ...], str]:
     """(rewards, why these); rows that one of them cannot be given for are put among the bad ones."""
-    if args.reward == ["auto"]:
+    if args.reward == ("auto",):
         choice = choose(read.form, [task for _, task in read.tasks])
         specs, why = choice.specs, choice.why
     else:
@@ -145,7 +145,7 @@ def _rewards(args: Namespace, read: _Read) -> tuple[tuple[RewardSpec, ...], str]
         )
     for spec in specs:
         _check_columns(spec, read.form)
-        _leave_out(spec, read, clear=args.reward == ["auto"])
+        _leave_out(spec, read, clear=args.reward == ("auto",))
     return specs, why
 
 
@@ -153,7 +153,7 @@ def _learnt(specs: Sequence[RewardSpec]) -> bool:
     return any(spec.name == "preference" for spec in specs)
 
 
-def _idle(specs: Sequence[RewardSpec], args: Namespace) -> Iterable[str]:
+def _idle(specs: Sequence[RewardSpec], args: GrpoOptions) -> Iterable[str]:
     most = args.max_completion_length
     idle = [spec for spec in specs if spec.name == "length" and spec.parameter and int(spec.parameter) >= most]
     return (f"reward {spec} is always 0: no completion has more than {most:,} tokens" for spec in idle)
@@ -193,7 +193,7 @@ def _asked(tokenizer: Any, read: _Read, *, pairs: bool) -> list[Asked]:
     return [Asked(*row) for row in found.rows]
 
 
-def _held_out(asked: Sequence[Asked], args: Namespace) -> tuple[list[Asked], list[Asked]]:
+def _held_out(asked: Sequence[Asked], args: GrpoOptions) -> tuple[list[Asked], list[Asked]]:
     """(to train on, to test on): rows that ask the same are on the same side."""
     wanted = args.validation_split
     if isinstance(wanted, str):
@@ -217,7 +217,7 @@ def question(task: Task) -> str:
 
 
 def _problem(
-    args: Namespace, read: _Read, asked: Sequence[Asked], train: Sequence[Asked], limit: int, *, tokenizer: Any
+    args: GrpoOptions, read: _Read, asked: Sequence[Asked], train: Sequence[Asked], limit: int, *, tokenizer: Any
 ) -> Problem:
     found = [] if asked else [faults_problem(read.faults, read.rows, tokenizer, args.base_checkpoint)]
     found.append(_unusable(args, read))
@@ -227,12 +227,12 @@ def _problem(
     return next((problem for problem in found if problem), ("", ""))
 
 
-def _unusable(args: Namespace, read: _Read) -> Problem | None:
+def _unusable(args: GrpoOptions, read: _Read) -> Problem | None:
     bad = row_problem(read.note, skip_bad=args.skip_bad_rows) if read.rows else None
     return bad or read.left_out.problem(len(read.tasks))
 
 
-def _long_problem(asked: Sequence[Asked], limit: int, args: Namespace) -> Problem | None:
+def _long_problem(asked: Sequence[Asked], limit: int, args: GrpoOptions) -> Problem | None:
     long = [each for each in asked if each.tokens > limit]
     if not long or args.on_long == "drop":
         return None
@@ -255,7 +255,9 @@ def _notes(asked: Sequence[Asked]) -> Iterable[str]:
         yield f"{tools:,} rows name tools: they are not shown to the model, which answers without"
 
 
-def _report(read: _Read, asked: Sequence[Asked], limit: int, args: Namespace, *, notes: tuple[str, ...]) -> DataReport:
+def _report(
+    read: _Read, asked: Sequence[Asked], limit: int, args: GrpoOptions, *, notes: tuple[str, ...]
+) -> DataReport:
     lengths = np.array([each.tokens for each in asked], dtype=np.int64)
     long = int((lengths > limit).sum())
     return DataReport(

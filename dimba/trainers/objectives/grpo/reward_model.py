@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import shutil
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from dimba.common.checkpoints import newest_whole
 from dimba.common.contract import absolute
 from dimba.common.errors import BadInput
 from dimba.dataset.prompt_examples import Task
+from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.data.prompt_rendering import chat_ids
 from dimba.trainers.data.token_store import note_use
@@ -60,7 +60,7 @@ class PreferenceReward:
         return [self._chosen[where] for where in answers.places]
 
 
-def preference_reward(args: Namespace, prompts: "Prompts", compute: Compute, stop: Any) -> PreferenceReward | None:
+def preference_reward(args: GrpoOptions, prompts: "Prompts", compute: Compute, stop: Any) -> PreferenceReward | None:
     """A reward model for the pairs: the given one, one made before, or one trained now; None where that was stopped.
 
     Raises:
@@ -80,7 +80,7 @@ def preference_reward(args: Namespace, prompts: "Prompts", compute: Compute, sto
     return PreferenceReward(scorer)
 
 
-def _made(args: Namespace, prompts: "Prompts", train: Sequence[Task], compute: Compute, stop: Any) -> str | None:
+def _made(args: GrpoOptions, prompts: "Prompts", train: Sequence[Task], compute: Compute, stop: Any) -> str | None:
     """The folder of the reward model, trained now unless it was made before; None where that was stopped."""
     folder = model_folder(args, prompts, train)
     if (folder / "adapter_config.json").is_file():
@@ -124,7 +124,7 @@ def keep(part: Path, folder: Path) -> None:
     shutil.rmtree(part)
 
 
-def model_folder(args: Namespace, prompts: "Prompts", train: Sequence[Task]) -> Path:
+def model_folder(args: GrpoOptions, prompts: "Prompts", train: Sequence[Task]) -> Path:
     """Where the reward model of these pairs, this base and these settings is kept, for other runs too."""
     from huggingface_hub.constants import HF_HOME
 
@@ -145,14 +145,14 @@ def _base_identity(checkpoint: str) -> list[Any]:
     return [str(folder), *((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
 
 
-def _fitting(args: Namespace, tokenizer: Any, tasks: Sequence[Task]) -> list[tuple[Task, list[int], list[int]]]:
+def _fitting(args: GrpoOptions, tokenizer: Any, tasks: Sequence[Task]) -> list[tuple[Task, list[int], list[int]]]:
     """The pairs of which both sides are short enough, with their tokens."""
     sides = [chat_ids(tokenizer, [whole(task, chosen=chosen) for task in tasks]) for chosen in (True, False)]
     pairs = zip(tasks, *sides, strict=True)
     return [(task, one, other) for task, one, other in pairs if max(len(one), len(other)) <= args.max_length]
 
 
-def _dataset(args: Namespace, tokenizer: Any, train: Sequence[Task]) -> Any:
+def _dataset(args: GrpoOptions, tokenizer: Any, train: Sequence[Task]) -> Any:
     from datasets import Dataset
 
     fitting = _fitting(args, tokenizer, train)
@@ -164,7 +164,7 @@ def _dataset(args: Namespace, tokenizer: Any, train: Sequence[Task]) -> Any:
     return Dataset.from_dict({"chosen_ids": chosen, "rejected_ids": rejected})
 
 
-def _trainer(args: Namespace, tokenizer: Any, data: Any, part: Path, compute: Compute) -> Any:
+def _trainer(args: GrpoOptions, tokenizer: Any, data: Any, part: Path, compute: Compute) -> Any:
     from peft import LoraConfig
     from transformers import set_seed
     from trl import RewardTrainer
@@ -189,7 +189,7 @@ def _trainer(args: Namespace, tokenizer: Any, data: Any, part: Path, compute: Co
     return settled(trainer)
 
 
-def _config(args: Namespace, part: Path, compute: Compute) -> Any:
+def _config(args: GrpoOptions, part: Path, compute: Compute) -> Any:
     from trl import RewardConfig
 
     batch = min(args.batch_size, _PAIRS_A_STEP)
@@ -200,5 +200,5 @@ def _config(args: Namespace, part: Path, compute: Compute) -> Any:
         num_train_epochs=args.reward_epochs,
         learning_rate=args.reward_learning_rate,
         max_length=None,  # what is too long is left out before, and said
-        **run_settings(args, compute, probed=False),
+        **run_settings(args, compute, can_fall_back=False),
     )

@@ -1,7 +1,6 @@
 """A reward model that scores whole chats."""
 
 import json
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from dimba.common.contract import absolute
 from dimba.common.errors import BadInput
+from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.data.prompt_rendering import chat_ids
 from dimba.trainers.models.loading import Compute, load_classifier
 from dimba.trainers.objectives.grpo.verdict import Chat
@@ -44,7 +44,7 @@ class Scorer:
         return [float(score) for score in logits]
 
 
-def load_scorer(place: str, args: Namespace, tokenizer: Any, compute: Compute) -> Scorer:
+def load_scorer(place: str, args: GrpoOptions, tokenizer: Any, compute: Compute) -> Scorer:
     """A reward model from a folder or the Hub: a model of its own, or an adapter on the base.
 
     Raises:
@@ -70,7 +70,7 @@ def load_scorer(place: str, args: Namespace, tokenizer: Any, compute: Compute) -
     return Scorer(_on_device(model, compute), tokenizer, max_length=args.max_length)
 
 
-def _check_adapter(folder: Path, args: Namespace) -> None:
+def _check_adapter(folder: Path, args: GrpoOptions) -> None:
     path = folder / "adapter_config.json"
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))

@@ -1,6 +1,5 @@
 """GRPO, from flags to a saved model: prompts, rewards, groups of completions, and what came of it."""
 
-from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -8,26 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import EXIT_STOPPED
 from dimba.common.errors import BadInput
-from dimba.objectives.batching import default_learning_rate, group_steps_per_epoch, total_steps, whole_groups
+from dimba.objectives.batches import group_steps_per_epoch, total_steps, whole_groups
+from dimba.objectives.grpo import BETA_WITH_REWARD_MODEL, GRPO, GrpoOptions
 from dimba.objectives.rewards import reward_label
-from dimba.trainers.command import is_first_rank, world_size
+from dimba.trainers.command import is_first_rank, say_rows, world_size
 from dimba.trainers.models.checkpoints import where_to_go_on
 from dimba.trainers.models.saving import output_folder, quiet, save, stop_where_turns_end
 from dimba.trainers.models.sharding import is_asked
 from dimba.trainers.objectives.grpo.samples import held_out_line, introduce_prompts, show_samples
 
 if TYPE_CHECKING:
+    from dimba.dataset.token_report import DataReport
+    from dimba.trainers.data.tokenization import Progress
     from dimba.trainers.models.loading import Compute
     from dimba.trainers.objectives.callbacks import StopOnSignal
     from dimba.trainers.objectives.grpo.prompts import Prompts
     from dimba.trainers.rewards import Reward
 
-_BETA = 0.04  # against a reward model, which a policy that strays learns to please
 
-
-def train(args: Namespace) -> int:
+def train(args: GrpoOptions) -> int:
     """Trains as `args` say; returns the exit status: 0, or EXIT_STOPPED where it was told to stop and saved."""
-    args.output_dir = args.output_dir or f"checkpoints/finetune_grpo_{_method(args)}"
     with output_folder(args):
         begun = where_to_go_on(args.resume_from_checkpoint)
         ready = _prepared(args)
@@ -46,10 +45,16 @@ def train(args: Namespace) -> int:
     return 0
 
 
-def _prepared(args: Namespace) -> "tuple[Any, _HeldOut, StopOnSignal] | None":
+def report(options: GrpoOptions, progress: "Progress") -> "DataReport":
+    """The prompts as training would read them; raises BadInput."""
+    from dimba.trainers.objectives.grpo.prompts import load_prompts
+
+    return load_prompts(options, progress).report
+
+
+def _prepared(args: GrpoOptions) -> "tuple[Any, _HeldOut, StopOnSignal] | None":
     """(trainer, test on held-out prompts, stop); None where training a reward model was told to stop."""
     quiet()
-    from dimba.trainers.data.loading import say_rows
     from dimba.trainers.models import loading
     from dimba.trainers.objectives.callbacks import StopOnSignal
     from dimba.trainers.objectives.grpo.prompts import load_prompts
@@ -67,11 +72,7 @@ def _prepared(args: Namespace) -> "tuple[Any, _HeldOut, StopOnSignal] | None":
     return trainer, _HeldOut(trainer, prompts, metrics), stop
 
 
-def _method(args: Namespace) -> str:
-    return "qlora" if args.use_qlora else "lora" if args.use_lora else "full"
-
-
-def check_vllm(args: Namespace, compute: "Compute") -> None:
+def check_vllm(args: GrpoOptions, compute: "Compute") -> None:
     """Refuses vLLM where it is known not to work, with the reason."""
     if not args.use_vllm:
         return
@@ -85,16 +86,16 @@ def check_vllm(args: Namespace, compute: "Compute") -> None:
         raise BadInput("--use-vllm: vLLM is not installed here", f"`pip install {lists}`, or {without}")
 
 
-def _beta(args: Namespace, prompts: "Prompts") -> float:
+def _beta(args: GrpoOptions, prompts: "Prompts") -> float:
     """The weight of staying close to the start, as given or as the reward wants it."""
-    return args.beta if args.beta is not None else _BETA if _is_learnt(prompts) else 0.0
+    return args.beta if args.beta is not None else BETA_WITH_REWARD_MODEL if _is_learnt(prompts) else 0.0
 
 
 def _is_learnt(prompts: "Prompts") -> bool:
     return any(spec.name == "preference" for spec in prompts.rewards)
 
 
-def _rewards(args: Namespace, prompts: "Prompts", compute: "Compute", stop: Any) -> "Sequence[Reward]":
+def _rewards(args: GrpoOptions, prompts: "Prompts", compute: "Compute", stop: Any) -> "Sequence[Reward]":
     """The rewards, ready to be given: functions of the user's own tried first, a reward model trained."""
     from dimba.trainers.objectives.grpo.groups import first_answers
     from dimba.trainers.rewards import make_rewards, probe
@@ -135,7 +136,7 @@ class _HeldOut:
 
 
 def make_trainer(
-    args: Namespace, prompts: "Prompts", rewards: "Sequence[Reward]", compute: "Compute", stop: Any
+    args: GrpoOptions, prompts: "Prompts", rewards: "Sequence[Reward]", compute: "Compute", stop: Any
 ) -> tuple[Any, Any]:
     """(the trainer, what writes its metrics); `stop` is the callback that listens to signals, or None."""
     from dimba.trainers.models.loading import adapter_config, load_model
@@ -143,7 +144,7 @@ def make_trainer(
     from dimba.trainers.objectives.callbacks import Metrics, metrics_path
     from dimba.trainers.objectives.grpo.alarms import Alarms
     from dimba.trainers.objectives.grpo.groups import GroupTrainer
-    from dimba.trainers.objectives.run_settings import may_keep, settled
+    from dimba.trainers.objectives.run_settings import can_fall_back, settled
 
     path = metrics_path(args.output_dir)
     metrics = Metrics(path)
@@ -167,12 +168,12 @@ def make_trainer(
         completion=args.max_completion_length,
         reference=bool(trainer.beta),
     )
-    add_probe(trainer, batch, path, may_keep=may_keep(args))
+    add_probe(trainer, batch, path, may_keep=can_fall_back(args, GRPO))
     trainer.state.max_steps = planned_steps(args, len(prompts.train))  # for rewards that are asked before the first
     return settled(trainer), metrics
 
 
-def _arithmetic(args: Namespace) -> tuple[int, int, int]:
+def _arithmetic(args: GrpoOptions) -> tuple[int, int, int]:
     """(accumulation, completions a prompt, prompts a step), with whole groups in every step."""
     processes = world_size()
     accumulation, generations = whole_groups(
@@ -181,14 +182,14 @@ def _arithmetic(args: Namespace) -> tuple[int, int, int]:
     return accumulation, generations, accumulation * args.batch_size * processes // generations
 
 
-def planned_steps(args: Namespace, prompts: int) -> int:
+def planned_steps(args: GrpoOptions, prompts: int) -> int:
     """How many steps so many prompts are trained for."""
     *_, per_step = _arithmetic(args)
-    per_epoch = group_steps_per_epoch(prompts, prompts_a_step=per_step)
+    per_epoch = group_steps_per_epoch(prompts, prompts_per_step=per_step)
     return total_steps(per_epoch, epochs=args.epochs, max_steps=args.max_steps)
 
 
-def _filling_a_step(args: Namespace, prompts: "Prompts") -> list[Any]:
+def _filling_a_step(args: GrpoOptions, prompts: "Prompts") -> list[Any]:
     """The prompts, repeated where they are fewer than one step takes; says how a step is made up."""
     accumulation, generations, per_step = _arithmetic(args)
     asked = list(prompts.train)
@@ -201,12 +202,11 @@ def _filling_a_step(args: Namespace, prompts: "Prompts") -> list[Any]:
     return asked * -(-per_step // len(asked)) if len(asked) < per_step else asked
 
 
-def _config(args: Namespace, prompts: "Prompts", compute: "Compute") -> Any:
+def _config(args: GrpoOptions, prompts: "Prompts", compute: "Compute") -> Any:
     from trl import GRPOConfig
 
-    from dimba.trainers.objectives.run_settings import run_settings
+    from dimba.trainers.objectives.run_settings import can_fall_back, run_settings
 
-    kind = "full" if _method(args) == "full" else "adapter"
     accumulation, generations, _ = _arithmetic(args)
     return GRPOConfig(
         output_dir=args.output_dir,
@@ -219,10 +219,10 @@ def _config(args: Namespace, prompts: "Prompts", compute: "Compute") -> Any:
         reward_weights=args.reward_weights,
         num_train_epochs=args.epochs,
         max_steps=args.max_steps or -1,
-        learning_rate=args.learning_rate or default_learning_rate("grpo", kind),
+        learning_rate=args.learning_rate,
         # Published recipes hold the rate; one that falls would make the last prompts count less than the first.
         lr_scheduler_type="constant",
         use_vllm=args.use_vllm,
         vllm_mode="colocate",
-        **run_settings(args, compute),
+        **run_settings(args, compute, can_fall_back=can_fall_back(args, GRPO)),
     )

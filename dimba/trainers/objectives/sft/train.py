@@ -1,24 +1,24 @@
 """Supervised fine-tuning, from flags to a saved model."""
 
-from argparse import Namespace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import EXIT_STOPPED
 from dimba.common.errors import printable
 from dimba.dataset.token_report import DataReport
-from dimba.objectives.batching import default_learning_rate
-from dimba.trainers.command import is_first_rank, world_size
+from dimba.objectives.sft import SFT, SftOptions
+from dimba.trainers.command import is_first_rank, say_rows, world_size
 from dimba.trainers.kernels.heap import keep_freed_memory
 from dimba.trainers.models.checkpoints import where_to_go_on
 from dimba.trainers.models.saving import output_folder, quiet, save, stop_where_turns_end
 
 if TYPE_CHECKING:
     from dimba.trainers.data.loading import Data
+    from dimba.trainers.data.tokenization import Progress
     from dimba.trainers.models.loading import Compute
 
 
-def train(args: Namespace) -> int:
+def train(args: SftOptions) -> int:
     """Trains as `args` say; returns the exit status: 0, or EXIT_STOPPED where it was told to stop and saved."""
     with output_folder(args):
         begun = where_to_go_on(args.resume_from_checkpoint)
@@ -33,8 +33,15 @@ def train(args: Namespace) -> int:
     return 0
 
 
-def _prepared(args: Namespace) -> tuple[Any, Any, "Data"]:
-    from dimba.trainers.data.loading import load_data, say_rows
+def report(options: SftOptions, progress: "Progress") -> DataReport:
+    """The data as training would read them; raises BadInput."""
+    from dimba.trainers.data.loading import load_data
+
+    return load_data(options, progress).report
+
+
+def _prepared(args: SftOptions) -> tuple[Any, Any, "Data"]:
+    from dimba.trainers.data.loading import load_data
     from dimba.trainers.models import loading
     from dimba.trainers.models.sharding import meet
 
@@ -65,19 +72,27 @@ def introduce(report: DataReport) -> None:
     print("\n".join(f"  | {printable(line.expandtabs(4))}" for line in text.splitlines()), flush=True)
 
 
-def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> tuple[Any, Any]:
+def _trainer(args: SftOptions, model: Any, data: "Data", compute: "Compute") -> tuple[Any, Any]:
     from dimba.trainers.data.collation import choose_collator, told
     from dimba.trainers.data.loading import as_dataset
     from dimba.trainers.models.loading import adapter_config
     from dimba.trainers.models.memory import add_probe, longest_rows
     from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
-    from dimba.trainers.objectives.causal_trainer import CausalTrainer
-    from dimba.trainers.objectives.run_settings import activations, may_keep, settled
+    from dimba.trainers.objectives.run_settings import activations, can_fall_back, settled
+    from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
 
     stop, at_once = StopOnSignal(), args.batch_size * world_size()
     collate = choose_collator(args, model, data.tokenizer.pad_token_id, on_cpu=compute.on_cpu)
     if is_first_rank():
-        print(told(model, collate, mixed=compute.mixed, activations=activations(args, compute)), flush=True)
+        print(
+            told(
+                model,
+                collate,
+                mixed=compute.mixed,
+                activations=activations(args, compute, can_fall_back=can_fall_back(args, SFT)),
+            ),
+            flush=True,
+        )
     trainer = CausalTrainer(
         model=model,
         args=_config(args, compute, validates=len(data.validation) > 0),
@@ -90,23 +105,22 @@ def _trainer(args: Namespace, model: Any, data: "Data", compute: "Compute") -> t
     )
     longest = min(args.max_length, data.report.longest)
     batch = partial(longest_rows, trainer.data_collator, rows=args.batch_size, length=longest)
-    add_probe(trainer, batch, metrics_path(args.output_dir), may_keep=may_keep(args))
+    add_probe(trainer, batch, metrics_path(args.output_dir), may_keep=can_fall_back(args, SFT))
     return settled(trainer), stop
 
 
-def _config(args: Namespace, compute: "Compute", *, validates: bool) -> Any:
+def _config(args: SftOptions, compute: "Compute", *, validates: bool) -> Any:
     from trl import SFTConfig
 
-    from dimba.trainers.objectives.run_settings import run_settings
+    from dimba.trainers.objectives.run_settings import can_fall_back, run_settings
 
-    kind = "adapter" if args.use_lora or args.use_qlora else "full"
     return SFTConfig(
         output_dir=args.output_dir,
         per_device_train_batch_size=args.batch_size,
         gradient_accumulation_steps=args.grad_accumulation_steps,
         num_train_epochs=args.epochs,
         max_steps=args.max_steps or -1,
-        learning_rate=args.learning_rate or default_learning_rate("sft", kind),
+        learning_rate=args.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=0.03,
         # The rows are tokens and labels already: nothing is templated, cut or packed behind anybody's back.
@@ -116,5 +130,5 @@ def _config(args: Namespace, compute: "Compute", *, validates: bool) -> Any:
         eval_strategy=("steps" if args.eval_steps else "epoch") if validates else "no",
         eval_steps=args.eval_steps,
         per_device_eval_batch_size=args.batch_size,
-        **run_settings(args, compute),
+        **run_settings(args, compute, can_fall_back=can_fall_back(args, SFT)),
     )

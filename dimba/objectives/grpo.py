@@ -1,0 +1,116 @@
+"""GRPO: answers are sampled in groups, and those with a higher reward are made more likely."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dimba.dataset.prompt_examples import first_prompt, recognise_task, survey_tasks
+from dimba.dataset.samples import Sample
+from dimba.dataset.summary import DataSummary
+from dimba.objectives.batches import GroupBatches
+from dimba.objectives.budgets import by_method
+from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
+from dimba.objectives.rewards import VERIFIERS
+from dimba.options import table
+from dimba.options.kinds import OneOf
+from dimba.options.param import option
+from dimba.options.trainer import TrainerOptions
+
+# A policy that strays far from the base learns to please a reward model instead of being right.
+BETA_WITH_REWARD_MODEL = 0.04
+_REWARDS = f"auto decides by the rows; {', '.join(VERIFIERS)}, preference, similarity; or path/to/file.py:function"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoOptions(TrainerOptions):
+    """Options of `finetune_grpo.py`."""
+
+    output_dir: str = option(table.OUTPUT_DIR)
+    epochs: float = option(table.EPOCHS, default=1.0)
+    learning_rate: float = option(table.LEARNING_RATE, help="default: 1e-05 for adapters, 1e-06 for full")
+    batch_size: int = option(table.BATCH_SIZE, help="completions per GPU and forward pass")
+    max_length: int = option(table.MAX_LENGTH, help="tokens of prompt and completion at most")
+    num_generations: int | None = option(table.NUM_GENERATIONS)
+    max_completion_length: int = option(table.MAX_COMPLETION_LENGTH)
+    temperature: float = option(table.TEMPERATURE)
+    beta: float | None = option(
+        table.BETA,
+        help="weight of the divergence from the base model "
+        f"(default: 0, with a reward model {BETA_WITH_REWARD_MODEL:g})",
+    )
+    use_vllm: bool = option(table.USE_VLLM)
+    sample_steps: int = option(table.SAMPLE_STEPS)
+    reward: tuple[str, ...] = option(table.REWARD, help=_REWARDS)
+    reward_weights: tuple[float, ...] | None = option(table.REWARD_WEIGHTS)
+    reward_model: str | None = option(table.REWARD_MODEL)
+    reward_epochs: float = option(table.REWARD_EPOCHS)
+    reward_learning_rate: float = option(table.REWARD_LEARNING_RATE)
+    allow_weak_reward: bool = option(table.ALLOW_WEAK_REWARD)
+    on_long: str | None = option(
+        table.ON_LONG,
+        kind=OneOf(("drop",)),
+        help="drop: skip prompts that leave no room for a completion (default: refuse)",
+    )
+
+
+class _Prompts:
+    """Rows that ask, with what an answer is compared with."""
+
+    def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
+        """Read every row of `path` as the trainer will; raises BadInput where none is usable."""
+        return survey_tasks(path, columns, progress=progress)
+
+    def format_name(self, row: Mapping[str, Any], columns: Columns, where: str) -> str:
+        """The format's name; raises BadInput for an unknown one."""
+        return recognise_task(row, columns, where).name
+
+    def first_sample(self, row: Mapping[str, Any], columns: Columns, where: str) -> Sample:
+        """The prompt of a row; raises BadInput for an unusable one."""
+        return first_prompt(row, columns, where)
+
+
+def _has_reward_model(args: TrainerArgs, open_pairs: bool) -> bool:
+    asked = args.get(table.REWARD.name, "auto")
+    names = asked if isinstance(asked, list) else [asked]
+    trains_one = "preference" in names or ("auto" in names and open_pairs)
+    return trains_one or table.REWARD_MODEL.name in args
+
+
+def _memory(args: TrainerArgs, open_pairs: bool) -> MemoryTerms:
+    reward_model = _has_reward_model(args, open_pairs)
+    beta, length = args.get(table.BETA.name), args.get(table.MAX_COMPLETION_LENGTH.name)
+    return MemoryTerms(
+        completion=length if type(length) is int and length > 0 else int(table.MAX_COMPLETION_LENGTH.default),
+        samples=not args.get(table.USE_VLLM.name),
+        masked=True,
+        reference=bool(beta) if isinstance(beta, int | float) else reward_model,
+        reward_model=reward_model,
+    )
+
+
+def _image_extra(args: TrainerArgs) -> str:
+    return "-vllm" if args.get(table.USE_VLLM.name) is True else ""
+
+
+GRPO = Objective(
+    name="grpo",
+    summary="GRPO: sample answers in groups and make those with a higher reward more likely.",
+    choice="improve answers that a reward can score; on top of an SFT model",
+    advice="Preference pairs alone are usually better served by DPO; GRPO wants a reward.",
+    options=GrpoOptions,
+    rates=Rates(adapter=1e-5, full=1e-6),  # published recipes are twenty times below SFT's
+    starts={
+        4: Start(accumulation=by_method("32/16/16"), max_steps=500),
+        8: Start(accumulation=by_method("16/8/16"), max_steps=500),
+        16: Start(accumulation=by_method("8/4/8"), max_steps=800),
+        24: Start(accumulation=by_method("4/2/4"), max_steps=1000),
+        40: Start(accumulation=by_method("2/1/2"), max_steps=1000),
+    },
+    batches=GroupBatches(),
+    rows=_Prompts(),
+    memory=_memory,
+    wants="preferences",
+    preset="feedback-collection",
+    image_extra=_image_extra,
+)

@@ -1,0 +1,126 @@
+"""A training objective as one frozen value: every question about a mode is answered by a field of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from dimba.dataset.samples import Sample
+from dimba.dataset.summary import DataSummary
+from dimba.objectives.batches import Batches
+from dimba.objectives.budgets import ByMethod, budget_of
+from dimba.options.param import Param, params, parse, parser_of
+from dimba.options.trainer import TrainerOptions
+
+Options = TypeVar("Options", bound=TrainerOptions)
+TrainerArgs = Mapping[str, Any]  # a spec's `trainer_args`
+Columns = Mapping[str, str]  # ours: theirs
+
+
+class RowReader(Protocol):
+    """What a row must hold for an objective."""
+
+    def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
+        """Every row of a file, read as the trainer reads it; raises BadInput where none is usable."""
+
+    def format_name(self, row: Mapping[str, Any], columns: Columns, where: str) -> str:
+        """The name of a row's format; raises BadInput for an unknown one."""
+
+    def first_sample(self, row: Mapping[str, Any], columns: Columns, where: str) -> Sample:
+        """A row as the wizard shows it; raises BadInput for an unusable one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Default learning rates by kind of method."""
+
+    adapter: float
+    full: float
+
+    def of(self, method: str) -> float:
+        """The rate for `full`, `lora` or `qlora`."""
+        return self.full if method == "full" else self.adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryTerms:
+    """What an objective holds in GPU memory beside the policy, its gradients and its optimiser."""
+
+    sequences: int = 1  # per row of a batch: 2 where a row holds two answers
+    completion: int | None = None  # tokens that are sampled behind each prompt at most; only these are scored
+    samples: bool = False  # sampling happens in the memory of the training process
+    masked: bool = False  # rows are padded under a mask even when there is one
+    reference: bool = False  # full fine-tuning keeps a frozen copy of the base; an adapter is switched off instead
+    reward_model: bool = False  # the base once more, frozen, with an adapter of its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where to start from on a GPU of some size."""
+
+    accumulation: ByMethod
+    max_steps: int
+
+
+def _no_extra(_args: TrainerArgs) -> str:
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(Generic[Options]):
+    """One training objective. Its training half is `dimba.trainers.objectives.<name>.train`."""
+
+    name: str
+    summary: str  # what its trainer does, in one line
+    choice: str  # the wizard's menu line, behind the name
+    advice: str = ""  # the wizard's remark once it is chosen
+    options: type[Options]
+    rates: Rates
+    starts: Mapping[int, Start]  # by budget in GB
+    batches: Batches
+    rows: RowReader
+    memory: Callable[[TrainerArgs, bool], MemoryTerms]  # of trainer_args, and whether the data are open-ended pairs
+    wants: str  # the kind of public data that suits it: "answers" or "preferences"
+    preset: str  # label of the wizard's first suggestion
+    packs: bool = False  # rows may lie end to end
+    bf16_on_cpu: bool = False
+    tokenizes_first: bool = False  # the tokens are cached before the ranks start
+    loads_lazily: bool = False  # under FSDP2 one process reads the weights for all
+    loss_waits: bool = True  # the loss waits for all ranks, so that none may run out of memory alone
+    image_extra: Callable[[TrainerArgs], str] = field(default=_no_extra)  # suffix of the image's requirements
+
+    @property
+    def script(self) -> str:
+        """Its trainer, relative to the project."""
+        return f"scripts/finetuning/finetune_{self.name}.py"
+
+    @property
+    def params(self) -> dict[str, Param]:
+        """The parameters of its trainer, by field name, with their defaults for this objective."""
+        return params(self.options)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data by default."""
+        return float(self.params["epochs"].default)
+
+    def takes(self, param: Param) -> bool:
+        """Whether its trainer has this parameter."""
+        return any(each.flags == param.flags for each in self.params.values())
+
+    def start(self, vram_gb: float | None) -> Start:
+        """Where to start from on a GPU of `vram_gb` GB."""
+        return self.starts[budget_of(vram_gb)]
+
+    def output_dir(self, method: str) -> str:
+        """The default output folder."""
+        return f"checkpoints/finetune_{self.name}_{method}"
+
+    def parse(self, argv: Sequence[str] | None = None) -> Options:
+        """The options of a command line (`sys.argv` without one), every default filled in."""
+        given = parse(self.options, parser_of(self.options, self.summary), argv)
+        return replace(
+            given,
+            learning_rate=given.learning_rate or self.rates.of(given.method),
+            output_dir=given.output_dir or self.output_dir(given.method),
+        )

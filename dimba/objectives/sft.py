@@ -1,0 +1,76 @@
+"""Supervised fine-tuning: learn from example answers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dimba.dataset.formats import as_sample, recognise
+from dimba.dataset.samples import Sample
+from dimba.dataset.summary import DataSummary, survey
+from dimba.objectives.batches import RowBatches
+from dimba.objectives.budgets import by_method
+from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
+from dimba.options import table
+from dimba.options.param import option
+from dimba.options.trainer import TrainerOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftOptions(TrainerOptions):
+    """Options of `finetune_sft.py`."""
+
+    epochs: float = option(table.EPOCHS, default=3.0)
+    learning_rate: float = option(table.LEARNING_RATE, help="default: 0.0002 for adapters, 2e-05 for full")
+    train_on: Literal["all", "last"] = option(table.TRAIN_ON)
+    on_long: str | None = option(table.ON_LONG)
+    eval_steps: int | None = option(table.EVAL_STEPS)
+    packing: str = option(table.PACKING)
+    attention: str = option(table.ATTENTION)
+    mixed_precision: str = option(table.MIXED_PRECISION)
+
+
+class _Answers:
+    """Rows with answers to learn from."""
+
+    def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
+        """Read every row of `path` as the trainer will; raises BadInput where none is usable."""
+        return survey(path, columns, progress=progress)
+
+    def format_name(self, row: Mapping[str, Any], columns: Columns, where: str) -> str:
+        """The format's name; raises BadInput for an unknown one."""
+        return recognise(row, columns, where).name
+
+    def first_sample(self, row: Mapping[str, Any], columns: Columns, where: str) -> Sample:
+        """The row as a chat; raises BadInput for an unusable one."""
+        return as_sample(row, recognise(row, columns, where), columns, where)
+
+
+def _memory(_args: TrainerArgs, _open_pairs: bool) -> MemoryTerms:
+    return MemoryTerms()
+
+
+SFT = Objective(
+    name="sft",
+    summary="Supervised fine-tuning: full, LoRA or Q-LoRA, with the loss on the assistant's tokens only.",
+    choice="learn from example answers: the usual start",
+    options=SftOptions,
+    rates=Rates(adapter=2e-4, full=2e-5),
+    starts={
+        4: Start(accumulation=by_method("64/32/32"), max_steps=1000),
+        8: Start(accumulation=by_method("32/16/32"), max_steps=1000),
+        16: Start(accumulation=by_method("16/8/16"), max_steps=2000),
+        24: Start(accumulation=by_method("8/4/8"), max_steps=3000),
+        40: Start(accumulation=by_method("4/2/4"), max_steps=3000),
+    },
+    batches=RowBatches(),
+    rows=_Answers(),
+    memory=_memory,
+    wants="answers",
+    preset="ultrachat_200k",
+    packs=True,
+    bf16_on_cpu=True,
+    tokenizes_first=True,
+    loads_lazily=True,
+    loss_waits=False,
+)

@@ -1,0 +1,98 @@
+"""Kinds of values with their bounds: argparse calls them, the spec's model and the wizard read their bounds."""
+
+import argparse
+import math
+from dataclasses import dataclass
+
+MOST = 10**9  # upper bound of every count
+
+
+@dataclass(frozen=True)
+class Integer:
+    """Whole numbers from `least` to `most`; `words` may stand in place of a number."""
+
+    least: int = 1
+    most: int = MOST
+    words: tuple[str, ...] = ()
+
+    def __call__(self, text: str) -> int | str:
+        """Parse a command-line argument."""
+        if text in self.words:
+            return text
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"`{text}` is not a whole number") from None
+        if number < self.least:
+            raise argparse.ArgumentTypeError(f"{number} is less than {self.least}")
+        if number > self.most:
+            raise argparse.ArgumentTypeError(f"{number} is more than {self.most}")
+        return number
+
+
+@dataclass(frozen=True)
+class Number:
+    """Finite numbers above `above`, or from `least` on, up to `most`."""
+
+    above: float | None = None
+    least: float | None = None
+    most: float | None = None
+
+    def __call__(self, text: str) -> float:
+        """Parse a command-line argument."""
+        try:
+            number = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
+        if self.above is not None and not number > self.above:
+            raise argparse.ArgumentTypeError(f"{text} is not above {_bound(self.above)}")
+        if self.least is not None and not number >= self.least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {_bound(self.least)}")
+        if self.most is not None and number > self.most:
+            raise argparse.ArgumentTypeError(f"{text} is more than {_bound(self.most)}")
+        if not math.isfinite(number):
+            raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+        return number
+
+
+def _bound(value: float) -> str:
+    return "zero" if value == 0 else f"{value:g}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any text."""
+
+    def __call__(self, text: str) -> str:
+        """Parse a command-line argument."""
+        return text
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A flag without a value."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A share of the rows below 1, a whole number of rows, or the name of a split."""
+
+    def __call__(self, text: str) -> float | str:
+        """Parse a command-line argument."""
+        try:
+            number = float(text)
+        except ValueError:
+            return text
+        if not 0 < number < float("inf") or (number >= 1 and number % 1):
+            raise argparse.ArgumentTypeError(f"{text} is neither a share between 0 and 1 nor a whole number of rows")
+        return number
+
+
+Kind = Integer | Number | Text | OneOf | Switch | HeldOut

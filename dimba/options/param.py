@@ -1,0 +1,112 @@
+"""A parameter as a value, dataclass fields that carry one, and the parser that reads them."""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from dimba.options.kinds import Integer, Kind, OneOf, Switch, Text
+
+_PARAM = "param"
+_TEXT = Text()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Param:
+    """One parameter of a job.
+
+    `key` is its place in the spec; a parameter without one is set in `trainer_args`. `flags` are the flags of dimba's
+    own trainers, `aliases` those by which custom trainers are searched, first match wins. `question` is how the wizard
+    names it.
+    """
+
+    help: str
+    key: str = ""
+    kind: Kind = _TEXT
+    default: Any = None
+    flags: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    metavar: str | None = None
+    several: bool = False
+    question: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The flag that documentation and messages name."""
+        return self.flags[0]
+
+    @property
+    def least(self) -> int:
+        """The lower bound of a whole number."""
+        assert isinstance(self.kind, Integer), f"{self.key or self.flag} is not a whole number"
+        return self.kind.least
+
+    @property
+    def name(self) -> str:
+        """Its name in `trainer_args`: the flag without dashes."""
+        return self.flag.removeprefix("--")
+
+    def add_to(self, parser: argparse.ArgumentParser, dest: str, *, required: bool, default: Any) -> None:
+        """Add the flag to an argparse parser."""
+        if isinstance(self.kind, Switch):
+            parser.add_argument(*self.flags, dest=dest, action="store_true", help=self.help)
+            return
+        kind = {"choices": self.kind.words} if isinstance(self.kind, OneOf) else {"type": self.kind}
+        count = {"nargs": "+"} if self.several else {}
+        about = {"dest": dest, "required": required, "default": default, "metavar": self.metavar, "help": self.help}
+        parser.add_argument(*self.flags, **about, **kind, **count)  # type: ignore[arg-type]
+
+
+def option(param: Param, **changes: Any) -> Any:
+    """Declare a dataclass field that holds `param`; `changes` are what an objective has otherwise (default, help).
+
+    A parameter without a default that is not optional is required: give `required=True`.
+    """
+    required = changes.pop("required", False)
+    changed = dataclasses.replace(param, **changes)
+    if required:
+        return dataclasses.field(metadata={_PARAM: changed})
+    if isinstance(changed.default, list):
+        return dataclasses.field(default_factory=lambda: tuple(changed.default), metadata={_PARAM: changed})
+    default = False if isinstance(changed.kind, Switch) else changed.default
+    return dataclasses.field(default=default, metadata={_PARAM: changed})
+
+
+def params(options: type) -> dict[str, Param]:
+    """The parameters of an options dataclass, by field name."""
+    return {field.name: field.metadata[_PARAM] for field in dataclasses.fields(options) if _PARAM in field.metadata}
+
+
+def flags_of(options: type) -> frozenset[str]:
+    """Every flag that a trainer with these options takes."""
+    return frozenset(flag for param in params(options).values() for flag in param.flags)
+
+
+def parser_of(options: type, description: str) -> argparse.ArgumentParser:
+    """An argparse parser with a flag for each parameter."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    for field, param in _fields(options):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        default = None if required else _default(field)
+        param.add_to(parser, field.name, required=required, default=default)
+    return parser
+
+
+def _fields(options: type) -> Iterator[tuple[dataclasses.Field[Any], Param]]:
+    for field in dataclasses.fields(options):
+        if _PARAM in field.metadata:
+            yield field, field.metadata[_PARAM]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
+
+
+Options = TypeVar("Options")
+
+
+def parse(options: type[Options], parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> Options:
+    """The options that a command line gives, frozen; argparse exits with 2 where it is wrong."""
+    values = vars(parser.parse_args(argv))
+    return options(**{name: tuple(each) if isinstance(each, list) else each for name, each in values.items()})

@@ -1,0 +1,55 @@
+"""Options that every trainer of the project takes, as frozen typed values."""
+
+from dataclasses import dataclass
+
+from dimba.options import table
+from dimba.options.param import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """What is trained, on what, how, and where it goes."""
+
+    base_checkpoint: str = option(table.BASE, required=True)
+    dataset: str = option(table.DATASET, required=True)
+    dataset_config: str | None = option(table.DATASET_CONFIG)
+    dataset_split: str | None = option(table.DATASET_SPLIT)
+    columns: tuple[str, ...] = option(table.COLUMNS)
+    allow_pickle: bool = option(table.ALLOW_PICKLE)
+    trust_remote_code: bool = option(table.TRUST_REMOTE_CODE)
+    output_dir: str = option(table.OUTPUT_DIR, required=True)
+
+    use_lora: bool = option(table.USE_LORA)
+    use_qlora: bool = option(table.USE_QLORA)
+    lora_r: int = option(table.LORA_R)
+    lora_alpha: int = option(table.LORA_ALPHA)
+
+    batch_size: int = option(table.BATCH_SIZE)
+    grad_accumulation_steps: int = option(table.ACCUMULATION)
+    epochs: float = option(table.EPOCHS)
+    max_steps: int | None = option(table.MAX_STEPS)
+    learning_rate: float = option(table.LEARNING_RATE)
+    max_length: int = option(table.MAX_LENGTH)
+    seed: int = option(table.SEED)
+
+    skip_bad_rows: bool = option(table.SKIP_BAD_ROWS)
+    validation_split: float | str | None = option(table.VALIDATION_SPLIT)
+
+    device: str = option(table.DEVICE)
+    activation_checkpointing: str = option(table.ACTIVATION_CHECKPOINTING)
+    save_steps: int = option(table.SAVE_STEPS)
+    save_total_limit: int = option(table.SAVE_TOTAL_LIMIT)
+    resume_from_checkpoint: str | None = option(table.RESUME)
+
+    @property
+    def method(self) -> str:
+        """`full`, `lora` or `qlora`; `--use-qlora` with or without `--use-lora` is Q-LoRA."""
+        return "qlora" if self.use_qlora else "lora" if self.use_lora else "full"
+
+
+def column_names(pairs: tuple[str, ...]) -> dict[str, str]:
+    """`["prompt=question"]` as {"prompt": "question"}; raises ValueError for text that is not a pair."""
+    wrong = [pair for pair in pairs if not all(pair.partition("="))]
+    if wrong:
+        raise ValueError(f"--columns: `{wrong[0]}` is not OURS=YOURS")
+    return {ours: theirs for ours, _, theirs in (pair.partition("=") for pair in pairs)}

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: packed rows, and the loss of their trained tokens."""
