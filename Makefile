@@ -4,9 +4,10 @@ BIN := .venv/bin
 HOST := .venv/.host
 TRAIN := .venv/.train
 DEV := .venv/.dev
+DOCS := .venv/.docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast lint bench soak lock schema clean
+.PHONY: demo test test-fast lint bench soak docs docs-serve lock schema clean
 
 # What trains is installed here only where there is no container to train in.
 demo: $(HOST)
@@ -47,6 +48,13 @@ bench: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/bench/queues.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/memory.py
 
+# The documentation as a site, in site/; any broken link fails.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 $(HOST): pyproject.toml constraints-dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "setting up .venv" >&2
@@ -62,6 +70,10 @@ $(DEV): $(HOST)
 	@$(PIP) -c constraints-dev.txt -e '.[dev]'
 	@touch $@
 
+$(DOCS): $(HOST)
+	@$(PIP) -c constraints-dev.txt -e '.[docs]'
+	@touch $@
+
 # The pinned versions: what is in the image, then what the launcher and its tests use beside it.
 lock: $(HOST)
 	$(PIP) uv
@@ -70,10 +82,10 @@ lock: $(HOST)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 	  --upgrade docker/requirements-vllm.txt -o docker/constraints-vllm.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-	  --upgrade pyproject.toml --extra dev -c docker/constraints.txt -o constraints-dev.txt
+	  --upgrade pyproject.toml --extra dev --extra docs -c docker/constraints.txt -o constraints-dev.txt
 
 schema: $(HOST)
 	$(BIN)/dimba schema > jobs/job.schema.json
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site
