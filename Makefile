@@ -7,7 +7,7 @@ DEV := .venv/.dev
 DOCS := .venv/.docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast lint bench soak docs docs-serve lock schema clean
+.PHONY: demo test test-fast lint bench soak docs docs-serve lock schema reference clean
 
 # What trains is installed here only where there is no container to train in.
 demo: $(HOST)
@@ -86,6 +86,10 @@ lock: $(HOST)
 
 schema: $(HOST)
 	$(BIN)/dimba schema > jobs/job.schema.json
+
+# docs/reference/, from the code.
+reference: $(HOST)
+	$(BIN)/python scripts/docs/reference.py
 
 clean:
 	rm -rf .venv demo site

@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
     _prepare_streams()
     words = sys.argv[1:] if argv is None else argv
-    args = _parser(words).parse_args(words)
+    args = command_parser(words).parse_args(words)
     try:
         return _run(args)
     except DimbaError as error:
@@ -61,7 +61,8 @@ def _say(error: DimbaError) -> None:
     say_error(error)
 
 
-def _parser(words: list[str]) -> argparse.ArgumentParser:
+def command_parser(words: list[str]) -> argparse.ArgumentParser:
+    """The parser of the command line `words`; the wizard's flags are in it where `words` call the wizard."""
     parser = argparse.ArgumentParser(
         prog="dimba",
         description="From a checkpoint, a data set and some GPUs to a fine-tuned model, without surprises.",

@@ -46,6 +46,12 @@ class Param:
         """Its name in `trainer_args`: the flag without dashes."""
         return self.flag.removeprefix("--")
 
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """The aliases in order, then the same with underscores, as many trainers spell them."""
+        underscored = (f"--{alias[2:].replace('-', '_')}" for alias in self.aliases)
+        return (*self.aliases, *(each for each in underscored if each not in self.aliases))
+
     def add_to(self, parser: argparse.ArgumentParser, dest: str, *, required: bool, default: Any) -> None:
         """Add the flag to an argparse parser."""
         if isinstance(self.kind, Switch):

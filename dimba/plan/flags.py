@@ -13,23 +13,17 @@ from dimba.options.param import Param
 from dimba.plan.model import Omitted
 from dimba.spec import JobSpec
 
-
-def _spelled(*table: str) -> tuple[str, ...]:
-    """The table's aliases in order, then the same with underscores, as many trainers spell them."""
-    return (*table, *(each for alias in table if (each := f"--{alias[2:].replace('-', '_')}") not in table))
-
-
 EVERY_ALIAS = frozenset(
     alias
     for param in vars(table).values()
     if isinstance(param, Param) and param is not table.RESUME
-    for alias in _spelled(*param.aliases)
+    for alias in param.spellings
 )
 
 
 def flag_for(param: Param, flags: Collection[str]) -> str | None:
     """The flag of a trainer that carries `param`: the first of its aliases among `flags`."""
-    return next((alias for alias in _spelled(*param.aliases) if alias in flags), None)
+    return next((alias for alias in param.spellings if alias in flags), None)
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Value:
     @property
     def aliases(self) -> tuple[str, ...]:
         """The flags that may carry it, first match wins."""
-        return _spelled(*self.param.aliases)
+        return self.param.spellings
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,7 @@ def _method(spec: JobSpec) -> Iterator[Value]:
 def _further(spec: JobSpec, flags: frozenset[str], at: Resolved) -> Iterator[str]:
     ours = {alias: value.param.key for value in values(spec, at) for alias in value.aliases}
     unset = (table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE)
-    ours |= {alias: param.key for param in unset for alias in _spelled(*param.aliases)}
+    ours |= {alias: param.key for param in unset for alias in param.spellings}
     for name, value in spec.trainer_args.items():
         flag = f"--{name}"
         if flag in ours:
