@@ -1,5 +1,7 @@
 """Which GPUs there are: by `nvidia-smi`, else by the CDI devices that the engine can pass through."""
 
+# Not pynvml (26 ms to import): it needs this as its fall-back, and a driver that hangs would hang it past any time-out.
+
 import csv
 import shutil
 import subprocess
