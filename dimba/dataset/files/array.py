@@ -1,5 +1,7 @@
 """Rows of a .json file: an array, one object a line, or objects one after the other, a window of it at a time."""
 
+# Not ijson (1.2 to 2.2 times as fast): no line or column, a bad row loses the rest, and 20 KB of `[` take 969 MiB.
+
 import codecs
 import io
 import json
