@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from dimba.cli import render
 from dimba.cli.tokens import show_data
 from dimba.common.errors import BadInput, DimbaError
+from dimba.common.runners import RENDERED
 from dimba.records import ACTIVE, RunFolder, all_runs, find_run
 from dimba.records.record import RunRecord
 from dimba.spec import LoadedSpec, documents_yaml, json_schema, load_spec
 
 if TYPE_CHECKING:
     from dimba.plan.model import LaunchPlan
-
-KUBERNETES = "kubernetes"
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -48,7 +47,7 @@ def plan(args: argparse.Namespace) -> None:
     from dimba.jobs.launch import choices_of, look
     from dimba.jobs.lifecycle import Options, interrupted, signals
 
-    if args.runner == KUBERNETES:
+    if args.runner in RENDERED:
         return _manifests(args)
     reporter = render.reporter()
     with signals(interrupted):
@@ -259,9 +258,9 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> LoadedSpec:
-    if args.runner == KUBERNETES:
-        apply = f"`dimba plan {shlex.quote(args.spec)} --runner kubernetes | kubectl apply -f -`"
-        raise BadInput("--runner kubernetes: dimba renders for a cluster, and starts nothing on one", apply)
+    if args.runner in RENDERED:
+        apply = f"`dimba plan {shlex.quote(args.spec)} --runner {args.runner} | kubectl apply -f -`"
+        raise BadInput(f"--runner {args.runner}: dimba renders for a cluster, and starts nothing on one", apply)
     return load_spec(Path(args.spec), _overrides(args))
 
 

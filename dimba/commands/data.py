@@ -10,12 +10,13 @@ from dimba.host.facts import HostFacts
 from dimba.host.probe import probe
 from dimba.host.trainer import own_trainer
 from dimba.jobs.data_preview import cannot_preview, flag_problems, preview, remembered
-from dimba.jobs.launch import find_runner, located
+from dimba.jobs.launch import located
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.trust import harms_of
 from dimba.plan.checks import data_error, input_problems
 from dimba.plan.placement import choose_runner
 from dimba.runners.protocol import Runner
+from dimba.runners.registry import find_runner
 from dimba.spec import JobSpec, LoadedSpec
 
 _CODE = "trust-remote-code"

@@ -21,9 +21,10 @@ from dimba.plan.kubernetes import (
 )
 from dimba.plan.model import LaunchPlan
 from dimba.runners.flags import trainer_facts
-from dimba.runners.process import ProcessRunner
-from dimba.spec import JobSpec, LoadedSpec
+from dimba.runners.registry import host_runner
+from dimba.spec import LoadedSpec
 
+KUBERNETES = "kubernetes"
 NOT_RUN = "only rendered: tests hold this to Kubernetes' published schemas, and it has not run on a cluster"
 _NO_CACHE = "the Hugging Face cache is on none of the claims: what a pod downloads goes with it"
 
@@ -42,7 +43,7 @@ def render(loaded: LoadedSpec, progress: Callable[[int], None]) -> Rendered:
     try:
         raise_all(list(cluster_problems(spec)))
         facts = _facts(loaded, progress)
-        plan = make_plan(_in_pods(spec), facts, Choices(cluster=True))
+        plan = make_plan(spec, facts, Choices(rendered_for=KUBERNETES))
         raise_all(list(place_problems(plan, spec)))
     except DimbaError as error:
         raise located(error, loaded) from None
@@ -53,16 +54,6 @@ def _notes(plan: LaunchPlan, facts: HostFacts) -> list[str]:
     trust = [f"it brings along what could do harm, if it is a stranger's: {each}" for each in plan.trust]
     cache = [_NO_CACHE] if facts.cache.is_relative_to(IMAGE_HOME) else []
     return [*plan.notes, *trust, *cache, NOT_RUN]
-
-
-def _in_pods(spec: JobSpec) -> JobSpec:
-    """As a container of an engine, one a node; which of them it is, the environment says."""
-    # A pod has the cluster's network, over which the nodes meet.
-    changes = {
-        "resources": spec.resources.model_copy(update={"gpus": cards_of(spec)}),
-        "container": spec.container.model_copy(update={"network": "bridge", "image": None, "base_image": None}),
-    }
-    return spec.model_copy(update={"runner": "docker", **changes})
 
 
 def _facts(loaded: LoadedSpec, progress: Callable[[int], None]) -> HostFacts:
@@ -81,4 +72,4 @@ def _facts(loaded: LoadedSpec, progress: Callable[[int], None]) -> HostFacts:
         short_secrets=frozenset(),
         harms=harms_of(loaded, facts.folder),
     )
-    return replace(facts, trainer=trainer_facts(facts, image, ProcessRunner().run_once, ask=False))
+    return replace(facts, trainer=trainer_facts(facts, image, host_runner().run_once, ask=False))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, names_a_secret
 from dimba.common.errors import CORRECT, BadInput
+from dimba.common.runners import capabilities_of, resolve_runner
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import bad_rows
 from dimba.host.checkpoint import look_at_checkpoint
@@ -70,9 +71,13 @@ def probe(
             checkpoint,
             data,
             output,
-            in_container=engine.reachable and not engine.rootless and spec.runner not in ("process", "slurm"),
+            in_container=engine.reachable and not engine.rootless and _runs_in_image(spec.runner, engine),
         ),
     )
+
+
+def _runs_in_image(wanted: str, engine: EngineFacts) -> bool:
+    return capabilities_of(resolve_runner(wanted, engine_answers=engine.reachable)).runs_in_image
 
 
 def _is_short_secret(name: str, value: str) -> bool:

@@ -9,12 +9,13 @@ from typing import Any
 from dimba.common import contract
 from dimba.common.checkpoints import newest_whole
 from dimba.common.errors import DimbaError, RunFailed, SeveralErrors
-from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
-from dimba.host.probe import probe, project_root
+from dimba.common.runners import AUTO
+from dimba.host.facts import GpuFacts, HostFacts, ImageFacts
+from dimba.host.probe import probe
 from dimba.host.provenance import provenance
 from dimba.host.trust_requirements import IMAGES
 from dimba.jobs.data_preview import with_report
-from dimba.jobs.gpu_leases import Desk, machine, waiting_for, wanted_by
+from dimba.jobs.gpu_leases import GpuLeases, machine, waiting_for, wanted_by
 from dimba.jobs.lifecycle import Options, Reporter, Run, interrupted, signals
 from dimba.jobs.outcome import TRANSIENT
 from dimba.jobs.supervisor import spawn_attendant
@@ -22,11 +23,11 @@ from dimba.jobs.trust import Ask, harms_of, remember_run, require_trust
 from dimba.plan.build import Choices, make_plan
 from dimba.plan.flags import EVERY_ALIAS
 from dimba.plan.model import LaunchPlan
-from dimba.plan.slurm import cluster_cards, on_cluster
 from dimba.records import RunRecord
 from dimba.runners.flags import trainer_facts
-from dimba.runners.protocol import Runner
-from dimba.spec import JobSpec, LoadedSpec, load_site
+from dimba.runners.protocol import FoundRunner, Runner
+from dimba.runners.registry import find_runner
+from dimba.spec import JobSpec, LoadedSpec
 
 RowsRead = Callable[..., None]  # (rows read), or (rows tokenised, of how many)
 # (plan, fields of provenance) → further fields; raises where the run would not be the same
@@ -55,25 +56,6 @@ class Look:
             raise located(error, self.loaded) from None
 
 
-def find_runner(wanted: str) -> tuple[Runner, EngineFacts]:
-    """The runner that `wanted` (a spec's `runner`) means here; the engine is asked only where it matters."""
-    from dimba.runners.process import ProcessRunner
-
-    if wanted == "process":
-        return ProcessRunner(), EngineFacts(reachable=False, problem="not asked for")
-    if wanted == "slurm":
-        from dimba.runners.slurm.runner import SlurmRunner
-
-        return SlurmRunner(load_site()), EngineFacts(reachable=False, problem="not asked for")
-    from dimba.runners.docker.engine import Engine, connect
-    from dimba.runners.docker.runner import DockerRunner
-
-    found = connect()
-    if isinstance(found, Engine):
-        return DockerRunner(found, project_root()), found.facts
-    return ProcessRunner(), found
-
-
 def look(
     loaded: LoadedSpec,
     progress: RowsRead,
@@ -82,7 +64,7 @@ def look(
     choices: Choices | None = None,
     ask: bool = False,
     image: str | None = None,
-    found: tuple[Runner, EngineFacts] | None = None,
+    found: FoundRunner | None = None,
     gpu: GpuFacts | None = None,
     own: bool = False,
 ) -> Look:
@@ -93,17 +75,17 @@ def look(
     anything. `own` is a spec that whoever runs this is just writing.
     """
     runner, engine = found or find_runner(loaded.spec.runner)
-    site = load_site() if runner.name == "slurm" else None
-    gpu = cluster_cards(loaded.spec, site) if site else gpu
-    facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=progress, gpu=gpu)
-    facts = on_cluster(loaded.spec, facts, site) if site else facts
+    nodes = runner.nodes(loaded.spec)
+    facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=progress, gpu=nodes.gpu if nodes else gpu)
+    facts = facts.on(nodes) if nodes else facts
     choices = choices or choices_of(Options())
     before = runner.look(_in_image(loaded.spec, image)) if image else None
     image_facts = before if before and before.id else runner.look(loaded.spec)
     facts = replace(facts, harms=() if own else harms_of(loaded, facts.folder))
     # Where the job was meant for a container that cannot be had, nothing of it runs on this machine instead.
     wanted = loaded.spec.runner
-    ask = ask and (wanted == runner.name or (wanted == "auto" and not (facts.harms and runner.name == "process")))
+    contained = runner.capabilities.runs_in_image or not facts.harms
+    ask = ask and (wanted == runner.name or (wanted == AUTO and contained))
     usable = image_facts if ask else _harmless(image_facts, facts)
     trainer = trainer_facts(facts, usable, runner.run_once, ask=ask)
     facts = replace(facts, image=usable, trainer=trainer)
@@ -197,8 +179,8 @@ def carry_on(run: Run, seen: Look, reporter: Reporter, *, detach: bool) -> RunRe
     with run.closing_on_failure():
         with signals(interrupted):
             seen = prepare(seen, run, reporter)
-        ours = seen.plan().gpus and seen.runner.name != "slurm"  # where the scheduler gives out the cards
-        desk = Desk(run.folder, seen.runner.name, machine()) if ours else None
+        ours = seen.plan().gpus and seen.runner.capabilities.leases_gpus
+        desk = GpuLeases(run.folder, seen.runner.name, machine()) if ours else None
         with signals(interrupted):
             given = _cards(run, seen, desk, reporter, wait=not detach)
         if given is None or attended:
@@ -209,7 +191,7 @@ def carry_on(run: Run, seen: Look, reporter: Reporter, *, detach: bool) -> RunRe
     return run.record
 
 
-def _cards(run: Run, seen: Look, desk: Desk | None, reporter: Reporter, *, wait: bool) -> tuple[str, ...] | None:
+def _cards(run: Run, seen: Look, desk: GpuLeases | None, reporter: Reporter, *, wait: bool) -> tuple[str, ...] | None:
     """The cards that the run may use; None where it has to wait and may not."""
     plan = seen.plan()
     if desk is None:
@@ -232,7 +214,7 @@ def _cards(run: Run, seen: Look, desk: Desk | None, reporter: Reporter, *, wait:
     return desk.wait(wanted, say)
 
 
-def _attempt(run: Run, seen: Look, desk: Desk | None, reporter: Reporter, *, detach: bool) -> None:
+def _attempt(run: Run, seen: Look, desk: GpuLeases | None, reporter: Reporter, *, detach: bool) -> None:
     """Starts the job and follows it; once more where that may help and is allowed."""
     with signals(run.interrupt):
         try:

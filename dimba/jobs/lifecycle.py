@@ -133,7 +133,7 @@ class Run:
         self.record = self.record.with_attempt(job=job)
         waits = runner.waiting(job)
         status = "queued" if waits else "running"
-        self.update(status=status, waits_for=waits, container_id=job if plan.runner == "docker" else None)
+        self.update(status=status, waits_for=waits, container_id=container_of(runner, job))
         if waits:
             reporter.note(f"waiting for its turn: {waits}")
         if plan.omitted:
@@ -223,6 +223,11 @@ class Run:
 _LONGEST_DIFF = 1 << 16  # characters
 
 IN_HAND: dict[str, Any] = {"exit_reason": None, "exit_code": None, "ended": None, "waits_for": None}
+
+
+def container_of(runner: Runner, job: str) -> str | None:
+    """The id of the container that a job is, where it is one."""
+    return job if runner.capabilities.uses_engine else None
 
 
 def patience(record: RunRecord) -> float:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from dimba.common import contract
 from dimba.common.errors import BadInput, DimbaError, raise_all
+from dimba.common.runners import Capabilities, capabilities_of, resolve_runner
 from dimba.host.facts import Gpu, HostFacts, TrainerFacts
 from dimba.host.trainer import objective_of
 from dimba.options import table
@@ -33,7 +34,7 @@ from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out
 from dimba.plan.strategy import Strategy, choose_strategy
-from dimba.spec import JobSpec
+from dimba.spec import JobSpec, SlurmSite
 
 T = TypeVar("T")
 
@@ -49,12 +50,13 @@ class Choices:
     time_limit: float | None = None  # seconds
     kill_hung: bool = False
     gpu_ids: tuple[str, ...] | None = None  # the cards it was given, of those that it may have
-    cluster: bool = False  # which gives out as many machines as are asked for
+    rendered_for: str | None = None  # a place to render for instead of the spec's runner
 
 
 @dataclass(frozen=True)
 class _Placement:
     runner: str
+    can: Capabilities
     gpus: tuple[Gpu, ...]
     notes: tuple[str, ...]
     inside: bool  # of an image
@@ -79,8 +81,8 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
 
 
 def _decided(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Decided:
-    errors = problems(spec, facts, choices.run_id) + ([] if choices.cluster else node_problems(spec))
-    errors += slurm_problems(spec, facts) if spec.runner == "slurm" else ()
+    errors = problems(spec, facts, choices.run_id) + node_problems(spec, _capabilities(spec, facts, choices))
+    errors += slurm_problems(spec, facts.slurm) if facts.slurm else ()
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
     spec = with_absolute_files(spec, files)
     placement = _collect(errors, lambda: _place(spec, facts, choices))
@@ -93,7 +95,7 @@ def _decided(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Decided:
     shared = _collect(errors, lambda: share_out(fit.spec, processes)) or fit.spec
     flags = _collect(errors, lambda: _flags(shared, facts, placement, choices)) if placement else None
     mounts = _collect(errors, lambda: job_mounts(fit.spec, facts, *files.values()))
-    network = _collect(errors, lambda: job_network(fit.spec, facts, placement.runner)) if placement else None
+    network = _collect(errors, lambda: job_network(fit.spec, facts, placement.can)) if placement else None
     raise_all(errors)
     assert placement is not None and strategy is not None
     assert flags is not None and mounts is not None and network is not None
@@ -145,7 +147,7 @@ def _assembled(decided: _Decided, facts: HostFacts, choices: Choices) -> LaunchP
         stop_grace=grace,
         notes=(*placement.notes, *filter(None, [decided.about_batch])),
         nodes=spec.resources.nodes,
-        slurm=_slurm(spec, facts, per_node) if placement.runner == "slurm" else None,
+        slurm=_slurm(spec, facts, facts.slurm, per_node) if facts.slurm else None,
         speed=speed_choices(spec, on_cpu=not placement.gpus, mixed=mixed, activations=decided.about_activations)
         if fit.ours
         else (),
@@ -162,7 +164,8 @@ def _collect(errors: list[DimbaError], part: Callable[[], T]) -> T | None:
 
 
 def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
-    runner, about_runner = choose_runner(spec, facts)
+    runner, about_runner = (choices.rendered_for, "") if choices.rendered_for else choose_runner(spec, facts)
+    can = capabilities_of(runner)
     gpus, about_gpus = choose_gpus(spec, facts, choices.gpu_ids)
     notes = [about_runner, about_gpus, _about_trainer(spec, facts)]
     if not facts.checkpoint.local:
@@ -172,13 +175,18 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
         notes.append("trust-remote-code: code that the checkpoint brings along runs in the job")
     if choices.allow_cpu and gpus:
         notes.append("on the CPU where the GPUs do not work (--allow-cpu)")
-    inside = runner == "docker" or (runner == "slurm" and facts.image is not None)
-    return _Placement(runner, gpus, tuple(note for note in notes if note), inside)
+    inside = can.runs_in_image or (can.several_nodes and facts.image is not None)
+    return _Placement(runner, can, gpus, tuple(note for note in notes if note), inside)
 
 
-def _slurm(spec: JobSpec, facts: HostFacts, processes: int) -> SlurmJob:
+def _capabilities(spec: JobSpec, facts: HostFacts, choices: Choices) -> Capabilities:
+    resolved = resolve_runner(spec.runner, engine_answers=facts.engine.reachable)
+    return capabilities_of(choices.rendered_for or resolved)
+
+
+def _slurm(spec: JobSpec, facts: HostFacts, site: SlurmSite, processes: int) -> SlurmJob:
     flag = flag_for(table.RESUME, facts.trainer.flags)
-    return slurm_job(spec, facts, processes=processes, resume_flag=flag)
+    return slurm_job(spec, site, processes=processes, resume_flag=flag)
 
 
 def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
@@ -242,7 +250,7 @@ def _environment(facts: HostFacts, placement: _Placement, choices: Choices, netw
     environment |= network_environment(network)
     if choices.allow_cpu:
         environment[contract.ENV_ALLOW_CPU] = "1"
-    if placement.inside or (placement.runner == "slurm" and placement.gpus):
+    if placement.inside or (placement.gpus and not placement.can.leases_gpus):
         return environment  # an engine, or the scheduler, has its own way of giving cards
     chosen = ",".join(gpu.id for gpu in placement.gpus)
     return environment | {"CUDA_VISIBLE_DEVICES": chosen}

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dimba.common.errors import BadInput
+from dimba.common.runners import Capabilities
 from dimba.host.facts import HostFacts
 from dimba.spec import JobSpec
 
@@ -16,12 +17,12 @@ _REPORTS = "WANDB_"
 _STAYS = ("WANDB_MODE=offline", "WANDB_MODE=disabled")
 
 
-def job_network(spec: JobSpec, facts: HostFacts, runner: str) -> tuple[str | None, str]:
+def job_network(spec: JobSpec, facts: HostFacts, can: Capabilities) -> tuple[str | None, str]:
     """(network, why); None is this machine's own, which a process always has. Raises BadInput."""
     wanted = spec.container.network
-    if runner == "slurm":
+    if can.several_nodes:
         return None, "the cluster's own"
-    if runner == "process":
+    if not can.isolates_network:
         if wanted == "none":
             hint = "let it run in a container, or take `network: none` out"
             raise BadInput("container.network: a process cannot be kept from the network", hint)

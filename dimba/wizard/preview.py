@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import absolute
 from dimba.common.errors import DimbaError
+from dimba.common.runners import AUTO, RUNNERS
 from dimba.host.facts import TrainerFacts
 from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
@@ -71,7 +72,7 @@ _COMMENTS = {
     "method": "full | lora | qlora",
     "training.max_steps": "wins over epochs where it is set",
     "training.max_length": "tokens; longer rows are cut",
-    "runner": "auto | docker | process",
+    "runner": " | ".join((AUTO, *RUNNERS)),
 }
 
 
@@ -152,9 +153,10 @@ def _trainer(state: State) -> TrainerFacts:
 
 
 def _look(state: State, loaded: Any) -> Any:
-    from dimba.jobs.launch import find_runner, look
+    from dimba.jobs.launch import look
+    from dimba.runners.registry import find_runner
 
-    found = engine(state) if loaded.spec.runner == "auto" else find_runner(loaded.spec.runner)
+    found = engine(state) if loaded.spec.runner == AUTO else find_runner(loaded.spec.runner)
     return look(loaded, lambda _rows: None, ask=True, found=found, gpu=gpu_facts(state), own=True)
 
 

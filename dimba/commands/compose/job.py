@@ -14,6 +14,7 @@ from dimba.commands.compose.places import is_shown
 from dimba.commands.compose.start import Start, secrets_given
 from dimba.common.contract import ENV_ALLOW_CPU, SHORTEST_SECRET, absolute, is_written_as_path
 from dimba.common.errors import BadInput, DimbaError, raise_all
+from dimba.common.runners import IN_ENGINE
 from dimba.host.build_context import image_extra
 from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
 from dimba.host.probe import probe, project_root
@@ -23,7 +24,7 @@ from dimba.plan.build import Choices, make_plan
 from dimba.plan.model import LaunchPlan
 from dimba.records.store import make_folder
 from dimba.runners.flags import trainer_facts
-from dimba.runners.process import ProcessRunner
+from dimba.runners.registry import host_runner
 from dimba.spec import JobSpec, LoadedSpec, load_spec
 
 _IMAGE = ImageFacts(reference="dimba:compose", key="compose", base=None, base_digest=None, id="this container")
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(path: str) -> LoadedSpec:
     try:
-        return load_spec(Path(path), ["runner=docker"])
+        return load_spec(Path(path), [f"runner={IN_ENGINE}"])
     except BadInput as error:
         if not is_shown(absolute(path)):
             error.hint = "the container sees specs in jobs/, data/ and checkpoints/"
@@ -89,7 +90,7 @@ def _facts(spec: JobSpec, secrets: dict[str, str], gpu: GpuFacts) -> HostFacts:
         environment=facts.environment | secrets.keys(),
         short_secrets=facts.short_secrets | short,
     )
-    return replace(facts, trainer=trainer_facts(facts, _IMAGE, ProcessRunner().run_once, ask=True))
+    return replace(facts, trainer=trainer_facts(facts, _IMAGE, host_runner().run_once, ask=True))
 
 
 def _not_here(spec: JobSpec) -> Iterator[DimbaError]:

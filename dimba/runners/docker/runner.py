@@ -16,7 +16,8 @@ from requests.exceptions import RequestException
 import docker
 from dimba.common.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE, LABEL_ATTEMPT, LABEL_GPUS, LABEL_RUN_ID, STOP_MARGIN
 from dimba.common.errors import EngineFailed
-from dimba.host.facts import ImageFacts
+from dimba.common.runners import RUNNERS, Capabilities
+from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.runners.deadline import deadline
 from dimba.runners.docker.engine import Engine, engine_started
@@ -40,11 +41,16 @@ class DockerRunner:
     engine: Engine
     project: Path
     name: str = field(default="docker", init=False)
+    capabilities: Capabilities = field(default=RUNNERS["docker"], init=False)
 
     @property
     def api(self) -> docker.APIClient:
         """The engine's client."""
         return self.engine.api
+
+    def nodes(self, spec: JobSpec) -> ClusterNodes | None:
+        """Containers run on this machine."""
+        return None
 
     def look(self, spec: JobSpec) -> ImageFacts | None:
         """Asks the engine what it has."""
@@ -204,6 +210,13 @@ class DockerRunner:
             raise EngineFailed(f"the engine stopped answering: {error}", _GONE) from None
         labels = [each["Labels"] for each in found]
         return {gpu: each[LABEL_RUN_ID] for each in labels for gpu in each.get(LABEL_GPUS, "").split(",") if gpu}
+
+    def is_live(self, run_id: str, job: str | None) -> bool | None:
+        """By the labels of running containers."""
+        try:
+            return run_id in self.held_gpus().values()
+        except EngineFailed:
+            return None
 
     def waiting(self, job: str) -> str | None:
         """Nothing waits once it has been started."""

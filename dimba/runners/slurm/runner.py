@@ -8,9 +8,10 @@ from typing import Any
 
 from dimba.common.contract import EXIT_FILE, EXIT_STOPPED, json_object
 from dimba.common.errors import EngineFailed
-from dimba.host.facts import ImageFacts
+from dimba.common.runners import RUNNERS
+from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
-from dimba.plan.slurm import cluster_image, slurm_script
+from dimba.plan.slurm import cluster_image, cluster_nodes, slurm_script
 from dimba.runners.process import TOKENS, ProcessRunner, identity
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.runners.slurm import scheduler
@@ -30,10 +31,15 @@ class SlurmRunner:
     """A job is named `number:attempt folder`: what it left there counts once the scheduler has forgotten it."""
 
     name = "slurm"
+    capabilities = RUNNERS[name]
 
     def __init__(self, site: SlurmSite) -> None:
         self._site = site
         self._here = ProcessRunner()
+
+    def nodes(self, spec: JobSpec) -> ClusterNodes | None:
+        """Those of the cluster, as the spec and the site's file describe them."""
+        return cluster_nodes(spec, self._site)
 
     def look(self, spec: JobSpec) -> ImageFacts | None:
         """The image as it is named: the nodes have it, not this machine."""
@@ -93,6 +99,15 @@ class SlurmRunner:
         number = scheduler.number_of(f"dimba:{run_id}")
         output = scheduler.standing(number) if number else None
         return f"{number}:{output.log.parent}" if output else None
+
+    def held_gpus(self) -> dict[str, str]:
+        """The scheduler knows which GPUs are free."""
+        return {}
+
+    def is_live(self, run_id: str, job: str | None) -> bool | None:
+        """By the scheduler's queue."""
+        job = job or self.find(run_id)
+        return job is not None and self.is_running(job)
 
     def stop(self, job: str, grace: float) -> None:
         """SIGTERM to the entry points, which tell their ranks; then what the cluster does to end a job."""
