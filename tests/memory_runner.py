@@ -9,7 +9,7 @@ from dimba.common.runners import Capabilities
 from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
-from dimba.spec import JobSpec
+from dimba.spec import Container, JobSpec
 
 IN_MEMORY = Capabilities("in memory", leases_gpus=True)
 Script = Callable[["Stop"], tuple[list[str], int]]
@@ -28,10 +28,10 @@ class MemoryRunner:
     def nodes(self, spec: JobSpec) -> ClusterNodes | None:
         return None
 
-    def look(self, spec: JobSpec) -> ImageFacts | None:
+    def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
         return None
 
-    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
         return None
 
     def can_train(self) -> bool:

@@ -44,19 +44,22 @@ def schema(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """What would run."""
-    from dimba.jobs.launch import choices_of, look
+    from dimba.jobs.context import Policy, gather
+    from dimba.jobs.launch import choices_of
     from dimba.jobs.lifecycle import Options, interrupted, signals
+    from dimba.runners.registry import find_runner
 
     if args.runner in RENDERED:
         return _manifests(args)
     reporter = render.reporter()
     with signals(interrupted):
-        choices = choices_of(Options(allow_cpu=args.allow_cpu))
-        seen = look(_load(args), reporter.rows, tokenise=True, choices=choices, ask=args.trust_spec)
+        loaded, choices = _load(args), choices_of(Options(allow_cpu=args.allow_cpu))
+        policy = Policy(asks="any" if args.trust_spec else "own", tokenises=True, choices=choices)
+        context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
     reporter.ended()
-    made = seen.plan()
+    made = context.plan()
     if made.slurm:
-        return _script(made, seen.facts.runs, as_json=args.json)
+        return _script(made, context.facts.runs, as_json=args.json)
     if args.json:
         _print_json(made.as_json())
     else:
@@ -169,9 +172,9 @@ def _show_start_or_end(record: RunRecord, started: float, *, detached: bool) -> 
 
 def _attend(args: argparse.Namespace) -> None:
     """A process of ours beside a detached run."""
-    from dimba.jobs.resume import attend
+    from dimba.jobs.resume import supervise
 
-    attend(find_run(_runs(), args.run), render.quiet_reporter())
+    supervise(find_run(_runs(), args.run), render.quiet_reporter())
 
 
 def ps(args: argparse.Namespace) -> None:

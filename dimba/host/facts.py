@@ -1,6 +1,7 @@
 """HostFacts: everything that the plan needs to know, found out beforehand."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dimba.dataset.summary import DataSummary
@@ -160,6 +161,15 @@ class Harm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedPath:
+    """A path that a spec names, on this machine."""
+
+    path: Path
+    exists: bool
+    why_not_read: str  # empty where a job may read from it
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterNodes:
     """The machines of a cluster that a job goes to, each alike; this one need have no part in them."""
 
@@ -189,6 +199,7 @@ class HostFacts:
     unreadable: tuple[Path, ...] = ()  # what the job's user may not read
     short_secrets: frozenset[str] = frozenset()  # names whose values are too short to be masked in a log
     slurm: SlurmSite | None = None  # what the user's file says of the cluster; None where Slurm has no part in it
+    named: Mapping[str, NamedPath] = field(default_factory=dict)  # files and mounts, by their text in the spec
     harms: tuple[Harm, ...] = ()  # what the spec brings along that its reader has to trust
 
     def on(self, nodes: ClusterNodes) -> "HostFacts":

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from dimba.common.contract import absolute
@@ -25,9 +25,15 @@ _SOCKETS = Path("/run")  # where engines listen
 _DISKS = Path("/run/media")
 
 
-def find_harms(spec: JobSpec, folder: Path, project: Path) -> tuple[Harm, ...]:
-    """Everything of that kind; relative paths begin in `folder`, and what lies in `project` is dimba's own."""
-    found = [*_programs(spec, folder, project), *_container(spec, folder), *_cluster(spec)]
+def find_harms(
+    spec: JobSpec, folder: Path, project: Path, environment: Collection[str] | None = None
+) -> tuple[Harm, ...]:
+    """Everything of that kind; relative paths begin in `folder`, and what lies in `project` is dimba's own.
+
+    `environment` are the names of the variables that are somebody's own: those of this process, unless given.
+    """
+    environment = os.environ if environment is None else environment
+    found = [*_programs(spec, folder, project), *_container(spec, folder, environment), *_cluster(spec)]
     if found and (where := _uncontained(spec)):
         found.append(Harm("runner", f"`{spec.runner}`: all of that runs on {where}, in no container"))
     return tuple(found)
@@ -73,7 +79,7 @@ def _reward_files(spec: JobSpec) -> Iterator[str]:
             yield file
 
 
-def _container(spec: JobSpec, folder: Path) -> Iterator[Harm]:
+def _container(spec: JobSpec, folder: Path, environment: Collection[str]) -> Iterator[Harm]:
     container = spec.container
     for key, image in zip(IMAGES, (container.image, container.base_image), strict=True):
         if image:
@@ -82,7 +88,7 @@ def _container(spec: JobSpec, folder: Path) -> Iterator[Harm]:
         name, equals, _value = item.partition("=")
         if equals:
             yield Harm("container.env", f"sets {name} to a value of its own")
-        elif name in os.environ and not name.startswith(USUAL_VARIABLES):
+        elif name in environment and not name.startswith(USUAL_VARIABLES):
             yield Harm("container.env", f"gives {name} of your environment to the job")
     if container.network == "host":
         yield Harm("container.network", "`host`: the job reaches what listens on this machine alone")

@@ -17,7 +17,7 @@ from dimba.common import contract
 from dimba.common.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import OwnWord, judge, measured_memory
+from dimba.jobs.outcome import OwnWord, classify_outcome, measured_memory
 from dimba.plan.model import LaunchPlan
 from dimba.records import SETTLING, RunFolder, create_run
 from dimba.records.processes import myself
@@ -199,7 +199,7 @@ class Run:
         """Writes how it ended; what to say where that was not well."""
         # `dimba stop` in another terminal notes there that it asked.
         stopping = self.stopping or self.folder.record().status == "stopping"
-        status, reason, error = judge(ending, self.folder, stopping=stopping)
+        status, reason, error = classify_outcome(ending, self.folder, stopping=stopping)
         self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
         self.update(**hub_commits(self.folder.plan()), **measured_memory(self.folder))
         return error

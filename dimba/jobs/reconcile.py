@@ -9,8 +9,8 @@ from dataclasses import replace
 from dimba.common.errors import BadInput, DimbaError, EngineFailed, RunFailed
 from dimba.host.provenance import hub_commits
 from dimba.jobs.lifecycle import container_of, patience
-from dimba.jobs.outcome import TRANSIENT, judge
-from dimba.jobs.supervisor import lock_of, spawn_attendant
+from dimba.jobs.outcome import TRANSIENT, classify_outcome
+from dimba.jobs.supervisor import lock_of, spawn_supervisor
 from dimba.records import ACTIVE, SETTLING, RunFolder, RunRecord
 from dimba.records.locks import is_held
 from dimba.records.processes import lives
@@ -85,7 +85,7 @@ def _settled(folder: RunFolder, record: RunRecord) -> RunRecord:
         folder.write_record(found)
         return _held_against_job(folder, found)
     if record.status == "queued" and _is_mine(folder) and not folder.is_asked_to_stop():
-        spawn_attendant(folder)
+        spawn_supervisor(folder)
         return record
     return _closed(folder, record, record.closed("failed", "start_failed", None))
 
@@ -105,14 +105,14 @@ def _held_against_job(folder: RunFolder, record: RunRecord) -> RunRecord:
         for _line in runner.follow(job, folder.log(record.attempts[-1].number)):
             pass  # where the job could not write its log itself
     ending = runner.wait(job) if job else None
-    status, reason, _ = judge(ending, folder, stopping=record.status == "stopping")
+    status, reason, _ = classify_outcome(ending, folder, stopping=record.status == "stopping")
     closed = record.closed(status, reason, ending.exit_code if ending else folder.last_word().get("exit_code"))
     closed = replace(closed, **hub_commits(folder.plan()))
     closed = _closed(folder, record, closed)
     if reason in TRANSIENT and status == "failed" and len(record.attempts) <= record.retries and _is_mine(folder):
         closed = replace(closed, status="queued")
         folder.write_record(closed)
-        spawn_attendant(folder)
+        spawn_supervisor(folder)
     return closed
 
 

@@ -7,13 +7,16 @@ from dimba.common.errors import BadInput, DimbaError, EngineFailed, HostCannot
 from dimba.common.runners import AUTO, ON_HOST, RENDERED, RUNNERS, Capabilities, capabilities_of, resolve_runner
 from dimba.host.facts import EngineFacts, Gpu, HostFacts
 from dimba.host.gpus import cdi_device
-from dimba.spec import JobSpec
+from dimba.plan.job import ResolvedJob
+from dimba.spec import Container, JobSpec
 
 _GIB = 1 << 30
 
 
-def choose_runner(spec: JobSpec, facts: HostFacts) -> tuple[str, str]:
+def choose_runner(spec: JobSpec, facts: HostFacts, container: Container | None = None) -> tuple[str, str]:
     """(runner, what to say about it): what the spec asks for, with `auto` resolved by whether an engine answers.
+
+    `container` is what is wanted of one, in place of the spec's section.
 
     Raises:
         EngineFailed: the job needs an engine of this machine, and none answers.
@@ -21,7 +24,8 @@ def choose_runner(spec: JobSpec, facts: HostFacts) -> tuple[str, str]:
     runner = resolve_runner(spec.runner, engine_answers=facts.engine.reachable)
     if capabilities_of(runner).uses_engine:
         _require_engine(facts.engine)
-    return runner, _fallback(spec, facts) if spec.runner == AUTO and not facts.engine.reachable else ""
+    falls_back = spec.runner == AUTO and not facts.engine.reachable
+    return runner, _fallback(container or spec.container, facts) if falls_back else ""
 
 
 def _require_engine(engine: EngineFacts) -> None:
@@ -35,9 +39,9 @@ def _require_engine(engine: EngineFacts) -> None:
         )
 
 
-def _fallback(spec: JobSpec, facts: HostFacts) -> str:
+def _fallback(container: Container, facts: HostFacts) -> str:
     """What to say where `auto` finds no engine; raises EngineFailed where the job is not for this machine itself."""
-    container, problem = spec.container, facts.engine.problem
+    problem = facts.engine.problem
     if container.image or container.mounts or container.network == "none":
         hint = f"start one, or set `runner: {ON_HOST}` and take `image`, `mounts` and `network` of `container` out"
         raise EngineFailed(f"the job is made for a container, and no engine answers: {problem}", hint)
@@ -98,9 +102,9 @@ def shm_bytes(spec: JobSpec, processes: int) -> int:
     return spec.resources.shm_size or (1 + processes) * _GIB
 
 
-def precision(spec: JobSpec, gpus: Sequence[Gpu]) -> str:
+def precision(job: ResolvedJob, gpus: Sequence[Gpu]) -> str:
     """`auto` is float32 on the CPU, bf16 from compute capability 8.0 on, fp16 below."""
-    written = spec.accelerate.mixed_precision
+    written = job.accelerate.mixed_precision
     return auto_precision(gpus) if written == "auto" else written
 
 

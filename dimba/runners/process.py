@@ -21,7 +21,7 @@ from dimba.records.processes import lives, start_time
 from dimba.runners.deadline import deadline
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.runners.tail import follow_file
-from dimba.spec import JobSpec
+from dimba.spec import Container, JobSpec
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # reach the job only where the spec names them
 TRAINING_PACKAGES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
@@ -41,11 +41,11 @@ class ProcessRunner:
         """Jobs run on this machine."""
         return None
 
-    def look(self, spec: JobSpec) -> ImageFacts | None:
+    def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
         """There is no image."""
         return None
 
-    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
         """Nothing is built; what trains must be installed beside dimba itself."""
         if missing := _missing():
             hint = f"`{sys.executable} -m pip install -e '.[train]' -c docker/constraints.txt` in dimba's repository"

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from dimba.common.runners import Capabilities
 from dimba.host.facts import ClusterNodes, EngineFacts, Gpu, ImageFacts
 from dimba.plan.model import LaunchPlan, Mount
-from dimba.spec import JobSpec
+from dimba.spec import Container, JobSpec
 
 # (what is being done, steps done, steps in all or 0 where that is not known)
 Progress = Callable[[str, int, int], None]
@@ -48,10 +48,13 @@ class Runner(Protocol):
     def nodes(self, spec: JobSpec) -> ClusterNodes | None:
         """The machines that the job goes to; None where that is this one."""
 
-    def look(self, spec: JobSpec) -> ImageFacts | None:
-        """The image that the job would run in; None where there is none. Builds and fetches nothing."""
+    def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
+        """The image that the job would run in; None where there is none. Builds and fetches nothing.
 
-    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+        `container` names the image in place of the spec's section.
+        """
+
+    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
         """The same, made where it is not there yet. Raises EngineFailed, HostCannot."""
 
     def can_train(self) -> bool:

@@ -18,6 +18,7 @@ from dimba.host.facts import (
     OutputFacts,
     TrainerFacts,
 )
+from dimba.host.named_paths import look_at_named_paths
 from dimba.plan.build import Choices, make_plan
 from dimba.spec import parse_spec
 
@@ -79,7 +80,9 @@ def plan(added: str = "", facts: HostFacts = FACTS, **choices):
     for line in added.splitlines():
         key = line.partition(":")[0]
         text = "".join(each for each in text.splitlines(keepends=True) if not each.startswith(f"{key}:")) + line + "\n"
-    return make_plan(parse_spec(text.encode(), source="job.yaml").spec, facts, Choices(**choices))
+    spec = parse_spec(text.encode(), source="job.yaml").spec
+    facts = replace(facts, named=look_at_named_paths(spec, facts.folder))
+    return make_plan(spec, facts, Choices(**choices))
 
 
 def refusal(added: str = "", facts: HostFacts = FACTS) -> DimbaError:

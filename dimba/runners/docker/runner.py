@@ -26,7 +26,7 @@ from dimba.runners.docker.request import LOCKED_DOWN, NAMES, OWN_NAME, gpu_reque
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.runners.tail import follow_file
-from dimba.spec import JobSpec
+from dimba.spec import Container, JobSpec
 
 _LOG = {"max-size": "50m", "max-file": "3"}
 _POLL = 0.2  # seconds between two looks at a container
@@ -52,23 +52,23 @@ class DockerRunner:
         """Containers run on this machine."""
         return None
 
-    def look(self, spec: JobSpec) -> ImageFacts | None:
+    def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
         """Asks the engine what it has."""
-        return look_at_image(self.api, spec, self.project)
+        return look_at_image(self.api, spec, self.project, container)
 
-    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
         """Pulls what a registry has, builds our own; a base that had to be pulled first changes the key."""
-        image = look_at_image(self.api, spec, self.project)
+        image = look_at_image(self.api, spec, self.project, container)
         if image.base is not None and image.base_digest is None:
             pull(self.api, image.base, progress)
-            image = look_at_image(self.api, spec, self.project)
+            image = look_at_image(self.api, spec, self.project, container)
         if image.id is not None:
             return image
         if image.key is None:
             pull(self.api, image.reference, progress)
         else:
             build(self.api, image, self.project, progress)
-        return look_at_image(self.api, spec, self.project)
+        return look_at_image(self.api, spec, self.project, container)
 
     def can_train(self) -> bool:
         """What trains is in the image."""

@@ -17,7 +17,7 @@ from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, 
 from dimba.runners.slurm import scheduler
 from dimba.runners.slurm.scheduler import Standing
 from dimba.runners.tail import Tail
-from dimba.spec import JobSpec, SlurmSite
+from dimba.spec import Container, JobSpec, SlurmSite
 
 SCRIPT = "job.sh"
 _KILLED, _QUIT = 137, 131  # statuses after SIGKILL and SIGQUIT
@@ -41,11 +41,11 @@ class SlurmRunner:
         """Those of the cluster, as the spec and the site's file describe them."""
         return cluster_nodes(spec, self._site)
 
-    def look(self, spec: JobSpec) -> ImageFacts | None:
+    def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
         """The image as it is named: the nodes have it, not this machine."""
         return cluster_image(spec, self._site)
 
-    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
         """Nothing is built; without a container, what trains has to lie on the shared file system, beside dimba."""
         scheduler.require_commands()
         image = self.look(spec)
