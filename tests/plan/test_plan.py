@@ -21,6 +21,7 @@ from dimba.host.facts import (
 from dimba.host.named_paths import look_at_named_paths
 from dimba.plan.build import Choices, make_plan
 from dimba.spec import parse_spec
+from tests.plan.pure import no_disk
 
 CARDS = tuple(Gpu(index=n, uuid=f"GPU-{n}", name="RTX 4090", compute_capability=8.9) for n in range(2))
 ENGINE = EngineFacts(reachable=True, version="28", cdi_devices=frozenset({"nvidia.com/gpu=0", "nvidia.com/gpu=1"}))
@@ -82,7 +83,8 @@ def plan(added: str = "", facts: HostFacts = FACTS, **choices):
         text = "".join(each for each in text.splitlines(keepends=True) if not each.startswith(f"{key}:")) + line + "\n"
     spec = parse_spec(text.encode(), source="job.yaml").spec
     facts = replace(facts, named=look_at_named_paths(spec, facts.folder))
-    return make_plan(spec, facts, Choices(**choices))
+    with no_disk():
+        return make_plan(spec, facts, Choices(**choices))
 
 
 def refusal(added: str = "", facts: HostFacts = FACTS) -> DimbaError:

@@ -15,6 +15,7 @@ from dimba.plan.build import make_plan
 from dimba.plan.slurm import cluster_cards, cluster_image, cluster_nodes, slurm_script, slurm_seconds
 from dimba.spec import SlurmSite, load_site, parse_spec
 from tests.conftest import Dimba
+from tests.plan.pure import no_disk
 from tests.plan.test_plan import FACTS, SPARSE
 
 CONTAINERS = ("none", "docker", "podman", "apptainer", "pyxis")
@@ -29,7 +30,8 @@ def script(
     named = look_at_named_paths(spec, FACTS.folder)
     facts = replace(FACTS, named=named, image=cluster_image(spec, site)).on(cluster_nodes(spec, site))
     facts = replace(facts, trainer=replace(facts.trainer, flags=facts.trainer.flags | {"--resume-from-checkpoint"}))
-    plan = make_plan(spec, facts)
+    with no_disk():
+        plan = make_plan(spec, facts)
     return slurm_script(plan.for_attempt("run-1", Path("/work/it's 100% mine/runs/run-1/attempts/1")))
 
 

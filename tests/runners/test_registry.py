@@ -13,7 +13,7 @@ from dimba.spec.model import RunnerName
 from tests.conftest import NO_ENGINE, REPOSITORY
 
 # The list, what makes them, and the runners themselves.
-KNOW_NAMES = ("common/runners.py", "runners/registry.py", "runners/process.py", "runners/docker/", "runners/slurm/")
+KNOW_NAMES = ("common/runners.py", "runners/")
 # Slurm's own containers, and a folder of the repository.
 OTHER_THINGS = ("none", "podman", "constraints.txt", "SLURM_STEP_GPUS")
 
