@@ -13,12 +13,13 @@ from rich.console import Console
 
 from dimba.cli.render import say_error, show_plan
 from dimba.common.errors import DimbaError
+from dimba.common.runners import RUNNERS, Capabilities
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts, ImageFacts
-from dimba.jobs.launch import look
+from dimba.jobs.context import Policy, gather
 from dimba.jobs.trust import require_trust
 from dimba.plan.model import LaunchPlan
-from dimba.runners.protocol import OnLine, Output, Throwaway, ignored
-from dimba.spec import JobSpec, parse_spec
+from dimba.runners.protocol import FoundRunner, OnLine, Output, Throwaway, ignored
+from dimba.spec import Container, JobSpec, parse_spec
 from tests.memory_runner import MemoryRunner
 
 OURS = "/opt/dimba/scripts/finetuning/finetune_"
@@ -106,8 +107,9 @@ class Never(MemoryRunner):
     """An engine that has our image, and on which nothing is started but our own trainers' `--help`."""
 
     name: str = "docker"
+    capabilities: Capabilities = RUNNERS["docker"]
 
-    def look(self, spec: JobSpec) -> ImageFacts:
+    def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts:
         key = None if spec.container.image else "k"
         return ImageFacts(reference="r", key=key, base="b", base_digest="d", id="sha256:1")
 
@@ -180,7 +182,7 @@ def survives(data: bytes, engine: EngineFacts, folder: Path) -> str:
             say_error(error)
             came = "distrusted"
         try:
-            plan = look(loaded, lambda _rows: None, found=(Never(), engine), gpu=CARDS).plan()
+            plan = gather(loaded, FoundRunner(Never(), engine), Policy(gpu=CARDS)).plan()
         except DimbaError as error:
             say_error(error)
             return came if came == "distrusted" else "no plan"

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dimba.host.facts import ImageFacts
+from dimba.common.runners import Capabilities
+from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
-from dimba.spec import JobSpec
+from dimba.spec import Container, JobSpec
 
+IN_MEMORY = Capabilities("in memory", leases_gpus=True)
 Script = Callable[["Stop"], tuple[list[str], int]]
 Stop = threading.Event
 
@@ -19,13 +21,17 @@ class MemoryRunner:
     """`argv` names a script: `say:TEXT:STATUS` prints and ends, `wait:STATUS` goes on until it is told to stop."""
 
     name: str = "memory"
+    capabilities: Capabilities = IN_MEMORY
     jobs: dict[str, tuple[list[str], Stop, int | None]] = field(default_factory=dict)
     secrets: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
-    def look(self, spec: JobSpec) -> ImageFacts | None:
+    def nodes(self, spec: JobSpec) -> ClusterNodes | None:
         return None
 
-    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+    def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
+        return None
+
+    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
         return None
 
     def can_train(self) -> bool:
@@ -65,6 +71,13 @@ class MemoryRunner:
 
     def find(self, run_id: str) -> str | None:
         return next((job for job in self.jobs if job.startswith(run_id)), None)
+
+    def held_gpus(self) -> dict[str, str]:
+        return {}
+
+    def is_live(self, run_id: str, job: str | None) -> bool | None:
+        job = job or self.find(run_id)
+        return job is not None and self.is_running(job)
 
     def stop(self, job: str, grace: float) -> None:
         lines, stop, status = self.jobs[job]

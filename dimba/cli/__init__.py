@@ -11,6 +11,7 @@ from pathlib import Path
 from dimba import __version__
 from dimba.common.contract import ATTEND
 from dimba.common.errors import DimbaError, HostCannot
+from dimba.common.runners import AUTO, RENDERED, RUNNERS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -159,7 +160,7 @@ def _add_spec(command: argparse.ArgumentParser, alternative: "argparse._Mutually
     else:
         alternative.add_argument("spec", nargs="?", metavar="SPEC")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value for this time")
-    runners = ("auto", "docker", "process", "slurm", "kubernetes")
+    runners = (AUTO, *RUNNERS, *RENDERED)
     command.add_argument("--runner", choices=runners, help="instead of the spec's; `plan` renders for kubernetes")
     command.add_argument("--allow-cpu", action="store_true", help="go on where the GPUs asked for do not work inside")
     command.add_argument("--trust-spec", action="store_true", help="run what a stranger's spec brings along")

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from dimba.cli import render
 from dimba.cli.tokens import show_data
 from dimba.common.errors import BadInput, DimbaError
+from dimba.common.runners import RENDERED
 from dimba.records import ACTIVE, RunFolder, all_runs, find_run
 from dimba.records.record import RunRecord
 from dimba.spec import LoadedSpec, documents_yaml, json_schema, load_spec
 
 if TYPE_CHECKING:
     from dimba.plan.model import LaunchPlan
-
-KUBERNETES = "kubernetes"
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -45,19 +44,22 @@ def schema(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """What would run."""
-    from dimba.jobs.launch import choices_of, look
+    from dimba.jobs.context import Policy, gather
+    from dimba.jobs.launch import choices_of
     from dimba.jobs.lifecycle import Options, interrupted, signals
+    from dimba.runners.registry import find_runner
 
-    if args.runner == KUBERNETES:
+    if args.runner in RENDERED:
         return _manifests(args)
     reporter = render.reporter()
     with signals(interrupted):
-        choices = choices_of(Options(allow_cpu=args.allow_cpu))
-        seen = look(_load(args), reporter.rows, tokenise=True, choices=choices, ask=args.trust_spec)
+        loaded, choices = _load(args), choices_of(Options(allow_cpu=args.allow_cpu))
+        policy = Policy(asks="any" if args.trust_spec else "own", tokenises=True, choices=choices)
+        context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
     reporter.ended()
-    made = seen.plan()
+    made = context.plan()
     if made.slurm:
-        return _script(made, seen.facts.runs, as_json=args.json)
+        return _script(made, context.facts.runs, as_json=args.json)
     if args.json:
         _print_json(made.as_json())
     else:
@@ -170,9 +172,9 @@ def _show_start_or_end(record: RunRecord, started: float, *, detached: bool) -> 
 
 def _attend(args: argparse.Namespace) -> None:
     """A process of ours beside a detached run."""
-    from dimba.jobs.resume import attend
+    from dimba.jobs.resume import supervise
 
-    attend(find_run(_runs(), args.run), render.quiet_reporter())
+    supervise(find_run(_runs(), args.run), render.quiet_reporter())
 
 
 def ps(args: argparse.Namespace) -> None:
@@ -259,9 +261,9 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> LoadedSpec:
-    if args.runner == KUBERNETES:
-        apply = f"`dimba plan {shlex.quote(args.spec)} --runner kubernetes | kubectl apply -f -`"
-        raise BadInput("--runner kubernetes: dimba renders for a cluster, and starts nothing on one", apply)
+    if args.runner in RENDERED:
+        apply = f"`dimba plan {shlex.quote(args.spec)} --runner {args.runner} | kubectl apply -f -`"
+        raise BadInput(f"--runner {args.runner}: dimba renders for a cluster, and starts nothing on one", apply)
     return load_spec(Path(args.spec), _overrides(args))
 
 

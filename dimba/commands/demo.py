@@ -9,14 +9,16 @@ from typing import Any
 
 from dimba.common.contract import ENV_BASE_IMAGE
 from dimba.common.errors import RunFailed
+from dimba.common.runners import ON_HOST
 from dimba.host.output import job_user, nearest_existing
 from dimba.host.probe import project_root
-from dimba.jobs.launch import find_runner, launch
+from dimba.jobs.launch import launch
 from dimba.jobs.lifecycle import Reporter
 from dimba.plan.model import Mount
 from dimba.records import RunRecord
 from dimba.records.store import make_folder, write_whole
 from dimba.runners.protocol import Runner, Throwaway
+from dimba.runners.registry import find_engine, find_runner
 from dimba.spec import json_schema, load_spec, parse_spec, spec_yaml
 
 _SECONDS = 300.0
@@ -35,19 +37,17 @@ class DemoResult:
 
 
 def choose_demo_runner() -> tuple[str, str]:
-    """(runner, why not docker): docker needs an engine and a base image to build on."""
-    runner, engine = find_runner("auto")
-    if runner.name == "process":
+    """(runner, why not in a container): that needs an engine, and a base image to build on."""
+    runner, engine = find_engine()
+    if runner is None:
         why = f"no container engine ({engine.problem})" if not engine.reachable else "the engine is on another machine"
-        return "process", why
+        return ON_HOST, why
     from dimba.runners.docker.image import base_image, can_have_base
-    from dimba.runners.docker.runner import DockerRunner
 
-    assert isinstance(runner, DockerRunner)
     base = base_image(project_root())
     if can_have_base(runner.api, base):
-        return "docker", ""
-    return "process", f"the base image {base} is not here, and no registry gives it ({ENV_BASE_IMAGE} names another)"
+        return runner.name, ""
+    return ON_HOST, f"the base image {base} is not here, and no registry gives it ({ENV_BASE_IMAGE} names another)"
 
 
 def run_demo(reporter: Reporter, folder: Path) -> DemoResult:

@@ -1,29 +1,27 @@
 """The use case of `dimba plan --runner kubernetes`: look at what the spec names, plan it for all nodes, render them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dimba.common.contract import IMAGE_HOME
 from dimba.common.errors import DimbaError, raise_all
-from dimba.host.facts import EngineFacts, Gpu, GpuFacts, HostFacts, ImageFacts
-from dimba.host.probe import probe
-from dimba.jobs.launch import located
-from dimba.jobs.trust import harms_of
-from dimba.plan.build import Choices, make_plan
+from dimba.host.facts import EngineFacts, HostFacts, ImageFacts
+from dimba.jobs.context import JobContext, Policy, RowsRead, gather, located
+from dimba.plan.build import Choices
 from dimba.plan.kubernetes import (
     Object,
-    cards_of,
     claim_of,
+    cluster_nodes,
     cluster_objects,
     cluster_problems,
     place_problems,
 )
 from dimba.plan.model import LaunchPlan
-from dimba.runners.flags import trainer_facts
-from dimba.runners.process import ProcessRunner
+from dimba.runners.protocol import FoundRunner
+from dimba.runners.registry import host_runner
 from dimba.spec import JobSpec, LoadedSpec
 
+KUBERNETES = "kubernetes"
 NOT_RUN = "only rendered: tests hold this to Kubernetes' published schemas, and it has not run on a cluster"
 _NO_CACHE = "the Hugging Face cache is on none of the claims: what a pod downloads goes with it"
 
@@ -36,17 +34,17 @@ class Rendered:
     notes: tuple[str, ...]
 
 
-def render(loaded: LoadedSpec, progress: Callable[[int], None]) -> Rendered:
+def render(loaded: LoadedSpec, progress: RowsRead) -> Rendered:
     """The objects of a job; raises everything that is in the way at once. Asks no engine and no cluster."""
     spec = loaded.spec
     try:
         raise_all(list(cluster_problems(spec)))
-        facts = _facts(loaded, progress)
-        plan = make_plan(_in_pods(spec), facts, Choices(cluster=True))
+        context = _context(loaded, progress)
+        plan = context.plan()
         raise_all(list(place_problems(plan, spec)))
     except DimbaError as error:
         raise located(error, loaded) from None
-    return Rendered(objects=cluster_objects(plan, spec), notes=tuple(_notes(plan, facts)))
+    return Rendered(objects=cluster_objects(plan, spec), notes=tuple(_notes(plan, context.facts)))
 
 
 def _notes(plan: LaunchPlan, facts: HostFacts) -> list[str]:
@@ -55,30 +53,22 @@ def _notes(plan: LaunchPlan, facts: HostFacts) -> list[str]:
     return [*plan.notes, *trust, *cache, NOT_RUN]
 
 
-def _in_pods(spec: JobSpec) -> JobSpec:
-    """As a container of an engine, one a node; which of them it is, the environment says."""
-    # A pod has the cluster's network, over which the nodes meet.
-    changes = {
-        "resources": spec.resources.model_copy(update={"gpus": cards_of(spec)}),
-        "container": spec.container.model_copy(update={"network": "bridge", "image": None, "base_image": None}),
-    }
-    return spec.model_copy(update={"runner": "docker", **changes})
+def _context(loaded: LoadedSpec, progress: RowsRead) -> JobContext:
+    policy = Policy(
+        choices=Choices(rendered_for=KUBERNETES),
+        gpu=cluster_nodes(loaded.spec).gpu,
+        elsewhere=lambda facts: _in_pods(loaded.spec, facts),
+    )
+    return gather(loaded, FoundRunner(host_runner(), EngineFacts(reachable=False)), policy, progress)
 
 
-def _facts(loaded: LoadedSpec, progress: Callable[[int], None]) -> HostFacts:
+def _in_pods(spec: JobSpec, facts: HostFacts) -> HostFacts:
     """This machine's files on the cluster's nodes."""
-    spec = loaded.spec
-    cards = tuple(Gpu(index=number) for number in range(cards_of(spec)))
-    facts = probe(spec, EngineFacts(reachable=True), folder=Path.cwd(), progress=progress, gpu=GpuFacts(gpus=cards))
     on_claim = claim_of(facts.cache, spec.kubernetes.volumes) is not None
-    image = ImageFacts(reference=str(spec.kubernetes.image), key=None, base=None, base_digest=None, id=None)
-    facts = replace(
-        facts,
-        image=image,
-        cores=spec.kubernetes.cpus * max(1, len(cards)),
+    return replace(
+        facts.on(cluster_nodes(spec)),
+        image=ImageFacts(reference=str(spec.kubernetes.image), key=None, base=None, base_digest=None, id=None),
         cache=facts.cache if on_claim else Path(IMAGE_HOME, ".cache", "huggingface"),
         environment=facts.environment | set(spec.container.env),  # the Secret has them, as far as anybody knows here
         short_secrets=frozenset(),
-        harms=harms_of(loaded, facts.folder),
     )
-    return replace(facts, trainer=trainer_facts(facts, image, ProcessRunner().run_once, ask=False))

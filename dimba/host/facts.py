@@ -1,13 +1,12 @@
 """HostFacts: everything that the plan needs to know, found out beforehand."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import DataReport
 from dimba.spec import SlurmSite
-
-_NO_SITE = SlurmSite()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +161,24 @@ class Harm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedPath:
+    """A path that a spec names, on this machine."""
+
+    path: Path
+    exists: bool
+    why_not_read: str  # empty where a job may read from it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterNodes:
+    """The machines of a cluster that a job goes to, each alike; this one need have no part in them."""
+
+    gpu: GpuFacts  # of a node
+    cores: int  # of a node
+    slurm: SlurmSite | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostFacts:
     """One look at the machine, for one spec."""
 
@@ -181,5 +198,10 @@ class HostFacts:
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # what the job's user may not read
     short_secrets: frozenset[str] = frozenset()  # names whose values are too short to be masked in a log
-    slurm: SlurmSite = _NO_SITE  # what the user's file says of the cluster
+    slurm: SlurmSite | None = None  # what the user's file says of the cluster; None where Slurm has no part in it
+    named: Mapping[str, NamedPath] = field(default_factory=dict)  # files and mounts, by their text in the spec
     harms: tuple[Harm, ...] = ()  # what the spec brings along that its reader has to trust
+
+    def on(self, nodes: ClusterNodes) -> "HostFacts":
+        """This machine's files on a cluster's nodes."""
+        return replace(self, gpu=nodes.gpu, cores=nodes.cores, slurm=nodes.slurm)

@@ -12,6 +12,7 @@ from dimba.dataset.token_report import bad_rows
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
 from dimba.host.gpus import find_gpus
+from dimba.host.named_paths import look_at_named_paths
 from dimba.host.output import look_at_output, may_read
 from dimba.host.places import why_not_read
 from dimba.host.stamp import stamp
@@ -39,11 +40,13 @@ def probe(
     folder: Path,
     progress: Callable[[int], None] = lambda _rows: None,
     gpu: GpuFacts | None = None,
+    runs: Path | None = None,
     read: bool = True,
+    in_container: bool = False,
 ) -> HostFacts:
     """Looks at everything that `spec` names; problems become part of the facts, the plan judges them.
 
-    Without `read`, the data are only looked for.
+    Without `read`, the data are only looked for. `in_container`, the job's user has none of the caller's groups.
     """
     output = look_at_output(spec.output_dir, folder)
     checkpoint = look_at_checkpoint(
@@ -53,7 +56,7 @@ def probe(
     data = look_at_data(spec.dataset, folder, progress, spec.mode, skip_bad=skip_bad, read=read)
     return HostFacts(
         folder=folder,
-        runs=runs_folder(folder),
+        runs=runs or runs_folder(folder),
         project=project_root(),
         python=sys.executable,
         cores=len(os.sched_getaffinity(0)),
@@ -66,12 +69,8 @@ def probe(
         data=data,
         trainer=find_trainer(spec.trainer, spec.mode, folder, project_root()),
         output=output,
-        unreadable=_unreadable(
-            checkpoint,
-            data,
-            output,
-            in_container=engine.reachable and not engine.rootless and spec.runner not in ("process", "slurm"),
-        ),
+        named=look_at_named_paths(spec, folder),
+        unreadable=_unreadable(checkpoint, data, output, in_container=in_container),
     )
 
 

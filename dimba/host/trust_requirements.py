@@ -2,11 +2,12 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from dimba.common.contract import absolute
 from dimba.common.errors import BadInput
+from dimba.common.runners import AUTO, RUNNERS
 from dimba.host.build_context import in_context
 from dimba.host.facts import Harm
 from dimba.host.trainer import find_trainer
@@ -24,14 +25,27 @@ _SOCKETS = Path("/run")  # where engines listen
 _DISKS = Path("/run/media")
 
 
-def find_harms(spec: JobSpec, folder: Path, project: Path) -> tuple[Harm, ...]:
-    """Everything of that kind; relative paths begin in `folder`, and what lies in `project` is dimba's own."""
-    found = [*_programs(spec, folder, project), *_container(spec, folder), *_cluster(spec)]
-    if spec.runner == "process" and found:
-        found.append(Harm("runner", "`process`: all of that runs on this machine itself, in no container"))
-    if spec.runner == "slurm" and found and spec.slurm.container in (None, "none"):
-        found.append(Harm("runner", "`slurm`: all of that runs on the cluster's machines, in no container"))
+def find_harms(
+    spec: JobSpec, folder: Path, project: Path, environment: Collection[str] | None = None
+) -> tuple[Harm, ...]:
+    """Everything of that kind; relative paths begin in `folder`, and what lies in `project` is dimba's own.
+
+    `environment` are the names of the variables that are somebody's own: those of this process, unless given.
+    """
+    environment = os.environ if environment is None else environment
+    found = [*_programs(spec, folder, project), *_container(spec, folder, environment), *_cluster(spec)]
+    if found and (where := _uncontained(spec)):
+        found.append(Harm("runner", f"`{spec.runner}`: all of that runs on {where}, in no container"))
     return tuple(found)
+
+
+def _uncontained(spec: JobSpec) -> str:
+    """The machines that a spec asks to run on without a container; empty where it asks for no such thing."""
+    if spec.runner == AUTO or (can := RUNNERS[spec.runner]).runs_in_image:
+        return ""
+    if not can.several_nodes:
+        return "this machine itself"
+    return "the cluster's machines" if spec.slurm.container in (None, "none") else ""
 
 
 def beyond(harms: Sequence[Harm], overrides: Sequence[str]) -> tuple[Harm, ...]:
@@ -65,7 +79,7 @@ def _reward_files(spec: JobSpec) -> Iterator[str]:
             yield file
 
 
-def _container(spec: JobSpec, folder: Path) -> Iterator[Harm]:
+def _container(spec: JobSpec, folder: Path, environment: Collection[str]) -> Iterator[Harm]:
     container = spec.container
     for key, image in zip(IMAGES, (container.image, container.base_image), strict=True):
         if image:
@@ -74,7 +88,7 @@ def _container(spec: JobSpec, folder: Path) -> Iterator[Harm]:
         name, equals, _value = item.partition("=")
         if equals:
             yield Harm("container.env", f"sets {name} to a value of its own")
-        elif name in os.environ and not name.startswith(USUAL_VARIABLES):
+        elif name in environment and not name.startswith(USUAL_VARIABLES):
             yield Harm("container.env", f"gives {name} of your environment to the job")
     if container.network == "host":
         yield Harm("container.network", "`host`: the job reaches what listens on this machine alone")
@@ -83,7 +97,7 @@ def _container(spec: JobSpec, folder: Path) -> Iterator[Harm]:
 
 
 def _cluster(spec: JobSpec) -> Iterator[Harm]:
-    if spec.runner != "slurm":
+    if spec.runner == AUTO or not RUNNERS[spec.runner].several_nodes:
         return
     if spec.slurm.image:
         yield Harm("slurm.image", f"the job runs in what is in `{spec.slurm.image}`")

@@ -16,14 +16,14 @@ from dimba.host.facts import HostFacts, TrainerFacts
 from dimba.host.source_flags import flags_in_file
 from dimba.host.stamp import stamp
 from dimba.host.trainer import own_trainer
-from dimba.plan.build import hub_login, job_environment
+from dimba.plan.environment import hub_login, job_environment
 from dimba.plan.flags import Resolved, trainer_argv, value_problems
+from dimba.plan.job import ResolvedJob
 from dimba.plan.model import Mount
-from dimba.plan.mounts import job_mounts
+from dimba.plan.mounts import given_mounts
 from dimba.plan.network import OFFLINE
 from dimba.records.store import make_folder
 from dimba.runners.protocol import Runner, Throwaway
-from dimba.spec import JobSpec
 
 _KIND = "data"
 _NO_LIMIT = 7 * 24 * 3600.0  # seconds
@@ -33,7 +33,7 @@ _TOKEN = "HF_TOKEN"  # noqa: S105  # a variable's name
 Progress = Callable[[int], None]
 
 
-def cannot_preview(spec: JobSpec, facts: HostFacts) -> str:
+def cannot_preview(job: ResolvedJob, facts: HostFacts) -> str:
     """Why the data cannot be looked at; empty where they can."""
     if facts.image and facts.image.key is None:
         return f"{facts.image.reference} is not an image of dimba's"
@@ -42,38 +42,38 @@ def cannot_preview(spec: JobSpec, facts: HostFacts) -> str:
     return ""
 
 
-def flag_problems(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
+def flag_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     """What is wrong with `trainer_args`, where they are for our own trainer."""
-    own = own_trainer(spec.mode, facts.project)
+    own = own_trainer(job.mode, facts.project)
     if facts.trainer.path != own:
         return []
     try:
-        preview_argv(spec, facts)
+        preview_argv(job, facts)
     except BadInput as error:
         return [error]
-    return value_problems(spec, own, facts.project)
+    return value_problems(job, own, facts.project)
 
 
-def with_report(spec: JobSpec, facts: HostFacts, runner: Runner, *, now: Progress | None) -> HostFacts:
+def with_report(job: ResolvedJob, facts: HostFacts, runner: Runner, *, now: Progress | None) -> HostFacts:
     """The facts with what is known of the tokens of a local file; looks `now` where nothing is remembered."""
     ready = facts.image is None or facts.image.id is not None
     mended = not (facts.checkpoint.problem or facts.data.problem)
     local = facts.data.local and facts.checkpoint.local
-    own = facts.trainer.path == own_trainer(spec.mode, facts.project)
-    if not (ready and mended and local and own) or cannot_preview(spec, facts):
+    own = facts.trainer.path == own_trainer(job.mode, facts.project)
+    if not (ready and mended and local and own) or cannot_preview(job, facts):
         return facts
-    if flag_problems(spec, facts):
+    if flag_problems(job, facts):
         return facts  # for the plan to tell
     try:
-        report = remembered(spec, facts)
+        report = remembered(job, facts)
         if report is None and now and runner.can_train():
-            report = preview(spec, facts, runner, now)
+            report = preview(job, facts, runner, now)
     except BadInput as error:
         return replace(facts, data=replace(facts.data, problem=error.message, hint=error.hint))
     return replace(facts, data=replace(facts.data, report=report))
 
 
-def preview(spec: JobSpec, facts: HostFacts, runner: Runner, progress: Progress) -> DataReport:
+def preview(job: ResolvedJob, facts: HostFacts, runner: Runner, progress: Progress) -> DataReport:
     """Reads and tokenises the data, and keeps the tokens for the job; `progress` gets the rows done so far.
 
     `facts.image` has to be there, where jobs run in one.
@@ -84,42 +84,41 @@ def preview(spec: JobSpec, facts: HostFacts, runner: Runner, progress: Progress)
     make_folder(facts.cache, facts.output.uid, facts.output.gid)
     python = "python" if facts.image else facts.python
     # -P: a module of the same name in the folder that dimba is run in is not ours.
-    modules = ("-P", "-m", "dimba.supervisor.entry", python, "-P", "-m", "dimba.trainers.data.preview", spec.mode)
+    modules = ("-P", "-m", "dimba.supervisor.entry", python, "-P", "-m", "dimba.trainers.data.preview", job.mode)
     listener = _Listener(progress)
-    done = runner.run_once([python, *modules, *preview_argv(spec, facts)], _place(spec, facts), listener)
+    done = runner.run_once([python, *modules, *preview_argv(job, facts)], _place(job, facts), listener)
     if isinstance(listener.error, BadInput):
-        remember(spec, facts, {"error": listener.error.as_json()})
+        remember(job, facts, {"error": listener.error.as_json()})
     if listener.report is None:
         said = "\n".join(done.text.strip().splitlines()[-_SAID_LINES:])
         raise listener.error or HostCannot(f"looking at the data failed:\n{said}", "`dimba doctor` looks closer")
-    remember(spec, facts, replace(listener.report, cached=True).as_json())
+    remember(job, facts, replace(listener.report, cached=True).as_json())
     return listener.report
 
 
-def preview_argv(spec: JobSpec, facts: HostFacts) -> list[str]:
+def preview_argv(job: ResolvedJob, facts: HostFacts) -> list[str]:
     """The flags that our own trainer would get, whatever trainer the spec names: of another's those it would take."""
-    own = own_trainer(spec.mode, facts.project)
+    own = own_trainer(job.mode, facts.project)
     flags = flags_in_file(own)
-    ours = spec.trainer_args
+    ours = job.trainer_args
     if facts.trainer.path != own:
-        refused = {error.message.partition(":")[0] for error in value_problems(spec, own, facts.project)}
+        refused = {error.message.partition(":")[0] for error in value_problems(job, own, facts.project)}
         ours = {key: ours[key] for key in ours if f"--{key}" in flags and f"trainer_args.{key}" not in refused}
     at = Resolved(facts.checkpoint.reference, facts.data.reference, str(facts.output.path), gpu_count=0)
     trainer = TrainerFacts(path=None, flags=flags, flags_from="source")
-    return trainer_argv(spec.model_copy(update={"trainer_args": ours}), trainer, at)[0]
+    return trainer_argv(job.with_args(ours), trainer, at)[0]
 
 
-def _place(spec: JobSpec, facts: HostFacts) -> Throwaway:
-    """Of the spec's environment only the Hub's token: other variables could make Python run what lies beside a spec."""
-    token = {_TOKEN} & set(spec.container.env) & set(os.environ)
+def _place(job: ResolvedJob, facts: HostFacts) -> Throwaway:
+    """Of the spec's environment only the Hub's token: other variables could make Python run what lies beside a job."""
+    token = {_TOKEN} & set(job.spec.container.env) & set(os.environ)
     image = facts.image
-    network = spec.container.network != "none" and not (facts.checkpoint.local and facts.data.local)
-    plain = spec.model_copy(update={"container": spec.container.model_copy(update={"mounts": []})})
+    network = job.spec.container.network != "none" and not (facts.checkpoint.local and facts.data.local)
     return Throwaway(
         uid=facts.output.uid,
         gid=facts.output.gid,
         image=(image.id or image.reference) if image else "",
-        mounts=tuple(each for each in job_mounts(plain, facts) if not _is_output(each, facts)),
+        mounts=tuple(each for each in given_mounts(facts) if not _is_output(each, facts)),
         environment=job_environment(facts.cache, inside=image is not None)
         | hub_login(token)
         | ({} if network else OFFLINE),
@@ -160,10 +159,10 @@ class _Listener:
 # as on the Hub, it is not.
 
 
-def remembered(spec: JobSpec, facts: HostFacts) -> DataReport | None:
+def remembered(job: ResolvedJob, facts: HostFacts) -> DataReport | None:
     """What an earlier look at the very same data found; raises BadInput where it was refused."""
     try:
-        found = findings.recall(_KIND, _name(spec, facts))
+        found = findings.recall(_KIND, _name(job, facts))
         error = from_json(found["error"]) if "error" in found else None
         report = None if error else DataReport.from_json(found)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -173,11 +172,11 @@ def remembered(spec: JobSpec, facts: HostFacts) -> DataReport | None:
     return report
 
 
-def remember(spec: JobSpec, facts: HostFacts, found: dict[str, Any]) -> None:
+def remember(job: ResolvedJob, facts: HostFacts, found: dict[str, Any]) -> None:
     """Keeps a report or a refusal, readable by this user alone, as it shows examples."""
     if not (facts.data.local and facts.checkpoint.local):
         return
-    findings.remember(_KIND, _name(spec, facts), found)
+    findings.remember(_KIND, _name(job, facts), found)
 
 
 def _code(package: Path) -> list[object]:
@@ -191,8 +190,8 @@ def _versions() -> list[str]:
         return []
 
 
-def _name(spec: JobSpec, facts: HostFacts) -> str:
+def _name(job: ResolvedJob, facts: HostFacts) -> str:
     code = facts.image.id if facts.image else [facts.python, *_code(facts.project / "dimba"), *_versions()]
     files = [stamp(Path(facts.checkpoint.reference)), stamp(Path(facts.data.reference))]
-    what = json.dumps([preview_argv(spec, facts), code, files])
+    what = json.dumps([preview_argv(job, facts), code, files])
     return hashlib.sha256(what.encode()).hexdigest()[:32]

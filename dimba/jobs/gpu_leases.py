@@ -2,30 +2,42 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from dimba.common.errors import EngineFailed, Interrupted
+from dimba.common.runners import RUNNERS
 from dimba.host.facts import HostFacts
 from dimba.host.gpus import used_by_processes
-from dimba.host.probe import project_root
 from dimba.plan.model import LaunchPlan
 from dimba.records.leases import Answer, Lease, Leases, Wanted
 from dimba.records.locks import locks_folder
-from dimba.records.processes import lives
 from dimba.records.store import RunFolder
+from dimba.runners.protocol import Runner
+from dimba.runners.registry import runner_of
 from dimba.spec import JobSpec
 
 _POLL = 0.3  # seconds; what waits starts about as long after a card is free
-Held = dict[str, str]  # card: the id of the run whose container holds it
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a lease is held against: `containers` gives what running ones hold, None where no engine answers."""
+    """The runners that a lease is held against; those whose engine does not answer are missing."""
 
-    containers: Callable[[], Held | None]
-    process_of: Callable[[str], str | None]  # the job of a run, by the run's id
+    runners: tuple[Runner, ...]
+
+    def held(self) -> dict[str, str]:
+        """GPUs that running jobs hold by their labels, each with the run's id."""
+        held: dict[str, str] = {}
+        for runner in self.runners:
+            with suppress(EngineFailed):
+                held |= runner.held_gpus()
+        return held
+
+    def runner_of(self, name: str) -> Runner | None:
+        """The runner of a lease; None where its engine does not answer."""
+        return next((runner for runner in self.runners if runner.name == name), None)
 
 
 def wanted_by(spec: JobSpec, plan: LaunchPlan, facts: HostFacts) -> Wanted:
@@ -36,25 +48,22 @@ def wanted_by(spec: JobSpec, plan: LaunchPlan, facts: HostFacts) -> Wanted:
     return Wanted(candidates=plan.gpu_ids, count=len(plan.gpu_ids))
 
 
-class Desk:
-    """Where one run asks for cards, and where they are handed over to its job."""
+class GpuLeases:
+    """The GPU leases of one run: asked for, handed over to its job, and given back."""
 
     def __init__(self, run: RunFolder, runner: str, machine: Machine) -> None:
         self._run, self._runner, self._machine = run, runner, machine
-        self._labelled: Held | None = None
         self._leases = Leases(locks_folder(), self._job_lives)
 
     def ask(self, wanted: Wanted) -> Answer:
         """Cards now, or who has them."""
-        self._labelled = self._machine.containers()
-        labels = {gpu: f"run {run}" for gpu, run in (self._labelled or {}).items() if run != self._run.id}
+        labels = {gpu: f"run {run}" for gpu, run in self._machine.held().items() if run != self._run.id}
         others = {**used_by_processes(), **labels}
         since = datetime.fromisoformat(self._run.record().created).timestamp()
         return self._leases.ask(self._run.id, wanted, since=since, runner=self._runner, others=others)
 
     def take(self, gpus: tuple[str, ...]) -> None:
         """Cards that others may use as well."""
-        self._labelled = self._machine.containers()
         self._leases.take(self._run.id, gpus, runner=self._runner)
 
     def wait(self, wanted: Wanted, say: Callable[[str], None]) -> tuple[str, ...]:
@@ -79,9 +88,8 @@ class Desk:
         self._leases.give_back(self._run.id)
 
     def _job_lives(self, lease: Lease) -> bool | None:
-        if lease.runner == "docker":
-            return None if self._labelled is None else lease.run in self._labelled.values()
-        return lives(lease.job) if lease.job else self._machine.process_of(lease.run) is not None
+        runner = self._machine.runner_of(lease.runner)
+        return runner.is_live(lease.run, lease.job) if runner else None
 
 
 def waiting_for(answer: Answer) -> str:
@@ -90,19 +98,6 @@ def waiting_for(answer: Answer) -> str:
 
 
 def machine() -> Machine:
-    """This one; the engine is asked only where one answers."""
-    from dimba.runners.docker.engine import Engine, connect
-    from dimba.runners.docker.runner import DockerRunner
-    from dimba.runners.process import ProcessRunner
-
-    found = connect()
-
-    def containers() -> Held | None:
-        if not isinstance(found, Engine):
-            return None
-        try:
-            return DockerRunner(found, project_root()).held_gpus()
-        except EngineFailed:
-            return None
-
-    return Machine(containers, ProcessRunner().find)
+    """This one."""
+    leasing = (name for name, can in RUNNERS.items() if can.leases_gpus)
+    return Machine(tuple(runner for name in leasing if (runner := runner_of(name))))

@@ -1,141 +1,28 @@
-"""The use case: look → plan → record → prepare → start → follow → close."""
+"""The use case: gather → plan → record → prepare → start → follow → close."""
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dimba.common import contract
 from dimba.common.checkpoints import newest_whole
-from dimba.common.errors import DimbaError, RunFailed, SeveralErrors
-from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
-from dimba.host.probe import probe, project_root
+from dimba.common.errors import RunFailed
 from dimba.host.provenance import provenance
-from dimba.host.trust_requirements import IMAGES
-from dimba.jobs.data_preview import with_report
-from dimba.jobs.gpu_leases import Desk, machine, waiting_for, wanted_by
+from dimba.jobs.context import JobContext, Policy, gather
+from dimba.jobs.gpu_leases import GpuLeases, machine, waiting_for, wanted_by
 from dimba.jobs.lifecycle import Options, Reporter, Run, interrupted, signals
 from dimba.jobs.outcome import TRANSIENT
-from dimba.jobs.supervisor import spawn_attendant
-from dimba.jobs.trust import Ask, harms_of, remember_run, require_trust
-from dimba.plan.build import Choices, make_plan
-from dimba.plan.flags import EVERY_ALIAS
+from dimba.jobs.supervisor import spawn_supervisor
+from dimba.jobs.trust import Ask, remember_run, require_trust
+from dimba.plan.build import Choices
 from dimba.plan.model import LaunchPlan
-from dimba.plan.slurm import cluster_cards, on_cluster
 from dimba.records import RunRecord
-from dimba.runners.flags import trainer_facts
-from dimba.runners.protocol import Runner
-from dimba.spec import JobSpec, LoadedSpec, load_site
+from dimba.runners.registry import find_runner
+from dimba.spec import LoadedSpec
 
-RowsRead = Callable[..., None]  # (rows read), or (rows tokenised, of how many)
 # (plan, fields of provenance) → further fields; raises where the run would not be the same
 Repeats = Callable[[LaunchPlan, dict[str, Any]], dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """A spec, the machine, and where it would run."""
-
-    loaded: LoadedSpec
-    facts: HostFacts
-    runner: Runner
-    choices: Choices
-
-    @property
-    def spec(self) -> JobSpec:
-        """The spec that was looked at."""
-        return self.loaded.spec
-
-    def plan(self) -> LaunchPlan:
-        """The plan; what is wrong with it is said with the spec's line."""
-        try:
-            return make_plan(self.spec, self.facts, self.choices)
-        except DimbaError as error:
-            raise located(error, self.loaded) from None
-
-
-def find_runner(wanted: str) -> tuple[Runner, EngineFacts]:
-    """The runner that `wanted` (a spec's `runner`) means here; the engine is asked only where it matters."""
-    from dimba.runners.process import ProcessRunner
-
-    if wanted == "process":
-        return ProcessRunner(), EngineFacts(reachable=False, problem="not asked for")
-    if wanted == "slurm":
-        from dimba.runners.slurm.runner import SlurmRunner
-
-        return SlurmRunner(load_site()), EngineFacts(reachable=False, problem="not asked for")
-    from dimba.runners.docker.engine import Engine, connect
-    from dimba.runners.docker.runner import DockerRunner
-
-    found = connect()
-    if isinstance(found, Engine):
-        return DockerRunner(found, project_root()), found.facts
-    return ProcessRunner(), found
-
-
-def look(
-    loaded: LoadedSpec,
-    progress: RowsRead,
-    *,
-    tokenise: bool = False,
-    choices: Choices | None = None,
-    ask: bool = False,
-    image: str | None = None,
-    found: tuple[Runner, EngineFacts] | None = None,
-    gpu: GpuFacts | None = None,
-    own: bool = False,
-) -> Look:
-    """Looks at everything that the spec names; starts nothing but our own trainers' `--help`, others' to `ask`.
-
-    `progress` gets the rows read so far; `found` and `gpu` are what an earlier look found, `image` the one that the job
-    had before. To `tokenise` is to look at the data where the trainer runs too, if that can be done without building
-    anything. `own` is a spec that whoever runs this is just writing.
-    """
-    runner, engine = found or find_runner(loaded.spec.runner)
-    site = load_site() if runner.name == "slurm" else None
-    gpu = cluster_cards(loaded.spec, site) if site else gpu
-    facts = probe(loaded.spec, engine, folder=Path.cwd(), progress=progress, gpu=gpu)
-    facts = on_cluster(loaded.spec, facts, site) if site else facts
-    choices = choices or choices_of(Options())
-    before = runner.look(_in_image(loaded.spec, image)) if image else None
-    image_facts = before if before and before.id else runner.look(loaded.spec)
-    facts = replace(facts, harms=() if own else harms_of(loaded, facts.folder))
-    # Where the job was meant for a container that cannot be had, nothing of it runs on this machine instead.
-    wanted = loaded.spec.runner
-    ask = ask and (wanted == runner.name or (wanted == "auto" and not (facts.harms and runner.name == "process")))
-    usable = image_facts if ask else _harmless(image_facts, facts)
-    trainer = trainer_facts(facts, usable, runner.run_once, ask=ask)
-    facts = replace(facts, image=usable, trainer=trainer)
-    tokenise = tokenise and (ask or not any(each.key.startswith("trainer_args.") for each in facts.harms))
-    facts = with_report(loaded.spec, facts, runner, now=tokenising(facts, progress) if tokenise else None)
-    return Look(loaded=loaded, facts=replace(facts, image=image_facts), runner=runner, choices=choices)
-
-
-def _harmless(image: ImageFacts | None, facts: HostFacts) -> ImageFacts | None:
-    """The image as if it was not there yet, where a stranger may have made it: nothing is executed in it then."""
-    strange = any(each.key in IMAGES for each in facts.harms)
-    return replace(image, id=None) if image and strange else image
-
-
-def _in_image(spec: JobSpec, image: str) -> JobSpec:
-    return spec.model_copy(update={"container": spec.container.model_copy(update={"image": image})})
-
-
-def tokenising(facts: HostFacts, progress: RowsRead) -> Callable[[int], None]:
-    """Hands on how many rows are tokenised, of how many."""
-    total = facts.data.summary.rows if facts.data.summary else 0
-    return lambda rows: progress(rows, total)
-
-
-def located(error: DimbaError, loaded: LoadedSpec) -> DimbaError:
-    """The error with the line of the spec that its key is on."""
-    if isinstance(error, SeveralErrors):
-        return SeveralErrors([located(each, loaded) for each in error.errors])
-    key = error.message.partition(":")[0]
-    if key in loaded.lines:
-        error.message = f"{loaded.at(key)}{error.message[len(key) :]}"
-    return error
 
 
 def launch(
@@ -156,24 +43,25 @@ def launch(
     """
     require_trust(loaded, Path.cwd(), trust=trust, ask=ask)
     options = options or Options()
-    seen = look(loaded, reporter.rows, choices=choices_of(options), ask=True)
-    return begin(seen, options, reporter, detach=detach)
+    policy = Policy(asks="any", choices=choices_of(options))
+    context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
+    return begin(context, options, reporter, detach=detach)
 
 
 def begin(
-    seen: Look, options: Options, reporter: Reporter, *, detach: bool, repeats: Repeats | None = None
+    context: JobContext, options: Options, reporter: Reporter, *, detach: bool, repeats: Repeats | None = None
 ) -> RunRecord:
     """Plans, puts on record what the run is made of, and carries it on; where it `repeats` another, that judges it."""
-    plan = _benefit_of_the_doubt(seen).plan()
+    plan = context.assuming_flags().plan()
     for note in plan.notes:
         reporter.note(note)
-    made_of = provenance(seen.facts, plan.host_environment, reporter.progress)
+    made_of = provenance(context.facts, plan.host_environment, reporter.progress)
     reporter.ended()
     if repeats:
         made_of |= repeats(plan, made_of)
-    run = Run.create(plan, seen.loaded, seen.facts, options, made_of)
-    run.update(trusted=remember_run(run.folder.id, seen.loaded, seen.facts.folder))
-    return carry_on(run, seen, reporter, detach=detach)
+    run = Run.create(plan, context.loaded, context.facts, options, made_of)
+    run.update(trusted=remember_run(run.folder.id, context.loaded, context.facts.folder))
+    return carry_on(run, context, reporter, detach=detach)
 
 
 def choices_of(options: Options, *, run_id: str | None = None, checkpoint: Path | None = None) -> Choices:
@@ -188,37 +76,47 @@ def choices_of(options: Options, *, run_id: str | None = None, checkpoint: Path 
     )
 
 
-def carry_on(run: Run, seen: Look, reporter: Reporter, *, detach: bool) -> RunRecord:
+def carry_on(run: Run, context: JobContext, reporter: Reporter, *, detach: bool) -> RunRecord:
     """From a record to the end of its job, in as many attempts as it may have; detached, until its job runs.
 
     What has to wait, or may have to try again, is left to a process of its own when it is detached.
     """
-    attended = detach and run.record.retries > 0
+    supervised = detach and run.record.retries > 0
     with run.closing_on_failure():
         with signals(interrupted):
-            seen = prepare(seen, run, reporter)
-        ours = seen.plan().gpus and seen.runner.name != "slurm"  # where the scheduler gives out the cards
-        desk = Desk(run.folder, seen.runner.name, machine()) if ours else None
+            context = _prepared(run, context, reporter)
+        leased = context.plan().gpus and context.runner.capabilities.leases_gpus
+        leases = GpuLeases(run.folder, context.runner.name, machine()) if leased else None
         with signals(interrupted):
-            given = _cards(run, seen, desk, reporter, wait=not detach)
-        if given is None or attended:
-            spawn_attendant(run.folder)
+            gpu_ids = _gpu_ids(run, context, leases, reporter, wait=not detach)
+        if gpu_ids is None or supervised:
+            spawn_supervisor(run.folder)
             return run.record
-        seen = replace(seen, choices=replace(seen.choices, gpu_ids=given))
-        _attempt(run, seen, desk, reporter, detach=detach)
+        _attempt(run, context.with_gpus(gpu_ids), leases, reporter, detach=detach)
     return run.record
 
 
-def _cards(run: Run, seen: Look, desk: Desk | None, reporter: Reporter, *, wait: bool) -> tuple[str, ...] | None:
-    """The cards that the run may use; None where it has to wait and may not."""
-    plan = seen.plan()
-    if desk is None:
+def _prepared(run: Run, context: JobContext, reporter: Reporter) -> JobContext:
+    if context.is_prepared:
+        return context
+    run.update(status="building")
+    context = context.prepared(reporter.progress)
+    reporter.ended()
+    return context
+
+
+def _gpu_ids(
+    run: Run, context: JobContext, leases: GpuLeases | None, reporter: Reporter, *, wait: bool
+) -> tuple[str, ...] | None:
+    """The GPUs that the run may use; None where it has to wait and may not."""
+    plan = context.plan()
+    if leases is None:
         return plan.gpu_ids
     if run.record.share:
-        desk.take(plan.gpu_ids)
+        leases.take(plan.gpu_ids)
         return plan.gpu_ids
-    wanted = wanted_by(seen.spec, plan, seen.facts)
-    answer = desk.ask(wanted)
+    wanted = wanted_by(context.spec, plan, context.facts)
+    answer = leases.ask(wanted)
     if answer.gpus is not None:
         return answer.gpus
 
@@ -229,48 +127,25 @@ def _cards(run: Run, seen: Look, desk: Desk | None, reporter: Reporter, *, wait:
     if not wait:
         say(waiting_for(answer))
         return None
-    return desk.wait(wanted, say)
+    return leases.wait(wanted, say)
 
 
-def _attempt(run: Run, seen: Look, desk: Desk | None, reporter: Reporter, *, detach: bool) -> None:
+def _attempt(run: Run, context: JobContext, leases: GpuLeases | None, reporter: Reporter, *, detach: bool) -> None:
     """Starts the job and follows it; once more where that may help and is allowed."""
     with signals(run.interrupt):
         try:
-            job = run.start(seen.runner, seen.plan(), reporter)
-            if desk:
-                desk.hand_over(job)
+            job = run.start(context.runner, context.plan(), reporter)
+            if leases:
+                leases.hand_over(job)
             if detach and run.events.empty():
                 return
-            return run.follow(seen.runner, job, reporter)
+            return run.follow(context.runner, job, reporter)
         except RunFailed as error:
             if run.record.exit_reason not in TRANSIENT or len(run.record.attempts) > run.record.retries:
                 raise
             reporter.note(f"{error.message}: attempt {len(run.record.attempts) + 1} of {run.record.retries + 1}")
         finally:
-            if desk and not (detach and run.record.status == "running"):
-                desk.give_back()
-    checkpoint = newest_whole(seen.plan().output_dir)
-    carry_on(
-        run, replace(seen, choices=replace(seen.choices, checkpoint=checkpoint, gpu_ids=None)), reporter, detach=detach
-    )
-
-
-def _benefit_of_the_doubt(seen: Look) -> Look:
-    """Somebody else's trainer cannot be asked before its image is there, and its source may not tell: it takes all."""
-    trainer, image = seen.facts.trainer, seen.facts.image
-    if image is None or image.id or trainer.in_image:
-        return seen
-    flags = EVERY_ALIAS | {f"--{name}" for name in seen.spec.trainer_args}
-    return replace(seen, facts=replace(seen.facts, trainer=replace(trainer, flags=flags)))
-
-
-def prepare(seen: Look, run: Run, reporter: Reporter) -> Look:
-    """Makes the image where it is missing, and looks again at what the trainer in it really takes."""
-    facts = seen.facts
-    if facts.image is None or facts.image.id is None:
-        run.update(status="building")
-        image = seen.runner.prepare(seen.spec, reporter.progress)
-        reporter.ended()
-        trainer = trainer_facts(facts, image, seen.runner.run_once, ask=True)
-        facts = replace(facts, image=image, trainer=trainer)
-    return replace(seen, facts=facts)
+            if leases and not (detach and run.record.status == "running"):
+                leases.give_back()
+    newest = newest_whole(context.plan().output_dir)
+    carry_on(run, context.resumed_from(newest), reporter, detach=detach)

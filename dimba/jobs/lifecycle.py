@@ -17,7 +17,7 @@ from dimba.common import contract
 from dimba.common.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import OwnWord, judge, measured_memory
+from dimba.jobs.outcome import OwnWord, classify_outcome, measured_memory
 from dimba.plan.model import LaunchPlan
 from dimba.records import SETTLING, RunFolder, create_run
 from dimba.records.processes import myself
@@ -133,7 +133,7 @@ class Run:
         self.record = self.record.with_attempt(job=job)
         waits = runner.waiting(job)
         status = "queued" if waits else "running"
-        self.update(status=status, waits_for=waits, container_id=job if plan.runner == "docker" else None)
+        self.update(status=status, waits_for=waits, container_id=container_of(runner, job))
         if waits:
             reporter.note(f"waiting for its turn: {waits}")
         if plan.omitted:
@@ -199,7 +199,7 @@ class Run:
         """Writes how it ended; what to say where that was not well."""
         # `dimba stop` in another terminal notes there that it asked.
         stopping = self.stopping or self.folder.record().status == "stopping"
-        status, reason, error = judge(ending, self.folder, stopping=stopping)
+        status, reason, error = classify_outcome(ending, self.folder, stopping=stopping)
         self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
         self.update(**hub_commits(self.folder.plan()), **measured_memory(self.folder))
         return error
@@ -223,6 +223,11 @@ class Run:
 _LONGEST_DIFF = 1 << 16  # characters
 
 IN_HAND: dict[str, Any] = {"exit_reason": None, "exit_code": None, "ended": None, "waits_for": None}
+
+
+def container_of(runner: Runner, job: str) -> str | None:
+    """The id of the container that a job is, where it is one."""
+    return job if runner.capabilities.uses_engine else None
 
 
 def patience(record: RunRecord) -> float:

@@ -58,7 +58,7 @@ class OwnWord:
         return () if error and str(word.get("message")) in error.message else self._held
 
 
-def judge(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> Judgement:
+def classify_outcome(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> Judgement:
     """How a job that ended so is put on record; `stopping` where somebody here told it to."""
     word = folder.last_word()
     if ending is not None and ending.reason:

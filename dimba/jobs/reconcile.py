@@ -8,14 +8,13 @@ from dataclasses import replace
 
 from dimba.common.errors import BadInput, DimbaError, EngineFailed, RunFailed
 from dimba.host.provenance import hub_commits
-from dimba.jobs.launch import find_runner
-from dimba.jobs.lifecycle import patience
-from dimba.jobs.outcome import TRANSIENT, judge
-from dimba.jobs.supervisor import lock_of, spawn_attendant
+from dimba.jobs.lifecycle import container_of, patience
+from dimba.jobs.outcome import TRANSIENT, classify_outcome
+from dimba.jobs.supervisor import lock_of, spawn_supervisor
 from dimba.records import ACTIVE, SETTLING, RunFolder, RunRecord
 from dimba.records.locks import is_held
 from dimba.records.processes import lives
-from dimba.runners.protocol import Runner
+from dimba.runners.registry import runner_of
 
 _OBEYS, _POLL = 60.0, 0.2  # seconds
 
@@ -29,7 +28,7 @@ def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
         record = _withdraw(folder, record)
         if record.status not in ACTIVE:
             return record
-    runner, job = _runner_of(record), record.attempts[-1].job
+    runner, job = runner_of(record.runner), record.attempts[-1].job
     if runner is None or job is None:
         raise EngineFailed(
             f"{record.id} runs in a container, and no engine answers", "`dimba doctor` checks the engine"
@@ -79,14 +78,14 @@ def _settled(folder: RunFolder, record: RunRecord) -> RunRecord:
     """A run between its record and its job: in somebody's hands, started after all, or left alone."""
     if _in_hand(folder, record):
         return record
-    runner = _runner_of(record)
+    runner = runner_of(record.runner)
     if record.attempts and runner is not None and (job := runner.find(record.id)):
         found = replace(record.with_attempt(job=job), status="running")
-        found = replace(found, container_id=job if record.runner == "docker" else None)
+        found = replace(found, container_id=container_of(runner, job))
         folder.write_record(found)
         return _held_against_job(folder, found)
     if record.status == "queued" and _is_mine(folder) and not folder.is_asked_to_stop():
-        spawn_attendant(folder)
+        spawn_supervisor(folder)
         return record
     return _closed(folder, record, record.closed("failed", "start_failed", None))
 
@@ -95,14 +94,8 @@ def _is_mine(folder: RunFolder) -> bool:
     return os.geteuid() in (0, folder.uid)
 
 
-def _runner_of(record: RunRecord) -> Runner | None:
-    """None where it is the engine, and that is away."""
-    runner, _engine = find_runner(record.runner)
-    return runner if runner.name == record.runner else None
-
-
 def _held_against_job(folder: RunFolder, record: RunRecord) -> RunRecord:
-    runner = _runner_of(record)
+    runner = runner_of(record.runner)
     if runner is None:
         return record
     job = record.attempts[-1].job or runner.find(record.id)
@@ -112,14 +105,14 @@ def _held_against_job(folder: RunFolder, record: RunRecord) -> RunRecord:
         for _line in runner.follow(job, folder.log(record.attempts[-1].number)):
             pass  # where the job could not write its log itself
     ending = runner.wait(job) if job else None
-    status, reason, _ = judge(ending, folder, stopping=record.status == "stopping")
+    status, reason, _ = classify_outcome(ending, folder, stopping=record.status == "stopping")
     closed = record.closed(status, reason, ending.exit_code if ending else folder.last_word().get("exit_code"))
     closed = replace(closed, **hub_commits(folder.plan()))
     closed = _closed(folder, record, closed)
     if reason in TRANSIENT and status == "failed" and len(record.attempts) <= record.retries and _is_mine(folder):
         closed = replace(closed, status="queued")
         folder.write_record(closed)
-        spawn_attendant(folder)
+        spawn_supervisor(folder)
     return closed
 
 

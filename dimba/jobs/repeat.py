@@ -1,18 +1,19 @@
 """A run once more, from its record: the same spec, image and options, in an output folder of its own."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from dimba.common.errors import BadInput
-from dimba.jobs.launch import begin, choices_of, look
+from dimba.jobs.context import Policy, gather
+from dimba.jobs.launch import begin, choices_of
 from dimba.jobs.lifecycle import Reporter, cards_on_record
 from dimba.jobs.resume import options_of, spec_of
 from dimba.jobs.trust import remember_run, require_trust_in_run
 from dimba.plan.model import LaunchPlan
 from dimba.records import RunFolder, RunRecord
+from dimba.runners.registry import find_runner
 
 # Without these the losses cannot be the same; what differs in the others is said.
 _NEEDED = {"base_hash": "base_checkpoint", "data_hash": "dataset"}
@@ -33,16 +34,17 @@ def repeat(
     require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
     remember_run(folder.id, loaded, Path.cwd())
     options = options_of(record)
-    seen = look(loaded, reporter.rows, choices=choices_of(options), ask=True, image=record.image)
-    seen = replace(seen, facts=replace(seen.facts, runs=folder.path.parent))
+    choices, runs = choices_of(options), folder.path.parent
+    policy = Policy(asks="any", choices=choices, earlier_image=record.image, runs=runs)
+    context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
 
-    def judge(plan: LaunchPlan, made_of: dict[str, Any]) -> dict[str, Any]:
+    def compare(plan: LaunchPlan, made_of: dict[str, Any]) -> dict[str, Any]:
         _refuse_other_files(record, made_of)
         for text in _differences(record, folder.plan(), plan, made_of):
             reporter.note(f"not as in {record.id}: {text}")
         return {"same_as": record.id}
 
-    return begin(seen, options, reporter, detach=detach, repeats=judge)
+    return begin(context, options, reporter, detach=detach, repeats=compare)
 
 
 def _fresh(record: RunRecord) -> Path:

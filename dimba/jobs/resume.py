@@ -1,14 +1,14 @@
-"""Going on with a run: by hand, or by its attendant."""
+"""Going on with a run: by hand, or by its supervisor."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from dimba.common.checkpoints import newest_whole, step_of
 from dimba.common.contract import SPEC_FILE
 from dimba.common.errors import BadInput
-from dimba.jobs.launch import carry_on, choices_of, look
+from dimba.jobs.context import Policy, gather
+from dimba.jobs.launch import carry_on, choices_of
 from dimba.jobs.lifecycle import IN_HAND, Options, Reporter, Run
 from dimba.jobs.reconcile import reconciled
 from dimba.jobs.supervisor import lock_of
@@ -18,6 +18,7 @@ from dimba.plan.flags import flag_for
 from dimba.records import ACTIVE, SETTLING, RunFolder, RunRecord
 from dimba.records.locks import if_free
 from dimba.records.processes import myself
+from dimba.runners.registry import find_runner
 from dimba.spec import LoadedSpec, parse_spec
 
 
@@ -37,8 +38,8 @@ def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool =
     return _go_on(folder, record, reporter, detach=detach, trust=trust)
 
 
-def attend(folder: RunFolder, reporter: Reporter) -> None:
-    """What an attendant does: waits for the run's turn, starts it, and stays where it may have to try again."""
+def supervise(folder: RunFolder, reporter: Reporter) -> None:
+    """What a supervisor does: waits for the run's turn, starts it, and stays where it may have to try again."""
     with if_free(lock_of(folder)) as free:
         record = folder.record()
         if free and record.status in SETTLING:
@@ -52,19 +53,18 @@ def _go_on(folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: 
     newest = newest_whole(Path(record.output_dir)) if record.attempts else None
     options = options_of(record)
     choices = choices_of(options, run_id=folder.id, checkpoint=newest)
-    seen = look(loaded, reporter.rows, choices=choices, ask=True, image=record.image)
-    # The runs' folder is where this run lies, whatever the environment says by now.
-    seen = replace(seen, facts=replace(seen.facts, runs=folder.path.parent))
-    plan = seen.plan()
+    policy = Policy(asks="any", choices=choices, earlier_image=record.image, runs=folder.path.parent)
+    context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
+    plan = context.plan()
     if record.attempts:
-        reporter.note(_where(newest, takes_it=flag_for(table.RESUME, seen.facts.trainer.flags) is not None))
+        reporter.note(_where(newest, takes_it=flag_for(table.RESUME, context.facts.trainer.flags) is not None))
         if record.image and plan.image and plan.image.reference != record.image:
             reporter.note(f"{record.image}, in which it ran, is gone: it goes on in {plan.image.reference}")
     run = Run(folder, record)
     with run.closing_on_failure():
         run.check_wanted()
     run.update(**IN_HAND, status="queued", launcher=myself())
-    return carry_on(run, seen, reporter, detach=detach)
+    return carry_on(run, context, reporter, detach=detach)
 
 
 def options_of(record: RunRecord) -> Options:

@@ -11,24 +11,24 @@ from dimba.common.errors import RunFailed
 from dimba.records import ACTIVE, RunFolder, RunRecord
 from dimba.records.locks import is_held, locks_folder
 
-_SAID = "attendant.log"
+_LOG = "supervisor.log"
 _POLL = 0.2
 
 
 def lock_of(folder: RunFolder) -> Path:
-    """What an attendant holds as long as it lives, so that a run has one at most."""
-    return locks_folder() / f"attendant-{folder.id}.lock"
+    """What a supervisor holds as long as it lives, so that a run has one at most."""
+    return locks_folder() / f"supervisor-{folder.id}.lock"
 
 
-def spawn_attendant(folder: RunFolder) -> None:
+def spawn_supervisor(folder: RunFolder) -> None:
     """Starts one in a session of its own; what it says goes to the run's folder."""
-    path = folder.path / _SAID
-    folder.touch(_SAID)
-    with path.open("ab") as said:
+    path = folder.path / _LOG
+    folder.touch(_LOG)
+    with path.open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "dimba", ATTEND, folder.id],
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, ENV_RUNS: str(folder.path.parent)},
             start_new_session=True,
@@ -43,6 +43,6 @@ def until_started(folder: RunFolder, *, seconds: float = 60.0) -> RunRecord:
         time.sleep(_POLL)
         record = folder.record()
         if record.status not in ACTIVE and not is_held(lock_of(folder)):
-            said = (folder.path / _SAID).read_text(encoding="utf-8", errors="replace").strip()
+            said = (folder.path / _LOG).read_text(encoding="utf-8", errors="replace").strip()
             raise RunFailed(f"run {folder.id} did not start:\n{said}", f"`dimba resume {folder.id}` tries again")
     return record

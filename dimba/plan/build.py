@@ -1,21 +1,24 @@
 """make_plan: the one place where a spec and a machine become a plan. Pure."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from dimba.common import contract
 from dimba.common.errors import BadInput, DimbaError, raise_all
+from dimba.common.runners import Capabilities, capabilities_of, resolve_runner
 from dimba.host.facts import Gpu, HostFacts, TrainerFacts
 from dimba.host.trainer import objective_of
 from dimba.options import table
 from dimba.plan.checks import problems
+from dimba.plan.environment import job_environment, limit_environment, memory_environment, spec_environment
 from dimba.plan.files import named_files, with_absolute_files
 from dimba.plan.fitting import Fit, fit_of, memory_problems, settle_batch
 from dimba.plan.flags import Resolved, flag_for, trainer_argv, value_problems
+from dimba.plan.job import ResolvedJob, resolved
 from dimba.plan.memory import stop_grace
-from dimba.plan.model import LaunchPlan, MemoryEstimate, Mount, Omitted, SlurmJob
+from dimba.plan.model import LaunchPlan, Mount, Omitted, SlurmJob
 from dimba.plan.mounts import job_mounts
 from dimba.plan.network import job_network, network_environment
 from dimba.plan.placement import (
@@ -33,7 +36,7 @@ from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out
 from dimba.plan.strategy import Strategy, choose_strategy
-from dimba.spec import JobSpec
+from dimba.spec import JobSpec, SlurmSite
 
 T = TypeVar("T")
 
@@ -49,19 +52,20 @@ class Choices:
     time_limit: float | None = None  # seconds
     kill_hung: bool = False
     gpu_ids: tuple[str, ...] | None = None  # the cards it was given, of those that it may have
-    cluster: bool = False  # which gives out as many machines as are asked for
+    rendered_for: str | None = None  # a place to render for instead of the spec's runner
 
 
 @dataclass(frozen=True)
 class _Placement:
     runner: str
+    can: Capabilities
     gpus: tuple[Gpu, ...]
     notes: tuple[str, ...]
     inside: bool  # of an image
 
 
 @dataclass(frozen=True)
-class _Decided:
+class _Parts:
     placement: _Placement
     fit: Fit
     strategy: Strategy
@@ -75,52 +79,52 @@ class _Decided:
 def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -> LaunchPlan:
     """What would run for `spec` on the machine of `facts`; raises everything that is in the way at once."""
     choices = choices or Choices()
-    return _assembled(_decided(spec, facts, choices), facts, choices)
+    return _launch_plan(_parts(spec, facts, choices), facts, choices)
 
 
-def _decided(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Decided:
-    errors = problems(spec, facts, choices.run_id) + ([] if choices.cluster else node_problems(spec))
-    errors += slurm_problems(spec, facts) if spec.runner == "slurm" else ()
+def _parts(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Parts:
+    errors = problems(spec, facts, choices.run_id) + node_problems(spec, _capabilities(spec, facts, choices))
+    errors += slurm_problems(spec, facts.slurm) if facts.slurm else ()
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
-    spec = with_absolute_files(spec, files)
     placement = _collect(errors, lambda: _place(spec, facts, choices))
     processes = world_size(spec, placement.gpus) if placement else 1
-    fit = fit_of(spec, facts, placement.gpus if placement else (), processes)
+    fit = fit_of(with_absolute_files(resolved(spec), files), facts, placement.gpus if placement else (), processes)
     strategy = _collect(errors, lambda: choose_strategy(fit)) if placement else None
     fit, about_batch = settle_batch(fit.shared_by(strategy.shards(processes) if strategy else 1))
     fit, about_activations = settle_activations(fit, facts.trainer.flags)
     errors += memory_problems(fit)
-    shared = _collect(errors, lambda: share_out(fit.spec, processes)) or fit.spec
-    flags = _collect(errors, lambda: _flags(shared, facts, placement, choices)) if placement else None
-    mounts = _collect(errors, lambda: job_mounts(fit.spec, facts, *files.values()))
-    network = _collect(errors, lambda: job_network(fit.spec, facts, placement.runner)) if placement else None
+    of_process = _collect(errors, lambda: share_out(fit.job, processes)) or fit.job
+    flags = _collect(errors, lambda: _flags(of_process, facts, placement, choices)) if placement else None
+    mounts = _collect(errors, lambda: job_mounts(spec, facts, *files.values()))
+    network = _collect(errors, lambda: job_network(fit.job, facts, placement.can)) if placement else None
     raise_all(errors)
     assert placement is not None and strategy is not None
     assert flags is not None and mounts is not None and network is not None
-    return _Decided(placement, fit, strategy, about_batch, about_activations, flags, tuple(mounts), network)
+    return _Parts(placement, fit, strategy, about_batch, about_activations, flags, tuple(mounts), network)
 
 
-def _assembled(decided: _Decided, facts: HostFacts, choices: Choices) -> LaunchPlan:
-    placement, fit, strategy = decided.placement, decided.fit, decided.strategy
-    spec, (argv, omitted), network = fit.spec, decided.flags, decided.network
-    per_node, mixed = fit.processes // spec.resources.nodes, precision(fit.spec, placement.gpus)
-    memory = fit.estimate()
+def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPlan:
+    placement, job, strategy = parts.placement, parts.fit.job, parts.strategy
+    spec, (argv, omitted), (network, network_why) = job.spec, parts.flags, parts.network
+    per_node, mixed = parts.fit.processes // spec.resources.nodes, precision(job, placement.gpus)
+    on_cpu, memory = not placement.gpus, parts.fit.estimate()
     grace = stop_grace(memory)
-    named, written = _spec_environment(spec)
+    named, written = spec_environment(spec)
+    speed = speed_choices(job, on_cpu=on_cpu, mixed=mixed, activations=parts.about_activations)
     return LaunchPlan(
         name=spec.name,
         mode=spec.mode,
         method=spec.method,
         runner=placement.runner,
         image=facts.image if placement.inside else None,
-        argv=(*_launcher(spec, facts, placement, strategy), *argv),
+        argv=(*_launcher(job, facts, placement, strategy), *argv),
         omitted=tuple(omitted),
         flags_from=facts.trainer.flags_from,
-        mounts=decided.mounts,
+        mounts=parts.mounts,
         environment={
-            **_environment(facts, placement, choices, network[0]),
-            **_limits(choices, grace),
-            **_estimated(memory),
+            **_environment(facts, placement, choices, network),
+            **limit_environment(grace, choices.time_limit, kill_hung=choices.kill_hung),
+            **memory_environment(memory),
             **written,
         },
         host_environment=named,
@@ -128,8 +132,8 @@ def _assembled(decided: _Decided, facts: HostFacts, choices: Choices) -> LaunchP
         gpu_devices=gpu_devices(placement.gpus, facts, choices.gpu_path),
         shm_bytes=shm_bytes(spec, per_node),
         memory_bytes=spec.resources.memory,
-        network=network[0],
-        network_why=network[1],
+        network=network,
+        network_why=network_why,
         uid=facts.output.uid,
         gid=facts.output.gid,
         working_dir=str(facts.output.path),
@@ -137,18 +141,16 @@ def _assembled(decided: _Decided, facts: HostFacts, choices: Choices) -> LaunchP
         writable=(facts.cache, facts.output.path),
         checkpoint=facts.checkpoint,
         data=facts.data,
-        steps=plan_steps(spec, facts, fit.processes),
+        steps=plan_steps(job, facts, parts.fit.processes),
         strategy=strategy.name,
         strategy_why=strategy.why,
         precision=mixed,
         memory=memory,
         stop_grace=grace,
-        notes=(*placement.notes, *filter(None, [decided.about_batch])),
+        notes=(*placement.notes, *filter(None, [parts.about_batch])),
         nodes=spec.resources.nodes,
-        slurm=_slurm(spec, facts, per_node) if placement.runner == "slurm" else None,
-        speed=speed_choices(spec, on_cpu=not placement.gpus, mixed=mixed, activations=decided.about_activations)
-        if fit.ours
-        else (),
+        slurm=_slurm(spec, facts, facts.slurm, per_node) if facts.slurm else None,
+        speed=speed if parts.fit.ours else (),
         trust=tuple(str(each) for each in facts.harms),
     )
 
@@ -162,7 +164,8 @@ def _collect(errors: list[DimbaError], part: Callable[[], T]) -> T | None:
 
 
 def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
-    runner, about_runner = choose_runner(spec, facts)
+    runner, about_runner = (choices.rendered_for, "") if choices.rendered_for else choose_runner(spec, facts)
+    can = capabilities_of(runner)
     gpus, about_gpus = choose_gpus(spec, facts, choices.gpu_ids)
     notes = [about_runner, about_gpus, _about_trainer(spec, facts)]
     if not facts.checkpoint.local:
@@ -172,13 +175,18 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
         notes.append("trust-remote-code: code that the checkpoint brings along runs in the job")
     if choices.allow_cpu and gpus:
         notes.append("on the CPU where the GPUs do not work (--allow-cpu)")
-    inside = runner == "docker" or (runner == "slurm" and facts.image is not None)
-    return _Placement(runner, gpus, tuple(note for note in notes if note), inside)
+    inside = can.runs_in_image or (can.several_nodes and facts.image is not None)
+    return _Placement(runner, can, gpus, tuple(note for note in notes if note), inside)
 
 
-def _slurm(spec: JobSpec, facts: HostFacts, processes: int) -> SlurmJob:
+def _capabilities(spec: JobSpec, facts: HostFacts, choices: Choices) -> Capabilities:
+    resolved = resolve_runner(spec.runner, engine_answers=facts.engine.reachable)
+    return capabilities_of(choices.rendered_for or resolved)
+
+
+def _slurm(spec: JobSpec, facts: HostFacts, site: SlurmSite, processes: int) -> SlurmJob:
     flag = flag_for(table.RESUME, facts.trainer.flags)
-    return slurm_job(spec, facts, processes=processes, resume_flag=flag)
+    return slurm_job(spec, site, processes=processes, resume_flag=flag)
 
 
 def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
@@ -188,15 +196,17 @@ def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
     return f"trainer: {facts.trainer.path} is the other mode's; check that its `{flag} {spec.mode}` does what you mean"
 
 
-def _flags(spec: JobSpec, facts: HostFacts, placement: _Placement, choices: Choices) -> tuple[list[str], list[Omitted]]:
+def _flags(
+    job: ResolvedJob, facts: HostFacts, placement: _Placement, choices: Choices
+) -> tuple[list[str], list[Omitted]]:
     trainer = facts.trainer
     if trainer.path is None:
         return [], []  # already among the problems
     if trainer.other_mode and not flag_for(table.MODE, trainer.flags):
-        found = "" if spec.trainer else f"none found for mode `{spec.mode}`; "
+        found = "" if job.spec.trainer else f"none found for mode `{job.mode}`; "
         raise BadInput(
             f"trainer: {found}{trainer.path} is for the other mode, and has no --mode flag",
-            f"name one for `{spec.mode}` with `trainer:`; the other mode's is used only where it has a --mode flag",
+            f"name one for `{job.mode}` with `trainer:`; the other mode's is used only where it has a --mode flag",
         )
     at = Resolved(
         base=facts.checkpoint.reference,
@@ -204,8 +214,8 @@ def _flags(spec: JobSpec, facts: HostFacts, placement: _Placement, choices: Choi
         output=str(facts.output.path),
         gpu_count=len(placement.gpus),
     )
-    made = trainer_argv(spec, trainer, at)
-    raise_all(value_problems(spec, trainer.path, facts.project))
+    made = trainer_argv(job, trainer, at)
+    raise_all(value_problems(job, trainer.path, facts.project))
     return made[0] + _resuming(trainer, choices), made[1]
 
 
@@ -214,16 +224,16 @@ def _resuming(trainer: TrainerFacts, choices: Choices) -> list[str]:
     return [flag, str(choices.checkpoint)] if flag and choices.checkpoint else []
 
 
-def _launcher(spec: JobSpec, facts: HostFacts, placement: _Placement, strategy: Strategy) -> tuple[str, ...]:
+def _launcher(job: ResolvedJob, facts: HostFacts, placement: _Placement, strategy: Strategy) -> tuple[str, ...]:
     inside = placement.inside
     trainer = facts.trainer.in_image if inside and facts.trainer.in_image else str(facts.trainer.path)
     return job_argv(
         trainer,
         gpus=len(placement.gpus),
-        precision=precision(spec, placement.gpus),
+        precision=precision(job, placement.gpus),
         cores=facts.cores,
         tokenises=_tokenizes_first(facts),
-        sharding=strategy.flags(spec.objective),
+        sharding=strategy.flags(job.objective),
         python="python" if inside else facts.python,
     )
 
@@ -242,50 +252,7 @@ def _environment(facts: HostFacts, placement: _Placement, choices: Choices, netw
     environment |= network_environment(network)
     if choices.allow_cpu:
         environment[contract.ENV_ALLOW_CPU] = "1"
-    if placement.inside or (placement.runner == "slurm" and placement.gpus):
+    if placement.inside or (placement.gpus and not placement.can.leases_gpus):
         return environment  # an engine, or the scheduler, has its own way of giving cards
     chosen = ",".join(gpu.id for gpu in placement.gpus)
     return environment | {"CUDA_VISIBLE_DEVICES": chosen}
-
-
-def _estimated(memory: MemoryEstimate | None) -> dict[str, str]:
-    known = memory is not None and memory.peak and not memory.lower_bound
-    return {contract.ENV_MEMORY: str(memory.total)} if memory and known else {}
-
-
-def _limits(choices: Choices, grace: float) -> dict[str, str]:
-    limits = {contract.ENV_STOP_GRACE: f"{grace:.0f}"}
-    if choices.time_limit is not None:
-        limits[contract.ENV_TIME_LIMIT] = f"{choices.time_limit:g}"
-    return limits | ({contract.ENV_KILL_HUNG: "1"} if choices.kill_hung else {})
-
-
-def job_environment(cache: Path, *, inside: bool) -> dict[str, str]:
-    """Variables of whatever runs where jobs do, with GPUs or without."""
-    environment = {"HF_HOME": str(cache), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
-    return environment | _caches() if inside else environment
-
-
-def _spec_environment(spec: JobSpec) -> tuple[tuple[str, ...], dict[str, str]]:
-    """(names whose values the host gives, variables with their values) of `container.env`."""
-    named = tuple(item for item in spec.container.env if "=" not in item)
-    written = dict(item.split("=", 1) for item in spec.container.env if "=" in item)
-    return named, {**hub_login(named), **written}
-
-
-def hub_login(named: Collection[str]) -> dict[str, str]:
-    """The Hub's client would find the login that lies in the cache; a token goes only where it is named."""
-    return {} if "HF_TOKEN" in named else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
-
-
-def _caches() -> dict[str, str]:
-    # The job's uid has no name and no home in the image; torch and triton fail without either.
-    home = Path(contract.IMAGE_HOME)
-    return {
-        "HOME": str(home),
-        "USER": "dimba",
-        "LOGNAME": "dimba",
-        "XDG_CACHE_HOME": str(home / ".cache"),
-        "TORCHINDUCTOR_CACHE_DIR": str(home / ".cache" / "inductor"),
-        "TRITON_CACHE_DIR": str(home / ".cache" / "triton"),
-    }

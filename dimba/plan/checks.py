@@ -4,12 +4,13 @@ from dimba.common.contract import RUN_ITS_CODE, SHORTEST_SECRET
 from dimba.common.errors import BadInput, DimbaError, HostCannot
 from dimba.host.facts import HostFacts
 from dimba.host.trainer import own_trainer
+from dimba.plan.job import ResolvedJob, resolved
 from dimba.spec import JobSpec
 
 
 def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     """Everything that a look at the machine found; `run_id` may have used the output folder before."""
-    errors = input_problems(spec, facts)
+    errors = input_problems(resolved(spec), facts)
     if facts.trainer.problem:
         errors.append(BadInput(f"trainer: {facts.trainer.problem}", facts.trainer.hint))
     if facts.unreadable:
@@ -33,18 +34,18 @@ def data_error(spec: JobSpec, facts: HostFacts, message: str, hint: str) -> BadI
     return BadInput(f"{key}: {message}", hint)
 
 
-def input_problems(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
+def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     """What is wrong with the checkpoint and the data."""
     checkpoint, data = facts.checkpoint, facts.data
     errors: list[DimbaError] = []
     if checkpoint.problem:
         errors.append(BadInput(f"base_checkpoint: {checkpoint.reference} {checkpoint.problem}", checkpoint.hint))
-    ours = facts.trainer.path == own_trainer(spec.mode, facts.project)
-    if checkpoint.own_code and ours and spec.trainer_args.get("trust-remote-code") is not True:
+    ours = facts.trainer.path == own_trainer(job.mode, facts.project)
+    if checkpoint.own_code and ours and job.trainer_args.get("trust-remote-code") is not True:
         brings = f"brings code of its own (`auto_map` or the like in {checkpoint.own_code})"
         errors.append(BadInput(f"base_checkpoint: {checkpoint.reference} {brings}", RUN_ITS_CODE))
     if data.problem:
-        errors.append(data_error(spec, facts, data.problem, data.hint))
+        errors.append(data_error(job.spec, facts, data.problem, data.hint))
     if data.report and data.report.problem:
         errors.append(BadInput(f"dataset: {data.report.problem}", data.report.hint))
     return errors

@@ -1,16 +1,16 @@
 """Files that flags of our trainers name: seen by the job where they lie, at the same absolute path."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dimba.common.contract import absolute, names_a_path
+from dimba.common.contract import is_written_as_path
 from dimba.common.errors import BadInput
 from dimba.host.facts import HostFacts
-from dimba.host.places import why_not_read
+from dimba.host.named_paths import file_of_reward
 from dimba.host.trainer import objective_of
 from dimba.objectives.rewards import RewardSpec, parse_rewards
 from dimba.options.table import REWARD, REWARD_MODEL
+from dimba.plan.job import ResolvedJob
 from dimba.spec import JobSpec
 
 _REWARD, _MODEL = REWARD.name, REWARD_MODEL.name
@@ -25,18 +25,18 @@ def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
     own = objective_of(facts.trainer.path, facts.project)
     if own is None or not own.takes(REWARD):
         return {}
-    named = {file: _REWARD for each in rewards(spec) if (file := each.file or _schema(each))}
+    keys = {file: _REWARD for each in rewards(spec) if (file := file_of_reward(each))}
     model = spec.trainer_args.get(_MODEL)
-    if isinstance(model, str) and (names_a_path(model) or os.path.exists(absolute(model, facts.folder))):
-        named[model] = _MODEL
-    found = {text: absolute(text, facts.folder) for text in named}
-    for text, path in found.items():
-        if not os.path.exists(path):
+    if isinstance(model, str) and (is_written_as_path(model) or facts.named[model].exists):
+        keys[model] = _MODEL
+    for text, key in keys.items():
+        named = facts.named[text]
+        if not named.exists:
             hint = "correct the path; it is relative to the folder that dimba is run in"
-            raise BadInput(f"trainer_args.{named[text]}: {path} does not exist", hint)
-        if why := why_not_read(path):
-            raise BadInput(f"trainer_args.{named[text]}: {path} {why}", "give a file or folder of your own")
-    return found
+            raise BadInput(f"trainer_args.{key}: {named.path} does not exist", hint)
+        if why := named.why_not_read:
+            raise BadInput(f"trainer_args.{key}: {named.path} {why}", "give a file or folder of your own")
+    return {text: facts.named[text].path for text in keys}
 
 
 def rewards(spec: JobSpec) -> Sequence[RewardSpec]:
@@ -50,17 +50,13 @@ def rewards(spec: JobSpec) -> Sequence[RewardSpec]:
         raise
 
 
-def _schema(spec: RewardSpec) -> str | None:
-    return spec.parameter if spec.name == "json_valid" else None
-
-
-def with_absolute_files(spec: JobSpec, files: dict[str, Path]) -> JobSpec:
-    """The spec with these names in `trainer_args` made absolute: the job runs in another folder."""
-    args = dict(spec.trainer_args)
+def with_absolute_files(job: ResolvedJob, files: dict[str, Path]) -> ResolvedJob:
+    """The job with these names in `trainer_args` made absolute: it runs in another folder."""
+    args = dict(job.trainer_args)
     for name in {_REWARD, _MODEL} & set(args):
         value = args[name]
         args[name] = [_absolute(each, files) for each in value] if isinstance(value, list) else _absolute(value, files)
-    return spec.model_copy(update={"trainer_args": args})
+    return job.with_args(args)
 
 
 def _absolute(value: bool | int | float | str, files: dict[str, Path]) -> bool | int | float | str:

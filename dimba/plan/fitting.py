@@ -8,15 +8,13 @@ from dimba.common.errors import HostCannot
 from dimba.host.facts import CheckpointFacts, Gpu, HostFacts
 from dimba.host.trainer import own_trainer
 from dimba.objectives.budgets import FILLED, nominal_gb, starting_point
-from dimba.options.table import ACTIVATION_CHECKPOINTING
+from dimba.plan.job import RECOMPUTE, ResolvedJob
 from dimba.plan.memory import Share, completion_length, estimate_memory
 from dimba.plan.model import MemoryEstimate
 from dimba.plan.placement import precision
 from dimba.plan.steps import generations_of, of_each
-from dimba.spec import JobSpec
 
 _GIB = 1 << 30
-RECOMPUTE = ACTIVATION_CHECKPOINTING.name
 _MIB = 1 << 20
 _DESKTOP = 0.75  # of a card: with less free somebody computes there, and a job waits for it to end
 _SHORTEST = 64  # tokens
@@ -27,7 +25,7 @@ _TRIED = 4096  # rows at once, beyond which nothing is tried
 class Fit:
     """A job on its cards."""
 
-    spec: JobSpec
+    job: ResolvedJob
     checkpoint: CheckpointFacts
     gpus: tuple[Gpu, ...]
     processes: int
@@ -37,69 +35,59 @@ class Fit:
     shards: int = 1  # parts that the model is in, each on a card
     recomputes: bool = True  # activations, where the spec leaves that open
 
-    def estimate(self, spec: JobSpec | None = None) -> MemoryEstimate | None:
-        """The estimate of this job, or of another `spec` in its place."""
-        spec = spec or self.spec
+    def estimate(self, job: ResolvedJob | None = None) -> MemoryEstimate | None:
+        """The estimate of this job, or of another `job` in its place."""
+        job = job or self.job
         checkpoint = self.checkpoint if self.ours else replace(self.checkpoint, shape=None)
-        batch_size, accumulation = of_each(spec, self.processes)
+        batch_size, accumulation = of_each(job, self.processes)
         share = Share(
             batch_size=batch_size,
             accumulation=max(1, accumulation),
             processes=self.processes,
-            shards=self.shards if _shards_as_well(spec, self.spec) else 1,
-            mixed=precision(spec, self.gpus),
+            shards=self.shards if _shards_as_well(job, self.job) else 1,
+            mixed=precision(job, self.gpus),
             longest=self.longest,
             compares=self.compares,
-            recomputes=recomputes(spec, otherwise=self.recomputes),
+            recomputes=job.recomputes(otherwise=self.recomputes),
         )
-        return estimate_memory(spec, checkpoint, on_cpu=not self.gpus, share=share)
+        return estimate_memory(job, checkpoint, on_cpu=not self.gpus, share=share)
 
     def least(self) -> MemoryEstimate | None:
         """The estimate for one row at a time."""
-        return self.estimate(_with_batch(self.spec, 1, self.processes * (generations_of(self.spec) or 1)))
+        return self.estimate(_with_batch(self.job, 1, self.processes * (generations_of(self.job) or 1)))
 
-    def of(self, spec: JobSpec) -> "Fit":
+    def of(self, job: ResolvedJob) -> "Fit":
         """Another job in its place."""
-        return replace(self, spec=spec)
+        return replace(self, job=job)
 
     def shared_by(self, shards: int) -> "Fit":
         """The same job with the model in so many parts."""
         return replace(self, shards=shards)
 
 
-def recomputes(spec: JobSpec, *, otherwise: bool) -> bool:
-    """Whether activations are computed again: as the spec says, where it does."""
-    return {"on": True, "off": False}.get(str(spec.trainer_args.get(RECOMPUTE)), otherwise)
-
-
-def recomputing(spec: JobSpec) -> JobSpec:
-    """The same job with activations computed again."""
-    return spec.model_copy(update={"trainer_args": {**spec.trainer_args, RECOMPUTE: "on"}})
-
-
-def _shards_as_well(spec: JobSpec, chosen_for: JobSpec) -> bool:
+def _shards_as_well(job: ResolvedJob, chosen_for: ResolvedJob) -> bool:
     """Whether a job in place of another is sharded where that one is: full fine-tuning alone is by itself."""
-    asked = spec.accelerate.strategy == "fsdp2" and spec.method != "qlora"
-    return asked or spec.method == chosen_for.method
+    asked = job.accelerate.strategy == "fsdp2" and job.method != "qlora"
+    return asked or job.method == chosen_for.method
 
 
-def fit_of(spec: JobSpec, facts: HostFacts, gpus: tuple[Gpu, ...], processes: int) -> Fit:
+def fit_of(job: ResolvedJob, facts: HostFacts, gpus: tuple[Gpu, ...], processes: int) -> Fit:
     """What is needed to say whether a job fits."""
     report = facts.data.report
     return Fit(
-        spec=spec,
+        job=job,
         checkpoint=facts.checkpoint,
         gpus=gpus,
         processes=processes,
-        longest=_longest(spec, report.longest) if report else None,
-        ours=facts.trainer.path == own_trainer(spec.mode, facts.project),
+        longest=_longest(job, report.longest) if report else None,
+        ours=facts.trainer.path == own_trainer(job.mode, facts.project),
         compares=bool(facts.data.summary and facts.data.summary.compares),
     )
 
 
-def _longest(spec: JobSpec, longest: int) -> int:
+def _longest(job: ResolvedJob, longest: int) -> int:
     """Tokens of the longest row; with GRPO prompts were counted, and their completions come on top."""
-    return longest + completion_length(spec)
+    return longest + completion_length(job)
 
 
 def settle_batch(fit: Fit) -> tuple[Fit, str]:
@@ -108,25 +96,25 @@ def settle_batch(fit: Fit) -> tuple[Fit, str]:
     The batch of an optimiser step is the table's for the mode and method, on any machine: accumulation makes up for
     what does not fit at once, and `grad_accumulation_steps` is not looked at.
     """
-    if fit.spec.training.batch_size != "auto":
+    if fit.job.batch_size is not None:
         return fit, ""
-    size, method = budget_gb(fit), fit.spec.method
+    size, method = budget_gb(fit), fit.job.method
     table = starting_point(size).batch[method]
-    step = _whole_step(fit.spec, table * fit.spec.objective.start(size).accumulation[method], fit.processes)
+    step = _whole_step(fit.job, table * fit.job.objective.start(size).accumulation[method], fit.processes)
     budget = card_room(fit)
     why = _why_not(fit, budget)
     if why or budget is None:
         batch = max(each for each in _divisors(step // fit.processes) if each <= table)
-        return fit.of(_with_batch(fit.spec, batch, step)), f"batch_size auto: {batch}, by the table: {why}"
-    tried = ((each, fit.estimate(_with_batch(fit.spec, each, step))) for each in _divisors(step // fit.processes))
+        return fit.of(_with_batch(fit.job, batch, step)), f"batch_size auto: {batch}, by the table: {why}"
+    tried = ((each, fit.estimate(_with_batch(fit.job, each, step))) for each in _divisors(step // fit.processes))
     fitting = [(each, found.total) for each, found in tried if found and found.total <= FILLED * budget]
     if not fitting:
         why = f"batch_size auto: 1, which leaves less than a tenth of {budget / _GIB:.1f} GiB free"
-        return fit.of(_with_batch(fit.spec, 1, step)), why
+        return fit.of(_with_batch(fit.job, 1, step)), why
     batch, total = fitting[-1]
     most = " (all of a step)" if batch == step // fit.processes else ""
     room = f"{total / _GIB:.1f} of {budget / _GIB:.1f} GiB, a tenth is left free"
-    return fit.of(_with_batch(fit.spec, batch, step)), f"batch_size auto: {batch}{most}, the largest that fits: {room}"
+    return fit.of(_with_batch(fit.job, batch, step)), f"batch_size auto: {batch}{most}, the largest that fits: {room}"
 
 
 def is_known(fit: Fit) -> bool:
@@ -144,9 +132,9 @@ def _why_not(fit: Fit, budget: int | None) -> str:
     return "" if budget else "the memory of the cards is not known"
 
 
-def _whole_step(spec: JobSpec, rows: int, processes: int) -> int:
+def _whole_step(job: ResolvedJob, rows: int, processes: int) -> int:
     """Rows of an optimiser step, so that processes share them evenly, in whole groups."""
-    unit = math.lcm(processes, generations_of(spec) or 1)
+    unit = math.lcm(processes, generations_of(job) or 1)
     return math.ceil(rows / unit) * unit
 
 
@@ -154,22 +142,21 @@ def _divisors(number: int) -> list[int]:
     return [each for each in range(1, min(number, _TRIED) + 1) if number % each == 0]
 
 
-def _with_batch(spec: JobSpec, batch: int, step: int) -> JobSpec:
-    changes = {"batch_size": batch, "grad_accumulation_steps": step // batch}
-    return spec.model_copy(update={"training": spec.training.model_copy(update=changes)})
+def _with_batch(job: ResolvedJob, batch: int, step: int) -> ResolvedJob:
+    return job.with_batch(batch, step // batch)
 
 
 def budget_gb(fit: Fit) -> float | None:
     """The card's size as the table has it."""
     sizes = [nominal_gb(gpu.memory_mib) for gpu in fit.gpus if gpu.memory_mib]
-    return min(sizes) if sizes and len(sizes) == len(fit.gpus) else fit.spec.resources.vram_gb
+    return min(sizes) if sizes and len(sizes) == len(fit.gpus) else fit.job.spec.resources.vram_gb
 
 
 def card_room(fit: Fit) -> int | None:
     """Bytes of the smallest card that are free, as far as it is known; else what `resources.vram_gb` says."""
     if known := [_free(gpu) for gpu in fit.gpus if gpu.memory_mib]:
         return min(known)
-    said = fit.spec.resources.vram_gb
+    said = fit.job.spec.resources.vram_gb
     return int(said * _GIB) if said else None
 
 
@@ -182,7 +169,7 @@ def _free(gpu: Gpu) -> int:
 def memory_problems(fit: Fit) -> list[HostCannot]:
     """The refusal of a job that cannot fit its cards, with what would; none where their memory is not known."""
     card = smallest_card(fit.gpus)
-    if card is None or not fit.ours or not fit.spec.resources.memory_check:
+    if card is None or not fit.ours or not fit.job.spec.resources.memory_check:
         return []
     needed = fit.estimate()
     if needed is None or needed.total <= card:
@@ -203,65 +190,64 @@ def smallest_card(gpus: Sequence[Gpu]) -> int | None:
 
 def _ways(fit: Fit, card: int) -> list[tuple[str, int]]:
     """(`--set …`, bytes) of each single change by which the job fits; where there is none, of several at once."""
-    ways = [found for way in _WAYS if (found := way(fit, fit.spec, card, ""))]
-    smaller = _METHODS[_METHODS.index(fit.spec.method) + 1 :]
+    ways = [found for way in _WAYS if (found := way(fit, fit.job, card, ""))]
+    smaller = _METHODS[_METHODS.index(fit.job.method) + 1 :]
     return ways + [found for method in smaller if (found := _by_method(fit, method, card))]
 
 
 def _by_method(fit: Fit, method: str, card: int) -> tuple[str, int] | None:
     """A method that needs less, and what has to change beside it."""
-    spec, said = fit.spec.model_copy(update={"method": method}), f"--set method={method}"
-    found = fit.estimate(spec)
+    job, said = replace(fit.job, method=method), f"--set method={method}"
+    found = fit.estimate(job)
     if found and found.total <= card:
         return f"`{said}`", found.total
-    return next((changed for way in _WAYS if (changed := way(fit, spec, card, f"{said} "))), None)
+    return next((changed for way in _WAYS if (changed := way(fit, job, card, f"{said} "))), None)
 
 
-def _computed_again(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] | None:
+def _computed_again(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
     """Activations not kept, where the spec wants them kept."""
-    if recomputes(spec, otherwise=True):
+    if job.recomputes(otherwise=True):
         return None
-    found = fit.estimate(recomputing(spec))
+    found = fit.estimate(job.recomputing())
     return (f"`{said}--set trainer_args.{RECOMPUTE}=on`", found.total) if found and found.total <= card else None
 
 
-def _less_at_once(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] | None:
+def _less_at_once(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
     """A smaller batch, with as many rows a step."""
-    step = spec.training.rows * spec.training.grad_accumulation_steps
-    for batch in range(min(spec.training.rows - 1, _TRIED), 0, -1):
+    step = job.rows * job.accumulation
+    for batch in range(min(job.rows - 1, _TRIED), 0, -1):
         if step % batch or (step // batch) % fit.processes:
             continue
-        found = fit.estimate(_with_batch(spec, batch, step))
+        found = fit.estimate(_with_batch(job, batch, step))
         if found and found.total <= card:
             accumulation = f"--set training.grad_accumulation_steps={step // batch}"
             return f"`{said}--set training.batch_size={batch} {accumulation}`", found.total
     return None
 
 
-def _fewer_a_step(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] | None:
+def _fewer_a_step(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
     """Fewer completions a step, which GRPO samples all at once."""
-    if not completion_length(spec):
+    if not completion_length(job):
         return None
-    for accumulation in range(min(spec.training.grad_accumulation_steps - 1, _TRIED), 0, -1):
-        asked = {"grad_accumulation_steps": accumulation}
-        changed = spec.model_copy(update={"training": spec.training.model_copy(update=asked)})
-        whole, _ = spec.objective.batches.complete(accumulation, batch_size=spec.training.rows, args=spec.trainer_args)
+    for accumulation in range(min(job.accumulation - 1, _TRIED), 0, -1):
+        changed = replace(job, accumulation=accumulation)
+        whole, _ = job.objective.batches.complete(accumulation, batch_size=job.rows, args=job.trainer_args)
         found = fit.estimate(changed) if whole == accumulation and accumulation % fit.processes == 0 else None
         if found and found.total <= card:
             return f"`{said}--set training.grad_accumulation_steps={accumulation}`", found.total
     return None
 
 
-def _shorter(fit: Fit, spec: JobSpec, card: int, said: str) -> tuple[str, int] | None:
+def _shorter(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
     """Shorter rows: the most that fits, in steps of 64 tokens."""
-    longest = min(spec.training.max_length, fit.longest or spec.training.max_length)
-    least = _SHORTEST + completion_length(spec)
+    longest = min(job.max_length, fit.longest or job.max_length)
+    least = _SHORTEST + completion_length(job)
     lengths = range((longest - 1) // _SHORTEST * _SHORTEST, least - 1, -_SHORTEST)
     fits = {}
     low, high = 0, len(lengths) - 1
     while low <= high:  # a longer row never needs less
         middle = (low + high) // 2
-        changed = spec.model_copy(update={"training": spec.training.model_copy(update={"max_length": lengths[middle]})})
+        changed = replace(job, max_length=lengths[middle])
         found = replace(fit, longest=None).estimate(changed)
         if found and found.total <= card:
             fits[middle] = found.total

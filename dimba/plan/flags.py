@@ -10,8 +10,8 @@ from dimba.host.facts import TrainerFacts
 from dimba.host.own_flags import refusal
 from dimba.options import table
 from dimba.options.param import Param
+from dimba.plan.job import ResolvedJob
 from dimba.plan.model import Omitted
-from dimba.spec import JobSpec
 
 EVERY_ALIAS = frozenset(
     alias
@@ -51,7 +51,7 @@ class Resolved:
     gpu_count: int
 
 
-def trainer_argv(spec: JobSpec, trainer: TrainerFacts, at: Resolved) -> tuple[list[str], list[Omitted]]:
+def trainer_argv(job: ResolvedJob, trainer: TrainerFacts, at: Resolved) -> tuple[list[str], list[Omitted]]:
     """The trainer's flags, one token each, and what it has no flag for.
 
     Raises:
@@ -60,7 +60,7 @@ def trainer_argv(spec: JobSpec, trainer: TrainerFacts, at: Resolved) -> tuple[li
     flags = trainer.flags
     argv: list[str] = []
     omitted: list[Omitted] = []
-    for value in values(spec, at):
+    for value in values(job, at):
         if flag := flag_for(value.param, flags):
             argv += [flag, *value.tokens]
         elif value.needed and not flags:
@@ -75,28 +75,28 @@ def trainer_argv(spec: JobSpec, trainer: TrainerFacts, at: Resolved) -> tuple[li
             )
         elif not value.silent:
             omitted.append(Omitted(key=value.param.key, value=" ".join(value.tokens)))
-    return argv + list(_further(spec, flags, at)), omitted
+    return argv + list(_further(job, flags, at)), omitted
 
 
 def _either_way(aliases: Sequence[str]) -> str:
     return f"{', '.join(alias for alias in aliases if '_' not in alias)}, with dashes or underscores"
 
 
-def values(spec: JobSpec, at: Resolved) -> Iterator[Value]:
-    """Every value of the spec that a trainer may want, in the order of its flags."""
-    training, on_cpu = spec.training, at.gpu_count == 0
-    yield Value(table.MODE, (spec.mode,), silent=True)
+def values(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
+    """Every value of the job that a trainer may want, in the order of its flags."""
+    training, on_cpu = job.spec.training, at.gpu_count == 0
+    yield Value(table.MODE, (job.mode,), silent=True)
     yield Value(table.BASE, (at.base,), needed=True)
-    yield from _data(spec, at)
-    yield from _method(spec)
-    if training.batch_size != "auto":  # nobody needs it to look at the data
-        yield Value(table.BATCH_SIZE, (str(training.batch_size),))
-    yield Value(table.ACCUMULATION, (str(training.grad_accumulation_steps),))
+    yield from _data(job, at)
+    yield from _method(job)
+    if job.batch_size is not None:  # nobody needs it to look at the data
+        yield Value(table.BATCH_SIZE, (str(job.batch_size),))
+    yield Value(table.ACCUMULATION, (str(job.accumulation),))
     yield Value(table.EPOCHS, (f"{training.epochs:g}",))
     if training.max_steps is not None:
         yield Value(table.MAX_STEPS, (str(training.max_steps),))
     yield Value(table.LEARNING_RATE, (str(training.learning_rate),))
-    yield Value(table.MAX_LENGTH, (str(training.max_length),))
+    yield Value(table.MAX_LENGTH, (str(job.max_length),))
     yield Value(table.SEED, (str(training.seed),))
     yield Value(table.OUTPUT_DIR, (at.output,))
     yield Value(table.GPUS, (str(at.gpu_count),), silent=True)
@@ -104,8 +104,8 @@ def values(spec: JobSpec, at: Resolved) -> Iterator[Value]:
         yield Value(table.DEVICE, ("cpu",), silent=True)
 
 
-def _data(spec: JobSpec, at: Resolved) -> Iterator[Value]:
-    data = spec.dataset
+def _data(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
+    data = job.dataset
     if data.path is not None:
         suffix = PurePath(data.path.removesuffix(".gz")).suffix.removeprefix(".")
         yield Value(table.LOCAL_DATA, (at.data,), needed=True)
@@ -120,22 +120,22 @@ def _data(spec: JobSpec, at: Resolved) -> Iterator[Value]:
         yield Value(table.COLUMNS, tuple(f"{ours}={theirs}" for ours, theirs in data.columns.items()))
 
 
-def _method(spec: JobSpec) -> Iterator[Value]:
-    if spec.method == "full":
+def _method(job: ResolvedJob) -> Iterator[Value]:
+    if job.method == "full":
         yield Value(table.FULL, silent=True)
         return
-    yield Value(table.USE_LORA, needed=spec.method == "lora", silent=True)
-    if spec.method == "qlora":
+    yield Value(table.USE_LORA, needed=job.method == "lora", silent=True)
+    if job.method == "qlora":
         yield Value(table.USE_QLORA, needed=True)
-    yield Value(table.LORA_R, (str(spec.lora.r),))
-    yield Value(table.LORA_ALPHA, (str(spec.lora.alpha),))
+    yield Value(table.LORA_R, (str(job.lora.r),))
+    yield Value(table.LORA_ALPHA, (str(job.lora.alpha),))
 
 
-def _further(spec: JobSpec, flags: frozenset[str], at: Resolved) -> Iterator[str]:
-    ours = {alias: value.param.key for value in values(spec, at) for alias in value.aliases}
+def _further(job: ResolvedJob, flags: frozenset[str], at: Resolved) -> Iterator[str]:
+    ours = {alias: value.param.key for value in values(job, at) for alias in value.aliases}
     unset = (table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE)
     ours |= {alias: param.key for param in unset for alias in param.spellings}
-    for name, value in spec.trainer_args.items():
+    for name, value in job.trainer_args.items():
         flag = f"--{name}"
         if flag in ours:
             raise BadInput(f"trainer_args.{name}: dimba sets `{flag}` itself", f"set `{ours[flag]}` instead")
@@ -148,9 +148,9 @@ def _further(spec: JobSpec, flags: frozenset[str], at: Resolved) -> Iterator[str
             yield from _tokens(value)
 
 
-def value_problems(spec: JobSpec, trainer: Path | None, project: Path) -> list[DimbaError]:
+def value_problems(job: ResolvedJob, trainer: Path | None, project: Path) -> list[DimbaError]:
     """The values in `trainer_args` that one of our own trainers would refuse, all of them."""
-    asked = {name: value for name, value in spec.trainer_args.items() if value is not False}
+    asked = {name: value for name, value in job.trainer_args.items() if value is not False}
     found = {name: refusal(trainer, project, [f"--{name}", *_tokens(value)]) for name, value in asked.items()}
     hint = f"`python {trainer} --help` says what it takes"
     return [BadInput(f"trainer_args.{name}: {why}", hint) for name, why in found.items() if why]

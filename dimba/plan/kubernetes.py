@@ -8,6 +8,7 @@ from typing import Any
 from dimba.common import contract
 from dimba.common.contract import STOP_MARGIN
 from dimba.common.errors import BadInput, DimbaError
+from dimba.host.facts import ClusterNodes, Gpu, GpuFacts
 from dimba.plan.model import LaunchPlan
 from dimba.plan.mounts import hides_the_image
 from dimba.spec import JobSpec
@@ -22,9 +23,11 @@ _RANK = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 _KUEUE = "kueue.x-k8s.io/queue-name"
 
 
-def cards_of(spec: JobSpec) -> int:
-    """Cards a node; 0 on the CPU."""
-    return spec.resources.gpus if isinstance(spec.resources.gpus, int) else 0
+def cluster_nodes(spec: JobSpec) -> ClusterNodes:
+    """A node of the cluster, with the cards and cores that are asked for there."""
+    count = spec.resources.gpus if isinstance(spec.resources.gpus, int) else 0
+    gpus = tuple(Gpu(index=number) for number in range(count))
+    return ClusterNodes(gpu=GpuFacts(gpus=gpus), cores=spec.kubernetes.cpus * max(1, count))
 
 
 def cluster_problems(spec: JobSpec) -> Iterator[DimbaError]:

@@ -11,9 +11,9 @@ from dimba.host.facts import CheckpointFacts, ModelShape
 from dimba.objectives.objective import MemoryTerms
 from dimba.plan import activations
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
+from dimba.plan.job import ResolvedJob
 from dimba.plan.model import MemoryEstimate
 from dimba.plan.sampling import sampling
-from dimba.spec import JobSpec
 
 # AdamW keeps two float32 moments a trained parameter (Rajbhandari et al., ZeRO, arXiv:1910.02054, section 3.1); float32
 # master weights, as bf16 ones drift.
@@ -55,36 +55,36 @@ def stop_grace(memory: MemoryEstimate | None) -> float:
 
 
 def estimate_memory(
-    spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool, share: Share | None = None
+    job: ResolvedJob, checkpoint: CheckpointFacts, *, on_cpu: bool, share: Share | None = None
 ) -> MemoryEstimate | None:
     """Bytes of one process; None for a checkpoint not at hand, model states alone on the CPU or without a `share`.
 
     Where the model's shape is not known, what follows from it is left out and the estimate is a lower bound.
     """
-    states = _states(spec, checkpoint, on_cpu=on_cpu, shards=share.shards if share else 1)
+    states = _states(job, checkpoint, on_cpu=on_cpu, shards=share.shards if share else 1)
     if states is None or on_cpu or share is None:
         return states
-    states = _with_others(spec, checkpoint, share, states)
+    states = _with_others(job, checkpoint, share, states)
     if checkpoint.shape is None:
         return _with_fragments(replace(states, peak="unknown: what the activations take is not known"))
-    return _with_fragments(max(moments(spec, checkpoint.shape, share, states), key=lambda each: each.total))
+    return _with_fragments(max(moments(job, checkpoint.shape, share, states), key=lambda each: each.total))
 
 
-def moments(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
+def moments(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
     """The states and what is beside them, at each moment that may be the worst."""
-    yield from _training(spec, shape, share, states)
-    if _terms(spec, share).samples:
-        yield _sampling(spec, shape, share, states)
+    yield from _training(job, shape, share, states)
+    if _terms(job, share).samples:
+        yield _sampling(job, shape, share, states)
 
 
-def _states(spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool, shards: int) -> MemoryEstimate | None:
+def _states(job: ResolvedJob, checkpoint: CheckpointFacts, *, on_cpu: bool, shards: int) -> MemoryEstimate | None:
     parameters, sides = checkpoint.parameters, checkpoint.linear_sides
     if parameters is None or sides is None:
         return None
-    trained = parameters if spec.method == "full" else spec.lora.r * sides
+    trained = parameters if job.method == "full" else job.lora.r * sides
     states = MemoryEstimate(
-        weights=_base(spec, checkpoint, on_cpu=on_cpu) // shards,
-        adapter=0 if spec.method == "full" else trained * FLOAT32 // shards,
+        weights=_base(job, checkpoint, on_cpu=on_cpu) // shards,
+        adapter=0 if job.method == "full" else trained * FLOAT32 // shards,
         gradients=trained * FLOAT32 // shards,
         optimizer=trained * _ADAM // shards,
         model_states=0,
@@ -92,16 +92,16 @@ def _states(spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool, shards:
     return replace(states, model_states=states.total)
 
 
-def _base(spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool, trained: bool | None = None) -> int:
+def _base(job: ResolvedJob, checkpoint: CheckpointFacts, *, on_cpu: bool, trained: bool | None = None) -> int:
     """Weights of the base: float32 where they are trained or on the CPU, else bf16, of that nf4 what is quantised."""
     parameters = checkpoint.parameters or 0
-    trained = spec.method == "full" if trained is None else trained
+    trained = job.method == "full" if trained is None else trained
     other = FLOAT32 if trained or on_cpu else HALF
-    quantised = (checkpoint.linear_parameters or 0) if spec.method == "qlora" else 0
+    quantised = (checkpoint.linear_parameters or 0) if job.method == "qlora" else 0
     return int(quantised * _NF4) + (parameters - quantised) * other
 
 
-def _with_others(spec: JobSpec, checkpoint: CheckpointFacts, share: Share, states: MemoryEstimate) -> MemoryEstimate:
+def _with_others(job: ResolvedJob, checkpoint: CheckpointFacts, share: Share, states: MemoryEstimate) -> MemoryEstimate:
     """The states, and what else stays there all the time."""
     several = share.processes > 1
     shape = checkpoint.shape
@@ -109,9 +109,9 @@ def _with_others(spec: JobSpec, checkpoint: CheckpointFacts, share: Share, state
         states,
         # DDP: gradients are copied into its buckets (`gradient_as_bucket_view=False`).
         buckets=states.gradients if several and share.shards == 1 else 0,
-        gathered=_gathered(shape, precision_of(spec, share.mixed, shape)) if share.shards > 1 and shape else 0,
-        reference=_reference(spec, checkpoint, share),
-        reward=_reward(spec, checkpoint, share),
+        gathered=_gathered(shape, precision_of(job, share.mixed, shape)) if share.shards > 1 and shape else 0,
+        reference=_reference(job, checkpoint, share),
+        reward=_reward(job, checkpoint, share),
         context=_CONTEXT + (_NCCL if several else 0),
     )
 
@@ -126,23 +126,23 @@ def _gathered(shape: ModelShape, precision: Precision) -> int:
     return (2 * layer + head) * precision.compute + gradients
 
 
-def _reference(spec: JobSpec, checkpoint: CheckpointFacts, share: Share) -> int:
+def _reference(job: ResolvedJob, checkpoint: CheckpointFacts, share: Share) -> int:
     """The frozen copy of a base that is trained in full; an adapter is switched off instead."""
-    return _base(spec, checkpoint, on_cpu=False) if spec.method == "full" and _terms(spec, share).reference else 0
+    return _base(job, checkpoint, on_cpu=False) if job.method == "full" and _terms(job, share).reference else 0
 
 
-def _reward(spec: JobSpec, checkpoint: CheckpointFacts, share: Share) -> int:
+def _reward(job: ResolvedJob, checkpoint: CheckpointFacts, share: Share) -> int:
     """The reward model: the base once more, frozen, with an adapter of its own."""
-    return _base(spec, checkpoint, on_cpu=False, trained=False) if _terms(spec, share).reward_model else 0
+    return _base(job, checkpoint, on_cpu=False, trained=False) if _terms(job, share).reward_model else 0
 
 
-def _terms(spec: JobSpec, share: Share) -> MemoryTerms:
-    return spec.objective.memory(spec.trainer_args, share.compares)
+def _terms(job: ResolvedJob, share: Share) -> MemoryTerms:
+    return job.objective.memory(job.trainer_args, share.compares)
 
 
-def precision_of(spec: JobSpec, mixed: str, shape: ModelShape) -> Precision:
+def precision_of(job: ResolvedJob, mixed: str, shape: ModelShape) -> Precision:
     """Which numbers meet in which type, as the trainers load the model."""
-    full, packed = spec.method == "full", spec.method == "qlora"
+    full, packed = job.method == "full", job.method == "qlora"
     # A matrix in nf4 gives what it is given, and LayerNorm float32 under autocast.
     wide = packed and shape.layer_norms
     return Precision(
@@ -154,16 +154,16 @@ def precision_of(spec: JobSpec, mixed: str, shape: ModelShape) -> Precision:
     )
 
 
-def _training(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
+def _training(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
     """A forward pass, and the way back through it."""
-    precision, batch = precision_of(spec, share.mixed, shape), training_batch(spec, share)
+    precision, batch = precision_of(job, share.mixed, shape), training_batch(job, share)
     accumulated = share.accumulation > 1  # gradients of batches before are there already
     ended = replace(
         states,
         gradients=states.gradients if accumulated else 0,
-        inputs=_kept(spec, shape, share) * shape.layers,
+        inputs=_kept(job, shape, share) * shape.layers,
         mask=activations.mask(batch),
-        copies=_copies(spec, shape, share, states),
+        copies=_copies(job, shape, share, states),
     )
     head = activations.head(shape, batch, precision)
     yield replace(ended, peak="the end of the forward pass", head=head)
@@ -171,7 +171,7 @@ def _training(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEsti
     returning = replace(ended, copies=0) if share.recomputes else replace(ended, mask=0)
     head = activations.head_backward(shape, batch, precision)
     yield replace(returning, peak="the head's gradients", head=head)
-    yield from _layers(spec, shape, share, replace(returning, peak="a layer's gradients"), states.gradients)
+    yield from _layers(job, shape, share, replace(returning, peak="a layer's gradients"), states.gradients)
     if precision.trains_base:
         last = activations.kept_inputs(shape, batch, precision) // shape.layers
         embedding = activations.embedding_backward(shape, kept=accumulated)
@@ -179,10 +179,10 @@ def _training(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEsti
 
 
 def _layers(
-    spec: JobSpec, shape: ModelShape, share: Share, returning: MemoryEstimate, gradients: int
+    job: ResolvedJob, shape: ModelShape, share: Share, returning: MemoryEstimate, gradients: int
 ) -> Iterator[MemoryEstimate]:
     """The last layer, behind which all is kept, and the first, at which all `gradients` are there."""
-    precision, batch = precision_of(spec, share.mixed, shape), training_batch(spec, share)
+    precision, batch = precision_of(job, share.mixed, shape), training_batch(job, share)
     accumulated = share.accumulation > 1
     vocabulary = shape.vocabulary * shape.hidden * FLOAT32 * precision.trains_base
     layer = activations.largest_layer(shape, batch, precision, new_gradients=accumulated)
@@ -199,45 +199,45 @@ def _layers(
     yield replace(last, inputs=own if share.recomputes else 0, head=waiting)
 
 
-def _kept(spec: JobSpec, shape: ModelShape, share: Share) -> int:
+def _kept(job: ResolvedJob, shape: ModelShape, share: Share) -> int:
     """What is kept of each layer until its backward pass."""
-    precision, batch = precision_of(spec, share.mixed, shape), training_batch(spec, share)
+    precision, batch = precision_of(job, share.mixed, shape), training_batch(job, share)
     if share.recomputes:
         return activations.kept_inputs(shape, batch, precision) // shape.layers
-    return activations.saved(shape, batch, precision, rank=spec.lora.r)
+    return activations.saved(shape, batch, precision, rank=job.lora.r)
 
 
-def _copies(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> int:
+def _copies(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEstimate) -> int:
     """Of all that is trained, as the forward pass ends; a model that is sharded is gathered in that type."""
-    precision = precision_of(spec, share.mixed, shape)
+    precision = precision_of(job, share.mixed, shape)
     if share.shards > 1:
         return 0
     return activations.weight_copies(shape, precision) if precision.trains_base else states.adapter * HALF // FLOAT32
 
 
-def training_batch(spec: JobSpec, share: Share) -> Batch:
+def training_batch(job: ResolvedJob, share: Share) -> Batch:
     """The largest forward pass that is trained: rows as long as the longest may be."""
-    terms, length = _terms(spec, share), _length(spec, share)
+    terms, length = _terms(job, share), _length(job, share)
     rows = share.batch_size * terms.sequences
     scored = rows * min(terms.completion or length, length)
     return Batch(rows=rows, length=length, scored=scored, masked=terms.masked or rows > 1)
 
 
-def _length(spec: JobSpec, share: Share) -> int:
-    most = spec.training.max_length
+def _length(job: ResolvedJob, share: Share) -> int:
+    most = job.max_length
     return max(1, min(most, share.longest)) if share.longest else most
 
 
-def completion_length(spec: JobSpec) -> int:
+def completion_length(job: ResolvedJob) -> int:
     """Tokens that are sampled behind a prompt at most; 0 where nothing is sampled."""
-    return spec.objective.memory(spec.trainer_args, False).completion or 0
+    return job.objective.memory(job.trainer_args, False).completion or 0
 
 
-def _sampling(spec: JobSpec, shape: ModelShape, share: Share, states: MemoryEstimate) -> MemoryEstimate:
+def _sampling(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEstimate) -> MemoryEstimate:
     """All completions of an optimiser step at once; gradients are not there yet."""
-    precision, length = precision_of(spec, share.mixed, shape), _length(spec, share)
+    precision, length = precision_of(job, share.mixed, shape), _length(job, share)
     rows = Batch(rows=share.batch_size * share.accumulation, length=length, scored=0, masked=True)
-    prompt = max(1, length - completion_length(spec))
+    prompt = max(1, length - completion_length(job))
     cache, work = sampling(shape, rows, precision, prompt=prompt)
     return replace(
         states,

@@ -26,7 +26,7 @@ class Omitted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class StepPlan:
     """Batch arithmetic of the job; None where the number of rows is not known before the trainer looks."""
 
     processes: int
@@ -127,7 +127,7 @@ class LaunchPlan:
     writable: tuple[Path, ...]  # folders that are made beforehand, as the job's user
     checkpoint: CheckpointFacts
     data: DataFacts
-    steps: Steps
+    steps: StepPlan
     strategy: str  # how the processes share the model: one process, ddp or fsdp2
     strategy_why: str
     precision: str  # mixed: no, fp16 or bf16

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from dimba.common.contract import IMAGE_ROOT, absolute
+from dimba.common.contract import IMAGE_ROOT
 from dimba.common.errors import BadInput
 from dimba.host.facts import HostFacts
 from dimba.plan.model import Mount
@@ -16,7 +16,17 @@ _ELSEWHERE = "mount it elsewhere inside: /host/folder:/inside"
 
 
 def job_mounts(spec: JobSpec, facts: HostFacts, *further: Path) -> list[Mount]:
-    """Base, data and `further` files read-only, output and Hugging Face cache writable, then what the spec adds."""
+    """What every job of this kind is given, then what the spec adds."""
+    mounts = given_mounts(facts, *further)
+    for text in spec.container.mounts:
+        mount = _further(text, facts)
+        _refuse_over([*mounts, _same(facts.runs, read_only=False)], mount, text)
+        mounts.append(mount)
+    return mounts
+
+
+def given_mounts(facts: HostFacts, *further: Path) -> list[Mount]:
+    """Base, data and `further` files read-only, output and Hugging Face cache writable."""
     read_only: list[Path] = []
     if facts.checkpoint.local:
         read_only.append(Path(facts.checkpoint.reference))
@@ -30,27 +40,23 @@ def job_mounts(spec: JobSpec, facts: HostFacts, *further: Path) -> list[Mount]:
     mounts += [
         Mount(source=str(real), target=str(seen), read_only=True) for seen, real in facts.checkpoint.linked_files
     ]
-    mounts = list({each.target: each for each in mounts}.values())  # a file may be named twice
-    for text in spec.container.mounts:
-        mount = _further(text, facts.folder)
-        _refuse_over([*mounts, _same(facts.runs, read_only=False)], mount, text)
-        mounts.append(mount)
-    return mounts
+    return list({each.target: each for each in mounts}.values())  # a file may be named twice
 
 
 def _same(path: Path, *, read_only: bool) -> Mount:
     return Mount(source=str(path), target=str(path), read_only=read_only)
 
 
-def _further(text: str, folder: Path) -> Mount:
+def _further(text: str, facts: HostFacts) -> Mount:
     """`/host[:/inside][:ro|rw]`; read-only unless it says rw."""
     *paths, last = text.split(":")
     mode = last if last in ("ro", "rw") else "ro"
     paths = paths if last in ("ro", "rw") else [*paths, last]
     if not 1 <= len(paths) <= 2 or not all(paths):
         raise BadInput(f"container.mounts: `{text}` is not a mount", "write /host/folder[:/inside][:ro|rw]")
-    source = absolute(paths[0], folder)
-    if not source.exists():
+    named = facts.named[paths[0]]
+    source = named.path
+    if not named.exists:
         raise BadInput(f"container.mounts: {source} does not exist", "make it first, or correct the path")
     target = paths[1] if len(paths) == 2 else str(source)
     if not target.startswith("/") or ".." in PurePosixPath(target).parts:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dimba.common.errors import BadInput
+from dimba.common.runners import Capabilities
 from dimba.host.facts import HostFacts
-from dimba.spec import JobSpec
+from dimba.plan.job import ResolvedJob
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}  # where there is no network, a look at the Hub fails at once and says why
 # Ranks meet over the loopback, which gloo and NCCL would take last, and with a warning.
@@ -16,19 +17,19 @@ _REPORTS = "WANDB_"
 _STAYS = ("WANDB_MODE=offline", "WANDB_MODE=disabled")
 
 
-def job_network(spec: JobSpec, facts: HostFacts, runner: str) -> tuple[str | None, str]:
+def job_network(job: ResolvedJob, facts: HostFacts, can: Capabilities) -> tuple[str | None, str]:
     """(network, why); None is this machine's own, which a process always has. Raises BadInput."""
-    wanted = spec.container.network
-    if runner == "slurm":
+    wanted = job.spec.container.network
+    if can.several_nodes:
         return None, "the cluster's own"
-    if runner == "process":
+    if not can.isolates_network:
         if wanted == "none":
             hint = "let it run in a container, or take `network: none` out"
             raise BadInput("container.network: a process cannot be kept from the network", hint)
         return None, "this machine's own"
     if wanted != "auto":
         return wanted, "as asked"
-    if why := next(_needs(spec, facts), ""):
+    if why := next(_needs(job, facts), ""):
         return "bridge", why
     return "none", "everything it names is on this machine; `container.network: bridge` gives it one"
 
@@ -38,15 +39,15 @@ def network_environment(network: str | None) -> dict[str, str]:
     return OFFLINE | _LOOPBACK if network == "none" else {}
 
 
-def _needs(spec: JobSpec, facts: HostFacts) -> Iterator[str]:
+def _needs(job: ResolvedJob, facts: HostFacts) -> Iterator[str]:
     if not facts.checkpoint.local:
         yield "the base is on the Hub"
     if not facts.data.local:
         yield "the data are on the Hub"
-    model = spec.trainer_args.get("reward-model")
+    model = job.trainer_args.get("reward-model")
     if isinstance(model, str) and not Path(model).is_absolute():  # a folder's name is absolute by now
         yield "the reward model is on the Hub"
-    for item in spec.container.env:
+    for item in job.spec.container.env:
         name = item.partition("=")[0]
-        if _ELSEWHERE.search(name) or (name.startswith(_REPORTS) and not set(_STAYS) & set(spec.container.env)):
+        if _ELSEWHERE.search(name) or (name.startswith(_REPORTS) and not set(_STAYS) & set(job.spec.container.env)):
             yield f"`container.env` names {name}"

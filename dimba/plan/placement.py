@@ -1,45 +1,55 @@
 """Where the job runs: which runner, which GPUs, how many processes, in which precision."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from dimba.common.contract import PREPARE
 from dimba.common.errors import BadInput, DimbaError, EngineFailed, HostCannot
-from dimba.host.facts import Gpu, HostFacts
+from dimba.common.runners import AUTO, ON_HOST, RENDERED, RUNNERS, Capabilities, capabilities_of, resolve_runner
+from dimba.host.facts import EngineFacts, Gpu, HostFacts
 from dimba.host.gpus import cdi_device
-from dimba.spec import JobSpec
+from dimba.plan.job import ResolvedJob
+from dimba.spec import Container, JobSpec
 
 _GIB = 1 << 30
 
 
-def choose_runner(spec: JobSpec, facts: HostFacts) -> tuple[str, str]:
-    """(runner, what to say about it); `auto` is docker where an engine answers, else process."""
-    engine = facts.engine
-    if spec.runner == "slurm":
-        return "slurm", ""
-    container = spec.container
-    meant = container.image or container.mounts or container.network == "none"
-    if spec.runner == "auto" and not engine.reachable and meant:
-        hint = "start one, or set `runner: process` and take `image`, `mounts` and `network` of `container` out"
-        raise EngineFailed(f"the job is made for a container, and no engine answers: {engine.problem}", hint)
-    if spec.runner == "auto" and not engine.reachable and facts.harms:
-        brought = f"a container is to hold what the spec brings along ({facts.harms[0]})"
-        hint = "start one, or say `--runner process` to run it on this machine itself, with your rights"
-        raise EngineFailed(f"{brought}, and no engine answers: {engine.problem}", hint)
-    if spec.runner == "auto" and not engine.reachable:
-        return (
-            "process",
-            f"no container engine ({engine.problem}): running on this machine itself, with {facts.python}",
-        )
-    runner = "docker" if spec.runner == "auto" else spec.runner
-    if runner == "docker" and not engine.reachable:
-        hint = "start it (`systemctl start docker`), or set `runner: process` to run without a container"
+def choose_runner(spec: JobSpec, facts: HostFacts, container: Container | None = None) -> tuple[str, str]:
+    """(runner, what to say about it): what the spec asks for, with `auto` resolved by whether an engine answers.
+
+    `container` is what is wanted of one, in place of the spec's section.
+
+    Raises:
+        EngineFailed: the job needs an engine of this machine, and none answers.
+    """
+    runner = resolve_runner(spec.runner, engine_answers=facts.engine.reachable)
+    if capabilities_of(runner).uses_engine:
+        _require_engine(facts.engine)
+    falls_back = spec.runner == AUTO and not facts.engine.reachable
+    return runner, _fallback(container or spec.container, facts) if falls_back else ""
+
+
+def _require_engine(engine: EngineFacts) -> None:
+    if not engine.reachable:
+        hint = f"start it (`systemctl start docker`), or set `runner: {ON_HOST}` to run without a container"
         raise EngineFailed(f"no container engine answers: {engine.problem}", hint)
-    if runner == "docker" and not engine.local:
+    if not engine.local:
         raise EngineFailed(
             f"the engine at {engine.address} is on another machine: it would mount its own folders, not yours",
             "run dimba on that machine, or `docker context use default` and unset DOCKER_HOST",
         )
-    return runner, ""
+
+
+def _fallback(container: Container, facts: HostFacts) -> str:
+    """What to say where `auto` finds no engine; raises EngineFailed where the job is not for this machine itself."""
+    problem = facts.engine.problem
+    if container.image or container.mounts or container.network == "none":
+        hint = f"start one, or set `runner: {ON_HOST}` and take `image`, `mounts` and `network` of `container` out"
+        raise EngineFailed(f"the job is made for a container, and no engine answers: {problem}", hint)
+    if facts.harms:
+        brought = f"a container is to hold what the spec brings along ({facts.harms[0]})"
+        hint = f"start one, or say `--runner {ON_HOST}` to run it on this machine itself, with your rights"
+        raise EngineFailed(f"{brought}, and no engine answers: {problem}", hint)
+    return f"no container engine ({problem}): running on this machine itself, with {facts.python}"
 
 
 def choose_gpus(spec: JobSpec, facts: HostFacts, given: tuple[str, ...] | None = None) -> tuple[tuple[Gpu, ...], str]:
@@ -92,9 +102,9 @@ def shm_bytes(spec: JobSpec, processes: int) -> int:
     return spec.resources.shm_size or (1 + processes) * _GIB
 
 
-def precision(spec: JobSpec, gpus: Sequence[Gpu]) -> str:
+def precision(job: ResolvedJob, gpus: Sequence[Gpu]) -> str:
     """`auto` is float32 on the CPU, bf16 from compute capability 8.0 on, fp16 below."""
-    written = spec.accelerate.mixed_precision
+    written = job.accelerate.mixed_precision
     return auto_precision(gpus) if written == "auto" else written
 
 
@@ -141,9 +151,14 @@ def job_argv(
     )
 
 
-def node_problems(spec: JobSpec) -> list[DimbaError]:
+def node_problems(spec: JobSpec, can: Capabilities) -> list[DimbaError]:
     """More machines than the runner has."""
-    if spec.resources.nodes == 1 or spec.runner == "slurm":
+    if spec.resources.nodes == 1 or can.several_nodes:
         return []
-    hint = "set `runner: slurm` (or render with `--runner kubernetes`), or `nodes: 1`"
+    launched, rendered = (" or ".join(_with_nodes(names)) for names in (RUNNERS, RENDERED))
+    hint = f"set `runner: {launched}` (or render with `--runner {rendered}`), or `nodes: 1`"
     return [BadInput("resources.nodes: more than one machine is a cluster's to give", hint)]
+
+
+def _with_nodes(runners: Mapping[str, Capabilities]) -> Iterator[str]:
+    return (name for name, can in runners.items() if can.several_nodes)

@@ -4,7 +4,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from dimba.objectives.budgets import FILLED
-from dimba.plan.fitting import RECOMPUTE, Fit, card_room, recomputing
+from dimba.plan.fitting import Fit, card_room
+from dimba.plan.job import RECOMPUTE
 
 _GIB = 1 << 30
 
@@ -19,21 +20,21 @@ def settle_activations(fit: Fit, flags: Collection[str]) -> tuple[Fit, str]:
         not fit.gpus
         or not fit.ours
         or f"--{RECOMPUTE}" not in flags
-        or fit.spec.trainer_args.get(RECOMPUTE, "auto") != "auto"
+        or fit.job.trainer_args.get(RECOMPUTE, "auto") != "auto"
     ):
         return fit, ""
     if why := _never_tried(fit):
-        return fit.of(recomputing(fit.spec)), why
+        return fit.of(fit.job.recomputing()), why
     kept, room = replace(fit, recomputes=False), card_room(fit)
     needed = kept.estimate()
     if needed is None or needed.lower_bound or room is None:
         return fit, ""
     why = f"with them kept the job takes {needed.total / _GIB:.1f} of {room / _GIB:.1f} GiB"
-    return (kept if needed.total <= FILLED * room else fit.of(recomputing(fit.spec))), why
+    return (kept if needed.total <= FILLED * room else fit.of(fit.job.recomputing())), why
 
 
 def _never_tried(fit: Fit) -> str:
     """What our trainers do not try; the reason."""
     if fit.shards > 1:
         return "the model is in parts because of its size"
-    return "several cards sample together" if fit.spec.objective.loss_waits and fit.processes > 1 else ""
+    return "several cards sample together" if fit.job.objective.loss_waits and fit.processes > 1 else ""

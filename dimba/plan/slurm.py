@@ -2,13 +2,12 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from dimba.common import contract
 from dimba.common.contract import STOP_MARGIN, WHOLE_FILE
 from dimba.common.errors import BadInput, DimbaError
-from dimba.host.facts import Gpu, GpuFacts, HostFacts, ImageFacts
+from dimba.host.facts import ClusterNodes, Gpu, GpuFacts, ImageFacts
 from dimba.plan.model import LaunchPlan, SlurmJob
 from dimba.spec import JobSpec, SlurmSite
 
@@ -60,10 +59,11 @@ def cluster_cards(spec: JobSpec, site: SlurmSite) -> GpuFacts:
     return GpuFacts(gpus=tuple(Gpu(index=number) for number in range(found)), source="Slurm")
 
 
-def on_cluster(spec: JobSpec, facts: HostFacts, site: SlurmSite) -> HostFacts:
-    """This machine's files on the cluster's nodes, with the cores that are asked for there."""
-    cores = (site.settings(spec.slurm).cpus or 1) * max(1, len(facts.gpu.gpus))
-    return replace(facts, slurm=site, cores=cores)
+def cluster_nodes(spec: JobSpec, site: SlurmSite) -> ClusterNodes:
+    """A node of the cluster, with the cores that are asked for there."""
+    gpu = cluster_cards(spec, site)
+    cores = (site.settings(spec.slurm).cpus or 1) * max(1, len(gpu.gpus))
+    return ClusterNodes(gpu=gpu, cores=cores, slurm=site)
 
 
 def cluster_image(spec: JobSpec, site: SlurmSite) -> ImageFacts | None:
@@ -75,11 +75,11 @@ def cluster_image(spec: JobSpec, site: SlurmSite) -> ImageFacts | None:
     return ImageFacts(reference=image, key=None, base=None, base_digest=None, id=None)
 
 
-def slurm_problems(spec: JobSpec, facts: HostFacts) -> Iterator[DimbaError]:
+def slurm_problems(spec: JobSpec, site: SlurmSite) -> Iterator[DimbaError]:
     """What cannot be handed to the scheduler."""
-    settings, asked = facts.slurm.settings(spec.slurm), spec.resources.gpus
+    settings, asked = site.settings(spec.slurm), spec.resources.gpus
     contained = settings.container not in (None, "none")
-    if asked == "all" and facts.slurm.gpus_per_node is None:
+    if asked == "all" and site.gpus_per_node is None:
         hint = "give a number, or `none`; or write `gpus_per_node: 8` in your slurm.yaml, and `all` means that"
         yield BadInput("resources.gpus: how many cards a node of the cluster has is not known here", hint)
     if isinstance(asked, list):
@@ -95,9 +95,9 @@ def slurm_problems(spec: JobSpec, facts: HostFacts) -> Iterator[DimbaError]:
         yield BadInput("slurm.container: the job is made for a container, and none is asked for", hint)
 
 
-def slurm_job(spec: JobSpec, facts: HostFacts, *, processes: int, resume_flag: str | None) -> SlurmJob:
+def slurm_job(spec: JobSpec, site: SlurmSite, *, processes: int, resume_flag: str | None) -> SlurmJob:
     """What the scheduler is told: the spec's word, then the site's."""
-    settings = facts.slurm.settings(spec.slurm)
+    settings = site.settings(spec.slurm)
     return SlurmJob(
         container=settings.container or "none",
         partition=settings.partition,

@@ -6,7 +6,7 @@ from typing import Any
 from dimba.common.errors import BadInput, DimbaError
 from dimba.objectives.objective import Objective
 from dimba.plan.fitting import Fit, smallest_card
-from dimba.spec import JobSpec
+from dimba.plan.job import ResolvedJob
 
 _GIB = 1 << 30
 _KEY = "accelerate.strategy: `fsdp2`"
@@ -44,8 +44,8 @@ def choose_strategy(fit: Fit) -> Strategy:
     Raises:
         BadInput: FSDP2 is asked for where it breaks, or where there is nothing to shard.
     """
-    spec, processes = fit.spec, fit.processes
-    asked = spec.accelerate.strategy
+    job, processes = fit.job, fit.processes
+    asked = job.accelerate.strategy
     if asked == "fsdp2" and (problem := _why_not_sharded(fit)):
         raise problem
     if processes == 1:
@@ -53,15 +53,15 @@ def choose_strategy(fit: Fit) -> Strategy:
     large = _too_large(fit)
     if asked == "fsdp2":
         return Strategy("fsdp2", f"as asked: each of {processes} processes holds a part of the model")
-    if asked == "auto" and spec.method == "full" and large and fit.ours:
+    if asked == "auto" and job.method == "full" and large and fit.ours:
         return Strategy("fsdp2", f"{large}: each of {processes} processes holds a part")
-    return Strategy("ddp", f"{_why_whole(spec)}: each of {processes} processes holds the model whole{_advice(large)}")
+    return Strategy("ddp", f"{_why_whole(job)}: each of {processes} processes holds the model whole{_advice(large)}")
 
 
-def _why_whole(spec: JobSpec) -> str:
-    if spec.accelerate.strategy == "ddp":
+def _why_whole(job: ResolvedJob) -> str:
+    if job.accelerate.strategy == "ddp":
         return "as asked"
-    return "a quantised base is shared in no other way" if spec.method == "qlora" else "the fastest"
+    return "a quantised base is shared in no other way" if job.method == "qlora" else "the fastest"
 
 
 def _too_large(fit: Fit) -> str:
@@ -78,7 +78,7 @@ def _advice(large: str) -> str:
 
 
 def _why_not_sharded(fit: Fit) -> DimbaError | None:
-    if fit.spec.method == "qlora":
+    if fit.job.method == "qlora":
         return BadInput(f"{_KEY} with `method: qlora` breaks: 4-bit weights cannot be sharded", "set `strategy: ddp`")
     if not fit.gpus:
         return BadInput(

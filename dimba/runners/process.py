@@ -14,13 +14,14 @@ from typing import Any
 
 from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID, ENV_SECRETS_ON_STDIN, EXIT_FILE
 from dimba.common.errors import HostCannot
-from dimba.host.facts import ImageFacts
+from dimba.common.runners import RUNNERS
+from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.records.processes import lives, start_time
 from dimba.runners.deadline import deadline
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.runners.tail import follow_file
-from dimba.spec import JobSpec
+from dimba.spec import Container, JobSpec
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # reach the job only where the spec names them
 TRAINING_PACKAGES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
@@ -31,15 +32,20 @@ class ProcessRunner:
     """A job is named `pid:start time:attempt folder`, so that a pid that was given out again is not mistaken."""
 
     name = "process"
+    capabilities = RUNNERS[name]
 
     def __init__(self) -> None:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
-    def look(self, spec: JobSpec) -> ImageFacts | None:
+    def nodes(self, spec: JobSpec) -> ClusterNodes | None:
+        """Jobs run on this machine."""
+        return None
+
+    def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
         """There is no image."""
         return None
 
-    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
         """Nothing is built; what trains must be installed beside dimba itself."""
         if missing := _missing():
             hint = f"`{sys.executable} -m pip install -e '.[train]' -c docker/constraints.txt` in dimba's repository"
@@ -117,6 +123,14 @@ class ProcessRunner:
                     attempt = next(each for each in environment if each.startswith(f"{ENV_ATTEMPT_DIR}=".encode()))
                     return f"{folder.name}:{start_time(int(folder.name))}:{attempt.partition(b'=')[2].decode()}"
         return None
+
+    def held_gpus(self) -> dict[str, str]:
+        """A process carries no label."""
+        return {}
+
+    def is_live(self, run_id: str, job: str | None) -> bool | None:
+        """By its name, else by looking for the run's entry point."""
+        return lives(job) if job else self.find(run_id) is not None
 
     def stop(self, job: str, grace: float) -> None:
         """SIGTERM to the entry point, which tells the ranks; then SIGKILL to all of the session."""

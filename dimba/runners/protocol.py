@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from dimba.host.facts import Gpu, ImageFacts
+from dimba.common.runners import Capabilities
+from dimba.host.facts import ClusterNodes, EngineFacts, Gpu, ImageFacts
 from dimba.plan.model import LaunchPlan, Mount
-from dimba.spec import JobSpec
+from dimba.spec import Container, JobSpec
 
 # (what is being done, steps done, steps in all or 0 where that is not known)
 Progress = Callable[[str, int, int], None]
@@ -42,11 +43,18 @@ class Runner(Protocol):
     """Runs plans; a job is named by a string that outlives this process."""
 
     name: str
+    capabilities: Capabilities
 
-    def look(self, spec: JobSpec) -> ImageFacts | None:
-        """The image that the job would run in; None where there is none. Builds and fetches nothing."""
+    def nodes(self, spec: JobSpec) -> ClusterNodes | None:
+        """The machines that the job goes to; None where that is this one."""
 
-    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+    def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
+        """The image that the job would run in; None where there is none. Builds and fetches nothing.
+
+        `container` names the image in place of the spec's section.
+        """
+
+    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
         """The same, made where it is not there yet. Raises EngineFailed, HostCannot."""
 
     def can_train(self) -> bool:
@@ -70,11 +78,24 @@ class Runner(Protocol):
     def find(self, run_id: str) -> str | None:
         """The job of a run whose launcher did not live to note it; None where there is none. Raises EngineFailed."""
 
+    def held_gpus(self) -> dict[str, str]:
+        """GPUs that running jobs hold by a label of their own, each with the run's id. Raises EngineFailed."""
+
+    def is_live(self, run_id: str, job: str | None) -> bool | None:
+        """Whether a run has a running job, `job` where that is known; None where the engine does not answer."""
+
     def stop(self, job: str, grace: float) -> None:
         """Asks the job to save and end, waits, and kills it after `grace` seconds; 0 kills at once."""
 
     def run_once(self, argv: Sequence[str], place: "Throwaway", on_line: OnLine = ignored) -> Output:
         """Runs a command where the job would run and hands on its lines as they come."""
+
+
+class FoundRunner(NamedTuple):
+    """A runner, and the engine of this machine as far as it was asked."""
+
+    runner: Runner
+    engine: EngineFacts
 
 
 @dataclass(frozen=True, kw_only=True)

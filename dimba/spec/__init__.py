@@ -1,12 +1,13 @@
 """The job spec: what a person writes, checked and completed."""
 
 from dimba.spec.load import LoadedSpec, load_spec, parse_spec
-from dimba.spec.model import Dataset, JobSpec, Slurm, SlurmSite
+from dimba.spec.model import Container, Dataset, JobSpec, Slurm, SlurmSite
 from dimba.spec.schema import json_schema
 from dimba.spec.site import load_site, site_file
 from dimba.spec.write import documents_yaml, spec_yaml
 
 __all__ = [
+    "Container",
     "Dataset",
     "JobSpec",
     "LoadedSpec",

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from dimba.common.contract import is_written_as_path
+from dimba.common.runners import AUTO, RUNNERS
 from dimba.objectives.objective import Objective
 from dimba.objectives.registry import OBJECTIVES
 from dimba.options import table
@@ -24,10 +25,11 @@ from dimba.spec.declared import bounds, declared
 
 if TYPE_CHECKING:
     Mode = str
+    RunnerName = str
 else:
     Mode = Literal[tuple(OBJECTIVES)]
+    RunnerName = Literal[(AUTO, *RUNNERS)]
 Method = Literal["full", "lora", "qlora"]
-RunnerName = Literal["auto", "docker", "process", "slurm"]
 Scalar = bool | int | float | str
 
 NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
@@ -275,7 +277,7 @@ class JobSpec(_Part):
     container: Container = Container()
     kubernetes: Kubernetes = Kubernetes()
     slurm: Slurm = Slurm()
-    runner: RunnerName = "auto"
+    runner: RunnerName = AUTO
 
     @model_validator(mode="after")
     def _complete(self) -> "JobSpec":

@@ -11,8 +11,7 @@ from dimba.wizard.state import State
 
 if TYPE_CHECKING:
     from dimba.plan.fitting import Fit
-    from dimba.spec import JobSpec
-    from dimba.spec.model import Training
+    from dimba.plan.job import ResolvedJob
 
 AUTO = "auto"
 
@@ -33,12 +32,12 @@ def is_auto(state: State) -> bool:
 def batch_size(state: State) -> int:
     """The answer, or the number that `auto` comes to on this machine."""
     asked = state.value("batch_size")
-    return int(settled(state).rows) if asked == AUTO else int(asked)
+    return resolved_batch(state).rows if asked == AUTO else int(asked)
 
 
-def settled(state: State) -> "Training":
-    """What the plan will make of `auto`, as far as the answers tell."""
-    return _fit(state)[0].training
+def resolved_batch(state: State) -> "ResolvedJob":
+    """The job with what the plan will make of `auto`, as far as the answers tell."""
+    return _fit(state)[0]
 
 
 def why_auto(state: State) -> str:
@@ -51,7 +50,7 @@ def fitting_batch(state: State) -> int | None:
     from dimba.plan.fitting import is_known, settle_batch
 
     job = _job(state)
-    return int(settle_batch(job)[0].spec.training.rows) if is_known(job) else None
+    return int(settle_batch(job)[0].job.rows) if is_known(job) else None
 
 
 def is_too_much(state: State, batch: int, steps: int) -> bool:
@@ -61,16 +60,17 @@ def is_too_much(state: State, batch: int, steps: int) -> bool:
     return bool(memory_problems(_job(state, batch_size=batch, grad_accumulation_steps=steps)))
 
 
-def _fit(state: State) -> "tuple[JobSpec, str]":
+def _fit(state: State) -> "tuple[ResolvedJob, str]":
     from dimba.plan.fitting import settle_batch
 
     found, why = settle_batch(_job(state))
-    return found.spec, why
+    return found.job, why
 
 
 def _job(state: State, **training: int) -> "Fit":
     """The answers as a job, its batch size to be settled unless it is given."""
     from dimba.plan.fitting import Fit
+    from dimba.plan.job import resolved
     from dimba.plan.strategy import choose_strategy
     from dimba.spec import JobSpec
 
@@ -90,7 +90,7 @@ def _job(state: State, **training: int) -> "Fit":
     }
     base = base_facts(state) or CheckpointFacts(reference="base", local=False)
     spec = JobSpec.model_validate(values)
-    fit = Fit(spec=spec, checkpoint=base, gpus=gpus, processes=processes(state), longest=None, ours=True)
+    fit = Fit(job=resolved(spec), checkpoint=base, gpus=gpus, processes=processes(state), longest=None, ours=True)
     return fit.shared_by(choose_strategy(fit).shards(fit.processes))
 
 
@@ -107,7 +107,7 @@ def chosen_cards(state: State) -> tuple[Gpu, ...]:
 def accumulation(state: State) -> int:
     """Of one process; raised until each of them has as much, for GRPO in whole groups."""
     if is_auto(state):
-        return int(settled(state).grad_accumulation_steps)
+        return resolved_batch(state).accumulation
     asked: int = state.value("grad_accumulation_steps")
     step = processes(state)
     if group := state.value("num_generations"):

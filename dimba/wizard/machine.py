@@ -1,11 +1,15 @@
 """The machine, looked at in the background from the start."""
 
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING
 
+from dimba.common.runners import AUTO
 from dimba.host.facts import EngineFacts, GpuFacts
 from dimba.host.gpus import find_gpus
 from dimba.wizard.state import State
+
+if TYPE_CHECKING:
+    from dimba.runners.protocol import FoundRunner
 
 
 def begin(state: State) -> None:
@@ -14,15 +18,15 @@ def begin(state: State) -> None:
     state.probes.start("gpus", _find_gpus, later=state.asking)
 
 
-def engine(state: State) -> tuple[Any, EngineFacts]:
+def engine(state: State) -> "FoundRunner":
     """(runner, facts) of the container engine, or of the process runner where none answers."""
-    found: tuple[Any, EngineFacts] = state.look("engine", "asking the container engine", _find_engine)
+    found: FoundRunner = state.look("engine", "asking the container engine", _find_engine)
     return found
 
 
 def engine_facts(state: State) -> EngineFacts:
     """What the engine says of itself, or why there is none."""
-    return engine(state)[1]
+    return engine(state).engine
 
 
 def gpu_facts(state: State) -> GpuFacts:
@@ -31,10 +35,10 @@ def gpu_facts(state: State) -> GpuFacts:
     return found or find_gpus(engine_facts(state).cdi_devices)
 
 
-def _find_engine() -> Any:
-    from dimba.jobs.launch import find_runner
+def _find_engine() -> "FoundRunner":
+    from dimba.runners.registry import find_runner
 
-    return find_runner("auto")
+    return find_runner(AUTO)
 
 
 def _find_gpus() -> GpuFacts | None:

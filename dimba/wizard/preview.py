@@ -3,10 +3,11 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dimba.common.contract import absolute
 from dimba.common.errors import DimbaError
+from dimba.common.runners import AUTO, RUNNERS
 from dimba.host.facts import TrainerFacts
 from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
@@ -17,7 +18,9 @@ from dimba.wizard.spec import spec_values, trainer_name, wanted_trainer_args
 from dimba.wizard.state import State
 
 if TYPE_CHECKING:
+    from dimba.jobs.context import JobContext
     from dimba.plan.model import LaunchPlan, MemoryEstimate
+    from dimba.spec import LoadedSpec
 
 _COMMAND_WIDTH = 74
 
@@ -51,7 +54,7 @@ def _planned(state: State, text: str, flags: frozenset[str]) -> Preview:
     loaded = parse_spec(text.encode(), source="the spec")
     missing = [f"{name} {value}" for name, value in wanted_trainer_args(state).items() if f"--{name}" not in flags]
     try:
-        plan = _look(state, loaded).plan()
+        plan = _context(state, loaded).plan()
     except DimbaError as error:
         return Preview(text=text, plan=None, problem=error, left_out=tuple(missing))
     omitted = [f"{each.key} {each.value}".strip() for each in plan.omitted]
@@ -71,7 +74,7 @@ _COMMENTS = {
     "method": "full | lora | qlora",
     "training.max_steps": "wins over epochs where it is set",
     "training.max_length": "tokens; longer rows are cut",
-    "runner": "auto | docker | process",
+    "runner": " | ".join((AUTO, *RUNNERS)),
 }
 
 
@@ -128,6 +131,7 @@ def check_trainer(state: State) -> None:
     """Raises Wrong where the job could not mean what was asked with the chosen trainer."""
     from dimba.options import table
     from dimba.plan.flags import Resolved, flag_for, trainer_argv
+    from dimba.plan.job import resolved
     from dimba.spec import parse_spec
 
     trainer = trainer_facts(state)
@@ -138,7 +142,7 @@ def check_trainer(state: State) -> None:
         raise Wrong(f"trainer: {trainer.path} is for the other mode, and has no --mode flag", f"choose one for {mode}")
     spec = parse_spec(spec_text(state, trainer.flags).encode(), source="the spec").spec
     try:
-        trainer_argv(spec, trainer, Resolved(base="base", data="data", output="output", gpu_count=1))
+        trainer_argv(resolved(spec), trainer, Resolved(base="base", data="data", output="output", gpu_count=1))
     except DimbaError as error:
         raise Wrong(error.message, error.hint) from None
 
@@ -147,19 +151,20 @@ def _trainer(state: State) -> TrainerFacts:
     from dimba.spec import parse_spec
 
     loaded = parse_spec(spec_text(state, frozenset()).encode(), source="the spec")
-    found: TrainerFacts = _look(state, loaded).facts.trainer
-    return found
+    return _context(state, loaded).facts.trainer
 
 
-def _look(state: State, loaded: Any) -> Any:
-    from dimba.jobs.launch import find_runner, look
+def _context(state: State, loaded: "LoadedSpec") -> "JobContext":
+    from dimba.jobs.context import Policy, gather
+    from dimba.runners.registry import find_runner
 
-    found = engine(state) if loaded.spec.runner == "auto" else find_runner(loaded.spec.runner)
-    return look(loaded, lambda _rows: None, ask=True, found=found, gpu=gpu_facts(state), own=True)
+    found = engine(state) if loaded.spec.runner == AUTO else find_runner(loaded.spec.runner)
+    return gather(loaded, found, Policy(asks="any", trusts_spec=True, gpu=gpu_facts(state)))
 
 
 def memory_of(state: State, method: str) -> "MemoryEstimate | None":
     """The estimate of a method, for one row at a time; None for a checkpoint that is not at hand."""
+    from dimba.plan.job import resolved
     from dimba.plan.memory import Share, estimate_memory
     from dimba.spec import JobSpec
 
@@ -171,4 +176,4 @@ def memory_of(state: State, method: str) -> "MemoryEstimate | None":
     values = {"version": 1, "mode": state.value("mode"), "base_checkpoint": "base", "dataset": data, "method": method}
     spec = JobSpec.model_validate({**values, "lora": {"r": rank, "alpha": rank}})
     on_cpu = state.value("vram") is None
-    return estimate_memory(spec, facts, on_cpu=on_cpu, share=Share(batch_size=1, accumulation=2))
+    return estimate_memory(resolved(spec), facts, on_cpu=on_cpu, share=Share(batch_size=1, accumulation=2))

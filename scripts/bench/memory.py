@@ -20,6 +20,7 @@ import torch
 
 from dimba.host.checkpoint import facts_of_tensors
 from dimba.host.facts import CheckpointFacts
+from dimba.plan.job import resolved
 from dimba.plan.memory import Share, estimate_memory, moments
 from dimba.spec import JobSpec
 from scripts.bench import nf4
@@ -142,10 +143,10 @@ def estimated(case: Case, facts: CheckpointFacts) -> Any:
     spec = JobSpec.model_validate(values)
     accumulation = 1 if case.prompt else case.accumulation  # what is sampled is of a whole step
     share = Share(batch_size=case.batch, accumulation=accumulation, recomputes=case.recomputes)
-    estimate = estimate_memory(spec, facts, on_cpu=False, share=None if case.prompt else share)
+    estimate = estimate_memory(resolved(spec), facts, on_cpu=False, share=None if case.prompt else share)
     assert estimate is not None
     if case.prompt and facts.shape:
-        return next(each for each in moments(spec, facts.shape, share, estimate) if each.peak == "sampling")
+        return next(each for each in moments(resolved(spec), facts.shape, share, estimate) if each.peak == "sampling")
     return estimate
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from dimba.jobs.launch import look
+from dimba.jobs.context import Policy, gather
 from dimba.runners.docker.engine import Engine
 from dimba.runners.protocol import Throwaway
+from dimba.runners.registry import find_runner
 from dimba.spec import load_spec
 from tests.compose import OWNER, build_image, compose_run, give, make_project
 from tests.conftest import REPOSITORY, Dimba
@@ -60,7 +61,7 @@ def compose(project: Path, image: str) -> Compose:
 def planned(project: Path, monkeypatch: pytest.MonkeyPatch, spec: str = "jobs/x.yaml") -> Any:
     monkeypatch.chdir(project)
     monkeypatch.setenv("HF_HOME", str(project / "cache"))
-    return look(load_spec(Path(spec), ["runner=docker"]), lambda *_: None).plan()
+    return gather(load_spec(Path(spec), ["runner=docker"]), find_runner("docker"), Policy()).plan()
 
 
 def test_job_starts_the_command_and_environment_of_dimba_plan(

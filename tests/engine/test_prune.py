@@ -18,8 +18,8 @@ from dimba.runners.docker.engine import Engine
 from dimba.runners.docker.image import current_references
 from dimba.runners.docker.leftovers import all_containers, our_images, remove_container, remove_image
 from dimba.runners.docker.runner import DockerRunner
+from tests.commands.test_prune import make_run
 from tests.conftest import REPOSITORY, TEST_BASE, Dimba
-from tests.test_prune import make_run
 
 
 @pytest.fixture

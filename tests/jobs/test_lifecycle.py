@@ -10,7 +10,7 @@ import pytest
 
 from dimba.common.errors import BadInput, DimbaError, HostCannot, Interrupted, RunFailed
 from dimba.jobs.lifecycle import Options, Run, signals
-from dimba.jobs.outcome import judge
+from dimba.jobs.outcome import classify_outcome
 from dimba.plan.build import make_plan
 from dimba.plan.model import LaunchPlan
 from dimba.records import find_run
@@ -135,7 +135,7 @@ def test_a_run_that_does_not_start_is_closed(tmp_path: Path):
     ],
 )
 def test_endings_are_told_apart(tmp_path: Path, ending: Ending | None, reason: str, status: int | None):
-    _, told, error = judge(ending, RunFolder(tmp_path, 0, 0), stopping=False)
+    _, told, error = classify_outcome(ending, RunFolder(tmp_path, 0, 0), stopping=False)
     assert told == reason
     assert (error.exit_status if isinstance(error, DimbaError) else None) == status
 
@@ -166,10 +166,10 @@ def test_a_refusal_of_an_earlier_attempt_is_not_held_against_a_later_one(tmp_pat
         (tmp_path / "attempts" / str(number)).mkdir(parents=True)
     folder = RunFolder(tmp_path, 0, 0)
     (tmp_path / "attempts/2/exit.json").write_text(json.dumps(refusal), encoding="utf-8")
-    status, reason, error = judge(Ending(2), folder, stopping=False)
+    status, reason, error = classify_outcome(Ending(2), folder, stopping=False)
     assert (status, reason, str(error)) == ("failed", "start_failed", "line 3 is bad\n\nhint: mend it")
     (tmp_path / "attempts/2/exit.json").rename(tmp_path / "attempts/1/exit.json")
-    assert judge(Ending(2), folder, stopping=False)[1] == "trainer_error"
+    assert classify_outcome(Ending(2), folder, stopping=False)[1] == "trainer_error"
 
 
 WORD = {"reason": "refused", "message": "a.jsonl:3: no\nanswer", "hint": "correct it", "status": 2, "exit_code": 2}
@@ -211,6 +211,6 @@ def test_a_job_whose_program_may_not_be_executed_has_not_started(tmp_path: Path)
     log = run.folder.log(run.folder.new_attempt())
     run.update(attempts=(Attempt(number=1, started=now()),))
     log.write_text("srun: error: n0\nenv: ‘/root/python’: Permission denied\n", encoding="utf-8")
-    status, reason, error = judge(Ending(126), run.folder, stopping=False)
+    status, reason, error = classify_outcome(Ending(126), run.folder, stopping=False)
     assert (status, reason) == ("failed", "start_failed") and isinstance(error, HostCannot)
     assert "could not be started\n  | env: ‘/root/python’: Permission denied" in error.message

@@ -13,9 +13,10 @@ from dimba.common.errors import DimbaError, HostCannot
 from dimba.host.checkpoint import facts_of_tensors, look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, Gpu, GpuFacts
 from dimba.plan.fitting import fit_of
+from dimba.plan.job import resolved
 from dimba.plan.memory import Share, estimate_memory
-from dimba.plan.model import LaunchPlan
-from dimba.spec import parse_spec
+from dimba.plan.model import LaunchPlan, MemoryEstimate
+from dimba.spec import JobSpec, parse_spec
 from tests.conftest import hollow_checkpoint
 from tests.plan.test_plan import FACTS, SPARSE, plan
 
@@ -30,6 +31,10 @@ CONFIG = {
     "vocab_size": 128256,
     "tie_word_embeddings": False,
 }
+
+
+def estimated(spec: JobSpec, checkpoint: CheckpointFacts, *, on_cpu: bool, share: Share) -> MemoryEstimate | None:
+    return estimate_memory(resolved(spec), checkpoint, on_cpu=on_cpu, share=share)
 
 
 def tensors(layers: int = 32) -> dict[str, dict[str, Any]]:
@@ -83,14 +88,16 @@ def test_more_at_once_never_needs_less(method: str, recomputes: bool):
     usual = {"batch_size": 4, "accumulation": 4, "longest": 512, "recomputes": recomputes}
     for grown in ("batch_size", "accumulation", "processes", "longest"):
         shares = [Share(**{**usual, grown: n}) for n in (1, 2, 4, 64, 1024)]
-        totals = [estimate_memory(spec, LARGE, on_cpu=False, share=each).total for each in shares]  # type: ignore[union-attr]
+        totals = [estimated(spec, LARGE, on_cpu=False, share=each).total for each in shares]  # type: ignore[union-attr]
         assert all(less <= more for less, more in pairwise(totals)), grown
 
 
 def test_what_several_processes_share_is_divided():
     spec = parse_spec(SPARSE.replace("lora", "full").encode(), source="").spec
     whole, shared = (
-        estimate_memory(spec, LARGE, on_cpu=False, share=Share(batch_size=1, accumulation=2, processes=4, shards=n))
+        estimate_memory(
+            resolved(spec), LARGE, on_cpu=False, share=Share(batch_size=1, accumulation=2, processes=4, shards=n)
+        )
         for n in (1, 4)
     )
     assert whole and shared and shared.model_states == whole.model_states // 4
@@ -100,12 +107,10 @@ def test_what_several_processes_share_is_divided():
 def test_grpo_counts_the_completions_of_a_whole_step_and_its_other_models():
     grpo = SPARSE.replace("mode: sft", "mode: grpo").replace("lora", "full")
     spec = parse_spec(f"{grpo}trainer_args: {{max-completion-length: 960}}\n".encode(), source="").spec
-    small, large = (
-        estimate_memory(spec, LARGE, on_cpu=False, share=Share(batch_size=2, accumulation=n)) for n in (4, 512)
-    )
+    small, large = (estimated(spec, LARGE, on_cpu=False, share=Share(batch_size=2, accumulation=n)) for n in (4, 512))
     assert small and large and large.peak == "sampling" and large.cache == 32 * 1024 * 1024 * 1024 * 8
     kept = spec.model_copy(update={"trainer_args": {"beta": 0.1, "reward": "preference"}})
-    more = estimate_memory(kept, LARGE, on_cpu=False, share=Share(batch_size=2, accumulation=4))
+    more = estimated(kept, LARGE, on_cpu=False, share=Share(batch_size=2, accumulation=4))
     assert more and (more.reference, more.reward) == (LARGE.parameters * 4, LARGE.parameters * 2)
 
 
@@ -114,7 +119,7 @@ def test_pairs_without_a_reward_named_need_a_reward_model():
     spec = parse_spec(grpo.encode(), source="").spec
     named = spec.model_copy(update={"trainer_args": {"reward": "numeric"}})
     share = Share(batch_size=2, accumulation=4, compares=True)
-    found, other = (estimate_memory(each, LARGE, on_cpu=False, share=share) for each in (spec, named))
+    found, other = (estimated(each, LARGE, on_cpu=False, share=share) for each in (spec, named))
     assert found and (found.reference, found.reward) == (LARGE.parameters * 4, LARGE.parameters * 2)
     assert other and (other.reference, other.reward) == (0, 0)
 
@@ -123,7 +128,7 @@ def test_what_is_kept_of_every_layer_takes_the_place_of_its_input():
     spec = parse_spec(SPARSE.encode(), source="").spec
     share = Share(batch_size=4, accumulation=4, longest=512)
     again, kept = (
-        estimate_memory(spec, LARGE, on_cpu=False, share=replace(share, recomputes=each)) for each in (True, False)
+        estimated(spec, LARGE, on_cpu=False, share=replace(share, recomputes=each)) for each in (True, False)
     )
     assert again and kept and (kept.adapter, kept.optimizer) == (again.adapter, again.optimizer)
     assert 12 * again.inputs < kept.inputs < 32 * again.inputs
@@ -132,13 +137,10 @@ def test_what_is_kept_of_every_layer_takes_the_place_of_its_input():
 
 
 def test_a_spec_decides_whether_activations_are_kept_and_the_caller_where_it_does_not():
-    spec = parse_spec(SPARSE.encode(), source="").spec
-    fit = replace(fit_of(spec, replace(FACTS, checkpoint=LARGE), GPUS, 1), ours=True)
-    on, off, auto = (
-        fit.of(spec.model_copy(update={"trainer_args": {"activation-checkpointing": each}}))
-        for each in ("on", "off", "auto")
-    )
-    assert on.estimate() == auto.estimate() == replace(off, recomputes=False).of(on.spec).estimate()
+    job = resolved(parse_spec(SPARSE.encode(), source="").spec)
+    fit = replace(fit_of(job, replace(FACTS, checkpoint=LARGE), GPUS, 1), ours=True)
+    on, off, auto = (fit.of(job.with_args({"activation-checkpointing": each})) for each in ("on", "off", "auto"))
+    assert on.estimate() == auto.estimate() == replace(off, recomputes=False).of(on.job).estimate()
     assert off.estimate() == replace(auto, recomputes=False).estimate() != auto.estimate()
 
 
@@ -265,7 +267,7 @@ def test_an_mlp_without_a_gate_keeps_less(activation: str, gate: bool, plain: bo
     spec = parse_spec(SPARSE.encode(), source="").spec
     share = Share(batch_size=8, accumulation=4)
     usual, found = (
-        estimate_memory(spec, replace(LARGE, shape=each), on_cpu=False, share=share)
+        estimated(spec, replace(LARGE, shape=each), on_cpu=False, share=share)
         for each in (replace(facts.shape, plain=False), facts.shape)
     )
     assert facts.shape and facts.shape.plain is plain
@@ -299,7 +301,7 @@ def test_adapters_sample_in_float32_and_joined_gates_are_added_to_at_once():
     spec = parse_spec(SPARSE.replace("mode: sft", "mode: grpo").encode(), source="").spec
     share = Share(batch_size=8, accumulation=64)
     apart, joined = (
-        estimate_memory(spec, replace(LARGE, shape=replace(shape, joined=each)), on_cpu=False, share=share)
+        estimated(spec, replace(LARGE, shape=replace(shape, joined=each)), on_cpu=False, share=share)
         for each in (False, True)
     )
     assert apart and joined and apart.peak == joined.peak == "sampling"

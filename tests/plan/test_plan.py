@@ -18,8 +18,10 @@ from dimba.host.facts import (
     OutputFacts,
     TrainerFacts,
 )
+from dimba.host.named_paths import look_at_named_paths
 from dimba.plan.build import Choices, make_plan
 from dimba.spec import parse_spec
+from tests.plan.pure import no_disk
 
 CARDS = tuple(Gpu(index=n, uuid=f"GPU-{n}", name="RTX 4090", compute_capability=8.9) for n in range(2))
 ENGINE = EngineFacts(reachable=True, version="28", cdi_devices=frozenset({"nvidia.com/gpu=0", "nvidia.com/gpu=1"}))
@@ -79,7 +81,10 @@ def plan(added: str = "", facts: HostFacts = FACTS, **choices):
     for line in added.splitlines():
         key = line.partition(":")[0]
         text = "".join(each for each in text.splitlines(keepends=True) if not each.startswith(f"{key}:")) + line + "\n"
-    return make_plan(parse_spec(text.encode(), source="job.yaml").spec, facts, Choices(**choices))
+    spec = parse_spec(text.encode(), source="job.yaml").spec
+    facts = replace(facts, named=look_at_named_paths(spec, facts.folder))
+    with no_disk():
+        return make_plan(spec, facts, Choices(**choices))
 
 
 def refusal(added: str = "", facts: HostFacts = FACTS) -> DimbaError:

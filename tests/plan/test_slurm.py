@@ -9,11 +9,13 @@ import pytest
 
 from dimba.common.errors import BadInput, DimbaError
 from dimba.host.facts import GpuFacts
+from dimba.host.named_paths import look_at_named_paths
 from dimba.jobs.trust import harms_of
 from dimba.plan.build import make_plan
-from dimba.plan.slurm import cluster_cards, cluster_image, on_cluster, slurm_script, slurm_seconds
+from dimba.plan.slurm import cluster_cards, cluster_image, cluster_nodes, slurm_script, slurm_seconds
 from dimba.spec import SlurmSite, load_site, parse_spec
 from tests.conftest import Dimba
+from tests.plan.pure import no_disk
 from tests.plan.test_plan import FACTS, SPARSE
 
 CONTAINERS = ("none", "docker", "podman", "apptainer", "pyxis")
@@ -25,9 +27,11 @@ def script(
 ) -> str:
     text = f"{SPARSE}runner: slurm\nresources: {{{resources}}}\nslurm: {{{slurm}}}\n{added}"
     spec, site = parse_spec(text.encode(), source="job.yaml").spec, site or SlurmSite()
-    facts = replace(FACTS, gpu=cluster_cards(spec, site), image=cluster_image(spec, site))
+    named = look_at_named_paths(spec, FACTS.folder)
+    facts = replace(FACTS, named=named, image=cluster_image(spec, site)).on(cluster_nodes(spec, site))
     facts = replace(facts, trainer=replace(facts.trainer, flags=facts.trainer.flags | {"--resume-from-checkpoint"}))
-    plan = make_plan(spec, on_cluster(spec, facts, site))
+    with no_disk():
+        plan = make_plan(spec, facts)
     return slurm_script(plan.for_attempt("run-1", Path("/work/it's 100% mine/runs/run-1/attempts/1")))
 
 

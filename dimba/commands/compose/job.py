@@ -14,16 +14,17 @@ from dimba.commands.compose.places import is_shown
 from dimba.commands.compose.start import Start, secrets_given
 from dimba.common.contract import ENV_ALLOW_CPU, SHORTEST_SECRET, absolute, is_written_as_path
 from dimba.common.errors import BadInput, DimbaError, raise_all
+from dimba.common.runners import IN_ENGINE
 from dimba.host.build_context import image_extra
 from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
-from dimba.host.probe import probe, project_root
+from dimba.host.probe import project_root
 from dimba.host.trust_requirements import find_harms
-from dimba.jobs.launch import located
-from dimba.plan.build import Choices, make_plan
+from dimba.jobs.context import JobContext, Policy, gather, located
+from dimba.plan.build import Choices
 from dimba.plan.model import LaunchPlan
 from dimba.records.store import make_folder
-from dimba.runners.flags import trainer_facts
-from dimba.runners.process import ProcessRunner
+from dimba.runners.protocol import FoundRunner
+from dimba.runners.registry import host_runner
 from dimba.spec import JobSpec, LoadedSpec, load_spec
 
 _IMAGE = ImageFacts(reference="dimba:compose", key="compose", base=None, base_digest=None, id="this container")
@@ -39,7 +40,7 @@ def job(words: Sequence[str]) -> Start:
     given = cards(wanted=loaded.spec.resources.gpus != "none")
     try:
         raise_all([*_not_here(loaded.spec), *_not_given(loaded.spec, secrets)])
-        plan = make_plan(loaded.spec, _facts(loaded.spec, secrets, given), Choices(allow_cpu=_allow_cpu()))
+        plan = _context(loaded, secrets, given).plan()
         raise_all(list(_not_shown(plan)))
     except DimbaError as error:
         raise _with_a_way_out(located(error, loaded), args.spec) from None
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(path: str) -> LoadedSpec:
     try:
-        return load_spec(Path(path), ["runner=docker"])
+        return load_spec(Path(path), [f"runner={IN_ENGINE}"])
     except BadInput as error:
         if not is_shown(absolute(path)):
             error.hint = "the container sees specs in jobs/, data/ and checkpoints/"
@@ -80,23 +81,27 @@ def _allow_cpu() -> bool:
     return bool(os.environ.get(ENV_ALLOW_CPU))
 
 
-def _facts(spec: JobSpec, secrets: dict[str, str], gpu: GpuFacts) -> HostFacts:
-    facts = probe(spec, EngineFacts(reachable=True), folder=Path.cwd(), gpu=gpu)
+def _context(loaded: LoadedSpec, secrets: dict[str, str], gpu: GpuFacts) -> JobContext:
     short = {name for name, value in secrets.items() if len(value) < SHORTEST_SECRET}
-    facts = replace(
-        facts,
-        image=_IMAGE,
-        environment=facts.environment | secrets.keys(),
-        short_secrets=facts.short_secrets | short,
+
+    def in_this_container(facts: HostFacts) -> HostFacts:
+        names = facts.environment | secrets.keys()
+        return replace(facts, image=_IMAGE, environment=names, short_secrets=facts.short_secrets | short)
+
+    policy = Policy(
+        asks="any",
+        trusts_spec=True,  # what would need trust was refused
+        choices=Choices(allow_cpu=_allow_cpu()),
+        gpu=gpu,
+        elsewhere=in_this_container,
     )
-    return replace(facts, trainer=trainer_facts(facts, _IMAGE, ProcessRunner().run_once, ask=True))
+    return gather(loaded, FoundRunner(host_runner(), EngineFacts(reachable=True)), policy)
 
 
 def _not_here(spec: JobSpec) -> Iterator[DimbaError]:
     """What of a spec this container cannot give, or would give a stranger without asking."""
     # The environment here is what compose.yaml and whoever typed the command put into it, not somebody's own.
-    container = spec.container.model_copy(update={"env": [item for item in spec.container.env if "=" in item]})
-    for harm in find_harms(spec.model_copy(update={"container": container}), Path.cwd(), project_root()):
+    for harm in find_harms(spec, Path.cwd(), project_root(), environment=()):
         yield BadInput(str(harm), "")
     if spec.container.network in ("none", "host"):
         yield BadInput(f"container.network: `{spec.container.network}` is not compose.yaml's", "")

@@ -13,7 +13,7 @@ from dimba.common.errors import BadInput
 from dimba.objectives.registry import OBJECTIVES
 from dimba.options.param import parse, parser_of
 from dimba.options.trainer import TrainerOptions
-from dimba.plan.build import hub_login, job_environment
+from dimba.plan.environment import hub_login, job_environment
 from dimba.plan.placement import auto_precision, job_argv
 
 

@@ -6,6 +6,7 @@ import re
 from dimba.commands.doctor.check import Check
 from dimba.commands.doctor.scene import Scene
 from dimba.common.contract import ENV_BASE_IMAGE
+from dimba.runners.registry import host_runner
 
 RESTART = "`sudo systemctl restart docker`"
 _PODMAN_WITH_GPUS = (5, 4)
@@ -92,10 +93,8 @@ def check_base(scene: Scene) -> list[Check]:
 
 def check_without(scene: Scene) -> list[Check]:
     """Without an engine: whether jobs can run as processes instead."""
-    from dimba.runners.process import ProcessRunner
-
     name = "jobs as processes"
-    if ProcessRunner().can_train():
+    if host_runner().can_train():
         return [Check(name=name, status="ok", detail="what trains is installed here")]
     fix = "`.venv/bin/pip install -r docker/requirements.txt -c docker/constraints.txt`"
     return [Check(name=name, status="warning", detail="what trains is not installed here", fix=fix)]

@@ -12,7 +12,7 @@ from dimba.host.facts import EngineFacts, GpuFacts
 from dimba.host.gpus import cdi_device
 from dimba.host.output import home_of, job_user, nearest_existing
 from dimba.host.probe import hub_cache, project_root
-from dimba.jobs.launch import find_runner
+from dimba.runners import registry
 
 if TYPE_CHECKING:
     from dimba.runners.docker.details import EngineDetails
@@ -66,11 +66,10 @@ class Scene:
 def find_engine(folder: Path) -> Scene:
     """A scene with the engine and the name of the base image."""
     from dimba.runners.docker.details import engine_details
-    from dimba.runners.docker.runner import DockerRunner
 
-    runner, engine = find_runner("docker")
+    runner, engine = registry.find_engine()
     base = _base()
-    if not isinstance(runner, DockerRunner):
+    if runner is None:
         return Scene(folder=folder, engine=engine, base=base)
     return Scene(folder=folder, engine=engine, docker=runner, details=engine_details(runner.api), base=base)
 

@@ -10,9 +10,9 @@ from dimba.common.errors import BadInput, EngineFailed
 from dimba.host.facts import EngineFacts
 from dimba.host.output import home_of, job_user, nearest_existing
 from dimba.host.probe import hub_cache, project_root, runs_folder
-from dimba.jobs.launch import find_runner
 from dimba.jobs.reconcile import reconciled
 from dimba.records import ACTIVE, RunRecord, all_runs
+from dimba.runners.registry import find_engine
 
 if TYPE_CHECKING:
     from dimba.runners.docker.runner import DockerRunner
@@ -82,10 +82,8 @@ class Pruner:
 
 
 def _docker() -> "tuple[DockerRunner | None, str]":
-    from dimba.runners.docker.runner import DockerRunner
-
-    runner, facts = find_runner("docker")
-    return (runner, "") if isinstance(runner, DockerRunner) else (None, _why(facts))
+    runner, facts = find_engine()
+    return (runner, "") if runner else (None, _why(facts))
 
 
 def _why(facts: EngineFacts) -> str:

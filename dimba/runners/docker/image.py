@@ -18,7 +18,7 @@ from dimba.host.build_context import IMAGE_EXTRAS, BuildContext, gather_context,
 from dimba.host.facts import ImageFacts
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Progress
-from dimba.spec import JobSpec
+from dimba.spec import Container, JobSpec
 
 REPOSITORY = "dimba"
 _STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
@@ -26,12 +26,18 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the engine paints what a step writes 
 _LAST_LINES = 15
 
 
-def look_at_image(api: docker.APIClient, spec: JobSpec, project: Path) -> ImageFacts:
-    """Which image the job would run in, and whether it is there; asks the engine, not a registry."""
-    if foreign := spec.container.image:
+def look_at_image(
+    api: docker.APIClient, spec: JobSpec, project: Path, container: Container | None = None
+) -> ImageFacts:
+    """Which image the job would run in, and whether it is there; asks the engine, not a registry.
+
+    `container` names it in place of the spec's section.
+    """
+    container = container or spec.container
+    if foreign := container.image:
         return ImageFacts(reference=foreign, key=None, base=None, base_digest=None, id=_id(api, foreign))
     context = gather_context(project)
-    base = base_image(project, spec)
+    base = base_image(project, container)
     digest = _digest(api, base)
     extra = image_extra(spec)
     key = image_key(context, base, digest, extra)
@@ -85,9 +91,9 @@ def can_have_base(api: docker.APIClient, base: str) -> bool:
     return True
 
 
-def base_image(project: Path, spec: JobSpec | None = None) -> str:
+def base_image(project: Path, container: Container | None = None) -> str:
     """The spec's base image, else `DIMBA_BASE_IMAGE`, else the Dockerfile's."""
-    written = spec.container.base_image if spec else None
+    written = container.base_image if container else None
     return written or os.environ.get(ENV_BASE_IMAGE) or default_base(project)
 
 

@@ -16,7 +16,8 @@ from requests.exceptions import RequestException
 import docker
 from dimba.common.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE, LABEL_ATTEMPT, LABEL_GPUS, LABEL_RUN_ID, STOP_MARGIN
 from dimba.common.errors import EngineFailed
-from dimba.host.facts import ImageFacts
+from dimba.common.runners import RUNNERS, Capabilities
+from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.runners.deadline import deadline
 from dimba.runners.docker.engine import Engine, engine_started
@@ -25,7 +26,7 @@ from dimba.runners.docker.request import LOCKED_DOWN, NAMES, OWN_NAME, gpu_reque
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.runners.tail import follow_file
-from dimba.spec import JobSpec
+from dimba.spec import Container, JobSpec
 
 _LOG = {"max-size": "50m", "max-file": "3"}
 _POLL = 0.2  # seconds between two looks at a container
@@ -40,29 +41,34 @@ class DockerRunner:
     engine: Engine
     project: Path
     name: str = field(default="docker", init=False)
+    capabilities: Capabilities = field(default=RUNNERS["docker"], init=False)
 
     @property
     def api(self) -> docker.APIClient:
         """The engine's client."""
         return self.engine.api
 
-    def look(self, spec: JobSpec) -> ImageFacts | None:
-        """Asks the engine what it has."""
-        return look_at_image(self.api, spec, self.project)
+    def nodes(self, spec: JobSpec) -> ClusterNodes | None:
+        """Containers run on this machine."""
+        return None
 
-    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+    def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
+        """Asks the engine what it has."""
+        return look_at_image(self.api, spec, self.project, container)
+
+    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
         """Pulls what a registry has, builds our own; a base that had to be pulled first changes the key."""
-        image = look_at_image(self.api, spec, self.project)
+        image = look_at_image(self.api, spec, self.project, container)
         if image.base is not None and image.base_digest is None:
             pull(self.api, image.base, progress)
-            image = look_at_image(self.api, spec, self.project)
+            image = look_at_image(self.api, spec, self.project, container)
         if image.id is not None:
             return image
         if image.key is None:
             pull(self.api, image.reference, progress)
         else:
             build(self.api, image, self.project, progress)
-        return look_at_image(self.api, spec, self.project)
+        return look_at_image(self.api, spec, self.project, container)
 
     def can_train(self) -> bool:
         """What trains is in the image."""
@@ -204,6 +210,13 @@ class DockerRunner:
             raise EngineFailed(f"the engine stopped answering: {error}", _GONE) from None
         labels = [each["Labels"] for each in found]
         return {gpu: each[LABEL_RUN_ID] for each in labels for gpu in each.get(LABEL_GPUS, "").split(",") if gpu}
+
+    def is_live(self, run_id: str, job: str | None) -> bool | None:
+        """By the labels of running containers."""
+        try:
+            return run_id in self.held_gpus().values()
+        except EngineFailed:
+            return None
 
     def waiting(self, job: str) -> str | None:
         """Nothing waits once it has been started."""

@@ -8,15 +8,16 @@ from typing import Any
 
 from dimba.common.contract import EXIT_FILE, EXIT_STOPPED, json_object
 from dimba.common.errors import EngineFailed
-from dimba.host.facts import ImageFacts
+from dimba.common.runners import RUNNERS
+from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
-from dimba.plan.slurm import cluster_image, slurm_script
+from dimba.plan.slurm import cluster_image, cluster_nodes, slurm_script
 from dimba.runners.process import TOKENS, ProcessRunner, identity
 from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
 from dimba.runners.slurm import scheduler
 from dimba.runners.slurm.scheduler import Standing
 from dimba.runners.tail import Tail
-from dimba.spec import JobSpec, SlurmSite
+from dimba.spec import Container, JobSpec, SlurmSite
 
 SCRIPT = "job.sh"
 _KILLED, _QUIT = 137, 131  # statuses after SIGKILL and SIGQUIT
@@ -30,16 +31,21 @@ class SlurmRunner:
     """A job is named `number:attempt folder`: what it left there counts once the scheduler has forgotten it."""
 
     name = "slurm"
+    capabilities = RUNNERS[name]
 
     def __init__(self, site: SlurmSite) -> None:
         self._site = site
         self._here = ProcessRunner()
 
-    def look(self, spec: JobSpec) -> ImageFacts | None:
+    def nodes(self, spec: JobSpec) -> ClusterNodes | None:
+        """Those of the cluster, as the spec and the site's file describe them."""
+        return cluster_nodes(spec, self._site)
+
+    def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
         """The image as it is named: the nodes have it, not this machine."""
         return cluster_image(spec, self._site)
 
-    def prepare(self, spec: JobSpec, progress: Progress) -> ImageFacts | None:
+    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
         """Nothing is built; without a container, what trains has to lie on the shared file system, beside dimba."""
         scheduler.require_commands()
         image = self.look(spec)
@@ -93,6 +99,15 @@ class SlurmRunner:
         number = scheduler.number_of(f"dimba:{run_id}")
         output = scheduler.standing(number) if number else None
         return f"{number}:{output.log.parent}" if output else None
+
+    def held_gpus(self) -> dict[str, str]:
+        """The scheduler knows which GPUs are free."""
+        return {}
+
+    def is_live(self, run_id: str, job: str | None) -> bool | None:
+        """By the scheduler's queue."""
+        job = job or self.find(run_id)
+        return job is not None and self.is_running(job)
 
     def stop(self, job: str, grace: float) -> None:
         """SIGTERM to the entry points, which tell their ranks; then what the cluster does to end a job."""

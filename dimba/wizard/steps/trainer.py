@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dimba.common.contract import absolute
+from dimba.common.runners import AUTO, RUNNERS
 from dimba.host.trainer import find_trainers
 from dimba.wizard.looks import base_is_local, chosen_on_hub, hub_model, is_local
 from dimba.wizard.machine import engine_facts
@@ -54,17 +55,14 @@ def _parse_yes_no(text: str, _state: State) -> bool:
 
 def _runner_choices(state: State) -> Sequence[Choice]:
     engine = engine_facts(state)
-    here = f"Docker {engine.version} answers" if engine.reachable else engine.problem
-    return (
-        Choice("auto", "auto     a container where an engine answers, else a process", "auto"),
-        Choice("docker", f"docker   always a container ({here})"[:76], "docker"),
-        Choice("process", "process  on this machine itself, without a container", "process"),
-        Choice("slurm", "slurm    handed to the scheduler of a cluster", "slurm"),
-    )
+    answers = f" (Docker {engine.version} answers)" if engine.reachable else f" ({engine.problem})"
+    labels = {AUTO: "a container where an engine answers, else a process"}
+    labels |= {name: f"{can.summary}{answers if can.uses_engine else ''}" for name, can in RUNNERS.items()}
+    return [Choice(name, f"{name:<8} {label}"[:76], name) for name, label in labels.items()]
 
 
 def _parse_runner(text: str, _state: State) -> str:
-    return str(one_of([Choice(name, name) for name in ("auto", "docker", "process", "slurm")], text, "runner"))
+    return str(one_of([Choice(name, name) for name in (AUTO, *RUNNERS)], text, "runner"))
 
 
 def _trainers(state: State) -> Sequence[Choice]:
@@ -203,11 +201,11 @@ QUESTIONS = (
         step=6,
         ask="Where it runs",
         flag="--runner",
-        metavar="auto|docker|process",
-        help="a container, or a process of this machine",
+        metavar="|".join((AUTO, *RUNNERS)),
+        help="a container, a process of this machine, or a cluster's scheduler",
         kind="choice",
         choices=_runner_choices,
-        default=lambda _state: "auto",
+        default=lambda _state: AUTO,
         parse=_parse_runner,
     ),
     Question(

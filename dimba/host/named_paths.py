@@ -1,0 +1,44 @@
+"""The files and folders that a spec names beside its base, data and trainer, as they stand on this machine."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from dimba.common.contract import absolute
+from dimba.common.errors import BadInput
+from dimba.host.facts import NamedPath
+from dimba.host.places import why_not_read
+from dimba.objectives.rewards import RewardSpec, parse_reward
+from dimba.spec import JobSpec
+
+
+def look_at_named_paths(spec: JobSpec, folder: Path) -> dict[str, NamedPath]:
+    """What lies at each path, by its text in the spec; relative paths start in `folder`."""
+    return {text: _look(absolute(text, folder)) for text in _texts(spec)}
+
+
+def _look(path: Path) -> NamedPath:
+    exists = os.path.exists(path)
+    return NamedPath(path=path, exists=exists, why_not_read=why_not_read(path) if exists else "")
+
+
+def _texts(spec: JobSpec) -> Iterator[str]:
+    rewards = spec.trainer_args.get("reward", [])
+    for each in rewards if isinstance(rewards, list) else [rewards]:
+        if file := _file_of(str(each)):
+            yield file
+    if isinstance(model := spec.trainer_args.get("reward-model"), str):
+        yield model
+    yield from (mount.partition(":")[0] for mount in spec.container.mounts)
+
+
+def _file_of(reward: str) -> str | None:
+    try:
+        return file_of_reward(parse_reward(reward))
+    except BadInput:
+        return None  # the plan reports it
+
+
+def file_of_reward(reward: RewardSpec) -> str | None:
+    """The file that a reward reads: its Python, or the schema of `json_valid`."""
+    return reward.file or (reward.parameter if reward.name == "json_valid" else None)

@@ -1,0 +1,88 @@
+"""ResolvedJob: the job that a plan computes with. A JobSpec is what the user wrote, and nothing changes it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dimba.objectives.objective import Objective
+from dimba.spec import Dataset, JobSpec
+from dimba.spec.model import Accelerate, Lora, Scalar
+
+RECOMPUTE = "activation-checkpointing"  # of `trainer_args`
+Argument = Scalar | list[Scalar]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedJob:
+    """A job with numbers for what its spec leaves open, or with others in their place that are tried."""
+
+    spec: JobSpec
+    method: str
+    batch_size: int | None  # rows of a process at a time; None while `auto` is open
+    accumulation: int  # batches of an optimiser step, of all processes together
+    max_length: int  # tokens
+    trainer_args: Mapping[str, Argument]
+
+    @property
+    def mode(self) -> str:
+        """The spec's."""
+        return self.spec.mode
+
+    @property
+    def objective(self) -> Objective[Any]:
+        """The spec's."""
+        return self.spec.objective
+
+    @property
+    def lora(self) -> Lora:
+        """The spec's."""
+        return self.spec.lora
+
+    @property
+    def dataset(self) -> Dataset:
+        """The spec's."""
+        return self.spec.dataset
+
+    @property
+    def accelerate(self) -> Accelerate:
+        """The spec's."""
+        return self.spec.accelerate
+
+    @property
+    def rows(self) -> int:
+        """The batch size, once it is a number."""
+        assert self.batch_size is not None, "dimba.plan.fitting resolves `auto`"
+        return self.batch_size
+
+    def with_batch(self, batch_size: int, accumulation: int) -> "ResolvedJob":
+        """The same job with other batches."""
+        return replace(self, batch_size=batch_size, accumulation=accumulation)
+
+    def with_args(self, trainer_args: Mapping[str, Argument]) -> "ResolvedJob":
+        """The same job with other flags of the trainer."""
+        return replace(self, trainer_args=trainer_args)
+
+    def without_args(self, names: Collection[str]) -> "ResolvedJob":
+        """The same job without these flags of the trainer."""
+        return self.with_args({name: value for name, value in self.trainer_args.items() if name not in names})
+
+    def recomputing(self) -> "ResolvedJob":
+        """The same job with activation checkpointing."""
+        return self.with_args({**self.trainer_args, RECOMPUTE: "on"})
+
+    def recomputes(self, *, otherwise: bool) -> bool:
+        """Whether activation checkpointing is on: as its flag says, where it says so."""
+        return {"on": True, "off": False}.get(str(self.trainer_args.get(RECOMPUTE)), otherwise)
+
+
+def resolved(spec: JobSpec) -> ResolvedJob:
+    """The job as its spec has it."""
+    batch_size = spec.training.batch_size
+    return ResolvedJob(
+        spec=spec,
+        method=spec.method,
+        batch_size=None if batch_size == "auto" else batch_size,
+        accumulation=spec.training.grad_accumulation_steps,
+        max_length=spec.training.max_length,
+        trainer_args=spec.trainer_args,
+    )
