@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from dimba.cli import _parser
+from dimba.cli import command_parser
 from dimba.common.runners import AUTO, RENDERED, RUNNERS, resolve_runner
 from dimba.runners.registry import find_runner, runner_of
 from dimba.spec.model import RunnerName
@@ -21,7 +21,7 @@ OTHER_THINGS = ("none", "podman", "constraints.txt", "SLURM_STEP_GPUS")
 def test_the_spec_and_the_command_line_offer_every_runner_of_the_list():
     assert get_args(RunnerName) == (AUTO, *RUNNERS)
     for name in (AUTO, *RUNNERS, *RENDERED):
-        assert _parser([]).parse_args(["plan", "job.yaml", "--runner", name]).runner == name
+        assert command_parser([]).parse_args(["plan", "job.yaml", "--runner", name]).runner == name
 
 
 def test_no_other_file_compares_a_runners_name():
