@@ -8,7 +8,7 @@ from dimba.common.errors import BadInput, DimbaError, raise_all
 from dimba.dataset.token_report import DataReport
 from dimba.host.facts import HostFacts
 from dimba.host.trainer import own_trainer
-from dimba.jobs.context import JobContext, Policy, gather, located
+from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.data_preview import cannot_preview, flag_problems, preview, remembered
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.trust import harms_of
@@ -34,7 +34,7 @@ def look_at_data(loaded: LoadedSpec, reporter: Reporter, *, trust: bool = False)
         strange = () if trust else harms_of(loaded, Path.cwd())
         return _report(loaded, {each.key for each in strange}, reporter)
     except DimbaError as error:
-        raise located(error, loaded) from None
+        raise loaded.locate(error) from None
 
 
 def _report(loaded: LoadedSpec, strange: Collection[str], reporter: Reporter) -> DataReport:

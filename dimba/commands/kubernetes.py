@@ -6,7 +6,7 @@ from pathlib import Path
 from dimba.common.contract import IMAGE_HOME
 from dimba.common.errors import DimbaError, raise_all
 from dimba.host.facts import EngineFacts, HostFacts, ImageFacts
-from dimba.jobs.context import JobContext, Policy, RowsRead, gather, located
+from dimba.jobs.context import JobContext, Policy, RowsRead, gather
 from dimba.plan.build import Choices
 from dimba.plan.kubernetes import (
     Object,
@@ -43,7 +43,7 @@ def render(loaded: LoadedSpec, progress: RowsRead) -> Rendered:
         plan = context.plan()
         raise_all(list(place_problems(plan, spec)))
     except DimbaError as error:
-        raise located(error, loaded) from None
+        raise loaded.locate(error) from None
     return Rendered(objects=cluster_objects(plan, spec), notes=tuple(_notes(plan, context.facts)))
 
 

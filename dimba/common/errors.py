@@ -1,32 +1,108 @@
-"""What a user can run into: one small tree, in which each kind carries its exit status."""
+"""The errors that a user can cause: one small tree, in which each kind carries its exit status."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
 
 CORRECT = "correct the row or remove it"
 
 
 def printable(text: str) -> str:
-    """Without characters that a terminal would obey: they may come from data."""
+    """The text with `?` for characters that a terminal would obey, as data may contain them."""
     return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
 
 
+class Location(NamedTuple):
+    """A place in a file: a line of text, or a row of an array or a table; both are counted from 1."""
+
+    file: str = ""
+    line: int | None = None
+    row: int | None = None
+
+    def __str__(self) -> str:
+        number = self.line or self.row
+        return f"{self.prefix}{number}" if number else self.file
+
+    @property
+    def prefix(self) -> str:
+        """The text in front of the number: `file:` or `file: row `."""
+        return f"{self.file}:" if self.line else f"{self.file}: row "
+
+
 class DimbaError(Exception):
-    """A failure with a cause and, after it, what to do next."""
+    """A failure: its cause in one clause, where it lies, and in `hint` one action that resolves it.
+
+    `key` is a key of the spec or a trainer's flag, `column` a column of the data, which may go on to the value in it
+    (`messages[2].content`); with a `column`, the cause is what is said of it.
+    """
 
     exit_status: ClassVar[int] = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = printable(message)
+    def __init__(
+        self,
+        cause: str,
+        hint: str = "",
+        *,
+        key: str = "",
+        column: str = "",
+        file: str | Path = "",
+        line: int | None = None,
+    ) -> None:
+        super().__init__(cause)
+        self.cause = printable(cause)
         self.hint = hint
+        self.key = key
+        self.column = column
+        self.location = Location(str(file), line)
 
     def __str__(self) -> str:
-        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+        return in_words(self)
+
+    @property
+    def file(self) -> str:
+        """The file that the error is in; empty where it is in none."""
+        return self.location.file
+
+    @property
+    def line(self) -> int | None:
+        """The line of the file, counted from 1."""
+        return self.location.line
+
+    @property
+    def row(self) -> int | None:
+        """The row of a file that has no lines, counted from 1."""
+        return self.location.row
+
+    @property
+    def finding(self) -> str:
+        """The cause, with the column that it is about."""
+        return printable(f"`{self.column}` {self.cause}") if self.column else self.cause
+
+    @property
+    def message(self) -> str:
+        """`file:line: key: cause`, without the parts that the error does not have."""
+        return ": ".join(filter(None, (printable(str(self.location)), printable(self.key), self.finding)))
+
+    def at(self, location: Location) -> Self:
+        """This error, placed at `location`."""
+        self.location = location
+        return self
 
     def as_json(self) -> dict[str, Any]:
-        """What `from_json` makes the same refusal of, on the other side of the container wall."""
-        return {"message": self.message, "hint": self.hint, "status": self.exit_status}
+        """The fields that `from_json` reads on the other side of the container wall."""
+        return {
+            "cause": self.cause,
+            "hint": self.hint,
+            "status": self.exit_status,
+            "key": self.key,
+            "column": self.column,
+            "location": self.location._asdict(),
+        }
+
+
+def in_words(error: DimbaError) -> str:
+    """The error as commands, trainers and logs print it: `file:line: key: cause`, a blank line, `hint: …`."""
+    return f"{error.message}\n\nhint: {error.hint}" if error.hint else error.message
 
 
 class RunFailed(DimbaError):
@@ -34,27 +110,26 @@ class RunFailed(DimbaError):
 
     exit_status = 1
 
-    def __init__(self, message: str, hint: str = "", reason: str | None = None) -> None:
-        super().__init__(message, hint)
+    def __init__(self, cause: str, hint: str = "", reason: str | None = None) -> None:
+        super().__init__(cause, hint)
         self.reason = reason
 
 
 class BadInput(DimbaError):
-    """The spec, the command line or what they name is wrong."""
+    """The spec, the command line or a file that they name is wrong."""
 
     exit_status = 2
 
 
-class BadRow(BadInput):
-    """A row of data that cannot be used: `where` is its file and line, `why` what is wrong with it."""
+class UnusableRow(BadInput):
+    """A row of data that cannot be trained on."""
 
-    def __init__(self, where: str, why: str, hint: str = CORRECT) -> None:
-        super().__init__(f"{where}: {why}", hint)
-        self.where, self.why = printable(where), printable(why)
+    def __init__(self, cause: str, hint: str = CORRECT, *, column: str = "") -> None:
+        super().__init__(cause, hint, column=column)
 
 
 class HostCannot(DimbaError):
-    """The machine cannot do it: GPUs, permissions, disk."""
+    """The machine lacks what the job needs: GPUs, permissions, disk."""
 
     exit_status = 3
 
@@ -66,28 +141,36 @@ class EngineFailed(DimbaError):
 
 
 class Interrupted(DimbaError):
-    """Somebody pressed Ctrl-C, or the launcher was told to end."""
+    """The user pressed Ctrl-C, or the launcher received a signal to end."""
 
     exit_status = 130
 
 
-def from_json(value: Mapping[str, Any]) -> DimbaError:
-    """A refusal in the words, and with the exit status, that a process of ours gave it."""
-    kind = HostCannot if value.get("status") == HostCannot.exit_status else BadInput
-    return kind(str(value.get("message")), str(value.get("hint")))
-
-
 class SeveralErrors(DimbaError):
-    """Everything that is wrong at once; the exit status is that of the first."""
+    """All errors found at once; the exit status is that of the first."""
 
     def __init__(self, errors: Sequence[DimbaError]) -> None:
-        super().__init__("\n\n".join(str(error) for error in errors))
+        super().__init__(f"{len(errors)} errors")
         self.errors = tuple(errors)
         self.exit_status = errors[0].exit_status  # type: ignore[misc]  # one instance stands for many kinds
 
+    @property
+    def message(self) -> str:
+        """The words of every error, a blank line between them."""
+        return "\n\n".join(map(in_words, self.errors))
+
+
+def from_json(value: Mapping[str, Any]) -> DimbaError:
+    """The error that a process in the container wrote with `as_json`; an older one wrote a `message` alone."""
+    kind = HostCannot if value.get("status") == HostCannot.exit_status else BadInput
+    cause = value.get("cause") or value.get("message") or ""
+    hint, key, column = (str(value.get(name) or "") for name in ("hint", "key", "column"))
+    error = kind(str(cause), hint, key=key, column=column)
+    return error.at(Location(**value.get("location", {})))
+
 
 def raise_all(errors: Sequence[DimbaError]) -> None:
-    """Raises nothing, the one error, or all of them as one, the spec's own mistakes first."""
+    """Raises the one error, or all of them as one with the spec's own mistakes first; returns where there is none."""
     if len(errors) == 1:
         raise errors[0]
     if errors:

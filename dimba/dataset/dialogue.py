@@ -1,11 +1,11 @@
-"""A list of turns, as any layout writes one: who says what, and whether it carries loss."""
+"""The turns of a chat, in any layout: their roles, their texts, and whether they carry loss."""
 
 import difflib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dimba.common.errors import CORRECT
+from dimba.common.errors import CORRECT, UnusableRow
 from dimba.dataset.files import kind
 
 Row = Mapping[str, Any]
@@ -21,76 +21,69 @@ ROLES = {
     "tool": "tool",
     "observation": "tool",
 }
-# What chat templates read besides `role`, `content` and `tool_calls`.
+# Keys that chat templates read besides `role`, `content` and `tool_calls`.
 _KEPT = ("name", "tool_call_id", "reasoning_content", "thinking")
 
 
-class Unfit(ValueError):
-    """What is wrong with a row; the text begins with the column."""
-
-    def __init__(self, why: str, hint: str = CORRECT) -> None:
-        super().__init__(why)
-        self.hint = hint
-
-
 class Turn(NamedTuple):
-    """One message, where in the row what it says stands, and whether it carries loss."""
+    """One message, the column that holds its text (as `messages[0].content`), and whether it carries loss."""
 
-    place: str
+    column: str
     message: Message
     trained: bool
 
 
-def text_of(value: object, place: str) -> str:
-    """The value as it is, where it is whole text; raises Unfit."""
+def text_of(value: object, column: str) -> str:
+    """The value, if it is valid text; raises UnusableRow."""
     if not isinstance(value, str):
-        raise Unfit(f"`{place}` is {kind(value)}, expected text")
+        raise UnusableRow(f"is {kind(value)}, expected text", column=column)
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise Unfit(f"`{place}` holds half a character ({value[error.start]!a}, a lone surrogate)") from None
+            cause = f"holds half a character ({value[error.start]!a}, a lone surrogate)"
+            raise UnusableRow(cause, column=column) from None
     return value
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing is written there."""
+    """Whether the text is empty or white space alone."""
     return not text or text.isspace()
 
 
 def turns_in(value: object, column: str) -> list[Turn]:
-    """The turns of a list, in any of its layouts; raises Unfit."""
-    found = listed(value, column)
+    """The turns of a list, in any of its layouts; raises UnusableRow."""
+    found = list_in(value, column)
     if not found:
-        raise Unfit(f"`{column}` is empty, expected a list of turns")
+        raise UnusableRow("is empty, expected a list of turns", column=column)
     return [_turn(each, f"{column}[{n}]") for n, each in enumerate(found)]
 
 
-def listed(value: object, column: str) -> list[Any]:
-    """The value as a list, which may be written as JSON; raises Unfit."""
-    found = _unpacked(value, column) if isinstance(value, str) else value
+def list_in(value: object, column: str) -> list[Any]:
+    """The value as a list, which may be written as JSON; raises UnusableRow."""
+    found = _parse_list(value, column) if isinstance(value, str) else value
     if isinstance(found, dict):
-        found = _transposed(found)
+        found = _rows_of(found)
     if not isinstance(found, list):
-        raise Unfit(f"`{column}` is {kind(found)}, expected a list")
+        raise UnusableRow(f"is {kind(found)}, expected a list", column=column)
     return found
 
 
-def _unpacked(text: str, column: str) -> object:
-    """A list as JSON text, which is how tables hold one."""
+def _parse_list(text: str, column: str) -> object:
+    """Parses a list written as JSON, as tables hold one."""
     if is_blank(text):
-        raise Unfit(f"`{column}` is blank, expected a list")
+        raise UnusableRow("is blank, expected a list", column=column)
     try:
         value: object = json.loads(text)
     except (ValueError, RecursionError) as error:
         python = text.lstrip().startswith("[{'")
-        hint = "that is how Python shows a list: write it with `json.dumps`" if python else CORRECT
-        raise Unfit(f"`{column}` is text, expected a list or one written as JSON ({error})", hint) from None
+        hint = "this is the form in which Python prints a list: write it with `json.dumps`" if python else CORRECT
+        raise UnusableRow(f"is text, expected a list or one written as JSON ({error})", hint, column=column) from None
     return value
 
 
-def _transposed(columns: dict[str, Any]) -> Any:
-    """{"role": […], "content": […]}, as older layouts on the Hub hold turns, as a list of turns."""
+def _rows_of(columns: dict[str, Any]) -> Any:
+    """The list of turns of {"role": […], "content": […]}, the layout of older data sets on the Hub."""
     lists = list(columns.values())
     if not lists or not all(isinstance(each, list) and len(each) == len(lists[0]) for each in lists):
         return columns
@@ -99,7 +92,7 @@ def _transposed(columns: dict[str, Any]) -> Any:
 
 def _turn(turn: object, place: str) -> Turn:
     if not isinstance(turn, dict):
-        raise Unfit(f"`{place}` is {kind(turn)}, expected an object with `role` and `content`")
+        raise UnusableRow(f"is {kind(turn)}, expected an object with `role` and `content`", column=place)
     role = _role(turn, place)
     calls = _tool_calls(turn, place) if role == "assistant" else []
     key = "content" if turn.get("content") is not None or "value" not in turn else "value"
@@ -115,14 +108,14 @@ def _turn(turn: object, place: str) -> Turn:
 def _role(turn: Row, place: str) -> str:
     key = "role" if turn.get("role") is not None or "from" not in turn else "from"
     if key not in turn:
-        raise Unfit(f"`{place}` has no `role` (or `from`)")
+        raise UnusableRow("has no `role` (or `from`)", column=place)
     role = turn[key]
     if isinstance(role, str) and role in ROLES:
         return ROLES[role]
-    what = f"`{_short(role)}`" if isinstance(role, str) else kind(role)
+    given = f"`{_short(role)}`" if isinstance(role, str) else kind(role)
     near = difflib.get_close_matches(str(role).strip().lower(), ROLES, n=1)
     meant = f"did you mean `{near[0]}`?" if near else f"known roles: {', '.join(ROLES)}"
-    raise Unfit(f"`{place}.{key}` is {what}, no known role; {meant}")
+    raise UnusableRow(f"is {given}, no known role; {meant}", column=f"{place}.{key}")
 
 
 def _short(text: str) -> str:
@@ -131,7 +124,7 @@ def _short(text: str) -> str:
 
 def _content(turn: Row, key: str, place: str, *, optional: bool) -> str:
     if key not in turn and not optional:
-        raise Unfit(f"`{place}` has no `content` (or `value`)")
+        raise UnusableRow("has no `content` (or `value`)", column=place)
     content = turn.get(key)
     if content is None and optional:
         return ""
@@ -143,8 +136,8 @@ def _content(turn: Row, key: str, place: str, *, optional: bool) -> str:
 def _part(part: object, place: str) -> str:
     if isinstance(part, dict) and part.get("type") == "text":
         return text_of(part.get("text"), f"{place}.text")
-    what = f"of type `{_short(str(part.get('type')))}`" if isinstance(part, dict) else kind(part)
-    raise Unfit(f"`{place}` is {what}, expected a part of type `text`")
+    given = f"of type `{_short(str(part.get('type')))}`" if isinstance(part, dict) else kind(part)
+    raise UnusableRow(f"is {given}, expected a part of type `text`", column=place)
 
 
 def _tool_calls(turn: Row, place: str) -> list[Any]:
@@ -152,18 +145,18 @@ def _tool_calls(turn: Row, place: str) -> list[Any]:
     if calls is None:
         return []
     if not isinstance(calls, list):
-        raise Unfit(f"`{place}.tool_calls` is {kind(calls)}, expected a list")
+        raise UnusableRow(f"is {kind(calls)}, expected a list", column=f"{place}.tool_calls")
     for n, call in enumerate(calls):
         if not isinstance(call, dict):
-            raise Unfit(f"`{place}.tool_calls[{n}]` is {kind(call)}, expected an object")
-    return [_with_object(call) for call in calls]
+            raise UnusableRow(f"is {kind(call)}, expected an object", column=f"{place}.tool_calls[{n}]")
+    return [_with_parsed_arguments(call) for call in calls]
 
 
-def _with_object(call: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that are JSON text, as some interfaces give them, as the object that chat templates expect."""
+def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    """The call with arguments that are JSON text, as some interfaces give them, parsed as chat templates expect."""
     function = call.get("function")
     if isinstance(function, dict):
-        return {**call, "function": _with_object(function)}
+        return {**call, "function": _with_parsed_arguments(function)}
     try:
         arguments = json.loads(call["arguments"])
     except (KeyError, TypeError, ValueError):
@@ -178,7 +171,7 @@ def _carries_loss(turn: Row, place: str) -> bool:
             continue
         if isinstance(weight, bool) or weight not in (0, 1):
             shown = f"`{weight}`" if isinstance(weight, int | float) else kind(weight)
-            raise Unfit(f"`{place}.{key}` is {shown}: only 0 (no loss) and 1 are understood")
+            raise UnusableRow(f"is {shown}: only 0 (no loss) and 1 are understood", column=f"{place}.{key}")
         if not weight:
             return False
     return True

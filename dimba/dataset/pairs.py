@@ -1,117 +1,122 @@
-"""Rows that compare two answers: what both are an answer to, and whether they compare anything."""
+"""Preference pairs: two answers to one question, and the reasons for which a pair is skipped."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from dimba.dataset.dialogue import Message, Row, Turn, Unfit, is_blank, text_of
-from dimba.dataset.samples import said, side, with_system
+from dimba.common.errors import Location, UnusableRow
+from dimba.dataset.dialogue import Message, Row, Turn, is_blank, text_of
+from dimba.dataset.samples import side_turns, text_turn, with_system
 
-# Why a row that is fine compares nothing.
-BEST = "the best of several answers, which the others are compared with"
+# The reasons for which a pair is skipped.
+BEST = "the best of several answers, to which the others are compared"
 TIE = "both answers have the same score"
 EMPTY = "an answer, or the question, is empty"
 EQUAL = "both answers are the same"
 APART = "the two transcripts do not share a question"
 _DEGENERATE = (EMPTY, EQUAL, APART)
-_MOST = 1 / 20  # of the pairs that may compare nothing; ties are honest
+_MOST = 1 / 20  # of the pairs may be degenerate; a tie is no fault of the data
 
 _SPEAKER = re.compile(r"(?:\A|\r?\n\r?\n)(Human|Assistant):[ \t]*")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-class Nothing(Exception):
-    """A row compares nothing; the text is one of the reasons."""
+class SkippedPair(Exception):
+    """A valid row whose two answers cannot be compared, for one of the reasons above."""
 
+    def __init__(self, reason: str, where: Location | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.where = where or Location()
 
-class LeftOut(NamedTuple):
-    """A row that is fine, and compares nothing."""
-
-    where: str
-    why: str
+    def at(self, where: Location) -> Self:
+        """This pair, placed at `where`."""
+        self.where = where
+        return self
 
 
 class Pair(NamedTuple):
-    """What is asked, and the two ways to go on, the better one first."""
+    """A question and its two answers, the better one first."""
 
-    asked: tuple[Message, ...]
+    question: tuple[Message, ...]
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
 
 
 @dataclass
 class Tally:
-    """How many pairs compare nothing, why, and where the first of each kind stands."""
+    """The number of skipped pairs and the first location, by reason."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
+    first: dict[str, Location] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
-        """Pairs that are left out."""
+        """The number of skipped pairs."""
         return self.counts.total()
 
-    def add(self, row: LeftOut) -> None:
-        """Counts a row, unless other rows are compared with it."""
-        if row.why != BEST:
-            self.counts[row.why] += 1
-            self.first.setdefault(row.why, row.where)
+    def add(self, pair: SkippedPair) -> None:
+        """Counts a pair, unless it is the best answer, to which others are compared."""
+        if pair.reason != BEST:
+            self.counts[pair.reason] += 1
+            self.first.setdefault(pair.reason, pair.where)
 
-    def problem(self, comparing: int) -> tuple[str, str] | None:
-        """(what, hint) where too many compare nothing for those `comparing` to be trusted; ties are no fault."""
-        pairs, faults = comparing + self.total, sum(self.counts[why] for why in _DEGENERATE)
+    def problem(self, usable: int) -> tuple[str, str] | None:
+        """(cause, hint) if too many pairs are degenerate to trust the `usable` ones; ties do not count."""
+        pairs, faults = usable + self.total, sum(self.counts[reason] for reason in _DEGENERATE)
         if faults <= _MOST * pairs:
             return None
-        told = "; ".join(
-            f"{self.counts[why]:,} times {why} (first: {self.first[why]})" for why in _DEGENERATE if self.counts[why]
+        reasons = "; ".join(
+            f"{self.counts[reason]:,} times {reason} (first: {self.first[reason]})"
+            for reason in _DEGENERATE
+            if self.counts[reason]
         )
-        what = f"{faults:,} of {pairs:,} pairs compare nothing, more than one in twenty: {told}"
         return (
-            what,
-            "name the right columns with `dataset.columns`, or look at how the pairs were made and remove these",
+            f"{faults:,} of {pairs:,} pairs compare nothing, more than one in twenty: {reasons}",
+            "name the right columns with `dataset.columns`, or remove these pairs",
         )
 
 
-def transcript(text: str, place: str) -> list[Turn] | None:
-    """The turns of a text that has `Human:` and `Assistant:` at the start of its paragraphs; None for another."""
+def transcript(text: str, column: str) -> list[Turn] | None:
+    """The turns of a text with `Human:` and `Assistant:` at the start of its paragraphs; None for other texts."""
     parts = _SPEAKER.split(text.strip("\r\n"))
     if len(parts) < 3 or parts[0].strip():
         return None
     roles, contents = parts[1::2], parts[2::2]
-    return [said(place, _ROLES[role], content.strip()) for role, content in zip(roles, contents, strict=True)]
+    return [text_turn(column, _ROLES[role], content.strip()) for role, content in zip(roles, contents, strict=True)]
 
 
-def pair_of(row: Row, asked: Sequence[Turn] | None) -> Pair:
-    """The pair of a row with `chosen` and `rejected`; `asked` is what stands beside them, if anything.
+def read_pair(row: Row, question: Sequence[Turn] | None) -> Pair:
+    """The pair of a row with `chosen` and `rejected`; `question` is the one in a column beside them.
 
     Raises:
-        Unfit: one of them is no answer; Nothing: they compare nothing.
+        UnusableRow: one of them is not an answer; SkippedPair: they cannot be compared.
     """
-    chosen, rejected = (_turns(row, column, alone=asked is None) for column in ("chosen", "rejected"))
+    chosen, rejected = (_turns(row, column, alone=question is None) for column in ("chosen", "rejected"))
     if not chosen or not rejected:
-        raise Nothing(EMPTY)
-    if asked is None or (_is_whole(chosen) and _is_whole(rejected)):
-        return _parted(_opened(row, asked, chosen), _opened(row, asked, rejected))
+        raise SkippedPair(EMPTY)
+    if question is None or (_is_complete(chosen) and _is_complete(rejected)):
+        return _split_chats(_with_opening(row, question, chosen), _with_opening(row, question, rejected))
     for column, turns in (("chosen", chosen), ("rejected", rejected)):
         if turns and turns[0].message["role"] != "assistant":
             role = turns[0].message["role"]
-            raise Unfit(f"`{column}` begins with what the {role} says, expected the assistant's answer")
-    return checked(_messages(asked), _messages(chosen), _messages(rejected))
+            raise UnusableRow(f"begins with a turn of the {role}, expected the assistant's answer", column=column)
+    return make_pair(_messages(question), _messages(chosen), _messages(rejected))
 
 
 def _messages(turns: Iterable[Turn]) -> tuple[Message, ...]:
     return tuple(turn.message for turn in turns)
 
 
-def checked(asked: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Pair:
-    """A pair that compares something; raises Nothing."""
-    if is_blank(asked[-1]["content"]) or any(not turns or _is_empty(turns) for turns in (chosen, rejected)):
-        raise Nothing(EMPTY)
-    if _spoken(chosen) == _spoken(rejected):
-        raise Nothing(EQUAL)
-    return Pair(asked, chosen, rejected)
+def make_pair(question: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Pair:
+    """The pair of two different answers to a question; raises SkippedPair."""
+    if is_blank(question[-1]["content"]) or any(not turns or _is_empty(turns) for turns in (chosen, rejected)):
+        raise SkippedPair(EMPTY)
+    if _contents(chosen) == _contents(rejected):
+        raise SkippedPair(EQUAL)
+    return Pair(question, chosen, rejected)
 
 
 def _turns(row: Row, column: str, *, alone: bool) -> list[Turn]:
@@ -119,49 +124,49 @@ def _turns(row: Row, column: str, *, alone: bool) -> list[Turn]:
     if value in (None, [], {}) or (isinstance(value, str) and is_blank(value)):
         return []
     if isinstance(value, str):
-        return _of_text(row, text_of(value, column), column, alone=alone)
-    return side(row, column, "assistant")
+        return _text_turns(row, text_of(value, column), column, alone=alone)
+    return side_turns(row, column, "assistant")
 
 
-def _of_text(row: Row, text: str, column: str, *, alone: bool) -> list[Turn]:
+def _text_turns(row: Row, text: str, column: str, *, alone: bool) -> list[Turn]:
     turns = transcript(text, column)
-    # Beside a question, a text is the answer, whatever it quotes.
+    # Beside a question, a text is the answer, even if it quotes a chat.
     if turns and (alone or turns[0].message["role"] == "user"):
         return turns
-    turns = side(row, column, "assistant")  # tables hold lists as JSON text
-    if alone and turns[0].place == column:
-        why = f"`{column}` is a text, and nothing beside it says what was asked"
-        raise Unfit(why, "name the column that asks: `dataset.columns: {prompt: …}`")
+    turns = side_turns(row, column, "assistant")  # tables hold lists as JSON text
+    if alone and turns[0].column == column:
+        hint = "name the column of the question: `dataset.columns: {prompt: …}`"
+        raise UnusableRow("is a text, and no column beside it holds the question", hint, column=column)
     return turns
 
 
-def _is_whole(turns: Sequence[Turn]) -> bool:
+def _is_complete(turns: Sequence[Turn]) -> bool:
     return bool(turns) and turns[0].message["role"] in ("system", "user")
 
 
-def _opened(row: Row, asked: Sequence[Turn] | None, turns: list[Turn]) -> tuple[Message, ...]:
-    """A whole chat, behind the system turn that stands beside it."""
-    if asked is None and turns:
+def _with_opening(row: Row, question: Sequence[Turn] | None, turns: list[Turn]) -> tuple[Message, ...]:
+    """A complete chat, behind the system turn of the column beside it."""
+    if question is None and turns:
         turns = with_system(row, turns)
-    elif asked and asked[0].message["role"] == "system" and turns[0].message["role"] != "system":
-        turns = [asked[0], *turns]
+    elif question and question[0].message["role"] == "system" and turns[0].message["role"] != "system":
+        turns = [question[0], *turns]
     return _messages(turns)
 
 
-def _parted(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Pair:
-    """What both transcripts begin with is what is asked."""
+def _split_chats(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Pair:
+    """The pair of two complete chats; the turns that both begin with are the question."""
     shared = next((n for n, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other), None)
     shared = min(len(chosen), len(rejected)) if shared is None else shared
     if len(chosen) == len(rejected) == shared and shared:
-        raise Nothing(EQUAL)
-    asked = chosen[:shared]
+        raise SkippedPair(EQUAL)
+    question = chosen[:shared]
     rests = chosen[shared:], rejected[shared:]
-    if asked and asked[-1]["role"] == "assistant" and any(not rest for rest in rests):
-        raise Nothing(EMPTY)
+    if question and question[-1]["role"] == "assistant" and any(not rest for rest in rests):
+        raise SkippedPair(EMPTY)
     answered = all(not rest or rest[0]["role"] == "assistant" for rest in rests)
-    if not asked or asked[-1]["role"] not in ("user", "tool") or not answered:
-        raise Nothing(APART)
-    return checked(asked, *rests)
+    if not question or question[-1]["role"] not in ("user", "tool") or not answered:
+        raise SkippedPair(APART)
+    return make_pair(question, *rests)
 
 
 def _is_empty(turns: Sequence[Message]) -> bool:
@@ -170,5 +175,5 @@ def _is_empty(turns: Sequence[Message]) -> bool:
     return turns[-1]["role"] == "user" or any(is_blank(turn["content"]) for turn in answers)
 
 
-def _spoken(turns: Sequence[Message]) -> list[tuple[str, str, object]]:
+def _contents(turns: Sequence[Message]) -> list[tuple[str, str, object]]:
     return [(turn["role"], turn["content"].strip(), turn.get("tool_calls")) for turn in turns]

@@ -1,4 +1,7 @@
-"""What GRPO starts from: rows that ask, and what an answer is held against. Both sides need it, as with formats."""
+"""Prompt examples for GRPO: a row's prompt, and the answer or the pair that completions are compared with.
+
+The launcher checks the data with it before a job starts; the trainer trains on the examples.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -6,200 +9,209 @@ from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
-from dimba.common.errors import BadInput, BadRow
-from dimba.dataset.dialogue import Row, Turn, Unfit, is_blank, text_of
+from dimba.common.errors import BadInput, Location, UnusableRow
+from dimba.dataset.dialogue import Row, Turn, is_blank, text_of
 from dimba.dataset.files import Read, read_rows
-from dimba.dataset.formats import in_their_words, renamed
-from dimba.dataset.pairs import LeftOut, Nothing, Tally, pair_of, transcript
+from dimba.dataset.formats import check_present, with_our_names, with_their_name
+from dimba.dataset.pairs import SkippedPair, Tally, read_pair, transcript
 from dimba.dataset.prompt_formats import (
     LISTS,
     SCORED_RESPONSES,
     TWO_RESPONSES,
     WEAK,
-    Task,
-    TaskForm,
-    check_there,
-    open_answers,
-    recognise_task,
-    with_answers,
+    PromptExample,
+    PromptFormat,
+    null_answers,
+    recognise_prompt,
+    with_later_answers,
 )
-from dimba.dataset.samples import Sample, instructed, side, tools_of, turns, with_system
-from dimba.dataset.scored import Found, asked_alone, compared_responses, two_responses
-from dimba.dataset.summary import DataSummary, none_usable
+from dimba.dataset.samples import Sample, instruction_turns, side_turns, tools_of, turns, with_system
+from dimba.dataset.scored import Found, compare_responses, prompt_alone, two_responses
+from dimba.dataset.summary import PATIENCE, SHOWN, DataSummary, no_usable_rows, shared_hint
 
 __all__ = [
-    "LeftOut",
+    "PromptExample",
+    "PromptFormat",
+    "SkippedPair",
     "Tally",
-    "Task",
-    "TaskForm",
     "first_prompt",
-    "recognise_task",
-    "survey_tasks",
-    "tasks_of",
+    "prompts_of",
+    "recognise_prompt",
+    "survey_prompts",
 ]
 
-_PATIENCE = 1000  # rows without a readable one, after which a file is given up
-_SHOWN = 5  # bad rows that are told one by one
 
-
-def tasks_of(rows: Read, columns: Mapping[str, str]) -> tuple[TaskForm, Found]:
-    """The form of the first readable row, and every row as it reads it.
+def prompts_of(rows: Read, columns: Mapping[str, str]) -> tuple[PromptFormat, Found]:
+    """The format of the first readable row, and every row as a prompt example of it.
 
     Raises:
-        BadInput: nothing asks, or no row is readable; while reading, that rows scored one by one make no pair.
+        BadInput: no column asks, or no row is readable; while reading, that no two scored responses can be compared.
     """
-    bad: list[tuple[str, BadRow]] = []
+    bad: list[tuple[Location, UnusableRow]] = []
     for where, row in rows:
-        if not isinstance(row, BadRow):
-            later = list(islice(rows, _PATIENCE)) if open_answers(row, columns) else []
-            form = recognise_task(with_answers(row, later, columns), columns, where)
-            every: Iterable[tuple[str, Row | BadRow]] = chain(bad, [(where, row)], later, rows)
+        if not isinstance(row, UnusableRow):
+            later = list(islice(rows, PATIENCE)) if null_answers(row, columns) else []
+            form = recognise_prompt(with_later_answers(row, later, columns), columns, where)
+            every: Iterable[tuple[Location, Row | UnusableRow]] = chain(bad, [(where, row)], later, rows)
             scored = form.name == SCORED_RESPONSES
-            return form, compared_responses(every, columns) if scored else _tasks(every, form, columns)
+            return form, compare_responses(every, columns) if scored else _examples(every, form, columns)
         bad.append((where, row))
-        if len(bad) == _PATIENCE:
+        if len(bad) == PATIENCE:
             break
-    raise none_usable(len(bad), bad[0][1]) if bad else BadInput("no rows", "choose another split, or data with rows")
+    raise no_usable_rows(len(bad), bad[0][1] if bad else None)
 
 
-def _tasks(rows: Iterable[tuple[str, Row | BadRow]], form: TaskForm, columns: Mapping[str, str]) -> Found:
-    read = {TWO_RESPONSES: two_responses, SCORED_RESPONSES: asked_alone}.get(form.name, _usual)
+def _examples(
+    rows: Iterable[tuple[Location, Row | UnusableRow]], form: PromptFormat, columns: Mapping[str, str]
+) -> Found:
+    read = {TWO_RESPONSES: two_responses, SCORED_RESPONSES: prompt_alone}.get(form.name, _usual)
     for where, row in rows:
-        yield where, row if isinstance(row, BadRow) else _tried(read, where, row, form, columns)
+        yield where, row if isinstance(row, UnusableRow) else _example(read, where, row, form, columns)
 
 
-def _tried(
-    read: Callable[[Row, TaskForm], Task], where: str, row: Row, form: TaskForm, columns: Mapping[str, str]
-) -> Task | BadRow | LeftOut:
+def _example(
+    read: Callable[[Row, PromptFormat], PromptExample],
+    where: Location,
+    row: Row,
+    form: PromptFormat,
+    columns: Mapping[str, str],
+) -> PromptExample | UnusableRow | SkippedPair:
     try:
-        check_there(row, form.needed, columns)
-        return replace(read(renamed(row, columns), form), row=row)
-    except Nothing as nothing:
-        return LeftOut(where, str(nothing))
-    except Unfit as error:
-        return BadRow(where, in_their_words(str(error), columns), error.hint)
+        check_present(row, form.needed, columns)
+        return replace(read(with_our_names(row, columns), form), row=row)
+    except SkippedPair as pair:
+        return pair.at(where)
+    except UnusableRow as error:
+        return with_their_name(error, columns).at(where)
 
 
-def _usual(row: Row, form: TaskForm) -> Task:
-    asked, said = _asked(row, form.ask) if form.ask else (None, None)
-    reference = _answer(row, form.answer) if form.answer else said
+def _usual(row: Row, form: PromptFormat) -> PromptExample:
+    question, reply = _question(row, form.ask) if form.ask else (None, None)
+    reference = _answer(row, form.answer) if form.answer else reply
     plain = isinstance(row.get(form.ask or "chosen"), str)
     if form.pairs:
-        pair = pair_of(row, asked)
-        task = Task(messages=pair.asked, chosen=pair.chosen, rejected=pair.rejected, row=row, plain=plain)
-        return replace(_checked(task), reference=reference if form.answer else None, tools=tools_of(row))
-    assert asked is not None, "without pairs something asks"
-    messages = tuple(turn.message for turn in asked)
-    return _checked(Task(messages=messages, tools=tools_of(row), reference=reference, row=row, plain=plain))
+        pair = read_pair(row, question)
+        example = PromptExample(
+            messages=pair.question, chosen=pair.chosen, rejected=pair.rejected, row=row, plain=plain
+        )
+        _check_question(example)
+        return replace(example, reference=reference if form.answer else None, tools=tools_of(row))
+    assert question is not None, "a format without pairs has a column that asks"
+    messages = tuple(turn.message for turn in question)
+    example = PromptExample(messages=messages, tools=tools_of(row), reference=reference, row=row, plain=plain)
+    _check_question(example)
+    return example
 
 
-def _checked(task: Task) -> Task:
-    """The task, where it begins and ends with somebody who asks; raises Unfit."""
-    spoken = [message for message in task.messages if message["role"] != "system"]
-    if not spoken or spoken[-1]["role"] not in ("user", "tool"):
-        raise Unfit("the chat does not end with somebody who asks, so there is nothing to answer")
-    if spoken[0]["role"] == "assistant":
-        raise Unfit("the assistant speaks first, and nobody asked")
-    if is_blank(spoken[-1]["content"]):
-        raise Unfit("what is asked is blank")
-    return task
+def _check_question(example: PromptExample) -> None:
+    """Raises UnusableRow unless the chat begins and ends with a question."""
+    turns = [message for message in example.messages if message["role"] != "system"]
+    if not turns or turns[-1]["role"] not in ("user", "tool"):
+        raise UnusableRow("the chat does not end with a question, so there is nothing to answer")
+    if turns[0]["role"] == "assistant":
+        raise UnusableRow(_UNASKED)
+    if is_blank(turns[-1]["content"]):
+        raise UnusableRow("the question is blank")
 
 
-def _asked(row: Row, ask: str) -> tuple[list[Turn], str | None]:
-    """What is asked, and the answer where the chat goes on to it."""
+_UNASKED = "the chat begins with the assistant, and no question precedes it"
+
+
+def _question(row: Row, ask: str) -> tuple[list[Turn], str | None]:
+    """The turns up to the last question, and the answer that follows it, if any."""
     chat = _chat(row, ask)
-    asked = list(chat)
-    while asked and asked[-1].message["role"] == "assistant":
-        asked.pop()
-    if not asked:
-        raise Unfit("the assistant speaks first, and nobody asked")
-    said = chat[-1].message["content"] if len(asked) < len(chat) else ""
-    return asked, None if is_blank(said) else said
+    question = list(chat)
+    while question and question[-1].message["role"] == "assistant":
+        question.pop()
+    if not question:
+        raise UnusableRow(_UNASKED)
+    reply = chat[-1].message["content"] if len(question) < len(chat) else ""
+    return question, None if is_blank(reply) else reply
 
 
 def _chat(row: Row, ask: str) -> list[Turn]:
     if ask in LISTS:
         return turns(ask)(row)
     if ask == "instruction":
-        return instructed(row)
+        return instruction_turns(row)
     value = row[ask]
     if isinstance(value, str) and (parsed := transcript(text_of(value, ask), ask)):
         return with_system(row, parsed)
-    return with_system(row, side(row, ask, "user"))
+    return with_system(row, side_turns(row, ask, "user"))
 
 
 def _answer(row: Row, name: str) -> str:
     value = row.get(name)
     if isinstance(value, bool | int | float):
         if isinstance(value, float) and not math.isfinite(value):
-            raise Unfit(f"`{name}` is no finite number")
+            raise UnusableRow("is not a finite number", column=name)
         return str(value).lower() if isinstance(value, bool) else repr(value)
     text = _completion(row, name) if name in WEAK else text_of(value, name)
     if is_blank(text):
-        raise Unfit(f"`{name}` is blank, so no answer is right")
+        raise UnusableRow("is blank, so no answer is right", column=name)
     return text
 
 
 def _completion(row: Row, name: str) -> str:
-    """The last word of an answer, which may be turns."""
-    last = side(row, name, "assistant")[-1].message
+    """The text of an answer; the last turn, if it is a list of turns."""
+    last = side_turns(row, name, "assistant")[-1].message
     if last["role"] != "assistant":
-        raise Unfit(f"`{name}` ends with what the {last['role']} says, expected the assistant's answer")
+        raise UnusableRow(f"ends with a turn of the {last['role']}, expected the assistant's answer", column=name)
     return str(last["content"])
 
 
-# A look through a whole file.
-
-
-def survey_tasks(
+def survey_prompts(
     path: Path, columns: Mapping[str, str], *, progress: Callable[[int], None] = lambda _rows: None
 ) -> DataSummary:
-    """Reads every row of `path` as GRPO's trainer will, and says what they are; a bad one is counted.
+    """Reads every row of `path` as GRPO's trainer will; returns their summary, which counts the unusable ones.
 
     Raises:
-        BadInput: the file is not readable, nothing asks, no row can be used, or too many pairs compare nothing.
+        BadInput: the file is not readable, no column asks, no row is usable, or too many pairs compare nothing.
     """
-    form, found = tasks_of(read_rows(path), columns)
-    tasks: list[Task] = []
-    bad: list[BadRow] = []
-    left_out = Tally()
+    form, found = prompts_of(read_rows(path), columns)
+    first: PromptExample | None = None
+    bad: list[UnusableRow] = []
+    skipped = Tally()
     count = rows = unusable = 0
     for _where, each in found:
         rows += 1
         progress(rows)
-        if isinstance(each, Task):
+        if isinstance(each, PromptExample):
             count += 1
-            tasks = tasks or [each]
-        elif isinstance(each, LeftOut):
-            left_out.add(each)
+            first = first or each
+        elif isinstance(each, SkippedPair):
+            skipped.add(each)
         else:
             unusable += 1
-            bad = [*bad, each] if len(bad) < _SHOWN else bad
-    if problem := left_out.problem(count):
-        raise BadInput(f"{path}: {problem[0]}", problem[1])
-    if not tasks:
-        raise none_usable(rows, bad[0]) if bad else BadInput(f"{path}: every pair compares nothing", "give other pairs")
-    hints = {each.hint for each in bad}
+            bad = [*bad, each] if len(bad) < SHOWN else bad
+    if problem := skipped.problem(count):
+        raise BadInput(*problem, file=path)
+    if not first and not bad:
+        raise BadInput("every pair compares nothing", "give other pairs", file=path)
+    if not first:
+        raise no_usable_rows(rows, bad[0])
     return DataSummary(
         format=form.name,
         rows=rows,
-        columns=tuple(tasks[0].row),
-        first=_asked_sample(tasks[0]),
+        columns=tuple(first.row),
+        first=_prompt_sample(first),
         unusable=unusable,
-        left_out=left_out.total,
-        bad=tuple((each.where, each.why) for each in bad),
-        hint=hints.pop() if len(hints) == 1 else "",
+        skipped=skipped.total,
+        bad=tuple((str(each.location), each.finding) for each in bad),
+        hint=shared_hint(bad),
         compares=form.pairs and not form.checkable,
     )
 
 
-def first_prompt(row: Row, columns: Mapping[str, str], where: str) -> Sample:
+def first_prompt(row: Row, columns: Mapping[str, str], where: Location) -> Sample:
     """The prompt of a row, without an answer; raises BadInput for an unusable row."""
-    found = next(iter(_tasks([(where, row)], recognise_task(row, columns, where), columns)))[1]
-    if not isinstance(found, Task):
-        raise BadRow(where, found.why)
-    return _asked_sample(found)
+    found = next(iter(_examples([(where, row)], recognise_prompt(row, columns, where), columns)))[1]
+    if isinstance(found, SkippedPair):
+        raise UnusableRow(found.reason).at(where)
+    if isinstance(found, UnusableRow):
+        raise found
+    return _prompt_sample(found)
 
 
-def _asked_sample(task: Task) -> Sample:
-    return Sample(messages=task.messages, trained=(False,) * len(task.messages))
+def _prompt_sample(example: PromptExample) -> Sample:
+    return Sample(messages=example.messages, trained=(False,) * len(example.messages))

@@ -1,11 +1,12 @@
-"""From a row's columns to a sample: which of them ask and answer, and what a chat has to be."""
+"""Samples: the columns of a row that ask and answer as the turns of a chat, and the checks that a chat must pass."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dimba.dataset.dialogue import Row, Turn, Unfit, is_blank, listed, text_of, turns_in
+from dimba.common.errors import UnusableRow
+from dimba.dataset.dialogue import Row, Turn, is_blank, list_in, text_of, turns_in
 from dimba.dataset.files import kind
 
 
@@ -14,7 +15,7 @@ class Sample:
     """One row, ready for a tokenizer: a chat, or plain text (`messages` is then empty).
 
     A message has `role`, `content` (text) and, where an assistant calls tools, `tool_calls`, as chat templates take
-    them. `trained` says of each message whether what it says carries loss; only an assistant's can.
+    them. `trained` holds for each message whether it carries loss; only an assistant's can.
     """
 
     messages: tuple[dict[str, Any], ...] = ()
@@ -26,8 +27,12 @@ class Sample:
 Convert = Callable[[Row], list[Turn]]
 
 
+class NoAnswer(UnusableRow):
+    """A row without an assistant turn."""
+
+
 def turns(column: str) -> Convert:
-    """Rows whose `column` is a list of turns; a `system` column beside it comes first."""
+    """Converts rows whose `column` is a list of turns; a `system` column beside it comes first."""
 
     def convert(row: Row) -> list[Turn]:
         return with_system(row, turns_in(row[column], column))
@@ -40,10 +45,10 @@ def tools_of(row: Row) -> tuple[Any, ...] | None:
     tools = row.get("tools")
     if not tools or (isinstance(tools, str) and is_blank(tools)):
         return None
-    found = listed(tools, "tools")
+    found = list_in(tools, "tools")
     for n, tool in enumerate(found):
         if not isinstance(tool, dict):
-            raise Unfit(f"`tools[{n}]` is {kind(tool)}, expected an object")
+            raise UnusableRow(f"is {kind(tool)}, expected an object", column=f"tools[{n}]")
     return tuple(found) or None
 
 
@@ -51,53 +56,54 @@ def tools_of(row: Row) -> tuple[Any, ...] | None:
 
 
 def pair(ask: str, answer: str) -> Convert:
-    """Rows that ask in one column and answer in another; either may be text or a list of turns."""
+    """Converts rows that ask in one column and answer in another; either may be text or a list of turns."""
 
     def convert(row: Row) -> list[Turn]:
-        asked, said = side(row, ask, "user"), side(row, answer, "assistant")
-        if said[0].message["role"] in ("user", "system"):
-            why = f"`{answer}` begins with what the {said[0].message['role']} says, expected the assistant's answer"
-            raise Unfit(why, f"if it is the whole chat: `dataset.columns: {{messages: {answer}}}`")
-        return [*with_system(row, [turn._replace(trained=False) for turn in asked]), *said]
+        question, reply = side_turns(row, ask, "user"), side_turns(row, answer, "assistant")
+        if (role := reply[0].message["role"]) in ("user", "system"):
+            hint = f"if it is the complete chat: `dataset.columns: {{messages: {answer}}}`"
+            raise UnusableRow(f"begins with a turn of the {role}, expected the assistant's answer", hint, column=answer)
+        return [*with_system(row, [turn._replace(trained=False) for turn in question]), *reply]
 
     return convert
 
 
 def instruction(row: Row) -> list[Turn]:
-    """`instruction` and `input` ask, `output` answers; the pairs of `history` come first."""
-    return [*instructed(row), *side(row, "output", "assistant")]
+    """Converts rows where `instruction` and `input` ask, `output` answers, and the pairs of `history` come first."""
+    return [*instruction_turns(row), *side_turns(row, "output", "assistant")]
 
 
-def instructed(row: Row) -> list[Turn]:
-    """What `instruction` and `input` ask, behind the pairs of `history`; raises Unfit."""
+def instruction_turns(row: Row) -> list[Turn]:
+    """The question in `instruction` and `input`, behind the pairs of `history`; raises UnusableRow."""
     parts = [text_of(row["instruction"], "instruction")]
     if row.get("input"):
         parts.append(text_of(row["input"], "input"))
-    asked = "\n\n".join(part for part in parts if not is_blank(part))
-    return with_system(row, [*_history(row), said("instruction", "user", asked)])
+    question = "\n\n".join(part for part in parts if not is_blank(part))
+    return with_system(row, [*_history(row), text_turn("instruction", "user", question)])
 
 
 def _history(row: Row) -> list[Turn]:
-    rounds = listed(row["history"], "history") if row.get("history") else []
+    rounds = list_in(row["history"], "history") if row.get("history") else []
     found = []
     for n, each in enumerate(rounds):
         if not isinstance(each, list) or len(each) != 2:
-            raise Unfit(f"`history[{n}]` is {kind(each)}, expected a list of a question and its answer")
+            cause = f"is {kind(each)}, expected a list of a question and its answer"
+            raise UnusableRow(cause, column=f"history[{n}]")
         for at, role in enumerate(("user", "assistant")):
-            place = f"history[{n}][{at}]"
-            found.append(said(place, role, text_of(each[at], place)))
+            column = f"history[{n}][{at}]"
+            found.append(text_turn(column, role, text_of(each[at], column)))
     return found
 
 
-def side(row: Row, column: str, role: str) -> list[Turn]:
-    """One side of a pair: a text that `role` says, one message, or a list of turns; raises Unfit."""
+def side_turns(row: Row, column: str, role: str) -> list[Turn]:
+    """The turns of one side of a pair: a text of `role`, one message, or a list of turns; raises UnusableRow."""
     value = row[column]
     if isinstance(value, str) and not _is_turns_as_text(value):
-        return [said(column, role, text_of(value, column))]
+        return [text_turn(column, role, text_of(value, column))]
     if isinstance(value, dict) and not isinstance(value.get("role", value.get("from")), list):
         value = [value]
     if not isinstance(value, str | list | dict):
-        raise Unfit(f"`{column}` is {kind(value)}, expected text")
+        raise UnusableRow(f"is {kind(value)}, expected text", column=column)
     return turns_in(value, column)
 
 
@@ -111,38 +117,38 @@ def _is_turns_as_text(text: str) -> bool:
     return all(isinstance(each, dict) and ("role" in each or "from" in each) for each in value)
 
 
-def said(place: str, role: str, content: str) -> Turn:
-    """A turn of a row that has its text in a column."""
-    return Turn(place, {"role": role, "content": content}, role == "assistant")
+def text_turn(column: str, role: str, content: str) -> Turn:
+    """A turn of `role` whose text a column holds; an assistant's carries loss."""
+    return Turn(column, {"role": role, "content": content}, role == "assistant")
 
 
 def with_system(row: Row, chat: list[Turn]) -> list[Turn]:
-    """The chat behind what the row's `system` column says; raises Unfit where the chat says other."""
+    """The chat behind the row's `system` column; raises UnusableRow where the chat has another system turn."""
     value = row.get("system")
     if not value:
         return chat
-    system = said("system", "system", text_of(value, "system"))
+    system = text_turn("system", "system", text_of(value, "system"))
     if is_blank(value) or (chat[0].message["role"] == "system" and chat[0].message["content"] == value):
         return chat
     if chat[0].message["role"] == "system":
-        raise Unfit(f"`system` says other than the system turn `{chat[0].place}`")
+        raise UnusableRow(f"differs from the system turn `{chat[0].column}`", column="system")
     return [system, *chat]
 
 
-# What a chat has to be, to be learnt from.
+# The checks that a chat must pass to be trained on.
 
 
 def check_chat(chat: list[Turn]) -> None:
-    """Raises Unfit where nothing can be learnt from a chat, or where somebody says nothing."""
-    for place, message, _ in chat:
+    """Raises UnusableRow where no turn of a chat can be trained on, or where a turn is blank."""
+    for column, message, _ in chat:
         if message["role"] in ("user", "assistant") and is_blank(message["content"]) and "tool_calls" not in message:
-            what = "there is nothing to train on" if message["role"] == "assistant" else "nothing is asked"
-            raise Unfit(f"`{place}` is blank, so {what}")
+            lacks = "nothing to train on" if message["role"] == "assistant" else "no question"
+            raise UnusableRow(f"is blank, so there is {lacks}", column=column)
     roles = [turn.message["role"] for turn in chat]
     if "assistant" not in roles:
-        raise Unfit("no assistant turn with text, so there is nothing to train on")
+        raise NoAnswer("no assistant turn with text, so there is nothing to train on")
     opening = next(n for n, role in enumerate(roles) if role != "system")
     if roles[opening] == "assistant":
-        raise Unfit(f"`{chat[opening].place}`: the assistant speaks first, and nobody asked")
+        raise UnusableRow("is the assistant's, and no question precedes it", column=chat[opening].column)
     if not any(turn.trained for turn in chat):
-        raise Unfit("every assistant turn has the weight 0, so there is nothing to train on")
+        raise UnusableRow("every assistant turn has the weight 0, so there is nothing to train on")

@@ -8,7 +8,7 @@ _BRACKETS = (("[[", "]]"), ("{{", "}}"), ("<<", ">>"), ("[[[[", "]]]]"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class BadRowReport:
+class UnusableRowReport:
     """A row that cannot be trained on."""
 
     where: str  # file:line
@@ -71,7 +71,7 @@ class DataReport:
     columns: dict[str, str]  # ours: theirs, as far as the format reads them
     rows: int  # all that were read, usable or not
     unusable: int
-    bad: tuple[BadRowReport, ...]  # the first few of those
+    bad: tuple[UnusableRowReport, ...]  # the first few of those
     tokens: int  # of the usable rows, before anything is cut
     trained_tokens: int  # those of them that carry loss
     max_length: int
@@ -141,7 +141,7 @@ class DataReport:
         """Reads what `as_json` wrote; keys that this version does not know are left out."""
         known = {each.name for each in fields(cls)}
         given = {key: item for key, item in value.items() if key in known}
-        given["bad"] = tuple(BadRowReport(**each) for each in given["bad"])
+        given["bad"] = tuple(UnusableRowReport(**each) for each in given["bad"])
         given["lengths"] = tuple(Bar(**each) for each in given["lengths"])
         given["shown"] = tuple(_shown(each) for each in given["shown"])
         given["notes"] = tuple(given["notes"])

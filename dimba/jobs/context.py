@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from dimba.common.errors import DimbaError, SeveralErrors
+from dimba.common.errors import DimbaError
 from dimba.common.runners import AUTO, Capabilities, capabilities_of, resolve_runner
 from dimba.host.facts import GpuFacts, HostFacts, ImageFacts
 from dimba.host.probe import probe
@@ -69,7 +69,7 @@ class JobContext:
         try:
             return make_plan(self.spec, self.facts, self.choices)
         except DimbaError as error:
-            raise located(error, self.loaded) from None
+            raise self.loaded.locate(error) from None
 
     def with_gpus(self, ids: tuple[str, ...]) -> "JobContext":
         """The same job on the GPUs that a lease gave it."""
@@ -168,13 +168,3 @@ def _asked(spec: JobSpec, facts: HostFacts, runner: Runner, policy: Policy, prog
         resolved(spec), usable, runner, now=(lambda done: progress(done, rows)) if tokenises else None
     )
     return replace(reported, image=facts.image)
-
-
-def located(error: DimbaError, loaded: LoadedSpec) -> DimbaError:
-    """The error with the line of the spec that its key is on."""
-    if isinstance(error, SeveralErrors):
-        return SeveralErrors([located(each, loaded) for each in error.errors])
-    key = error.message.partition(":")[0]
-    if key in loaded.lines:
-        error.message = f"{loaded.at(key)}{error.message[len(key) :]}"
-    return error

@@ -102,7 +102,7 @@ def preview_argv(job: ResolvedJob, facts: HostFacts) -> list[str]:
     flags = flags_in_file(own)
     ours = job.trainer_args
     if facts.trainer.path != own:
-        refused = {error.message.partition(":")[0] for error in value_problems(job, own, facts.project)}
+        refused = {error.key for error in value_problems(job, own, facts.project)}
         ours = {key: ours[key] for key in ours if f"--{key}" in flags and f"trainer_args.{key}" not in refused}
     at = Resolved(facts.checkpoint.reference, facts.data.reference, str(facts.output.path), gpu_count=0)
     trainer = TrainerFacts(path=None, flags=flags, flags_from="source")

@@ -54,8 +54,8 @@ class OwnWord:
 
     def untold(self, error: DimbaError | None) -> Iterable[str]:
         """What was held back, where the error says something else."""
-        word = contract.json_object(self._path)
-        return () if error and str(word.get("message")) in error.message else self._held
+        word = from_json(contract.json_object(self._path))
+        return () if error and word.message in error.message else self._held
 
 
 def classify_outcome(ending: Ending | None, folder: RunFolder, *, stopping: bool) -> Judgement:
@@ -121,8 +121,9 @@ def _failed(folder: RunFolder, ending: Ending | None, word: Mapping[str, Any]) -
     if not word and code in _NOT_EXECUTED:
         return "start_failed", _not_executed(folder)
     reason = reason or ("killed" if code == _KILLED else "trainer_error")
-    if word.get("message"):  # the trainer's own words
-        what, hint = f"run {folder.id}: {word['message']}", str(word.get("hint", ""))
+    said = from_json(word)
+    if said.cause:  # the trainer's own words
+        what, hint = f"run {folder.id}: {said.message}", said.hint
     elif reason in _MEANINGS:
         what, hint = _MEANINGS[reason]
         what = f"run {folder.id} {what}"

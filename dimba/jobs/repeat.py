@@ -57,7 +57,7 @@ def _refuse_other_files(record: RunRecord, made_of: dict[str, Any]) -> None:
         before, now = getattr(record, name), made_of[name]
         if before and now and before != now:
             hint = f"put back what it was trained on, or launch {record.id}'s job.yaml to train on what is there now"
-            raise BadInput(f"{key}: not what {record.id} was made of ({before[:19]}…, now {now[:19]}…)", hint)
+            raise BadInput(f"not what {record.id} was made of ({before[:19]}…, now {now[:19]}…)", hint, key=key)
 
 
 def _differences(record: RunRecord, before: dict[str, Any], plan: LaunchPlan, made_of: dict[str, Any]) -> Iterator[str]:

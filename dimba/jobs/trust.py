@@ -55,7 +55,7 @@ def remember_written(data: bytes, folder: Path) -> None:
 
 
 def _untrusted(source: str, loaded: LoadedSpec, harms: Sequence[Harm], how: str) -> BadInput:
-    lines = "\n".join(f"  {loaded.at(each.key)}: {each.what}" for each in harms)
+    lines = "\n".join(f"  {loaded.location(each.key)}: {each}" for each in harms)
     whose = "if you know where it comes from, and have read it"
     return BadInput(f"{source} brings along what could do harm, if it is a stranger's:\n{lines}", f"{whose}, {how}")
 

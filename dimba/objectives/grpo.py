@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dimba.dataset.prompt_examples import first_prompt, recognise_task, survey_tasks
+from dimba.common.errors import Location
+from dimba.dataset.prompt_examples import first_prompt, recognise_prompt, survey_prompts
 from dimba.dataset.samples import Sample
 from dimba.dataset.summary import DataSummary
 from dimba.objectives.batches import GroupBatches
@@ -59,13 +60,13 @@ class _Prompts:
 
     def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
         """Read every row of `path` as the trainer will; raises BadInput where none is usable."""
-        return survey_tasks(path, columns, progress=progress)
+        return survey_prompts(path, columns, progress=progress)
 
-    def format_name(self, row: Mapping[str, Any], columns: Columns, where: str) -> str:
+    def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""
-        return recognise_task(row, columns, where).name
+        return recognise_prompt(row, columns, where).name
 
-    def first_sample(self, row: Mapping[str, Any], columns: Columns, where: str) -> Sample:
+    def first_sample(self, row: Mapping[str, Any], columns: Columns, where: Location) -> Sample:
         """The prompt of a row; raises BadInput for an unusable one."""
         return first_prompt(row, columns, where)
 

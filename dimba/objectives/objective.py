@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from dimba.common.errors import Location
 from dimba.dataset.samples import Sample
 from dimba.dataset.summary import DataSummary
 from dimba.objectives.batches import Batches
@@ -23,10 +24,10 @@ class RowReader(Protocol):
     def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
         """Every row of a file, read as the trainer reads it; raises BadInput where none is usable."""
 
-    def format_name(self, row: Mapping[str, Any], columns: Columns, where: str) -> str:
+    def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The name of a row's format; raises BadInput for an unknown one."""
 
-    def first_sample(self, row: Mapping[str, Any], columns: Columns, where: str) -> Sample:
+    def first_sample(self, row: Mapping[str, Any], columns: Columns, where: Location) -> Sample:
         """A row as the wizard shows it; raises BadInput for an unusable one."""
 
 

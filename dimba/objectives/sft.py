@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dimba.common.errors import Location
 from dimba.dataset.formats import as_sample, recognise
 from dimba.dataset.samples import Sample
 from dimba.dataset.summary import DataSummary, survey
@@ -37,11 +38,11 @@ class _Answers:
         """Read every row of `path` as the trainer will; raises BadInput where none is usable."""
         return survey(path, columns, progress=progress)
 
-    def format_name(self, row: Mapping[str, Any], columns: Columns, where: str) -> str:
+    def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""
         return recognise(row, columns, where).name
 
-    def first_sample(self, row: Mapping[str, Any], columns: Columns, where: str) -> Sample:
+    def first_sample(self, row: Mapping[str, Any], columns: Columns, where: Location) -> Sample:
         """The row as a chat; raises BadInput for an unusable one."""
         return as_sample(row, recognise(row, columns, where), columns, where)
 

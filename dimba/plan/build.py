@@ -205,7 +205,7 @@ def _flags(
     if trainer.other_mode and not flag_for(table.MODE, trainer.flags):
         found = "" if job.spec.trainer else f"none found for mode `{job.mode}`; "
         raise BadInput(
-            f"trainer: {found}{trainer.path} is for the other mode, and has no --mode flag",
+            f"{found}{trainer.path} is for the other mode, and has no --mode flag",
             f"name one for `{job.mode}` with `trainer:`; the other mode's is used only where it has a --mode flag",
         )
     at = Resolved(

@@ -7,12 +7,14 @@ from dimba.host.trainer import own_trainer
 from dimba.plan.job import ResolvedJob, resolved
 from dimba.spec import JobSpec
 
+_BASE, _OUTPUT, _ENV = "base_checkpoint", "output_dir", "container.env"
+
 
 def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     """Everything that a look at the machine found; `run_id` may have used the output folder before."""
     errors = input_problems(resolved(spec), facts)
     if facts.trainer.problem:
-        errors.append(BadInput(f"trainer: {facts.trainer.problem}", facts.trainer.hint))
+        errors.append(BadInput(facts.trainer.problem, facts.trainer.hint, key="trainer"))
     if facts.unreadable:
         user = f"user {facts.output.uid}, as whom the job runs,"
         hint = f"`chmod a+r {facts.unreadable[0]}`: the job runs as whoever owns the place of `output_dir`"
@@ -25,13 +27,13 @@ def data_error(spec: JobSpec, facts: HostFacts, message: str, hint: str) -> BadI
     named = (f"dataset.columns.{ours}" for ours, theirs in spec.dataset.columns.items() if f"`{theirs}`" in message)
     key = "dataset"
     if message.startswith(facts.checkpoint.reference):
-        key = "base_checkpoint"
+        key = _BASE
     elif ": no column `" in message:
         key = next(named, key)
     elif message.startswith("--"):
         flag, _, message = message[2:].partition(": ")
         key = f"trainer_args.{flag}"
-    return BadInput(f"{key}: {message}", hint)
+    return BadInput(message, hint, key=key)
 
 
 def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
@@ -39,15 +41,15 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     checkpoint, data = facts.checkpoint, facts.data
     errors: list[DimbaError] = []
     if checkpoint.problem:
-        errors.append(BadInput(f"base_checkpoint: {checkpoint.reference} {checkpoint.problem}", checkpoint.hint))
+        errors.append(BadInput(f"{checkpoint.reference} {checkpoint.problem}", checkpoint.hint, key=_BASE))
     ours = facts.trainer.path == own_trainer(job.mode, facts.project)
     if checkpoint.own_code and ours and job.trainer_args.get("trust-remote-code") is not True:
         brings = f"brings code of its own (`auto_map` or the like in {checkpoint.own_code})"
-        errors.append(BadInput(f"base_checkpoint: {checkpoint.reference} {brings}", RUN_ITS_CODE))
+        errors.append(BadInput(f"{checkpoint.reference} {brings}", RUN_ITS_CODE, key=_BASE))
     if data.problem:
         errors.append(data_error(job.spec, facts, data.problem, data.hint))
     if data.report and data.report.problem:
-        errors.append(BadInput(f"dataset: {data.report.problem}", data.report.hint))
+        errors.append(BadInput(data.report.problem, data.report.hint, key="dataset"))
     return errors
 
 
@@ -55,28 +57,28 @@ def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     output = facts.output
     if output.problem:
         kind = BadInput if output.user_error else HostCannot
-        return [kind(f"output_dir: {output.problem}", output.hint)]
+        return [kind(output.problem, output.hint, key=_OUTPUT)]
     if output.run_active and output.run_id != run_id:
         hint = "give another `output_dir`; `dimba ps` says whether that run really goes on"
-        return [BadInput(f"output_dir: run `{output.run_id}` is writing to {output.path}", hint)]
+        return [BadInput(f"run `{output.run_id}` is writing to {output.path}", hint, key=_OUTPUT)]
     if output.holds and (run_id is None or output.run_id != run_id):
         whose = f"run `{output.run_id}`" if output.run_id else "somebody"
-        what = f"output_dir: {output.path} already holds a model of {whose} ({output.holds[0]})"
+        what = f"{output.path} already holds a model of {whose} ({output.holds[0]})"
         hint = "give another `output_dir` (or `--set output_dir=…`), move that folder away, or remove it"
         if output.run_id:
             hint += f"; `dimba resume {output.run_id}` goes on with that run, if it did not end well"
-        return [BadInput(what, hint)]
+        return [BadInput(what, hint, key=_OUTPUT)]
     return []
 
 
 def _environment(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
     names = [item for item in spec.container.env if "=" not in item]
     errors: list[DimbaError] = [
-        BadInput(f"container.env: `{name}` is not set here", f"`export {name}=…` before launching, or remove it")
+        BadInput(f"`{name}` is not set here", f"`export {name}=…` before launching, or remove it", key=_ENV)
         for name in names
         if name not in facts.environment
     ]
     short = f"its value here has fewer than {SHORTEST_SECRET} characters, and could not be masked in the log"
     hint = "export the real value, or a longer one; or take the name out of `container.env`"
-    errors += [BadInput(f"container.env: `{name}`: {short}", hint) for name in names if name in facts.short_secrets]
+    errors += [BadInput(f"`{name}`: {short}", hint, key=_ENV) for name in names if name in facts.short_secrets]
     return errors

@@ -33,9 +33,9 @@ def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
         named = facts.named[text]
         if not named.exists:
             hint = "correct the path; it is relative to the folder that dimba is run in"
-            raise BadInput(f"trainer_args.{key}: {named.path} does not exist", hint)
+            raise BadInput(f"{named.path} does not exist", hint, key=f"trainer_args.{key}")
         if why := named.why_not_read:
-            raise BadInput(f"trainer_args.{key}: {named.path} {why}", "give a file or folder of your own")
+            raise BadInput(f"{named.path} {why}", "give a file or folder of your own", key=f"trainer_args.{key}")
     return {text: facts.named[text].path for text in keys}
 
 
@@ -46,7 +46,7 @@ def rewards(spec: JobSpec) -> Sequence[RewardSpec]:
     try:
         return parse_rewards([text for text in texts if text != "auto"])
     except BadInput as error:
-        error.message = f"trainer_args.{_REWARD}: {error.message}"
+        error.key = f"trainer_args.{_REWARD}"
         raise
 
 

@@ -65,13 +65,13 @@ def trainer_argv(job: ResolvedJob, trainer: TrainerFacts, at: Resolved) -> tuple
             argv += [flag, *value.tokens]
         elif value.needed and not flags:
             hint = f"run `python {trainer.path} --help`, and mend what it says"
-            raise BadInput(f"trainer: {trainer.path} defines no flags, by its {trainer.flags_from}", hint)
+            raise BadInput(f"{trainer.path} defines no flags, by its {trainer.flags_from}", hint, key="trainer")
         elif value.needed:
             raise BadInput(
-                f"{value.param.key}: the trainer has no flag for it "
-                f"(looked in its {trainer.flags_from} for {_either_way(value.aliases)})",
+                f"the trainer has no flag for it (looked in its {trainer.flags_from} for {_either_way(value.aliases)})",
                 "give another `trainer`, or add the flag to it"
                 + ("; `--trust-spec` asks the trainer itself" if trainer.flags_from == "source" else ""),
+                key=value.param.key,
             )
         elif not value.silent:
             omitted.append(Omitted(key=value.param.key, value=" ".join(value.tokens)))
@@ -138,11 +138,11 @@ def _further(job: ResolvedJob, flags: frozenset[str], at: Resolved) -> Iterator[
     for name, value in job.trainer_args.items():
         flag = f"--{name}"
         if flag in ours:
-            raise BadInput(f"trainer_args.{name}: dimba sets `{flag}` itself", f"set `{ours[flag]}` instead")
+            raise BadInput(f"dimba sets `{flag}` itself", f"set `{ours[flag]}` instead", key=f"trainer_args.{name}")
         if flag not in flags:
             close = difflib.get_close_matches(flag, flags, n=1)
             hint = f"did you mean `{close[0][2:]}`?" if close else f"its flags: {' '.join(sorted(flags))}"
-            raise BadInput(f"trainer_args.{name}: the trainer has no flag `{flag}`", hint)
+            raise BadInput(f"the trainer has no flag `{flag}`", hint, key=f"trainer_args.{name}")
         if value is not False:
             yield flag
             yield from _tokens(value)
@@ -153,7 +153,7 @@ def value_problems(job: ResolvedJob, trainer: Path | None, project: Path) -> lis
     asked = {name: value for name, value in job.trainer_args.items() if value is not False}
     found = {name: refusal(trainer, project, [f"--{name}", *_tokens(value)]) for name, value in asked.items()}
     hint = f"`python {trainer} --help` says what it takes"
-    return [BadInput(f"trainer_args.{name}: {why}", hint) for name, why in found.items() if why]
+    return [BadInput(why, hint, key=f"trainer_args.{name}") for name, why in found.items() if why]
 
 
 def _tokens(value: bool | int | float | str | Sequence[bool | int | float | str]) -> Iterator[str]:

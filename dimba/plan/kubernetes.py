@@ -35,26 +35,26 @@ def cluster_problems(spec: JobSpec) -> Iterator[DimbaError]:
     settings = spec.kubernetes
     if not settings.image:
         hint = "build one (`docker compose build sft`), push it to where the cluster pulls from, and name it"
-        yield BadInput("kubernetes.image: no image is named", hint)
+        yield BadInput("no image is named", hint, key="kubernetes.image")
     if not isinstance(spec.resources.gpus, int) and spec.resources.gpus != "none":
         hint = "give the number of cards a node, or `none`"
-        yield BadInput("resources.gpus: what a node of the cluster has is not known here", hint)
+        yield BadInput("what a node of the cluster has is not known here", hint, key="resources.gpus")
     if any("=" not in item for item in spec.container.env) and not settings.secret:
         hint = "name the Secret whose keys are these variables"
         yield BadInput(
-            "kubernetes.secret: `container.env` names variables, and there is nothing to take them from", hint
+            "`container.env` names variables, and there is nothing to take them from", hint, key="kubernetes.secret"
         )
     if spec.container.mounts:
         hint = "take them out; `kubernetes.volumes: {claim: /path}` mounts claims"
-        yield BadInput("container.mounts: a pod sees no folders of this machine", hint)
+        yield BadInput("a pod sees no folders of this machine", hint, key="container.mounts")
     if spec.container.network in ("none", "host"):
         hint = "set `network: auto`; a NetworkPolicy of the cluster can close it"
-        yield BadInput(f"container.network: `{spec.container.network}` is not rendered", hint)
+        yield BadInput(f"`{spec.container.network}` is not rendered", hint, key="container.network")
     places = [PurePosixPath(place) for place in settings.volumes.values()]
     for claim, place in zip(settings.volumes, places, strict=True):
         if hides_the_image(place) or places.count(place) > 1:
             hint = "give an absolute path of its own, which the image does not need, such as /data"
-            yield BadInput(f"kubernetes.volumes.{claim}: `{place}` is no place for it", hint)
+            yield BadInput(f"`{place}` is no place for it", hint, key=f"kubernetes.volumes.{claim}")
 
 
 def claim_of(place: Path, volumes: dict[str, str]) -> str | None:
@@ -69,7 +69,7 @@ def place_problems(plan: LaunchPlan, spec: JobSpec) -> Iterator[DimbaError]:
         place = Path(mount.source)
         if str(place) != plan.environment["HF_HOME"] and claim_of(place, spec.kubernetes.volumes) is None:
             hint = f"name the claim that has it, and where it is mounted: {{my-claim: {place.parent}}}"
-            yield BadInput(f"kubernetes.volumes: {place} lies on none of the claims", hint)
+            yield BadInput(f"{place} lies on none of the claims", hint, key="kubernetes.volumes")
 
 
 def cluster_objects(plan: LaunchPlan, spec: JobSpec) -> tuple[Object, Object]:

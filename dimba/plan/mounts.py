@@ -12,6 +12,7 @@ from dimba.spec import JobSpec
 # In the container: nothing of a spec is mounted over these, nor below those.
 _IMAGES_OWN = ("/", "/bin", "/etc", "/lib", "/lib64", "/opt", "/sbin", "/usr")
 _TREES = ("/proc", "/sys", "/dev", "/opt/venv", IMAGE_ROOT)
+_KEY, _FORM = "container.mounts", "write /host/folder[:/inside][:ro|rw]"
 _ELSEWHERE = "mount it elsewhere inside: /host/folder:/inside"
 
 
@@ -53,17 +54,17 @@ def _further(text: str, facts: HostFacts) -> Mount:
     mode = last if last in ("ro", "rw") else "ro"
     paths = paths if last in ("ro", "rw") else [*paths, last]
     if not 1 <= len(paths) <= 2 or not all(paths):
-        raise BadInput(f"container.mounts: `{text}` is not a mount", "write /host/folder[:/inside][:ro|rw]")
+        raise BadInput(f"`{text}` is not a mount", _FORM, key=_KEY)
     named = facts.named[paths[0]]
     source = named.path
     if not named.exists:
-        raise BadInput(f"container.mounts: {source} does not exist", "make it first, or correct the path")
+        raise BadInput(f"{source} does not exist", "make it first, or correct the path", key=_KEY)
     target = paths[1] if len(paths) == 2 else str(source)
     if not target.startswith("/") or ".." in PurePosixPath(target).parts:
-        raise BadInput(f"container.mounts: `{target}` is not absolute", "write /host/folder[:/inside][:ro|rw]")
+        raise BadInput(f"`{target}` is not absolute", _FORM, key=_KEY)
     inside = PurePosixPath("/", *PurePosixPath(target).parts[1:])
     if hides_the_image(inside):
-        raise BadInput(f"container.mounts: `{text}` would hide what the image needs in {inside}", _ELSEWHERE)
+        raise BadInput(f"`{text}` would hide what the image needs in {inside}", _ELSEWHERE, key=_KEY)
     return Mount(source=str(source), target=str(inside), read_only=mode == "ro")
 
 
@@ -80,4 +81,4 @@ def _refuse_over(planned: Sequence[Mount], mount: Mount, text: str) -> None:
         there = PurePosixPath(each.target)
         same_place = mount.source == mount.target
         if here.is_relative_to(there) or (there.is_relative_to(here) and not same_place):
-            raise BadInput(f"container.mounts: `{text}` would lie over {there}, which is mounted already", _ELSEWHERE)
+            raise BadInput(f"`{text}` would lie over {there}, which is mounted already", _ELSEWHERE, key=_KEY)

@@ -25,7 +25,7 @@ def job_network(job: ResolvedJob, facts: HostFacts, can: Capabilities) -> tuple[
     if not can.isolates_network:
         if wanted == "none":
             hint = "let it run in a container, or take `network: none` out"
-            raise BadInput("container.network: a process cannot be kept from the network", hint)
+            raise BadInput("a process cannot be kept from the network", hint, key="container.network")
         return None, "this machine's own"
     if wanted != "auto":
         return wanted, "as asked"

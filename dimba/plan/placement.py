@@ -82,7 +82,7 @@ def _too_few(asked: str, gpus: Sequence[Gpu], problem: str) -> HostCannot:
     cards = ", ".join(f"{gpu.index}: {gpu.name or 'unnamed'}" for gpu in gpus)
     have = f"{len(gpus)} ({cards})" if cards else f"none ({problem})"
     hint = "set `gpus: all` to take what there is" + ("" if gpus else ", `gpus: none` for the CPU")
-    return HostCannot(f"resources.gpus: {asked}; this machine has {have}", f"{hint}; `dimba doctor` looks closer")
+    return HostCannot(f"{asked}; this machine has {have}", f"{hint}; `dimba doctor` looks closer", key="resources.gpus")
 
 
 def gpu_devices(gpus: Sequence[Gpu], facts: HostFacts, preferred: str | None) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ def node_problems(spec: JobSpec, can: Capabilities) -> list[DimbaError]:
         return []
     launched, rendered = (" or ".join(_with_nodes(names)) for names in (RUNNERS, RENDERED))
     hint = f"set `runner: {launched}` (or render with `--runner {rendered}`), or `nodes: 1`"
-    return [BadInput("resources.nodes: more than one machine is a cluster's to give", hint)]
+    return [BadInput("more than one machine is a cluster's to give", hint, key="resources.nodes")]
 
 
 def _with_nodes(runners: Mapping[str, Capabilities]) -> Iterator[str]:

@@ -81,18 +81,18 @@ def slurm_problems(spec: JobSpec, site: SlurmSite) -> Iterator[DimbaError]:
     contained = settings.container not in (None, "none")
     if asked == "all" and site.gpus_per_node is None:
         hint = "give a number, or `none`; or write `gpus_per_node: 8` in your slurm.yaml, and `all` means that"
-        yield BadInput("resources.gpus: how many cards a node of the cluster has is not known here", hint)
+        yield BadInput("how many cards a node of the cluster has is not known here", hint, key="resources.gpus")
     if isinstance(asked, list):
-        yield BadInput("resources.gpus: the scheduler chooses the cards", "give the number of cards a node")
+        yield BadInput("the scheduler chooses the cards", "give the number of cards a node", key="resources.gpus")
     if contained and not (settings.image or spec.container.image):
         hint = "name it as the nodes know it: `slurm: {image: …}`, a reference or a .sif file"
-        yield BadInput(f"slurm.container: `{settings.container}`, and no image is named", hint)
+        yield BadInput(f"`{settings.container}`, and no image is named", hint, key="slurm.container")
     if spec.container.network in ("none", "bridge"):
         hint = "set `network: auto`: the nodes meet over the cluster's own"
-        yield BadInput(f"container.network: `{spec.container.network}` is not rendered for Slurm", hint)
+        yield BadInput(f"`{spec.container.network}` is not rendered for Slurm", hint, key="container.network")
     if not contained and (spec.container.mounts or spec.container.image):
         hint = "say by what: `slurm: {container: apptainer}` (docker, podman, pyxis)"
-        yield BadInput("slurm.container: the job is made for a container, and none is asked for", hint)
+        yield BadInput("the job is made for a container, and none is asked for", hint, key="slurm.container")
 
 
 def slurm_job(spec: JobSpec, site: SlurmSite, *, processes: int, resume_flag: str | None) -> SlurmJob:

@@ -43,7 +43,7 @@ def _indivisible(job: ResolvedJob, processes: int) -> BadInput:
     unit = math.lcm(processes, job.objective.batches.least_accumulation(job.rows, job.trainer_args))
     near = [each for each in (total // unit * unit, (total // unit + 1) * unit) if each]
     hint = f"set `{_KEY}` to {' or '.join(f'{each} ({each * batch} a step)' for each in near)}"
-    return BadInput(f"{_KEY}: {total} × batch size {batch} cannot be shared evenly by {processes} processes", hint)
+    return BadInput(f"{total} × batch size {batch} cannot be shared evenly by {processes} processes", hint, key=_KEY)
 
 
 def plan_steps(job: ResolvedJob, facts: HostFacts, processes: int) -> StepPlan:

@@ -9,7 +9,7 @@ from dimba.plan.fitting import Fit, smallest_card
 from dimba.plan.job import ResolvedJob
 
 _GIB = 1 << 30
-_KEY = "accelerate.strategy: `fsdp2`"
+_KEY = "accelerate.strategy"
 _AUTO = "set `strategy: auto`"
 
 
@@ -79,11 +79,13 @@ def _advice(large: str) -> str:
 
 def _why_not_sharded(fit: Fit) -> DimbaError | None:
     if fit.job.method == "qlora":
-        return BadInput(f"{_KEY} with `method: qlora` breaks: 4-bit weights cannot be sharded", "set `strategy: ddp`")
+        cause = "`fsdp2` with `method: qlora` breaks: 4-bit weights cannot be sharded"
+        return BadInput(cause, "set `strategy: ddp`", key=_KEY)
     if not fit.gpus:
         return BadInput(
-            f"{_KEY} has no effect on the CPU: accelerate trains as with ddp there, and says nothing", _AUTO
+            "`fsdp2` has no effect on the CPU: accelerate trains as with ddp there, and says nothing", _AUTO, key=_KEY
         )
     if fit.processes == 1:
-        return BadInput(f"{_KEY} needs two cards or more, and the job has one", f"{_AUTO}, or more in `resources.gpus`")
+        hint = f"{_AUTO}, or more in `resources.gpus`"
+        return BadInput("`fsdp2` needs two cards or more, and the job has one", hint, key=_KEY)
     return None

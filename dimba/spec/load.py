@@ -1,17 +1,17 @@
 """From a file to a JobSpec, with every problem at its line."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from dimba.common.errors import BadInput
+from dimba.common.errors import BadInput, DimbaError, Location, SeveralErrors
 from dimba.spec.model import JobSpec
 from dimba.spec.secrets import secrets_in
-from dimba.spec.yaml12 import Document, Key, Problem, dotted
+from dimba.spec.yaml12 import Document, Key, dotted
 
 _SHOWN = 80  # characters of what was given
 
@@ -26,21 +26,36 @@ class LoadedSpec:
     overrides: tuple[str, ...]
     lines: dict[str, int]
 
-    def at(self, key: str) -> str:
-        """`job.yaml:4: base_checkpoint`, or the file alone where the key is not written."""
-        line = self.lines.get(key)
-        return f"{self.source}:{line}: {key}" if line else f"{self.source}: {key}"
+    def location(self, key: str) -> Location:
+        """The line that a key is on; the file alone where the key is not written in it."""
+        return Location(self.source, self.lines.get(key))
+
+    def locate(self, error: DimbaError) -> DimbaError:
+        """The error, with the line of this spec that its key is on."""
+        for each in error.errors if isinstance(error, SeveralErrors) else (error,):
+            if each.key in self.lines:
+                each.at(self.location(each.key))
+        return error
 
 
 class BadSpec(BadInput):
-    """Everything that is wrong with a spec, a line each."""
+    """All problems of a file, in the order of its lines; in words, a line each."""
 
-    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
-        self.lines = [
-            f"{source}:{problem}" if problem.line else f"--set {problem.key}: {problem.what}"
-            for problem in sorted(problems, key=lambda each: each.line)
-        ]
-        super().__init__("\n".join(self.lines))
+    def __init__(self, file: str, problems: Iterable[BadInput], hint: str = "") -> None:
+        super().__init__("the file has mistakes", hint, file=file)
+        self.problems = tuple(sorted((_placed(each, file) for each in problems), key=lambda each: each.line or 0))
+
+    @property
+    def message(self) -> str:
+        """The problems, a line each."""
+        return "\n".join(each.message for each in self.problems)
+
+
+def _placed(problem: BadInput, file: str) -> BadInput:
+    if problem.line:
+        return problem.at(Location(file, problem.line))
+    problem.key = f"--set {problem.key}"  # the command line has no lines
+    return problem
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
@@ -48,9 +63,8 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadInput(
-            f"{path}: {error.strerror}", "give the path of a job spec; `jobs/` in dimba's repository has some"
-        ) from None
+        hint = "give the path of a job spec; `jobs/` in dimba's repository has some"
+        raise BadInput(str(error.strerror), hint, file=path) from None
     return parse_spec(data, source=str(path), overrides=overrides)
 
 
@@ -59,12 +73,12 @@ def parse_spec(data: bytes, *, source: str, overrides: Sequence[str] = ()) -> Lo
     document = Document(data)
     problems = list(document.problems)
     if not isinstance(document.value, dict):
-        problems = problems or [Problem(1, "", "expected a mapping of keys such as `version: 1`")]
+        problems = problems or [BadInput("expected a mapping of keys such as `version: 1`", line=1)]
         raise BadSpec(source, problems)
     value = document.value
     for override in overrides:
         _note_origin(document, _apply(value, override))
-    problems += [_at(document, key, what) for key, what in secrets_in(value)]
+    problems += [_at(document, key, cause) for key, cause in secrets_in(value)]
     try:
         spec = JobSpec.model_validate(value)
     except ValidationError as error:
@@ -83,7 +97,7 @@ def _apply(value: dict[str, Any], override: str) -> Key:
         raise BadInput(f"--set {override}: expected key=value", "for example --set training.batch_size=2")
     parsed = Document(text.encode())
     if parsed.problems:
-        raise BadInput(f"--set {override}: {parsed.problems[0].what}", "quote the value as in YAML")
+        raise BadInput(f"--set {override}: {parsed.problems[0].cause}", "quote the value as in YAML")
     *parents, last = name.split(".")
     for parent in parents:
         # A section written as nothing (`training:`) is an empty one.
@@ -103,14 +117,14 @@ def _note_origin(document: Document, key: Key) -> None:
         document.lines.setdefault(key[:end], 0)
 
 
-def _invalid(document: Document, errors: list[dict[str, Any]]) -> list[Problem]:
+def _invalid(document: Document, errors: list[dict[str, Any]]) -> list[BadInput]:
     words = {_key(each): each["ctx"]["expected"] for each in errors if each["type"] == "literal_error"}
     return [_problem(document, each, word=words.get(_key(each))) for each in errors]
 
 
-def _problem(document: Document, error: dict[str, Any], word: str | None) -> Problem:
+def _problem(document: Document, error: dict[str, Any], word: str | None) -> BadInput:
     key = _key(error)
-    return _at(document, _known(document, key), _what(error, key, word), shown=key)
+    return _at(document, _known(document, key), _cause(error, key, word), shown=key)
 
 
 def _key(error: dict[str, Any]) -> Key:
@@ -133,12 +147,13 @@ def _known(document: Document, key: Key) -> Key:
     return key
 
 
-def _at(document: Document, key: Key, what: str, shown: Key | None = None) -> Problem:
-    return Problem(document.lines.get(_known(document, key), 1), dotted(key if shown is None else shown), what)
+def _at(document: Document, key: Key, cause: str, shown: Key | None = None) -> BadInput:
+    line = document.lines.get(_known(document, key), 1)
+    return BadInput(cause, key=dotted(key if shown is None else shown), line=line)
 
 
-def _what(error: dict[str, Any], key: Key, word: str | None) -> str:
-    """What is wrong, in words; `word` is what may stand in place of a number."""
+def _cause(error: dict[str, Any], key: Key, word: str | None) -> str:
+    """The mistake in words; `word` is allowed in place of a number."""
     given = error.get("input")
     match error["type"]:
         case "extra_forbidden":
@@ -193,9 +208,9 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; known here: {', '.join(known)}" if known else ""
 
 
-def _once(problems: list[Problem]) -> list[Problem]:
+def _once(problems: list[BadInput]) -> list[BadInput]:
     # A union reports the same key once a member; the first says enough.
-    seen: dict[tuple[int, str], Problem] = {}
+    seen: dict[tuple[int | None, str], BadInput] = {}
     for problem in problems:
         seen.setdefault((problem.line, problem.key), problem)
     return list(seen.values())

@@ -6,8 +6,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dimba.common.errors import BadInput
+from dimba.spec.load import BadSpec
 from dimba.spec.model import SlurmSite
-from dimba.spec.yaml12 import Document, dotted
+from dimba.spec.yaml12 import Document, Key, dotted
 
 
 def site_file() -> Path:
@@ -23,18 +24,18 @@ def load_site() -> SlurmSite:
     except FileNotFoundError:
         return SlurmSite()
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}", "mend its permissions, or remove it") from None
+        raise BadInput(str(error.strerror), f"`chmod u+r {path}`, or remove it", file=path) from None
     document = Document(data)
-    lines = [f"{path}:{problem}" for problem in document.problems]
-    if not lines:
+    problems = document.problems
+    if not problems:
         try:
             return SlurmSite.model_validate(document.value or {})
         except ValidationError as error:
-            lines = [_line(path, document, tuple(each["loc"]), each["msg"]) for each in error.errors()]
-    raise BadInput("\n".join(lines), f"it knows {', '.join(SlurmSite.model_fields)}")
+            problems = [_problem(document, tuple(each["loc"]), each["msg"]) for each in error.errors()]
+    raise BadSpec(str(path), problems, f"known keys: {', '.join(SlurmSite.model_fields)}")
 
 
-def _line(path: Path, document: Document, key: tuple[str | int, ...], what: str) -> str:
+def _problem(document: Document, key: Key, cause: str) -> BadInput:
     while key not in document.lines:
         key = key[:-1]
-    return f"{path}:{document.lines[key]}: {dotted(key)}: {what}"
+    return BadInput(cause, key=dotted(key), line=document.lines[key])

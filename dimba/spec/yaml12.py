@@ -8,6 +8,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from dimba.common.errors import BadInput
+
 MAX_BYTES = 1 << 20
 _DEEPEST = 50  # collections in collections
 Key = tuple[str | int, ...]
@@ -19,20 +21,12 @@ _MOST_DIGITS = 400
 _SCALARS = {"int", "float", "bool", "null"}
 
 
-class Problem(Exception):
-    """One thing that is wrong: the line it is on (counted from 1), the key, and what."""
-
-    def __init__(self, line: int, key: str, what: str) -> None:
-        super().__init__(f"{line}: {key + ': ' if key else ''}{what}")
-        self.line, self.key, self.what = line, key, what
-
-
 class Document:
-    """A parsed document: its value, the line of every key, and what is wrong with it as YAML."""
+    """A parsed document: its value, the line of every key (0 for the command line's), and its mistakes as YAML."""
 
     def __init__(self, data: bytes) -> None:
         self.lines: dict[Key, int] = {(): 1}
-        self.problems: list[Problem] = []
+        self.problems: list[BadInput] = []
         self._yaml = YAML(typ="safe", pure=True)
         node = self._compose(data)
         self.value: Any = None if node is None else self._value(node, ())
@@ -40,39 +34,41 @@ class Document:
     def _compose(self, data: bytes) -> Node | None:
         try:
             return self._composed(data)
-        except Problem as problem:
+        except BadInput as problem:
             self.problems.append(problem)
             return None
 
     def _composed(self, data: bytes) -> Node:
         if len(data) > MAX_BYTES:
-            raise Problem(1, "", f"larger than 1 MiB ({len(data):,} bytes); a job spec is a page of text")
+            raise BadInput(f"larger than 1 MiB ({len(data):,} bytes); a job spec is a page of text", line=1)
         try:
             text = data.decode("utf-8-sig")
             depth = 0
             # Events first: aliases are refused before anything can expand them, and depth before it takes minutes.
             for event in self._yaml.parse(text):
+                line = event.start_mark.line + 1
                 if isinstance(event, AliasEvent):
-                    raise Problem(event.start_mark.line + 1, "", f"alias `*{event.anchor}` is refused: write it out")
+                    raise BadInput(f"alias `*{event.anchor}` is refused: write it out", line=line)
                 depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
                 if depth > _DEEPEST:
-                    raise Problem(event.start_mark.line + 1, "", "nested too deeply")
+                    raise BadInput("nested too deeply", line=line)
             node: Node = self._yaml.compose(text)
         except UnicodeDecodeError as error:
-            raise Problem(data[: error.start].count(b"\n") + 1, "", "not UTF-8: save the file as UTF-8") from None
+            line = data[: error.start].count(b"\n") + 1
+            raise BadInput("not UTF-8: save the file as UTF-8", line=line) from None
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            what = f"not valid YAML: {error.problem or error.context}"
-            what += "; indent with spaces" if "\\t" in what else ""
-            raise Problem(mark.line + 1 if mark else 1, "", what) from None
+            cause = f"not valid YAML: {error.problem or error.context}"
+            cause += "; indent with spaces" if "\\t" in cause else ""
+            raise BadInput(cause, line=mark.line + 1 if mark else 1) from None
         except YAMLError as error:
-            raise Problem(1, "", f"not valid YAML: {str(error).splitlines()[0]}") from None
+            raise BadInput(f"not valid YAML: {str(error).splitlines()[0]}", line=1) from None
         except RecursionError:
-            raise Problem(1, "", "not valid YAML: nested too deeply") from None
+            raise BadInput("not valid YAML: nested too deeply", line=1) from None
         return node
 
-    def _fail(self, line: int, what: str, key: Key = ()) -> None:
-        self.problems.append(Problem(line, dotted(key), what))
+    def _fail(self, line: int, cause: str, key: Key = ()) -> None:
+        self.problems.append(BadInput(cause, key=dotted(key), line=line))
 
     def _value(self, node: Node, key: Key) -> Any:
         line = node.start_mark.line + 1

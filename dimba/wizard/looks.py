@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import absolute, names_a_path
-from dimba.common.errors import BadInput, BadRow
+from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files import Read, read_rows
 from dimba.dataset.formats import UnknownFormat
 from dimba.host.checkpoint import look_at_checkpoint
@@ -177,11 +177,11 @@ def example_row(state: State) -> Mapping[str, Any]:
 
 
 # A row may be long, and it is asked for at each key that is typed.
-_FIRST_ROWS: dict[object, tuple[str, dict[str, Any]]] = {}
+_FIRST_ROWS: dict[object, tuple[Location, dict[str, Any]]] = {}
 _ROWS_TRIED = 100
 
 
-def first_row(path: Path) -> tuple[str, dict[str, Any]]:
+def first_row(path: Path) -> tuple[Location, dict[str, Any]]:
     """(where, row) of a file's first row that is readable; raises BadInput."""
     name = (path, stamp(path))
     if name not in _FIRST_ROWS:
@@ -190,10 +190,10 @@ def first_row(path: Path) -> tuple[str, dict[str, Any]]:
     return _FIRST_ROWS[name]
 
 
-def _first_readable(rows: Read) -> tuple[str, dict[str, Any]]:
-    problem: BadRow | None = None
+def _first_readable(rows: Read) -> tuple[Location, dict[str, Any]]:
+    problem: UnusableRow | None = None
     for where, row in islice(rows, _ROWS_TRIED):
-        if not isinstance(row, BadRow):
+        if not isinstance(row, UnusableRow):
             return where, row
         problem = problem or row
     assert problem is not None, "read_rows refuses a file without rows"
@@ -204,7 +204,7 @@ def needs_columns(state: State) -> bool:
     """Whether no known format fits, and there are columns to choose from."""
     row = {} if state.value("columns") else example_row(state)
     try:
-        state.objective.rows.format_name(row, {}, "")
+        state.objective.rows.format_name(row, {}, Location())
     except UnknownFormat:
         return len(row) > 1
     return False

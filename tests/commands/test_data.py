@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dimba.cli import main
 from dimba.cli.tokens import show_data
-from dimba.dataset.token_report import BadRowReport, Bar, DataReport, Part, Shown
+from dimba.dataset.token_report import Bar, DataReport, Part, Shown, UnusableRowReport
 from tests.conftest import NO_ENGINE, QUESTIONS, SPEC, Dimba, write_rows
 
 PARTS = (Part(text="<|user|>\nWhat?<|end|>\n<|assistant|>\n", trained=False), Part(text="That.<|end|>", trained=True))
@@ -19,7 +19,7 @@ REPORT = DataReport(
     columns={"prompt": "ask", "response": "response"},
     rows=1000,
     unusable=7,
-    bad=(BadRowReport(where="data.jsonl:5", why="not valid JSON"),),
+    bad=(UnusableRowReport(where="data.jsonl:5", why="not valid JSON"),),
     tokens=50_000,
     trained_tokens=20_000,
     max_length=64,
@@ -56,7 +56,9 @@ def test_a_page_tells_what_is_trained_and_what_is_lost():
 
 def test_rows_in_the_way_of_a_launch_are_told_once_within_the_width():
     why = "not valid JSON, as somebody put words into it that no quotation marks stand around"
-    text = page(replace(REPORT, bad=(BadRowReport(where="data.jsonl:5", why=why),), problem=f"data.jsonl:5: {why}"))
+    text = page(
+        replace(REPORT, bad=(UnusableRowReport(where="data.jsonl:5", why=why),), problem=f"data.jsonl:5: {why}")
+    )
     assert text.count("data.jsonl:5: ") == 1 and all(len(line) <= 80 for line in text.splitlines())
     assert f"not launched like this: data.jsonl:5: {why}" in " ".join(text.split())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dimba.common.errors import BadInput, BadRow
+from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files import read_rows
 
 ROWS = [{"question": f"Where is {n}?", "answer": 'It is "here",\nor – there'} for n in range(3)]
@@ -38,16 +38,16 @@ def parquet(path: Path, table: Any) -> Path:
     return path
 
 
-def read(path: Path) -> list[tuple[str, dict[str, Any] | BadRow]]:
-    return [(where.removeprefix(f"{path}"), row) for where, row in read_rows(path)]
+def read(path: Path) -> list[tuple[str, dict[str, Any] | UnusableRow]]:
+    return [(str(where).removeprefix(f"{path}"), row) for where, row in read_rows(path)]
 
 
 def good(path: Path) -> list[dict[str, Any]]:
-    return [row for _, row in read(path) if not isinstance(row, BadRow)]
+    return [row for _, row in read(path) if not isinstance(row, UnusableRow)]
 
 
 def bad(path: Path) -> list[str]:
-    return [str(row.message).removeprefix(str(path)) for _, row in read(path) if isinstance(row, BadRow)]
+    return [str(row.message).removeprefix(str(path)) for _, row in read(path) if isinstance(row, UnusableRow)]
 
 
 def refusal(path: Path) -> BadInput:
@@ -150,25 +150,25 @@ BROKEN_FILES = [
     ("a.jsonl", b"\n \n", "no rows"),
     ("a.json", b"[]", "no rows"),
     ("a.csv", b"question,answer\n", "no rows"),
-    ("a.parquet", b"", "no whole parquet file"),
-    ("a.xlsx", b"x", "`.xlsx` is no kind of file that is read"),
-    ("a", b"x", "`no suffix` is no kind of file"),
+    ("a.parquet", b"", "is not a complete parquet file"),
+    ("a.xlsx", b"x", "`.xlsx` is not a supported kind of file"),
+    ("a", b"x", "`no suffix` is not a supported kind of file"),
     ("a.jsonl", GOOD.encode("utf-16"), "is UTF-16, expected UTF-8"),
     ("a.csv", "a,b\n1,2".encode("utf-16-le"), "is UTF-16 without its mark"),
     ("a.txt", "text".encode("utf-32"), "is UTF-32"),
     ("a.jsonl", gzip.compress(GOOD.encode()), "is compressed with gzip"),
     ("a.csv", b"PK\x03\x04xxxx", "is a zip archive (or a spreadsheet)"),
     ("a.jsonl", b"PAR1xxxxPAR1", "is a parquet file"),
-    ("a.parquet", GOOD.encode(), "is no parquet file"),
-    ("a.parquet", b"PAR1xxxxxxxxxxxxxxxxxxPAR1", "is no whole parquet file"),
-    ("a.jsonl.gz", GOOD.encode(), "not a whole gzip file: Not a gzipped file"),
-    ("a.jsonl.gz", gzip.compress(GOOD.encode() * 9)[:-12], "not a whole gzip file"),
-    ("a.parquet.gz", b"x", "not a whole gzip file"),
+    ("a.parquet", GOOD.encode(), "is not a parquet file"),
+    ("a.parquet", b"PAR1xxxxxxxxxxxxxxxxxxPAR1", "is not a complete parquet file"),
+    ("a.jsonl.gz", GOOD.encode(), "not a complete gzip file: Not a gzipped file"),
+    ("a.jsonl.gz", gzip.compress(GOOD.encode() * 9)[:-12], "not a complete gzip file"),
+    ("a.parquet.gz", b"x", "not a complete gzip file"),
     ("a.json", json.dumps({"version": 1, "data": ROWS}, indent=1).encode(), "one object, with its rows under `data`"),
     ("a.json", json.dumps({"version": 1, "data": ROWS}).encode(), "one object, with its rows under `data`"),
     ("a.csv", b",question\n0,Q\n", "column 1 of the header has no name"),
     ("a.csv", b"question,question\nQ,Q\n", "two columns are called `question`"),
-    ("a.csv", b'"question,answer\nQ,A\n', "its header is no CSV"),
+    ("a.csv", b'"question,answer\nQ,A\n', "its header is not CSV"),
     ("a.csv", b"What is it? " * 20 + b",A\nQ,A\n", "`What is it? What is it? What is it? What…` is taken for the name"),
     ("a.jsonl", b"<!DOCTYPE html>\n<html>", "is an HTML page, not data"),
     ("a.parquet", b"\n<html lang='en'>", "is an HTML page, not data"),
@@ -235,7 +235,7 @@ BREAKS = [
 def test_a_break_that_would_hide_rows_ends_the_reading(tmp_path: Path, name: str, content: str, told: str, hint: str):
     (tmp_path / name).write_text(content)
     refused = refusal(tmp_path / name)
-    assert told in refused.message and hint in refused.hint and not isinstance(refused, BadRow)
+    assert told in refused.message and hint in refused.hint and not isinstance(refused, UnusableRow)
 
 
 @pytest.mark.parametrize(("name", "content", "told"), BROKEN_FILES, ids=[f"{row[0]} {row[2]}" for row in BROKEN_FILES])
@@ -292,5 +292,5 @@ def test_the_first_row_of_a_large_file_comes_at_once(tmp_path: Path):
     path = tmp_path / "a.json"
     path.write_text("[" + GOOD + ", " + "x" * (20 << 20))
     rows = read_rows(path)
-    assert next(rows) == (f"{path}: row 1", ROW)
+    assert next(rows) == (Location(str(path), row=1), ROW)
     rows.close()

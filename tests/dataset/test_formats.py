@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from dimba.common.errors import BadInput, BadRow
+from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files import read_rows
 from dimba.dataset.formats import Sample, UnknownFormat, as_sample, recognise
 from dimba.dataset.summary import samples_of, survey
 from tests.conftest import SHARED_DATA, write_rows
 
+HERE = Location("here")
 SYSTEM = {"role": "system", "content": "S"}
 USER = {"role": "user", "content": "Q"}
 ASSISTANT = {"role": "assistant", "content": "A"}
@@ -21,7 +22,7 @@ CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 
 
 def sample(row: dict[str, Any], columns: dict[str, str] | None = None) -> Sample:
-    return as_sample(row, recognise(row, columns or {}, "here"), columns or {}, "here")
+    return as_sample(row, recognise(row, columns or {}, HERE), columns or {}, HERE)
 
 
 def chat(row: dict[str, Any], columns: dict[str, str] | None = None) -> list[dict[str, Any]]:
@@ -78,7 +79,7 @@ def test_the_turns_of_a_prompt_carry_no_loss():
 def test_a_system_column_comes_before_the_turns_unless_they_have_it():
     assert chat({"system": "S", "conversations": [HUMAN, GPT]}) == [SYSTEM, *CHAT]
     assert chat({"system": "S", "messages": [SYSTEM, *CHAT]}) == [SYSTEM, *CHAT]
-    with pytest.raises(BadRow, match="`system` says other than the system turn"):
+    with pytest.raises(UnusableRow, match="`system` differs from the system turn"):
         sample({"system": "other", "messages": [SYSTEM, *CHAT]})
 
 
@@ -128,8 +129,8 @@ def test_columns_are_renamed_by_option(row: dict, columns: dict):
 
 
 def test_plain_text_is_what_it_is_called_where_nothing_else_fits():
-    assert recognise(["instruction", "input", "output", "text"], {}, "here").name == "instruction/output"
-    assert recognise(["instruction", "output", "text"], {"text": "text"}, "here").name == "text"
+    assert recognise(["instruction", "input", "output", "text"], {}, HERE).name == "instruction/output"
+    assert recognise(["instruction", "output", "text"], {"text": "text"}, HERE).name == "text"
 
 
 @pytest.mark.parametrize(
@@ -149,10 +150,10 @@ def test_plain_text_is_what_it_is_called_where_nothing_else_fits():
 def test_two_formats_that_fit_are_named_with_what_decides(row: str, first: str, second: str, named: str):
     keys = row.split()
     with pytest.raises(UnknownFormat, match=f"the columns fit `{first}` and `{second}` equally well") as raised:
-        recognise(keys, {}, "here")
+        recognise(keys, {}, HERE)
     assert f"`dataset.columns: {named}`" in raised.value.hint
     columns = dict(pair.split(": ") for pair in named.strip("{}").split(", "))
-    assert recognise(keys, columns, "here").required == tuple(columns)
+    assert recognise(keys, columns, HERE).required == tuple(columns)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_two_formats_that_fit_are_named_with_what_decides(row: str, first: str, 
 )
 def test_columns_that_are_named_wrongly_are_told(columns: dict, told: str, hint: str):
     with pytest.raises(BadInput) as raised:
-        recognise(("Ask", "reply"), columns, "here")
+        recognise(("Ask", "reply"), columns, HERE)
     assert told in raised.value.message and hint in raised.value.hint
 
 
@@ -182,14 +183,14 @@ def test_a_table_without_a_header_is_told_what_its_first_line_is(tmp_path: Path)
 
 def test_unknown_columns_are_named():
     with pytest.raises(UnknownFormat, match="no known format has the columns `a`, `b`"):
-        recognise({"b", "a"}, {}, "here")
+        recognise({"b", "a"}, {}, HERE)
     with pytest.raises(BadInput, match="no column `ask`"):
-        recognise({"a"}, {"prompt": "ask"}, "here")
+        recognise({"a"}, {"prompt": "ask"}, HERE)
 
 
 def test_a_column_that_is_null_counts_only_where_nothing_fits_without():
-    assert recognise({"messages": None, "prompt": "Q", "response": "A"}, {}, "here").name == "prompt/response"
-    assert recognise({"question": "Q", "answer": None}, {}, "here").name == "question/answer"
+    assert recognise({"messages": None, "prompt": "Q", "response": "A"}, {}, HERE).name == "prompt/response"
+    assert recognise({"question": "Q", "answer": None}, {}, HERE).name == "question/answer"
 
 
 @pytest.mark.parametrize(
@@ -213,13 +214,13 @@ def told(turns: Any) -> dict[str, Any]:
 
 
 BAD_ROWS = [
-    ({"question": "Q"}, "no `answer` here, unlike the first row (format `question/answer`)"),
+    ({"question": "Q"}, "`answer` is missing, unlike in the first row"),
     ({"question": "Q", "answer": None}, "`answer` is null, expected text"),
     ({"question": 5, "answer": "A"}, "`question` is a number, expected text"),
     ({"question": "Q", "answer": "  "}, "`answer` is blank, so there is nothing to train on"),
-    ({"question": "\n", "answer": "A"}, "`question` is blank, so nothing is asked"),
+    ({"question": "\n", "answer": "A"}, "`question` is blank, so there is no question"),
     ({"question": "Q", "answer": "\ud83d"}, "`answer` holds half a character ('\\ud83d', a lone surrogate)"),
-    ({"question": "Q", "answer": CHAT}, "`answer` begins with what the user says, expected the assistant's answer"),
+    ({"question": "Q", "answer": CHAT}, "`answer` begins with a turn of the user, expected the assistant's answer"),
     ({"question": "Q", "answer": "A", "system": 1}, "`system` is a number, expected text"),
     ({"text": " "}, "`text` is blank, so there is nothing to train on"),
     ({"text": ["a"]}, "`text` is a list, expected text"),
@@ -239,7 +240,7 @@ BAD_ROWS = [
     (told([{**USER, "role": None}]), "`messages[0].role` is null, no known role; known roles: system, user, human"),
     (told([{**USER, "role": "x" * 99}]), f"is `{'x' * 40}…`, no known role"),
     (told([USER]), "no assistant turn with text, so there is nothing to train on"),
-    (told([ASSISTANT]), "`messages[0].content`: the assistant speaks first, and nobody asked"),
+    (told([ASSISTANT]), "`messages[0].content` is the assistant's, and no question precedes it"),
     (told([SYSTEM, USER, ASSISTANT, USER, {**ASSISTANT, "content": ""}]), "`messages[4].content` is blank"),
     (told([USER, {**ASSISTANT, "weight": 0}]), "every assistant turn has the weight 0"),
     (
@@ -267,14 +268,14 @@ def test_a_bad_row_is_told_and_the_others_count(tmp_path: Path, row: dict[str, A
 
 def test_a_reason_calls_columns_by_the_names_in_the_file():
     columns = {"prompt": "ask", "response": "reply"}
-    with pytest.raises(BadRow, match=r"here: `reply` is null"):
+    with pytest.raises(UnusableRow, match=r"here: `reply` is null"):
         sample({"ask": "Q", "reply": None}, columns)
-    with pytest.raises(BadRow, match=r"here: `chosen\[0\]` has no `role`"):
+    with pytest.raises(UnusableRow, match=r"here: `chosen\[0\]` has no `role`"):
         sample({"chosen": [{}]}, {"messages": "chosen"})
 
 
 def test_a_python_list_in_a_table_is_told_how_to_write_it():
-    with pytest.raises(BadRow, match=r"`messages` is text") as raised:
+    with pytest.raises(UnusableRow, match=r"`messages` is text") as raised:
         sample({"messages": str(CHAT)})
     assert "json.dumps" in raised.value.hint
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from dimba.common.errors import BadInput, BadRow
-from dimba.dataset.files import read_rows
+from dimba.common.errors import BadInput, Location, UnusableRow
+from dimba.dataset.files import Read, read_rows
 from dimba.dataset.pairs import APART, BEST, EMPTY, EQUAL, TIE
-from dimba.dataset.prompt_examples import LeftOut, Tally, Task, first_prompt, survey_tasks, tasks_of
+from dimba.dataset.prompt_examples import PromptExample, SkippedPair, Tally, first_prompt, prompts_of, survey_prompts
 from tests.conftest import SHARED_DATA, write_rows
 
 Q, A, B = (
@@ -21,15 +21,24 @@ SYSTEM = {"role": "system", "content": "S"}
 AGAIN = {"role": "user", "content": "And?"}
 
 
+def at_lines(*rows: dict[str, Any]) -> Read:
+    return iter([(Location("rows", n), row) for n, row in enumerate(rows, 1)])
+
+
+def skipped(found: Any) -> tuple[str, str]:
+    assert isinstance(found, SkippedPair), found
+    return str(found.where), found.reason
+
+
 def read(*rows: dict[str, Any], columns: dict[str, str] | None = None) -> list[Any]:
-    """What becomes of the rows, in order."""
-    _, found = tasks_of(iter([(f"rows:{n}", row) for n, row in enumerate(rows, 1)]), columns or {})
+    """The prompt examples, unusable rows and skipped pairs of the rows, in order."""
+    _, found = prompts_of(at_lines(*rows), columns or {})
     return [each for _, each in found]
 
 
-def task(row: dict[str, Any], **columns: str) -> Task:
+def task(row: dict[str, Any], **columns: str) -> PromptExample:
     [found] = read(row, columns=columns)
-    assert isinstance(found, Task), found
+    assert isinstance(found, PromptExample), found
     return found
 
 
@@ -57,7 +66,7 @@ ASKED = {
 @pytest.mark.parametrize("name", ASKED)
 def test_what_is_asked(name: str):
     row, form, messages = ASKED[name]
-    found, _ = tasks_of(iter([("here", row)]), {})
+    found, _ = prompts_of(at_lines(row), {})
     assert (found.name, task(row).messages, task(row).row) == (form, messages, row)
 
 
@@ -79,7 +88,7 @@ def test_what_is_asked(name: str):
     ],
 )
 def test_what_answers_are_held_against(row: dict, reference: str | None, checkable: bool):
-    form, _ = tasks_of(iter([("here", row)]), {})
+    form, _ = prompts_of(at_lines(row), {})
     assert (task(row).reference, form.checkable, form.reference is not None) == (
         reference,
         checkable,
@@ -150,24 +159,24 @@ def test_responses_scored_one_by_one_are_compared_with_the_best():
     alone = {**SCORED, "orig_instruction": "alone", "orig_response": "z", "orig_score": "3"}
     worse, best, best_again, single = read(*rows, alone)
     assert [turn["content"] for turn in (*worse.chosen, *worse.rejected)] == ["A", "x"]
-    assert best == LeftOut("rows:2", BEST)
-    assert (best_again, single) == (LeftOut("rows:3", TIE), LeftOut("rows:4", TIE))
+    assert skipped(best) == ("rows:2", BEST)
+    assert (skipped(best_again), skipped(single)) == (("rows:3", TIE), ("rows:4", TIE))
 
 
 def test_an_instruction_without_a_readable_response_compares_nothing():
     bad = read({**SCORED, "orig_response": None, "orig_score": "5"})
-    assert [each.why for each in bad] == ["`orig_response` is null, expected text"]
+    assert [each.finding for each in bad] == ["`orig_response` is null, expected text"]
 
 
 def test_a_single_scored_response_can_be_shown():
     row = {**SCORED, "orig_response": "A", "orig_score": "5", "orig_instruction": "Q"}
-    assert first_prompt(row, {}, "here").messages == (Q,)
+    assert first_prompt(row, {}, Location("here")).messages == (Q,)
 
 
 def test_what_is_shown_carries_no_loss(tmp_path: Any):
     row = {"messages": [Q, A, AGAIN, B]}
-    summary = survey_tasks(write_rows(tmp_path / "a.jsonl", [row]), {})
-    assert summary.first == first_prompt(row, {}, "here")
+    summary = survey_prompts(write_rows(tmp_path / "a.jsonl", [row]), {})
+    assert summary.first == first_prompt(row, {}, Location("here"))
     assert summary.first and summary.first.trained == (False, False, False)
 
 
@@ -180,14 +189,14 @@ def test_what_is_shown_carries_no_loss(tmp_path: Any):
     ],
 )
 def test_whether_a_reward_model_is_needed_is_known(tmp_path: Any, row: dict[str, Any], compares: bool):
-    assert survey_tasks(write_rows(tmp_path / "a.jsonl", [row]), {}).compares is compares
+    assert survey_prompts(write_rows(tmp_path / "a.jsonl", [row]), {}).compares is compares
 
 
 def test_a_first_row_that_cannot_be_shown_says_why():
     with pytest.raises(BadInput, match="here: `prompt` is a number"):
-        first_prompt({"prompt": 3}, {}, "here")
+        first_prompt({"prompt": 3}, {}, Location("here"))
     with pytest.raises(BadInput, match=f"here: {EQUAL}"):
-        first_prompt({**PAIRS["texts"], "rejected": "A"}, {}, "here")
+        first_prompt({**PAIRS["texts"], "rejected": "A"}, {}, Location("here"))
 
 
 @pytest.mark.parametrize(
@@ -214,13 +223,13 @@ def test_a_first_row_that_cannot_be_shown_says_why():
     ],
 )
 def test_what_compares_nothing_is_left_out(row: dict, why: str):
-    assert read(row) == [LeftOut("rows:1", why)]
+    assert [skipped(each) for each in read(row)] == [("rows:1", why)]
 
 
 def tally(whys: list[str]) -> Tally:
     made = Tally()
     for line, why in enumerate(whys, 1):
-        made.add(LeftOut(f"a:{line}", why))
+        made.add(SkippedPair(why, Location("a", line)))
     return made
 
 
@@ -231,10 +240,10 @@ def test_more_than_one_in_twenty_is_an_error_but_ties_are_none(tmp_path: Any):
     assert what.startswith("6 of 100 pairs compare nothing") and f"4 times {EQUAL} (first: a:1)" in what
     assert f"2 times {EMPTY} (first: a:5)" in what
     good, same = PAIRS["texts"], {**PAIRS["texts"], "rejected": "A"}
-    found = survey_tasks(write_rows(tmp_path / "a.jsonl", [good] * 19 + [same]), {})
-    assert (found.rows, found.usable, found.left_out) == (20, 19, 1)
+    found = survey_prompts(write_rows(tmp_path / "a.jsonl", [good] * 19 + [same]), {})
+    assert (found.rows, found.usable, found.skipped) == (20, 19, 1)
     with pytest.raises(BadInput, match="2 of 20 pairs compare nothing"):
-        survey_tasks(write_rows(tmp_path / "b.jsonl", [good] * 18 + [same] * 2), {})
+        survey_prompts(write_rows(tmp_path / "b.jsonl", [good] * 18 + [same] * 2), {})
 
 
 FIRST = {"question": "Q", "answer": "1", "chosen": "A", "rejected": "B"}
@@ -249,34 +258,46 @@ FIRST = {"question": "Q", "answer": "1", "chosen": "A", "rejected": "B"}
         ({**FIRST, "answer": " "}, "`answer` is blank"),
         ({**FIRST, "answer": ["1"]}, "`answer` is a list"),
         ({**FIRST, "chosen": 3}, "`chosen` is a number"),
-        ({**FIRST, "chosen": [Q]}, "`chosen` begins with what the user says"),
+        ({**FIRST, "chosen": [Q]}, "`chosen` begins with a turn of the user"),
         ({**FIRST, "chosen": [{"role": "robot", "content": "A"}]}, "no known role"),
-        ({key: FIRST[key] for key in ("question", "chosen", "rejected")}, "no `answer` here, unlike the first row"),
-        ({key: FIRST[key] for key in ("question", "answer", "chosen")}, "no `rejected` here, unlike the first row"),
-        ({**FIRST, "answer": float("nan")}, "`answer` is no finite number"),
+        (
+            {key: FIRST[key] for key in ("question", "chosen", "rejected")},
+            "`answer` is missing, unlike in the first row",
+        ),
+        (
+            {key: FIRST[key] for key in ("question", "answer", "chosen")},
+            "`rejected` is missing, unlike in the first row",
+        ),
+        ({**FIRST, "answer": float("nan")}, "`answer` is not a finite number"),
         ({**FIRST, "chosen": [], "rejected": ["B"]}, "`rejected[0]` is text, expected an object"),
-        ({**FIRST, "rejected": [Q, B]}, "`rejected` begins with what the user says"),
-        ({}, "no `question` here, unlike the first row"),
+        ({**FIRST, "rejected": [Q, B]}, "`rejected` begins with a turn of the user"),
+        ({}, "`question` is missing, unlike in the first row"),
     ],
 )
 def test_a_row_that_cannot_be_used_says_why(row: dict, why: str):
     _, found = read(FIRST, row)
-    assert isinstance(found, BadRow) and found.where == "rows:2" and why in found.why
+    assert isinstance(found, UnusableRow) and str(found.location) == "rows:2" and why in found.finding
 
 
 def test_a_row_with_both_has_a_reference_and_a_pair():
-    form, found = tasks_of(iter([("here", FIRST)]), {})
+    form, found = prompts_of(at_lines(FIRST), {})
     [(_, both)] = found
-    assert isinstance(both, Task) and both.reference == "1" and both.chosen == (A,) and form.pairs and form.checkable
+    assert (
+        isinstance(both, PromptExample)
+        and both.reference == "1"
+        and both.chosen == (A,)
+        and form.pairs
+        and form.checkable
+    )
 
 
 @pytest.mark.parametrize("score", ["N/A", "nan", float("inf"), 10**400, True, [3]], ids=lambda score: str(score)[:9])
 def test_a_score_is_a_finite_number(score: Any):
     one = {**SCORED, "orig_response": "A", "orig_score": "5"}
     _, found = read(PAIRS["A and B"], {**PAIRS["A and B"], "orig_score_B": score})
-    assert isinstance(found, BadRow) and found.why.startswith("`orig_score_B` is ")
+    assert isinstance(found, UnusableRow) and found.finding.startswith("`orig_score_B` is ")
     bad = read(one, {**one, "orig_response": "B", "orig_score": 1}, {**one, "orig_score": score})[0]
-    assert isinstance(bad, BadRow) and bad.where == "rows:3"
+    assert isinstance(bad, UnusableRow) and str(bad.location) == "rows:3"
 
 
 @pytest.mark.parametrize(
@@ -284,52 +305,52 @@ def test_a_score_is_a_finite_number(score: Any):
 )
 def test_a_null_in_the_first_row_makes_no_other_form_of_all(first: dict):
     empty, found = read(first, {**PAIRS["A and B"], **PAIRS["texts"]})
-    assert empty == LeftOut("rows:1", EMPTY) and isinstance(found, Task) and found.chosen == (A,)
+    assert skipped(empty) == ("rows:1", EMPTY) and isinstance(found, PromptExample) and found.chosen == (A,)
 
 
 @pytest.mark.parametrize("name", ["answer", "solution", "response"])
 def test_an_answer_that_is_null_in_the_first_row_is_an_answer_all_the_same(name: str):
     rows = [{"question": "Q", name: None}, {"question": "Q", name: "7"}]
-    form, found = tasks_of(iter([(f"rows:{n}", row) for n, row in enumerate(rows, 1)]), {})
+    form, found = prompts_of(at_lines(*rows), {})
     (_, bad), (_, good) = found
-    assert isinstance(bad, BadRow) and bad.why.startswith(f"`{name}` is null") and form.reference == name
-    assert isinstance(good, Task) and good.reference == "7"
+    assert isinstance(bad, UnusableRow) and bad.finding.startswith(f"`{name}` is null") and form.reference == name
+    assert isinstance(good, PromptExample) and good.reference == "7"
 
 
 def test_a_column_of_answers_without_any_is_none():
     rows = [{"question": "Q", "answer": None, "chosen": "A", "rejected": "B"}] * 3
-    form, _ = tasks_of(iter([("here", row) for row in rows]), {})
-    assert form.reference is None and all(isinstance(each, Task) for each in read(*rows))
+    form, _ = prompts_of(at_lines(*rows), {})
+    assert form.reference is None and all(isinstance(each, PromptExample) for each in read(*rows))
 
 
 def test_a_weak_answer_beside_a_pair_is_not_asked_for():
-    form, _ = tasks_of(iter([("here", {**PAIRS["texts"], "response": "R"})]), {})
+    form, _ = prompts_of(at_lines({**PAIRS["texts"], "response": "R"}), {})
     assert form.reference is None and form.name == "prompt/chosen/rejected"
 
 
 @pytest.mark.parametrize(
     ("bad", "why"),
-    [({"response": 3, "prompt": "A"}, "`response` is a number"), ({"response": "Q"}, "no `prompt` here")],
+    [({"response": 3, "prompt": "A"}, "`response` is a number"), ({"response": "Q"}, "`prompt` is missing")],
 )
 def test_what_is_wrong_names_the_columns_of_the_data(bad: dict, why: str):
     _, found = read({"response": "Q", "prompt": "A"}, bad, columns={"prompt": "response", "response": "prompt"})
-    assert isinstance(found, BadRow) and found.why.startswith(why)
+    assert isinstance(found, UnusableRow) and found.finding.startswith(why)
 
 
 def test_rows_of_a_csv_hold_turns_as_text(tmp_path: Any):
     path = tmp_path / "a.csv"
     cells = (json.dumps([turn]).replace('"', '""') for turn in (Q, A, B))
     path.write_text("prompt,chosen,rejected\n" + ",".join(f'"{cell}"' for cell in cells) + "\n")
-    [(_, found)] = tasks_of(read_rows(path), {})[1]
-    assert isinstance(found, Task) and (found.messages, found.chosen, found.rejected) == ((Q,), (A,), (B,))
+    [(_, found)] = prompts_of(read_rows(path), {})[1]
+    assert isinstance(found, PromptExample) and (found.messages, found.chosen, found.rejected) == ((Q,), (A,), (B,))
 
 
 @pytest.mark.parametrize(
     ("row", "columns", "message"),
     [
-        ({"text": "T"}, {}, "nothing in this row asks"),
-        ({"chosen": "A"}, {}, "nothing in this row asks"),
-        ({"prompt": "Q", "question": "Q"}, {}, "`prompt` and `question` could both be what is asked"),
+        ({"text": "T"}, {}, "no column of this row asks"),
+        ({"chosen": "A"}, {}, "no column of this row asks"),
+        ({"prompt": "Q", "question": "Q"}, {}, "`prompt` and `question` could both hold the question"),
         ({"prompt": "Q"}, {"prompt": "ask"}, "no column `ask`"),
         ({"prompt": "Q"}, {"promt": "prompt"}, "`promt` is no column that GRPO reads"),
         ({**SCORED, "orig_response": "A", "orig_score": "5"}, {}, "nothing to compare it with"),
@@ -376,7 +397,7 @@ HH = [
 def test_transcripts_as_people_have_written_them(chosen: str, rejected: str, asked: int, outcome: Any):
     [found] = read({"chosen": chosen, "rejected": rejected})
     if isinstance(outcome, str):
-        assert found == LeftOut("rows:1", outcome)
+        assert skipped(found) == ("rows:1", outcome)
     else:
         assert (len(found.messages), (len(found.chosen), len(found.rejected))) == (asked, outcome)
 
@@ -394,5 +415,5 @@ REAL = {
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no shared data here")
 @pytest.mark.parametrize("name", REAL)
 def test_real_data_are_read(name: str):
-    form, found = tasks_of(read_rows(SHARED_DATA / name), {})
-    assert (form.name, sum(isinstance(each, Task) for _, each in found)) == REAL[name]
+    form, found = prompts_of(read_rows(SHARED_DATA / name), {})
+    assert (form.name, sum(isinstance(each, PromptExample) for _, each in found)) == REAL[name]

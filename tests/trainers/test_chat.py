@@ -3,7 +3,7 @@
 import pytest
 
 from dimba.common.contract import DEFAULT_CHAT_TEMPLATE
-from dimba.common.errors import BadInput
+from dimba.common.errors import BadInput, Location
 from dimba.trainers.data.chat import IGNORED, encode, prepare_tokenizer
 from dimba.trainers.models.tiny import TEMPLATE
 
@@ -47,7 +47,7 @@ def trained(tokenizer, chat, template=None) -> list[str]:
     """The runs of tokens that carry loss, decoded."""
     if template:
         tokenizer.chat_template = template
-    example = encode(tokenizer, chat, "here")
+    example = encode(tokenizer, chat, Location("here"))
     runs: list[list[int]] = []
     labels = example.labels().tolist()
     for before, label in zip([IGNORED, *labels], labels, strict=False):
@@ -104,7 +104,7 @@ def test_what_a_template_refuses_is_the_rows_mistake(tokenizer):
 
 
 def test_an_assistant_that_speaks_first_is_refused(tokenizer):
-    with pytest.raises(BadInput, match="speaks first"):
+    with pytest.raises(BadInput, match="begins with the assistant"):
         trained(tokenizer, [{"role": "assistant", "content": "Hi"}], TEMPLATE)
 
 
@@ -136,7 +136,7 @@ def test_a_token_that_reaches_into_the_turn_is_refused(tokenizer):
 
 
 def test_there_is_one_bos_and_the_labels_are_the_tokens(tokenizer):
-    example = encode(tokenizer, CHAT, "here")
+    example = encode(tokenizer, CHAT, Location("here"))
     ids, labels = example.input_ids.tolist(), example.labels().tolist()
     assert ids.count(tokenizer.bos_token_id) == 1
     assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dimba.common.errors import BadInput, RunFailed
+from dimba.common.errors import BadInput, RunFailed, from_json
 from dimba.trainers.command import run_trainer
 
 FAILED, REFUSED = RunFailed("a.jsonl:3: the reward `f` fails", "correct it"), BadInput("a.jsonl:3: no answer")
@@ -31,7 +31,7 @@ def test_what_any_rank_runs_into_is_said_and_the_same_only_once(
     given = [(3, FAILED), (0, FAILED), (1, REFUSED), (0, RunFailed("other"))]
     assert [ended(rank, error, monkeypatch) for rank, error in given] == [1, 1, 2, 1]
     assert capsys.readouterr().err == f"error: {FAILED}\nerror: {REFUSED}\nerror: other\n"
-    assert json.loads((tmp_path / "word.json").read_text())["message"] == REFUSED.message
+    assert from_json(json.loads((tmp_path / "word.json").read_text())).message == REFUSED.message
 
 
 def test_what_only_follows_from_it_on_another_rank_has_no_traceback(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dimba.common.errors import Location
 from dimba.dataset.formats import Sample
 from dimba.dataset.token_report import DataReport
 from dimba.trainers.data.chat import ChatEncoder
@@ -34,7 +35,7 @@ def left_out(tokenizer: Any, template: str, messages: Any, tools: Any = None, **
     tokenizer.chat_template = template
     flags = tuple(message["role"] == "assistant" for message in messages)
     encoder = ChatEncoder(tokenizer, **options)
-    return encoder.render(Sample(messages=tuple(messages), trained=flags, tools=tools), "here").left_out
+    return encoder.render(Sample(messages=tuple(messages), trained=flags, tools=tools), Location("here")).left_out
 
 
 @pytest.fixture(scope="module")

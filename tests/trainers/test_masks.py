@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dimba.common.errors import BadRow
+from dimba.common.errors import Location, UnusableRow
 from dimba.dataset.formats import Sample
 from dimba.trainers.data.chat import IGNORED, ChatEncoder, Unmaskable
 from dimba.trainers.models.tiny import TEMPLATE
@@ -73,7 +73,9 @@ def trained(
     tokenizer.chat_template = template
     flags = tuple(m["role"] == "assistant" and (only is None or n in only) for n, m in enumerate(messages))
     encoder = ChatEncoder(tokenizer, **options)
-    [example] = encoder.encode_batch([encoder.render(Sample(messages=tuple(messages), trained=flags), "here")])
+    [example] = encoder.encode_batch(
+        [encoder.render(Sample(messages=tuple(messages), trained=flags), Location("here"))]
+    )
     if isinstance(example, Unmaskable):
         raise example
     return runs(tokenizer, example)
@@ -108,7 +110,7 @@ def test_the_day_that_a_template_prints_is_one_day_for_all_rows(tokenizer):
     tokenizer.chat_template = DATED
     encoder = ChatEncoder(tokenizer)
     sample = Sample(messages=CHAT, trained=(False, True, False, True))
-    assert len({encoder.render(sample, "here").text for _ in range(3)}) == 1
+    assert len({encoder.render(sample, Location("here")).text for _ in range(3)}) == 1
     assert chat_template_utils.datetime is datetime.datetime
 
 
@@ -122,8 +124,8 @@ def test_a_turn_that_shows_only_in_part_is_counted(tokenizer):
     encoder = ChatEncoder(tokenizer)
     chat = (CHAT[0], {"role": "assistant", "content": "<think>hm</think>2"}, *CHAT[2:])
     flags = (False, True, False, True)
-    assert encoder.render(Sample(messages=chat, trained=flags), "here").altered == 1
-    assert encoder.render(Sample(messages=CHAT, trained=flags), "here").altered == 0
+    assert encoder.render(Sample(messages=chat, trained=flags), Location("here")).altered == 1
+    assert encoder.render(Sample(messages=CHAT, trained=flags), Location("here")).altered == 0
     assert encoder.turn_ends == {"<|end|>": 4}
 
 
@@ -184,7 +186,7 @@ def test_an_answer_that_holds_the_templates_own_tokens_is_trained_whole(tokenize
 
 
 def test_the_marks_own_characters_are_the_rows_fault(tokenizer):
-    with pytest.raises(BadRow, match="U\\+10F7D1") as caught:
+    with pytest.raises(UnusableRow, match="U\\+10F7D1") as caught:
         trained(tokenizer, TEMPLATE, ({"role": "user", "content": "\U0010f7d1"}, CHAT[1]))
     assert not isinstance(caught.value, Unmaskable)
 
@@ -195,10 +197,10 @@ def test_a_conversation_of_many_turns_is_not_rendered_once_a_turn(tokenizer, mon
     tokenizer.chat_template = TEMPLATE
     encoder, chat, calls = ChatEncoder(tokenizer), CHAT * 20, []
     sample = Sample(messages=chat, trained=(False, True) * 40)
-    encoder.render(sample, "here")
+    encoder.render(sample, Location("here"))
     real = Renderer._render
     monkeypatch.setattr(Renderer, "_render", lambda *a, **k: calls.append(1) or real(*a, **k))
-    encoder.render(sample, "here")
+    encoder.render(sample, Location("here"))
     assert len(calls) == 2
 
 
@@ -221,7 +223,7 @@ def test_whatever_is_said_is_what_is_trained(tokenizer, template: str, one: str,
 
 def test_plain_text_is_trained_but_for_its_first_token(tokenizer):
     encoder = ChatEncoder(tokenizer)
-    rows = [encoder.render(Sample(text=text), "here") for text in ("It is 2.", "<|begin|>It is", "It<|end|>")]
+    rows = [encoder.render(Sample(text=text), Location("here")) for text in ("It is 2.", "<|begin|>It is", "It<|end|>")]
     first, second, third = encoder.encode_batch(rows)
     end = tokenizer.eos_token_id
     assert first.input_ids.tolist() == [*tokenizer("It is 2.")["input_ids"], end]
@@ -243,13 +245,13 @@ def test_a_tokenizer_that_begins_texts_does_not_begin_one_twice(tokenizer):
     begun.chat_template = TEMPLATE
     encoder = ChatEncoder(begun)
     samples = [Sample(text="It is"), Sample(text="<|begin|>It is"), Sample(messages=CHAT[:2], trained=(False, True))]
-    for example in encoder.encode_batch([encoder.render(sample, "here") for sample in samples]):
+    for example in encoder.encode_batch([encoder.render(sample, Location("here")) for sample in samples]):
         assert example.input_ids.tolist().count(tokenizer.bos_token_id) == 1
 
 
 def test_an_empty_text_is_refused(tokenizer):
-    with pytest.raises(BadRow, match="here: the text is empty"):
-        ChatEncoder(tokenizer).render(Sample(text=" \n"), "here")
+    with pytest.raises(UnusableRow, match="here: the text is empty"):
+        ChatEncoder(tokenizer).render(Sample(text=" \n"), Location("here"))
 
 
 def test_a_header_that_takes_in_white_space_keeps_it_out_of_the_turn(tiny_checkpoint):

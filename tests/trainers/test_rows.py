@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dimba.common.errors import BadInput, BadRow
+from dimba.common.errors import BadInput, UnusableRow
 from dimba.dataset.formats import Sample
 from dimba.trainers.data.rows import Source, available_memory
 from tests.conftest import QUESTIONS, write_rows
@@ -52,14 +52,14 @@ def test_samples_of_a_file_come_with_their_lines_and_bad_rows_in_place(tmp_path:
     first, second, third = samples
     assert form.name == "question/answer"
     assert isinstance(first[1], Sample) and isinstance(third[1], Sample)
-    assert second[0] == f"{path}:2" and isinstance(second[1], BadRow)
+    assert str(second[0]) == f"{path}:2" and isinstance(second[1], UnusableRow)
 
 
 def test_turns_in_the_older_layout_of_the_hub_are_read(hub):
     library = hub([CHAT, CHAT])
     _, samples = Source("own/chats", "main").samples()
     where, sample = next(samples)
-    assert where == "own/chats[train] row 1" and isinstance(sample, Sample)
+    assert str(where) == "own/chats[train]: row 1" and isinstance(sample, Sample)
     assert [message["content"] for message in sample.messages] == ["Q", "A"]
     assert library.asked == {"name": "own/chats", "config": "main", "split": "train", "streaming": False}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dimba.common.errors import BadRow
+from dimba.common.errors import UnusableRow
 from dimba.dataset.formats import Sample
 from dimba.trainers.data.chat import ChatEncoder, Unmaskable
 
@@ -152,7 +152,7 @@ def outcome(tokenizer: Any, talk: Conversation) -> str:
         [example] = encoder.encode_batch([rendered])
         if isinstance(example, Unmaskable):
             raise example
-    except BadRow as error:
+    except UnusableRow as error:
         return error.message.partition(": ")[2]
     prove(tokenizer, talk, rendered, example)
     return "masked"

@@ -19,7 +19,7 @@ from dimba.host.build_context import image_extra
 from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
 from dimba.host.probe import project_root
 from dimba.host.trust_requirements import find_harms
-from dimba.jobs.context import JobContext, Policy, gather, located
+from dimba.jobs.context import JobContext, Policy, gather
 from dimba.plan.build import Choices
 from dimba.plan.model import LaunchPlan
 from dimba.records.store import make_folder
@@ -43,7 +43,7 @@ def job(words: Sequence[str]) -> Start:
         plan = _context(loaded, secrets, given).plan()
         raise_all(list(_not_shown(plan)))
     except DimbaError as error:
-        raise _with_a_way_out(located(error, loaded), args.spec) from None
+        raise _with_a_way_out(loaded.locate(error), args.spec) from None
     if args.plan:
         sys.stdout.write(json.dumps(plan.as_json(), indent=2, ensure_ascii=False) + "\n")
         sys.exit(0)
@@ -102,34 +102,34 @@ def _not_here(spec: JobSpec) -> Iterator[DimbaError]:
     """What of a spec this container cannot give, or would give a stranger without asking."""
     # The environment here is what compose.yaml and whoever typed the command put into it, not somebody's own.
     for harm in find_harms(spec, Path.cwd(), project_root(), environment=()):
-        yield BadInput(str(harm), "")
+        yield BadInput(harm.what, key=harm.key)
     if spec.container.network in ("none", "host"):
-        yield BadInput(f"container.network: `{spec.container.network}` is not compose.yaml's", "")
+        yield BadInput(f"`{spec.container.network}` is not compose.yaml's", key="container.network")
     if spec.resources.memory:
-        yield BadInput("resources.memory: compose.yaml sets no limit", "")
+        yield BadInput("compose.yaml sets no limit", key="resources.memory")
     places = {"base_checkpoint": spec.base_checkpoint, "dataset.path": spec.dataset.path, "output_dir": spec.output_dir}
     for key, place in places.items():
         if place and (key != "base_checkpoint" or is_written_as_path(place)) and not is_shown(absolute(place)):
-            yield BadInput(f"{key}: {absolute(place)} is not shown to this container", "")
+            yield BadInput(f"{absolute(place)} is not shown to this container", key=key)
 
 
 def _not_given(spec: JobSpec, secrets: dict[str, str]) -> Iterator[DimbaError]:
     for name in spec.container.env:
         if "=" not in name and name not in secrets and name not in os.environ:
             hint = f"give it with `docker compose run -e {name} …`, a secret with `{name}_FILE=… docker compose run …`"
-            yield BadInput(f"container.env: `{name}` is not set in this container", hint)
+            yield BadInput(f"`{name}` is not set in this container", hint, key="container.env")
     if image_extra(spec) and find_spec("vllm") is None:
-        yield BadInput("trainer_args.use-vllm: this image has no vLLM", "build it with DIMBA_WITH=-vllm, or")
+        yield BadInput("this image has no vLLM", "build it with DIMBA_WITH=-vllm, or", key="trainer_args.use-vllm")
 
 
 def _not_shown(plan: LaunchPlan) -> Iterator[DimbaError]:
     for mount in plan.mounts:
         if not is_shown(Path(mount.source)):
-            yield BadInput(f"{mount.source} is not shown to this container", "")
+            yield BadInput(f"{mount.source} is not shown to this container")
     room = os.statvfs("/dev/shm")  # noqa: S108  # what NCCL and the loaders use
     if room.f_blocks * room.f_frsize < plan.shm_bytes:
         gib = plan.shm_bytes / (1 << 30)
-        yield BadInput(f"resources.shm_size: the job is to have {gib:g} GiB", f"set DIMBA_SHM_SIZE={gib:g}g, or")
+        yield BadInput(f"the job is to have {gib:g} GiB", f"set DIMBA_SHM_SIZE={gib:g}g, or", key="resources.shm_size")
 
 
 def _with_a_way_out(error: DimbaError, spec: str) -> DimbaError:

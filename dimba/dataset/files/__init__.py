@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import DATA_SUFFIXES
-from dimba.common.errors import BadInput, BadRow
+from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files.array import json_rows
 from dimba.dataset.files.lines import AS_UTF8, BYTE_ORDER_MARK, LONGEST, Read, check_lines, json_lines, kind, text_lines
 from dimba.dataset.files.table import csv_rows, parquet_rows
@@ -27,7 +27,7 @@ _READERS: dict[str, Callable[[io.BufferedReader, Path], Read]] = {
     ".txt": text_lines,
 }
 _PARQUET = b"PAR1"
-# How files begin that are something else than their name says.
+# The first bytes of files whose content is not of the kind that their name says.
 _STARTS = (
     (b"\xff\xfe\x00\x00", "is UTF-32, expected UTF-8", AS_UTF8.format("UTF-32")),
     (b"\x00\x00\xfe\xff", "is UTF-32, expected UTF-8", AS_UTF8.format("UTF-32")),
@@ -37,14 +37,18 @@ _STARTS = (
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "unpack it first, or compress it with gzip"),
     (b"PK\x03\x04", "is a zip archive (or a spreadsheet)", "unpack it first; export a spreadsheet as .csv"),
     (_PARQUET, "is a parquet file", "let its name end in .parquet"),
-    (b"version https://git-lfs.github.com/spec/", "is a git-lfs pointer, not the data", "fetch them: `git lfs pull`"),
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "is a git-lfs pointer, not the data",
+        "fetch it: `git lfs pull`",
+    ),
 )
 _HTML = re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
-_DOWNLOAD = "download it again: a page that asks to log in, or that shows the file, may have been saved in its place"
+_DOWNLOAD = "download it again: the saved file may be the page that asks to log in, or that previews the file"
 
 
-def read_rows(path: Path) -> Generator[tuple[str, dict[str, Any] | BadRow], None, None]:
-    """Every row of a file as (`file:line` or `file: row n`, row), a BadRow in place of one that cannot be read.
+def read_rows(path: Path) -> Generator[tuple[Location, dict[str, Any] | UnusableRow], None, None]:
+    """Yields every row of a file with its location, an UnusableRow in place of one that cannot be read.
 
     Raises:
         BadInput: the file is missing, of another kind, broken as a whole, or empty.
@@ -54,17 +58,16 @@ def read_rows(path: Path) -> Generator[tuple[str, dict[str, Any] | BadRow], None
         reader = _READERS[_suffix(path)]
         with closing(_opened(path)) as stream:
             _check_start(stream, path)
-            for each in reader(stream, path):
+            for where, row in reader(stream, path):
                 found = True
-                yield each
+                yield where, row.at(where) if isinstance(row, UnusableRow) else row
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadInput(f"{path}: not a whole gzip file: {error}", "copy it again, or compress it again") from None
+        raise BadInput(f"not a complete gzip file: {error}", "copy it again, or compress it again", file=path) from None
     except OSError as error:
-        raise BadInput(
-            f"{path}: cannot be read: {error.strerror or error}", "check the path and who may read"
-        ) from None
+        cause = f"cannot be read: {error.strerror or error}"
+        raise BadInput(cause, "check the path and its permissions", file=path) from None
     if not found:
-        raise BadInput(f"{path}: no rows", "the file is empty, or holds nothing but its header")
+        raise BadInput("no rows", "the file is empty, or holds nothing but its header", file=path)
 
 
 def _suffix(path: Path) -> str:
@@ -72,10 +75,10 @@ def _suffix(path: Path) -> str:
     suffix = plain.suffix.lower()
     if suffix not in _READERS:
         known = f"known kinds: {KINDS}; for example .jsonl, one JSON object a line"
-        raise BadInput(f"{path}: `{plain.suffix or 'no suffix'}` is no kind of file that is read", known)
+        raise BadInput(f"`{plain.suffix or 'no suffix'}` is not a supported kind of file", known, file=path)
     if not path.is_file():
-        problem = "is a folder" if path.is_dir() else "is no ordinary file" if path.exists() else "does not exist"
-        raise BadInput(f"{path}: {problem}", f"give the path of a file ({KINDS})")
+        problem = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
+        raise BadInput(problem, f"give the path of a file ({KINDS})", file=path)
     return suffix
 
 
@@ -93,14 +96,13 @@ def _check_start(stream: io.BufferedReader, path: Path) -> None:
         return
     for magic, problem, hint in _STARTS:
         if start.startswith(magic):
-            raise BadInput(f"{path}: {problem}", hint)
+            raise BadInput(problem, hint, file=path)
     if _suffix(path) != ".txt" and _HTML.match(begin.removeprefix(BYTE_ORDER_MARK)):
-        raise BadInput(f"{path}: is an HTML page, not data", _DOWNLOAD)
+        raise BadInput("is an HTML page, not data", _DOWNLOAD, file=path)
     if is_parquet and start:
-        raise BadInput(f"{path}: is no parquet file", "write it again, or give it the suffix of what it is")
+        raise BadInput("is not a parquet file", "write it again, or give it the suffix of its own format", file=path)
     if _every_other_is_nul(start):
-        raise BadInput(f"{path}: is UTF-16 without its mark, expected UTF-8", AS_UTF8.format("UTF-16LE"))
-
+        raise BadInput("is UTF-16 without its mark, expected UTF-8", AS_UTF8.format("UTF-16LE"), file=path)
     if _suffix(path) == ".jsonl":
         check_lines(begin, path)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from dimba.common.errors import BadInput, BadRow
+from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files.lines import (
     BYTE_ORDER_MARK,
     LONGEST,
@@ -35,10 +35,10 @@ _DECODER = json.JSONDecoder()
 
 
 def json_rows(stream: io.BufferedReader, path: Path) -> Read:
-    """The rows of an array as `file: row n`, of objects as `file:line`.
+    """Yields the rows of an array by number, those of objects by line.
 
     Raises:
-        BadInput: it breaks somewhere; how many rows are behind that nobody can know.
+        BadInput: the JSON breaks somewhere; the rows after that place cannot be counted.
     """
     start = stream.peek(1).removeprefix(BYTE_ORDER_MARK).lstrip()
     if start.startswith(b"["):
@@ -54,7 +54,7 @@ def _is_object_a_line(start: bytes) -> bool:
 
 
 class _Broken(ValueError):
-    """The text is no JSON from here on."""
+    """The text is not JSON from here on."""
 
 
 class _CutOff(_Broken):
@@ -62,7 +62,7 @@ class _CutOff(_Broken):
 
 
 class _Window:
-    """The file's text around `at`: it grows ahead by doubling, and what was read is dropped."""
+    """The file's text around `at`: it doubles to grow ahead, and drops the text that was read."""
 
     def __init__(self, stream: io.BufferedReader) -> None:
         self.text, self.at, self.ended = "", 0, False
@@ -73,23 +73,27 @@ class _Window:
         self._counted = (0, 0)  # a position of the window, and the lines that end before it
 
     def next(self) -> str:
-        """The next character that is no space; empty at the end of the file."""
+        """Moves to the next character that is not a space and returns it; empty at the end of the file."""
         while True:
             match = _SPACE.match(self.text, self.at)
-            assert match is not None, "it matches nothing too"
+            assert match is not None, "the pattern matches the empty string"
             self.at = match.end()
             if self.at < len(self.text) or self.ended:
                 return self.text[self.at : self.at + 1]
             self._grow()
 
-    def value(self, where: str) -> tuple[Any, bool]:
-        """(the JSON value that begins here, whether it is UTF-8); raises _Broken or OverflowError."""
+    def value(self) -> tuple[Any, bool]:
+        """Reads the JSON value that begins here; returns it, and whether it is UTF-8.
+
+        Raises:
+            _Broken: it is not JSON; OverflowError: it is longer than LONGEST.
+        """
         self.next()
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
-                self._check_more_may_mend(error)
+                self._raise_unless_cut_off(error)
             except (ValueError, RecursionError) as error:
                 raise _Broken(f"{unreadable(error)} ({self.place(self.at)})") from None
             else:
@@ -99,12 +103,12 @@ class _Window:
             self._grow()
 
     def place(self, at: int) -> str:
-        """Where in the file a character of the window is."""
+        """The line and column in the file of a character of the window."""
         line, column = self._position(at)
         return f"line {line}, column {column}"
 
     def line(self) -> int:
-        """The line in the file of the next character; what was counted before is not counted again."""
+        """The line in the file of the next character, counted from the last one asked for."""
         at, lines = self._counted
         lines += self.text.count("\n", at, self.at)
         self._counted = self.at, lines
@@ -115,14 +119,15 @@ class _Window:
         column = at - self.text.rfind("\n", 0, at) if lines else self._column + at
         return self._line + lines, column
 
-    def _check_more_may_mend(self, error: json.JSONDecodeError) -> None:
+    def _raise_unless_cut_off(self, error: json.JSONDecodeError) -> None:
+        """Returns if more text may complete the value; raises _Broken if it cannot."""
         near = error.pos >= len(self.text) - _NEAR or error.msg.startswith("Unterminated string")
         if near and not self.ended:
             return
-        why = f"not valid JSON: {error.msg.removesuffix(' at')} at {self.place(broken_at(error))}"
+        cause = f"not valid JSON: {error.msg.removesuffix(' at')} at {self.place(broken_at(error))}"
         if self.ended and is_cut_off(error):
-            raise _CutOff(f"{why}; the file ends in the middle of this row") from None
-        raise _Broken(why) from None
+            raise _CutOff(f"{cause}; the file ends in the middle of this row") from None
+        raise _Broken(cause) from None
 
     def _grow(self) -> None:
         left = len(self.text) - self.at
@@ -139,18 +144,18 @@ class _Window:
 
 def _array(window: _Window, path: Path) -> Read:
     for number in count(1):
-        where = f"{path}: row {number}"
+        where = Location(str(path), row=number)
         try:
-            if not _goes_on(window, first=number == 1):
+            if not _has_next_row(window, first=number == 1):
                 return
-            row = _row(window, where)
+            row = _row(window)
         except (_Broken, OverflowError) as error:
-            raise _end(where, error, path, _ARRAY_ROWS) from None
+            raise _broken_off(where, error, _ARRAY_ROWS) from None
         yield where, row
 
 
-def _goes_on(window: _Window, *, first: bool) -> bool:
-    """Whether another row follows, after the bracket or comma before it."""
+def _has_next_row(window: _Window, *, first: bool) -> bool:
+    """Whether another row follows; moves past the bracket or comma in front of it."""
     character = window.next()
     if first or character == ",":
         window.at += 1
@@ -158,10 +163,10 @@ def _goes_on(window: _Window, *, first: bool) -> bool:
             return True
         character = "]"
     if character != "]":
-        why = "not valid JSON: expected a comma or the array's `]`, found"
+        cause = "not valid JSON: expected a comma or the array's `]`, found"
         if not character:
-            raise _CutOff(f"{why} the end of the file")
-        raise _Broken(f"{why} `{character}` at {window.place(window.at)}")
+            raise _CutOff(f"{cause} the end of the file")
+        raise _Broken(f"{cause} `{character}` at {window.place(window.at)}")
     window.at += 1
     if window.next():
         raise _Broken(f"not valid JSON: there is more after the array's `]`, at {window.place(window.at)}")
@@ -171,44 +176,43 @@ def _goes_on(window: _Window, *, first: bool) -> bool:
 def _objects(window: _Window, path: Path) -> Read:
     first = True
     while window.next():
-        where = f"{path}:{window.line()}"
+        where = Location(str(path), window.line())
         try:
-            row = _row(window, where)
+            row = _row(window)
             if first and not window.next():
                 _check_not_wrapped(row, path)
         except (_Broken, OverflowError) as error:
-            raise _end(where, error, path, _OBJECTS) from None
+            raise _broken_off(where, error, _OBJECTS) from None
         first = False
         yield where, row
 
 
-def _row(window: _Window, where: str) -> dict[str, Any] | BadRow:
-    value, is_utf8 = window.value(where)
-    return as_object(value, where) if is_utf8 else not_utf8(where)
+def _row(window: _Window) -> dict[str, Any] | UnusableRow:
+    value, is_utf8 = window.value()
+    return as_object(value) if is_utf8 else not_utf8()
 
 
-def _end(where: str, error: Exception, path: Path, jq: str) -> BadInput:
+def _broken_off(where: Location, error: Exception, jq: str) -> BadInput:
     if isinstance(error, OverflowError):
-        return BadInput(
-            f"{where}: {TOO_LONG}", "no row after it can be read: split it, or is a quote or bracket missing?"
-        )
+        hint = "no row after it can be read: split it, or is a quote or bracket missing?"
+        return BadInput(TOO_LONG, hint).at(where)
     if isinstance(error, _CutOff):
-        return BadInput(f"{where}: {error}", f"copy or make the file again{_rows_before(path, jq)}")
-    return BadInput(f"{where}: {error}", "correct it there: until then no row after it can be read")
+        return BadInput(str(error), f"copy or make the file again{_with_rows_before(Path(where.file), jq)}").at(where)
+    return BadInput(str(error), "correct it there: until then no row after it can be read").at(where)
 
 
-def _rows_before(path: Path, jq: str) -> str:
-    """How to go on with the rows before the end: jq writes them and then complains."""
+def _with_rows_before(path: Path, jq: str) -> str:
+    """The command that keeps the rows before the end: jq writes them, then fails."""
     if path.suffix.lower() == ".gz":
         return ""
-    return f"; or go on with the rows before it: `jq {jq} {quote(path.name)} > {quote(path.stem + '.jsonl')}`"
+    return f"; or train on the rows before it: `jq {jq} {quote(path.name)} > {quote(path.stem + '.jsonl')}`"
 
 
-def _check_not_wrapped(row: dict[str, Any] | BadRow, path: Path) -> None:
+def _check_not_wrapped(row: dict[str, Any] | UnusableRow, path: Path) -> None:
     found = [key for key in _WRAPPERS if isinstance(row, dict) and isinstance(row.get(key), list)]
     if found:
         hint = f"write that list alone, for example `jq .{found[0]} {path.name} > rows.json`"
-        raise BadInput(f"{path}: one object, with its rows under `{found[0]}`", hint)
+        raise BadInput(f"one object, with its rows under `{found[0]}`", hint, file=path)
 
 
 __all__ = ["json_rows"]

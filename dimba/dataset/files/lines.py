@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dimba.common.errors import BadInput, BadRow
+from dimba.common.errors import BadInput, Location, UnusableRow
 
-Read = Iterator[tuple[str, dict[str, Any] | BadRow]]
+Read = Iterator[tuple[Location, dict[str, Any] | UnusableRow]]
 
-LONGEST = 32 << 20  # bytes of one row: what is read into memory at once
+LONGEST = 32 << 20  # bytes of one row, which is read into memory at once
 TOO_LONG = f"longer than {LONGEST >> 20} MiB"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 AS_UTF8 = "save the file as UTF-8, for example with `iconv -f {} -t UTF-8 old > new`"
@@ -20,48 +20,48 @@ _KINDS = {type(None): "null", str: "text", dict: "an object", list: "a list", bo
 
 
 def kind(value: object) -> str:
-    """What a value is, as a user of JSON calls it."""
+    """The kind of a value, as a user of JSON calls it."""
     return _KINDS.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
-def too_long(where: str) -> BadRow:
-    """The BadRow of a row beyond LONGEST."""
-    return BadRow(where, TOO_LONG, "is it one row? one row a line; or split it")
+def too_long() -> UnusableRow:
+    """The error for a row beyond LONGEST."""
+    return UnusableRow(TOO_LONG, "is it one row? one row a line; or split it")
 
 
 def json_lines(stream: io.BufferedReader, path: Path) -> Read:
-    """One JSON object a line; empty lines are passed over."""
+    """Yields the JSON object of every line that is not empty."""
     for where, line in _lines(stream, path):
-        if isinstance(line, BadRow) or not line.isspace():
-            yield where, line if isinstance(line, BadRow) else _parsed(line, where)
+        if isinstance(line, UnusableRow) or not line.isspace():
+            yield where, line if isinstance(line, UnusableRow) else _parse(line)
 
 
 def check_lines(begin: bytes, path: Path) -> None:
-    """Refuses a .jsonl that begins as a .json file does: every line of it would be told as a bad row."""
+    """Raises BadInput for a .jsonl that begins as a .json file does, rather than report every line of it."""
     first, _, rest = begin.removeprefix(BYTE_ORDER_MARK).lstrip().partition(b"\n")
     first = first.rstrip()
     hint = "rename it so that it ends in .json, or write one object a line"
     if first == b"[" or (_ARRAY.match(first) and not (first.endswith(b"]") and rest.strip())):
-        raise BadInput(f"{path}: is one JSON array, expected one JSON object a line", hint)
+        raise BadInput("is one JSON array, expected one JSON object a line", hint, file=path)
     if first == b"{":
-        raise BadInput(f"{path}: its objects stand on several lines each, expected one a line", hint)
+        raise BadInput("its objects stand on several lines each, expected one a line", hint, file=path)
 
 
 def text_lines(stream: io.BufferedReader, path: Path) -> Read:
-    """Every line that is not empty, as {"text": line}."""
+    """Yields every line that is not empty, as {"text": line}."""
     for where, line in _lines(stream, path):
-        if isinstance(line, BadRow) or not line.isspace():
-            yield where, line if isinstance(line, BadRow) else _text_row(line, where)
+        if isinstance(line, UnusableRow) or not line.isspace():
+            yield where, line if isinstance(line, UnusableRow) else _text_row(line)
 
 
-def _lines(stream: io.BufferedReader, path: Path) -> Iterator[tuple[str, bytes | BadRow]]:
-    number = 0
+def _lines(stream: io.BufferedReader, path: Path) -> Iterator[tuple[Location, bytes | UnusableRow]]:
+    number, file = 0, str(path)
     while line := stream.readline(LONGEST + 1):
         number += 1
-        where = f"{path}:{number}"
+        where = Location(file, number)
         if len(line) > LONGEST:
             _skip_rest(stream, line)
-            yield where, too_long(where)
+            yield where, too_long()
             continue
         yield where, (line.removeprefix(BYTE_ORDER_MARK) or b"\n") if number == 1 else line
 
@@ -71,27 +71,27 @@ def _skip_rest(stream: io.BufferedReader, line: bytes) -> None:
         line = stream.readline(LONGEST)
 
 
-def _text_row(line: bytes, where: str) -> dict[str, Any] | BadRow:
+def _text_row(line: bytes) -> dict[str, Any] | UnusableRow:
     if b"\0" in line:
-        return with_nul(where)
+        return with_nul()
     try:
         return {"text": line.decode().rstrip("\r\n")}
     except UnicodeDecodeError as error:
-        return not_utf8(where, f" at byte {error.start + 1}")
+        return not_utf8(f" at byte {error.start + 1}")
 
 
-def with_nul(where: str) -> BadRow:
-    """The BadRow of a row with NUL in it."""
-    return BadRow(where, "holds NUL bytes", "the file was not written whole: copy or make it again")
+def with_nul() -> UnusableRow:
+    """The error for a row that holds NUL."""
+    return UnusableRow("holds NUL bytes", "the file was not written to its end: copy or make it again")
 
 
-def not_utf8(where: str, place: str = "") -> BadRow:
-    """The BadRow of a row with bytes of another encoding, at a place of it."""
-    return BadRow(where, f"not UTF-8{place}", AS_UTF8.format("WINDOWS-1252"))
+def not_utf8(place: str = "") -> UnusableRow:
+    """The error for a row with bytes of another encoding, at a place in it."""
+    return UnusableRow(f"not UTF-8{place}", AS_UTF8.format("WINDOWS-1252"))
 
 
 def has_escapes(text: str) -> bool:
-    """Whether text that was decoded with `surrogateescape` holds bytes that are no UTF-8."""
+    """Whether text that was decoded with `surrogateescape` holds bytes that are not UTF-8."""
     if text.isascii():
         return False
     try:
@@ -101,29 +101,29 @@ def has_escapes(text: str) -> bool:
     return False
 
 
-def _parsed(line: bytes, where: str) -> dict[str, Any] | BadRow:
+def _parse(line: bytes) -> dict[str, Any] | UnusableRow:
     try:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        return not_utf8(where, f" at byte {error.start + 1}")
+        return not_utf8(f" at byte {error.start + 1}")
     except json.JSONDecodeError as error:
-        return with_nul(where) if b"\0" in line else _not_json(line, where, error)
+        return with_nul() if b"\0" in line else _not_json(line, error)
     except (ValueError, RecursionError) as error:
-        return BadRow(where, unreadable(error))
-    return as_object(value, where)
+        return UnusableRow(unreadable(error))
+    return as_object(value)
 
 
-def _not_json(line: bytes, where: str, error: json.JSONDecodeError) -> BadRow:
-    why = f"not valid JSON: {error.msg.removesuffix(' at')} at column {broken_at(error) + 1}"
+def _not_json(line: bytes, error: json.JSONDecodeError) -> UnusableRow:
+    cause = f"not valid JSON: {error.msg.removesuffix(' at')} at column {broken_at(error) + 1}"
     if not line.endswith(b"\n") and is_cut_off(error):
-        return BadRow(where, f"{why}; the file ends in the middle of this row", "copy or make the file again")
+        return UnusableRow(f"{cause}; the file ends in the middle of this row", "copy or make the file again")
     if line.lstrip().startswith(b"["):
-        return BadRow(where, why, "one JSON object a line; an array of objects belongs in a .json file")
-    return BadRow(where, why)
+        return UnusableRow(cause, "one JSON object a line; an array of objects belongs in a .json file")
+    return UnusableRow(cause)
 
 
 def broken_at(error: json.JSONDecodeError) -> int:
-    """Where it breaks; what ends too early does so at its end, not on the line after it."""
+    """The position of the mistake; text that ends too early is broken at its end, not on the line after it."""
     return min(error.pos, len(error.doc.rstrip()))
 
 
@@ -133,12 +133,12 @@ def is_cut_off(error: json.JSONDecodeError) -> bool:
 
 
 def unreadable(error: Exception) -> str:
-    """Why valid JSON could not be read: what is too deep, or a number of thousands of digits."""
+    """The cause for valid JSON that Python cannot read: it is nested too deeply, or has a number too long."""
     return "nested too deeply to be read" if isinstance(error, RecursionError) else f"not readable: {error}"
 
 
-def as_object(value: object, where: str) -> dict[str, Any] | BadRow:
-    """The value where it is an object, else its BadRow."""
+def as_object(value: object) -> dict[str, Any] | UnusableRow:
+    """The value if it is an object, else the error that reports its kind."""
     if isinstance(value, dict):
         return value
-    return BadRow(where, f'is {kind(value)}, expected an object such as {{"question": …, "answer": …}}')
+    return UnusableRow(f'is {kind(value)}, expected an object such as {{"question": …, "answer": …}}')

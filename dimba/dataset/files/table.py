@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dimba.common.errors import BadInput, BadRow
+from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files.lines import AS_UTF8, LONGEST, Read, has_escapes, not_utf8, with_nul
 
 _QUOTES = (
@@ -23,7 +23,7 @@ _BATCH_BYTES, _BATCH_ROWS = 8 << 20, 1024
 
 
 def csv_rows(stream: io.BufferedReader, path: Path) -> Read:
-    """One row after the header as `file:line`, the line where it begins; `,`, `;` or a tab between the cells."""
+    """Yields the rows after the header, each by the line that it begins on; cells end with `,`, `;` or a tab."""
     csv.field_size_limit(LONGEST)
     lines = _text_lines(stream)
     before = list(_up_to_header(lines))
@@ -31,7 +31,7 @@ def csv_rows(stream: io.BufferedReader, path: Path) -> Read:
     table = csv.reader(chain(before, lines), delimiter=delimiter, strict=True)
     names = _header(table, path)
     while names:
-        where = f"{path}:{table.line_num + 1}"
+        where = Location(str(path), table.line_num + 1)
         try:
             cells = next(table)
         except StopIteration:
@@ -41,7 +41,7 @@ def csv_rows(stream: io.BufferedReader, path: Path) -> Read:
             continue
         _check_no_line_lost(names, cells, where, table.line_num)
         if len(cells) > 1 or any(cell.strip() for cell in cells):
-            yield where, _csv_row(names, cells, where)
+            yield where, _csv_row(names, cells)
 
 
 def _text_lines(stream: io.BufferedReader) -> Iterator[str]:
@@ -61,54 +61,54 @@ def _header(table: Any, path: Path) -> list[str]:
     try:
         first: list[str] = next((cells for cells in table if any(cell.strip() for cell in cells)), [])
     except csv.Error as error:
-        raise BadInput(f"{path}: its header is no CSV: {error}", _NAMES) from None
+        raise BadInput(f"its header is not CSV: {error}", _NAMES, file=path) from None
     names = [name.strip() for name in first]
     if names and not all(names):
         hint = f"{_NAMES}; pandas leaves its index out with `to_csv(…, index=False)`"
-        raise BadInput(f"{path}:1: column {names.index('') + 1} of the header has no name", hint)
+        raise BadInput(f"column {names.index('') + 1} of the header has no name", hint, file=path, line=1)
     if twice := [name for name in names if names.count(name) > 1]:
-        raise BadInput(f"{path}:1: two columns are called `{twice[0]}`", f"rename one of them; {_NAMES}")
+        raise BadInput(f"two columns are called `{twice[0]}`", f"rename one of them; {_NAMES}", file=path, line=1)
     if long := [name for name in names if len(name) > _LONGEST_NAME]:
-        raise BadInput(f"{path}:1: `{long[0][:40]}…` is taken for the name of a column", _NAMES)
+        raise BadInput(f"`{long[0][:40]}…` is taken for the name of a column", _NAMES, file=path, line=1)
     if any(map(has_escapes, names)):
-        raise BadInput(f"{path}:1: the header is not UTF-8", AS_UTF8.format("WINDOWS-1252"))
+        raise BadInput("the header is not UTF-8", AS_UTF8.format("WINDOWS-1252"), file=path, line=1)
     return names
 
 
-def _broken_cells(error: csv.Error, where: str, last: int) -> BadRow:
-    """The BadRow of one line; lines that a quote makes one of are rows that would be lost: raises BadInput."""
+def _broken_cells(error: csv.Error, where: Location, last: int) -> UnusableRow:
+    """The error of one line; raises BadInput where an open quote joins lines, as their rows would be lost."""
     if "unexpected end" in str(error):
-        raise BadInput(f"{where}: a quote is opened here and never closed (the file ends at line {last})", _QUOTES)
+        raise BadInput(f"a quote is opened here and never closed (the file ends at line {last})", _QUOTES).at(where)
     if span := _span(where, last):
-        raise BadInput(f"{where}: not valid CSV: {error} ({span} are read as one row: is a quote left open?)", _QUOTES)
-    return BadRow(where, f"not valid CSV: {error}", "write a quote within a quoted cell twice")
+        raise BadInput(f"not valid CSV: {error} ({span} are read as one row: is a quote left open?)", _QUOTES).at(where)
+    return UnusableRow(f"not valid CSV: {error}", "write a quote within a quoted cell twice")
 
 
-def _check_no_line_lost(names: list[str], cells: list[str], where: str, last: int) -> None:
+def _check_no_line_lost(names: list[str], cells: list[str], where: Location, last: int) -> None:
     span = _span(where, last)
     if span and len(cells) != len(names):
         found = f"{len(cells)} cells, and the header has {len(names)}"
-        raise BadInput(f"{where}: {span} are read as one row with {found}: is a quote left open?", _QUOTES)
+        raise BadInput(f"{span} are read as one row with {found}: is a quote left open?", _QUOTES).at(where)
 
 
-def _span(where: str, last: int) -> str:
-    first = int(where.rpartition(":")[2])
+def _span(where: Location, last: int) -> str:
+    first = where.line or last
     return f"{last - first + 1:,} lines, {first} to {last}," if last > first else ""
 
 
-def _csv_row(names: list[str], cells: list[str], where: str) -> dict[str, Any] | BadRow:
+def _csv_row(names: list[str], cells: list[str]) -> dict[str, Any] | UnusableRow:
     if len(cells) != len(names):
-        return BadRow(where, f"{len(cells)} cells, and the header has {len(names)}")
+        return UnusableRow(f"{len(cells)} cells, and the header has {len(names)}")
     for name, cell in zip(names, cells, strict=True):
         if "\0" in cell:
-            return with_nul(where)
+            return with_nul()
         if has_escapes(cell):
-            return not_utf8(where, f" in column `{name}`")
+            return not_utf8(f" in column `{name}`")
     return dict(zip(names, cells, strict=True))
 
 
 def parquet_rows(stream: io.BufferedReader, path: Path) -> Read:
-    """The rows of a parquet file as `file: row n`."""
+    """Yields the rows of a parquet file by number."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -120,19 +120,18 @@ def parquet_rows(stream: io.BufferedReader, path: Path) -> Read:
         for batch in table.iter_batches(batch_size=_batch_rows(table.metadata), use_threads=False):
             for row in _batch(batch):
                 number += 1
-                where = f"{path}: row {number}"
-                yield where, BadRow(where, row) if isinstance(row, str) else row
+                yield Location(str(path), row=number), row
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        broken = f"broken after row {number}" if number else "is no whole parquet file"
-        raise BadInput(f"{path}: {broken}: {reason}", "copy or write the file again") from None
+        broken = f"broken after row {number}" if number else "is not a complete parquet file"
+        raise BadInput(f"{broken}: {reason}", "copy or write the file again", file=path) from None
 
 
 def _seekable(stream: io.BufferedReader) -> BinaryIO:
-    """The stream, or a copy of what it unpacks: a parquet file is read from its end."""
+    """The stream, or an unpacked copy of it: a parquet file is read from its end."""
     if not isinstance(stream.raw, gzip.GzipFile):
         return stream
-    file = tempfile.TemporaryFile()  # noqa: SIM115  # gone once nobody holds it
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # removed when it is closed
     shutil.copyfileobj(stream, file, 1 << 20)
     file.seek(0)
     return file
@@ -140,7 +139,7 @@ def _seekable(stream: io.BufferedReader) -> BinaryIO:
 
 def _check_names(names: list[str], path: Path) -> None:
     if twice := [name for name in names if names.count(name) > 1]:
-        raise BadInput(f"{path}: two columns are called `{twice[0]}`", "rename one of them")
+        raise BadInput(f"two columns are called `{twice[0]}`", "rename one of them", file=path)
 
 
 def _batch_rows(metadata: Any) -> int:
@@ -149,19 +148,19 @@ def _batch_rows(metadata: Any) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES * max(rows, 1) // max(size, 1)))
 
 
-def _batch(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """Rows, or why one cannot be read."""
+def _batch(batch: Any) -> Iterator[dict[str, Any] | UnusableRow]:
+    """Yields the rows; where the batch does not convert as a whole, one by one."""
     try:
         yield from batch.to_pylist()
     except (ValueError, OverflowError):
         yield from (_one(batch.slice(n, 1)) for n in range(batch.num_rows))
 
 
-def _one(batch: Any) -> dict[str, Any] | str:
+def _one(batch: Any) -> dict[str, Any] | UnusableRow:
     try:
         row: dict[str, Any] = batch.to_pylist()[0]
     except UnicodeDecodeError:
-        return "not UTF-8"
+        return UnusableRow("not UTF-8")
     except (ValueError, OverflowError) as error:
-        return f"not readable: {error}"
+        return UnusableRow(f"not readable: {error}")
     return row

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from dimba.common.contract import DEFAULT_CHAT_TEMPLATE
-from dimba.common.errors import BadInput, BadRow
+from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.formats import Sample
 from dimba.trainers.data.marks import called, has_marks
 from dimba.trainers.data.masks import Masker, Span
@@ -35,8 +35,8 @@ def prepare_tokenizer(tokenizer: Any) -> str:
     return "; ".join(said)
 
 
-def encode(tokenizer: Any, messages: Messages, where: str) -> Example:
-    """Tokens and mask of one chat, every assistant turn trained; raises BadRow, Unmaskable."""
+def encode(tokenizer: Any, messages: Messages, where: Location) -> Example:
+    """Tokens and mask of one chat, every assistant turn trained; raises UnusableRow, Unmaskable."""
     trained = tuple(message["role"] == "assistant" for message in messages)
     encoder = ChatEncoder(tokenizer)
     [example] = encoder.encode_batch([encoder.render(Sample(messages=tuple(messages), trained=trained), where)])
@@ -62,17 +62,18 @@ class ChatEncoder:
         """The tokens that ended the trained turns so far, each with how often."""
         return dict(self._masker.turn_ends)
 
-    def render(self, sample: Sample, where: str) -> Rendered:
-        """The sample as text, with what carries loss; raises BadRow, or Unmaskable where the template is at fault."""
+    def render(self, sample: Sample, where: Location) -> Rendered:
+        """The sample as text, with the spans that carry loss; raises UnusableRow, or Unmaskable for the template."""
         if sample.text is not None:
             if not sample.text.strip():
-                raise BadRow(where, "the text is empty")
+                raise UnusableRow("the text is empty").at(where)
             return Rendered(where, sample.text)
         wanted = self._wanted(sample, where)
         masker = self._masker
         chat = Chat(sample.messages, sample.tools, where, masker.render.text(sample.messages, sample.tools, where))
         if has_marks(chat.text):
-            raise BadRow(where, "the chat has characters (U+10F7D1, U+10F7D2) that are needed to find the turns")
+            cause = "the chat has characters (U+10F7D1, U+10F7D2) that are needed to find the turns"
+            raise UnusableRow(cause).at(where)
         try:
             spans, altered, lost = masker.spans(chat, wanted)
         except Unmaskable:
@@ -93,8 +94,8 @@ class ChatEncoder:
         encoded_texts = iter(encode_texts(self._tokenizer, texts))
         return [next(encoded_texts if row.spans is None else encoded_chats) for row in rendered]
 
-    def _wanted(self, sample: Sample, where: str) -> list[int]:
-        """The places of the turns that are trained; raises BadRow for those that cannot be."""
+    def _wanted(self, sample: Sample, where: Location) -> list[int]:
+        """The places of the turns that are trained; raises UnusableRow for those that cannot be."""
         turns = [
             place
             for place, (message, trained) in enumerate(zip(sample.messages, sample.trained, strict=True))
@@ -104,9 +105,10 @@ class ChatEncoder:
         for place in turns:
             message = sample.messages[place]
             if not (message.get("content") or "").strip() and not message.get("tool_calls"):
-                raise BadRow(where, "an assistant turn is empty, so the model would learn to say nothing")
+                raise UnusableRow("an assistant turn is empty, so the model would learn to say nothing").at(where)
         if 0 in turns:
-            raise BadRow(where, "the assistant speaks first, and nobody asked", "start the chat with a user's turn")
+            cause = "the chat begins with the assistant, and no question precedes it"
+            raise UnusableRow(cause, "start the chat with a user's turn").at(where)
         return turns
 
     def _own_spans(self, chat: Chat, wanted: Sequence[int]) -> list[Span]:

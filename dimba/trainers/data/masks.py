@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dimba.common.errors import BadRow
+from dimba.common.errors import UnusableRow
 from dimba.trainers.data import marks
 from dimba.trainers.data.marks import Mark
 from dimba.trainers.data.omissions import left_out
@@ -50,7 +50,7 @@ class Masker:
             marked = marks.mark(chat.messages, turns, tags=tags)
             try:
                 text, found = marks.read(self.render.text(marked, chat.tools, chat.where))
-            except BadRow:
+            except UnusableRow:
                 continue
             if text == chat.text:
                 return chat if turns is everybody else replace(chat, unmarked=len(turns) < len(everybody)), found
@@ -162,7 +162,7 @@ class Masker:
             calls = {**message, "tool_calls": list(message["tool_calls"]) * times}
             try:
                 text = self.render.text([*chat.messages[: turn.index], calls], chat.tools, chat.where)
-            except BadRow:
+            except UnusableRow:
                 return False
             counts.append(text.count(token))
         return counts[0] != counts[1]
@@ -176,7 +176,7 @@ class Masker:
         try:
             text, found = marks.read(self.render.text(marked, chat.tools, chat.where))
             other = turn_at(Chat(messages, chat.tools, chat.where, text), found, turn.index)
-        except BadRow:
+        except UnusableRow:
             return None
         return text[other.last : other.next]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from dimba.common.errors import BadRow
+from dimba.common.errors import UnusableRow
 from dimba.trainers.data import marks
 from dimba.trainers.data.marks import CALLS, ENDS, STARTS, Mark
 from dimba.trainers.data.render import ASIDE, Message, Renderer
@@ -63,5 +63,5 @@ def _is_same(chat: Chat, render: Renderer, messages: Sequence[Message], *, with_
     """Whether the template writes the same of these messages, or without the tools."""
     try:
         return render.text(messages, chat.tools, chat.where, with_tools=with_tools) == chat.text
-    except BadRow:
+    except UnusableRow:
         return False

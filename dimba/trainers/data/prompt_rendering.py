@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dimba.common.errors import BadInput, BadRow
-from dimba.dataset.prompt_examples import Task
+from dimba.common.errors import BadInput, Location, UnusableRow
+from dimba.dataset.prompt_examples import PromptExample
 from dimba.trainers.data.render import TemplateFault, refused
 
 Chat = Sequence[Mapping[str, Any]]
@@ -16,12 +16,12 @@ Chat = Sequence[Mapping[str, Any]]
 class Prompted:
     """Rows with the tokens of their prompts, and those that the template refuses."""
 
-    rows: list[tuple[str, Task, int]] = field(default_factory=list)
-    bad: list[BadRow] = field(default_factory=list)
+    rows: list[tuple[Location, PromptExample, int]] = field(default_factory=list)
+    bad: list[UnusableRow] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
 
 
-def prompted(tokenizer: Any, tasks: Sequence[tuple[str, Task]], *, pairs: bool) -> Prompted:
+def prompted(tokenizer: Any, tasks: Sequence[tuple[Location, PromptExample]], *, pairs: bool) -> Prompted:
     """The rows in order; with `pairs` both ways to go on have to be chats of the template's, too."""
     found, texts, kept = Prompted(), [], []
     for where, task in tasks:
@@ -40,7 +40,7 @@ def prompted(tokenizer: Any, tasks: Sequence[tuple[str, Task]], *, pairs: bool) 
     return found
 
 
-def chat_text(tokenizer: Any, chat: Chat, where: str, *, ask: bool = False) -> str:
+def chat_text(tokenizer: Any, chat: Chat, where: Location, *, ask: bool = False) -> str:
     """The chat in the template's words, those that ask for an answer behind it where `ask`; raises TemplateFault."""
     try:
         text: str = tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=ask)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from dimba.common.errors import BadRow
+from dimba.common.errors import Location, UnusableRow
 
 Message = dict[str, Any]
 Messages = Sequence[Message]
@@ -14,18 +14,19 @@ Messages = Sequence[Message]
 ASIDE = ("reasoning_content", "thinking")  # keys of a message for what is thought before it is said
 
 
-class TemplateFault(BadRow):
+class TemplateFault(UnusableRow):
     """A row that the chat template does not get along with; `reason` is the same for rows with the same fault."""
 
-    def __init__(self, where: str, told: str, reason: str, hint: str) -> None:
-        super().__init__(where, f"the chat template {told}: {reason}", hint)
+    def __init__(self, where: Location, told: str, reason: str, hint: str) -> None:
+        super().__init__(f"the chat template {told}: {reason}", hint)
+        self.at(where)
         self.reason = reason
 
 
 class Unmaskable(TemplateFault):
     """The template's fault rather than the row's: what the assistant says cannot be told apart in its text."""
 
-    def __init__(self, where: str, why: str) -> None:
+    def __init__(self, where: Location, why: str) -> None:
         hint = "use a checkpoint whose chat template keeps the turns as they are, or correct the row"
         super().__init__(where, "cannot be masked faithfully here", why, hint)
 
@@ -42,15 +43,17 @@ class Renderer:
         self._typed = False
         self._typed = self._wants_typed_parts()
 
-    def text(self, messages: Messages, tools: Any, where: str, *, ask: bool = False, with_tools: bool = True) -> str:
-        """The chat as text, with the words that ask for the next turn where `ask`; raises BadRow.
+    def text(
+        self, messages: Messages, tools: Any, where: Location, *, ask: bool = False, with_tools: bool = True
+    ) -> str:
+        """The chat as text, with the words that ask for the next turn where `ask`; raises UnusableRow.
 
         Without `with_tools` the template for chats with these tools is not given them.
         """
         source, given = self.template(tools), tools if with_tools else None
         return self._render(source, messages, given, where, add_generation_prompt=ask)[0][0]
 
-    def own_marks(self, messages: Messages, tools: Any, where: str) -> tuple[str, list[tuple[int, int]]]:
+    def own_marks(self, messages: Messages, tools: Any, where: Location) -> tuple[str, list[tuple[int, int]]]:
         """The chat as text, and what lies between the template's generation marks (empty where it has none)."""
         source = self.template(tools)
         if not re.search(r"\{%-?\s*generation\s*-?%\}", source):
@@ -78,7 +81,7 @@ class Renderer:
         return not elsewhere and not changing & set(names)
 
     def _render(
-        self, source: str, messages: Messages, tools: Any, where: str, **options: bool
+        self, source: str, messages: Messages, tools: Any, where: Location, **options: bool
     ) -> tuple[list[str], list[Any]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -110,18 +113,18 @@ class Renderer:
         """Whether text shows only as a list of parts, as in templates of models that also see."""
         try:
             plain = self._shows_text()
-        except BadRow:
+        except UnusableRow:
             plain = False
         self._typed = True
         try:
             return not plain and self._shows_text()
-        except BadRow:
+        except UnusableRow:
             return False
 
     def _shows_text(self) -> bool:
         said = {"user": "lorem", "assistant": "ipsum"}
         chat = [{"role": role, "content": content} for role, content in said.items()]
-        text = self.text(chat, None, "probe")
+        text = self.text(chat, None, Location("probe"))
         return all(content in text for content in said.values())
 
     @contextmanager
@@ -137,7 +140,7 @@ class Renderer:
             chat_template_utils.datetime = real
 
 
-def refused(where: str, reason: str) -> TemplateFault:
+def refused(where: Location, reason: str) -> TemplateFault:
     """A chat that the template fails on, for that reason."""
     hint = "correct the row, or give the checkpoint a template that allows it"
     return TemplateFault(where, "refuses this chat", reason, hint)

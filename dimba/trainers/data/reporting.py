@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from dimba.dataset.token_report import BadRowReport, Bar, DataReport, Part, Shown
+from dimba.dataset.token_report import Bar, DataReport, Part, Shown, UnusableRowReport
 from dimba.trainers.data.chat import Example
 from dimba.trainers.data.selection import Selection
 from dimba.trainers.data.token_store import TokenStore
@@ -24,7 +24,7 @@ def report_on(
         columns=note["columns"],
         rows=note["rows"],
         unusable=note["unusable"],
-        bad=tuple(BadRowReport(**each) for each in note["bad"]),
+        bad=tuple(UnusableRowReport(**each) for each in note["bad"]),
         tokens=int(lengths.sum()),
         trained_tokens=int(store.trained_counts.sum()),
         max_length=max_length,

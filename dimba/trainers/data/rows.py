@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import names_a_path
-from dimba.common.errors import BadInput
+from dimba.common.errors import BadInput, Location
 from dimba.dataset.files import Read, read_rows
 from dimba.dataset.formats import Format
 from dimba.dataset.summary import Samples, samples_of
@@ -28,7 +28,7 @@ class Source:
     columns: Mapping[str, str] = field(default_factory=dict)
 
     def samples(self) -> tuple[Format, Samples]:
-        """(format, (where, sample) of every row), a BadRow for one that cannot be used.
+        """(format, (where, sample) of every row), a UnusableRow for one that cannot be used.
 
         Raises:
             BadInput: the data cannot be read, no row of them can, or their format is not recognised.
@@ -70,7 +70,7 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}", "check the path and its permissions") from None
+        raise BadInput(str(error.strerror), "check the path and its permissions", file=path) from None
 
 
 def _rows_of_hub(builder: Any, name: str, split: str) -> Read:
@@ -80,7 +80,7 @@ def _rows_of_hub(builder: Any, name: str, split: str) -> Read:
         streaming = _is_beyond_memory(builder.info, split)
         rows = datasets.load_dataset(name, builder.config.name, split=split, streaming=streaming)
         for number, row in enumerate(rows, 1):
-            yield f"{name}[{split}] row {number}", dict(row)
+            yield Location(f"{name}[{split}]", row=number), dict(row)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dimba.common.errors import BadRow, HostCannot
+from dimba.common.errors import HostCannot, Location, UnusableRow
 from dimba.dataset.formats import Sample
 from dimba.dataset.token_report import bad_rows
 from dimba.trainers.data.chat import ChatEncoder, Example, Rendered, TrainOn, Unmaskable
@@ -104,16 +103,16 @@ class _Preparation:
         self.bad: list[dict[str, str]] = []
         self.where = ""  # what stands before a row's number
 
-    def rendered(self, samples: Iterable[tuple[str, Sample | BadRow]]) -> Iterator[Rendered]:
+    def rendered(self, samples: Iterable[tuple[Location, Sample | UnusableRow]]) -> Iterator[Rendered]:
         """The text and trained spans of every row that has some."""
         for where, sample in samples:
             self.rows += 1
             self._progress(self.rows)
             try:
-                if isinstance(sample, BadRow):
+                if isinstance(sample, UnusableRow):
                     raise sample
                 yield self._encoder.render(sample, where)
-            except BadRow as error:
+            except UnusableRow as error:
                 self._refuse(error)
 
     def keep(self, batch: Sequence[Rendered], examples: Sequence[Example | Unmaskable], writer: TokenWriter) -> None:
@@ -122,19 +121,19 @@ class _Preparation:
             if isinstance(example, Unmaskable):
                 self._refuse(example)
             elif not example.trained.any():
-                self._refuse(BadRow(row.where, "nothing in it carries loss"))
+                self._refuse(UnusableRow("nothing in it carries loss").at(row.where))
             else:
                 self.altered += row.altered
                 self.left_out.update(row.left_out)
-                self.where, number = _split_number(row.where)
-                writer.add(example, number)
+                self.where = row.where.prefix
+                writer.add(example, row.where.line or row.where.row or 0)
 
-    def _refuse(self, error: BadRow) -> None:
+    def _refuse(self, error: UnusableRow) -> None:
         self.unusable += 1
         if isinstance(error, TemplateFault) and (error.reason in self.faults or len(self.faults) < _SHOWN):
             self.faults[error.reason] += 1
         if len(self.bad) < _SHOWN:
-            self.bad.append({"where": error.where, "why": error.why})
+            self.bad.append({"where": str(error.location), "why": error.finding})
 
     def note(self) -> dict[str, Any]:
         """What was counted."""
@@ -164,12 +163,6 @@ def _encoded(encoder: ChatEncoder, rows: Iterator[Rendered]) -> Iterator[tuple[l
             before, future = batch, following
         if future:
             yield before, future.result()
-
-
-def _split_number(where: str) -> tuple[str, int]:
-    """`file:` and the line in it."""
-    match = re.search(r"\d+$", where)
-    return (where[: match.start()], int(match[0])) if match else (where, 0)
 
 
 def row_problem(note: Mapping[str, Any], *, skip_bad: bool) -> Problem | None:

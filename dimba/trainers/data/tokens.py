@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dimba.common.errors import Location
 from dimba.trainers.data.render import Unmaskable
 
 IGNORED = -100
@@ -34,7 +35,7 @@ class Rendered:
     `left_out` is what else it does not show (names of losses.py).
     """
 
-    where: str
+    where: Location
     text: str
     spans: tuple[tuple[int, int], ...] | None = None
     altered: int = 0

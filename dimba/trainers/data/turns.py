@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dimba.common.errors import Location
 from dimba.trainers.data import marks
 from dimba.trainers.data.marks import CALLS, ENDS, TAG, Mark
 from dimba.trainers.data.render import Messages, Unmaskable
@@ -17,7 +18,7 @@ class Chat:
 
     messages: Messages
     tools: Any
-    where: str
+    where: Location
     text: str = ""
     unmarked: bool = False  # only the assistant's contents are marked: others' may lie between
 

@@ -114,11 +114,11 @@ def show(base: str, tuned: str, data: str) -> dict[str, Any]:
     """Mean loss per trained token of `data` before and after, and what the tuned model answers to its first row."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from dimba.common.errors import BadRow
+    from dimba.common.errors import UnusableRow
     from dimba.trainers.data.rows import Source
 
     tokenizer = AutoTokenizer.from_pretrained(tuned)
-    chats = [list(sample.messages) for _, sample in Source(data).samples()[1] if not isinstance(sample, BadRow)]
+    chats = [list(sample.messages) for _, sample in Source(data).samples()[1] if not isinstance(sample, UnusableRow)]
     model = AutoModelForCausalLM.from_pretrained(tuned)
     before = mean_loss(AutoModelForCausalLM.from_pretrained(base), tokenizer, chats)
     prompt = chats[0][:1]
@@ -134,11 +134,12 @@ def mean_loss(model: Any, tokenizer: Any, chats: list[Any]) -> float:
     """Mean loss per trained token, each chat on its own."""
     import torch
 
+    from dimba.common.errors import Location
     from dimba.trainers.data.chat import IGNORED, encode
 
     total, count = 0.0, 0
     for chat in chats:
-        example = encode(tokenizer, chat, "data")
+        example = encode(tokenizer, chat, Location("data"))
         ids, labels = torch.tensor(example.input_ids)[None].long(), torch.tensor(example.labels())[None].long()
         trained = int((labels[:, 1:] != IGNORED).sum())
         with torch.no_grad():

@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from dimba.dataset.prompt_examples import Task
+from dimba.common.errors import Location
+from dimba.dataset.prompt_examples import PromptExample
 
 
 @dataclass(frozen=True)
 class Answers:
     """Completions, and the task of each; `places` are the tasks' files and lines."""
 
-    tasks: Sequence[Task]
-    places: Sequence[str]
+    tasks: Sequence[PromptExample]
+    places: Sequence[Location]
     texts: Sequence[str]
     token_ids: Sequence[Sequence[int]]
     limit: int

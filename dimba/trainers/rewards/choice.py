@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dimba.common.errors import BadInput
-from dimba.dataset.prompt_examples import Task, TaskForm
+from dimba.dataset.prompt_examples import PromptExample, PromptFormat
 from dimba.objectives.rewards import RewardSpec
 from dimba.trainers.rewards.numbers import clear_answer
 from dimba.trainers.rewards.verifiers import answer_part
@@ -26,7 +26,7 @@ class Choice:
     why: str
 
 
-def choose(form: TaskForm, tasks: Sequence[Task]) -> Choice:
+def choose(form: PromptFormat, tasks: Sequence[PromptExample]) -> Choice:
     """A verifier where answers can be checked, else the preference where there are pairs, else a refusal."""
     column, references = form.reference or "reference", [task.reference for task in tasks]
     verifier = _by_reference(column, references) if form.checkable else None

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dimba.common.errors import BadInput, RunFailed
+from dimba.common.errors import BadInput, Location, RunFailed
 from dimba.objectives.rewards import RewardSpec
 from dimba.trainers.rewards.answers import Answers
 from dimba.trainers.rewards.loading import Function, load_function, place_in
@@ -27,6 +27,9 @@ _LARGEST = 3.4e38  # of a float32, which rewards become
 _HINT = "a reward function gives back a list with a number or None for each completion"
 
 
+_Kind = type[BadInput] | type[RunFailed]
+
+
 class Custom:
     """One function. It gets texts where the row's prompt is a text and messages where it is a list, as with TRL."""
 
@@ -43,7 +46,7 @@ class Custom:
         try:
             result = self.call(answers)
         except _FAILURES as error:
-            raise RunFailed(self.blame(answers, error), _next_step(self.path, answers)) from error
+            raise self.failure(answers, error, RunFailed) from error
         return self.checked(result, answers, RunFailed)
 
     def call(self, answers: Answers) -> Any:
@@ -51,8 +54,8 @@ class Custom:
         result = self.function(**self._arguments(answers))
         return _loop().run(_awaited(result)) if inspect.isawaitable(result) else result
 
-    def blame(self, answers: Answers, error: BaseException) -> str:
-        """Which row it is that the function fails for, by asking for one at a time."""
+    def failure(self, answers: Answers, error: BaseException, kind: _Kind) -> BadInput | RunFailed:
+        """The error for a function that fails, at the first row for which it does when called with one at a time."""
         where, first = _between(answers), error
         for index in range(len(answers) if len(answers) > 1 else 0):
             try:
@@ -60,25 +63,26 @@ class Custom:
             except _FAILURES as alone:
                 where, first = answers.places[index], alone
                 break
-        what = f"{type(first).__name__}: {first}".rstrip(": ")
-        return f"{where}: the reward `{self.name}` fails: {what} ({place_in(self.path, first)})"
+        problem = f"{type(first).__name__}: {first}".rstrip(": ")
+        cause = f"the reward `{self.name}` fails: {problem} ({place_in(self.path, first)})"
+        return kind(cause, _next_step(self.path, answers)).at(where)
 
-    def checked(self, result: Any, answers: Answers, kind: type[BadInput] | type[RunFailed]) -> list[float | None]:
+    def checked(self, result: Any, answers: Answers, kind: _Kind) -> list[float | None]:
         """The result as floats and None, or an error that names the row."""
         values = _items(result)
         if values is None:
-            raise kind(f"{_between(answers)}: the reward `{self.name}` gave back {_shown(result)}, no list", _HINT)
+            raise kind(f"the reward `{self.name}` gave back {_shown(result)}, no list", _HINT).at(_between(answers))
         if len(values) != len(answers):
             count = f"{len(values)} values for {len(answers)} completions"
-            raise kind(f"{_between(answers)}: the reward `{self.name}` gave back {count}", _HINT)
+            raise kind(f"the reward `{self.name}` gave back {count}", _HINT).at(_between(answers))
         return [self._number(value, place, kind) for value, place in zip(values, answers.places, strict=True)]
 
-    def _number(self, value: Any, place: str, kind: type[BadInput] | type[RunFailed]) -> float | None:
+    def _number(self, value: Any, place: Location, kind: _Kind) -> float | None:
         number = _number(value)
         if number is None and value is not None:
-            raise kind(f"{place}: the reward `{self.name}` gave {_shown(value)}, which is no number", _HINT)
+            raise kind(f"the reward `{self.name}` gave {_shown(value)}, which is no number", _HINT).at(place)
         if number is not None and not abs(number) <= _LARGEST:
-            raise kind(f"{place}: the reward `{self.name}` gave {number}, nothing can be learnt from that", _HINT)
+            raise kind(f"the reward `{self.name}` gave {number}, nothing can be learnt from that", _HINT).at(place)
         return number
 
     def _arguments(self, answers: Answers) -> dict[str, Any]:
@@ -107,13 +111,13 @@ def probe(reward: Any, answers: Answers) -> str | None:
     raise error
 
 
-def _tried(reward: Custom, answers: Answers) -> BadInput | None:
+def _tried(reward: Custom, answers: Answers) -> BadInput | RunFailed | None:
     try:
         result = reward.call(answers)
     except _FAILURES as error:
-        refusal = BadInput(reward.blame(answers, error), _next_step(reward.path, answers))
-        refusal.__cause__ = error
-        return refusal
+        failure = reward.failure(answers, error, BadInput)
+        failure.__cause__ = error
+        return failure
     try:
         reward.checked(result, answers, BadInput)
     except BadInput as refusal:
@@ -182,9 +186,11 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def _between(answers: Answers) -> str:
+def _between(answers: Answers) -> Location:
     places = list(dict.fromkeys(answers.places))
-    return places[0] if len(places) == 1 else f"{places[0]} to {places[-1]}" if places else "no rows"
+    if len(places) == 1:
+        return places[0]
+    return Location(f"{places[0]} to {places[-1]}" if places else "no rows")
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dimba.common.errors import BadInput
+from dimba.common.errors import BadInput, Location
 
 Function = Callable[..., Any]
 
@@ -42,10 +42,9 @@ def line_in(path: Path | str, error: BaseException) -> int | None:
     return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
 
 
-def place_in(path: Path | str, error: BaseException) -> str:
-    """`file:line`, or the file where the line is not known."""
-    line = line_in(path, error)
-    return f"{path}:{line}" if line else str(path)
+def place_in(path: Path | str, error: BaseException) -> Location:
+    """The file, and the line if it is known."""
+    return Location(str(path), line_in(path, error))
 
 
 @cache
@@ -69,14 +68,15 @@ def _module(path: Path) -> ModuleType:
 def _refusal(path: Path, error: BaseException) -> BadInput:
     place = place_in(path, error)
     if isinstance(error, SyntaxError):
-        return BadInput(f"{place}: no valid Python: {error.msg}", "correct the file of the reward")
+        return BadInput(f"no valid Python: {error.msg}", "correct the file of the reward").at(place)
     if isinstance(error, ModuleNotFoundError):
         return BadInput(
-            f"{place}: imports `{error.name}`, which is not installed where the trainer runs",
+            f"imports `{error.name}`, which is not installed where the trainer runs",
             f"the reward runs beside the trainer: in a container, `{error.name}` has to be in its image; "
             f"a file of yours that lies beside it has to be mounted: `container.mounts: [{path.parent}]`",
-        )
-    return BadInput(f"{place}: {type(error).__name__}: {error}", "correct the file of the reward; it fails when loaded")
+        ).at(place)
+    hint = "correct the file of the reward; it fails when loaded"
+    return BadInput(f"{type(error).__name__}: {error}", hint).at(place)
 
 
 def _near(name: str, module: ModuleType) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dimba.common.errors import BadInput
+from dimba.common.errors import BadInput, Location
 from dimba.dataset.formats import UnknownFormat
 from dimba.wizard.looks import (
     chosen_on_hub,
@@ -23,7 +23,7 @@ from dimba.wizard.steps.sample import sample
 def recognise_on_hub(state: State, row: Mapping[str, Any], named: Mapping[str, str]) -> None:
     """Raises Wrong where no format fits a row of the Hub, unless its columns can still be named."""
     try:
-        state.objective.rows.format_name(row, named, f"{reference(state)} row 1")
+        state.objective.rows.format_name(row, named, Location(reference(state), row=1))
     except UnknownFormat as error:
         # Other shapes of preference data become recognisable with further rows, which the trainer reads.
         if named or (state.objective.wants == "answers" and not state.asking):

@@ -122,9 +122,9 @@ def _live_path(text: str, state: State) -> str:
         where, row = first_row(path)
         return f"its first row: {state.objective.rows.format_name(row, {}, where)}"
     except UnknownFormat as error:
-        return f"{error.message.removeprefix(f'{where}: ')}; Enter asks which is which"
+        return f"{error.finding}; Enter asks which is which"
     except BadInput as error:
-        return error.message.removeprefix(f"{path}: ")
+        return error.message if error.line or error.row else error.finding
 
 
 # Config, split, columns.

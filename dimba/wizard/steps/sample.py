@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dimba.common.contract import DEFAULT_CHAT_TEMPLATE, absolute
-from dimba.common.errors import BadInput, printable
+from dimba.common.errors import BadInput, Location, printable
 from dimba.dataset.formats import Sample
 from dimba.wizard.looks import chosen_on_hub, is_local, local_data
 from dimba.wizard.question import Said, counted
@@ -37,7 +37,7 @@ def sample(state: State, reference: str, columns: Mapping[str, str]) -> list[Sai
 
 def _first_on_hub(state: State, found: "HubDataset", columns: Mapping[str, str], rows: str) -> list[Said]:
     row = found.first or {}
-    where, reader = f"{found.id} row 1", state.objective.rows
+    where, reader = Location(found.id, row=1), state.objective.rows
     try:
         name = reader.format_name(row, columns, where)
         if set(row) & set(found.truncated):

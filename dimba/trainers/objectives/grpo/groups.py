@@ -77,7 +77,7 @@ class GroupTrainer(WholeCheckpoints, GRPOTrainer):
         rewards = {name: None if math.isnan(value) else value for name, value in given.items()}  # not applicable
         return {
             "step": self.state.global_step,
-            "row": where,
+            "row": str(where),
             "prompt": list(task.messages),
             "completion": text,
             "tokens": tokens,

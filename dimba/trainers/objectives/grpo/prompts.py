@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dimba.common.errors import BadInput, BadRow
-from dimba.dataset.prompt_examples import LeftOut, Tally, Task, TaskForm, tasks_of
-from dimba.dataset.token_report import BadRowReport, DataReport, Part, Shown
+from dimba.common.errors import BadInput, Location, UnusableRow
+from dimba.dataset.prompt_examples import PromptExample, PromptFormat, SkippedPair, Tally, prompts_of
+from dimba.dataset.token_report import DataReport, Part, Shown, UnusableRowReport
 from dimba.objectives.grpo import GrpoOptions
 from dimba.objectives.rewards import REWARDS, RewardSpec, parse_rewards
 from dimba.trainers.data.chat import ChatEncoder, prepare_tokenizer
@@ -29,8 +29,8 @@ _SHOWN_LETTERS = 300  # of what an example is held against
 class Asked(NamedTuple):
     """One task, where its row stands, and the tokens of its prompt."""
 
-    where: str
-    task: Task
+    where: Location
+    task: PromptExample
     tokens: int
 
 
@@ -56,16 +56,16 @@ class Prompts:
 class _Read:
     """Rows, as far as they have been looked at."""
 
-    form: TaskForm
+    form: PromptFormat
     rows: int = 0
-    tasks: list[tuple[str, Task]] = field(default_factory=list)
-    bad: list[BadRow] = field(default_factory=list)
+    tasks: list[tuple[Location, PromptExample]] = field(default_factory=list)
+    bad: list[UnusableRow] = field(default_factory=list)
     left_out: Tally = field(default_factory=Tally)
     faults: Counter[str] = field(default_factory=Counter)  # of the chat template, in these words
 
     @property
     def note(self) -> dict[str, Any]:
-        told = [{"where": each.where, "why": each.why} for each in self.bad[:_SHOWN]]
+        told = [{"where": str(each.location), "why": each.finding} for each in self.bad[:_SHOWN]]
         return {"rows": self.rows, "unusable": len(self.bad), "bad": told}
 
 
@@ -108,20 +108,20 @@ def turn_ends(tokenizer: Any) -> tuple[str, ...]:
 
     encoder = ChatEncoder(tokenizer)
     chat = ({"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"})
-    encoder.render(Sample(messages=chat, trained=(False, True)), "the chat template")
+    encoder.render(Sample(messages=chat, trained=(False, True)), Location("the chat template"))
     return tuple(encoder.turn_ends)
 
 
 def _read(args: GrpoOptions, progress: Progress) -> _Read:
     source = source_of(args)
-    form, found = tasks_of(source.rows(), source.columns)
+    form, found = prompts_of(source.rows(), source.columns)
     read = _Read(form)
     for where, each in found:
         read.rows += 1
         progress(read.rows)
-        if isinstance(each, Task):
+        if isinstance(each, PromptExample):
             read.tasks.append((where, each))
-        elif isinstance(each, LeftOut):
+        elif isinstance(each, SkippedPair):
             read.left_out.add(each)
         else:
             read.bad.append(each)
@@ -163,7 +163,7 @@ def _named(spec: RewardSpec) -> str:
     return f"{spec} ({REWARDS[spec.name]})" if spec.name == "similarity" else str(spec)
 
 
-def _check_columns(spec: RewardSpec, form: TaskForm) -> None:
+def _check_columns(spec: RewardSpec, form: PromptFormat) -> None:
     if spec.name == "auto":
         raise BadInput("--reward auto stands alone", "name the rewards, or leave --reward out")
     if needs_reference(spec) and form.reference is None:
@@ -178,7 +178,8 @@ def _leave_out(spec: RewardSpec, read: _Read, *, clear: bool) -> None:
     kept = []
     for where, task in read.tasks:
         if reason := check_reference(spec, task.reference, clear=clear):
-            read.bad.append(BadRow(where, f"{reason} (`{read.form.reference}`), which --reward {spec} needs"))
+            cause = f"{reason} (`{read.form.reference}`), which --reward {spec} needs"
+            read.bad.append(UnusableRow(cause).at(where))
         else:
             kept.append((where, task))
     read.tasks = kept
@@ -211,7 +212,7 @@ def _held_out(asked: Sequence[Asked], args: GrpoOptions) -> tuple[list[Asked], l
     return sides
 
 
-def question(task: Task) -> str:
+def question(task: PromptExample) -> str:
     """What is asked, as one text."""
     return "\n".join(f"{message['role']}: {message['content']}" for message in task.messages)
 
@@ -265,7 +266,7 @@ def _report(
         columns=read.form.columns,
         rows=read.rows,
         unusable=len(read.bad),
-        bad=tuple(BadRowReport(where=each.where, why=each.why) for each in read.bad[:_SHOWN]),
+        bad=tuple(UnusableRowReport(where=str(each.location), why=each.finding) for each in read.bad[:_SHOWN]),
         tokens=int(lengths.sum()),
         trained_tokens=0,
         max_length=limit,
@@ -292,7 +293,7 @@ def _shown(asked: Asked, title: str) -> Shown:
     if against:
         short = against if len(against) <= _SHOWN_LETTERS else f"… {against[-_SHOWN_LETTERS:]}"
         parts.append(Part(text=f"\nheld against: {short}", trained=False))
-    return Shown(where=asked.where, tokens=asked.tokens, parts=tuple(parts), title=title)
+    return Shown(where=str(asked.where), tokens=asked.tokens, parts=tuple(parts), title=title)
 
 
 def _said(messages: Sequence[Any] | None) -> str:

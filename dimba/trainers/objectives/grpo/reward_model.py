@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dimba.common.checkpoints import newest_whole
 from dimba.common.contract import absolute
-from dimba.common.errors import BadInput
-from dimba.dataset.prompt_examples import Task
+from dimba.common.errors import BadInput, Location
+from dimba.dataset.prompt_examples import PromptExample
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.data.prompt_rendering import chat_ids
@@ -41,7 +41,7 @@ class PreferenceReward:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self._chosen: dict[str, float] = {}
+        self._chosen: dict[Location, float] = {}
 
     def __call__(self, answers: "Answers") -> list[float | None]:
         """One score a completion."""
@@ -80,7 +80,9 @@ def preference_reward(args: GrpoOptions, prompts: "Prompts", compute: Compute, s
     return PreferenceReward(scorer)
 
 
-def _made(args: GrpoOptions, prompts: "Prompts", train: Sequence[Task], compute: Compute, stop: Any) -> str | None:
+def _made(
+    args: GrpoOptions, prompts: "Prompts", train: Sequence[PromptExample], compute: Compute, stop: Any
+) -> str | None:
     """The folder of the reward model, trained now unless it was made before; None where that was stopped."""
     folder = model_folder(args, prompts, train)
     if (folder / "adapter_config.json").is_file():
@@ -124,7 +126,7 @@ def keep(part: Path, folder: Path) -> None:
     shutil.rmtree(part)
 
 
-def model_folder(args: GrpoOptions, prompts: "Prompts", train: Sequence[Task]) -> Path:
+def model_folder(args: GrpoOptions, prompts: "Prompts", train: Sequence[PromptExample]) -> Path:
     """Where the reward model of these pairs, this base and these settings is kept, for other runs too."""
     from huggingface_hub.constants import HF_HOME
 
@@ -145,14 +147,16 @@ def _base_identity(checkpoint: str) -> list[Any]:
     return [str(folder), *((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
 
 
-def _fitting(args: GrpoOptions, tokenizer: Any, tasks: Sequence[Task]) -> list[tuple[Task, list[int], list[int]]]:
+def _fitting(
+    args: GrpoOptions, tokenizer: Any, tasks: Sequence[PromptExample]
+) -> list[tuple[PromptExample, list[int], list[int]]]:
     """The pairs of which both sides are short enough, with their tokens."""
     sides = [chat_ids(tokenizer, [whole(task, chosen=chosen) for task in tasks]) for chosen in (True, False)]
     pairs = zip(tasks, *sides, strict=True)
     return [(task, one, other) for task, one, other in pairs if max(len(one), len(other)) <= args.max_length]
 
 
-def _dataset(args: GrpoOptions, tokenizer: Any, train: Sequence[Task]) -> Any:
+def _dataset(args: GrpoOptions, tokenizer: Any, train: Sequence[PromptExample]) -> Any:
     from datasets import Dataset
 
     fitting = _fitting(args, tokenizer, train)

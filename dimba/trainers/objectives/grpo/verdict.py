@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dimba.common.errors import BadInput
 from dimba.dataset.dialogue import Message
-from dimba.dataset.prompt_examples import Task
+from dimba.dataset.prompt_examples import PromptExample
 from dimba.options.table import WEAK_REWARD
 from dimba.trainers.objectives.grpo.prompts import Asked, question
 
@@ -68,7 +68,7 @@ class Verdict:
         )
 
 
-def split_by_question(asked: Sequence[Asked], seed: int) -> tuple[list[Task], list[Task]]:
+def split_by_question(asked: Sequence[Asked], seed: int) -> tuple[list[PromptExample], list[PromptExample]]:
     """(to train on, held out): all pairs of one question are on the same side, whatever the order of the rows.
 
     Raises:
@@ -78,13 +78,13 @@ def split_by_question(asked: Sequence[Asked], seed: int) -> tuple[list[Task], li
     if len(ranked) < 2:
         raise BadInput("the pairs have one question only: none is left to test a reward model on", "give more pairs")
     held = set(ranked[: min(_MOST_HELD_OUT, max(1, round(len(ranked) * _HELD_OUT)))])
-    sides: tuple[list[Task], list[Task]] = ([], [])
+    sides: tuple[list[PromptExample], list[PromptExample]] = ([], [])
     for each in asked:
         sides[question(each.task) in held].append(each.task)
     return sides
 
 
-def judge(score: Score, train: Sequence[Task], held_out: Sequence[Task]) -> Verdict:
+def judge(score: Score, train: Sequence[PromptExample], held_out: Sequence[PromptExample]) -> Verdict:
     """Scores both answers of the held-out pairs; an equal score is not right."""
     scores = score([whole(task, chosen=chosen) for chosen in (True, False) for task in held_out])
     chosen, rejected = scores[: len(held_out)], scores[len(held_out) :]
@@ -98,14 +98,14 @@ def judge(score: Score, train: Sequence[Task], held_out: Sequence[Task]) -> Verd
     )
 
 
-def whole(task: Task, *, chosen: bool) -> Chat:
+def whole(task: PromptExample, *, chosen: bool) -> Chat:
     """What is asked, and one of the answers."""
     said = task.chosen if chosen else task.rejected
     assert said is not None, "only pairs get here"
     return (*task.messages, *said)
 
 
-def _longer(task: Task) -> bool | None:
+def _longer(task: PromptExample) -> bool | None:
     """Whether the chosen answer has more letters; None where both have as many."""
     chosen, rejected = (_letters(said) for said in (task.chosen, task.rejected))
     return None if chosen == rejected else chosen > rejected
