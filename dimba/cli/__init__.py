@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        _say(HostCannot(f"{error.filename or 'output'}: {error.strerror}", "mend the permissions, or make room"))
+        _say(HostCannot(str(error.strerror), "fix the permissions, or make room", file=error.filename or "output"))
         return HostCannot.exit_status
 
 

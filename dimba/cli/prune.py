@@ -43,7 +43,9 @@ def seconds(text: str) -> float:
     """`12h`, `7d`, `0d` as seconds; raises BadInput."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])", text.strip(), re.ASCII)
     if not match:
-        raise BadInput(f"--older-than: `{text}` is no length of time", "a number and its unit: `12h`, `7d`, `4w`, `0d`")
+        raise BadInput(
+            f"`{text}` is no length of time", "a number and its unit: `12h`, `7d`, `4w`, `0d`", key="--older-than"
+        )
     return float(match[1]) * _UNITS[match[2]]
 
 

@@ -46,7 +46,7 @@ def _report(loaded: LoadedSpec, strange: Collection[str], reporter: Reporter) ->
     try:
         report = remembered(job, context.facts) or _tokenised(job, context, container, reporter)
     except BadInput as error:
-        raise data_error(job.spec, context.facts, error.message, error.hint) from None
+        raise data_error(error) from None
     trainer = context.facts.trainer.path
     if trainer == own_trainer(job.mode, context.facts.project):
         return report

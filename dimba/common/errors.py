@@ -79,6 +79,11 @@ class DimbaError(Exception):
         return printable(f"`{self.column}` {self.cause}") if self.column else self.cause
 
     @property
+    def detail(self) -> str:
+        """`file:line: cause`, for an error that reports this one under a key of its own."""
+        return ": ".join(filter(None, (printable(str(self.location)), self.finding)))
+
+    @property
     def message(self) -> str:
         """`file:line: key: cause`, without the parts that the error does not have."""
         return ": ".join(filter(None, (printable(str(self.location)), printable(self.key), self.finding)))

@@ -94,7 +94,8 @@ def check_columns(present: Iterable[str], columns: Mapping[str, str], where: Loc
         if theirs not in present:
             meant = [f"did you mean `{each}`? " for each in sorted(present) if each.lower() == theirs.lower()]
             hint = f"{''.join(meant[:1])}the columns are: {', '.join(sorted(present))}"
-            raise BadInput(f"no column `{theirs}`", hint).at(where)
+            ours = next(each for each in columns if columns[each] == theirs)
+            raise BadInput(f"no column `{theirs}`", hint, key=f"dataset.columns.{ours}").at(where)
         if named.count(theirs) > 1:
             ours = " and ".join(f"`{each}`" for each in columns if columns[each] == theirs)
             hint = f"give each a column of its own; the columns are: {', '.join(sorted(present))}"

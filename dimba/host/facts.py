@@ -115,6 +115,7 @@ class DataFacts:
     local: bool
     problem: str = ""
     hint: str = ""
+    key: str = "dataset"  # the spec's key that `problem` is about
     summary: DataSummary | None = None
     report: DataReport | None = None  # once they were tokenised
 

@@ -115,7 +115,9 @@ def look_at_data(
     try:
         summary = _surveyed(path, dataset.columns, mode, progress)
     except BadInput as error:
-        return DataFacts(reference=str(path), local=True, problem=error.message, hint=error.hint)
+        return DataFacts(
+            reference=str(path), local=True, problem=error.detail, hint=error.hint, key=error.key or "dataset"
+        )
     problem, hint = ("", "") if skip_bad or not summary.unusable else _bad_rows(summary)
     return DataFacts(reference=str(path), local=True, problem=problem, hint=hint, summary=summary)
 

@@ -16,6 +16,7 @@ from dimba.host.facts import HostFacts, TrainerFacts
 from dimba.host.source_flags import flags_in_file
 from dimba.host.stamp import stamp
 from dimba.host.trainer import own_trainer
+from dimba.plan.checks import key_of
 from dimba.plan.environment import hub_login, job_environment
 from dimba.plan.flags import Resolved, trainer_argv, value_problems
 from dimba.plan.job import ResolvedJob
@@ -69,7 +70,7 @@ def with_report(job: ResolvedJob, facts: HostFacts, runner: Runner, *, now: Prog
         if report is None and now and runner.can_train():
             report = preview(job, facts, runner, now)
     except BadInput as error:
-        return replace(facts, data=replace(facts.data, problem=error.message, hint=error.hint))
+        return replace(facts, data=replace(facts.data, problem=error.detail, hint=error.hint, key=key_of(error)))
     return replace(facts, data=replace(facts.data, report=report))
 
 

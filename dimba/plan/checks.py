@@ -22,18 +22,16 @@ def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaE
     return errors + _output(facts, run_id) + _environment(spec, facts)
 
 
-def data_error(spec: JobSpec, facts: HostFacts, message: str, hint: str) -> BadInput:
-    """What was found wrong while the data were read, under the key of the spec that can mend it."""
-    named = (f"dataset.columns.{ours}" for ours, theirs in spec.dataset.columns.items() if f"`{theirs}`" in message)
-    key = "dataset"
-    if message.startswith(facts.checkpoint.reference):
-        key = _BASE
-    elif ": no column `" in message:
-        key = next(named, key)
-    elif message.startswith("--"):
-        flag, _, message = message[2:].partition(": ")
-        key = f"trainer_args.{flag}"
-    return BadInput(message, hint, key=key)
+def data_error(error: BadInput) -> BadInput:
+    """The error that was found while the data were read, under the spec's key for it."""
+    return BadInput(error.detail, error.hint, key=key_of(error))
+
+
+def key_of(error: BadInput) -> str:
+    """The spec's key that an error of the data's reader is about."""
+    if error.key.startswith("--"):
+        return _BASE if error.key == "--base-checkpoint" else f"trainer_args.{error.key[2:]}"
+    return error.key or "dataset"
 
 
 def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
@@ -47,7 +45,7 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
         brings = f"brings code of its own (`auto_map` or the like in {checkpoint.own_code})"
         errors.append(BadInput(f"{checkpoint.reference} {brings}", RUN_ITS_CODE, key=_BASE))
     if data.problem:
-        errors.append(data_error(job.spec, facts, data.problem, data.hint))
+        errors.append(BadInput(data.problem, data.hint, key=data.key))
     if data.report and data.report.problem:
         errors.append(BadInput(data.report.problem, data.report.hint, key="dataset"))
     return errors

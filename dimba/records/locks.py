@@ -26,7 +26,9 @@ def shared_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HostCannot(f"{path}: {error.strerror}", f"name a folder that all users share with {ENV_LEASES}") from None
+        raise HostCannot(
+            str(error.strerror), f"name a folder that all users share with {ENV_LEASES}", file=path
+        ) from None
     with suppress(PermissionError):  # somebody else's, who has opened it to all
         path.chmod(0o777)
     if not os.access(path, os.W_OK):

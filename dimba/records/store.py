@@ -119,7 +119,7 @@ def make_folder(path: Path, uid: int, gid: int) -> None:
             _give(each, uid, gid)
     except OSError as error:
         hint = "choose a folder that you may write in, or make room"
-        raise HostCannot(f"{path}: {error.strerror}", hint) from None
+        raise HostCannot(str(error.strerror), hint, file=path) from None
 
 
 def write_whole(path: Path, data: bytes, uid: int, gid: int) -> None:
@@ -131,7 +131,7 @@ def write_whole(path: Path, data: bytes, uid: int, gid: int) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise HostCannot(f"{path}: {error.strerror}", "make room, or correct the permissions") from None
+        raise HostCannot(str(error.strerror), "make room, or correct the permissions", file=path) from None
 
 
 def _give(path: Path, uid: int, gid: int) -> None:

@@ -55,7 +55,7 @@ def test_what_was_being_written_when_the_run_ended_does_not_count(tmp_path: Path
     older, newer = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
     spoil(how, newer)
     assert not is_whole(newer) and newest_whole(tmp_path) == older
-    with pytest.raises(BadInput, match="is not whole") as raised:
+    with pytest.raises(BadInput, match="is not complete") as raised:
         where_to_go_on(str(newer))
     assert str(older) in raised.value.hint
 
@@ -65,7 +65,7 @@ def test_an_output_folder_means_its_newest_checkpoint(tmp_path: Path):
     assert where_to_go_on(str(tmp_path)) == where_to_go_on(str(place)) == str(place)
     assert where_to_go_on(None) is None
     shutil.rmtree(place)
-    with pytest.raises(BadInput, match="no whole checkpoint"):
+    with pytest.raises(BadInput, match="no complete checkpoint"):
         where_to_go_on(str(tmp_path))
 
 

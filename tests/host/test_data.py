@@ -25,7 +25,7 @@ def test_bad_rows_are_a_problem_with_their_lines_and_the_way_on(tmp_path: Path):
     path = write_rows(tmp_path / "data.jsonl", [*QUESTIONS, *[{"question": "Q"}] * 7])
     facts = look(path)
     first, *others = facts.problem.splitlines()
-    assert first == f"{path}:13: no `answer` here, unlike the first row (format `question/answer`)"
+    assert first == f"{path}:13: `answer` is missing, unlike in the first row"
     assert [line.split(": ")[0] for line in others[:4]] == [f"{path}:{n}" for n in range(14, 18)]
     assert others[4:] == ["7 of 19 rows cannot be used"]
     assert "correct these rows" in facts.hint and "`trainer_args: {skip-bad-rows: true}`" in facts.hint

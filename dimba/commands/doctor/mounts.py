@@ -26,7 +26,7 @@ def check_mounts(scene: Scene) -> list[Check]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=".dimba-doctor-", dir=place))
     except OSError as error:
-        raise HostCannot(f"{place}: {error.strerror}", _mended(scene.output, *scene.user)) from None
+        raise HostCannot(str(error.strerror), _mended(scene.output, *scene.user), file=place) from None
     try:
         return [_tried(scene, folder)]
     finally:

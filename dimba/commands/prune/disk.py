@@ -137,7 +137,7 @@ def remove(path: Path) -> None:
     """
     if foreign := _not_removable(path):
         hint = f"run `dimba prune` as that user, or `sudo chown -R $USER {path}` first"
-        raise HostCannot(f"{path}: {foreign} belongs to {_owner(foreign)}", hint)
+        raise HostCannot(f"{foreign} belongs to {_owner(foreign)}", hint, file=path)
     gone = path.with_name(f"{path.name}{_GONE}")
     try:
         if path.is_symlink() or not path.is_dir():
@@ -148,7 +148,9 @@ def remove(path: Path) -> None:
         path.rename(gone)  # readers see all of it or nothing
         shutil.rmtree(gone)
     except OSError as error:
-        raise HostCannot(f"{error.filename or path}: {error.strerror}", "mend the permissions of its folder") from None
+        raise HostCannot(
+            str(error.strerror), "fix the permissions of its folder", file=error.filename or path
+        ) from None
 
 
 def _not_removable(path: Path) -> Path | None:

@@ -80,7 +80,9 @@ def _held_out(args: SftOptions) -> tuple[float, str | None]:
     """(share or number of rows, split of its own)."""
     wanted = args.validation_split
     if isinstance(wanted, str) and names_a_path(args.dataset):
-        raise BadInput(f"--validation-split: a file has no split `{wanted}`", "give a share (0.05) or a number of rows")
+        raise BadInput(
+            f"a file has no split `{wanted}`", "give a share (0.05) or a number of rows", key="--validation-split"
+        )
     return (0, wanted) if isinstance(wanted, str) else (wanted or 0, None)
 
 

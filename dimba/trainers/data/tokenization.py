@@ -50,7 +50,7 @@ def prepare(tokenizer: Any, train_on: TrainOn, source: Source, progress: Progres
     except OSError as error:
         what = "mend the permissions of" if isinstance(error, PermissionError) else "make room for"
         hint = f"{what} {folder.parent}, where the tokens of the data are kept, or name another place with HF_HOME"
-        raise HostCannot(f"{error.filename or folder}: {error.strerror}", hint) from error
+        raise HostCannot(str(error.strerror), hint, file=error.filename or folder) from error
 
 
 def _there(folder: Path) -> TokenStore | None:

@@ -14,6 +14,7 @@ from dimba.common.contract import SAVING_FOLDER, WHOLE_FILE
 from dimba.common.errors import BadInput, RunFailed
 from dimba.common.units import size
 
+_RESUME = "--resume-from-checkpoint"
 _ADAM_BYTES = 8  # a trained weight: both moments, in float32
 _HARDLY = 1 << 20  # bytes that are free of a full disk; torch does not say what its own writer ran into
 
@@ -147,16 +148,16 @@ def where_to_go_on(place: str | None) -> str | None:
         return None
     folder = Path(place).expanduser()
     if not folder.is_dir():
-        raise BadInput(f"--resume-from-checkpoint: {folder} does not exist", "name a checkpoint-<step> folder")
+        raise BadInput(f"{folder} does not exist", "name a checkpoint-<step> folder", key=_RESUME)
     if step_of(folder) < 0:
         newest = newest_whole(folder)
         if newest is None:
-            raise BadInput(f"--resume-from-checkpoint: no whole checkpoint in {folder}", "leave it out to start over")
+            raise BadInput(f"no complete checkpoint in {folder}", "leave it out to start over", key=_RESUME)
         return str(newest)
     # Other trainers leave no note of ours; theirs write this file last.
     foreign = not (folder / WHOLE_FILE).exists() and (folder / "trainer_state.json").is_file()
     if not (is_whole(folder) or foreign):
         other = newest_whole(folder.parent)
         hint = f"{other} is whole" if other else "leave it out to start over"
-        raise BadInput(f"--resume-from-checkpoint: {folder} is not whole: its run ended while it was written", hint)
+        raise BadInput(f"{folder} is not complete: its run ended while it was written", hint, key=_RESUME)
     return str(folder)

@@ -157,9 +157,11 @@ def _check_head(checkpoint: str, found: Mapping[str, Any]) -> None:
     if others := sorted(found["mismatched_keys"]):
         name, shape, _ = others[0]
         sizes = "×".join(map(str, shape))
-        raise BadInput(f"--reward-model: {checkpoint}: `{name}` is {sizes}; a reward model has one output", hint)
+        raise BadInput(f"{checkpoint}: `{name}` is {sizes}; a reward model has one output", hint, key="--reward-model")
     if missing := sorted(found["missing_keys"]):
-        raise BadInput(f"--reward-model: {checkpoint} has no reward head: `{missing[0]}` is not in its files", hint)
+        raise BadInput(
+            f"{checkpoint} has no reward head: `{missing[0]}` is not in its files", hint, key="--reward-model"
+        )
 
 
 def _options(args: TrainerOptions, compute: Compute, *, frozen: bool) -> dict[str, Any]:
@@ -208,7 +210,7 @@ def _loaded(kind: Any, checkpoint: str, flag: str = "--base-checkpoint", **optio
             problem = (
                 "has no config.json" if path.is_dir() else "is not a folder" if path.exists() else "does not exist"
             )
-            raise BadInput(f"{flag}: {path} {problem}", "give a folder in Hugging Face format, or a Hub id")
+            raise BadInput(f"{path} {problem}", "give a folder in Hugging Face format, or a Hub id", key=flag)
         checkpoint = str(absolute(path))  # what an adapter notes as its base
     try:
         if not options["trust_remote_code"]:
@@ -218,7 +220,7 @@ def _loaded(kind: Any, checkpoint: str, flag: str = "--base-checkpoint", **optio
         hint = "check the folder's files; a Hub id needs the network, a private one HF_TOKEN"
         if "safetensors" in str(error):
             hint = "convert it with `save_pretrained`; or `--allow-pickle`, if you trust whoever made it"
-        raise BadInput(f"{flag}: {checkpoint}: {str(error).strip().splitlines()[0]}", hint) from error
+        raise BadInput(f"{checkpoint}: {str(error).strip().splitlines()[0]}", hint, key=flag) from error
 
 
 def _refuse_code(checkpoint: str, flag: str) -> None:
@@ -234,4 +236,4 @@ def _refuse_code(checkpoint: str, flag: str) -> None:
             _raise_exceptions_for_gated_repo=False,
         )
         if found and names_code(json.loads(Path(found).read_text(encoding="utf-8"))):
-            raise BadInput(f"{flag}: {checkpoint} brings code of its own ({name} asks for it)", RUN_ITS_CODE)
+            raise BadInput(f"{checkpoint} brings code of its own ({name} asks for it)", RUN_ITS_CODE, key=flag)

@@ -37,11 +37,13 @@ def _make_output(args: TrainerOptions, folder: Path) -> None:
     there = trained_files(folder)
     if there and not ours and not args.resume_from_checkpoint:
         hint = "give another --output-dir, move that folder away, or --resume-from-checkpoint one of its checkpoints"
-        raise BadInput(f"--output-dir: {folder} already holds a model ({there[0].name})", hint)
+        raise BadInput(f"{folder} already holds a model ({there[0].name})", hint, key="--output-dir")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"--output-dir: {folder}: {error.strerror}", "give a folder that you may write in") from None
+        raise BadInput(
+            f"{folder}: {error.strerror}", "give a folder that you may write in", key="--output-dir"
+        ) from None
 
 
 def save(trainer: Any, folder: str) -> None:

@@ -157,8 +157,9 @@ def _look_up(path: Path, validator: Any, schema: Any) -> None:
             validator._resolver.lookup(reference)
         except Unresolvable as error:
             raise BadInput(
-                f"{path}: the reference `{reference}` leads nowhere in this file, and nothing is fetched",
+                f"the reference `{reference}` leads nowhere in this file, and nothing is fetched",
                 "copy what it means into the schema's `$defs`",
+                file=path,
             ) from error
 
 
@@ -177,7 +178,7 @@ def _schema_file(path: Path) -> Any:
         schema = strict_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(
-            f"{path}: {error.strerror}", "give the schema of the reward `json_valid` an existing file"
+            str(error.strerror), "give the schema of the reward `json_valid` an existing file", file=path
         ) from error
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is no JSON: {error}", "correct the schema of the reward `json_valid`") from error

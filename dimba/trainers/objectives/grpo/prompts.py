@@ -138,10 +138,10 @@ def _rewards(args: GrpoOptions, read: _Read) -> tuple[tuple[RewardSpec, ...], st
         why = ", ".join(map(_named, specs))
     if args.reward_weights and len(args.reward_weights) != len(specs):
         counts = f"{len(args.reward_weights)} weights for {len(specs)} rewards ({why})"
-        raise BadInput(f"--reward-weights: {counts}", "give one weight for each reward")
+        raise BadInput(counts, "give one weight for each reward", key="--reward-weights")
     if args.reward_model and not _learnt(specs):
         raise BadInput(
-            f"--reward-model: no reward here asks a model ({why})", "add `--reward preference`, or leave it out"
+            f"no reward here asks a model ({why})", "add `--reward preference`, or leave it out", key="--reward-model"
         )
     for spec in specs:
         _check_columns(spec, read.form)

@@ -16,6 +16,7 @@ from dimba.trainers.models.loading import Compute, load_classifier
 from dimba.trainers.objectives.grpo.verdict import Chat
 
 _BATCH = 16  # chats that are scored at once
+_FLAG = "--reward-model"
 _OTHER = "give another --reward-model, or leave it out: one is trained on the pairs then"
 
 
@@ -66,7 +67,7 @@ def load_scorer(place: str, args: GrpoOptions, tokenizer: Any, compute: Compute)
         with no_noise():
             model = PeftModel.from_pretrained(base, place)
     except (OSError, ValueError, RuntimeError) as error:
-        raise BadInput(f"--reward-model: {place}: {str(error).strip().splitlines()[0]}", _OTHER) from error
+        raise BadInput(f"{place}: {str(error).strip().splitlines()[0]}", _OTHER, key=_FLAG) from error
     return Scorer(_on_device(model, compute), tokenizer, max_length=args.max_length)
 
 
@@ -75,14 +76,14 @@ def _check_adapter(folder: Path, args: GrpoOptions) -> None:
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise BadInput(f"--reward-model: {path}: {error}", _OTHER) from error
+        raise BadInput(f"{path}: {error}", _OTHER, key=_FLAG) from error
     if not args.allow_pickle and not (folder / "adapter_model.safetensors").is_file():
-        raise BadInput(f"--reward-model: {folder} has no adapter_model.safetensors", _OTHER)
+        raise BadInput(f"{folder} has no adapter_model.safetensors", _OTHER, key=_FLAG)
     if config.get("task_type") != "SEQ_CLS":
-        raise BadInput(f"--reward-model: {folder} is an adapter without a reward head", _OTHER)
+        raise BadInput(f"{folder} is an adapter without a reward head", _OTHER, key=_FLAG)
     base = str(config.get("base_model_name_or_path") or args.base_checkpoint)
     if base != args.base_checkpoint and absolute(base) != absolute(args.base_checkpoint):
-        raise BadInput(f"--reward-model: {folder} is an adapter on {base}", f"it needs --base-checkpoint {base}")
+        raise BadInput(f"{folder} is an adapter on {base}", f"it needs --base-checkpoint {base}", key=_FLAG)
 
 
 def _on_device(model: Any, compute: Compute) -> Any:

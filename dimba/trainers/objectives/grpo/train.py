@@ -78,12 +78,12 @@ def check_vllm(args: GrpoOptions, compute: "Compute") -> None:
         return
     without = "leave --use-vllm out: transformers samples then"
     if args.use_qlora:
-        raise BadInput("--use-vllm: vLLM cannot take over the weights of a base in 4 bits (Q-LoRA)", without)
+        raise BadInput("vLLM cannot take over the weights of a base in 4 bits (Q-LoRA)", without, key="--use-vllm")
     if compute.on_cpu:
-        raise BadInput("--use-vllm: vLLM shares the GPU that trains, and this trains on the CPU", without)
+        raise BadInput("vLLM shares the GPU that trains, and this trains on the CPU", without, key="--use-vllm")
     if find_spec("vllm") is None:
         lists = "-r docker/requirements-vllm.txt -c docker/constraints-vllm.txt"
-        raise BadInput("--use-vllm: vLLM is not installed here", f"`pip install {lists}`, or {without}")
+        raise BadInput("vLLM is not installed here", f"`pip install {lists}`, or {without}", key="--use-vllm")
 
 
 def _beta(args: GrpoOptions, prompts: "Prompts") -> float:
