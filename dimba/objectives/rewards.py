@@ -13,6 +13,7 @@ from dimba.common.errors import BadInput
 # A verifier looks at an answer and says whether it is right.
 VERIFIERS = {
     "numeric": "1 where the final number of the completion equals the reference's, else 0",
+    "math": "1 where the answer of the completion equals the reference's as a number or an expression, else 0",
     "exact_match": "1 where the completion is the reference, white space at both ends aside, else 0",
     "contains": "1 where the reference (or the text in `contains:TEXT`) occurs as a word of its own, else 0",
     "regex": "1 where the pattern in `regex:PATTERN` is found in the completion, else 0",
@@ -29,7 +30,7 @@ IMITATION = "imitation_similarity"
 
 _FUNCTION = re.compile(r"(?P<file>.*\.py):(?P<function>[^\W\d]\w*)", re.DOTALL)
 _FREE = ("regex", "contains")  # whose parameter may look like anything, `x.py:f` too
-_BARE = ("numeric", "exact_match", "similarity", "preference", "auto")
+_BARE = ("numeric", "math", "exact_match", "similarity", "preference", "auto")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from shutil import which
 from typing import Any
 
 from scripts.bench import peers
-from scripts.bench.curves import write_svg
 from scripts.bench.data import made_up
 from scripts.bench.peers import Work
 from scripts.bench.watched import Run, run
@@ -195,6 +194,8 @@ def median(of: list[Run], what: str) -> float:
 
 
 def plot(path: Path, runs: dict[str, list[Run]]) -> None:
+    from scripts.bench.curves import write_svg  # a machine that only measures needs no matplotlib
+
     first = {name: of[0].steps for name, of in runs.items()}
     by_share = {
         name: [((at + 1) / len(steps), loss) for at, (_, loss) in enumerate(steps)] for name, steps in first.items()

@@ -1,6 +1,7 @@
 """The names of rewards, the verifiers, and which reward fits the data."""
 
 import json
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from dimba.common.errors import BadInput
 from dimba.objectives.rewards import REWARDS, RewardSpec, parse_reward, parse_rewards, reward_label
-from dimba.trainers.rewards import Answers, check_reference, choose, make_rewards
+from dimba.trainers.rewards import Answers, check_reference, choose, expressions, make_rewards
 from dimba.trainers.rewards.numbers import final_number
 
 NUMBERS = {
@@ -193,6 +194,70 @@ def test_verifiers(spec: str, text: str, reference: str, score: float) -> None:
     assert scored(spec, text, task(reference=reference)) == score
 
 
+EQUAL = [
+    (r"so \boxed{2\sqrt{2}}.", r"\sqrt{8}"),
+    (r"\boxed{2\sqrt3}", r"$\sqrt{12}$"),
+    (r"\boxed{(x+1)^2}", "so\n#### x^2+2x+1"),
+    (r"The answer is $\frac{1}{\sqrt{2}}$.", r"\boxed{\frac{\sqrt{2}}{2}}"),
+    (r"\boxed{2, 1}", r"\{1,2\}"),
+    (r"\boxed{[0, 1)}", "[0,1)"),
+    (r"\boxed{y = 1 + 2x}", "y=2x+1"),
+    (r"\boxed{x=5}", "5"),
+    (r"\boxed{3<x}", "x>3"),
+    (r"\boxed{\begin{pmatrix}1\\2\end{pmatrix}}", r"\begin{bmatrix}1\\2\end{bmatrix}"),
+    (r"\boxed{\sqrt{5184}}", "#### 72"),
+    (r"\boxed{1\frac{1}{2}}", "1 1/2"),
+    ("It is 18 dollars.", "9 * 2\n#### 18"),
+    ("50%", "0.5"),
+    ("x^2", r"x \cdot x"),
+    (r"\boxed{\text{(B)}}", "B"),
+]
+UNEQUAL = [
+    (r"\boxed{2}", r"2\sqrt{3}"),
+    (r"it is $2\sqrt{3}$", "2"),
+    (r"\boxed{1}", "1 1/2"),
+    (r"\boxed{1 1/2}", "1"),
+    (r"\boxed{0.333333}", "1/3"),
+    (r"\boxed{3.1416}", r"\pi"),
+    (r"\boxed{(2,1)}", "(1,2)"),
+    (r"\boxed{5 or 6}", "5"),
+    (r"\boxed{\sqrt{8}} or \boxed{3}", r"\sqrt{8}"),
+    (r"\boxed{7 \bmod 5}", "5"),
+    (r"\boxed{\sqrt{", r"\sqrt{8}"),
+    ("no idea", "x^2"),
+    ("", r"\pi"),
+    ("\ud800", r"\pi"),
+]
+
+
+@pytest.mark.parametrize(("text", "reference"), EQUAL)
+def test_an_expression_in_another_form_is_right(text: str, reference: str) -> None:
+    assert check_reference(parse_reward("math"), reference) is None
+    assert scored("math", text, task(reference=reference)) == 1
+
+
+@pytest.mark.parametrize(("text", "reference"), UNEQUAL)
+def test_another_expression_is_wrong(text: str, reference: str) -> None:
+    assert check_reference(parse_reward("math"), reference) is None
+    assert scored("math", text, task(reference=reference)) == 0
+
+
+@pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", "((99!)!)!", "{" * 450 + "1" + "}" * 450, "9" * 10**6, "x=" * 400])
+def test_an_expression_without_end_is_wrong_in_time(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expressions, "_SECONDS", 1)
+    began = time.monotonic()
+    assert scored("math", rf"\boxed{{{answer}}}", task(reference=r"\sqrt{8}")) == 0
+    assert time.monotonic() - began < 8
+
+
+def test_math_without_its_library_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    expressions._library.cache_clear()
+    with pytest.raises(BadInput, match="needs math-verify") as caught:
+        check_reference(parse_reward("math"), "72")
+    assert "`pip install math-verify -c docker/constraints.txt`" in caught.value.hint
+
+
 @pytest.mark.parametrize(("spec", "tokens", "score"), [("length", 80, 0), ("length", 90, -0.5), ("length:50", 100, -1)])
 def test_length_is_never_above_zero(spec: str, tokens: int, score: float) -> None:
     answers = Answers([task()], ["a:1"], ["x"], [[0] * tokens], 100)
@@ -246,6 +311,10 @@ def test_schemas_that_cannot_be_used(tmp_path: Path, content: str | None, why: s
         ("numeric", "none", "no number"),
         ("numeric", None, "no reference"),
         ("contains", "#### ", "empty"),
+        ("math", "She sells nine eggs a day", "neither a number nor an expression"),
+        ("math", "#### ", "neither a number"),
+        ("math", None, "no reference"),
+        ("math", "72 apples", None),
         ("numeric", "7", None),
         ("contains:x", None, None),
         ("length", None, None),
@@ -269,6 +338,7 @@ def test_where_nobody_asked_for_a_number_the_reference_has_to_be_one(text: str) 
     ("text", "spec"),
     [
         ("numeric", RewardSpec("numeric")),
+        ("math", RewardSpec("math")),
         (r"regex:a:\d", RewardSpec("regex", r"a:\d")),
         ("regex:a.py:f", RewardSpec("regex", "a.py:f")),
         ("regex:foo ", RewardSpec("regex", "foo ")),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dimba.dataset.dialogue import Message
 from dimba.objectives.rewards import RewardSpec
 from dimba.trainers.rewards.answers import Answers
+from dimba.trainers.rewards.expressions import equal_expressions
 from dimba.trainers.rewards.verifiers import (
     Verifier,
     contains,
@@ -78,6 +79,7 @@ def _verifier(spec: RewardSpec) -> Verifier:
         return lambda text, _reference: has_word(text, wanted)
     known: dict[str, Callable[[str, str], float]] = {
         "numeric": numeric,
+        "math": equal_expressions,
         "exact_match": exact_match,
         "contains": contains,
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from dimba.common.errors import BadInput
 from dimba.objectives.rewards import RewardSpec
+from dimba.trainers.rewards.expressions import has_expression
 from dimba.trainers.rewards.numbers import clear_answer, final_number
 
 Verifier = Callable[[str, str], float]
@@ -29,12 +30,14 @@ def check_reference(spec: RewardSpec, reference: str | None, *, clear: bool = Fa
         if clear:
             return None if clear_answer(reference) else "the reference answer is not one plain number"
         return None if final_number(reference) else "no number in the reference answer"
+    if spec.name == "math":
+        return None if has_expression(reference) else "the reference answer is neither a number nor an expression"
     return None if answer_part(reference) else "the reference answer is empty"
 
 
 def needs_reference(spec: RewardSpec) -> bool:
     """Whether it compares with what the row says is right."""
-    return spec.name in ("numeric", "exact_match") or (spec.name == "contains" and spec.parameter is None)
+    return spec.name in ("numeric", "math", "exact_match") or (spec.name == "contains" and spec.parameter is None)
 
 
 def answer_part(reference: str) -> str:
