@@ -6,10 +6,10 @@ from typing import Any
 
 from dimba.common.errors import BadInput, DimbaError
 from dimba.wizard.draft import save_draft
-from dimba.wizard.question import MISSING, Question, Said, Wrong
+from dimba.wizard.question import Question, Said, Wrong
 from dimba.wizard.questions import QUESTIONS, TITLES
 from dimba.wizard.screen import BACK, Screen
-from dimba.wizard.state import State
+from dimba.wizard.state import MISSING, State
 
 
 def ask_all(state: State, screen: Screen) -> None:

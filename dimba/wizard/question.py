@@ -3,21 +3,12 @@
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dimba.common.errors import BadInput
 from dimba.options.param import Param
+from dimba.wizard.state import MISSING, State
 
-if TYPE_CHECKING:
-    from dimba.wizard.state import State
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What a question without a default has in its place."""
-
-
-MISSING = Missing()
 _MOST, _LEAST_RATE = 10**9, 1e-12
 
 
@@ -46,15 +37,15 @@ class Wrong(BadInput):
         self.instead = instead or {}
 
 
-def _nothing(_state: "State") -> list[Said]:
+def _nothing(_state: State) -> list[Said]:
     return []
 
 
-def _as_text(text: str, _state: "State") -> Any:
+def _as_text(text: str, _state: State) -> Any:
     return text
 
 
-def _accept(_value: Any, _state: "State") -> None:
+def _accept(_value: Any, _state: State) -> None:
     return None
 
 
@@ -69,19 +60,19 @@ class Question:
     metavar: str = "VALUE"
     help: str = ""
     kind: str = "text"  # text, path, choice or many
-    choices: Callable[["State"], Sequence[Choice]] = lambda _state: ()
-    default: Callable[["State"], Any] = lambda _state: MISSING
-    parse: Callable[[str, "State"], Any] = _as_text  # what was typed → value; raises Wrong
+    choices: Callable[[State], Sequence[Choice]] = lambda _state: ()
+    default: Callable[[State], Any] = lambda _state: MISSING
+    parse: Callable[[str, State], Any] = _as_text  # what was typed → value; raises Wrong
     show: Callable[[Any], str] = str  # value → what one would type
-    check: Callable[[Any, "State"], None] = _accept  # a look that may take a while; raises Wrong
-    applies: Callable[["State"], bool] = lambda _state: True
-    asked: Callable[["State"], bool] = lambda _state: True  # else the default is taken without a word
-    before: Callable[["State"], list[Said]] = _nothing
-    after: Callable[["State"], list[Said]] = _nothing
-    live: Callable[[str, "State"], str] | None = None  # what to say below while one types
+    check: Callable[[Any, State], None] = _accept  # a look that may take a while; raises Wrong
+    applies: Callable[[State], bool] = lambda _state: True
+    asked: Callable[[State], bool] = lambda _state: True  # else the default is taken without a word
+    before: Callable[[State], list[Said]] = _nothing
+    after: Callable[[State], list[Said]] = _nothing
+    live: Callable[[str, State], str] | None = None  # what to say below while one types
     only_folders: bool = False
-    from_flag: Callable[[str, "State"], dict[str, Any]] | None = None  # where a flag answers more than one question
-    forgets: tuple[str, ...] = ()  # answers that mean nothing any more once this one changes
+    from_flag: Callable[[str, State], dict[str, Any]] | None = None  # where a flag answers more than one question
+    invalidates: tuple[str, ...] = ()  # answers that lose their meaning once this one changes
     optional: bool = False  # a pipe need not be told that it is missing
 
 

@@ -1,6 +1,6 @@
-"""What has been answered so far, and what is known of the machine."""
+"""The answers so far, and the probes that look up facts for them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -8,9 +8,36 @@ from typing import Any, Protocol, TypeVar
 from dimba.objectives.objective import Objective
 from dimba.objectives.registry import OBJECTIVES
 from dimba.wizard.probes import Probes
-from dimba.wizard.question import MISSING, Question
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands for the default of a question that has none."""
+
+
+MISSING = Missing()
+
+
+class Answerable(Protocol):
+    """The part of a question that decides its value."""
+
+    @property
+    def key(self) -> str:
+        """The name of its answer."""
+
+    @property
+    def applies(self) -> Callable[["State"], bool]:
+        """Whether the job has this value at all."""
+
+    @property
+    def default(self) -> Callable[["State"], Any]:
+        """The value without an answer, or MISSING."""
+
+    @property
+    def invalidates(self) -> tuple[str, ...]:
+        """Answers that lose their meaning once this one changes."""
 
 
 class Waiting(Protocol):
@@ -29,7 +56,7 @@ class State:
     """The answers by question; one that was only accepted follows its default when what it rests on changes."""
 
     folder: Path
-    questions: dict[str, Question]
+    questions: Mapping[str, Answerable]
     probes: Probes
     answers: dict[str, Any] = field(default_factory=dict)
     given: frozenset[str] = frozenset()  # by flag: never asked
@@ -53,11 +80,11 @@ class State:
         """The objective of the chosen mode."""
         return OBJECTIVES[self.value("mode")]
 
-    def accept(self, question: Question, value: Any) -> None:
+    def accept(self, question: Answerable, value: Any) -> None:
         """Keeps an answer; one that is the default goes on following it."""
         key = question.key
         if key in self.passed and self.value(key) != value:
-            self._forget(question.forgets)
+            self._forget(question.invalidates)
         if key not in self.given:
             self.answers.pop(key, None)
             if value != question.default(self):

@@ -8,8 +8,8 @@ from dimba.common.units import millions
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
 from dimba.wizard.looks import base_facts, checkpoint_facts, checkpoint_name, hub_model
-from dimba.wizard.question import MISSING, Question, Said, Wrong
-from dimba.wizard.state import State
+from dimba.wizard.question import Question, Said, Wrong
+from dimba.wizard.state import MISSING, State
 
 _USUAL = "checkpoints/base"
 

@@ -11,10 +11,10 @@ from dimba.host.trainer import find_trainers
 from dimba.wizard.looks import base_is_local, chosen_on_hub, hub_model, is_local
 from dimba.wizard.machine import engine_facts
 from dimba.wizard.preview import check_trainer, preview, shown, trainer_facts
-from dimba.wizard.question import MISSING, Choice, Question, Said, Wrong, one_of
+from dimba.wizard.question import Choice, Question, Said, Wrong, one_of
 from dimba.wizard.screen import BACK
 from dimba.wizard.spec import default_file, default_name, default_output
-from dimba.wizard.state import State
+from dimba.wizard.state import MISSING, State
 
 OWN = "own"
 
