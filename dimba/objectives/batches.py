@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from dimba.options.table import GENERATIONS, NUM_GENERATIONS
+from dimba.options.grpo_table import GENERATIONS, NUM_GENERATIONS
 
 
 def steps_per_epoch(rows: int, *, batch_size: int, accumulation: int) -> int:

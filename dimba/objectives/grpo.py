@@ -13,7 +13,7 @@ from dimba.objectives.batches import GroupBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
 from dimba.objectives.rewards import VERIFIERS
-from dimba.options import table
+from dimba.options import grpo_table, table
 from dimba.options.kinds import OneOf
 from dimba.options.param import option
 from dimba.options.trainer import TrainerOptions
@@ -32,22 +32,22 @@ class GrpoOptions(TrainerOptions):
     learning_rate: float = option(table.LEARNING_RATE, help="default: 1e-05 for adapters, 1e-06 for full")
     batch_size: int = option(table.BATCH_SIZE, help="completions per GPU and forward pass")
     max_length: int = option(table.MAX_LENGTH, help="tokens of prompt and completion at most")
-    num_generations: int | None = option(table.NUM_GENERATIONS)
-    max_completion_length: int = option(table.MAX_COMPLETION_LENGTH)
-    temperature: float = option(table.TEMPERATURE)
+    num_generations: int | None = option(grpo_table.NUM_GENERATIONS)
+    max_completion_length: int = option(grpo_table.MAX_COMPLETION_LENGTH)
+    temperature: float = option(grpo_table.TEMPERATURE)
     beta: float | None = option(
         table.BETA,
         help="weight of the divergence from the base model "
         f"(default: 0, with a reward model {BETA_WITH_REWARD_MODEL:g})",
     )
-    use_vllm: bool = option(table.USE_VLLM)
-    sample_steps: int = option(table.SAMPLE_STEPS)
-    reward: tuple[str, ...] = option(table.REWARD, help=_REWARDS)
-    reward_weights: tuple[float, ...] | None = option(table.REWARD_WEIGHTS)
-    reward_model: str | None = option(table.REWARD_MODEL)
-    reward_epochs: float = option(table.REWARD_EPOCHS)
-    reward_learning_rate: float = option(table.REWARD_LEARNING_RATE)
-    allow_weak_reward: bool = option(table.ALLOW_WEAK_REWARD)
+    use_vllm: bool = option(grpo_table.USE_VLLM)
+    sample_steps: int = option(grpo_table.SAMPLE_STEPS)
+    reward: tuple[str, ...] = option(grpo_table.REWARD, help=_REWARDS)
+    reward_weights: tuple[float, ...] | None = option(grpo_table.REWARD_WEIGHTS)
+    reward_model: str | None = option(grpo_table.REWARD_MODEL)
+    reward_epochs: float = option(grpo_table.REWARD_EPOCHS)
+    reward_learning_rate: float = option(grpo_table.REWARD_LEARNING_RATE)
+    allow_weak_reward: bool = option(grpo_table.ALLOW_WEAK_REWARD)
     on_long: str | None = option(
         table.ON_LONG,
         kind=OneOf(("drop",)),
@@ -72,18 +72,18 @@ class _Prompts:
 
 
 def _has_reward_model(args: TrainerArgs, open_pairs: bool) -> bool:
-    asked = args.get(table.REWARD.name, "auto")
+    asked = args.get(grpo_table.REWARD.name, "auto")
     names = asked if isinstance(asked, list) else [asked]
     trains_one = "preference" in names or ("auto" in names and open_pairs)
-    return trains_one or table.REWARD_MODEL.name in args
+    return trains_one or grpo_table.REWARD_MODEL.name in args
 
 
 def _memory(args: TrainerArgs, open_pairs: bool) -> MemoryTerms:
     reward_model = _has_reward_model(args, open_pairs)
-    beta, length = args.get(table.BETA.name), args.get(table.MAX_COMPLETION_LENGTH.name)
+    beta, length = args.get(table.BETA.name), args.get(grpo_table.MAX_COMPLETION_LENGTH.name)
     return MemoryTerms(
-        completion=length if type(length) is int and length > 0 else int(table.MAX_COMPLETION_LENGTH.default),
-        samples=not args.get(table.USE_VLLM.name),
+        completion=length if type(length) is int and length > 0 else int(grpo_table.MAX_COMPLETION_LENGTH.default),
+        samples=not args.get(grpo_table.USE_VLLM.name),
         masked=True,
         reference=bool(beta) if isinstance(beta, int | float) else reward_model,
         reward_model=reward_model,
@@ -91,7 +91,7 @@ def _memory(args: TrainerArgs, open_pairs: bool) -> MemoryTerms:
 
 
 def _image_extra(args: TrainerArgs) -> str:
-    return "-vllm" if args.get(table.USE_VLLM.name) is True else ""
+    return "-vllm" if args.get(grpo_table.USE_VLLM.name) is True else ""
 
 
 GRPO = Objective(

@@ -1,1 +1,1 @@
-"""Every parameter declared once: key, type, bounds, default, flag, aliases, help, question. Standard library only."""
+"""The parameters of a job, each declared once. Standard library only."""

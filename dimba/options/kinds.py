@@ -1,4 +1,4 @@
-"""Kinds of values with their bounds: argparse calls them, the spec's model and the wizard read their bounds."""
+"""Kinds of values with their bounds. argparse and the wizard call them to parse; the spec's model reads the bounds."""
 
 import argparse
 import math

@@ -1,12 +1,13 @@
-"""A parameter as a value, dataclass fields that carry one, and the parser that reads them."""
+"""A parameter as a value, dataclass fields that hold one, and the argparse parser that reads them."""
 
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from dimba.options.kinds import Integer, Kind, OneOf, Switch, Text
+from dimba.options.kinds import Kind, OneOf, Switch, Text
 
+GROUPS = ("base and data", "method", "optimisation", "rows", "speed", "sampling", "reward", "run")  # of `--help`
 _PARAM = "param"
 _TEXT = Text()
 
@@ -16,8 +17,8 @@ class Param:
     """One parameter of a job.
 
     `key` is its place in the spec; a parameter without one is set in `trainer_args`. `flags` are the flags of dimba's
-    own trainers, `aliases` those by which custom trainers are searched, first match wins. `question` is how the wizard
-    names it.
+    own trainers and of the wizard, `aliases` those by which custom trainers are searched, first match wins. `question`
+    is its label in the wizard.
     """
 
     help: str
@@ -29,17 +30,12 @@ class Param:
     metavar: str | None = None
     several: bool = False
     question: str = ""
+    group: str = GROUPS[-1]
 
     @property
     def flag(self) -> str:
         """The flag that documentation and messages name."""
         return self.flags[0]
-
-    @property
-    def least(self) -> int:
-        """The lower bound of a whole number."""
-        assert isinstance(self.kind, Integer), f"{self.key or self.flag} is not a whole number"
-        return self.kind.least
 
     @property
     def name(self) -> str:
@@ -52,19 +48,19 @@ class Param:
         underscored = (f"--{alias[2:].replace('-', '_')}" for alias in self.aliases)
         return (*self.aliases, *(each for each in underscored if each not in self.aliases))
 
-    def add_to(self, parser: argparse.ArgumentParser, dest: str, *, required: bool, default: Any) -> None:
-        """Add the flag to an argparse parser."""
+    def add_to(self, group: argparse._ArgumentGroup, dest: str, *, required: bool, default: Any) -> None:
+        """Add the flag to a group of an argparse parser."""
         if isinstance(self.kind, Switch):
-            parser.add_argument(*self.flags, dest=dest, action="store_true", help=self.help)
+            group.add_argument(*self.flags, dest=dest, action="store_true", help=self.help)
             return
         kind = {"choices": self.kind.words} if isinstance(self.kind, OneOf) else {"type": self.kind}
         count = {"nargs": "+"} if self.several else {}
         about = {"dest": dest, "required": required, "default": default, "metavar": self.metavar, "help": self.help}
-        parser.add_argument(*self.flags, **about, **kind, **count)  # type: ignore[arg-type]
+        group.add_argument(*self.flags, **about, **kind, **count)  # type: ignore[arg-type]
 
 
 def option(param: Param, **changes: Any) -> Any:
-    """Declare a dataclass field that holds `param`; `changes` are what an objective has otherwise (default, help).
+    """Declare a dataclass field that holds `param`; `changes` are an objective's own default or help.
 
     A parameter without a default that is not optional is required: give `required=True`.
     """
@@ -89,12 +85,13 @@ def flags_of(options: type) -> frozenset[str]:
 
 
 def parser_of(options: type, description: str) -> argparse.ArgumentParser:
-    """An argparse parser with a flag for each parameter."""
+    """An argparse parser with a flag for each parameter, by group."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for field, param in _fields(options):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         default = None if required else _default(field)
-        param.add_to(parser, field.name, required=required, default=default)
+        param.add_to(groups[param.group], field.name, required=required, default=default)
     return parser
 
 
@@ -113,6 +110,6 @@ Options = TypeVar("Options")
 
 
 def parse(options: type[Options], parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> Options:
-    """The options that a command line gives, frozen; argparse exits with 2 where it is wrong."""
+    """The options of a command line, frozen; argparse exits with 2 on a mistake."""
     values = vars(parser.parse_args(argv))
     return options(**{name: tuple(each) if isinstance(each, list) else each for name, each in values.items()})

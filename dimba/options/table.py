@@ -1,96 +1,118 @@
-"""The table of parameters: what a job can be told, said once.
+"""The table of parameters: key, type, bounds, default, flags, help and question of each, declared once.
 
 The spec's model, the trainers' `--help`, the alias table, the wizard, the JSON Schema and the reference in `docs/` read
 it. Defaults that depend on the mode are in the options of each objective; the learning rate's in its `Rates`.
 """
 
-from dimba.options.kinds import MOST, HeldOut, Integer, Number, OneOf, Switch
-from dimba.options.param import Param
+from functools import partial
 
-# What is trained, and on what.
-MODE = Param(
-    key="mode", help="the training objective", question="Mode", aliases=("--mode", "--train-mode", "--training-mode")
+from dimba.options.kinds import MOST, HeldOut, Integer, Number, OneOf, Switch
+from dimba.options.param import GROUPS, Param
+
+_data, _method, _optimisation, _rows, _speed, _run = (
+    partial(Param, group=group) for group in GROUPS if group not in ("sampling", "reward")
 )
-BASE = Param(
+
+# The base checkpoint and the data set.
+MODE = _data(
+    key="mode",
+    flags=("--mode",),
+    aliases=("--mode", "--train-mode", "--training-mode"),
+    help="the training objective",
+    question="Mode",
+)
+BASE = _data(
     key="base_checkpoint",
     flags=("--base-checkpoint",),
     aliases=(
         *("--base-model", "--base-model-path", "--base-checkpoint", "--model-path", "--model"),
         *("--checkpoint", "--checkpoint-path"),
     ),
+    metavar="PATH|ID",
     help="a folder in Hugging Face format, or a Hub id",
+    question="Base checkpoint",
 )
 _DATASET = ("--dataset", "--dataset-name", "--dataset_name", "--hf-dataset")
-DATASET = Param(
+DATASET = _data(
     key="dataset.name",
     flags=("--dataset",),
     aliases=_DATASET,
+    metavar="ID|FILE",
     help="a local file (.jsonl, .json, .csv, .parquet, .txt, also as .gz), or a Hub id",
     question="Data set",
 )
-LOCAL_DATA = Param(
+LOCAL_DATA = _data(
     key="dataset.path",
     aliases=("--dataset-path", "--data-path", "--train-file", "--dataset-file", *_DATASET),
     help="a local file",
     question="File",
 )
-DATA_FORMAT = Param(
+DATA_FORMAT = _data(
     key="dataset format", aliases=("--dataset-format", "--data-format"), help="the suffix of the local file"
 )
-DATASET_CONFIG = Param(
+DATASET_CONFIG = _data(
     key="dataset.config",
     flags=("--dataset-config",),
     aliases=("--dataset-config", "--dataset_config", "--hf-dataset-config"),
+    metavar="NAME",
     help="the Hub data set's configuration",
     question="Configuration",
 )
-DATASET_SPLIT = Param(
+DATASET_SPLIT = _data(
     key="dataset.split",
     flags=("--dataset-split",),
     aliases=("--dataset-split", "--dataset_split", "--split"),
-    help="the Hub data set's split (default: train)",
+    metavar="NAME",
+    help="the Hub data set's split",
     question="Split",
 )
-COLUMNS = Param(
+COLUMNS = _data(
     key="dataset.columns",
     flags=("--columns",),
     aliases=("--columns",),
     several=True,
     default=[],
     metavar="OURS=YOURS",
-    help="names of columns, such as prompt=question",
+    help="names of your columns, such as prompt=question response=answer",
     question="Columns",
 )
-ALLOW_PICKLE = Param(
+ALLOW_PICKLE = _data(
     flags=("--allow-pickle",), kind=Switch(), help="read weights that are not safetensors; reading them may run code"
 )
-TRUST_REMOTE_CODE = Param(flags=("--trust-remote-code",), kind=Switch(), help="run code that comes with the checkpoint")
-OUTPUT_DIR = Param(
+TRUST_REMOTE_CODE = _data(flags=("--trust-remote-code",), kind=Switch(), help="run code that comes with the checkpoint")
+OUTPUT_DIR = _data(
     key="output_dir",
     flags=("--output-dir",),
     aliases=("--output-dir", "--output_dir"),
+    metavar="FOLDER",
     help="folder for the model or adapter",
     question="Output folder",
 )
 
 # The method.
-METHOD = Param(key="method", help="which weights are trained", question="Method")
-FULL = Param(key="method", aliases=("--full-finetune", "--full-ft"), help="train every weight")
-USE_LORA = Param(
+METHOD = _method(
+    key="method",
+    flags=("--method",),
+    kind=OneOf(("full", "lora", "qlora")),
+    help="which weights are trained",
+    question="Method",
+)
+FULL = _method(key="method", aliases=("--full-finetune", "--full-ft"), help="train every weight")
+USE_LORA = _method(
     key="method",
     flags=("--use-lora",),
     aliases=("--use-lora", "--lora", "--enable-lora"),
     kind=Switch(),
     help="train a LoRA adapter",
 )
-USE_QLORA = Param(
+USE_QLORA = _method(
     key="method",
     flags=("--use-qlora",),
     aliases=("--use-qlora", "--qlora"),
     kind=Switch(),
     help="train a LoRA adapter on a base quantised to 4 bits (nf4)",
 )
-LORA_R = Param(
+LORA_R = _method(
     key="lora.r",
     flags=("--lora-r",),
     aliases=("--lora-r", "--lora_r", "--rank"),
@@ -100,7 +122,7 @@ LORA_R = Param(
     help="rank of the adapter",
     question="LoRA rank",
 )
-LORA_ALPHA = Param(
+LORA_ALPHA = _method(
     key="lora.alpha",
     flags=("--lora-alpha",),
     aliases=("--lora-alpha", "--lora_alpha"),
@@ -112,7 +134,7 @@ LORA_ALPHA = Param(
 )
 
 # Optimisation.
-BATCH_SIZE = Param(
+BATCH_SIZE = _optimisation(
     key="training.batch_size",
     flags=("--batch-size",),
     aliases=("--batch-size", "--per-device-train-batch-size", "--train-batch-size", "--micro-batch-size"),
@@ -122,7 +144,7 @@ BATCH_SIZE = Param(
     help="rows per GPU and forward pass",
     question="Batch size",
 )
-ACCUMULATION = Param(
+ACCUMULATION = _optimisation(
     key="training.grad_accumulation_steps",
     flags=("--grad-accumulation-steps",),
     aliases=(
@@ -134,7 +156,7 @@ ACCUMULATION = Param(
     help="batches per optimiser step",
     question="Gradient accumulation",
 )
-EPOCHS = Param(
+EPOCHS = _optimisation(
     key="training.epochs",
     flags=("--epochs", "--num-epochs"),
     aliases=("--epochs", "--num-train-epochs", "--num-epochs"),
@@ -143,7 +165,7 @@ EPOCHS = Param(
     help="passes over the data",
     question="Epochs",
 )
-MAX_STEPS = Param(
+MAX_STEPS = _optimisation(
     key="training.max_steps",
     flags=("--max-steps",),
     aliases=("--max-steps", "--max_steps"),
@@ -152,7 +174,7 @@ MAX_STEPS = Param(
     help="optimiser steps, instead of epochs",
     question="Max steps",
 )
-LEARNING_RATE = Param(
+LEARNING_RATE = _optimisation(
     key="training.learning_rate",
     flags=("--learning-rate",),
     aliases=("--learning-rate", "--lr"),
@@ -161,7 +183,7 @@ LEARNING_RATE = Param(
     help="learning rate",
     question="Learning rate",
 )
-MAX_LENGTH = Param(
+MAX_LENGTH = _optimisation(
     key="training.max_length",
     flags=("--max-length",),
     aliases=("--max-length", "--max_length", "--max-seq-length"),
@@ -171,7 +193,7 @@ MAX_LENGTH = Param(
     help="tokens per row at most",
     question="Max length",
 )
-SEED = Param(
+SEED = _optimisation(
     key="training.seed",
     flags=("--seed",),
     aliases=("--seed",),
@@ -180,27 +202,30 @@ SEED = Param(
     metavar="N",
     help="seed of the order of rows and of random weights",
 )
+BETA = _optimisation(
+    flags=("--beta",), kind=Number(least=0), metavar="BETA", help="weight of the divergence from the base model"
+)
 
 # Rows.
-TRAIN_ON = Param(
+TRAIN_ON = _rows(
     flags=("--train-on",),
     kind=OneOf(("all", "last")),
     default="all",
     help="train on every assistant turn of a chat, or on the last",
 )
-ON_LONG = Param(
+ON_LONG = _rows(
     flags=("--on-long",),
     kind=OneOf(("split", "truncate", "drop")),
     help="rows over --max-length; required where more than a tenth of the trained tokens would be cut",
 )
-SKIP_BAD_ROWS = Param(flags=("--skip-bad-rows",), kind=Switch(), help="skip unusable rows and report how many")
-VALIDATION_SPLIT = Param(
+SKIP_BAD_ROWS = _rows(flags=("--skip-bad-rows",), kind=Switch(), help="skip unusable rows and report how many")
+VALIDATION_SPLIT = _rows(
     flags=("--validation-split",),
     kind=HeldOut(),
     metavar="ROWS",
     help="rows to hold out: a share (0.05), a number of rows, or a Hub split",
 )
-EVAL_STEPS = Param(
+EVAL_STEPS = _rows(
     flags=("--eval-steps",),
     kind=Integer(),
     metavar="N",
@@ -208,89 +233,27 @@ EVAL_STEPS = Param(
 )
 
 # Speed.
-PACKING = Param(
+PACKING = _speed(
     flags=("--packing",),
     kind=OneOf(("auto", "off")),
     default="auto",
     help="auto: lay rows end to end where the model is proved to keep them apart",
 )
-ATTENTION = Param(
+ATTENTION = _speed(
     flags=("--attention",),
     kind=OneOf(("auto", "documents", "sdpa", "eager", "flash_attention_2")),
     default="auto",
     help="auto: within documents where rows are packed on a CPU, else sdpa",
 )
-MIXED_PRECISION = Param(
+MIXED_PRECISION = _speed(
     flags=("--mixed-precision",),
     kind=OneOf(("auto", "no", "bf16", "fp16")),
     default="auto",
     help="auto: what accelerate is configured for; else float32 on a CPU",
 )
 
-# GRPO: sampling.
-GENERATIONS = 8  # completions of one prompt that are compared, by default
-NUM_GENERATIONS = Param(
-    flags=("--num-generations",),
-    kind=Integer(least=2),
-    metavar="N",
-    help=f"completions per prompt (default: {GENERATIONS}, or the most that make complete groups)",
-    question="Completions per prompt",
-)
-MAX_COMPLETION_LENGTH = Param(
-    flags=("--max-completion-length",), kind=Integer(), default=256, metavar="N", help="tokens per completion at most"
-)
-TEMPERATURE = Param(
-    flags=("--temperature",), kind=Number(above=0), default=1.0, metavar="T", help="sampling temperature"
-)
-BETA = Param(
-    flags=("--beta",), kind=Number(least=0), metavar="BETA", help="weight of the divergence from the base model"
-)
-USE_VLLM = Param(flags=("--use-vllm",), kind=Switch(), help="sample with vLLM on the same GPU, where vLLM is installed")
-SAMPLE_STEPS = Param(
-    flags=("--sample-steps",),
-    kind=Integer(),
-    default=10,
-    metavar="N",
-    help="optimiser steps between samples in samples.jsonl",
-)
-
-# GRPO: rewards.
-WEAK_REWARD = 0.6  # share of held-out pairs that a reward model must order rightly
-REWARD = Param(
-    flags=("--reward",), several=True, default=["auto"], metavar="NAME", help="rewards by name", question="Reward"
-)
-REWARD_WEIGHTS = Param(
-    flags=("--reward-weights",),
-    kind=Number(),
-    several=True,
-    metavar="WEIGHT",
-    help="one weight per reward (default: 1)",
-)
-REWARD_MODEL = Param(
-    flags=("--reward-model",), metavar="MODEL", help="a trained reward model, for the reward `preference`"
-)
-REWARD_EPOCHS = Param(
-    flags=("--reward-epochs",),
-    kind=Number(above=0),
-    default=1.0,
-    metavar="N",
-    help="passes of the reward model over the pairs",
-)
-REWARD_LEARNING_RATE = Param(
-    flags=("--reward-learning-rate",),
-    kind=Number(above=0),
-    default=1e-4,
-    metavar="RATE",
-    help="learning rate of the reward model's adapter",
-)
-ALLOW_WEAK_REWARD = Param(
-    flags=("--allow-weak-reward",),
-    kind=Switch(),
-    help=f"continue with a reward model below {WEAK_REWARD:.0%}% on held-out pairs",
-)
-
 # The run.
-DEVICE = Param(
+DEVICE = _run(
     key="resources.gpus",
     flags=("--device",),
     aliases=("--device", "--accelerator"),
@@ -298,20 +261,25 @@ DEVICE = Param(
     default="auto",
     help="auto: CUDA where it works, else the CPU",
 )
-GPUS = Param(
-    key="resources.gpus", aliases=("--gpus", "--num-gpus", "--num_gpus"), help="number of GPUs", question="Which GPUs"
+GPUS = _run(
+    key="resources.gpus",
+    flags=("--gpus",),
+    aliases=("--gpus", "--num-gpus", "--num_gpus"),
+    metavar="WHICH",
+    help="all, none, a number, or a list such as 0,1",
+    question="Which GPUs",
 )
-ACTIVATION_CHECKPOINTING = Param(
+ACTIVATION_CHECKPOINTING = _run(
     flags=("--activation-checkpointing",),
     kind=OneOf(("auto", "on", "off")),
     default="auto",
     help="trade time for memory in the backward pass; auto: only where a GPU cannot keep activations",
 )
-SAVE_STEPS = Param(
+SAVE_STEPS = _run(
     flags=("--save-steps",), kind=Integer(), default=500, metavar="N", help="optimiser steps between checkpoints"
 )
-SAVE_TOTAL_LIMIT = Param(flags=("--save-total-limit",), kind=Integer(), default=2, metavar="N", help="checkpoints kept")
-RESUME = Param(
+SAVE_TOTAL_LIMIT = _run(flags=("--save-total-limit",), kind=Integer(), default=2, metavar="N", help="checkpoints kept")
+RESUME = _run(
     flags=("--resume-from-checkpoint",),
     aliases=("--resume-from-checkpoint",),
     metavar="FOLDER",

@@ -1,4 +1,4 @@
-"""Options that every trainer of the project takes, as frozen typed values."""
+"""Options of every trainer of dimba, as frozen typed values."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from dimba.options.param import option
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
-    """What is trained, on what, how, and where it goes."""
+    """Base, data, method, optimisation and output of a training run."""
 
     base_checkpoint: str = option(table.BASE, required=True)
     dataset: str = option(table.DATASET, required=True)
     dataset_config: str | None = option(table.DATASET_CONFIG)
-    dataset_split: str | None = option(table.DATASET_SPLIT)
+    dataset_split: str | None = option(table.DATASET_SPLIT, help=f"{table.DATASET_SPLIT.help} (default: train)")
     columns: tuple[str, ...] = option(table.COLUMNS)
     allow_pickle: bool = option(table.ALLOW_PICKLE)
     trust_remote_code: bool = option(table.TRUST_REMOTE_CODE)

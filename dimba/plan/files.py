@@ -9,7 +9,7 @@ from dimba.host.facts import HostFacts
 from dimba.host.named_paths import file_of_reward
 from dimba.host.trainer import objective_of
 from dimba.objectives.rewards import RewardSpec, parse_rewards
-from dimba.options.table import REWARD, REWARD_MODEL
+from dimba.options.grpo_table import REWARD, REWARD_MODEL
 from dimba.plan.job import ResolvedJob
 from dimba.spec import JobSpec
 

@@ -1,7 +1,7 @@
 """What follows from the hyperparameters: rows a step, steps, passes over the data."""
 
 from dimba.objectives.batches import total_steps
-from dimba.options.table import GENERATIONS
+from dimba.options.grpo_table import GENERATIONS
 from dimba.wizard.batches import accumulation, batch_size, is_auto, processes, why_auto
 from dimba.wizard.looks import known_rows
 from dimba.wizard.question import Said, counted

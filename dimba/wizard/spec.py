@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import absolute, trained_files
-from dimba.options.table import NUM_GENERATIONS, REWARD
+from dimba.options.grpo_table import NUM_GENERATIONS, REWARD
 from dimba.wizard.batches import accumulation, is_auto
 from dimba.wizard.looks import columns, is_local, reference
 from dimba.wizard.presets import find_preset

@@ -6,7 +6,7 @@ from dimba.common.contract import absolute
 from dimba.common.errors import BadInput
 from dimba.objectives.budgets import starting_point
 from dimba.objectives.rewards import parse_reward
-from dimba.options import table
+from dimba.options import grpo_table, table
 from dimba.options.param import Param
 from dimba.wizard.batches import AUTO, accumulation, batch_size, fitting_generations, is_auto, is_too_much
 from dimba.wizard.consequences import consequences, passes, solved_note
@@ -219,22 +219,22 @@ VALUES = (
         live=lambda _text, _state: "twice the rank is usual",
     ),
     from_param(
-        table.REWARD,
+        grpo_table.REWARD,
         step=5,
         help="auto, a verifier's name, or path/to/file.py:function",
         default=lambda _state: "auto",
         parse=_parse_reward,
-        applies=_takes(table.REWARD),
+        applies=_takes(grpo_table.REWARD),
         asked=_tuned,
         live=lambda _text, _state: "auto looks at the rows; numeric, exact_match, …; or file.py:function",
     ),
     from_param(
-        table.NUM_GENERATIONS,
+        grpo_table.NUM_GENERATIONS,
         step=5,
         help="answers that GRPO samples and compares",
         default=fitting_generations,
         parse=_parse_generations,
-        applies=_takes(table.NUM_GENERATIONS),
+        applies=_takes(grpo_table.NUM_GENERATIONS),
         asked=_tuned,
         after=_after_accumulation,
         live=_generations_live,

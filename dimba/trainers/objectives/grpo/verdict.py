@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dimba.common.errors import BadInput
 from dimba.dataset.dialogue import Message
 from dimba.dataset.prompt_examples import PromptExample
-from dimba.options.table import WEAK_REWARD
+from dimba.options.grpo_table import WEAK_REWARD
 from dimba.trainers.objectives.grpo.prompts import Asked, question
 
 _HELD_OUT = 0.1  # of the questions

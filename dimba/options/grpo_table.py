@@ -1,0 +1,69 @@
+"""Parameters of GRPO: how it samples completions, and the rewards that score them."""
+
+from functools import partial
+
+from dimba.options.kinds import Integer, Number, Switch
+from dimba.options.param import Param
+
+_sampling, _reward = (partial(Param, group=group) for group in ("sampling", "reward"))
+
+# Sampling.
+GENERATIONS = 8  # completions of one prompt that are compared, by default
+NUM_GENERATIONS = _sampling(
+    flags=("--num-generations",),
+    kind=Integer(least=2),
+    metavar="N",
+    help=f"completions per prompt (default: {GENERATIONS}, or the most that make complete groups)",
+    question="Completions per prompt",
+)
+MAX_COMPLETION_LENGTH = _sampling(
+    flags=("--max-completion-length",), kind=Integer(), default=256, metavar="N", help="tokens per completion at most"
+)
+TEMPERATURE = _sampling(
+    flags=("--temperature",), kind=Number(above=0), default=1.0, metavar="T", help="sampling temperature"
+)
+USE_VLLM = _sampling(
+    flags=("--use-vllm",), kind=Switch(), help="sample with vLLM on the same GPU, where vLLM is installed"
+)
+SAMPLE_STEPS = _sampling(
+    flags=("--sample-steps",),
+    kind=Integer(),
+    default=10,
+    metavar="N",
+    help="optimiser steps between samples in samples.jsonl",
+)
+
+# Rewards.
+WEAK_REWARD = 0.6  # share of held-out pairs that a reward model must order rightly
+REWARD = _reward(
+    flags=("--reward",), several=True, default=["auto"], metavar="NAME", help="rewards by name", question="Reward"
+)
+REWARD_WEIGHTS = _reward(
+    flags=("--reward-weights",),
+    kind=Number(),
+    several=True,
+    metavar="WEIGHT",
+    help="one weight per reward (default: 1)",
+)
+REWARD_MODEL = _reward(
+    flags=("--reward-model",), metavar="MODEL", help="a trained reward model, for the reward `preference`"
+)
+REWARD_EPOCHS = _reward(
+    flags=("--reward-epochs",),
+    kind=Number(above=0),
+    default=1.0,
+    metavar="N",
+    help="passes of the reward model over the pairs",
+)
+REWARD_LEARNING_RATE = _reward(
+    flags=("--reward-learning-rate",),
+    kind=Number(above=0),
+    default=1e-4,
+    metavar="RATE",
+    help="learning rate of the reward model's adapter",
+)
+ALLOW_WEAK_REWARD = _reward(
+    flags=("--allow-weak-reward",),
+    kind=Switch(),
+    help=f"continue with a reward model below {WEAK_REWARD:.0%}% on held-out pairs",
+)
