@@ -22,19 +22,19 @@ def group_unit(generations: int, batch_size: int) -> int:
     return generations // math.gcd(generations, batch_size)
 
 
-def whole_groups(asked: int, *, batch_size: int, processes: int, generations: int | None) -> tuple[int, int]:
-    """(accumulation, completions per prompt) with which a step consists of complete groups.
+def complete_groups(wanted: int, *, batch_size: int, processes: int, generations: int | None) -> tuple[int, int]:
+    """(accumulation, completions per prompt) that make every step consist of complete groups.
 
-    With `generations` given, accumulation grows from `asked` until the groups are complete; otherwise the completions
+    With `generations` given, accumulation grows from `wanted` until the groups are complete; otherwise the completions
     per prompt are the largest number up to GENERATIONS that divides the step.
     """
-    completions = asked * batch_size * processes
+    completions = wanted * batch_size * processes
     fitting = [each for each in range(GENERATIONS, 1, -1) if completions % each == 0]
     generations = generations or (fitting[0] if fitting else GENERATIONS)
     if completions % generations == 0:
-        return asked, generations
-    step = group_unit(generations, batch_size)
-    return math.ceil(asked / step) * step, generations
+        return wanted, generations
+    unit = group_unit(generations, batch_size)
+    return math.ceil(wanted / unit) * unit, generations
 
 
 def group_steps_per_epoch(prompts: int, *, prompts_per_step: int) -> int:
@@ -48,10 +48,10 @@ class Batches(Protocol):
     unit: str  # noun for one element of a batch
 
     def generations(self, args: Mapping[str, Any]) -> int | None:
-        """Completions per prompt, where the spec sets them."""
+        """Completions per prompt, if the spec sets them."""
 
-    def complete(self, asked: int, *, batch_size: int, args: Mapping[str, Any]) -> tuple[int, int | None]:
-        """(accumulation of the job, completions per prompt or None) for the accumulation that was asked for."""
+    def complete(self, wanted: int, *, batch_size: int, args: Mapping[str, Any]) -> tuple[int, int | None]:
+        """(accumulation of the job, completions per prompt or None) for the wanted accumulation."""
 
     def least_accumulation(self, batch_size: int, args: Mapping[str, Any]) -> int:
         """The accumulation of which every valid one is a multiple."""
@@ -69,9 +69,9 @@ class RowBatches:
         """None: nothing is sampled."""
         return None
 
-    def complete(self, asked: int, *, batch_size: int, args: Mapping[str, Any]) -> tuple[int, int | None]:
-        """What was asked for."""
-        return asked, None
+    def complete(self, wanted: int, *, batch_size: int, args: Mapping[str, Any]) -> tuple[int, int | None]:
+        """The wanted accumulation."""
+        return wanted, None
 
     def least_accumulation(self, batch_size: int, args: Mapping[str, Any]) -> int:
         """1: every accumulation is valid."""
@@ -88,13 +88,13 @@ class GroupBatches:
     unit = "completion"
 
     def generations(self, args: Mapping[str, Any]) -> int | None:
-        """Completions per prompt, where the spec sets them."""
-        asked = str(args.get(NUM_GENERATIONS.name, ""))
-        return int(asked) if asked.isdecimal() and int(asked) > 1 else None
+        """Completions per prompt, if the spec sets them."""
+        text = str(args.get(NUM_GENERATIONS.name, ""))
+        return int(text) if text.isdecimal() and int(text) > 1 else None
 
-    def complete(self, asked: int, *, batch_size: int, args: Mapping[str, Any]) -> tuple[int, int | None]:
+    def complete(self, wanted: int, *, batch_size: int, args: Mapping[str, Any]) -> tuple[int, int | None]:
         """(accumulation, completions per prompt) with complete groups in every step."""
-        return whole_groups(asked, batch_size=batch_size, processes=1, generations=self.generations(args))
+        return complete_groups(wanted, batch_size=batch_size, processes=1, generations=self.generations(args))
 
     def least_accumulation(self, batch_size: int, args: Mapping[str, Any]) -> int:
         """The accumulation below which groups would be incomplete."""

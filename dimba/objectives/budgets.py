@@ -1,10 +1,10 @@
-"""Where to start from by a GPU's memory: batch sizes, ranks, and the nominal sizes of GPUs."""
+"""Starting batch sizes and ranks by a GPU's memory, and the nominal sizes of GPUs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 BUDGETS = (4, 8, 16, 24, 40)  # GB of a GPU
-FILLED = 0.9  # share of the free memory that an automatic choice may fill: other rows fragment it otherwise
+FILLED = 0.9  # share of the free memory that an automatic choice fills; the rest is for fragmentation
 
 ByMethod = Mapping[str, int]
 
@@ -37,7 +37,7 @@ def budget_of(vram_gb: float | None) -> int:
 
 
 def starting_point(vram_gb: float | None) -> Budget:
-    """The table's row for a GPU of this size in GB."""
+    """The starting values for a GPU of this size in GB."""
     return _TABLE[budget_of(vram_gb)]
 
 

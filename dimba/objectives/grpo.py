@@ -1,4 +1,4 @@
-"""GRPO: answers are sampled in groups, and those with a higher reward are made more likely."""
+"""GRPO: sample answers in groups, and make those with a higher reward more likely."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,10 +56,10 @@ class GrpoOptions(TrainerOptions):
 
 
 class _Prompts:
-    """Rows that ask, with what an answer is compared with."""
+    """Rows with a prompt, and a reference answer or a pair to score completions by."""
 
     def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
-        """Read every row of `path` as the trainer will; raises BadInput where none is usable."""
+        """Read every row of `path` as the trainer will; raises BadInput if none is usable."""
         return survey_prompts(path, columns, progress=progress)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
@@ -72,8 +72,8 @@ class _Prompts:
 
 
 def _has_reward_model(args: TrainerArgs, open_pairs: bool) -> bool:
-    asked = args.get(grpo_table.REWARD.name, "auto")
-    names = asked if isinstance(asked, list) else [asked]
+    value = args.get(grpo_table.REWARD.name, grpo_table.REWARD.default)
+    names = value if isinstance(value, list) else [value]
     trains_one = "preference" in names or ("auto" in names and open_pairs)
     return trains_one or grpo_table.REWARD_MODEL.name in args
 

@@ -1,4 +1,4 @@
-"""A training objective as one frozen value: every question about a mode is answered by a field of it."""
+"""A training objective as one frozen value, with a field for each difference between modes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,10 +19,10 @@ Columns = Mapping[str, str]  # ours: theirs
 
 
 class RowReader(Protocol):
-    """What a row must hold for an objective."""
+    """Reads rows as an objective needs them."""
 
     def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
-        """Every row of a file, read as the trainer reads it; raises BadInput where none is usable."""
+        """Read every row of a file as the trainer does; raises BadInput if none is usable."""
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The name of a row's format; raises BadInput for an unknown one."""
@@ -45,10 +45,10 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryTerms:
-    """What an objective holds in GPU memory beside the policy, its gradients and its optimiser."""
+    """The terms of GPU memory beside the policy, its gradients and its optimiser."""
 
     sequences: int = 1  # per row of a batch: 2 where a row holds two answers
-    completion: int | None = None  # tokens that are sampled behind each prompt at most; only these are scored
+    completion: int | None = None  # sampled tokens per prompt at most; only these are scored
     samples: bool = False  # sampling happens in the memory of the training process
     masked: bool = False  # rows are padded under a mask even when there is one
     reference: bool = False  # full fine-tuning keeps a frozen copy of the base; an adapter is switched off instead
@@ -57,7 +57,7 @@ class MemoryTerms:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where to start from on a GPU of some size."""
+    """Starting values for a GPU of some size."""
 
     accumulation: ByMethod
     max_steps: int
@@ -72,22 +72,22 @@ class Objective(Generic[Options]):
     """One training objective. Its training half is `dimba.trainers.objectives.<name>.train`."""
 
     name: str
-    summary: str  # what its trainer does, in one line
-    choice: str  # the wizard's menu line, behind the name
-    advice: str = ""  # the wizard's remark once it is chosen
+    summary: str  # of its trainer, in one line
+    choice: str  # the wizard's menu line, after the name
+    advice: str = ""  # shown by the wizard once it is chosen
     options: type[Options]
     rates: Rates
     starts: Mapping[int, Start]  # by budget in GB
     batches: Batches
     rows: RowReader
-    memory: Callable[[TrainerArgs, bool], MemoryTerms]  # of trainer_args, and whether the data are open-ended pairs
-    wants: str  # the kind of public data that suits it: "answers" or "preferences"
-    preset: str  # label of the wizard's first suggestion
-    packs: bool = False  # rows may lie end to end
+    memory: Callable[[TrainerArgs, bool], MemoryTerms]  # of trainer_args, and whether the rows are open-ended pairs
+    wants: str  # the kind of public data for it: "answers" or "preferences"
+    preset: str  # label of the wizard's default data set
+    packs: bool = False  # several rows may share a sequence
     bf16_on_cpu: bool = False
     tokenizes_first: bool = False  # the tokens are cached before the ranks start
     loads_lazily: bool = False  # under FSDP2 one process reads the weights for all
-    loss_waits: bool = True  # the loss waits for all ranks, so that none may run out of memory alone
+    loss_waits: bool = True  # the loss synchronises the ranks: one that runs out of memory alone blocks the others
     image_extra: Callable[[TrainerArgs], str] = field(default=_no_extra)  # suffix of the image's requirements
 
     @property
@@ -110,7 +110,7 @@ class Objective(Generic[Options]):
         return any(each.flags == param.flags for each in self.params.values())
 
     def start(self, vram_gb: float | None) -> Start:
-        """Where to start from on a GPU of `vram_gb` GB."""
+        """The starting values for a GPU of `vram_gb` GB."""
         return self.starts[budget_of(vram_gb)]
 
     def output_dir(self, method: str) -> str:
@@ -119,9 +119,9 @@ class Objective(Generic[Options]):
 
     def parse(self, argv: Sequence[str] | None = None) -> Options:
         """The options of a command line (`sys.argv` without one), every default filled in."""
-        given = parse(self.options, parser_of(self.options, self.summary), argv)
+        options = parse(self.options, parser_of(self.options, self.summary), argv)
         return replace(
-            given,
-            learning_rate=given.learning_rate or self.rates.of(given.method),
-            output_dir=given.output_dir or self.output_dir(given.method),
+            options,
+            learning_rate=options.learning_rate or self.rates.of(options.method),
+            output_dir=options.output_dir or self.output_dir(options.method),
         )

@@ -35,7 +35,7 @@ class _Answers:
     """Rows with answers to learn from."""
 
     def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
-        """Read every row of `path` as the trainer will; raises BadInput where none is usable."""
+        """Read every row of `path` as the trainer will; raises BadInput if none is usable."""
         return survey(path, columns, progress=progress)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:

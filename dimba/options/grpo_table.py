@@ -23,7 +23,7 @@ TEMPERATURE = _sampling(
     flags=("--temperature",), kind=Number(above=0), default=1.0, metavar="T", help="sampling temperature"
 )
 USE_VLLM = _sampling(
-    flags=("--use-vllm",), kind=Switch(), help="sample with vLLM on the same GPU, where vLLM is installed"
+    flags=("--use-vllm",), kind=Switch(), help="sample with vLLM on the same GPU, if vLLM is installed"
 )
 SAMPLE_STEPS = _sampling(
     flags=("--sample-steps",),
@@ -36,7 +36,12 @@ SAMPLE_STEPS = _sampling(
 # Rewards.
 WEAK_REWARD = 0.6  # share of held-out pairs that a reward model must order rightly
 REWARD = _reward(
-    flags=("--reward",), several=True, default=["auto"], metavar="NAME", help="rewards by name", question="Reward"
+    flags=("--reward",),
+    several=True,
+    default=["auto"],
+    metavar="NAME",
+    help="auto, a verifier's name, or path/to/file.py:function",
+    question="Reward",
 )
 REWARD_WEIGHTS = _reward(
     flags=("--reward-weights",),

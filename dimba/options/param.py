@@ -38,6 +38,11 @@ class Param:
         return self.flags[0]
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """The words that it accepts; none if it takes other values too."""
+        return self.kind.words if isinstance(self.kind, OneOf) else ()
+
+    @property
     def name(self) -> str:
         """Its name in `trainer_args`: the flag without dashes."""
         return self.flag.removeprefix("--")

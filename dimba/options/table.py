@@ -38,7 +38,7 @@ DATASET = _data(
     flags=("--dataset",),
     aliases=_DATASET,
     metavar="ID|FILE",
-    help="a local file (.jsonl, .json, .csv, .parquet, .txt, also as .gz), or a Hub id",
+    help="a Hub id, or a local file (.jsonl, .json, .csv, .parquet, .txt, also as .gz)",
     question="Data set",
 )
 LOCAL_DATA = _data(
@@ -180,7 +180,7 @@ LEARNING_RATE = _optimisation(
     aliases=("--learning-rate", "--lr"),
     kind=Number(above=0),
     metavar="RATE",
-    help="learning rate",
+    help="learning rate, such as 2e-4",
     question="Learning rate",
 )
 MAX_LENGTH = _optimisation(
@@ -216,7 +216,7 @@ TRAIN_ON = _rows(
 ON_LONG = _rows(
     flags=("--on-long",),
     kind=OneOf(("split", "truncate", "drop")),
-    help="rows over --max-length; required where more than a tenth of the trained tokens would be cut",
+    help="rows over --max-length; required if more than a tenth of the trained tokens would be cut",
 )
 SKIP_BAD_ROWS = _rows(flags=("--skip-bad-rows",), kind=Switch(), help="skip unusable rows and report how many")
 VALIDATION_SPLIT = _rows(
@@ -237,19 +237,19 @@ PACKING = _speed(
     flags=("--packing",),
     kind=OneOf(("auto", "off")),
     default="auto",
-    help="auto: lay rows end to end where the model is proved to keep them apart",
+    help="auto: pack several rows into a sequence if a test proves that the model keeps them apart",
 )
 ATTENTION = _speed(
     flags=("--attention",),
     kind=OneOf(("auto", "documents", "sdpa", "eager", "flash_attention_2")),
     default="auto",
-    help="auto: within documents where rows are packed on a CPU, else sdpa",
+    help="auto: documents if rows are packed on a CPU, else sdpa",
 )
 MIXED_PRECISION = _speed(
     flags=("--mixed-precision",),
     kind=OneOf(("auto", "no", "bf16", "fp16")),
     default="auto",
-    help="auto: what accelerate is configured for; else float32 on a CPU",
+    help="auto: the precision configured in accelerate; without one, float32 on a CPU",
 )
 
 # The run.
@@ -259,7 +259,7 @@ DEVICE = _run(
     aliases=("--device", "--accelerator"),
     kind=OneOf(("auto", "cpu", "cuda")),
     default="auto",
-    help="auto: CUDA where it works, else the CPU",
+    help="auto: CUDA if it works, else the CPU",
 )
 GPUS = _run(
     key="resources.gpus",
@@ -273,7 +273,7 @@ ACTIVATION_CHECKPOINTING = _run(
     flags=("--activation-checkpointing",),
     kind=OneOf(("auto", "on", "off")),
     default="auto",
-    help="trade time for memory in the backward pass; auto: only where a GPU cannot keep activations",
+    help="trade time for memory in the backward pass; auto: only if a GPU cannot hold the activations",
 )
 SAVE_STEPS = _run(
     flags=("--save-steps",), kind=Integer(), default=500, metavar="N", help="optimiser steps between checkpoints"

@@ -1,48 +1,48 @@
-"""What follows from the hyperparameters: rows a step, steps, passes over the data."""
+"""The consequences of the hyperparameters: effective batch, optimiser steps, passes over the data."""
 
 from dimba.objectives.batches import total_steps
 from dimba.options.grpo_table import GENERATIONS
 from dimba.wizard.batches import accumulation, batch_size, is_auto, processes, why_auto
-from dimba.wizard.looks import known_rows
-from dimba.wizard.question import Said, counted
+from dimba.wizard.facts import known_rows
+from dimba.wizard.lines import Line, counted
 from dimba.wizard.state import State
 
 _MANY_PASSES = 10
 
 
-def solved_note(state: State) -> list[Said]:
-    """What was done so that every process has as much to do, and the groups of GRPO are whole."""
+def adjustment_lines(state: State) -> list[Line]:
+    """The adjustments that give every process equal work, and GRPO complete groups."""
     if is_auto(state):
-        return [Said(why_auto(state), "dim")]
-    asked, needed = state.value("grad_accumulation_steps"), accumulation(state)
-    if asked == needed:
+        return [Line(why_auto(state), "dim")]
+    wanted, needed = state.value("grad_accumulation_steps"), accumulation(state)
+    if wanted == needed:
         return _fewer_generations(state)
     batch = state.value("batch_size")
     group = state.value("num_generations")
-    if group is None or batch * asked % group == 0:
-        why = f"{counted(processes(state), 'GPU')} share it evenly then"
-        return [Said(f"gradient accumulation {asked} → {needed}: {why}", "warn")]
-    why = f"{batch} × {asked} completions are no whole groups of {group}"
-    return [Said(f"gradient accumulation {asked} → {needed}: {why}, {batch} × {needed} are", "warn")]
+    if group is None or batch * wanted % group == 0:
+        why = f"shared evenly by {counted(processes(state), 'GPU')}"
+        return [Line(f"gradient accumulation {wanted} → {needed}: {why}", "warn")]
+    why = f"{batch} × {wanted} completions do not make complete groups of {group}"
+    return [Line(f"gradient accumulation {wanted} → {needed}: {why}, {batch} × {needed} do", "warn")]
 
 
-def _fewer_generations(state: State) -> list[Said]:
+def _fewer_generations(state: State) -> list[Line]:
     group = state.value("num_generations")
     if "num_generations" in state.answers or group in (None, GENERATIONS):
         return []
-    return [Said(f"completions per prompt {group}: the most up to {GENERATIONS} that make whole groups", "warn")]
+    return [Line(f"completions per prompt {group}: the most up to {GENERATIONS} that make complete groups", "warn")]
 
 
-def consequences(state: State) -> list[Said]:
-    """Effective batch, steps a pass, steps in all, and how many passes that is."""
+def batch_lines(state: State) -> list[Line]:
+    """Effective batch, steps per epoch, and steps in total."""
     batch, count = batch_size(state), processes(state)
     steps = accumulation(state)
     gpus = f", shared by {count} GPUs" if count > 1 else ""
     effective = batch * steps
-    text = f"{counted(effective, state.objective.batches.unit)} a step ({batch} × {steps}{gpus})"
+    text = f"{counted(effective, state.objective.batches.unit)} per step ({batch} × {steps}{gpus})"
     if group := state.value("num_generations"):
         text += f", {counted(effective // group, 'prompt')} × {group}"
-    return [Said(f"{text}; {_steps(state, steps)}", "dim")]
+    return [Line(f"{text}; {_steps(state, steps)}", "dim")]
 
 
 def _per_pass(state: State, steps: int) -> int | None:
@@ -56,13 +56,13 @@ def _per_pass(state: State, steps: int) -> int | None:
 def _steps(state: State, steps: int) -> str:
     per_pass, limit = _per_pass(state, steps), state.value("max_steps")
     if per_pass is None:
-        return f"{counted(limit, 'step')} in all" if limit else "how many steps depends on the rows"
+        return f"{counted(limit, 'step')} in total" if limit else "the number of steps depends on the rows"
     total = total_steps(per_pass, epochs=state.value("epochs"), max_steps=limit)
-    return f"{counted(per_pass, 'step')} an epoch, {total:,} in all"
+    return f"{counted(per_pass, 'step')} per epoch, {total:,} in total"
 
 
-def passes(state: State) -> list[Said]:
-    """What a limit on steps makes of the epochs, since the limit wins."""
+def max_steps_lines(state: State) -> list[Line]:
+    """The passes over the data that max steps amounts to, as it wins over epochs."""
     per_pass = _per_pass(state, accumulation(state))
     limit, epochs = state.value("max_steps"), state.value("epochs")
     if per_pass is None or limit is None:
@@ -71,9 +71,9 @@ def passes(state: State) -> list[Said]:
     if passes > max(_MANY_PASSES, epochs):
         instead = counted_epochs(epochs)
         text = f"{limit:,} steps are {passes:,.0f} passes over the data: `none` trains {instead} instead"
-        return [Said(text, "warn")]
+        return [Line(text, "warn")]
     shown = f"{passes:,.2f}".rstrip("0").rstrip(".")
-    return [Said(f"max steps wins over epochs: {shown} passes over the data", "dim")] if passes != epochs else []
+    return [Line(f"max steps wins over epochs: {shown} passes over the data", "dim")] if passes != epochs else []
 
 
 def counted_epochs(epochs: float) -> str:

@@ -1,17 +1,17 @@
-"""What to start from: defaults by VRAM budget, mode and method. Standard library only."""
+"""Defaults by VRAM budget. Standard library only."""
 
 from dimba.host.facts import Gpu
 from dimba.objectives.budgets import nominal_gb
 
 
 def largest_gb(gpus: tuple[Gpu, ...]) -> int | None:
-    """Nominal size of the largest card; None where there is none, or none tells its size."""
+    """Nominal size in GB of the largest GPU; None without a GPU of known size."""
     sizes = [nominal_gb(gpu.memory_mib) for gpu in gpus if gpu.memory_mib]
     return max(sizes, default=None)
 
 
 def recommended_method(vram_gb: float | None) -> tuple[str, str]:
-    """(method, why) for a budget; None is no GPU."""
+    """(method, reason) for a budget in GB; None means no GPU."""
     if vram_gb is None:
         return "qlora", "no GPU"
     if vram_gb < 12:

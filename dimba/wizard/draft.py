@@ -1,4 +1,4 @@
-"""The answers so far, kept on disk after each one, so that nothing is lost however the wizard ends."""
+"""The draft: the answers so far, written to disk after each one, so that none is lost however the wizard ends."""
 
 import hashlib
 import json
@@ -13,28 +13,28 @@ from dimba.wizard.state import State
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """An unfinished wizard's answers."""
+    """The answers of an unfinished wizard, and the keys of the questions behind them."""
 
     answers: dict[str, Any]
-    passed: tuple[str, ...]
-    offered: dict[str, Any]
+    passed_keys: tuple[str, ...]
+    suggestions: dict[str, Any]
     written: datetime
 
 
 def draft_file(folder: Path) -> Path:
-    """Where the draft of `folder` lies: in the user's state, not among the project's files."""
+    """The draft's path for `folder`: in the user's state folder, not among the project's files."""
     home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     return home / "dimba" / "drafts" / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
 
 
 def save_draft(state: State) -> bool:
-    """Writes the answers whole; False where that cannot be done."""
+    """Write the draft atomically; False if that fails."""
     file = draft_file(state.folder)
     content = {
         "folder": str(state.folder),
         "answers": state.answers,
-        "passed": sorted(state.passed),
-        "offered": state.offered,
+        "passed": sorted(state.passed_keys),
+        "offered": state.suggestions,
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -47,17 +47,17 @@ def save_draft(state: State) -> bool:
 
 
 def load_draft(folder: Path) -> Draft | None:
-    """The draft of `folder`; None where there is none, or none that can be read."""
+    """The draft of `folder`; None if it is missing or unreadable."""
     file = draft_file(folder)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         written = datetime.fromtimestamp(file.stat().st_mtime).astimezone()
-        answers, passed, offered = dict(content["answers"]), tuple(content["passed"]), dict(content["offered"])
+        answers, keys, suggestions = dict(content["answers"]), tuple(content["passed"]), dict(content["offered"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Draft(answers=answers, passed=passed, offered=offered, written=written) if passed else None
+    return Draft(answers=answers, passed_keys=keys, suggestions=suggestions, written=written) if keys else None
 
 
-def forget_draft(folder: Path) -> None:
-    """Once the spec is saved, or somebody starts anew."""
+def delete_draft(folder: Path) -> None:
+    """Delete the draft: the spec is saved, or the user starts over."""
     draft_file(folder).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The machine, looked at in the background from the start."""
+"""Facts of the machine, which background probes collect from the start."""
 
 import shutil
 from typing import TYPE_CHECKING
@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     from dimba.runners.protocol import FoundRunner
 
 
-def begin(state: State) -> None:
-    """Starts the looks that every run of the wizard needs, once the first prompt stands."""
-    state.probes.start("engine", _find_engine, later=state.asking)
-    state.probes.start("gpus", _find_gpus, later=state.asking)
+def start_probes(state: State) -> None:
+    """Start the probes that every session needs, after the first prompt is drawn."""
+    state.probes.start("engine", _find_engine, later=state.interactive)
+    state.probes.start("gpus", _find_gpus, later=state.interactive)
 
 
 def engine(state: State) -> "FoundRunner":
-    """(runner, facts) of the container engine, or of the process runner where none answers."""
-    found: FoundRunner = state.look("engine", "asking the container engine", _find_engine)
+    """(runner, facts) of the container engine, or of the process runner if none answers."""
+    found: FoundRunner = state.probe("engine", "asking the container engine", _find_engine)
     return found
 
 
 def engine_facts(state: State) -> EngineFacts:
-    """What the engine says of itself, or why there is none."""
+    """The engine's version and devices, or the reason why none answers."""
     return engine(state).engine
 
 
 def gpu_facts(state: State) -> GpuFacts:
-    """The cards; without `nvidia-smi`, those that the engine can pass through."""
-    found: GpuFacts | None = state.look("gpus", "asking nvidia-smi", _find_gpus)
+    """The GPUs; without `nvidia-smi`, those that the engine can pass through."""
+    found: GpuFacts | None = state.probe("gpus", "asking nvidia-smi", _find_gpus)
     return found or find_gpus(engine_facts(state).cdi_devices)
 
 

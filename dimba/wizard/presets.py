@@ -8,13 +8,13 @@ CUSTOM, LOCAL = "custom", "local"
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A public data set: its Hub id by what an objective wants, its split, and the nearest ones where it is missing."""
+    """A public data set: its Hub id by the kind of data that an objective wants, its split, and substitutes."""
 
     label: str
     ids: Mapping[str, str]  # "answers" or "preferences": Hub id
-    suits: tuple[str, ...]  # of these kinds
+    suits: tuple[str, ...]  # the kinds of data that it holds
     split: str = "train"
-    nearest: tuple[str, ...] = ()
+    nearest: tuple[str, ...] = ()  # substitutes if the Hub no longer has it
 
     def hub_id(self, wants: str) -> str:
         """The Hub id for a kind of data."""

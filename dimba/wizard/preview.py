@@ -1,4 +1,4 @@
-"""What the answers come to: the file, the command, what was left out; and whether this machine can run it."""
+"""The preview: the spec's text, the command, omitted values, and whether this machine can run the job."""
 
 import shlex
 from collections.abc import Sequence
@@ -11,9 +11,12 @@ from dimba.common.runners import AUTO, RUNNERS
 from dimba.host.facts import TrainerFacts
 from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
-from dimba.wizard.looks import base_facts
+from dimba.objectives.registry import OBJECTIVES
+from dimba.options.table import LORA_R, METHOD
+from dimba.wizard.answers import InvalidAnswer
+from dimba.wizard.facts import base_facts
+from dimba.wizard.lines import Line
 from dimba.wizard.machine import engine, gpu_facts
-from dimba.wizard.question import Said, Wrong
 from dimba.wizard.spec import spec_values, trainer_name, wanted_trainer_args
 from dimba.wizard.state import State
 
@@ -27,28 +30,28 @@ _COMMAND_WIDTH = 74
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """The spec's text beside its plan, or what is in the way of one."""
+    """The spec's text beside its plan, or the problem that prevents a plan."""
 
     text: str
     plan: "LaunchPlan | None"
     problem: DimbaError | None
-    left_out: tuple[str, ...]
+    omitted: tuple[str, ...]
 
 
 def preview(state: State, *, anew: bool = False) -> Preview:
-    """Plans the job as `dimba launch` would, `anew` where what was in the way may be mended.
+    """Plan the job as `dimba launch` would; `anew` plans again, as the user may have fixed a problem.
 
-    A problem of this machine is part of the answer.
+    A problem of this machine is part of the result.
     """
     flags = trainer_facts(state).flags
     text = spec_text(state, flags)
     name = ("preview", text, _trainer_key(state))
     if anew:
         state.probes.forget(name)
-    return state.look(name, "planning", lambda: _planned(state.unseen(), text, flags))
+    return state.probe(name, "planning", lambda: _plan_text(state.in_background(), text, flags))
 
 
-def _planned(state: State, text: str, flags: frozenset[str]) -> Preview:
+def _plan_text(state: State, text: str, flags: frozenset[str]) -> Preview:
     from dimba.spec import parse_spec
 
     loaded = parse_spec(text.encode(), source="the spec")
@@ -56,70 +59,70 @@ def _planned(state: State, text: str, flags: frozenset[str]) -> Preview:
     try:
         plan = _context(state, loaded).plan()
     except DimbaError as error:
-        return Preview(text=text, plan=None, problem=error, left_out=tuple(missing))
-    omitted = [f"{each.key} {each.value}".strip() for each in plan.omitted]
-    return Preview(text=text, plan=plan, problem=None, left_out=(*omitted, *missing))
+        return Preview(text=text, plan=None, problem=error, omitted=tuple(missing))
+    omitted = (*(f"{each.key} {each.value}".strip() for each in plan.omitted), *missing)
+    return Preview(text=text, plan=plan, problem=None, omitted=omitted)
 
 
 def spec_text(state: State, flags: frozenset[str]) -> str:
-    """The file, pleasant to read and edit."""
+    """The spec as YAML, with comments for its reader."""
     from dimba.spec import spec_yaml
 
     return spec_yaml(spec_values(state, flags), "./job.schema.json", comments=_COMMENTS)
 
 
 _COMMENTS = {
-    "mode": "sft | grpo",
+    "mode": " | ".join(OBJECTIVES),
     "base_checkpoint": "a folder or a Hub id",
-    "method": "full | lora | qlora",
-    "training.max_steps": "wins over epochs where it is set",
+    "method": " | ".join(METHOD.words),
+    "training.max_steps": "wins over epochs if set",
     "training.max_length": "tokens; longer rows are cut",
     "runner": " | ".join((AUTO, *RUNNERS)),
 }
 
 
-def shown(made: Preview) -> list[Said]:
+def preview_lines(made: Preview) -> list[Line]:
     """The preview as lines."""
-    lines = [Said(line) for line in made.text.rstrip().splitlines()]
+    lines = [Line(line) for line in made.text.rstrip().splitlines()]
     if made.plan:
-        lines += [Said(""), Said(f"The exact command, {_where(made.plan)}:", "dim"), *_command(made.plan.argv)]
-        lines += [Said(f"(flags found in its {made.plan.flags_from})", "dim")]
-        lines += [Said(note, "dim") for note in made.plan.notes]
-    if made.left_out:
-        lines.append(Said(f"Left out, as the trainer has no flag for it: {', '.join(made.left_out)}", "warn"))
+        lines += [Line(""), Line(f"The exact command, {_place(made.plan)}:", "dim"), *_command_lines(made.plan.argv)]
+        lines += [Line(f"(flags found in its {made.plan.flags_from})", "dim")]
+        lines += [Line(note, "dim") for note in made.plan.notes]
+    if made.omitted:
+        lines.append(Line(f"Omitted, as the trainer has no flag for it: {', '.join(made.omitted)}", "warn"))
     return lines
 
 
-def _command(argv: Sequence[str]) -> list[Said]:
-    """As one would write it over several lines, to be copied whole."""
+def _command_lines(argv: Sequence[str]) -> list[Line]:
+    """The command over several lines, ready to copy."""
     lines = [""]
     for token in map(shlex.quote, argv):
         if lines[-1] and len(lines[-1]) + len(token) > _COMMAND_WIDTH:
             lines.append("")
         lines[-1] += f"{' ' if lines[-1] else ''}{token}"
-    return [Said(f"{line} \\") for line in lines[:-1]] + [Said(lines[-1])]
+    return [Line(f"{line} \\") for line in lines[:-1]] + [Line(lines[-1])]
 
 
-def _where(plan: "LaunchPlan") -> str:
-    return f"in {plan.image.reference}" if plan.image else "on this machine itself"
+def _place(plan: "LaunchPlan") -> str:
+    return f"in {plan.image.reference}" if plan.image else "on this machine, without a container"
 
 
-# The trainer, asked where it will run.
+# The trainer's flags, from its --help where it will run.
 
 
 def trainer_facts(state: State) -> TrainerFacts:
-    """The chosen trainer with its flags; asked once for each place where it may run."""
-    what = f"asking {trainer_name(state)} for its flags (20 s at most)"
-    return state.look(_trainer_key(state), what, lambda: _trainer(state.unseen()))
+    """The chosen trainer with its flags, probed once per runner."""
+    label = f"asking {trainer_name(state)} for its flags (20 s at most)"
+    return state.probe(_trainer_key(state), label, lambda: _probe_trainer(state.in_background()))
 
 
 def prefetch_trainer(state: State) -> None:
-    """Begins to ask our own trainer, where it is the one offered first; nobody else's is run before it is chosen."""
+    """Probe dimba's own trainer in the background if it is the default; a custom one runs only once it is chosen."""
     from dimba.host.probe import project_root
 
     first = find_trainer(trainer_name(state), state.value("mode"), state.folder, project_root())
-    if state.asking and first.path and first.path.is_relative_to(project_root()):
-        state.probes.start(_trainer_key(state), lambda: _trainer(state.unseen()))
+    if state.interactive and first.path and first.path.is_relative_to(project_root()):
+        state.probes.start(_trainer_key(state), lambda: _probe_trainer(state.in_background()))
 
 
 def _trainer_key(state: State) -> object:
@@ -128,7 +131,7 @@ def _trainer_key(state: State) -> object:
 
 
 def check_trainer(state: State) -> None:
-    """Raises Wrong where the job could not mean what was asked with the chosen trainer."""
+    """Raise InvalidAnswer if the chosen trainer cannot run the job as specified."""
     from dimba.options import table
     from dimba.plan.flags import Resolved, flag_for, trainer_argv
     from dimba.plan.job import resolved
@@ -136,18 +139,20 @@ def check_trainer(state: State) -> None:
 
     trainer = trainer_facts(state)
     if trainer.problem:
-        raise Wrong(f"trainer: {trainer.problem}", trainer.hint)
+        raise InvalidAnswer(f"trainer: {trainer.problem}", trainer.hint)
     if trainer.other_mode and not flag_for(table.MODE, trainer.flags):
         mode = state.value("mode")
-        raise Wrong(f"trainer: {trainer.path} is for the other mode, and has no --mode flag", f"choose one for {mode}")
+        raise InvalidAnswer(
+            f"trainer: {trainer.path} is for another mode, and has no --mode flag", f"choose one for {mode}"
+        )
     spec = parse_spec(spec_text(state, trainer.flags).encode(), source="the spec").spec
     try:
         trainer_argv(resolved(spec), trainer, Resolved(base="base", data="data", output="output", gpu_count=1))
     except DimbaError as error:
-        raise Wrong(error.message, error.hint) from None
+        raise InvalidAnswer(error.message, error.hint) from None
 
 
-def _trainer(state: State) -> TrainerFacts:
+def _probe_trainer(state: State) -> TrainerFacts:
     from dimba.spec import parse_spec
 
     loaded = parse_spec(spec_text(state, frozenset()).encode(), source="the spec")
@@ -163,7 +168,7 @@ def _context(state: State, loaded: "LoadedSpec") -> "JobContext":
 
 
 def memory_of(state: State, method: str) -> "MemoryEstimate | None":
-    """The estimate of a method, for one row at a time; None for a checkpoint that is not at hand."""
+    """The memory estimate of a method with one row per batch; None without facts of the checkpoint."""
     from dimba.plan.job import resolved
     from dimba.plan.memory import Share, estimate_memory
     from dimba.spec import JobSpec
@@ -171,7 +176,7 @@ def memory_of(state: State, method: str) -> "MemoryEstimate | None":
     facts = base_facts(state)
     if facts is None:
         return None
-    rank = state.value("lora_r") or 8
+    rank = state.value("lora_r") or LORA_R.default
     data = {"name": "any/data"}
     values = {"version": 1, "mode": state.value("mode"), "base_checkpoint": "base", "dataset": data, "method": method}
     spec = JobSpec.model_validate({**values, "lora": {"r": rank, "alpha": rank}})

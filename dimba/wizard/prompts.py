@@ -24,9 +24,10 @@ from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.styles import Style
 
 from dimba.common.errors import DimbaError
-from dimba.wizard.question import Question, Said
-from dimba.wizard.screen import BACK, PATIENCE, preferred
-from dimba.wizard.state import State
+from dimba.wizard.lines import Line
+from dimba.wizard.question import Question
+from dimba.wizard.screen import BACK, NOTICE_SECONDS, preferred
+from dimba.wizard.state import Report, State
 
 T = TypeVar("T")
 _TYPING_SECONDS = 1.0
@@ -35,7 +36,7 @@ _LIST_HELP = "↑↓ choose   Enter take   Esc back   Ctrl-C leave, a draft is k
 _MANY_HELP = "Space mark   Enter take   Esc back   Ctrl-C leave, a draft is kept"
 _PATH_HELP = "Tab complete   Enter take   Esc back   Ctrl-C leave, a draft is kept"
 _TEXT_HELP = "Enter take   Esc back   Ctrl-C leave, a draft is kept"
-# What is typed ahead of a prompt comes with line feeds; and no question can be skipped.
+# Enter typed ahead of a prompt arrives as a line feed; no question can be skipped.
 _KEYS = {"answer": [{"key": "enter"}, {"key": "c-j"}], "skip": []}
 _COLOURS = {
     "questionmark": "ansicyan",
@@ -50,48 +51,48 @@ _COLOURS = {
     "marker": "ansigreen",
     "validator": "ansired",
 }
-_SAID = Style.from_dict(
+_LINE_STYLE = Style.from_dict(
     {"title": "bold", "dim": "ansibrightblack", "good": "ansigreen", "warn": "ansiyellow", "error": "ansired bold"}
 )
 
 
 class Prompts:
-    """Menus, texts with completion, and what is known of them while one types."""
+    """Menus, and text prompts with completion and a live hint."""
 
     def __init__(self) -> None:
         utf8 = (sys.stdout.encoding or "").lower().startswith("utf")
         self._pointer = "❯" if utf8 else ">"
         self._style = get_style(_COLOURS, style_override=True)
 
-    def title(self, step: int, steps: int, text: str) -> None:
-        """The step's number and name, after an empty line."""
-        self.say([Said(""), Said(f"Step {step} of {steps}  {text}", "title")])
+    def show_title(self, step: int, steps: int, text: str) -> None:
+        """Print the step's number and name, after an empty line."""
+        self.show([Line(""), Line(f"Step {step} of {steps}  {text}", "title")])
 
-    def say(self, lines: Sequence[Said]) -> None:
-        """Each in its kind's colour."""
+    def show(self, lines: Sequence[Line]) -> None:
+        """Print each line in its kind's colour."""
         for line in lines:
-            for part in _wrapped(line):
-                print_formatted_text(FormattedText([(f"class:{line.kind}", part)]), style=_SAID)
+            for part in _wrap(line):
+                print_formatted_text(FormattedText([(f"class:{line.kind}", part)]), style=_LINE_STYLE)
 
-    def problem(self, error: DimbaError) -> None:
-        """Cause, then hint."""
-        cause = _lines(f"error: {error.message}", "")
-        hint = _lines(f"hint: {error.hint}", "  ") if error.hint else []
+    def show_problem(self, error: DimbaError) -> None:
+        """Print the cause, then the hint."""
+        cause = _wrap_text(f"error: {error.message}", "")
+        hint = _wrap_text(f"hint: {error.hint}", "  ") if error.hint else []
         rest = "".join(f"\n{line}" for line in [cause[0].removeprefix("error:"), *cause[1:], *hint]).removeprefix("\n")
-        print_formatted_text(FormattedText([("class:error", "error:"), ("", rest)]), style=_SAID)
+        print_formatted_text(FormattedText([("class:error", "error:"), ("", rest)]), style=_LINE_STYLE)
 
     def ask(self, question: Question, state: State, initial: str | None) -> Any:
-        """The value of a choice, or the text that was typed."""
+        """The value of a choice, or the typed text."""
         kinds = {"choice": self._choice, "many": self._many}
         prompt, application = kinds.get(question.kind, self._text)(question, state, initial)
-        _goes_back(prompt, application)
+        _bind_keys(prompt, application)
         return prompt.execute()
 
     def _choice(self, question: Question, state: State, _initial: str | None) -> Any:
         choices = list(question.choices(state))
         shorts = {choice.label: choice.short or choice.label for choice in choices}
         prompt = ListPrompt(
-            message=question.ask,
+            message=question.label,
             choices=[MenuChoice(choice.value, name=choice.label) for choice in choices],
             default=preferred(question, state),
             transformer=lambda label: shorts.get(label, label),
@@ -105,9 +106,9 @@ class Prompts:
 
     def _many(self, question: Question, state: State, initial: str | None) -> Any:
         choices = list(question.choices(state))
-        marked = _marked(initial, [choice.value for choice in choices])
+        marked = _marked_values(initial, [choice.value for choice in choices])
         prompt = CheckboxPrompt(
-            message=question.ask,
+            message=question.label,
             choices=[MenuChoice(each.value, name=each.label, enabled=each.value in marked) for each in choices],
             transformer=lambda labels: "all" if len(labels) == len(choices) else f"{len(labels)} of {len(choices)}",
             filter=lambda values: "all" if len(values) == len(choices) else values,
@@ -124,7 +125,7 @@ class Prompts:
     def _text(self, question: Question, state: State, initial: str | None) -> Any:
         prompt = _Text(
             live=_live(question, state),
-            message=f"{question.ask}:",
+            message=f"{question.label}:",
             default=initial or "",
             completer=_paths(question) if question.kind == "path" else None,
             keys=_PATH_HELP if question.kind == "path" else _TEXT_HELP,
@@ -133,13 +134,13 @@ class Prompts:
         )
         return prompt, prompt.application
 
-    def waiting(self, what: str, job: Callable[[Callable[[str], None]], T]) -> T:
-        """A line that moves, once it takes longer than a blink; gone when done."""
-        done, said = threading.Event(), [""]
-        spinner = threading.Thread(target=_spin, args=(what, said, done), daemon=True)
+    def wait_for(self, label: str, job: Callable[[Report], T]) -> T:
+        """The result of `job`, under a spinner if it takes long."""
+        done, progress = threading.Event(), [""]
+        spinner = threading.Thread(target=_spin, args=(label, progress, done), daemon=True)
         spinner.start()
         try:
-            return job(lambda text: said.__setitem__(0, text))
+            return job(lambda text: progress.__setitem__(0, text))
         finally:
             done.set()
             spinner.join()
@@ -147,13 +148,13 @@ class Prompts:
 
 @contextmanager
 def quiet_terminal() -> Iterator[None]:
-    """What is typed between two prompts waits for the next one, and is not echoed into what is said."""
+    """Keep keys typed between two prompts for the next one, without an echo among the printed lines."""
     before = termios.tcgetattr(sys.stdin)
     quiet = termios.tcgetattr(sys.stdin)
     quiet[0] &= ~termios.ICRNL
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
     termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
-    handlers = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.signal(number, _exit_as_signalled) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -162,20 +163,20 @@ def quiet_terminal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end(number: int, _frame: object) -> None:
-    """Ends as the signal would, once the terminal is as it was."""
+def _exit_as_signalled(number: int, _frame: object) -> None:
+    """Exit with the signal's status, through the code that restores the terminal."""
     raise SystemExit(128 + number)
 
 
-def _wrapped(line: Said) -> list[str]:
-    """Prose is wrapped; what may be copied stays on its line."""
+def _wrap(line: Line) -> list[str]:
+    """Wrap prose; a plain line stays on one line, so that it can be copied."""
     if line.kind in ("title", "plain"):
         return [line.text if line.kind == "title" else f"  {line.text}"]
-    return _lines(line.text, "  ")
+    return _wrap_text(line.text, "  ")
 
 
-def _lines(text: str, indent: str) -> list[str]:
-    """Wrapped between words; a path or a flag is never broken where it has a dash."""
+def _wrap_text(text: str, indent: str) -> list[str]:
+    """Wrap between words, never at the dash of a path or a flag."""
     wrapper = textwrap.TextWrapper(
         width=shutil.get_terminal_size().columns - 1,
         initial_indent=indent,
@@ -186,12 +187,12 @@ def _lines(text: str, indent: str) -> list[str]:
     return [part for line in text.splitlines() for part in wrapper.wrap(line)] or [""]
 
 
-def _spin(what: str, said: list[str], done: threading.Event) -> None:
-    if done.wait(PATIENCE):
+def _spin(label: str, progress: list[str], done: threading.Event) -> None:
+    if done.wait(NOTICE_SECONDS):
         return
     width = 79
     for mark in itertools.cycle("|/-\\"):
-        text = f"{mark} {what} … {said[0]}"[:width]
+        text = f"{mark} {label} … {progress[0]}"[:width]
         sys.stdout.write(f"\r{text:<{width}}")
         sys.stdout.flush()
         if done.wait(0.1):
@@ -200,7 +201,7 @@ def _spin(what: str, said: list[str], done: threading.Event) -> None:
     sys.stdout.flush()
 
 
-def _marked(initial: str | None, values: list[Any]) -> list[Any]:
+def _marked_values(initial: str | None, values: list[Any]) -> list[Any]:
     if initial in (None, "all"):
         return values
     if initial.isdecimal():
@@ -208,8 +209,8 @@ def _marked(initial: str | None, values: list[Any]) -> list[Any]:
     return [value for value in values if str(value) in initial.split(",")]
 
 
-def _goes_back(prompt: Any, application: Any) -> None:
-    """Esc asks for the question before, and left too where there is no text to move in."""
+def _bind_keys(prompt: Any, application: Any) -> None:
+    """Bind Esc to go back, and in menus the left arrow too."""
 
     def back(event: Any) -> None:
         prompt.status = {"answered": True, "skipped": True, "result": None}
@@ -220,17 +221,17 @@ def _goes_back(prompt: Any, application: Any) -> None:
     prompt._filter = lambda value: kept(value) if kept and value is not BACK else value
     application.ttimeoutlen = _ESCAPE_SECONDS
     prompt._kb.add("escape", eager=True)(back)
-    prompt._kb.add("c-z")(lambda _event: None)  # it would be typed
+    prompt._kb.add("c-z")(lambda _event: None)  # else it is typed into the text
     if not isinstance(prompt, InputPrompt):
         prompt._kb.add("left")(back)
-        prompt._kb.add("<any>")(_Jump(prompt.content_control))
-        # A menu would bind its keys once it is drawn: what was typed ahead of it would be lost.
+        prompt._kb.add("<any>")(_JumpToLabel(prompt.content_control))
+        # A menu binds its keys when it is drawn, and loses the keys typed before that.
         prompt._rendered = True
         prompt._keybinding_factory()
 
 
-class _Jump:
-    """Typing the beginning of a line, a number among them, goes there."""
+class _JumpToLabel:
+    """Moves to the line whose beginning is typed, such as its number."""
 
     def __init__(self, menu: Any) -> None:
         self._menu, self._typed, self._last = menu, "", 0.0
@@ -246,35 +247,35 @@ class _Jump:
 
 
 class _Text(InputPrompt):  # type: ignore[misc]  # InquirerPy is not typed
-    """A text prompt whose lower line follows what is typed, with Tab to complete."""
+    """A text prompt with a live hint below, and Tab to complete."""
 
     def __init__(self, *, live: Callable[[str], str] | None, keys: str, **options: Any) -> None:
         super().__init__(**options)
         self._live, self._keys = live, keys
         self._session.bottom_toolbar = self._below
         self._session.complete_while_typing = False
-        self._session.refresh_interval = 0.2 if live else 0  # what is looked at beside the typing comes in
+        self._session.refresh_interval = 0.2 if live else 0  # a background probe's result appears while one types
 
     @property
     def application(self) -> Any:
-        """The application that runs it."""
+        """The prompt_toolkit application."""
         return self._session.app
 
     def _below(self) -> FormattedText:
-        known = self._live(self._session.default_buffer.text) if self._live else ""
-        known = "\n".join(_lines(known, "")) if known else ""
-        return FormattedText([("class:long_instruction", f"{known}\n{self._keys}" if known else self._keys)])
+        hint = self._live(self._session.default_buffer.text) if self._live else ""
+        hint = "\n".join(_wrap_text(hint, "")) if hint else ""
+        return FormattedText([("class:long_instruction", f"{hint}\n{self._keys}" if hint else self._keys)])
 
 
 def _live(question: Question, state: State) -> Callable[[str], str] | None:
-    live = question.live
-    if live is None:
+    live_hint = question.live_hint
+    if live_hint is None:
         return None
 
     def below(text: str) -> str:
         try:
-            return live(text, state)
-        except (DimbaError, OSError) as error:  # a folder that may not be looked into
+            return live_hint(text, state)
+        except (DimbaError, OSError) as error:  # such as a folder without read permission
             return str(error)
 
     return below

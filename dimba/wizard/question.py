@@ -1,43 +1,17 @@
-"""A question as data: how it is asked, what it takes, what follows from the answer."""
+"""A question as data: its label and flag, the answers it accepts, and the lines around it."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dimba.common.errors import BadInput
+from dimba.options.kinds import Integer, Number
 from dimba.options.param import Param
+from dimba.wizard.answers import Choice, parse_number
+from dimba.wizard.lines import Line
 from dimba.wizard.state import MISSING, State
 
-_MOST, _LEAST_RATE = 10**9, 1e-12
 
-
-@dataclass(frozen=True)
-class Choice:
-    """One line of a menu."""
-
-    value: Any
-    label: str
-    short: str = ""  # what is left standing once it is taken
-
-
-@dataclass(frozen=True)
-class Said:
-    """A line on the screen and its kind: plain, dim, good, warn or title."""
-
-    text: str
-    kind: str = "plain"
-
-
-class Wrong(BadInput):
-    """An answer that does not go; `instead` has better ones, by question."""
-
-    def __init__(self, message: str, hint: str = "", instead: dict[str, Any] | None = None) -> None:
-        super().__init__(message, hint)
-        self.instead = instead or {}
-
-
-def _nothing(_state: State) -> list[Said]:
+def _no_lines(_state: State) -> list[Line]:
     return []
 
 
@@ -51,74 +25,47 @@ def _accept(_value: Any, _state: State) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question. Functions get the state, so that a question can follow from the answers before it."""
+    """One question. Its functions get the state, so that a question can follow from the answers before it."""
 
     key: str
     step: int
-    ask: str
+    label: str
     flag: str | None = None
     metavar: str = "VALUE"
     help: str = ""
+    several: bool = False  # the flag takes several values, one per line of the answer's text
     kind: str = "text"  # text, path, choice or many
     choices: Callable[[State], Sequence[Choice]] = lambda _state: ()
     default: Callable[[State], Any] = lambda _state: MISSING
-    parse: Callable[[str, State], Any] = _as_text  # what was typed → value; raises Wrong
-    show: Callable[[Any], str] = str  # value → what one would type
-    check: Callable[[Any, State], None] = _accept  # a look that may take a while; raises Wrong
+    parse: Callable[[str, State], Any] = _as_text  # typed text → value; raises InvalidAnswer
+    to_text: Callable[[Any], str] = str  # value → the text that one types for it
+    check: Callable[[Any, State], None] = _accept  # may take a while; raises InvalidAnswer
     applies: Callable[[State], bool] = lambda _state: True
-    asked: Callable[[State], bool] = lambda _state: True  # else the default is taken without a word
-    before: Callable[[State], list[Said]] = _nothing
-    after: Callable[[State], list[Said]] = _nothing
-    live: Callable[[str, State], str] | None = None  # what to say below while one types
+    is_asked: Callable[[State], bool] = lambda _state: True  # else the default is taken silently
+    before: Callable[[State], list[Line]] = _no_lines
+    after: Callable[[State], list[Line]] = _no_lines
+    live_hint: Callable[[str, State], str] | None = None  # the line below the prompt, by the text typed so far
     only_folders: bool = False
-    from_flag: Callable[[str, State], dict[str, Any]] | None = None  # where a flag answers more than one question
+    from_flag: Callable[[str, State], dict[str, Any]] | None = None  # for a flag that answers more than one question
     invalidates: tuple[str, ...] = ()  # answers that lose their meaning once this one changes
-    optional: bool = False  # a pipe need not be told that it is missing
+    optional: bool = False  # a pipe need not give its flag
 
 
-def from_param(param: Param, **about: Any) -> Question:
-    """The question about a declared parameter; `about` adds to what the table says."""
-    declared = {"ask": param.question, "flag": param.flag, "metavar": param.metavar or "VALUE", "help": param.help}
-    return Question(key=param.name.replace("-", "_"), **{**declared, **about})
+def from_param(param: Param, **changes: Any) -> Question:
+    """The question about a declared parameter; `changes` add to the table, or replace parts of it."""
+    declared: dict[str, Any] = {
+        "key": param.name.replace("-", "_") if param.flags else param.key.replace(".", "_"),
+        "label": param.question,
+        "flag": param.flag if param.flags else None,
+        "metavar": param.metavar or "|".join(param.words) or "VALUE",
+        "help": param.help,
+        "several": param.several,
+        "parse": _parser(param),
+    }
+    return Question(**{**declared, **changes})
 
 
-def one_of(choices: Sequence[Choice], text: str, what: str) -> Any:
-    """The choice that `text` names, by its value or by what it is called once taken."""
-    for choice in choices:
-        if text.strip().lower() in (str(choice.value).lower(), choice.short.lower()):
-            return choice.value
-    known = [choice.short or str(choice.value) for choice in choices]
-    close = difflib.get_close_matches(text, known, n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"one of: {', '.join(known)}"
-    raise Wrong(f"{what} `{text}` is not known", hint)
-
-
-def whole(text: str, what: str, least: int = 1) -> int:
-    """A whole number from `least` on."""
-    try:
-        number = int(text.replace(",", "").replace("_", ""))
-    except ValueError:
-        raise Wrong(f"{what} `{text}` is not a whole number", f"for example {max(least, 8)}") from None
-    if number < least:
-        raise Wrong(f"{what} {number} is less than {least}", f"give {least} or more")
-    if number > _MOST:
-        raise Wrong(f"{what} {text} is more than anybody needs", f"for example {max(least, 8)}")
-    return number
-
-
-def positive(text: str, what: str, example: str) -> float:
-    """A number above zero."""
-    try:
-        number = float(text)
-    except ValueError:
-        raise Wrong(f"{what} `{text}` is not a number", f"for example {example}") from None
-    if not number > 0:
-        raise Wrong(f"{what} {text} is not above zero", f"for example {example}")
-    if not _LEAST_RATE <= number <= _MOST:
-        raise Wrong(f"{what} {text} is out of all measure", f"for example {example}")
-    return number
-
-
-def counted(number: int, what: str) -> str:
-    """`1 row`, `2,000 rows`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _parser(param: Param) -> Callable[[str, State], Any]:
+    if isinstance(param.kind, Integer | Number):
+        return lambda text, _state: parse_number(param, text)
+    return _as_text

@@ -1,4 +1,4 @@
-"""The questions of each step, in the order in which they are asked."""
+"""The questions of each step, in the order of asking."""
 
 from dimba.wizard.question import Question
 from dimba.wizard.steps import checkpoint, data, method, mode, trainer, tune

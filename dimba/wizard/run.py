@@ -1,183 +1,134 @@
-"""The wizard from flags to a file: who answers, what is kept, what is written."""
+"""The wizard from its flags to the spec's file, with or without prompts."""
 
-import itertools
-import json
-import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import absolute
-from dimba.common.errors import BadInput, printable
-from dimba.wizard.draft import Draft, forget_draft, load_draft
-from dimba.wizard.flow import answer_all, ask_all, flag_of, flagged, still_fits
-from dimba.wizard.machine import begin
-from dimba.wizard.preview import Preview, preview
+from dimba.common.errors import BadInput
+from dimba.wizard.answers import Choice
+from dimba.wizard.draft import Draft, delete_draft, load_draft
+from dimba.wizard.flow import answer_all, ask_all, flag_of, is_still_valid, naming_flag
+from dimba.wizard.lines import Line
+from dimba.wizard.machine import start_probes
+from dimba.wizard.preview import preview
 from dimba.wizard.probes import Probes
-from dimba.wizard.question import Choice, Question, Said
+from dimba.wizard.question import Question
 from dimba.wizard.questions import QUESTIONS
-from dimba.wizard.screen import BACK, Plain, Screen, patiently
+from dimba.wizard.saving import Outcome, save
+from dimba.wizard.screen import BACK, Plain, Screen, run_with_notice
 from dimba.wizard.state import State
 
-_QUIET_SECONDS = 2.0  # what takes less needs no word where nobody sits and waits
+_NOTICE_SECONDS = 2.0  # a shorter wait needs no notice in a script's log
 BY_KEY = {question.key: question for question in QUESTIONS}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The file that was written, whether to launch it, and what is worth a word."""
-
-    path: Path
-    launch: bool
-    preview: Preview
-    notes: tuple[str, ...] = ()
-
-
 def new_state(folder: Path, flags: dict[str, Any]) -> State:
-    """A state with the answers that `flags` give (question → text); raises BadInput for one that does not go."""
+    """A state with the answers of `flags` (question → text); raises BadInput for an invalid one."""
     state = State(folder=folder, questions=BY_KEY, probes=Probes())
     for question in QUESTIONS:
         if flags.get(question.key) is not None:
-            with flagged(question):
-                state.answers |= _given(question, flags[question.key], state)
-            state.given = frozenset(state.answers)
+            with naming_flag(question):
+                state.answers |= _flag_answers(question, flags[question.key], state)
+            state.flag_keys = frozenset(state.answers)
     return state
 
 
-def _given(question: Question, text: Any, state: State) -> dict[str, Any]:
+def _flag_answers(question: Question, text: Any, state: State) -> dict[str, Any]:
     if not isinstance(text, str):
         return {question.key: text}
     return question.from_flag(text, state) if question.from_flag else {question.key: question.parse(text, state)}
 
 
-def without_asking(state: State) -> Outcome:
-    """Every default taken; raises BadInput for a wrong answer, a missing one, or a job that cannot be meant."""
-    state.waiting = lambda what, job: patiently(what, job, _to_stderr, _QUIET_SECONDS)
-    begin(state)
+def take_defaults(state: State) -> Outcome:
+    """Save a spec of flags and defaults; raises BadInput for an invalid or missing answer, or for their combination."""
+    state.wait_for = lambda label, job: run_with_notice(label, job, _to_stderr, _NOTICE_SECONDS)
+    start_probes(state)
     answer_all(state)
     made = preview(state)
     if isinstance(made.problem, BadInput):
         raise made.problem
-    return _saved(state, made)
+    return save(state, made)
 
 
 def _to_stderr(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def name_the_missing(state: State) -> None:
-    """For a pipe, where nobody can be asked; raises BadInput unless every answer is given."""
-    wanted = [
+def refuse_missing_flags(state: State) -> None:
+    """Raise BadInput unless every required flag is given: without a terminal there are no prompts."""
+    missing = [
         question
         for question in QUESTIONS
-        if question.flag and not question.optional and question.key not in state.given and question.applies(state)
+        if question.flag and not question.optional and question.key not in state.flag_keys and question.applies(state)
     ]
-    if wanted:
-        flags = ", ".join(dict.fromkeys(flag_of(question) for question in wanted))
-        hint = "give them as flags, or add --defaults to take the default of whatever is not given"
-        raise BadInput(f"this is no terminal, and there is no answer for: {flags}", hint)
+    if missing:
+        flags = ", ".join(dict.fromkeys(flag_of(question) for question in missing))
+        hint = "give them as flags, or add --defaults to take the defaults for the rest"
+        raise BadInput(f"no terminal to ask on, and no answer for: {flags}", hint)
 
 
-def by_asking(state: State, *, plain: bool) -> Outcome:
-    """The six steps; raises KeyboardInterrupt or EOFError where one leaves, with the draft kept."""
+def ask_user(state: State, *, plain: bool) -> Outcome:
+    """Ask the six steps and save; raises KeyboardInterrupt or EOFError when the user leaves, with the draft kept."""
     if plain:
-        return _asked(state, Plain())
+        return _ask_on(Plain(), state)
     from dimba.wizard.prompts import Prompts, quiet_terminal
 
     with quiet_terminal():
-        return _asked(state, Prompts())
+        return _ask_on(Prompts(), state)
 
 
-def _asked(state: State, screen: Screen) -> Outcome:
-    state.waiting, state.asking = screen.waiting, True
-    begin(state)
+def _ask_on(screen: Screen, state: State) -> Outcome:
+    state.wait_for, state.interactive = screen.wait_for, True
+    start_probes(state)
     _offer_draft(state, screen)
     ask_all(state, screen)
-    return _saved(state, preview(state))
+    outcome = save(state, preview(state))
+    delete_draft(state.folder)
+    return outcome
 
 
 def _offer_draft(state: State, screen: Screen) -> None:
     draft = load_draft(state.folder)
     if draft is None:
         return
-    choices = (
-        Choice(True, f"go on with the draft of {draft.written:%d %b, %H:%M}: {_gist(draft)}"[:76], "the draft"),
-        Choice(False, "start anew", "anew"),
-    )
-    question = Question(
-        key="resume", step=0, ask="You left before the end", kind="choice",
-        choices=lambda _state: choices, default=lambda _state: True,
-    )  # fmt: skip
+    question = _draft_question(draft)
     state.questions = {**state.questions, question.key: question}
     reply: Any = BACK
-    while reply is BACK:  # there is nothing before it
+    while reply is BACK:  # there is no previous question
         reply = screen.ask(question, state, None)
     if reply is not True:
-        return forget_draft(state.folder)
+        return delete_draft(state.folder)
     _resume(state, draft)
-    screen.say([Said(f"{each.ask}: {each.show(state.value(each.key))}", "dim") for each in _answered(state)])
+    screen.show([Line(f"{each.label}: {each.to_text(state.value(each.key))}", "dim") for each in _answered(state)])
+
+
+def _draft_question(draft: Draft) -> Question:
+    step = max(question.step for question in QUESTIONS if question.key in (*draft.passed_keys, "mode"))
+    choices = (
+        Choice(True, f"continue the draft of {draft.written:%d %b, %H:%M}: up to step {step}"[:76], "the draft"),
+        Choice(False, "start over", "over"),
+    )
+    return Question(
+        key="resume",
+        step=0,
+        label="You left before the end",
+        kind="choice",
+        choices=lambda _state: choices,
+        default=lambda _state: True,
+    )
 
 
 def _answered(state: State) -> list[Question]:
-    return [each for each in QUESTIONS if each.key in state.passed and each.applies(state) and each.asked(state)]
-
-
-def _gist(draft: Draft) -> str:
-    step = max(question.step for question in QUESTIONS if question.key in (*draft.passed, "mode"))
-    return f"up to step {step}"
+    return [
+        each for each in QUESTIONS if each.key in state.passed_keys and each.applies(state) and each.is_asked(state)
+    ]
 
 
 def _resume(state: State, draft: Draft) -> None:
-    known = {key: value for key, value in draft.answers.items() if key in BY_KEY and key not in state.given}
+    known = {key: value for key, value in draft.answers.items() if key in BY_KEY and key not in state.flag_keys}
     state.answers |= known
-    state.offered |= draft.offered
+    state.suggestions |= draft.suggestions
     for question in QUESTIONS:
-        if question.key not in (*draft.passed, *state.given) or not still_fits(question, state):
+        if question.key not in (*draft.passed_keys, *state.flag_keys) or not is_still_valid(question, state):
             return
-        state.passed.add(question.key)
-
-
-def _saved(state: State, made: Preview) -> Outcome:
-    """Writes the spec, and the schema that its first line names; a file of that name is kept beside it."""
-    from dimba.host.output import job_user, nearest_existing
-    from dimba.jobs.trust import remember_written
-    from dimba.records.store import make_folder, write_whole
-    from dimba.spec import json_schema
-
-    path = absolute(state.value("out"), state.folder)
-    uid, gid = job_user(nearest_existing(path.parent))
-    make_folder(path.parent, uid, gid)
-    notes = _kept_aside(path, made.text)
-    write_whole(path, made.text.encode(), uid, gid)
-    remember_written(made.text.encode(), state.folder)
-    schema = path.parent / "job.schema.json"
-    if not schema.exists():
-        write_whole(schema, (json.dumps(json_schema(), indent=2) + "\n").encode(), uid, gid)
-    if state.asking:
-        forget_draft(state.folder)
-    notes = (*_unused(state), *([] if state.asking else _warnings(state)), *notes)
-    return Outcome(path=path, launch=bool(state.value("launch")), preview=made, notes=notes)
-
-
-def _kept_aside(path: Path, text: str) -> tuple[str, ...]:
-    if not path.is_file() or path.read_bytes() == text.encode():
-        return ()
-    names = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())
-    kept = next(name for name in names if not name.exists())
-    shutil.copy2(path, kept)
-    return (f"{path.name} was there already: it is kept as {kept.name}",)
-
-
-def _warnings(state: State) -> list[str]:
-    """What the prompts would have warned of."""
-    said = (line for question in QUESTIONS if question.applies(state) for line in question.after(state))
-    return list(dict.fromkeys(printable(line.text) for line in said if line.kind == "warn"))
-
-
-def _unused(state: State) -> list[str]:
-    unused = [question for question in QUESTIONS if question.key in state.given and not question.applies(state)]
-    return [
-        f"left out: {flag_of(each)} {each.show(state.answers[each.key])}, which this job has no use for"
-        for each in unused
-    ]
+        state.passed_keys.add(question.key)

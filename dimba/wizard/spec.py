@@ -1,4 +1,4 @@
-"""From answers to a job spec: the values, and the file."""
+"""From answers to the values of a job spec, and its default names."""
 
 import re
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 from dimba.common.contract import absolute, trained_files
 from dimba.options.grpo_table import NUM_GENERATIONS, REWARD
 from dimba.wizard.batches import accumulation, is_auto
-from dimba.wizard.looks import columns, is_local, reference
+from dimba.wizard.facts import columns, is_local, reference
 from dimba.wizard.presets import find_preset
 from dimba.wizard.state import State
 
@@ -29,8 +29,8 @@ def spec_values(state: State, flags: frozenset[str]) -> dict[str, Any]:
     spec["training"] = _training(state)
     spec["output_dir"] = value("output_dir")
     spec["trainer"] = trainer_name(state)
-    if further := _trainer_args(state, flags):
-        spec["trainer_args"] = further
+    if trainer_args := _trainer_args(state, flags):
+        spec["trainer_args"] = trainer_args
     spec["resources"] = {"gpus": value("gpus"), **({"vram_gb": value("vram")} if value("vram") else {})}
     if value("hf_token"):
         spec["container"] = {"env": ["HF_TOKEN"]}
@@ -44,19 +44,19 @@ def trainer_name(state: State) -> str:
 
 
 def _dataset(state: State) -> dict[str, Any]:
-    named = {"columns": columns(state)} if columns(state) else {}
+    renamed = {"columns": columns(state)} if columns(state) else {}
     if is_local(state):
-        return {"path": reference(state), **named}
+        return {"path": reference(state), **renamed}
     config = {"config": state.value("dataset_config")} if state.value("dataset_config") else {}
-    return {"name": reference(state), **config, "split": state.value("dataset_split"), **named}
+    return {"name": reference(state), **config, "split": state.value("dataset_split"), **renamed}
 
 
 def _training(state: State) -> dict[str, Any]:
     value = state.value
-    settled = {} if is_auto(state) else {"grad_accumulation_steps": accumulation(state)}
+    steps = {} if is_auto(state) else {"grad_accumulation_steps": accumulation(state)}
     return {
         "batch_size": value("batch_size"),
-        **settled,
+        **steps,
         "epochs": value("epochs"),
         "max_steps": value("max_steps"),
         "learning_rate": value("learning_rate"),
@@ -70,22 +70,23 @@ def _trainer_args(state: State, flags: frozenset[str]) -> dict[str, Any]:
 
 
 def wanted_trainer_args(state: State) -> dict[str, Any]:
-    """Answers that travel as the trainer's own flags."""
-    asked = {"reward": REWARD, "num_generations": NUM_GENERATIONS}
-    return {param.name: state.value(key) for key, param in asked.items() if state.objective.takes(param)}
+    """Answers without a key in the spec, by the trainer's own flags."""
+    params = {"reward": REWARD, "num_generations": NUM_GENERATIONS}
+    return {param.name: state.value(key) for key, param in params.items() if state.objective.takes(param)}
 
 
 def default_name(state: State) -> str:
     """The data's short name and the method."""
-    where = reference(state)
-    preset = find_preset(where)
-    short = preset.label if preset else Path(where).name.partition(".")[0] if is_local(state) else where.split("/")[-1]
+    source = reference(state)
+    preset = find_preset(source)
+    file_name = Path(source).name.partition(".")[0]
+    short = preset.label if preset else file_name if is_local(state) else source.split("/")[-1]
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", short).strip("-._") or state.value("mode")
     return f"{plain[:50]}-{state.value('method')}"
 
 
 def default_output(state: State) -> str:
-    """`checkpoints/finetune_<mode>_<method>`, numbered where a model lies there already."""
+    """`checkpoints/finetune_<mode>_<method>`, numbered if that folder already holds a model."""
     return _first_free(
         state.objective.output_dir(state.value("method")),
         lambda name: bool(trained_files(absolute(name, state.folder))),
@@ -93,7 +94,7 @@ def default_output(state: State) -> str:
 
 
 def default_file(state: State) -> str:
-    """`jobs/<name>.yaml`, numbered where there is one already."""
+    """`jobs/<name>.yaml`, numbered if that file exists."""
     name = state.value("name")
     return _first_free(f"jobs/{name}", lambda each: absolute(f"{each}.yaml", state.folder).exists()) + ".yaml"
 

@@ -10,6 +10,7 @@ from dimba.objectives.registry import OBJECTIVES
 from dimba.wizard.probes import Probes
 
 T = TypeVar("T")
+Report = Callable[[str], None]  # takes the progress of a job, such as `20,000 rows`
 
 
 @dataclass(frozen=True)
@@ -40,33 +41,33 @@ class Answerable(Protocol):
         """Answers that lose their meaning once this one changes."""
 
 
-class Waiting(Protocol):
-    """Shows that something takes a while."""
+class Wait(Protocol):
+    """Runs a job, and shows its progress if it takes long."""
 
-    def __call__(self, what: str, job: Callable[[Callable[[str], None]], T]) -> T:
-        """The job's result; the job may say how far it is."""
+    def __call__(self, label: str, job: Callable[[Report], T]) -> T:
+        """The job's result."""
 
 
-def _just_do_it(what: str, job: Callable[[Callable[[str], None]], T]) -> T:
+def _wait_silently(label: str, job: Callable[[Report], T]) -> T:
     return job(lambda _text: None)
 
 
 @dataclass
 class State:
-    """The answers by question; one that was only accepted follows its default when what it rests on changes."""
+    """The answers by question. An accepted default is not kept as an answer: it follows the answers before it."""
 
     folder: Path
     questions: Mapping[str, Answerable]
     probes: Probes
     answers: dict[str, Any] = field(default_factory=dict)
-    given: frozenset[str] = frozenset()  # by flag: never asked
-    passed: set[str] = field(default_factory=set)
-    offered: dict[str, Any] = field(default_factory=dict)  # better answers, after a wrong one
-    waiting: Waiting = _just_do_it
-    asking: bool = False  # somebody is there to answer
+    flag_keys: frozenset[str] = frozenset()  # answered by a flag: never asked
+    passed_keys: set[str] = field(default_factory=set)
+    suggestions: dict[str, Any] = field(default_factory=dict)  # better answers after an invalid one
+    wait_for: Wait = _wait_silently
+    interactive: bool = False
 
     def value(self, key: str) -> Any:
-        """The answer, else the default; None where the question does not apply or has neither."""
+        """The answer, else the default; None if the question does not apply or has neither."""
         question = self.questions[key]
         if not question.applies(self):
             return None
@@ -81,28 +82,28 @@ class State:
         return OBJECTIVES[self.value("mode")]
 
     def accept(self, question: Answerable, value: Any) -> None:
-        """Keeps an answer; one that is the default goes on following it."""
+        """Keep an answer; one that equals the default continues to follow it."""
         key = question.key
-        if key in self.passed and self.value(key) != value:
-            self._forget(question.invalidates)
-        if key not in self.given:
+        if key in self.passed_keys and self.value(key) != value:
+            self._drop(question.invalidates)
+        if key not in self.flag_keys:
             self.answers.pop(key, None)
             if value != question.default(self):
                 self.answers[key] = value
-        self.passed.add(key)
-        self.offered.pop(key, None)
+        self.passed_keys.add(key)
+        self.suggestions.pop(key, None)
 
-    def _forget(self, keys: Iterable[str]) -> None:
+    def _drop(self, keys: Iterable[str]) -> None:
         for key in keys:
             self.answers.pop(key, None)
-            self.passed.discard(key)
+            self.passed_keys.discard(key)
 
-    def look(self, name: object, what: str, job: Callable[[], T]) -> T:
-        """The result of a look, made once; shows that it goes on where it takes a while."""
+    def probe(self, name: object, label: str, job: Callable[[], T]) -> T:
+        """The result of a probe, which runs once; `label` is shown if it takes long."""
         if self.probes.is_ready(name):
             return self.probes.result(name, job)
-        return self.waiting(what, lambda _say: self.probes.result(name, job))
+        return self.wait_for(label, lambda _report: self.probes.result(name, job))
 
-    def unseen(self) -> "State":
-        """The same for a thread in the background: it may not write on the screen."""
-        return replace(self, waiting=_just_do_it)
+    def in_background(self) -> "State":
+        """The same state for a background thread, which may not write on the screen."""
+        return replace(self, wait_for=_wait_silently)

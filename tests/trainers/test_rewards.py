@@ -360,7 +360,7 @@ def test_how_a_reward_is_written(text: str, spec: RewardSpec) -> None:
         ("rewards.py", "no function"),
         ("rewards.py:", "no function"),
         ("regex", "no pattern"),
-        ("regex:(", "no regular expression"),
+        ("regex:(", "not a regular expression"),
         ("length:many", "no number"),
         ("length:", "nothing follows"),
         ("numeric:3", "takes nothing"),

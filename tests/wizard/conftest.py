@@ -9,10 +9,10 @@ from tests.conftest import NO_ENGINE, QUESTIONS, hollow_checkpoint, write_rows
 
 _SMI = """\
 #!/bin/sh
-[ "$CARDS" = none ] && { echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."; exit 9; }
+[ "$GPUS" = none ] && { echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."; exit 9; }
 i=0; IFS=';'
-for card in $CARDS; do
-  echo "$i, GPU-0000-$i, ${card%:*}, ${card##*:}, 8.9, 580.95.05"; i=$((i + 1))
+for gpu in $GPUS; do
+  echo "$i, GPU-0000-$i, ${gpu%:*}, ${gpu##*:}, 8.9, 580.95.05"; i=$((i + 1))
 done
 """
 
@@ -25,7 +25,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (bin_folder / "nvidia-smi").write_text(_SMI)
     (bin_folder / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
-    monkeypatch.setenv("CARDS", "none")
+    monkeypatch.setenv("GPUS", "none")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in NO_ENGINE.items():

@@ -1,4 +1,4 @@
-"""A real pseudo-terminal of 80 × 24 with a screen that can be read."""
+"""A real pseudo-terminal of 80 × 24 with a readable screen."""
 
 import os
 import time
@@ -12,7 +12,7 @@ UP, DOWN, ENTER, ESC, CTRL_C, CTRL_U, TAB = "\x1b[A", "\x1b[B", "\r", "\x1b", "\
 
 
 class Terminal:
-    """A program on a terminal; what it writes is kept as a person would see it, and whole in `history`."""
+    """A program on a terminal. `screen` holds its output as a person sees it, and the lines scrolled off."""
 
     def __init__(self, argv: Sequence[str], cwd: Path, environment: Mapping[str, str]):
         self.screen = pyte.HistoryScreen(80, 24, history=2000)
@@ -30,7 +30,7 @@ class Terminal:
                 time.sleep(0.3)
 
     def read(self, seconds: float = 0.02) -> None:
-        """Takes in what has been written by now; cursor position requests are answered as a terminal does."""
+        """Feed the output so far to the screen, and answer requests for the cursor position as a terminal does."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
@@ -45,13 +45,15 @@ class Terminal:
             self._stream.feed(data)
 
     def wait(self, text: str, seconds: float = 40) -> None:
-        """Until `text` is on the screen (not only in its history), wherever its lines are wrapped."""
+        """Wait until `text` is on the screen (not only in its history), across wrapped lines."""
         end = time.monotonic() + seconds
         while not self._shows(text):
             alive = self.child.isalive()
             self.read(0.02 if alive else 0.2)
             if (not alive or time.monotonic() > end) and not self._shows(text):
-                raise AssertionError(f"`{text}` {'never came' if alive else 'was not said'}:\n{self.all()}")
+                raise AssertionError(
+                    f"`{text}` {'did not appear in time' if alive else 'did not appear before the end'}:\n{self.all()}"
+                )
 
     def _shows(self, text: str) -> bool:
         return text in " ".join(self.shown().split()) or text in self.shown()
@@ -64,11 +66,11 @@ class Terminal:
         return "\n".join(line.rstrip() for line in [*above, *self.screen.display])
 
     def end(self, seconds: float = 30) -> int:
-        """Its exit status."""
+        """Wait for the end; returns the exit status."""
         limit = time.monotonic() + seconds
         while self.child.isalive():
             self.read()
-            assert time.monotonic() < limit, f"still going:\n{self.all()}"
+            assert time.monotonic() < limit, f"still running:\n{self.all()}"
         self.read(0.2)
         self.child.close()
         return self.child.exitstatus if self.child.exitstatus is not None else 128 + (self.child.signalstatus or 0)

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from dimba.host.facts import Gpu
-from dimba.objectives.batches import whole_groups
+from dimba.objectives.batches import complete_groups
 from dimba.objectives.budgets import BUDGETS, nominal_gb, starting_point
 from dimba.objectives.grpo import GRPO
 from dimba.objectives.sft import SFT
@@ -18,11 +18,11 @@ from dimba.wizard.defaults import largest_gb, recommended_method
         (6069, 6), (4040, 4), (95830, 94), (9856, 10),
     ],
 )  # fmt: skip
-def test_a_card_is_taken_as_the_size_it_is_sold_as(mib: int, sold_as: int):
+def test_a_gpu_counts_as_the_size_that_it_is_sold_as(mib: int, sold_as: int):
     assert nominal_gb(mib) == sold_as
 
 
-def test_the_largest_card_counts_and_one_of_unknown_size_does_not():
+def test_the_largest_gpu_counts_and_one_of_unknown_size_does_not():
     assert largest_gb((Gpu(index=0, memory_mib=8188), Gpu(index=1, memory_mib=24564), Gpu(index=2))) == 24
     assert largest_gb((Gpu(index=0),)) is None
 
@@ -47,7 +47,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_every_budget_starts_where_its_row_says(budget: int):
+def test_every_budget_starts_from_its_row_of_the_table(budget: int):
     common, of_sft, of_grpo = starting_point(budget), SFT.start(budget), GRPO.start(budget)
     batch, sft, grpo, rank, sft_steps, grpo_steps = EXPECTED[budget]
     methods = ("lora", "qlora", "full")
@@ -58,17 +58,17 @@ def test_every_budget_starts_where_its_row_says(budget: int):
 
 
 @pytest.mark.parametrize(("gb", "budget"), [(12, 8), (20, 16), (32, 24), (80, 40), (3, 4), (None, 4)])
-def test_a_size_between_two_rows_takes_the_one_below(gb: int | None, budget: int):
+def test_a_size_between_two_rows_takes_the_lower_one(gb: int | None, budget: int):
     assert starting_point(gb) is starting_point(budget)
     assert SFT.start(gb) is SFT.start(budget)
 
 
-def test_accumulation_grows_until_groups_are_whole():
+def test_accumulation_grows_until_groups_are_complete():
     every = itertools.product(range(1, 20), (1, 2, 3, 5, 8), (1, 2, 8), (2, 3, 4, 8, 12))
-    for asked, batch, processes, generations in every:
-        found, _ = whole_groups(asked, batch_size=batch, processes=processes, generations=generations)
-        assert found >= asked
+    for wanted, batch, processes, generations in every:
+        found, _ = complete_groups(wanted, batch_size=batch, processes=processes, generations=generations)
+        assert found >= wanted
         assert found * batch * processes % generations == 0
-        if found > asked:
-            assert found * batch % generations == 0, "whole on one process too, where it had to grow anyway"
-            assert found - asked < generations
+        if found > wanted:
+            assert found * batch % generations == 0, "complete on one process too, if it had to grow anyway"
+            assert found - wanted < generations

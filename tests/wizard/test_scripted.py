@@ -19,7 +19,7 @@ ONLINE = {"HF_HUB_OFFLINE": "0"}
 
 @pytest.fixture
 def wizard(place: Path, dimba: Dimba):
-    """Runs `dimba wizard --defaults …`; gives the spec that it wrote, which is loaded as `validate` loads it."""
+    """Runs `dimba wizard --defaults …`, and loads the written spec as `validate` does."""
 
     def run(*flags: str, **environment: str) -> JobSpec:
         done = dimba("wizard", "--defaults", *flags, cwd=place, **environment)
@@ -31,7 +31,7 @@ def wizard(place: Path, dimba: Dimba):
 
 @pytest.fixture
 def refused(place: Path, dimba: Dimba):
-    """Runs what has to be refused with exit status 2 and a hint, nothing written; gives what was said."""
+    """Runs flags that must be refused with exit status 2, a hint and no file; returns the message."""
 
     def run(*flags: str, defaults: bool = True, **environment: str) -> str:
         done = dimba("wizard", *(["--defaults"] if defaults else []), *flags, cwd=place, **environment)
@@ -55,7 +55,7 @@ def test_defaults_ask_nothing_and_the_spec_plans(place: Path, dimba: Dimba):
 
 
 def test_the_file_is_short_commented_and_in_the_usual_order(place: Path, dimba: Dimba):
-    dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place, CARDS=TWO_24)
+    dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place, GPUS=TWO_24)
     lines = (place / "jobs/qa-lora.yaml").read_text().splitlines()
     assert lines[0] == "# yaml-language-server: $schema=./job.schema.json"
     assert [line.split(":")[0] for line in lines[1:] if not line.startswith(" ")] == [
@@ -68,7 +68,7 @@ def test_the_file_is_short_commented_and_in_the_usual_order(place: Path, dimba: 
 
 
 @pytest.mark.parametrize(
-    ("cards", "method", "batch", "accumulation", "rank", "vram"),
+    ("gpus", "method", "batch", "accumulation", "rank", "vram"),
     [
         (ONE_8, "qlora", 4, 16, 4, 8),
         (TWO_24, "lora", 8, 8, 16, 24),
@@ -77,10 +77,10 @@ def test_the_file_is_short_commented_and_in_the_usual_order(place: Path, dimba: 
         ("RTX 3060:12288", "lora", 2, 32, 4, 12),
     ],
 )
-def test_the_cards_of_the_machine_choose(
-    wizard: Any, cards: str, method: str, batch: int, accumulation: int, rank: int | None, vram: int | None
+def test_the_gpus_of_the_machine_choose_the_defaults(
+    wizard: Any, gpus: str, method: str, batch: int, accumulation: int, rank: int | None, vram: int | None
 ):
-    spec = wizard("--dataset", "qa.jsonl", CARDS=cards)
+    spec = wizard("--dataset", "qa.jsonl", GPUS=gpus)
     assert (spec.method, spec.training.batch_size, spec.training.grad_accumulation_steps) == (
         method, batch, accumulation,
     )  # fmt: skip
@@ -91,13 +91,13 @@ def test_the_cards_of_the_machine_choose(
 
 
 @pytest.mark.parametrize("vram", ["24", "24GB", "24 gb", "24.0", "23.6"])
-def test_a_budget_that_is_given_wins_over_the_machine(wizard: Any, vram: str):
-    spec = wizard("--dataset", "qa.jsonl", "--vram", vram, CARDS=ONE_8)
+def test_a_vram_flag_wins_over_the_gpus_of_the_machine(wizard: Any, vram: str):
+    spec = wizard("--dataset", "qa.jsonl", "--vram", vram, GPUS=ONE_8)
     assert (spec.method, spec.resources.vram_gb, spec.training.max_steps) == ("lora", 24, 3000)
 
 
 def test_every_answer_has_a_flag(place: Path, dimba: Dimba):
-    """All of them on a pipe, without --defaults: nothing is missing, and every one arrives."""
+    """All of them on a pipe, without --defaults: none is missing, and each one arrives."""
     flags = (
         "--mode grpo --base-checkpoint checkpoints/base --dataset own.jsonl --columns prompt=ask response=reply "
         "--vram 40+ --gpus 0,1 --method lora --batch-size 4 --grad-accumulation-steps 6 --epochs 2.5 --max-steps 77 "
@@ -105,7 +105,7 @@ def test_every_answer_has_a_flag(place: Path, dimba: Dimba):
         "--output-dir checkpoints/mine --trainer scripts/finetuning/finetune_grpo.py --name mine --runner process"
     ).split()
     write_rows(place / "own.jsonl", [{"ask": row["question"], "reply": row["answer"]} for row in QUESTIONS])
-    done = dimba("wizard", *flags, "--out", "a.yaml", "--no-launch", cwd=place, CARDS=EIGHT_80)
+    done = dimba("wizard", *flags, "--out", "a.yaml", "--no-launch", cwd=place, GPUS=EIGHT_80)
     assert done.returncode == 0, done.stderr
     spec = load_spec(place / "a.yaml").spec
     training = spec.training
@@ -147,15 +147,15 @@ def test_every_answer_has_a_flag(place: Path, dimba: Dimba):
         ("OpenHermes-2.5", "sft", "teknium/OpenHermes-2.5", "train"),
         ("4", "grpo", "argilla/feedback-collection", "train"),
         ("HuggingFaceH4/ultrachat_200k", "sft", "HuggingFaceH4/ultrachat_200k", "train_sft"),
-        ("somebody/something", "sft", "somebody/something", "train"),
+        ("owner/questions", "sft", "owner/questions", "train"),
     ],
 )
-def test_the_menu_leads_to_these_data_sets(wizard: Any, choice: str, mode: str, hub_id: str, split: str):
+def test_the_menu_offers_these_data_sets(wizard: Any, choice: str, mode: str, hub_id: str, split: str):
     spec = wizard("--dataset", choice, "--mode", mode)
     assert (spec.dataset.name, spec.dataset.split) == (hub_id, split)
 
 
-def test_what_the_hub_was_not_asked_is_said(place: Path, dimba: Dimba):
+def test_an_unchecked_data_set_is_reported(place: Path, dimba: Dimba):
     done = dimba("wizard", "--defaults", "--dataset", "1", cwd=place)
     assert "not checked: HF_HUB_OFFLINE" in done.stderr
     done = dimba("wizard", "--defaults", "--dataset", "1", cwd=place, HF_ENDPOINT="http://127.0.0.1:9", **ONLINE)
@@ -163,18 +163,18 @@ def test_what_the_hub_was_not_asked_is_said(place: Path, dimba: Dimba):
     assert "not checked: the Hub did not answer" in done.stderr
 
 
-def test_a_preset_that_the_hub_does_not_have_names_the_nearest(place: Path, refused: Any):
+def test_a_preset_that_the_hub_lacks_is_refused_with_similar_ones(place: Path, refused: Any):
     with hub({}) as address:
-        said = refused("--mode", "grpo", "--dataset", "2", HF_ENDPOINT=address, **ONLINE)
-        assert "m-a-p/CodeFeedback-Filtered-Preference" in said
-        assert "RLHFlow/CodeUltraFeedback-standard" in said
-        said = refused("--dataset", "4", HF_ENDPOINT=address, **ONLINE)
-        assert "prometheus-eval/Feedback-Collection" in said
-        said = refused("--dataset", "nobody/nothing", HF_ENDPOINT=address, **ONLINE)
-        assert "nobody/nothing" in said
+        message = refused("--mode", "grpo", "--dataset", "2", HF_ENDPOINT=address, **ONLINE)
+        assert "m-a-p/CodeFeedback-Filtered-Preference" in message
+        assert "RLHFlow/CodeUltraFeedback-standard" in message
+        message = refused("--dataset", "4", HF_ENDPOINT=address, **ONLINE)
+        assert "prometheus-eval/Feedback-Collection" in message
+        message = refused("--dataset", "owner/missing", HF_ENDPOINT=address, **ONLINE)
+        assert "owner/missing" in message
 
 
-def test_a_data_set_of_the_hub_is_looked_at(place: Path, dimba: Dimba, tmp_path: Path):
+def test_a_data_set_of_the_hub_is_checked(place: Path, dimba: Dimba, tmp_path: Path):
     write_rows(tmp_path / "hub/train.jsonl", QUESTIONS)
     with hub({"datasets/some/questions": tmp_path / "hub"}) as address:
         there = {"HF_ENDPOINT": address, **ONLINE}
@@ -190,7 +190,7 @@ def test_a_data_set_of_the_hub_is_looked_at(place: Path, dimba: Dimba, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "reason"),
     [
         (["--mode", "gpro"], "did you mean `grpo`?"),
         (["--base-checkpoint", "checkpoints/bsae"], "does not exist"),
@@ -202,8 +202,8 @@ def test_a_data_set_of_the_hub_is_looked_at(place: Path, dimba: Dimba, tmp_path:
         (["--dataset", "qa.jsonl", "--columns", "prompt"], "is not OURS=YOURS"),
         (["--dataset", "qa.jsonl", "--columns", "prompt=x"], "no column `x`"),
         (["--vram", "lots"], "is not a size in GB"),
-        (["--gpus", "first"], "is none of all, none, a number, a list"),
-        (["--gpus", "0,0"], "names one twice"),
+        (["--gpus", "first"], "is not all, none, a number or a list"),
+        (["--gpus", "0,0"], "names a GPU twice"),
         (["--dataset", "qa.jsonl", "--gpus", "3"], "this machine has 2"),
         (["--dataset", "qa.jsonl", "--gpus", "0,7"], "this machine has 2"),
         (["--method", "qlorra"], "did you mean `qlora`?"),
@@ -213,14 +213,14 @@ def test_a_data_set_of_the_hub_is_looked_at(place: Path, dimba: Dimba, tmp_path:
         (["--epochs", "-1"], "not above zero"),
         (["--max-steps", "0"], "less than 1"),
         (["--learning-rate", "fast"], "not a number"),
-        (["--learning-rate", "1e-320"], "out of all measure"),
-        (["--epochs", "1e300"], "out of all measure"),
-        (["--batch-size", "10000000000"], "more than anybody needs"),
+        (["--learning-rate", "1e-320"], "less than 1e-12"),
+        (["--epochs", "1e300"], "more than 1e+09"),
+        (["--batch-size", "10000000000"], "more than 1000000000"),
         (["--mode", "grpo", "--reward", "mine.py:score"], "does not exist"),
         (["--lora-r", "0"], "less than 1"),
         (["--mode", "grpo", "--num-generations", "1"], "2 or more"),
         (["--mode", "grpo", "--reward", "numeri"], "did you mean `numeric`?"),
-        (["--dataset", "qa.jsonl", "--output-dir", "checkpoints/base"], "holds a model already"),
+        (["--dataset", "qa.jsonl", "--output-dir", "checkpoints/base"], "already holds a model"),
         (["--dataset", "qa.jsonl", "--output-dir", "."], "where dimba is run"),
         (["--dataset", "qa.jsonl", "--trainer", "scripts/mine.py"], "does not exist"),
         (["--dataset", "qa.jsonl", "--name", "my job"], "letters, digits"),
@@ -230,13 +230,13 @@ def test_a_data_set_of_the_hub_is_looked_at(place: Path, dimba: Dimba, tmp_path:
         (["--hf-token", "perhaps"], "is not known"),
     ],
 )
-def test_a_wrong_flag_is_refused_as_the_prompt_would(refused: Any, flags: list[str], said: str):
-    message = refused(*flags, CARDS=TWO_24)
-    assert said in message
+def test_an_invalid_flag_is_refused_with_its_name_and_the_reason(refused: Any, flags: list[str], reason: str):
+    message = refused(*flags, GPUS=TWO_24)
+    assert reason in message
     assert flags[-2] in message or flags[-4] in message
 
 
-def test_an_engine_that_cannot_be_had_does_not_keep_the_spec_from_being_written(place: Path, dimba: Dimba):
+def test_the_spec_is_written_without_an_engine_to_run_it(place: Path, dimba: Dimba):
     done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--runner", "docker", cwd=place)
     assert done.returncode == 0
     assert "this machine cannot run it" in done.stderr
@@ -244,30 +244,30 @@ def test_an_engine_that_cannot_be_had_does_not_keep_the_spec_from_being_written(
     assert done.returncode == 4
 
 
-def test_a_pipe_is_told_what_is_missing(refused: Any):
-    said = refused("--mode", "sft", "--dataset", "qa.jsonl", defaults=False)
+def test_a_pipe_gets_a_list_of_the_missing_flags(refused: Any):
+    message = refused("--mode", "sft", "--dataset", "qa.jsonl", defaults=False)
     for flag in ("--base-checkpoint", "--vram", "--method", "--batch-size", "--lora-r", "--trainer", "--runner"):
-        assert flag in said
-    assert "--mode" not in said
-    assert "--reward" not in said, "an SFT job has none"
+        assert flag in message
+    assert "--mode" not in message
+    assert "--reward" not in message, "an SFT job has no reward"
 
 
-def test_without_a_checkpoint_the_defaults_name_what_is_missing(place: Path, refused: Any):
+def test_without_a_checkpoint_the_defaults_ask_for_its_flag(place: Path, refused: Any):
     (place / "checkpoints/base").rename(place / "elsewhere")
     assert "--base-checkpoint" in refused("--dataset", "qa.jsonl")
 
 
-def test_the_newest_whole_checkpoint_of_a_folder_is_offered(place: Path, refused: Any):
+def test_the_newest_complete_checkpoint_of_a_folder_is_suggested(place: Path, refused: Any):
     for step in (9, 100, 200):
         hollow_checkpoint(place / f"runs_of/checkpoint-{step}")
     weights = place / "runs_of/checkpoint-200/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    said = refused("--base-checkpoint", "runs_of", "--dataset", "qa.jsonl")
-    assert "folder of checkpoints (3)" in said
-    assert "checkpoint-100" in said
+    message = refused("--base-checkpoint", "runs_of", "--dataset", "qa.jsonl")
+    assert "folder of checkpoints (3)" in message
+    assert "checkpoint-100" in message
 
 
-def test_an_adapter_and_pickled_weights_are_told_apart(place: Path, refused: Any):
+def test_an_adapter_and_pickled_weights_are_refused_by_name(place: Path, refused: Any):
     (place / "adapter").mkdir()
     (place / "adapter/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "checkpoints/base"}))
     assert "holds an adapter" in refused("--base-checkpoint", "adapter", "--dataset", "qa.jsonl")
@@ -281,7 +281,7 @@ def _edit(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "said"),
+    ("break_it", "message"),
     [
         (lambda base: _edit(base / "config.json", "{}"), "names no model"),
         (lambda base: _edit(base / "tokenizer.json", "{"), "broken tokenizer.json"),
@@ -295,27 +295,27 @@ def _edit(path: Path, text: str) -> None:
     ],
     ids=["config", "tokenizer", "tokenizer config", "shard", "header", "no tokenizer"],
 )
-def test_a_broken_checkpoint_is_refused_with_what_is_broken(place: Path, refused: Any, break_it: Any, said: str):
+def test_a_broken_checkpoint_is_refused_with_the_broken_file(place: Path, refused: Any, break_it: Any, message: str):
     break_it(place / "checkpoints/base")
-    assert said in refused("--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl")
+    assert message in refused("--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl")
 
 
-def test_a_link_that_leads_nowhere_is_no_hub_id(place: Path, refused: Any):
+def test_a_broken_link_is_not_a_hub_id(place: Path, refused: Any):
     (place / "loop").symlink_to("loop")
     assert "leads nowhere" in refused("--base-checkpoint", "loop", "--dataset", "qa.jsonl")
 
 
-def test_epochs_that_are_given_are_not_overruled_by_the_tables_steps(wizard: Any):
+def test_an_epochs_flag_switches_off_max_steps(wizard: Any):
     spec = wizard("--dataset", "qa.jsonl", "--epochs", "2")
     assert (spec.training.epochs, spec.training.max_steps) == (2, None)
 
 
-def test_cards_of_several_sizes_are_warned_of(place: Path, dimba: Dimba):
-    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place, CARDS="A:8188;B:24564")
-    assert "a budget of 8 fits all" in done.stderr
+def test_gpus_of_several_sizes_get_a_warning(place: Path, dimba: Dimba):
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place, GPUS="A:8188;B:24564")
+    assert "a budget of 8 GB fits all" in done.stderr
 
 
-def test_what_is_waited_for_is_said_on_a_pipe_too(place: Path, dimba: Dimba):
+def test_a_long_wait_is_reported_on_a_pipe_too(place: Path, dimba: Dimba):
     (place / "slow.py").write_text("import time; time.sleep(2.5)\n" + FULL_FT)
     flags = ["--dataset", "qa.jsonl", "--method", "full", "--runner", "process", "--trainer", "slow.py"]
     done = dimba("wizard", "--defaults", *flags, cwd=place)
@@ -323,46 +323,46 @@ def test_what_is_waited_for_is_said_on_a_pipe_too(place: Path, dimba: Dimba):
     assert "asking slow.py for its flags (20 s at most) …" in done.stderr
 
 
-def test_a_trainer_that_cannot_run_is_not_called_one_that_lacks_a_flag(place: Path, refused: Any):
+def test_a_broken_trainer_is_reported_as_broken_not_as_lacking_a_flag(place: Path, refused: Any):
     (place / "broken.py").write_text("def (:\n")
-    said = refused("--dataset", "qa.jsonl", "--trainer", "broken.py")
-    assert "defines no flags" in said
-    assert "SyntaxError" in said
+    message = refused("--dataset", "qa.jsonl", "--trainer", "broken.py")
+    assert "defines no flags" in message
+    assert "SyntaxError" in message
 
 
-def test_a_broken_row_is_named_with_its_line(place: Path, refused: Any):
+def test_a_broken_row_is_refused_with_its_line(place: Path, refused: Any):
     with (place / "qa.jsonl").open("a") as file:
         file.write('{"question": "half')
     assert f"qa.jsonl:{len(QUESTIONS) + 1}: not valid JSON" in refused("--dataset", "qa.jsonl")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "facts"),
     [
         ("book.txt", "Once\n\nupon a time\n", "text, 2 rows"),
         ("qa.csv", "question;answer\nQ;A\nQ;A\n", "question/answer, 2 rows"),
         ("qa.json", '[{"instruction": "Q", "output": "A"}]', "instruction/output, 1 row"),
     ],
 )
-def test_every_kind_of_file_is_looked_at(place: Path, dimba: Dimba, name: str, content: str, said: str):
+def test_every_kind_of_file_is_checked(place: Path, dimba: Dimba, name: str, content: str, facts: str):
     (place / name).write_text(content, encoding="utf-8")
     done = dimba("wizard", "--defaults", "--dataset", name, cwd=place)
-    assert done.returncode == 0 and f"{name}: {said}" in done.stderr, done.stderr
+    assert done.returncode == 0 and f"{name}: {facts}" in done.stderr, done.stderr
 
 
-def test_a_folder_names_the_data_files_that_it_holds(place: Path, refused: Any):
+def test_a_folder_is_refused_with_the_data_files_in_it(place: Path, refused: Any):
     (place / "data").mkdir()
     for name in ("b.csv", "a.jsonl.gz", "notes.md"):
         (place / "data" / name).touch()
     assert "it holds a.jsonl.gz, b.csv" in refused("--dataset", "data/")
 
 
-def test_two_formats_that_fit_are_refused_with_the_flags_to_give(place: Path, refused: Any):
+def test_rows_that_fit_two_formats_are_refused_with_the_flags_to_give(place: Path, refused: Any):
     write_rows(place / "two.jsonl", [{"query": "Q", "answer": "A", "prompt": "Q", "response": "A"}])
-    said = " ".join(refused("--dataset", "two.jsonl").split())
+    message = " ".join(refused("--dataset", "two.jsonl").split())
     assert (
-        "equally well" in said
-        and "`--columns prompt=prompt response=response` or `--columns query=query answer=answer`" in said
+        "equally well" in message
+        and "`--columns prompt=prompt response=response` or `--columns query=query answer=answer`" in message
     )
 
 
@@ -371,7 +371,7 @@ def test_columns_that_no_format_has_are_refused_with_the_flag_to_give(place: Pat
     assert "--columns prompt=… response=…" in refused("--dataset", "odd.jsonl")
 
 
-def test_grpo_makes_groups_whole_and_says_so(place: Path, dimba: Dimba):
+def test_grpo_completes_its_groups_and_reports_it(place: Path, dimba: Dimba):
     flags = "--mode grpo --dataset qa.jsonl --batch-size 3 --grad-accumulation-steps 5 --num-generations 4".split()
     done = dimba("wizard", "--defaults", *flags, cwd=place)
     assert done.returncode == 0, done.stderr
@@ -392,23 +392,23 @@ def test_grpo_starts_from_prompts_alone(wizard: Any, place: Path, dimba: Dimba):
     assert "8 completions a step" in planned.stdout
 
 
-def test_steps_that_are_many_passes_over_few_rows_are_said(place: Path, dimba: Dimba):
+def test_max_steps_of_many_passes_gets_a_warning(place: Path, dimba: Dimba):
     done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place)
     assert "1,000 steps are 1,000 passes over the data: `none` trains 3 epochs instead" in done.stderr
 
 
-def test_a_flag_that_this_job_has_no_use_for_is_said(place: Path, dimba: Dimba):
+def test_an_ignored_flag_is_reported(place: Path, dimba: Dimba):
     done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--method", "full", "--lora-r", "8", cwd=place)
     assert done.returncode == 0
-    assert "left out: --lora-r 8" in done.stderr
+    assert "ignored: --lora-r 8" in done.stderr
 
 
-def test_a_used_output_folder_gives_way_to_the_next(wizard: Any, place: Path):
+def test_a_used_output_folder_gets_a_number(wizard: Any, place: Path):
     hollow_checkpoint(place / "checkpoints/finetune_sft_qlora")
     assert wizard("--dataset", "qa.jsonl").output_dir == "checkpoints/finetune_sft_qlora-2"
 
 
-def test_nothing_that_was_there_is_lost(place: Path, dimba: Dimba):
+def test_an_existing_spec_is_backed_up(place: Path, dimba: Dimba):
     (place / "job.yaml").write_text("mine: 1\n")
     done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--out", "job.yaml", cwd=place)
     assert done.returncode == 0
@@ -437,7 +437,7 @@ def test_the_token_is_named_and_never_written(wizard: Any, place: Path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root writes for others")
-def test_root_writes_for_the_owner_of_the_folder(place: Path, dimba: Dimba):
+def test_root_writes_files_owned_by_the_folders_owner(place: Path, dimba: Dimba):
     for path in (place, *place.rglob("*")):
         os.chown(path, 4321, 4321)
     done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place)
@@ -463,7 +463,7 @@ def _trainer(path: Path, *flags: str) -> Path:
     return path
 
 
-def test_what_a_trainer_has_no_flag_for_is_left_out_and_said(place: Path, dimba: Dimba):
+def test_a_value_without_a_flag_of_the_trainer_is_omitted_and_reported(place: Path, dimba: Dimba):
     _trainer(place / "scripts/small.py", "--model", "--train-file", "--qlora", "--lr", "--mode")
     done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--trainer", "scripts/small.py", cwd=place)
     assert done.returncode == 0, done.stderr
@@ -477,7 +477,7 @@ def test_a_trainer_without_a_flag_for_the_data_is_refused(place: Path, refused: 
     assert "the trainer has no flag for it" in refused("--dataset", "qa.jsonl", "--trainer", "scripts/nothing.py")
 
 
-def test_rewards_travel_only_to_a_trainer_that_takes_them(wizard: Any, place: Path):
+def test_rewards_are_passed_only_to_a_trainer_with_their_flag(wizard: Any, place: Path):
     _trainer(place / "scripts/g.py", "--model", "--dataset", "--qlora", "--num-generations")
     spec = wizard("--mode", "grpo", "--dataset", "qa.jsonl", "--trainer", "scripts/g.py")
     assert spec.trainer_args == {"num-generations": 8}
@@ -497,7 +497,7 @@ FULL_FT = """\
 import argparse
 p = argparse.ArgumentParser(epilog="Run it with --lr 1e-4 on --num-gpus 8.")
 for name in ("--mode", "--base_model", "--data_path", "--max_steps", "--output_dir"): p.add_argument(name)
-p.add_argument("--full-ft", action="store_true", help="train all of it")
+p.add_argument("--full-ft", action="store_true", help="train every weight")
 p.parse_args()
 """
 CRASHES = """\
@@ -512,7 +512,7 @@ p.parse_args()
 
 
 @pytest.mark.parametrize(
-    ("source", "method", "passed", "left_out", "found_in"),
+    ("source", "method", "passed", "omitted", "found_in"),
     [
         (CLICK, "lora", ["--mode sft", "--train-file", "--lora"], "training.epochs", "--help"),
         (
@@ -532,24 +532,24 @@ p.parse_args()
     ],
     ids=["click", "mode and full-ft", "help that crashes"],
 )
-def test_trainers_of_any_make(
-    place: Path, dimba: Dimba, source: str, method: str, passed: list[str], left_out: str, found_in: str
+def test_custom_trainers_of_any_kind_get_their_flags(
+    place: Path, dimba: Dimba, source: str, method: str, passed: list[str], omitted: str, found_in: str
 ):
     (place / "mine.py").write_text(source)
     done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--method", method, "--trainer", "mine.py", cwd=place)
     assert done.returncode == 0, done.stderr
     command = next(line for line in done.stderr.splitlines() if line.strip().startswith("command"))
     assert all(f" {each}" in command for each in passed), command
-    assert f"{left_out} " in done.stderr.partition("omitted")[2]
+    assert f"{omitted} " in done.stderr.partition("omitted")[2]
     assert f"found in the trainer's {found_in}" in done.stderr
 
 
-def test_a_usual_trainer_is_known_by_its_name_whatever_the_mode(wizard: Any):
+def test_dimbas_own_trainer_can_be_named_by_its_path(wizard: Any):
     spec = wizard("--dataset", "qa.jsonl", "--trainer", "scripts/finetuning/finetune_sft.py")
     assert spec.trainer == "scripts/finetuning/finetune_sft.py"
 
 
-def test_columns_may_have_blanks_in_their_names(wizard: Any, place: Path):
+def test_column_names_may_have_blanks(wizard: Any, place: Path):
     write_rows(place / "odd.jsonl", [{"the question": "a", "the, answer": "b"}])
     spec = wizard("--dataset", "odd.jsonl", "--columns", "prompt=the question", "response=the, answer")
     assert spec.dataset.columns == {"prompt": "the question", "response": "the, answer"}
@@ -559,25 +559,25 @@ def test_columns_are_checked_on_the_hub_too(place: Path, refused: Any, tmp_path:
     write_rows(tmp_path / "hub/train.jsonl", QUESTIONS)
     with hub({"datasets/some/questions": tmp_path / "hub"}) as address:
         flags = ["--dataset", "some/questions", "--columns", "prompt=nope", "response=answer"]
-        said = refused(*flags, HF_ENDPOINT=address, **ONLINE)
-    assert "--columns" in said
-    assert "no column `nope`" in said
+        message = refused(*flags, HF_ENDPOINT=address, **ONLINE)
+    assert "--columns" in message
+    assert "no column `nope`" in message
 
 
-def test_a_batch_that_cannot_fit_is_not_the_default(wizard: Any, place: Path):
+def test_a_batch_that_exceeds_the_memory_is_not_the_default(wizard: Any, place: Path):
     base = large_checkpoint(place / "large", CONFIG)
     flags = ["--dataset", "qa.jsonl", "--base-checkpoint", str(base), "--vram", "8"]
-    small, roomy = (wizard(*flags, "--name", cards[0], CARDS=cards[1]) for cards in (("a", ONE_8), ("b", EIGHT_80)))
+    small, roomy = (wizard(*flags, "--name", gpus[0], GPUS=gpus[1]) for gpus in (("a", ONE_8), ("b", EIGHT_80)))
     assert small.training.batch_size == "auto"
     assert roomy.training.batch_size == 4
 
 
-def test_gpus_none_is_the_cpu_and_its_defaults(wizard: Any):
-    spec = wizard("--dataset", "qa.jsonl", "--gpus", "none", CARDS=EIGHT_80)
+def test_gpus_none_takes_the_defaults_of_the_cpu(wizard: Any):
+    spec = wizard("--dataset", "qa.jsonl", "--gpus", "none", GPUS=EIGHT_80)
     assert (spec.method, spec.resources.gpus, spec.resources.vram_gb) == ("qlora", "none", None)
 
 
-def test_a_closed_stdin_is_no_terminal(place: Path):
+def test_a_closed_stdin_is_treated_as_a_pipe(place: Path):
     command = f"exec {sys.executable} -m dimba wizard --mode sft <&-"
     done = subprocess.run(
         ["/bin/sh", "-c", command], cwd=place, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True,
@@ -588,19 +588,19 @@ def test_a_closed_stdin_is_no_terminal(place: Path):
     assert "--base-checkpoint" in done.stderr
 
 
-def test_what_the_data_say_is_never_obeyed_by_the_terminal(place: Path, dimba: Dimba):
+def test_control_characters_in_data_never_reach_the_terminal(place: Path, dimba: Dimba):
     write_rows(place / "evil.jsonl", [{"\x1b]0;owned\x07": 1, "x": 2}])
     done = dimba("wizard", "--defaults", "--dataset", "evil.jsonl", cwd=place)
     assert done.returncode == 2
     assert "\x1b" not in done.stderr
 
 
-def test_batch_size_auto_is_left_to_the_plan_and_says_what_it_comes_to(place: Path, dimba: Dimba):
+def test_batch_size_auto_stays_in_the_spec_and_its_number_is_reported(place: Path, dimba: Dimba):
     flags = "--dataset qa.jsonl --method lora --batch-size auto --out mine/job.yaml".split()
-    done = dimba("wizard", "--defaults", *flags, cwd=place, CARDS=TWO_24)
+    done = dimba("wizard", "--defaults", *flags, cwd=place, GPUS=TWO_24)
     assert done.returncode == 0 and "batch_size auto: " in done.stderr, done.stderr
     text = (place / "mine/job.yaml").read_text()
     assert "batch_size: auto" in text and "grad_accumulation_steps" not in text
-    plan = dimba("plan", "mine/job.yaml", "--json", cwd=place, CARDS=TWO_24)
-    told = json.loads(plan.stdout)
-    assert told["steps"]["effective_batch"] == 64 and any("batch_size auto" in note for note in told["notes"])
+    plan = dimba("plan", "mine/job.yaml", "--json", cwd=place, GPUS=TWO_24)
+    planned = json.loads(plan.stdout)
+    assert planned["steps"]["effective_batch"] == 64 and any("batch_size auto" in note for note in planned["notes"])

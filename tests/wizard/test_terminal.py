@@ -36,7 +36,7 @@ def wizard(place: Path) -> Iterator[Open]:
 def to_data(terminal: Terminal) -> None:
     terminal.wait("learn from example answers")
     terminal.send(ENTER)
-    terminal.wait("whole: LlamaForCausalLM")
+    terminal.wait("complete: LlamaForCausalLM")
     terminal.send(ENTER)
     terminal.wait("6  local file")
 
@@ -46,7 +46,7 @@ def to_budget(terminal: Terminal) -> None:
     terminal.send(UP, ENTER)
     terminal.wait("File:")
     terminal.send("qa.jsonl", ENTER)
-    terminal.wait("VRAM budget of one card")
+    terminal.wait("VRAM budget per GPU")
 
 
 def to_the_end(terminal: Terminal) -> None:
@@ -56,15 +56,15 @@ def to_the_end(terminal: Terminal) -> None:
 
 
 def saved(terminal: Terminal) -> Path:
-    """Saves without launching, and gives the file."""
+    """Save without launching; returns the file."""
     terminal.send(UP, UP, ENTER)
     terminal.wait("saved; edit it as you like")
     assert terminal.end() == 0
     return Path(terminal.shown().split("`dimba launch ")[1].split("`")[0])
 
 
-def test_six_steps_with_what_is_offered_make_a_spec(wizard: Open, place: Path):
-    terminal = wizard(CARDS=ONE_8)
+def test_six_steps_of_accepted_defaults_make_a_spec(wizard: Open, place: Path):
+    terminal = wizard(GPUS=ONE_8)
     to_budget(terminal)
     assert "question/answer: 12 rows, all read" in terminal.shown()
     assert "user> What is 0 + 0?" in terminal.shown()
@@ -75,7 +75,7 @@ def test_six_steps_with_what_is_offered_make_a_spec(wizard: Open, place: Path):
     assert "recommended, under 12 GB" in terminal.shown()
     terminal.send(ENTER)
     terminal.wait("take these values")
-    assert "64 rows a step (4 × 16)" in terminal.shown()
+    assert "64 rows per step (4 × 16)" in terminal.shown()
     terminal.send(ENTER)
     terminal.wait("Where it runs")
     to_the_end(terminal)
@@ -86,11 +86,11 @@ def test_six_steps_with_what_is_offered_make_a_spec(wizard: Open, place: Path):
         assert len(line) <= 80
 
 
-def test_going_back_keeps_what_was_typed_and_defaults_follow(wizard: Open, place: Path):
-    terminal = wizard("--dataset", "qa.jsonl", CARDS=TWO_24)
+def test_going_back_keeps_typed_answers_and_updates_defaults(wizard: Open, place: Path):
+    terminal = wizard("--dataset", "qa.jsonl", GPUS=TWO_24)
     terminal.wait("learn from")
     terminal.send(ENTER)
-    terminal.wait("whole:")
+    terminal.wait("complete:")
     terminal.send(ENTER)
     terminal.wait("VRAM budget")
     terminal.send(ENTER)
@@ -113,16 +113,16 @@ def test_going_back_keeps_what_was_typed_and_defaults_follow(wizard: Open, place
 
 
 def test_leaving_writes_nothing_and_keeps_a_draft(wizard: Open, place: Path):
-    terminal = wizard(CARDS=ONE_8)
+    terminal = wizard(GPUS=ONE_8)
     to_budget(terminal)
     terminal.send(DOWN, DOWN, DOWN, ENTER)
     terminal.wait("Method")
     terminal.send(CTRL_C)
-    terminal.wait("`dimba wizard` goes on where you were")
+    terminal.wait("`dimba wizard` continues where you were")
     assert terminal.end() == 130
     assert not (place / "jobs").exists()
-    again = wizard(CARDS=ONE_8)
-    again.wait("go on with the draft")
+    again = wizard(GPUS=ONE_8)
+    again.wait("continue the draft")
     again.send(ENTER)
     again.wait("recommended, from 40 GB")
     again.send(ESC)
@@ -134,39 +134,39 @@ def test_leaving_writes_nothing_and_keeps_a_draft(wizard: Open, place: Path):
     to_the_end(again)
     spec = load_spec(place / saved(again)).spec
     assert (spec.dataset.path, spec.resources.vram_gb) == ("qa.jsonl", 40)
-    third = wizard(CARDS=ONE_8)
+    third = wizard(GPUS=ONE_8)
     third.wait("learn from")
-    assert "draft of" not in third.all(), "what was saved is no draft any more"
+    assert "draft of" not in third.all(), "saving deletes the draft"
 
 
 def test_a_killed_wizard_leaves_its_draft_too(wizard: Open):
-    terminal = wizard(CARDS=ONE_8)
+    terminal = wizard(GPUS=ONE_8)
     to_budget(terminal)
     terminal.child.kill(9)
-    again = wizard(CARDS=ONE_8)
-    again.wait("go on with the draft")
+    again = wizard(GPUS=ONE_8)
+    again.wait("continue the draft")
     again.send(DOWN, ENTER)
     again.wait("learn from")
 
 
-def test_a_draft_keeps_what_flags_said(wizard: Open):
+def test_a_draft_keeps_the_answers_of_flags(wizard: Open):
     flags = ["--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl"]
-    terminal = wizard(*flags, CARDS=ONE_8)
-    terminal.wait("VRAM budget of one card")
-    assert "question/answer: 12 rows, all read" in terminal.shown(), "flags are told what was found, too"
+    terminal = wizard(*flags, GPUS=ONE_8)
+    terminal.wait("VRAM budget per GPU")
+    assert "question/answer: 12 rows, all read" in terminal.shown(), "a flag's answer is followed by its facts too"
     terminal.send(ENTER)
     terminal.wait("❯ Q-LoRA")
     terminal.send(CTRL_C)
     terminal.end()
-    for again in (wizard(CARDS=ONE_8), wizard(*flags, CARDS=ONE_8)):
-        again.wait("go on with the draft")
+    for again in (wizard(GPUS=ONE_8), wizard(*flags, GPUS=ONE_8)):
+        again.wait("continue the draft")
         again.send(ENTER)
         again.wait("❯ Q-LoRA")
         again.send(CTRL_C)
         again.end()
 
 
-def test_a_draft_that_makes_no_sense_is_asked_anew(wizard: Open, place: Path):
+def test_an_invalid_answer_in_a_draft_is_asked_again(wizard: Open, place: Path):
     from dimba.wizard.draft import draft_file
 
     terminal = wizard()
@@ -179,27 +179,27 @@ def test_a_draft_that_makes_no_sense_is_asked_anew(wizard: Open, place: Path):
     draft["answers"]["mode"] = "dpo"
     file.write_text(json.dumps(draft))
     again = wizard()
-    again.wait("go on with the draft")
+    again.wait("continue the draft")
     again.send(ENTER)
     again.wait("learn from example answers")
 
 
-def test_a_draft_whose_data_are_gone_asks_for_them_again(wizard: Open, place: Path):
-    terminal = wizard(CARDS=ONE_8)
+def test_a_draft_without_its_data_file_asks_for_it_again(wizard: Open, place: Path):
+    terminal = wizard(GPUS=ONE_8)
     to_budget(terminal)
     terminal.send(CTRL_C)
     terminal.end()
     (place / "qa.jsonl").unlink()
-    again = wizard(CARDS=ONE_8)
-    again.wait("go on with the draft")
+    again = wizard(GPUS=ONE_8)
+    again.wait("continue the draft")
     again.send(ENTER)
     again.wait("File: qa.jsonl")
     again.send(ENTER)
     again.wait("does not exist")
 
 
-def test_what_goes_while_one_answers_is_said_and_not_a_traceback(wizard: Open, place: Path):
-    terminal = wizard(CARDS=ONE_8)
+def test_a_file_deleted_between_two_answers_is_reported_without_a_traceback(wizard: Open, place: Path):
+    terminal = wizard(GPUS=ONE_8)
     to_budget(terminal)
     (place / "qa.jsonl").unlink()
     terminal.send(ENTER)
@@ -210,7 +210,7 @@ def test_what_goes_while_one_answers_is_said_and_not_a_traceback(wizard: Open, p
     assert "Traceback" not in terminal.all()
 
 
-def test_a_wrong_answer_is_explained_and_asked_again(wizard: Open, place: Path):
+def test_an_invalid_answer_is_explained_and_asked_again(wizard: Open, place: Path):
     with (place / "bad.jsonl").open("w") as file:
         file.write('{"question": "a", "answer": "b"}\n{"question": "a", "answer": 5}\n')
     terminal = wizard()
@@ -221,48 +221,48 @@ def test_a_wrong_answer_is_explained_and_asked_again(wizard: Open, place: Path):
     terminal.wait("hint: correct the row or remove it")
     assert "ad.jsonl:2:" in terminal.shown().replace("\n", "")
     assert "`answer` is a number, expected text" in terminal.shown()
-    assert "File: bad.jsonl" in terminal.shown(), "what was typed stands there to be mended"
+    assert "File: bad.jsonl" in terminal.shown(), "the typed text is there to be corrected"
     terminal.send(CTRL_U, "nope.jsonl", ENTER)
     terminal.wait("does not exist")
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "note"),
     [("book.txt", "plain text; the loss is on all of it"), ("loss.jsonl", "on 1 of 2 turns of the assistant")],
 )
-def test_the_first_example_says_what_of_it_carries_loss(wizard: Open, place: Path, file: str, told: str):
+def test_the_first_example_states_which_part_carries_loss(wizard: Open, place: Path, file: str, note: str):
     (place / "book.txt").write_text("Once\n\nupon a time\n")
-    said = [{"role": "assistant", "content": "A", "weight": 0}, {"role": "assistant", "content": "B"}]
-    write_rows(place / "loss.jsonl", [{"messages": [{"role": "user", "content": "Q"}, *said]}])
+    replies = [{"role": "assistant", "content": "A", "weight": 0}, {"role": "assistant", "content": "B"}]
+    write_rows(place / "loss.jsonl", [{"messages": [{"role": "user", "content": "Q"}, *replies]}])
     terminal = wizard()
     to_data(terminal)
     terminal.send(UP, ENTER)
     terminal.wait("File:")
     terminal.send(file, ENTER)
-    terminal.wait(told)
+    terminal.wait(note)
 
 
-def test_the_first_example_of_grpo_is_what_is_asked(wizard: Open, place: Path):
-    said = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
-    write_rows(place / "chats.jsonl", [{"messages": said}] * 30)
+def test_the_first_example_of_grpo_is_a_prompt(wizard: Open, place: Path):
+    chat = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+    write_rows(place / "chats.jsonl", [{"messages": chat}] * 30)
     terminal = wizard("--mode", "grpo")
-    terminal.wait("whole: LlamaForCausalLM")
+    terminal.wait("complete: LlamaForCausalLM")
     terminal.send(ENTER)
     terminal.wait("6  local file")
     terminal.send(DOWN, DOWN, ENTER)
     terminal.wait("File:")
     terminal.send("chats.jsonl", ENTER)
-    terminal.wait("what is asked; the answers are sampled")
+    terminal.wait("the prompt; answers are sampled")
 
 
-def test_a_folder_of_checkpoints_leads_to_its_newest_whole_one(wizard: Open, place: Path):
+def test_a_folder_of_checkpoints_suggests_its_newest_complete_one(wizard: Open, place: Path):
     for step in (10, 20):
         hollow_checkpoint(place / f"old/checkpoint-{step}")
     (place / "old/checkpoint-20/model.safetensors").write_bytes(b"half")
     terminal = wizard()
     terminal.wait("learn from")
     terminal.send(ENTER)
-    terminal.wait("whole:")
+    terminal.wait("complete:")
     terminal.send(CTRL_U, "ol", TAB)
     terminal.wait("old")
     terminal.wait("folder of checkpoints (2)")
@@ -272,51 +272,51 @@ def test_a_folder_of_checkpoints_leads_to_its_newest_whole_one(wizard: Open, pla
     terminal.wait("Data set")
 
 
-def test_columns_are_asked_for_where_no_format_fits(wizard: Open, place: Path):
+def test_columns_are_asked_if_no_format_fits(wizard: Open, place: Path):
     write_rows(place / "odd.jsonl", [{"id": 1, "ask": row["question"], "reply": row["answer"]} for row in QUESTIONS])
-    write_rows(place / "odder.jsonl", [{"n": 1, "input": row["question"], "said": row["answer"]} for row in QUESTIONS])
+    write_rows(place / "odder.jsonl", [{"n": 1, "input": row["question"], "note": row["answer"]} for row in QUESTIONS])
     terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base")
     terminal.wait("6  local file")
     terminal.send(UP, ENTER)
     terminal.wait("File:")
     terminal.send("odd.jsonl", ENTER)
-    terminal.wait("Which one asks?")
+    terminal.wait("Which one holds the prompt?")
     terminal.send(DOWN, ENTER)
-    terminal.wait("Which one answers?")
+    terminal.wait("Which one holds the response?")
     terminal.send(ENTER)  # the number
     terminal.wait("`id` is a number, expected text")
     terminal.send(DOWN, ENTER)
     terminal.wait("prompt/response: 12 rows")
-    terminal.wait("VRAM budget of one card")
+    terminal.wait("VRAM budget per GPU")
     terminal.send(ESC, ESC, ESC)
     terminal.wait("File: odd.jsonl")
     terminal.send(CTRL_U, "odder.jsonl", ENTER)
     terminal.wait("❯ input")
     terminal.send(ENTER)
-    terminal.wait("Which one answers?")
+    terminal.wait("Which one holds the response?")
     terminal.send(DOWN, ENTER)
-    terminal.wait("VRAM budget of one card")
+    terminal.wait("VRAM budget per GPU")
 
 
-def test_eight_cards_can_be_chosen_from(wizard: Open, place: Path):
-    terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", CARDS=EIGHT_80)
+def test_some_of_eight_gpus_can_be_chosen(wizard: Open, place: Path):
+    terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", GPUS=EIGHT_80)
     terminal.wait("8 × H100, 80 GB")
     terminal.wait("draft is kept")
-    assert "❯ 40+ GB  the largest card here: 80 GB" in terminal.shown()
+    assert "❯ 40+ GB  the largest GPU here: 80 GB" in terminal.shown()
     terminal.send(ENTER)
     terminal.wait("[x] 7  H100, 80 GB")
     terminal.send(" ", DOWN, DOWN, " ", ENTER)
     terminal.wait("Which GPUs 6 of 8")
     terminal.wait("❯ full")
     terminal.send(ENTER)
-    terminal.wait("48 rows a step (8 × 6, shared by 6 GPUs)")
+    terminal.wait("48 rows per step (8 × 6, shared by 6 GPUs)")
     terminal.send(ENTER)
     terminal.wait("Where it runs")
     to_the_end(terminal)
     assert load_spec(place / saved(terminal)).spec.resources.gpus == [1, 3, 4, 5, 6, 7]
 
 
-def test_a_trainer_of_ones_own_is_asked_for_its_flags(wizard: Open, place: Path):
+def test_a_custom_trainer_is_probed_for_its_flags(wizard: Open, place: Path):
     own = place / "mine.py"
     own.write_text("import argparse\np = argparse.ArgumentParser()\np.add_argument('--model')\np.parse_args()\n")
     flags = ["--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "24"]
@@ -334,11 +334,11 @@ def test_a_trainer_of_ones_own_is_asked_for_its_flags(wizard: Open, place: Path)
     for expected in ("Output folder:", "Name of the job:", "Save the spec as:", "Ready"):
         terminal.wait(expected)
         terminal.send(*([ENTER] if expected != "Ready" else []))
-    assert "Left out, as the trainer has no flag for it" in terminal.all()
+    assert "Omitted, as the trainer has no flag for it" in terminal.all()
     assert "--train-file" in terminal.all()
 
 
-def test_no_colour_where_none_is_wanted(wizard: Open):
+def test_no_color_is_obeyed(wizard: Open):
     terminal = wizard(NO_COLOR="1")
     to_data(terminal)
     colours = [part for part in terminal.raw.split(b"\x1b[")[1:] if part.split(b"m")[0].replace(b";", b"").isdigit()]
@@ -348,20 +348,20 @@ def test_no_colour_where_none_is_wanted(wizard: Open):
 
 @pytest.mark.parametrize("how", [{"TERM": "dumb"}, {"ACCESSIBLE": "1"}, {}])
 def test_plain_lines_serve_a_screen_reader(wizard: Open, place: Path, how: dict[str, str]):
-    terminal = wizard(*([] if how else ["--plain"]), CARDS=ONE_8, **how)
+    terminal = wizard(*([] if how else ["--plain"]), GPUS=ONE_8, **how)
     terminal.wait("Mode, 1 to 2 [1]:")
     answers = {
         "Base checkpoint [checkpoints/base]:": "",
         "Data set, 1 to 6 [1]:": "6",
         "File:": "qa.jsonl",
-        "VRAM budget of one card, 1 to 5 [2]:": "",
+        "VRAM budget per GPU, 1 to 5 [2]:": "",
         "Method, 1 to 3 [1]:": "<",
     }
     terminal.send("1\n")
     for expected, answer in answers.items():
         terminal.wait(expected)
         terminal.send(f"{answer}\n")
-    terminal.wait("VRAM budget of one card, 1 to 5 [2]:")
+    terminal.wait("VRAM budget per GPU, 1 to 5 [2]:")
     for expected in ("Method", "Hyperparameters, 1 to 3", "Where it runs", "Trainer, 1", "Output folder", "Name of"):
         terminal.send("\n")
         terminal.wait(expected)
@@ -375,7 +375,7 @@ def test_plain_lines_serve_a_screen_reader(wizard: Open, place: Path, how: dict[
     assert b"\x1b[" not in terminal.raw
 
 
-def test_the_script_is_the_same_thing(place: Path):
+def test_the_script_opens_the_same_wizard(place: Path):
     script = str(REPOSITORY / "scripts/finetuning/finetune_interactive.py")
     terminal = Terminal([sys.executable, script], place, environment(PYTHONPATH=str(REPOSITORY)))
     terminal.wait("learn from example answers")
@@ -384,7 +384,7 @@ def test_the_script_is_the_same_thing(place: Path):
 
 
 @pytest.mark.proof
-def test_save_and_launch_ends_with_a_tuned_model(wizard: Open, place: Path, tiny_checkpoint: Path):
+def test_save_and_launch_ends_with_a_fine_tuned_model(wizard: Open, place: Path, tiny_checkpoint: Path):
     flags = ["--mode", "sft", "--base-checkpoint", str(tiny_checkpoint), "--dataset", "qa.jsonl", "--method", "lora"]
     terminal = wizard(*flags, "--vram", "none", "--max-steps", "2", "--batch-size", "2")
     terminal.wait("take these values")
@@ -397,7 +397,7 @@ def test_save_and_launch_ends_with_a_tuned_model(wizard: Open, place: Path, tiny
     assert json.loads((place / "checkpoints/finetune_sft_lora/dimba.json").read_text())["run_id"]
 
 
-def test_another_mode_brings_its_own_trainer(wizard: Open, place: Path):
+def test_another_mode_changes_the_default_trainer(wizard: Open, place: Path):
     flags = ["--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "8", "--method", "lora"]
     terminal = wizard(*flags, "--runner", "process")
     terminal.wait("learn from")
@@ -406,32 +406,32 @@ def test_another_mode_brings_its_own_trainer(wizard: Open, place: Path):
     terminal.send(ENTER)
     terminal.wait("❯ scripts/finetuning/finetune_sft.py")
     terminal.send(DOWN, ENTER)
-    terminal.wait("is for the other")
+    terminal.wait("is for another mode")
     terminal.send(ESC)
     terminal.wait("change them one by one")
     terminal.send(ESC)
     terminal.wait("❯ sft")
     terminal.send(DOWN, ENTER)
     terminal.wait("DPO")
-    terminal.wait("completions a step")
+    terminal.wait("completions per step")
     terminal.send(ENTER)
     terminal.wait("❯ scripts/finetuning/finetune_grpo.py")
     terminal.send(ENTER)
     terminal.wait("Output folder: checkpoints/finetune_grpo_lora")
 
 
-def test_the_batch_that_fits_is_offered_where_a_card_is(wizard: Open, place: Path):
+def test_the_largest_batch_that_fits_is_offered_on_a_machine_with_a_gpu(wizard: Open, place: Path):
     base = large_checkpoint(place / "large", CONFIG)
     flags = ["--mode", "sft", "--base-checkpoint", str(base), "--dataset", "qa.jsonl", "--vram", "80"]
-    terminal = wizard(*flags, "--method", "lora", "--gpus", "all", CARDS="A100:81920")
-    terminal.wait("batch size auto: 64 here, the most that fits")
+    terminal = wizard(*flags, "--method", "lora", "--gpus", "all", GPUS="A100:81920")
+    terminal.wait("batch size auto: 64 here, the largest that fits")
     terminal.send(UP, UP, ENTER)
     terminal.wait("taken, batch size auto: 64 here")
     to_the_end(terminal)
     assert load_spec(place / saved(terminal)).spec.training.batch_size == "auto"
 
 
-def test_groups_are_solved_as_one_answers(wizard: Open):
+def test_groups_are_completed_as_one_answers(wizard: Open):
     flags = ["--mode", "grpo", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "24"]
     terminal = wizard(*flags, "--method", "lora")
     terminal.wait("take these values")
@@ -450,13 +450,13 @@ def test_groups_are_solved_as_one_answers(wizard: Open):
     ):
         terminal.wait(expected)
         terminal.send(ENTER)
-    terminal.wait("fit as they are: 2, 3, 4, 6, 12")
+    terminal.wait("complete groups: 2, 3, 4, 6, 12")
     assert "Completions per prompt: 6" in terminal.shown()
     terminal.send(CTRL_U, "8", ENTER)
     terminal.wait("gradient accumulation 4 → 8")
 
 
-def test_a_preset_that_is_gone_leads_to_the_nearest(wizard: Open):
+def test_a_missing_preset_suggests_a_similar_data_set(wizard: Open):
     with hub({}) as address:
         terminal = wizard(
             "--mode", "grpo", "--base-checkpoint", "checkpoints/base", HF_ENDPOINT=address, HF_HUB_OFFLINE="0"
@@ -469,14 +469,14 @@ def test_a_preset_that_is_gone_leads_to_the_nearest(wizard: Open):
         terminal.wait("Its id on the Hub: prometheus-eval/Feedback-Collection")
 
 
-def test_a_slow_nvidia_smi_is_waited_for_in_sight(wizard: Open, place: Path):
+def test_a_slow_nvidia_smi_shows_a_spinner(wizard: Open, place: Path):
     (place.parent / "bin/nvidia-smi").write_text("#!/bin/sh\nsleep 3\n")
     terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl")
     terminal.wait("asking nvidia-smi …")
-    terminal.wait("VRAM budget of one card")
+    terminal.wait("VRAM budget per GPU")
 
 
-def test_a_terminal_is_left_as_it_was_also_by_a_signal(wizard: Open):
+def test_a_signal_leaves_the_terminal_as_it_was(wizard: Open):
     terminal = wizard()
     before = termios.tcgetattr(terminal.child.fileno())
     to_data(terminal)
@@ -485,7 +485,7 @@ def test_a_terminal_is_left_as_it_was_also_by_a_signal(wizard: Open):
     assert before[3] & termios.ECHO
 
 
-def test_plain_lines_need_no_utf8_and_say_what_they_wait_for(wizard: Open, place: Path):
+def test_plain_lines_need_no_utf8_and_report_a_long_wait(wizard: Open, place: Path):
     (place / "slow.py").write_text("import time\ntime.sleep(1.5)\nimport argparse\n" + TRAINER)
     flags = ["--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "8"]
     terminal = wizard(
@@ -504,8 +504,8 @@ p.parse_args()
 """
 
 
-def test_typing_the_beginning_of_a_line_goes_there(wizard: Open):
-    terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base", CARDS=ONE_8)
+def test_typing_the_beginning_of_a_menu_line_selects_it(wizard: Open):
+    terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base", GPUS=ONE_8)
     terminal.wait("6  local file")
     terminal.send("6")
     terminal.wait("❯ 6  local file")
@@ -517,7 +517,7 @@ def test_typing_the_beginning_of_a_line_goes_there(wizard: Open):
     terminal.wait("❯ 24 GB")
 
 
-def test_epochs_can_be_had_instead_of_the_tables_steps(wizard: Open, place: Path):
+def test_epochs_can_be_chosen_instead_of_max_steps(wizard: Open, place: Path):
     flags = ["--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "8"]
     terminal = wizard(*flags, "--method", "lora", "--runner", "process")
     terminal.wait("take them, but end after 3 epochs")
@@ -526,7 +526,7 @@ def test_epochs_can_be_had_instead_of_the_tables_steps(wizard: Open, place: Path
     assert load_spec(place / saved(terminal)).spec.training.max_steps is None
 
 
-def test_leaving_during_a_long_look_loses_nothing(wizard: Open, place: Path):
+def test_leaving_during_a_long_check_keeps_the_answer(wizard: Open, place: Path):
     with (place / "long.jsonl").open("w") as file:
         row = json.dumps({"question": "a", "answer": "b" * 200}) + "\n"
         for _ in range(2000):
@@ -540,7 +540,7 @@ def test_leaving_during_a_long_look_loses_nothing(wizard: Open, place: Path):
     terminal.send(CTRL_C)
     assert terminal.end() == 130
     again = wizard()
-    again.wait("go on with the draft")
+    again.wait("continue the draft")
     again.send(ENTER)
     again.wait("File: long.jsonl")
 
@@ -552,7 +552,7 @@ def to_the_end_from_trainer(terminal: Terminal) -> None:
     terminal.wait("Ready")
 
 
-def test_a_data_set_of_the_hub_is_asked_for_whole_without_a_network(wizard: Open, place: Path):
+def test_a_hub_data_set_can_be_described_without_a_network(wizard: Open, place: Path):
     terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base", "--vram", "8", "--method", "lora")
     terminal.wait("5  custom Hub data set")
     terminal.send("5", ENTER)
@@ -565,7 +565,7 @@ def test_a_data_set_of_the_hub_is_asked_for_whole_without_a_network(wizard: Open
     terminal.wait("not checked: HF_HUB_OFFLINE")
     terminal.wait("take these values")
     terminal.send(ENTER)
-    terminal.wait("HF_TOKEN in the spec")
+    terminal.wait("HF_TOKEN to the job")
     terminal.wait("❯ no")
     terminal.send(ENTER)
     terminal.wait("Where it runs")

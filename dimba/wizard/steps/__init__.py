@@ -1,1 +1,1 @@
-"""The questions of each step, a file a step."""
+"""The questions, one module per step."""

@@ -1,4 +1,4 @@
-"""Step 3: what it learns from, looked at before going on."""
+"""Step 3: the data set, checked at once."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ from dimba.common.errors import BadInput
 from dimba.dataset.files import KINDS
 from dimba.dataset.formats import UnknownFormat
 from dimba.objectives.registry import OBJECTIVES
-from dimba.wizard.looks import (
+from dimba.options import table
+from dimba.wizard.answers import Choice, InvalidAnswer
+from dimba.wizard.facts import (
     columns,
     first_row,
     hub_dataset,
@@ -20,8 +22,9 @@ from dimba.wizard.looks import (
     prefetch_dataset,
     reference,
 )
+from dimba.wizard.lines import Line
 from dimba.wizard.presets import CUSTOM, LOCAL, PRESETS, Preset, find_preset
-from dimba.wizard.question import Choice, Question, Said, Wrong
+from dimba.wizard.question import Question, from_param
 from dimba.wizard.state import State
 from dimba.wizard.steps.columns import COLUMN_QUESTIONS, recognise_on_hub
 from dimba.wizard.steps.sample import sample
@@ -49,10 +52,10 @@ def _modes_for(kind: str) -> str:
     return ", ".join(each.name.upper() for each in OBJECTIVES.values() if each.wants == kind)
 
 
-def _before_menu(state: State) -> list[Said]:
-    """While one reads the menu, the Hub is asked for what stands first in it."""
+def _before_menu(state: State) -> list[Line]:
+    """Request the default data set from the Hub while the user reads the menu."""
     preset = find_preset(_menu_default(state))
-    assert preset is not None, "it is in the menu"
+    assert preset is not None, "the default is in the menu"
     prefetch_dataset(state, preset.hub_id(state.objective.wants))
     return []
 
@@ -68,22 +71,24 @@ def _check_menu(value: str, state: State) -> None:
     hub_id = preset.hub_id(state.objective.wants)
     found = hub_dataset(state, hub_id)
     if found.status == "missing":
-        near = f"; the nearest: {' or '.join(preset.nearest)}" if preset.nearest else ""
+        near = f"; similar: {' or '.join(preset.nearest)}" if preset.nearest else ""
         instead = {"preset": CUSTOM, "dataset_id": preset.nearest[0]} if preset.nearest else {"preset": CUSTOM}
-        raise Wrong(f"data set `{hub_id}`: {found.why}", f"take another (5: custom Hub data set){near}", instead)
+        raise InvalidAnswer(
+            f"data set `{hub_id}`: {found.why}", f"choose another (5: custom Hub data set){near}", instead
+        )
 
 
 def _parse_id(text: str, state: State) -> str:
     text = text.strip()
     if not text or text.count("/") > 1 or any(character.isspace() for character in text):
-        raise Wrong(f"`{text}` is no Hub id", "write it as owner/name, such as openai/gsm8k")
+        raise InvalidAnswer(f"`{text}` is not a Hub id", "write it as owner/name, such as openai/gsm8k")
     return text
 
 
 def _check_id(value: str, state: State) -> None:
     found = hub_dataset(state, value)
     if found.status == "missing":
-        raise Wrong(f"data set `{value}`: {found.why}", "check the id on the Hub; a private one needs HF_TOKEN")
+        raise InvalidAnswer(f"data set `{value}`: {found.why}", "check the id on the Hub; a private one needs HF_TOKEN")
 
 
 # A file.
@@ -95,11 +100,11 @@ def _parse_path(text: str, state: State) -> str:
     if not text or not os.path.exists(path):
         near = _data_files(path.parent) if text and path.parent.is_dir() else []
         hint = f"in {path.parent}: {', '.join(near[:5])}" if near else f"give the path of a file ({KINDS})"
-        raise Wrong(f"data {path} does not exist" if text else "no file given", hint)
+        raise InvalidAnswer(f"data {path} does not exist" if text else "no file given", hint)
     if path.is_dir():
         files = _data_files(path)
-        shown = f"it holds {', '.join(files[:5])}" if files else f"give a file ({KINDS})"
-        raise Wrong(f"data {path} is a folder, not a file", shown)
+        hint = f"it holds {', '.join(files[:5])}" if files else f"give a file ({KINDS})"
+        raise InvalidAnswer(f"data {path} is a folder, not a file", hint)
     return text
 
 
@@ -108,21 +113,21 @@ def _data_files(folder: Path) -> list[str]:
 
 
 def _check_path(value: str, state: State) -> None:
-    if not state.value("columns"):  # with them it is their check that reads the file
+    if not state.value("columns"):  # else the check of the columns reads the file
         local_data(state, value, {})
 
 
-def _live_path(text: str, state: State) -> str:
+def _path_hint(text: str, state: State) -> str:
     path = absolute(text.strip(), state.folder)
     if not text.strip():
         return f"a file: {KINDS}"
     if not path.is_file():
-        return "a folder" if path.is_dir() else "nothing there yet"
+        return "a folder" if path.is_dir() else "no such file yet"
     try:
-        where, row = first_row(path)
-        return f"its first row: {state.objective.rows.format_name(row, {}, where)}"
+        place, row = first_row(path)
+        return f"its first row: {state.objective.rows.format_name(row, {}, place)}"
     except UnknownFormat as error:
-        return f"{error.finding}; Enter asks which is which"
+        return f"{error.finding}; press Enter to choose the columns"
     except BadInput as error:
         return error.message if error.line or error.row else error.finding
 
@@ -140,26 +145,26 @@ def _config_default(state: State) -> str | None:
 
 
 def _asks_config(state: State) -> bool:
-    """Where there are several, and where the Hub could not be asked how many there are."""
+    """Whether there are several, or the Hub did not list them."""
     configs = _hub_configs(state)
     return len(configs) > 1 or (state.value("preset") == CUSTOM and not configs)
 
 
-def _config_live(_text: str, state: State) -> str:
+def _config_hint(_text: str, state: State) -> str:
     names = ", ".join(_hub_configs(state))
-    return f"its configurations: {names}" if names else "most data sets have none: leave it empty"
+    return f"its configurations: {names}" if names else "most data sets have none: leave this empty"
 
 
 def _check_config(value: str | None, state: State) -> None:
     found = hub_dataset(state, reference(state), value)
     if found.status == "missing_config":
-        raise Wrong(f"data set `{reference(state)}`: {found.why}", "take one of those")
+        raise InvalidAnswer(f"data set `{reference(state)}`: {found.why}", "choose one of those")
 
 
 def _check_split(value: str, state: State) -> None:
     found = hub_dataset(state, reference(state), state.value("dataset_config"), value)
     if found.status == "missing_split":
-        raise Wrong(f"data set `{reference(state)}`: {found.why}", "take one of those")
+        raise InvalidAnswer(f"data set `{reference(state)}`: {found.why}", "choose one of those")
     if found.first and not state.value("columns"):
         recognise_on_hub(state, found.first, {})
 
@@ -172,28 +177,28 @@ def _split_default(state: State) -> str:
     return "train" if "train" in splits or not splits else str(splits[0])
 
 
-def _split_live(_text: str, state: State) -> str:
+def _split_hint(_text: str, state: State) -> str:
     splits = hub_dataset(state, reference(state)).splits
     names = sorted({name for each in splits.values() for name in each})
-    return f"its splits: {', '.join(names)}" if names else "train for most; its page on the Hub lists them"
+    return f"its splits: {', '.join(names)}" if names else "usually train; the data set's page on the Hub lists them"
 
 
-def _after_data(state: State) -> list[Said]:
-    """Format, rows and the first example; nothing while the columns are still to be named."""
-    if state.value("columns") or (state.asking and needs_columns(state)):
+def _after_data(state: State) -> list[Line]:
+    """Format, rows and the first example; no lines before the columns are named."""
+    if state.value("columns") or (state.interactive and needs_columns(state)):
         return []
     return sample(state, reference(state), columns(state))
 
 
 def _from_flag(text: str, state: State) -> dict[str, Any]:
-    """What `--dataset TEXT` answers: a preset, a Hub id or a file, told apart as the trainers do."""
+    """The answers that `--dataset TEXT` gives: a preset, a file or a Hub id, by the trainers' rules."""
     preset = find_preset(text)
     if preset and text not in preset.ids.values():
         return {"preset": preset.label}
     if names_a_path(text):
         return {"preset": LOCAL, "dataset_path": _parse_path(text, state)}
     if text.isdecimal() or text in (CUSTOM, LOCAL):
-        raise Wrong(f"`{text}` says only that it is a data set of your own", "give its Hub id, or the file's path")
+        raise InvalidAnswer(f"`{text}` names no data set", "give its Hub id, or the file's path")
     return {"preset": CUSTOM, "dataset_id": _parse_id(text, state)}
 
 
@@ -202,18 +207,17 @@ def _is_hub(state: State) -> bool:
 
 
 QUESTIONS = (
-    Question(
-        key="preset",
+    from_param(
+        table.DATASET,
+        key="preset",  # with the Hub id or the path in a question of its own
         step=3,
-        ask="Data set",
-        flag="--dataset",
-        metavar="ID|FILE|1-4",
+        metavar=f"{table.DATASET.metavar}|1-{len(PRESETS)}",
         help="a Hub id, a local file, or a preset of the menu by number or name",
         kind="choice",
         choices=_menu,
         default=_menu_default,
         from_flag=_from_flag,
-        show=lambda preset: {LOCAL: "a local file", CUSTOM: "of the Hub"}.get(preset, preset),
+        to_text=lambda preset: {LOCAL: "a local file", CUSTOM: "on the Hub"}.get(preset, preset),
         check=_check_menu,
         invalidates=_COLUMNS,
         before=_before_menu,
@@ -221,60 +225,51 @@ QUESTIONS = (
     Question(
         key="dataset_id",
         step=3,
-        ask="Its id on the Hub",
+        label="Its id on the Hub",
         parse=_parse_id,
         check=_check_id,
         applies=lambda state: state.value("preset") == CUSTOM,
         invalidates=_COLUMNS,
-        live=lambda _text, _state: "owner/name, such as openai/gsm8k",
+        live_hint=lambda _text, _state: "owner/name, such as openai/gsm8k",
     ),
-    Question(
-        key="dataset_path",
+    from_param(
+        table.LOCAL_DATA,
         step=3,
-        ask="File",
         kind="path",
         parse=_parse_path,
         check=_check_path,
         invalidates=_COLUMNS,
         applies=is_local,
         after=_after_data,
-        live=_live_path,
+        live_hint=_path_hint,
     ),
-    Question(
-        key="dataset_config",
+    from_param(
+        table.DATASET_CONFIG,
         optional=True,
         step=3,
-        ask="Configuration",
-        flag="--dataset-config",
-        metavar="NAME",
-        help="the Hub data set's configuration",
         default=_config_default,
         parse=lambda text, _state: text.strip() or None,
-        show=lambda value: value or "",
-        live=_config_live,
+        to_text=lambda value: value or "",
+        live_hint=_config_hint,
         check=_check_config,
         invalidates=_COLUMNS,
         applies=_is_hub,
-        asked=_asks_config,
+        is_asked=_asks_config,
     ),
-    Question(
-        key="dataset_split",
+    from_param(
+        table.DATASET_SPLIT,
         step=3,
-        ask="Split",
-        flag="--dataset-split",
-        metavar="NAME",
-        help="the Hub data set's split",
         default=_split_default,
-        parse=lambda text, _state: text.strip() or _empty("split"),
+        parse=lambda text, _state: text.strip() or _refuse_empty("split"),
         check=_check_split,
         invalidates=_COLUMNS,
         applies=_is_hub,
         after=_after_data,
-        live=_split_live,
+        live_hint=_split_hint,
     ),
     *COLUMN_QUESTIONS,
 )
 
 
-def _empty(what: str) -> str:
-    raise Wrong(f"no {what} given", "type one, or press Esc to go back")
+def _refuse_empty(noun: str) -> str:
+    raise InvalidAnswer(f"no {noun} given", "type one, or press Esc to go back")

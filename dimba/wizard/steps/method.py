@@ -1,4 +1,4 @@
-"""Step 4: how much memory, which GPUs, which method."""
+"""Step 4: VRAM budget, GPUs and method."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,18 +7,22 @@ from dimba.common.units import size
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts
 from dimba.host.gpus import cdi_device
 from dimba.objectives.budgets import BUDGETS, nominal_gb
+from dimba.options import table
+from dimba.wizard.answers import Choice, InvalidAnswer, one_of
 from dimba.wizard.defaults import largest_gb, recommended_method
+from dimba.wizard.lines import Line
 from dimba.wizard.machine import engine_facts, gpu_facts
 from dimba.wizard.preview import memory_of
-from dimba.wizard.question import Choice, Question, Said, Wrong, one_of
+from dimba.wizard.question import Question, from_param
 from dimba.wizard.state import State
 
-_METHODS = {
-    "qlora": "adapter on a 4-bit base ",
-    "lora": "adapter on a 16-bit base",
-    "full": "every weight, in 32 bits",
+# By the memory that they need.
+_LABELS = {
+    "qlora": "Q-LoRA  adapter on a 4-bit base ",
+    "lora": "LoRA    adapter on a 16-bit base",
+    "full": "full    every weight, in 32 bits",
 }
-_NAMES = {"qlora": "Q-LoRA", "lora": "LoRA", "full": "full"}
+_SIZES = ", ".join(map(str, BUDGETS))
 
 
 # VRAM.
@@ -36,7 +40,7 @@ def _vram_default(state: State) -> int | None:
 def _vram_choices(state: State) -> Sequence[Choice]:
     gpus = _usable(state)
     here = largest_gb(gpus)
-    budgets = sorted({*BUDGETS, here} if here and 4 < here < 40 else BUDGETS)
+    budgets = sorted({*BUDGETS, here} if here and BUDGETS[0] < here < BUDGETS[-1] else BUDGETS)
     choices = [_budget(each, here) for each in budgets]
     return choices if gpus else [Choice(None, "none: no GPU, train on the CPU", "none"), *choices]
 
@@ -44,8 +48,9 @@ def _vram_choices(state: State) -> Sequence[Choice]:
 def _budget(gb: int, here: int | None) -> Choice:
     ours = here is not None and (gb == here or (gb == BUDGETS[-1] and here > gb))
     name = f"{gb}{'+' if gb == BUDGETS[-1] else ''} GB"
-    value = here if ours else gb
-    return Choice(value, f"{name:<7} {f'the largest card here: {here} GB' if ours else ''}".rstrip(), name)
+    return Choice(
+        here if ours else gb, f"{name:<7} {f'the largest GPU here: {here} GB' if ours else ''}".rstrip(), name
+    )
 
 
 def _parse_vram(text: str, _state: State) -> int | None:
@@ -57,22 +62,21 @@ def _parse_vram(text: str, _state: State) -> int | None:
     except ValueError:
         number = 0.0
     if not 0 < number < 10_000:
-        raise Wrong(f"VRAM budget `{text}` is not a size in GB", "one of 4, 8, 16, 24, 40+, or your card's size")
-    # 23.6 is what a card of 24 GB reports.
+        raise InvalidAnswer(f"VRAM budget `{text}` is not a size in GB", f"one of {_SIZES}+, or the size of your GPU")
+    # A GPU of 24 GB reports 23.6.
     return int(number) if number == int(number) else nominal_gb(round(number * 1024))
 
 
-def _cards(state: State) -> list[Said]:
-    """What `nvidia-smi` found, and whether the engine can pass it through."""
+def _gpu_lines(state: State) -> list[Line]:
+    """The GPUs of this machine, and whether the engine can pass them through."""
     gpu = gpu_facts(state)
     if not gpu.gpus:
-        return [Said(f"No GPU found: {gpu.problem}", "warn")]
-    lines = [Said(text, "good") for text in _grouped(gpu.gpus)]
+        return [Line(f"No GPU found: {gpu.problem}", "warn")]
+    lines = [Line(text, "good") for text in _grouped(gpu.gpus)]
     if largest_gb(gpu.gpus) is None:
-        lines.append(
-            Said(f"How large is not known ({gpu.problem or gpu.source}): the smallest budget is taken", "warn")
-        )
-    return [*lines, _passed_through(gpu, engine_facts(state))]
+        problem = gpu.problem or gpu.source
+        lines.append(Line(f"Their memory is unknown ({problem}): the smallest budget is the default", "warn"))
+    return [*lines, _engine_line(gpu, engine_facts(state))]
 
 
 def _grouped(gpus: tuple[Gpu, ...]) -> list[str]:
@@ -82,12 +86,14 @@ def _grouped(gpus: tuple[Gpu, ...]) -> list[str]:
     return [f"{len(each)} × {kind} (GPU {', '.join(each)})" for kind, each in kinds.items()]
 
 
-def _passed_through(gpu: GpuFacts, engine: EngineFacts) -> Said:
+def _engine_line(gpu: GpuFacts, engine: EngineFacts) -> Line:
     if not engine.reachable:
-        return Said(f"No container engine ({engine.problem}): it will run as a process here.", "warn")
-    if all(cdi_device(card, engine.cdi_devices) for card in gpu.gpus):
-        return Said(f"Docker {engine.version} passes them through by CDI; `dimba doctor` tries it.", "dim")
-    return Said(f"Docker {engine.version} does not list them; `dimba doctor` tries whether it passes them.", "dim")
+        return Line(f"No container engine ({engine.problem}): the job will run as a process on this machine.", "warn")
+    if all(cdi_device(each, engine.cdi_devices) for each in gpu.gpus):
+        return Line(f"Docker {engine.version} passes them through by CDI; `dimba doctor` tests it.", "dim")
+    return Line(
+        f"Docker {engine.version} does not list them; `dimba doctor` tests whether it can pass them through.", "dim"
+    )
 
 
 # Which GPUs.
@@ -113,9 +119,9 @@ def parse_gpus(text: str, state: State) -> Any:
         return int(text)
     items = [item.strip() for item in text.strip("[]").split(",") if item.strip()]
     if not items or not all(item.isdecimal() or item.startswith(("GPU-", "MIG-")) for item in items):
-        raise Wrong(f"GPUs `{text}` is none of all, none, a number, a list", "for example all, 2, or 0,1")
+        raise InvalidAnswer(f"GPUs `{text}` is not all, none, a number or a list", "for example all, 2, or 0,1")
     if len(set(items)) < len(items):
-        raise Wrong(f"GPUs `{text}` names one twice", "name each once")
+        raise InvalidAnswer(f"GPUs `{text}` names a GPU twice", "name each once")
     return [int(item) if item.isdecimal() else item for item in items]
 
 
@@ -124,34 +130,38 @@ def _gpus_default(state: State) -> str:
 
 
 def _check_gpus(value: Any, state: State) -> None:
-    """What this machine cannot give is a mistake, unless it has no GPU: then the spec is for another machine."""
+    """Raise InvalidAnswer for GPUs that this machine lacks; without any GPU the spec is for another machine."""
     gpus = gpu_facts(state).gpus
     if not gpus or value in ("all", "none"):
         return
     if value == []:
-        raise Wrong("no GPU chosen", "mark at least one with the space bar; the CPU is `none`")
+        raise InvalidAnswer(
+            "no GPU chosen", "mark at least one with the space bar; for the CPU, choose the budget `none`"
+        )
     known = {gpu.index for gpu in gpus} | {gpu.uuid for gpu in gpus}
-    asked = list(range(value)) if isinstance(value, int) else value
-    if any(item not in known for item in asked):
-        shown = f"{value} of them" if isinstance(value, int) else ",".join(map(str, value))
-        raise Wrong(f"GPUs {shown}: this machine has {len(gpus)} ({', '.join(str(gpu.index) for gpu in gpus)})", "all")
+    wanted = list(range(value)) if isinstance(value, int) else value
+    if any(item not in known for item in wanted):
+        raise InvalidAnswer(
+            f"GPUs {show_gpus(value)}: this machine has {len(gpus)} ({', '.join(str(gpu.index) for gpu in gpus)})",
+            "give `all`",
+        )
 
 
 def show_gpus(value: Any) -> str:
-    """As one would type it."""
+    """The text that one types for a value."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _unlike(state: State) -> list[Said]:
-    """Every process has the same batch: the smallest card decides."""
+def _size_warning(state: State) -> list[Line]:
+    """A warning for GPUs of different sizes: every process has the same batch, so the smallest decides."""
     value = state.value("gpus")
     chosen = [gpu for gpu in _usable(state) if not isinstance(value, list) or gpu.index in value or gpu.uuid in value]
     sizes = sorted({nominal_gb(gpu.memory_mib) for gpu in chosen if gpu.memory_mib})
     if len(sizes) < 2 or (state.value("vram") or 0) <= sizes[0]:
         return []
     have = " and ".join(map(str, sizes))
-    text = f"The cards have {have} GB, and each gets the same batch: a budget of {sizes[0]} fits all"
-    return [Said(text, "warn")]
+    text = f"The GPUs have {have} GB, and each gets the same batch: a budget of {sizes[0]} GB fits all"
+    return [Line(text, "warn")]
 
 
 # Method.
@@ -163,71 +173,63 @@ def _recommended(state: State) -> tuple[str, str]:
 
 def _method_choices(state: State) -> Sequence[Choice]:
     best, why = _recommended(state)
-    lines = []
-    for method in ("qlora", "lora", "full"):
-        mark = f"  recommended, {why}" if method == best else ""
-        lines.append(Choice(method, f"{_NAMES[method]:<7} {_METHODS[method]}  {_memory(state, method)}{mark}", method))
-    return lines
+    marks = {best: f"  recommended, {why}"}
+    return [
+        Choice(method, f"{label}  {_memory(state, method)}{marks.get(method, '')}", method)
+        for method, label in _LABELS.items()
+    ]
 
 
 def _parse_method(text: str, _state: State) -> str:
     plain = text.strip().lower().replace("-", "")
-    return str(one_of([Choice(method, method) for method in _METHODS], plain, "method"))
+    return str(one_of([Choice(method, method) for method in _LABELS], plain, "method"))
 
 
 def _memory(state: State, method: str) -> str:
-    """What one process needs at least; nothing where the checkpoint is not at hand."""
+    """The least memory of one process; empty without facts of the checkpoint."""
     estimate = memory_of(state, method)
     return f"{size(estimate.total):>9} +" if estimate else ""
 
 
-def _method_note(state: State) -> list[Said]:
+def _method_note(state: State) -> list[Line]:
     estimate = memory_of(state, "lora")
     if estimate is None:
         return []
-    counted = bool(estimate.peak) and not estimate.lower_bound
-    note = "at its peak with one row at a time" if counted else "without activations"
-    return [Said(f"+: estimated for one process, {note}.", "dim")]
+    has_activations = bool(estimate.peak) and not estimate.lower_bound
+    note = "at its peak with one row per batch" if has_activations else "without activations"
+    return [Line(f"+: estimated for one process, {note}.", "dim")]
 
 
 QUESTIONS = (
     Question(
         key="vram",
         step=4,
-        ask="VRAM budget of one card",
+        label="VRAM budget per GPU",
         flag="--vram",
         metavar="GB",
-        help="4, 8, 16, 24, 40+, or a card's size in GB; none for the CPU",
+        help=f"{_SIZES}+, or the size of your GPU in GB; none for the CPU",
         kind="choice",
         choices=_vram_choices,
         default=_vram_default,
         parse=_parse_vram,
-        show=lambda value: "none" if value is None else str(value),
-        before=_cards,
+        to_text=lambda value: "none" if value is None else str(value),
+        before=_gpu_lines,
     ),
-    Question(
-        key="gpus",
+    from_param(
+        table.GPUS,
         step=4,
-        ask="Which GPUs",
-        flag="--gpus",
-        metavar="WHICH",
-        help="all, none, a number, or a list such as 0,1",
         kind="many",
         choices=_gpu_choices,
         default=_gpus_default,
         parse=parse_gpus,
-        show=show_gpus,
+        to_text=show_gpus,
         check=_check_gpus,
-        after=_unlike,
-        asked=lambda state: len(gpu_facts(state).gpus) > 1 and state.value("vram") is not None,
+        after=_size_warning,
+        is_asked=lambda state: len(gpu_facts(state).gpus) > 1 and state.value("vram") is not None,
     ),
-    Question(
-        key="method",
+    from_param(
+        table.METHOD,
         step=4,
-        ask="Method",
-        flag="--method",
-        metavar="full|lora|qlora",
-        help="what is trained",
         kind="choice",
         choices=_method_choices,
         default=lambda state: _recommended(state)[0],

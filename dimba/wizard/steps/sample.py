@@ -1,4 +1,4 @@
-"""What the data look like: format, rows, and the first example as the model will see it."""
+"""The data set at a glance: format, number of rows, and the first example as the model will see it."""
 
 import textwrap
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from dimba.common.contract import DEFAULT_CHAT_TEMPLATE, absolute
 from dimba.common.errors import BadInput, Location, printable
 from dimba.dataset.formats import Sample
-from dimba.wizard.looks import chosen_on_hub, is_local, local_data
-from dimba.wizard.question import Said, counted
+from dimba.wizard.facts import chosen_on_hub, is_local, local_data
+from dimba.wizard.lines import Line, counted
 from dimba.wizard.state import State
 
 if TYPE_CHECKING:
@@ -18,45 +18,45 @@ if TYPE_CHECKING:
 _LINES, _WIDTH = 10, 74
 
 
-def sample(state: State, reference: str, columns: Mapping[str, str]) -> list[Said]:
-    """A line of facts and the first example; says what was not checked."""
+def sample(state: State, reference: str, columns: Mapping[str, str]) -> list[Line]:
+    """A line of facts and the first example, or a warning that the data were not checked."""
     if is_local(state):
         summary = local_data(state, reference, columns).summary
         assert summary is not None, "local_data refuses a file without rows"
-        assert summary.first is not None, "a file without one is refused too"
+        assert summary.first is not None, "a file without a usable row is refused too"
         rows = counted(summary.rows, "row")
-        return [Said(f"{summary.format}: {rows}, all read", "good"), *_example(state, summary.first)]
+        return [Line(f"{summary.format}: {rows}, all read", "good"), *_example(state, summary.first)]
     found = chosen_on_hub(state)
     if found.status != "found":
-        return [Said(found.why if found.status == "gated" else f"not checked: {found.why}", "warn")]
-    rows = counted(found.rows, "row") if found.rows else "how many rows is not known"
+        return [Line(found.why if found.status == "gated" else f"not checked: {found.why}", "warn")]
+    rows = counted(found.rows, "row") if found.rows else "number of rows unknown"
     if not found.first:
-        return [Said(f"on the Hub, {rows}; its rows were not looked at ({found.why or 'no viewer'})", "warn")]
+        return [Line(f"on the Hub, {rows}; its rows were not checked ({found.why or 'no viewer'})", "warn")]
     return _first_on_hub(state, found, columns, rows)
 
 
-def _first_on_hub(state: State, found: "HubDataset", columns: Mapping[str, str], rows: str) -> list[Said]:
+def _first_on_hub(state: State, found: "HubDataset", columns: Mapping[str, str], rows: str) -> list[Line]:
     row = found.first or {}
-    where, reader = Location(found.id, row=1), state.objective.rows
+    place, reader = Location(found.id, row=1), state.objective.rows
     try:
-        name = reader.format_name(row, columns, where)
+        name = reader.format_name(row, columns, place)
         if set(row) & set(found.truncated):
-            return [Said(f"on the Hub: {name}, {rows}; the first is too long to be shown", "good")]
-        first = reader.first_sample(row, columns, where)
+            return [Line(f"on the Hub: {name}, {rows}; the first is too long to show", "good")]
+        first = reader.first_sample(row, columns, place)
     except BadInput as error:
-        return [Said(f"on the Hub, {rows}; {error.message}", "warn")]
-    return [Said(f"on the Hub: {name}, {rows}; the first was looked at", "good"), *_example(state, first)]
+        return [Line(f"on the Hub, {rows}; {error.message}", "warn")]
+    return [Line(f"on the Hub: {name}, {rows}; the first was checked", "good"), *_example(state, first)]
 
 
-def _example(state: State, example: Sample) -> list[Said]:
-    text, how = _as_seen(state, example)
+def _example(state: State, example: Sample) -> list[Line]:
+    text, rendering = _render(state, example)
     lines = [part for line in printable(text).splitlines() for part in textwrap.wrap(line, _WIDTH) or [""]]
-    more = [Said(f"  … {len(lines) - _LINES} more lines", "dim")] if len(lines) > _LINES else []
-    return [Said(f"The first example, {how}:", "dim"), *(Said(f"  {line}") for line in lines[:_LINES]), *more]
+    more = [Line(f"  … {len(lines) - _LINES} more lines", "dim")] if len(lines) > _LINES else []
+    return [Line(f"The first example, {rendering}:", "dim"), *(Line(f"  {line}") for line in lines[:_LINES]), *more]
 
 
-def _as_seen(state: State, example: Sample) -> tuple[str, str]:
-    """(text, how it was made): by the checkpoint's own chat template where that is at hand."""
+def _render(state: State, example: Sample) -> tuple[str, str]:
+    """(text, note): rendered by the checkpoint's chat template if that is a local folder."""
     if example.text is not None:
         return example.text, "plain text; the loss is on all of it"
     base = absolute(state.value("base_checkpoint") or "", state.folder)
@@ -67,17 +67,17 @@ def _as_seen(state: State, example: Sample) -> tuple[str, str]:
     except BadInput as error:
         return _turns(example), f"turn by turn; {error.message}"
     if text is None:
-        return _turns(example), "turn by turn (the chat template is applied where it trains)"
+        return _turns(example), "turn by turn (the trainer applies the chat template)"
     return text, f"as the model will see it; {_loss(example)}"
 
 
 def _loss(example: Sample) -> str:
     if not any(example.trained):
-        return "what is asked; the answers are sampled"
-    spoken = [n for n, message in enumerate(example.messages) if message["role"] == "assistant"]
-    if all(example.trained[n] for n in spoken):
+        return "the prompt; answers are sampled"
+    replies = [n for n, message in enumerate(example.messages) if message["role"] == "assistant"]
+    if all(example.trained[n] for n in replies):
         return "the loss is on the assistant's turns"
-    return f"the loss is on {sum(example.trained)} of {counted(len(spoken), 'turn')} of the assistant"
+    return f"the loss is on {sum(example.trained)} of {counted(len(replies), 'turn')} of the assistant"
 
 
 def _turns(example: Sample) -> str:

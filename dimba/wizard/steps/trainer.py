@@ -1,4 +1,4 @@
-"""Step 6: where it runs, by which trainer, under which name; then save, and launch."""
+"""Step 6: runner, trainer and names; then save and launch."""
 
 import os
 import re
@@ -8,10 +8,13 @@ from typing import Any
 from dimba.common.contract import absolute
 from dimba.common.runners import AUTO, RUNNERS
 from dimba.host.trainer import find_trainers
-from dimba.wizard.looks import base_is_local, chosen_on_hub, hub_model, is_local
+from dimba.options import table
+from dimba.wizard.answers import Choice, InvalidAnswer, one_of
+from dimba.wizard.facts import base_is_local, chosen_on_hub, hub_model, is_local
+from dimba.wizard.lines import Line
 from dimba.wizard.machine import engine_facts
-from dimba.wizard.preview import check_trainer, preview, shown, trainer_facts
-from dimba.wizard.question import Choice, Question, Said, Wrong, one_of
+from dimba.wizard.preview import check_trainer, preview, preview_lines, trainer_facts
+from dimba.wizard.question import Question, from_param
 from dimba.wizard.screen import BACK
 from dimba.wizard.spec import default_file, default_name, default_output
 from dimba.wizard.state import MISSING, State
@@ -23,7 +26,7 @@ OWN = "own"
 
 
 def uses_hub(state: State) -> bool:
-    """Whether the base or the data come from the Hub."""
+    """Whether the base or the data set comes from the Hub."""
     return not (base_is_local(state) and is_local(state))
 
 
@@ -38,9 +41,9 @@ def _is_gated(state: State) -> bool:
     return data.gated or data.status == "gated"
 
 
-def _about_token(_state: State) -> list[Said]:
-    there = "is set here" if os.environ.get("HF_TOKEN") else "is not set here: a launch would ask for it"
-    return [Said(f"What is private or gated on the Hub needs it. It {there}; its value is never written.", "dim")]
+def _token_lines(_state: State) -> list[Line]:
+    here = "is set here" if os.environ.get("HF_TOKEN") else "is not set here: the launch will require it"
+    return [Line(f"Private and gated repositories need it. It {here}; its value is never written.", "dim")]
 
 
 _YES_NO = (Choice(True, "yes", "yes"), Choice(False, "no", "no"))
@@ -50,13 +53,13 @@ def _parse_yes_no(text: str, _state: State) -> bool:
     return text.strip().lower() in ("y", "yes", "true") or bool(one_of(_YES_NO, text.strip().lower() or "no", "answer"))
 
 
-# Where, and by which trainer.
+# Runner and trainer.
 
 
 def _runner_choices(state: State) -> Sequence[Choice]:
     engine = engine_facts(state)
     answers = f" (Docker {engine.version} answers)" if engine.reachable else f" ({engine.problem})"
-    labels = {AUTO: "a container where an engine answers, else a process"}
+    labels = {AUTO: "a container if an engine answers, else a process"}
     labels |= {name: f"{can.summary}{answers if can.uses_engine else ''}" for name, can in RUNNERS.items()}
     return [Choice(name, f"{name:<8} {label}"[:76], name) for name, label in labels.items()]
 
@@ -65,7 +68,7 @@ def _parse_runner(text: str, _state: State) -> str:
     return str(one_of([Choice(name, name) for name in (AUTO, *RUNNERS)], text, "runner"))
 
 
-def _trainers(state: State) -> Sequence[Choice]:
+def _trainer_choices(state: State) -> Sequence[Choice]:
     from dimba.host.probe import project_root
 
     found = find_trainers(state.value("mode"), state.folder, project_root())
@@ -74,39 +77,39 @@ def _trainers(state: State) -> Sequence[Choice]:
 
 
 def _trainer_label(name: str, other_mode: bool) -> str:
-    return f"{name}  (the other mode's: needs a --mode flag)" if other_mode else name
+    return f"{name}  (for another mode: needs a --mode flag)" if other_mode else name
 
 
 def _trainer_default(state: State) -> Any:
-    return _trainers(state)[0].value
+    return _trainer_choices(state)[0].value
 
 
 def _parse_trainer(text: str, state: State) -> str:
     text = text.strip()
     path = absolute(text, state.folder)
     if not text:
-        raise Wrong("no trainer given", "give the path of a training script, such as scripts/train.py")
+        raise InvalidAnswer("no trainer given", "give the path of a training script, such as scripts/train.py")
     if not path.is_file():
         problem = "is a folder, not a script" if path.is_dir() else "does not exist"
-        raise Wrong(f"trainer {path} {problem}", "give the path of a training script, such as scripts/train.py")
+        raise InvalidAnswer(f"trainer {path} {problem}", "give the path of a training script, such as scripts/train.py")
     return text
 
 
 def _from_flag(text: str, state: State) -> dict[str, Any]:
-    """One of the menu by its name, else a script of one's own."""
-    if text in [choice.value for choice in _trainers(state)]:
+    """The answers that `--trainer TEXT` gives: a trainer of the menu, else a custom one."""
+    if text in [choice.value for choice in _trainer_choices(state)]:
         return {"trainer": text}
     return {"trainer": OWN, "trainer_path": _parse_trainer(text, state)}
 
 
-def _after_trainer(state: State) -> list[Said]:
+def _after_trainer(state: State) -> list[Line]:
     if state.value("trainer") == OWN and not state.value("trainer_path"):
         return []
     facts = trainer_facts(state)
-    why = ": its image is not built yet" if facts.flags_from == "source" else ""
-    lines = [Said(f"{len(facts.flags)} flags found in its {facts.flags_from}{why}", "dim")]
+    reason = ": its image is not built yet" if facts.flags_from == "source" else ""
+    lines = [Line(f"{len(facts.flags)} flags found in its {facts.flags_from}{reason}", "dim")]
     if facts.other_mode:
-        lines.append(Said("made for the other mode: see that its --mode flag does what you mean", "warn"))
+        lines.append(Line("made for another mode: check that its --mode flag does what you want", "warn"))
     return lines
 
 
@@ -121,7 +124,7 @@ def _parse_name(text: str, _state: State) -> str:
     from dimba.spec.model import NAME
 
     if not text.strip() or not re.match(NAME, text.strip()):
-        raise Wrong(f"name `{text}` does not go", "letters, digits, dots, dashes and underscores, 64 at most")
+        raise InvalidAnswer(f"name `{text}` is not valid", "letters, digits, dots, dashes and underscores, 64 at most")
     return text.strip()
 
 
@@ -129,13 +132,13 @@ def _parse_output(text: str, state: State) -> str:
     from dimba.host.output import look_at_output
 
     if not text.strip():
-        raise Wrong("no output folder given", "for example checkpoints/mine")
+        raise InvalidAnswer("no output folder given", "for example checkpoints/mine")
     facts = look_at_output(text.strip(), state.folder)
     if facts.problem:
-        raise Wrong(f"output folder: {facts.problem}", facts.hint.replace("`output_dir`", "output folder"))
+        raise InvalidAnswer(f"output folder: {facts.problem}", facts.hint.replace("`output_dir`", "output folder"))
     if facts.holds:
-        raise Wrong(
-            f"output folder {facts.path} holds a model already ({facts.holds[0]})",
+        raise InvalidAnswer(
+            f"output folder {facts.path} already holds a model ({facts.holds[0]})",
             "give another, move that folder away, or remove it",
         )
     return text.strip()
@@ -145,26 +148,28 @@ def _parse_file(text: str, state: State) -> str:
     text = text.strip()
     path = absolute(text, state.folder)
     if not text or path.is_dir():
-        raise Wrong(f"`{text}` is a folder" if text else "no file given", "give a file's name, such as jobs/mine.yaml")
+        raise InvalidAnswer(
+            f"`{text}` is a folder" if text else "no file given", "give a file's name, such as jobs/mine.yaml"
+        )
     nearest = next(each for each in path.parents if os.path.exists(each))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise Wrong(f"{path}: nothing can be written in {nearest}", "give another place")
+        raise InvalidAnswer(f"{path}: {nearest} is not a writable folder", "give another path")
     return text if path.suffix in (".yaml", ".yml") else f"{text}.yaml"
 
 
-def _after_file(state: State) -> list[Said]:
+def _after_file(state: State) -> list[Line]:
     path = absolute(state.value("out"), state.folder)
-    return [Said(f"{path.name} is there already: it will be kept beside it", "dim")] if path.exists() else []
+    return [Line(f"{path.name} exists: a copy of the old file will be kept", "dim")] if path.exists() else []
 
 
-# The end.
+# Save and launch.
 
 
-def _before_launch(state: State) -> list[Said]:
+def _before_launch(state: State) -> list[Line]:
     made = preview(state, anew=True)
-    problem = [Said(f"This machine cannot run it: {made.problem.message}", "warn")] if made.problem else []
-    hint = [Said(f"hint: {made.problem.hint}", "dim")] if made.problem and made.problem.hint else []
-    return [*shown(made), *problem, *hint]
+    problem = [Line(f"This machine cannot run it: {made.problem.message}", "warn")] if made.problem else []
+    hint = [Line(f"hint: {made.problem.hint}", "dim")] if made.problem and made.problem.hint else []
+    return [*preview_lines(made), *problem, *hint]
 
 
 def _launch_choices(state: State) -> Sequence[Choice]:
@@ -176,7 +181,7 @@ def _launch_choices(state: State) -> Sequence[Choice]:
 
 
 def _launch_default(state: State) -> bool:
-    return state.asking and preview(state).problem is None
+    return state.interactive and preview(state).problem is None
 
 
 QUESTIONS = (
@@ -184,22 +189,22 @@ QUESTIONS = (
         key="hf_token",
         optional=True,
         step=6,
-        ask="Name HF_TOKEN in the spec, so that the job gets it?",
+        label="Pass HF_TOKEN to the job, by its name in the spec?",
         flag="--hf-token",
         metavar="yes|no",
-        help="name HF_TOKEN in the spec: the job gets yours, the file does not",
+        help="name HF_TOKEN in the spec: the job gets its value, the file does not",
         kind="choice",
         choices=lambda _state: _YES_NO,
         default=_is_gated,
         parse=_parse_yes_no,
-        show=lambda value: "yes" if value else "no",
+        to_text=lambda value: "yes" if value else "no",
         applies=uses_hub,
-        before=_about_token,
+        before=_token_lines,
     ),
     Question(
         key="runner",
         step=6,
-        ask="Where it runs",
+        label="Where it runs",
         flag="--runner",
         metavar="|".join((AUTO, *RUNNERS)),
         help="a container, a process of this machine, or a cluster's scheduler",
@@ -211,12 +216,12 @@ QUESTIONS = (
     Question(
         key="trainer",
         step=6,
-        ask="Trainer",
+        label="Trainer",
         flag="--trainer",
         metavar="PATH",
-        help="the training script, yours or ours",
+        help="the training script: one of dimba's, or a custom one",
         kind="choice",
-        choices=_trainers,
+        choices=_trainer_choices,
         default=_trainer_default,
         from_flag=_from_flag,
         check=lambda value, state: None if value == OWN else check_trainer(state),
@@ -225,7 +230,7 @@ QUESTIONS = (
     Question(
         key="trainer_path",
         step=6,
-        ask="Its path",
+        label="Its path",
         kind="path",
         parse=_parse_trainer,
         check=_check_trainer,
@@ -233,13 +238,9 @@ QUESTIONS = (
         after=_after_trainer,
         default=lambda _state: MISSING,
     ),
-    Question(
-        key="output_dir",
+    from_param(
+        table.OUTPUT_DIR,
         step=6,
-        ask="Output folder",
-        flag="--output-dir",
-        metavar="FOLDER",
-        help="where the model or adapter goes",
         kind="path",
         default=default_output,
         parse=_parse_output,
@@ -248,7 +249,7 @@ QUESTIONS = (
     Question(
         key="name",
         step=6,
-        ask="Name of the job",
+        label="Name of the job",
         flag="--name",
         metavar="NAME",
         help="letters, digits, dots, dashes, underscores",
@@ -259,10 +260,10 @@ QUESTIONS = (
         key="out",
         optional=True,
         step=6,
-        ask="Save the spec as",
+        label="Save the spec as",
         flag="--out",
         metavar="FILE",
-        help="the spec's file",
+        help="file of the spec",
         kind="path",
         default=default_file,
         parse=_parse_file,
@@ -271,7 +272,7 @@ QUESTIONS = (
     Question(
         key="launch",
         step=6,
-        ask="Ready",
+        label="Ready",
         kind="choice",
         choices=_launch_choices,
         default=_launch_default,

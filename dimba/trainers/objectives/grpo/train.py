@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import EXIT_STOPPED
 from dimba.common.errors import BadInput
-from dimba.objectives.batches import group_steps_per_epoch, total_steps, whole_groups
+from dimba.objectives.batches import complete_groups, group_steps_per_epoch, total_steps
 from dimba.objectives.grpo import BETA_WITH_REWARD_MODEL, GRPO, GrpoOptions
 from dimba.objectives.rewards import reward_label
 from dimba.trainers.command import is_first_rank, say_rows, world_size
@@ -176,7 +176,7 @@ def make_trainer(
 def _arithmetic(args: GrpoOptions) -> tuple[int, int, int]:
     """(accumulation, completions a prompt, prompts a step), with whole groups in every step."""
     processes = world_size()
-    accumulation, generations = whole_groups(
+    accumulation, generations = complete_groups(
         args.grad_accumulation_steps, batch_size=args.batch_size, processes=processes, generations=args.num_generations
     )
     return accumulation, generations, accumulation * args.batch_size * processes // generations

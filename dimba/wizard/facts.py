@@ -1,8 +1,8 @@
-"""Looks at what the answers name: the checkpoint, the file, the Hub. Each is made once."""
+"""Facts about the checkpoint, the file and the Hub entries that the answers name. Each probe runs once."""
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -15,9 +15,9 @@ from dimba.dataset.formats import UnknownFormat
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
 from dimba.host.stamp import stamp
+from dimba.wizard.answers import InvalidAnswer
 from dimba.wizard.presets import CUSTOM, LOCAL, find_preset
-from dimba.wizard.question import Wrong
-from dimba.wizard.state import State
+from dimba.wizard.state import Report, State
 
 if TYPE_CHECKING:
     from dimba.host.facts import DataFacts
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def base_is_local(state: State) -> bool:
-    """Whether the base checkpoint means a folder."""
+    """Whether the base checkpoint is a folder."""
     return names_a_path(state.value("base_checkpoint") or "")
 
 
 def base_facts(state: State) -> CheckpointFacts | None:
-    """Facts of the base checkpoint, by a look into its folder or by what the Hub says; None where none is named."""
+    """Facts of the base checkpoint, from its folder or from the Hub; None before it is answered."""
     value = state.value("base_checkpoint")
     if not value or base_is_local(state):
         return checkpoint_facts(state, value) if value else None
@@ -50,114 +50,114 @@ def base_facts(state: State) -> CheckpointFacts | None:
 
 
 def checkpoint_facts(state: State, value: str) -> CheckpointFacts:
-    """A look into a folder, made anew once something in it has changed."""
-    return state.look(
-        checkpoint_name(state, value), f"reading {value}", lambda: look_at_checkpoint(value, state.folder)
+    """Facts of a checkpoint folder, read again once the folder changes."""
+    return state.probe(
+        checkpoint_probe(state, value), f"reading {value}", lambda: look_at_checkpoint(value, state.folder)
     )
 
 
-def checkpoint_name(state: State, value: str) -> object:
-    """The name of that look."""
+def checkpoint_probe(state: State, value: str) -> object:
+    """The name of the probe that reads a checkpoint folder."""
     return "checkpoint", value, stamp(absolute(value, state.folder))
 
 
 def hub_model(state: State, hub_id: str) -> "HubModel":
-    """What the Hub says of a model."""
+    """The Hub's entry for a model."""
     from dimba.host.hub import look_at_model
 
-    return state.look(("model", hub_id), f"asking the Hub for {hub_id}", lambda: look_at_model(hub_id))
+    return state.probe(("model", hub_id), f"asking the Hub for {hub_id}", lambda: look_at_model(hub_id))
 
 
 # The data.
 
 
 def is_local(state: State) -> bool:
-    """Whether the data are a file of this machine."""
+    """Whether the data set is a local file."""
     return bool(state.value("preset") == LOCAL)
 
 
 def reference(state: State) -> str:
-    """The Hub id, or the file's path, that the answers come to."""
+    """The Hub id or the file's path that the answers give."""
     preset = state.value("preset")
     if preset == LOCAL:
         return str(state.value("dataset_path"))
     if preset == CUSTOM:
         return str(state.value("dataset_id"))
     found = find_preset(preset)
-    if found is None:  # of an old draft
-        raise Wrong(f"data set `{preset}` is not in the menu", "choose another")
+    if found is None:  # from the draft of an older version
+        raise InvalidAnswer(f"data set `{preset}` is not in the menu", "choose another")
     return found.hub_id(state.objective.wants)
 
 
 def columns(state: State) -> dict[str, str]:
-    """Ours → theirs, from the flag or from the two questions once they are answered."""
-    given: dict[str, str] = state.value("columns") or {}
+    """Our columns → theirs, from the flag or from the two questions once they are answered."""
+    from_flag: dict[str, str] = state.value("columns") or {}
     keys = ("prompt_column", "response_column")
-    if given or not state.passed.issuperset(keys):
-        return given
+    if from_flag or not state.passed_keys.issuperset(keys):
+        return from_flag
     prompt, response = (state.value(key) for key in keys)
     return {"prompt": prompt, "response": response} if prompt and response else {}
 
 
 def hub_dataset(state: State, hub_id: str, config: str | None = None, split: str | None = None) -> "HubDataset":
-    """What the Hub says of a data set; where it says nothing of the id, it is not asked for more."""
+    """The Hub's entry for a data set; its configuration and split are requested only if the id exists."""
     from dimba.host.hub import look_at_dataset
 
     if config or split:
-        whole = hub_dataset(state, hub_id)
-        if whole.status != "found":
-            return whole
+        entry = hub_dataset(state, hub_id)
+        if entry.status != "found":
+            return entry
     name = ("data set", hub_id, config, split)
-    return state.look(name, f"asking the Hub for {hub_id}", lambda: look_at_dataset(hub_id, config, split))
+    return state.probe(name, f"asking the Hub for {hub_id}", lambda: look_at_dataset(hub_id, config, split))
 
 
 def prefetch_dataset(state: State, hub_id: str) -> None:
-    """Begins to ask the Hub, in case this one is chosen."""
+    """Request a data set's entry from the Hub in the background, in case it is chosen."""
     from dimba.host.hub import look_at_dataset
 
     state.probes.start(("data set", hub_id, None, None), lambda: look_at_dataset(hub_id))
 
 
 def chosen_on_hub(state: State) -> "HubDataset":
-    """The Hub's word on the chosen data set, configuration and split."""
+    """The Hub's entry for the chosen data set, configuration and split."""
     return hub_dataset(state, reference(state), state.value("dataset_config"), state.value("dataset_split"))
 
 
-def local_data(state: State, value: str, named: Mapping[str, str]) -> "DataFacts":
-    """Facts of a file that was read whole; raises Wrong, but for columns that can still be named."""
+def local_data(state: State, value: str, renamed: Mapping[str, str]) -> "DataFacts":
+    """Facts of a file, every row of it read; raises InvalidAnswer unless its columns can still be named."""
     from dimba.host.probe import look_at_data
     from dimba.spec import Dataset
 
-    _check_first_row(state, value, named)
-    dataset, mode = Dataset(path=value, columns=dict(named)), state.value("mode")
-    facts = state.waiting(
+    _check_first_row(state, value, renamed)
+    dataset, mode = Dataset(path=value, columns=dict(renamed)), state.value("mode")
+    facts = state.wait_for(
         f"reading {value}",
-        lambda say: look_at_data(dataset, state.folder, lambda rows: _say_rows(say, rows), mode),
+        lambda report: look_at_data(dataset, state.folder, lambda rows: _report_rows(report, rows), mode),
     )
-    if facts.problem and (named or not needs_columns(state)):
-        raise Wrong(facts.problem, with_flag(facts.hint))
+    if facts.problem and (renamed or not needs_columns(state)):
+        raise InvalidAnswer(facts.problem, with_flag(facts.hint))
     return facts
 
 
-def _say_rows(say: Callable[[str], None], count: int) -> None:
+def _report_rows(report: Report, count: int) -> None:
     if count % 10_000 == 0:
-        say(f"{count:,} rows")
+        report(f"{count:,} rows")
 
 
-def _check_first_row(state: State, value: str, named: Mapping[str, str]) -> None:
-    """Says at once what is wrong with the first row, before a long file is read whole."""
+def _check_first_row(state: State, value: str, renamed: Mapping[str, str]) -> None:
+    """Raise InvalidAnswer for an unusable first row at once, before a long file is read to its end."""
     try:
-        where, row = first_row(absolute(value, state.folder))
-        state.objective.rows.format_name(row, named, where)
+        place, row = first_row(absolute(value, state.folder))
+        state.objective.rows.format_name(row, renamed, place)
     except UnknownFormat as error:
-        if named or not state.asking:
-            raise Wrong(error.message, with_flag(error.hint)) from None
+        if renamed or not state.interactive:
+            raise InvalidAnswer(error.message, with_flag(error.hint)) from None
     except BadInput as error:
-        raise Wrong(error.message, error.hint) from None
+        raise InvalidAnswer(error.message, with_flag(error.hint)) from None
 
 
 def with_flag(hint: str) -> str:
-    """A hint for a spec as one for the wizard."""
+    """The hint with the wizard's flag in place of the spec's key."""
     return re.sub(r"`dataset\.columns: \{(.*?)\}`", _as_flag, hint)
 
 
@@ -167,7 +167,7 @@ def _as_flag(columns: re.Match[str]) -> str:
 
 
 def example_row(state: State) -> Mapping[str, Any]:
-    """The first row; empty where it cannot be had."""
+    """The first row; empty if it is unavailable."""
     if not is_local(state):
         return chosen_on_hub(state).first or {}
     try:
@@ -176,13 +176,13 @@ def example_row(state: State) -> Mapping[str, Any]:
         return {}
 
 
-# A row may be long, and it is asked for at each key that is typed.
+# The live hint needs the row at each keystroke, and a row may be long.
 _FIRST_ROWS: dict[object, tuple[Location, dict[str, Any]]] = {}
-_ROWS_TRIED = 100
+_MAX_ATTEMPTS = 100
 
 
 def first_row(path: Path) -> tuple[Location, dict[str, Any]]:
-    """(where, row) of a file's first row that is readable; raises BadInput."""
+    """(place, row) of a file's first readable row; raises BadInput."""
     name = (path, stamp(path))
     if name not in _FIRST_ROWS:
         with closing(read_rows(path)) as rows:
@@ -192,16 +192,16 @@ def first_row(path: Path) -> tuple[Location, dict[str, Any]]:
 
 def _first_readable(rows: Read) -> tuple[Location, dict[str, Any]]:
     problem: UnusableRow | None = None
-    for where, row in islice(rows, _ROWS_TRIED):
+    for place, row in islice(rows, _MAX_ATTEMPTS):
         if not isinstance(row, UnusableRow):
-            return where, row
+            return place, row
         problem = problem or row
     assert problem is not None, "read_rows refuses a file without rows"
     raise problem
 
 
 def needs_columns(state: State) -> bool:
-    """Whether no known format fits, and there are columns to choose from."""
+    """Whether no known format fits, but there are columns to choose from."""
     row = {} if state.value("columns") else example_row(state)
     try:
         state.objective.rows.format_name(row, {}, Location())
@@ -211,7 +211,7 @@ def needs_columns(state: State) -> bool:
 
 
 def known_rows(state: State) -> int | None:
-    """How many rows there are, where that is known."""
+    """The number of usable rows, if known."""
     if not is_local(state):
         return chosen_on_hub(state).rows
     summary = local_data(state, reference(state), columns(state)).summary
