@@ -63,7 +63,7 @@ def naming_flag(question: Question) -> Iterator[None]:
     try:
         yield
     except InvalidAnswer as error:
-        raise BadInput(f"{flag_of(question)}: {error.message}", error.hint) from None
+        raise BadInput(error.message, error.hint, key=flag_of(question)) from None
 
 
 def _ask(question: Question, position: int, state: State, screen: Screen) -> int:

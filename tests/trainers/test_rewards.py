@@ -361,9 +361,9 @@ def test_how_a_reward_is_written(text: str, spec: RewardSpec) -> None:
         ("rewards.py:", "no function"),
         ("regex", "no pattern"),
         ("regex:(", "not a regular expression"),
-        ("length:many", "no number"),
-        ("length:", "nothing follows"),
-        ("numeric:3", "takes nothing"),
+        ("length:many", "not a number"),
+        ("length:", "has no parameter"),
+        ("numeric:3", "takes no parameter"),
     ],
 )
 def test_rewards_that_are_written_wrong(text: str, why: str) -> None:
