@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dimba.common import contract
 from dimba.common.errors import BadInput, HostCannot
 from dimba.trainers.data.collation import choose_collator
 from dimba.trainers.data.packing import collate_packed, collate_padded
@@ -97,7 +98,7 @@ def test_a_cpu_computes_in_float32_unless_bf16_is_asked_for_and_there(
     if told:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
     if instead:
-        monkeypatch.setenv(loading.ON_CPU_INSTEAD, "1")
+        monkeypatch.setenv(contract.ENV_ON_CPU_INSTEAD, "1")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert loading.choose_compute("cpu", asked, samples=samples) == loading.Compute(on_cpu=True, mixed=mixed)

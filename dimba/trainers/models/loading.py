@@ -12,10 +12,9 @@ from shutil import which
 from typing import Any
 
 from dimba.common.checkpoints import CONFIGS, names_code
-from dimba.common.contract import RUN_ITS_CODE, absolute, names_a_path
+from dimba.common.contract import ENV_ON_CPU_INSTEAD, RUN_ITS_CODE, absolute, names_a_path
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
-from dimba.supervisor.entry import ON_CPU_INSTEAD
 from dimba.trainers.command import is_first_rank
 
 
@@ -68,7 +67,7 @@ def _cpu_precision(asked: str, *, samples: bool) -> str:
     import torch
 
     if asked == "auto":
-        assumed = ON_CPU_INSTEAD in os.environ
+        assumed = ENV_ON_CPU_INSTEAD in os.environ
         asked = "no" if assumed else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     why = "" if able else "this CPU has neither avx512_bf16 nor amx"
