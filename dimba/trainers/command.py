@@ -13,6 +13,8 @@ from dimba.objectives.objective import Objective, Options
 from dimba.options.trainer import TrainerOptions
 from dimba.supervisor.last_word import has_reported_error, is_first_report, write_last_word
 
+Progress = Callable[[int], None]  # takes the number of rows done so far
+
 
 def run_script(objective: Objective[Options]) -> int:
     """Train as the command line says; returns the exit status.
@@ -87,21 +89,21 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def every(seconds: float, say: Callable[[int], None]) -> Callable[[int], None]:
-    """Hands on a count once in so many seconds, for what takes long."""
-    said = time.monotonic()
+def every(seconds: float, report: Progress) -> Progress:
+    """Calls `report` with the newest number, at most once in `seconds`."""
+    reported = time.monotonic()
 
     def count(number: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= seconds:
-            said = time.monotonic()
-            say(number)
+        nonlocal reported
+        if time.monotonic() - reported >= seconds:
+            reported = time.monotonic()
+            report(number)
 
     return count
 
 
-def say_rows() -> Callable[[int], None]:
-    """Callable[[int], None] for people: a line that is rewritten on a terminal, now and then one on a pipe."""
+def print_progress() -> Progress:
+    """Progress for people: one line that is rewritten on a terminal, a line every 5 s on a pipe."""
     if sys.stdout.isatty():
         return every(0.2, lambda rows: print(f"\r\033[Kdata: {rows:,} rows tokenised", end="\r", flush=True))
     return every(5.0, lambda rows: print(f"data: {rows:,} rows tokenised", flush=True))
