@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import datasets
 import transformers
 
 from dimba.common.contract import ENV_RUN_ID, OUTPUT_FILE, SAVING_FOLDER, trained_files
@@ -96,6 +95,8 @@ def stop_where_turns_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
 
 def quiet() -> None:
     """Turns off the libraries' progress bars, hundreds of lines in a log, and warnings about their own defaults."""
+    import datasets  # 0.3 s, which a preview of data does not need
+
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from dimba.common.errors import HostCannot
 
@@ -52,6 +50,8 @@ def check_sharding(trainer: Trainer) -> None:
 
 
 def _reduce_in_float32(accelerator: Accelerator) -> None:
+    from torch.distributed.fsdp import MixedPrecisionPolicy  # 0.7 s, which unsharded jobs and previews do not need
+
     # As DDP does; accelerate would sum in the precision of the forward pass.
     plugin = accelerator.state.fsdp_plugin
     if (policy := plugin.mixed_precision_policy) is not None:
@@ -72,6 +72,9 @@ def full_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
     Of a model with an adapter those of the adapter; without weights tied to another one, as transformers saves them.
     """
+    # As above: 0.7 s.
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
     is_adapter = hasattr(model, "peft_config")
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=is_adapter)
     weights = get_model_state_dict(model, options=options)
