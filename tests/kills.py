@@ -1,4 +1,4 @@
-"""A run that is killed again and again, and what it comes to: for a test of a few kills, and a soak of many."""
+"""Kills a run at random moments and resumes it, for a test with a few kills and a soak with many."""
 
 import json
 import os
@@ -29,7 +29,7 @@ runner: process
 
 
 def write_job(folder: Path, base: Path, *, steps: int) -> Path:
-    """A job whose steps are quick and which saves at every third."""
+    """Writes a job with quick steps that saves every third one."""
     folder.mkdir(parents=True)
     chats = [{"prompt": f"Count to {n}", "response": f"{n}."} for n in range(60)]
     (folder / "data.jsonl").write_text("".join(json.dumps(each) + "\n" for each in chats), encoding="utf-8")
@@ -38,7 +38,7 @@ def write_job(folder: Path, base: Path, *, steps: int) -> Path:
 
 
 def dimba(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The command, in a folder."""
+    """Runs the command in a folder."""
     return subprocess.run(
         [sys.executable, "-m", "dimba", *words],
         cwd=folder,
@@ -51,13 +51,13 @@ def dimba(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def record(folder: Path) -> dict:
-    """The only run's record, after a look at what runs."""
+    """The record of the only run, reconciled with its processes."""
     listed: list[dict] = json.loads(dimba(folder, "ps", "-a", "--json").stdout)
     return listed[-1]
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it, the lowest last."""
+    """A process and all its descendants, children after parents."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     except OSError:
@@ -66,7 +66,7 @@ def tree(pid: int) -> list[int]:
 
 
 def kill_all(folder: Path) -> None:
-    """SIGKILL to everything of the run's newest attempt."""
+    """Sends SIGKILL to every process of the run's newest attempt."""
     job = record(folder)["attempts"][-1]["job"]
     for pid in tree(int(job.partition(":")[0])):
         try:
@@ -76,35 +76,35 @@ def kill_all(folder: Path) -> None:
 
 
 def metrics_of(folder: Path, run: dict) -> Path:
-    """Where the newest attempt of a run tells of its steps."""
+    """The metrics.jsonl of the run's newest attempt."""
     return folder / "runs" / run["id"] / "attempts" / str(len(run["attempts"])) / "metrics.jsonl"
 
 
-def measure(whole: Path) -> tuple[float, float]:
-    """The seconds that a run which nobody killed took until its first step, and from there on."""
-    run = record(whole)
+def measure(quiet: Path) -> tuple[float, float]:
+    """(seconds before the first step, seconds of training) of an undisturbed run."""
+    run = record(quiet)
     started, ended = (datetime.fromisoformat(run["attempts"][-1][each]) for each in ("started", "ended"))
-    training = json.loads(metrics_of(whole, run).read_text(encoding="utf-8").splitlines()[-1])["elapsed"]
+    training = json.loads(metrics_of(quiet, run).read_text(encoding="utf-8").splitlines()[-1])["elapsed"]
     return (ended - started).total_seconds() - training, training
 
 
 def wait_for_step(folder: Path) -> None:
-    """Until the newest attempt trains, or has ended."""
+    """Waits until the newest attempt trains or has ended."""
     while (run := record(folder))["status"] in ACTIVE:
-        told = metrics_of(folder, run)
-        if told.exists() and told.stat().st_size:
+        metrics = metrics_of(folder, run)
+        if metrics.exists() and metrics.stat().st_size:
             return
         time.sleep(0.1)
 
 
-def kill_often(folder: Path, kills: int, seed: int, whole: Path) -> int:
-    """Kills the job so often, in its start or while it trains, each time it is resumed.
+def kill_often(folder: Path, kills: int, seed: int, quiet: Path) -> int:
+    """Launches the job and kills it up to `kills` times, before or during training; resumes it after each kill.
 
-    The moments are drawn from what `whole` took, the same job undisturbed: the machine may be quick or slow, and still
-    the kills together leave it some steps to do. Returns how often the job had not ended before.
+    The moments depend on the times of `quiet`, the same job undisturbed, so that on any machine some steps are left
+    after the last kill. Returns the number of kills that hit a running job.
     """
     chance, hit = random.Random(seed), 0
-    start, training = measure(whole)
+    start, training = measure(quiet)
     started = dimba(folder, "launch", "job.yaml", "--detach")
     assert started.returncode == 0, started.stderr
     for _ in range(kills):
@@ -127,5 +127,5 @@ def kill_often(folder: Path, kills: int, seed: int, whole: Path) -> int:
 
 
 def weights(folder: Path) -> bytes:
-    """What was trained, byte for byte."""
+    """The trained weights, byte for byte."""
     return (folder / "out" / "model.safetensors").read_bytes()

@@ -16,6 +16,7 @@ ENV_RUN_ID = "DIMBA_RUN_ID"
 ENV_ATTEMPT_DIR = "DIMBA_ATTEMPT_DIR"  # where log.txt and metrics.jsonl of this attempt go
 ENV_GPU_COUNT = "DIMBA_GPU_COUNT"  # how many GPUs must work inside; 0 on the CPU
 ENV_ALLOW_CPU = "DIMBA_ALLOW_CPU"  # go on without them, and say so
+ENV_ON_CPU_INSTEAD = "DIMBA_ON_CPU_INSTEAD"  # set where a job trains on the CPU because its GPUs do not work
 ENV_SECRETS_ON_STDIN = "DIMBA_SECRETS_ON_STDIN"  # one JSON line of names and values waits on stdin
 ENV_TIME_LIMIT = "DIMBA_TIME_LIMIT"  # seconds after which the job saves and stops
 ENV_MEMORY = "DIMBA_MEMORY_ESTIMATE"  # bytes of one process, to be held against what is measured

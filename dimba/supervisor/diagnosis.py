@@ -1,4 +1,4 @@
-"""Why a job failed, by its status and its last lines: whatever the trainer, what runs out says so in few ways."""
+"""The exit reason of a failed job, from its exit status and the last lines of its log. Works for any trainer."""
 
 import re
 import signal
@@ -8,21 +8,25 @@ _BUS_ERROR = 128 + signal.SIGBUS
 _KILLED = 128 + signal.SIGKILL
 _LINES = 60
 
-# In this order: what shared memory says can look like a full disk.
+# Shared memory comes first: its messages can look like those of a full disk.
 _SIGNS = (
     ("shm_too_small", r"insufficient shared memory|killed by signal: Bus error|/dev/shm|shared memory.*No space left"),
     ("gpu_out_of_memory", r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"),
     ("disk_full", r"No space left on device|Disk quota exceeded"),
     ("out_of_memory", r"DefaultCPUAllocator: (?:can't|not enough)|Cannot allocate memory|^MemoryError\b"),
 )
-_FIRST_OF_ERROR = re.compile(
+_ERROR_LINE = re.compile(
     r"^(?:\[rank\d+\]: )?((?:[\w.]+(?:Error|Exception|Interrupt|Exit)|Killed|error)\b.*)", re.MULTILINE
 )
-_OF_LAUNCHER = "ChildFailedError"  # torch's, after what the rank itself said
+_LAUNCHER_ERROR = "ChildFailedError"  # torch elastic prints it after the rank's own error
 
 
 def diagnose(status: int, tail: str, *, oom_kills: int) -> tuple[str, str]:
-    """(exit reason, the line that shows it) of a job that ended with `status`; `oom_kills` since it started."""
+    """(exit reason, the log line that shows it) of a job.
+
+    `status` is its exit status, `tail` the end of its log, `oom_kills` the number of processes that the kernel killed
+    for lack of memory while the job ran.
+    """
     last = "\n".join(tail.splitlines()[-_LINES:])
     for reason, pattern in _SIGNS:
         if found := re.search(f"^.*(?:{pattern}).*$", last, re.MULTILINE):
@@ -31,12 +35,12 @@ def diagnose(status: int, tail: str, *, oom_kills: int) -> tuple[str, str]:
         return "shm_too_small", ""
     if status == _KILLED:
         return ("out_of_memory" if oom_kills else "killed"), ""
-    errors = [line for line in _FIRST_OF_ERROR.findall(last) if _OF_LAUNCHER not in line]
+    errors = [line for line in _ERROR_LINE.findall(last) if _LAUNCHER_ERROR not in line]
     return "trainer_error", errors[-1].strip() if errors else ""
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has ended for want of memory since it started, in control groups too."""
+    """Processes that the kernel has killed for lack of memory since the machine started, control groups included."""
     try:
         text = Path("/proc/vmstat").read_text(encoding="utf-8")
     except OSError:

@@ -1,56 +1,48 @@
-"""One rank of the job: runs the trainer as a child and notes its pid and how it ended, whatever ended it."""
+"""One rank of the job: runs the trainer as a child and notes its pid and its exit status, also after a signal."""
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-from dimba.common.contract import ENV_NODE_RANK, ENV_RANK_DIR, ENV_WORLD_SIZE
+from dimba.common.contract import ENV_NODE_RANK, ENV_WORLD_SIZE
+from dimba.supervisor.rank_notes import write_note
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main(argv: list[str]) -> int:
-    """Runs the script `argv[0]` with the flags after it; returns its status, 128 + n where signal n ended it."""
-    if problem := _too_few():
+    """Runs the script `argv[0]` with the flags after it; returns its status, 128 + n after signal n."""
+    if problem := _rank_count_problem():
         print(f"error: {problem}", file=sys.stderr, flush=True)
-        _note(pid=os.getpid(), status=1, time=time.monotonic())
+        write_note(pid=os.getpid(), status=1, time=time.monotonic())
         return 1
-    if ENV_NODE_RANK in os.environ:  # a scheduler may know nothing of sessions beside the one that it started
+    if ENV_NODE_RANK in os.environ:  # a scheduler may kill only the session that it started
         die_with_parent()
     child = subprocess.Popen([sys.executable, *argv], preexec_fn=die_with_parent)  # noqa: PLW1509  # no threads here
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, _frame: child.send_signal(number))
-    _note(pid=os.getpid())
+    write_note(pid=os.getpid())
     code = child.wait()
     status = code if code >= 0 else 128 - code
-    _note(pid=os.getpid(), status=status, time=time.monotonic())
+    write_note(pid=os.getpid(), status=status, time=time.monotonic())
     return status
 
 
-def _too_few() -> str:
-    """`accelerate launch` starts one process instead of several in some cases, and says nothing."""
+def _rank_count_problem() -> str:
+    # `accelerate launch --cpu` silently starts one process in place of several.
     wanted, ranks = int(os.environ.get(ENV_WORLD_SIZE, "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return f"{wanted} processes were asked for, and accelerate started {ranks}" if wanted not in (0, ranks) else ""
+    if wanted in (0, ranks):
+        return ""
+    hint = "on CPUs, start accelerate with `ACCELERATE_USE_CPU=true` in place of `--cpu`"
+    return f"accelerate started {ranks} of the {wanted} requested processes\n\nhint: {hint}"
 
 
 def die_with_parent() -> None:
-    """For this process, as of now."""
+    """Has the kernel kill this process when its parent dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _note(**values: float) -> None:
-    folder = os.environ.get(ENV_RANK_DIR)
-    if not folder:
-        return
-    path = Path(folder, f"{os.environ.get('RANK', '0')}.json")
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(values), encoding="utf-8")
-    part.rename(path)
 
 
 if __name__ == "__main__":

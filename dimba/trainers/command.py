@@ -1,19 +1,19 @@
 """How a trainer ends: the one place that turns what went wrong into a message and an exit status."""
 
 import atexit
-import hashlib
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
-from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_RANK_DIR, REFUSED, WORD_FILE, json_object
+from dimba.common.contract import json_object
 from dimba.common.errors import DimbaError, RunFailed
 from dimba.objectives.objective import Objective, Options
 from dimba.options.trainer import TrainerOptions
+from dimba.supervisor.last_word import has_reported_error, is_first_report, write_last_word
+
+Progress = Callable[[int], None]  # takes the number of rows done so far
 
 
 def run_script(objective: Objective[Options]) -> int:
@@ -35,14 +35,14 @@ def run_trainer(train: Callable[[Options], int], args: Options) -> int:
         _end_rank(status, together=True)
         return status
     except DimbaError as error:
-        if _is_first_to_say(error):
-            _note(error)  # first: whoever follows the log then knows what these lines are
+        if is_first_report(error, is_first_rank=is_first_rank()):
+            write_last_word(error)  # before the lines in the log, which the launcher recognises by it
             print(f"error: {error}", file=sys.stderr, flush=True)
         _end_rank(error.exit_status, together=False)
         return error.exit_status
     except Exception:
-        if _another_has_said():
-            return RunFailed.exit_status  # a rank that is gone breaks the others' connections to it
+        if has_reported_error():
+            return RunFailed.exit_status  # a rank that has ended breaks the connections of the others
         raise
 
 
@@ -79,24 +79,6 @@ def _end_rank(status: int, *, together: bool) -> None:
         os._exit(status)
 
 
-def _another_has_said() -> bool:
-    folder = os.environ.get(ENV_RANK_DIR)
-    return any(Path(folder).glob("said-*")) if folder else False
-
-
-def _is_first_to_say(error: DimbaError) -> bool:
-    """Whether no other rank has said the same: each scores completions of its own, so any of them may fail alone."""
-    folder = os.environ.get(ENV_RANK_DIR)
-    if not folder:  # not started by us, so the ranks share no folder
-        return is_first_rank() or isinstance(error, RunFailed)
-    digest = hashlib.sha256(str(error).encode(errors="replace")).hexdigest()
-    try:
-        Path(folder, f"said-{digest[:16]}").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
 def is_first_rank() -> bool:
     """Whether this process speaks for all of the job's, which it does alone too."""
     return os.environ.get("RANK", "0") == "0"
@@ -107,29 +89,21 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def every(seconds: float, say: Callable[[int], None]) -> Callable[[int], None]:
-    """Hands on a count once in so many seconds, for what takes long."""
-    said = time.monotonic()
+def every(seconds: float, report: Progress) -> Progress:
+    """Calls `report` with the newest number, at most once in `seconds`."""
+    reported = time.monotonic()
 
     def count(number: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= seconds:
-            said = time.monotonic()
-            say(number)
+        nonlocal reported
+        if time.monotonic() - reported >= seconds:
+            reported = time.monotonic()
+            report(number)
 
     return count
 
 
-def say_rows() -> Callable[[int], None]:
-    """Callable[[int], None] for people: a line that is rewritten on a terminal, now and then one on a pipe."""
+def print_progress() -> Progress:
+    """Progress for people: one line that is rewritten on a terminal, a line every 5 s on a pipe."""
     if sys.stdout.isatty():
         return every(0.2, lambda rows: print(f"\r\033[Kdata: {rows:,} rows tokenised", end="\r", flush=True))
     return every(5.0, lambda rows: print(f"data: {rows:,} rows tokenised", flush=True))
-
-
-def _note(error: DimbaError) -> None:
-    # What had begun to train is no refusal.
-    reason = error.reason if isinstance(error, RunFailed) else REFUSED
-    for folder in filter(None, (os.environ.get(ENV_RANK_DIR), os.environ.get(ENV_ATTEMPT_DIR))) if reason else ():
-        with suppress(OSError), Path(folder, WORD_FILE).open("x", encoding="utf-8") as file:
-            json.dump({"reason": reason, **error.as_json()}, file)

@@ -9,7 +9,7 @@ import pytest
 
 from dimba.common.checkpoints import is_whole, newest_whole, whole_checkpoints
 from dimba.common.errors import BadInput, RunFailed
-from dimba.trainers.models.checkpoints import disk_watched, move_whole, where_to_go_on
+from dimba.trainers.models.checkpoints import checkpoint_to_resume, full_disk_reported, move_into_place
 
 
 def checkpoint(folder: Path, step: int, **files: str) -> Path:
@@ -56,31 +56,31 @@ def test_what_was_being_written_when_the_run_ended_does_not_count(tmp_path: Path
     spoil(how, newer)
     assert not is_whole(newer) and newest_whole(tmp_path) == older
     with pytest.raises(BadInput, match="is not complete") as raised:
-        where_to_go_on(str(newer))
+        checkpoint_to_resume(str(newer))
     assert str(older) in raised.value.hint
 
 
 def test_an_output_folder_means_its_newest_checkpoint(tmp_path: Path):
     place = checkpoint(tmp_path, 3)
-    assert where_to_go_on(str(tmp_path)) == where_to_go_on(str(place)) == str(place)
-    assert where_to_go_on(None) is None
+    assert checkpoint_to_resume(str(tmp_path)) == checkpoint_to_resume(str(place)) == str(place)
+    assert checkpoint_to_resume(None) is None
     shutil.rmtree(place)
     with pytest.raises(BadInput, match="no complete checkpoint"):
-        where_to_go_on(str(tmp_path))
+        checkpoint_to_resume(str(tmp_path))
 
 
 def test_a_checkpoint_of_another_trainer_will_do(tmp_path: Path):
     place = tmp_path / "checkpoint-7"
     place.mkdir()
     (place / "trainer_state.json").write_text("{}", encoding="utf-8")
-    assert where_to_go_on(str(place)) == str(place)
+    assert checkpoint_to_resume(str(place)) == str(place)
 
 
 def test_a_save_that_cannot_fit_is_refused_before_it_begins(tmp_path: Path):
     kept = checkpoint(tmp_path, 5)
     with (
         pytest.raises(RunFailed, match=r"a checkpoint needs .* GiB, .* are free") as raised,
-        disk_watched(tmp_path, 1 << 60, first=True),
+        full_disk_reported(tmp_path, 1 << 60, check_first=True),
     ):
         pytest.fail("began all the same")
     assert raised.value.reason == "disk_full" and "checkpoint-5 is kept" in raised.value.hint and is_whole(kept)
@@ -96,13 +96,13 @@ def test_a_save_that_cannot_fit_is_refused_before_it_begins(tmp_path: Path):
 )
 def test_a_disk_that_fills_up_while_saving_is_told_and_tidied(tmp_path: Path, error: Exception):
     (tmp_path / ".saving" / "checkpoint-1").mkdir(parents=True)
-    with pytest.raises(RunFailed) as raised, disk_watched(tmp_path, 10, first=True):
+    with pytest.raises(RunFailed) as raised, full_disk_reported(tmp_path, 10, check_first=True):
         raise error
     assert raised.value.reason == "disk_full" and not (tmp_path / ".saving").exists()
 
 
 def test_what_else_goes_wrong_while_saving_stays_what_it_is(tmp_path: Path):
-    with pytest.raises(ValueError, match="else"), disk_watched(tmp_path, 10, first=True):
+    with pytest.raises(ValueError, match="else"), full_disk_reported(tmp_path, 10, check_first=True):
         raise ValueError("something else")
 
 
@@ -111,6 +111,6 @@ def test_a_model_takes_its_place_whole(tmp_path: Path):
     aside.mkdir(parents=True)
     (aside / "model.safetensors").write_text("new", encoding="utf-8")
     (tmp_path / "model.safetensors").write_text("old", encoding="utf-8")
-    move_whole(aside, tmp_path)
+    move_into_place(aside, tmp_path)
     assert (tmp_path / "model.safetensors").read_text(encoding="utf-8") == "new"
     assert not (tmp_path / ".saving").exists()

@@ -1,4 +1,4 @@
-"""The job's first process: signals reach the ranks, and a rank's own status comes back."""
+"""The job's first process forwards signals to the ranks and returns the exit status of the rank that failed."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from dimba.common.contract import EXIT_NO_GPU
-from dimba.supervisor.configuration import configured
+from dimba.supervisor.accelerate_config import with_configuration
 from tests.conftest import REPOSITORY
 
-# What `accelerate launch` does to a status and to a signal: everything is 1, and nothing is passed on.
+# Like `accelerate launch`: exits with 1 for every failure, and forwards no signal.
 LAUNCHER = """
 import subprocess, sys
 sys.exit(1 if subprocess.run([sys.executable, "-m", "dimba.supervisor.rank", *sys.argv[1:]]).returncode else 0)
@@ -43,42 +43,42 @@ def entry(tmp_path: Path):
     return start
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def wait_for(process: subprocess.Popen[str]) -> tuple[int, str]:
     output, _ = process.communicate(timeout=30)
     return process.returncode, output
 
 
-def test_the_trainers_own_status_comes_back(entry, tmp_path: Path):
-    assert ended(entry("import sys; print(sys.argv[1:]); sys.exit(3)")) == (3, "['--flag']\n")
+def test_the_trainers_exit_status_is_returned_and_recorded(entry, tmp_path: Path):
+    assert wait_for(entry("import sys; print(sys.argv[1:]); sys.exit(3)")) == (3, "['--flag']\n")
     assert json.loads((tmp_path / "exit.json").read_text()) == {"exit_code": 3, "reason": "trainer_error", "line": ""}
 
 
-def test_success_is_success(entry):
-    assert ended(entry("pass")) == (0, "")
+def test_a_trainer_that_succeeds_exits_with_0_and_prints_nothing_else(entry):
+    assert wait_for(entry("pass")) == (0, "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_trainer_that_is_killed_by_a_signal_is_told_apart(entry, number: int):
-    assert ended(entry(f"import os; os.kill(os.getpid(), {number})"))[0] == 128 + number
+def test_a_trainer_killed_by_signal_n_exits_with_128_plus_n(entry, number: int):
+    assert wait_for(entry(f"import os; os.kill(os.getpid(), {number})"))[0] == 128 + number
 
 
-def test_sigterm_reaches_the_trainer_which_may_save_and_end_as_it_likes(entry):
+def test_sigterm_reaches_the_trainer_which_saves_and_chooses_its_exit_status(entry):
     trainer = "import signal, sys, time\n"
     trainer += "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
     trainer += "print('ready', flush=True); time.sleep(30)"
     process = entry(trainer)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    assert ended(process) == (143, "saved\n")
+    assert wait_for(process) == (143, "saved\n")
 
 
-def test_a_sigterm_that_comes_before_there_is_a_rank_is_not_lost(entry, tmp_path: Path):
+def test_a_sigterm_before_the_first_rank_starts_stops_the_job(entry, tmp_path: Path):
     (tmp_path / "launcher.py").write_text("import time; time.sleep(1)\n" + LAUNCHER, encoding="utf-8")
     process = entry("import time; time.sleep(30)")
     while not catches(process.pid, signal.SIGTERM):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert ended(process)[0] == 143
+    assert wait_for(process)[0] == 143
 
 
 def catches(pid: int, signum: int) -> bool:
@@ -86,11 +86,11 @@ def catches(pid: int, signum: int) -> bool:
     return bool(int(mask.split()[1], 16) >> (signum - 1) & 1)
 
 
-def test_a_killed_entry_leaves_no_trainer_that_outlives_its_rank(entry, tmp_path: Path):
+def test_a_trainer_dies_with_its_rank(entry, tmp_path: Path):
     process = entry("import os, time; print(os.getpid(), os.getppid(), flush=True); time.sleep(30)")
     trainer, rank = map(int, process.stdout.readline().split())
     os.kill(rank, signal.SIGKILL)
-    assert ended(process)[0] == 137
+    assert wait_for(process)[0] == 137
     for _ in range(50):
         if not Path(f"/proc/{trainer}/cmdline").exists() or Path(f"/proc/{trainer}/cmdline").read_bytes() == b"":
             break
@@ -99,26 +99,26 @@ def test_a_killed_entry_leaves_no_trainer_that_outlives_its_rank(entry, tmp_path
         pytest.fail("the trainer outlived its rank")
 
 
-def test_gpus_that_do_not_work_end_the_start(entry):
-    status, output = ended(entry("print('trained')", DIMBA_GPU_COUNT="1"))
+def test_gpus_that_do_not_work_abort_the_start(entry):
+    status, output = wait_for(entry("print('trained')", DIMBA_GPU_COUNT="1"))
     if "trained" in output:
         pytest.skip("this machine has a working GPU")
-    assert status == EXIT_NO_GPU and "1 GPU(s) asked for" in output
+    assert status == EXIT_NO_GPU and "1 GPU(s) requested: " in output
 
 
-def test_allowed_to_it_goes_on_without_and_says_so(entry):
+def test_allow_cpu_trains_on_the_cpu_with_a_warning(entry):
     code = "import os; print(os.environ['ACCELERATE_USE_CPU'])"
-    status, output = ended(entry(code, DIMBA_GPU_COUNT="99", DIMBA_ALLOW_CPU="1"))
+    status, output = wait_for(entry(code, DIMBA_GPU_COUNT="99", DIMBA_ALLOW_CPU="1"))
     assert status == 0 and "on the CPU instead" in output and output.endswith("true\n")
 
 
-def test_secrets_come_over_stdin_and_reach_the_trainer(entry):
+def test_secrets_from_stdin_reach_the_trainer(entry):
     code = "import os; print(os.environ['HF_TOKEN'], 'DIMBA_SECRETS_ON_STDIN' in os.environ)"
     process = entry(code, json.dumps({"HF_TOKEN": "hush"}) + "\n", DIMBA_SECRETS_ON_STDIN="1")
-    assert ended(process) == (0, "hush False\n")
+    assert wait_for(process) == (0, "hush False\n")
 
 
-def test_the_data_are_prepared_before_there_are_ranks(tmp_path: Path):
+def test_unusable_data_abort_the_job_before_its_ranks_start(tmp_path: Path):
     (tmp_path / "ranks.py").write_text("print('ranks')", encoding="utf-8")
     command = [sys.executable, "-m", "dimba.supervisor.entry", "--prepare", sys.executable, str(tmp_path / "ranks.py")]
     flags = ["--base-checkpoint", str(tmp_path / "nowhere"), "--dataset", "./nothing.jsonl", "--output-dir", "out"]
@@ -135,20 +135,20 @@ def test_the_data_are_prepared_before_there_are_ranks(tmp_path: Path):
     assert (word["exit_code"], word["reason"], word["status"]) == (2, "refused", 2) and word["hint"]
 
 
-def test_accelerate_gets_a_configuration_of_its_own(tmp_path: Path):
+def test_accelerate_reads_a_configuration_written_from_its_flags(tmp_path: Path):
     flags = "--quiet --num_machines 1 --num_processes 2 --mixed_precision bf16 --multi_gpu --main_process_port 0"
     argv = ["accelerate", "launch", *flags.split(), "-m", "dimba.supervisor.rank", "x.py", "--num_processes", "9"]
-    made = configured(argv, tmp_path / "accelerate.json")
+    command = with_configuration(argv, tmp_path / "accelerate.json")
     launch = [sys.executable, "-P", "-m", "accelerate.commands.launch"]
-    assert made == [*launch, "--config_file", str(tmp_path / "accelerate.json"), *argv[2:]]
+    assert command == [*launch, "--config_file", str(tmp_path / "accelerate.json"), *argv[2:]]
     written = json.loads((tmp_path / "accelerate.json").read_text())
     assert (written["distributed_type"], written["num_processes"]) == ("MULTI_GPU", 2)
     assert written["mixed_precision"] == "bf16" and not written["use_cpu"]
-    assert configured(["python", "x.py"], tmp_path / "none") == ["python", "x.py"]
+    assert with_configuration(["python", "x.py"], tmp_path / "none") == ["python", "x.py"]
 
 
-def test_a_job_whose_launcher_was_gone_at_once_does_not_begin():
-    command = [sys.executable, "-m", "dimba.supervisor.entry", "touch", "begun"]
+def test_a_job_whose_launcher_ended_before_sending_secrets_does_not_start():
+    command = [sys.executable, "-m", "dimba.supervisor.entry", "touch", "started"]
     environment = {**os.environ, "DIMBA_SECRETS_ON_STDIN": "1", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

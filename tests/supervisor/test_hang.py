@@ -1,4 +1,4 @@
-"""A job whose steps no longer come: it is said, and by option ended and gone on with."""
+"""A job without new steps: the log warns, and `--restart-hung` restarts it."""
 
 import json
 from pathlib import Path
@@ -33,23 +33,23 @@ def hanging(job: Path) -> Path:
     return job
 
 
-def launched(dimba: Dimba, job: Path, seconds: int, *words: str, counts: str = "3") -> dict:
+def launch(dimba: Dimba, job: Path, seconds: int, *flags: str, hang_seconds: str = "3") -> dict:
     text = (job / "mine.py").read_text(encoding="utf-8").replace("SECONDS", str(seconds))
     (job / "mine.py").write_text(text, encoding="utf-8")
-    done = dimba("launch", "job.yaml", "--trust-spec", *words, cwd=job, DIMBA_HANG_SECONDS=counts)
+    done = dimba("launch", "job.yaml", "--trust-spec", *flags, cwd=job, DIMBA_HANG_SECONDS=hang_seconds)
     assert done.returncode == 0, done.stderr
     (run,) = json.loads(dimba("ps", "-a", "--json", cwd=job).stdout)
     log = (job / "runs" / run["id"] / "attempts" / "1" / "log.txt").read_text(encoding="utf-8")
-    assert "warning: it hangs: no step for" in log
+    assert "warning: the job hangs: no step for" in log
     return dict(run)
 
 
-def test_a_hang_is_said_and_left_alone(hanging: Path, dimba: Dimba):
-    run = launched(dimba, hanging, 4, counts="1")
+def test_a_hang_is_reported_and_the_job_keeps_running(hanging: Path, dimba: Dimba):
+    run = launch(dimba, hanging, 4, hang_seconds="1")
     assert (run["status"], len(run["attempts"])) == ("succeeded", 1)
 
 
 @pytest.mark.proof
-def test_a_hang_is_ended_and_gone_on_with_where_that_is_asked_for(hanging: Path, dimba: Dimba):
-    run = launched(dimba, hanging, 300, "--restart-hung")
+def test_restart_hung_kills_a_hung_job_and_resumes_it(hanging: Path, dimba: Dimba):
+    run = launch(dimba, hanging, 300, "--restart-hung")
     assert (run["status"], [each["exit_reason"] for each in run["attempts"]]) == ("succeeded", ["hung", "completed"])

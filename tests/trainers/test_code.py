@@ -1,4 +1,4 @@
-"""Checkpoints that run code when they are loaded: pickled weights, and code that lies beside them."""
+"""Checkpoints that run code when they are loaded: pickled weights, and Python files beside them."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def base(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def with_code(base: Path, tmp_path: Path) -> Path:
-    """A model that transformers does not know, with its code beside it; loading it leaves `ran` behind."""
+    """A model unknown to transformers, with its code beside it; loading it creates the file `ran`."""
     (base / "mine.py").write_text(CODE.format(marker=str(tmp_path / "ran")), encoding="utf-8")
     auto_map = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
     changed(base, "config.json", model_type="mine", architectures=["MineForCausalLM"], auto_map=auto_map)
@@ -60,7 +60,7 @@ def args(base: Path, *more: str) -> Any:
     return SFT.parse([*needed, *more])
 
 
-def test_code_beside_a_checkpoint_is_run_only_when_asked_for(with_code: Path, tmp_path: Path):
+def test_code_beside_a_checkpoint_runs_only_with_trust_remote_code(with_code: Path, tmp_path: Path):
     for load in (
         lambda: load_model(args(with_code), CPU),
         lambda: load_context(str(with_code)),
@@ -74,7 +74,7 @@ def test_code_beside_a_checkpoint_is_run_only_when_asked_for(with_code: Path, tm
     assert (tmp_path / "ran").exists()
 
 
-def test_a_tokenizers_code_is_not_run_either(base: Path):
+def test_a_tokenizers_code_is_refused_too(base: Path):
     changed(base, "tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.Tokenizer", None]})
     with pytest.raises(BadInput, match="tokenizer_config"):
         load_tokenizer(str(base))
@@ -86,16 +86,16 @@ def test_a_tokenizers_code_is_not_run_either(base: Path):
     [
         ({"auto_map": {"AutoConfig": "x.Y"}}, True),
         ({"text_config": {"auto_map": {"AutoConfig": "x.Y"}}}, True),
-        ({"attn_implementation": "somebody/kernel"}, True),
+        ({"attn_implementation": "someone/kernel"}, True),
         ({"attn_implementation": "sdpa", "auto_map": {}}, False),
         ([], False),
     ],
 )
-def test_where_a_configuration_names_code(config: Any, names: bool):
+def test_code_is_found_wherever_a_configuration_names_it(config: Any, names: bool):
     assert names_code(config) is names
 
 
-def test_pickled_weights_are_read_only_when_asked_for(pickled: Path):
+def test_pickled_weights_are_read_only_with_allow_pickle(pickled: Path):
     with pytest.raises(BadInput) as raised:
         load_model(args(pickled), CPU)
     assert "--allow-pickle" in raised.value.hint
@@ -106,12 +106,12 @@ def test_pickled_weights_are_read_only_when_asked_for(pickled: Path):
     assert not allowed.problem and allowed.parameters is None and allowed.architecture == "LlamaForCausalLM"
 
 
-def test_safetensors_are_taken_whatever_lies_beside_them(base: Path):
+def test_safetensors_are_preferred_over_pickled_weights_beside_them(base: Path):
     (base / "pytorch_model.bin").write_bytes(b"not read")
     assert load_model(args(base, "--allow-pickle"), CPU) and not look_at_checkpoint(str(base), base).problem
 
 
-def test_an_index_of_pickled_weights_has_to_be_whole(pickled: Path):
+def test_an_index_of_pickled_weights_must_be_complete(pickled: Path):
     (pickled / "pytorch_model.bin").rename(pickled / "pytorch_model-00001-of-00002.bin")
     index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}}
     (pickled / "pytorch_model.bin.index.json").write_text(json.dumps(index), encoding="utf-8")
@@ -120,7 +120,7 @@ def test_an_index_of_pickled_weights_has_to_be_whole(pickled: Path):
 
 
 @pytest.mark.proof
-def test_a_spec_has_to_be_trusted_for_code_that_its_base_brings_along(job: Path, tiny_checkpoint: Path, dimba: Dimba):
+def test_a_spec_whose_base_brings_code_must_be_trusted(job: Path, tiny_checkpoint: Path, dimba: Dimba):
     shutil.rmtree(job / "base")
     shutil.copytree(tiny_checkpoint, job / "base")
     (job / "base" / "mine.py").write_text(CODE.format(marker=str(job / "ran")), encoding="utf-8")
@@ -136,7 +136,7 @@ def test_a_spec_has_to_be_trusted_for_code_that_its_base_brings_along(job: Path,
     for command, status in (("plan", 0), ("data", 2), ("launch", 2)):
         done = dimba(command, "job.yaml", "--runner", "process", cwd=job, **here)
         assert done.returncode == status and (status == 0 or "--trust-spec" in done.stderr), done.stderr
-    assert not (job / "ran").exists(), "nothing of it was executed"
+    assert not (job / "ran").exists(), "its code was not executed"
     done = dimba("launch", "job.yaml", "--runner", "process", "--trust-spec", cwd=job, **here)
     assert done.returncode == 0 and (job / "ran").exists(), done.stdout + done.stderr
     assert "code that the checkpoint brings along runs in the job" in done.stderr
@@ -144,7 +144,7 @@ def test_a_spec_has_to_be_trusted_for_code_that_its_base_brings_along(job: Path,
     assert "trust-remote-code" in record.read_text(encoding="utf-8")
 
 
-def test_a_plan_reads_pickled_weights_only_when_asked_for(job: Path, dimba: Dimba):
+def test_a_plan_reads_pickled_weights_only_with_allow_pickle(job: Path, dimba: Dimba):
     (job / "base" / "model.safetensors").rename(job / "base" / "pytorch_model.bin")
     refused = dimba("plan", "job.yaml", cwd=job, **NO_ENGINE)
     assert refused.returncode == 2 and "only pickled weights" in refused.stderr and "allow-pickle" in refused.stderr

@@ -1,4 +1,4 @@
-"""How a trainer ends, on each of its ranks."""
+"""The messages and exit statuses of a trainer, on each of its ranks."""
 
 import json
 import subprocess
@@ -14,8 +14,8 @@ from dimba.trainers.command import run_trainer
 FAILED, REFUSED = RunFailed("a.jsonl:3: the reward `f` fails", "correct it"), BadInput("a.jsonl:3: no answer")
 
 
-def ended(rank: int, error: Exception, patch: pytest.MonkeyPatch) -> int:
-    """The status of a rank whose training ends so."""
+def exit_status(rank: int, error: Exception, patch: pytest.MonkeyPatch) -> int:
+    """The exit status of a rank whose training raises `error`."""
 
     def train(_args: Namespace) -> int:
         raise error
@@ -24,33 +24,33 @@ def ended(rank: int, error: Exception, patch: pytest.MonkeyPatch) -> int:
     return run_trainer(train, Namespace())
 
 
-def test_what_any_rank_runs_into_is_said_and_the_same_only_once(
+def test_each_distinct_error_of_any_rank_is_printed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DIMBA_RANK_DIR", str(tmp_path))
     given = [(3, FAILED), (0, FAILED), (1, REFUSED), (0, RunFailed("other"))]
-    assert [ended(rank, error, monkeypatch) for rank, error in given] == [1, 1, 2, 1]
+    assert [exit_status(rank, error, monkeypatch) for rank, error in given] == [1, 1, 2, 1]
     assert capsys.readouterr().err == f"error: {FAILED}\nerror: {REFUSED}\nerror: other\n"
     assert from_json(json.loads((tmp_path / "word.json").read_text())).message == REFUSED.message
 
 
-def test_what_only_follows_from_it_on_another_rank_has_no_traceback(
+def test_an_exception_that_follows_another_ranks_reported_error_prints_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DIMBA_RANK_DIR", str(tmp_path))
     with pytest.raises(RuntimeError, match="a fault"):
-        ended(0, RuntimeError("a fault"), monkeypatch)
-    assert [ended(1, FAILED, monkeypatch), ended(0, RuntimeError("closed by peer"), monkeypatch)] == [1, 1]
+        exit_status(0, RuntimeError("a fault"), monkeypatch)
+    assert [exit_status(1, FAILED, monkeypatch), exit_status(0, RuntimeError("closed by peer"), monkeypatch)] == [1, 1]
     assert capsys.readouterr().err == f"error: {FAILED}\n"
 
 
-def test_ranks_that_share_no_folder_say_once_what_all_are_refused_for(
+def test_ranks_without_a_shared_folder_print_a_common_refusal_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("DIMBA_RANK_DIR", raising=False)
     for rank in (1, 0):
-        ended(rank, REFUSED, monkeypatch)
-    ended(1, FAILED, monkeypatch)
+        exit_status(rank, REFUSED, monkeypatch)
+    exit_status(1, FAILED, monkeypatch)
     assert capsys.readouterr().err == f"error: {REFUSED}\nerror: {FAILED}\n"
 
 
@@ -65,19 +65,19 @@ def meet(_args):
     connected.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/met", rank=0, world_size=1)
     print("trained")  # not flushed
     if sys.argv[2] == "refuses":
-        raise HostCannot("no card")
+        raise HostCannot("no GPU")
     return 7
 
-atexit.register(lambda: print("still connected" if connected.is_initialized() else "apart"))
+atexit.register(lambda: print("still connected" if connected.is_initialized() else "disconnected"))
 run_trainer(meet, Namespace())
-print("taken down with its threads")
+print("interpreter shut down with its threads")
 """
 
 
 @pytest.mark.parametrize(
-    ("how", "status", "said"), [("ends", 7, "trained\napart\n"), ("refuses", 3, "trained\nstill connected\n")]
+    ("how", "status", "output"), [("ends", 7, "trained\ndisconnected\n"), ("refuses", 3, "trained\nstill connected\n")]
 )
-def test_a_connected_rank_ends_at_once_and_its_status_is_kept(how: str, status: int, said: str, tmp_path: Path):
+def test_a_connected_rank_exits_at_once_with_its_own_status(how: str, status: int, output: str, tmp_path: Path):
     command = [sys.executable, "-c", CONNECTED, str(tmp_path), how]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (status, said), done.stderr
+    assert (done.returncode, done.stdout) == (status, output), done.stderr

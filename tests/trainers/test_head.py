@@ -1,4 +1,4 @@
-"""The head over scored tokens alone, and attention within documents: quicker, and the same numbers."""
+"""The head over trained tokens only, and attention within documents, give the numbers of the full computation."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ import pytest
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
-from dimba.trainers.data.chat import IGNORED
+from dimba.trainers.data.encoding import IGNORED
 from dimba.trainers.data.packing import collate_packed, collate_padded
 from dimba.trainers.kernels import head
-from dimba.trainers.kernels.documents import NAME, within_documents
+from dimba.trainers.kernels.documents import NAME, use_document_attention
 from dimba.trainers.kernels.head import add_head
 from tests.trainers.test_packing import EXPERTS, LENGTHS, LLAMA, SLIDING, documents, gradients, largest_difference, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def scored(model: Any, batch: dict[str, torch.Tensor]) -> tuple[list[float], list[torch.Tensor], Any]:
+def score(model: Any, batch: dict[str, torch.Tensor]) -> tuple[list[float], list[torch.Tensor], Any]:
     """Losses of the trained tokens and the gradients of their sum."""
     model.zero_grad()
     inputs = {name: value for name, value in batch.items() if name != "tokens"}
@@ -28,7 +28,7 @@ def scored(model: Any, batch: dict[str, torch.Tensor]) -> tuple[list[float], lis
 
 @pytest.mark.parametrize("at_once", [1 << 26, 96 * 7])
 @pytest.mark.parametrize("family", ["Llama", "GPT2", "GPTNeoX", "Qwen3"])
-def test_the_scored_tokens_alone_have_the_losses_and_gradients_of_all(
+def test_the_head_over_trained_tokens_has_the_losses_and_gradients_of_the_full_head(
     family: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ):
     from tests.trainers.test_packing import PACKS
@@ -39,9 +39,9 @@ def test_the_scored_tokens_alone_have_the_losses_and_gradients_of_all(
     add_head(ours, on_cpu=True)
     assert "_add_scoring" in ours.forward.__code__.co_qualname
     batch = collate_padded(documents(*LENGTHS), pad_id=0)
-    (expected, wanted, whole), (losses, found, part) = scored(theirs, batch), scored(ours, batch)
+    (expected, wanted, all_tokens), (losses, found, trained) = score(theirs, batch), score(ours, batch)
     assert losses == pytest.approx(expected, abs=1e-6)
-    assert int(part.label_mask.sum()) == int(whole.label_mask.sum()) == len(losses)
+    assert int(trained.label_mask.sum()) == int(all_tokens.label_mask.sum()) == len(losses)
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, wanted, strict=True))
 
 
@@ -54,7 +54,7 @@ def test_the_scored_tokens_alone_have_the_losses_and_gradients_of_all(
         ("Qwen3Moe", {**EXPERTS, "head_dim": 8, "output_router_logits": True}),
     ],
 )
-def test_logits_that_are_scaled_capped_or_routed_are_left_to_trl(family: str, more: dict[str, Any]):
+def test_models_with_scaled_capped_or_routed_logits_get_trls_head(family: str, more: dict[str, Any]):
     model = tiny(family, {**LLAMA, **more})
     batch = collate_padded(documents(*LENGTHS), pad_id=0)
     labels, mask = batch["labels"][:, 1:], batch["labels"][:, 1:] != IGNORED
@@ -62,48 +62,48 @@ def test_logits_that_are_scaled_capped_or_routed_are_left_to_trl(family: str, mo
     add_head(model, on_cpu=True)
     assert "add_fused_lm_head" in model.forward.__code__.co_qualname
     expected = -torch.nn.functional.cross_entropy(plain[mask], labels[mask], reduction="none")
-    assert scored(model, batch)[0] == pytest.approx(sorted(expected.tolist()), abs=1e-4)
+    assert score(model, batch)[0] == pytest.approx(sorted(expected.tolist()), abs=1e-4)
 
 
-def test_a_batch_without_a_scored_token_has_gradients_of_zero():
+def test_a_batch_without_a_trained_token_has_gradients_of_zero():
     model = tiny("Llama", LLAMA)
     add_head(model, on_cpu=True)
     batch = {name: torch.full((1, 5), value) for name, value in (("input_ids", 7), ("labels", IGNORED))}
-    losses, found, _ = scored(model, batch)
+    losses, found, _ = score(model, batch)
     assert losses == [] and found and not any(each.abs().max() for each in found)
 
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen3", "Qwen3Moe", "GPT2", "GPTNeoX", "OPT"])
-def test_attention_within_documents_is_exact_in_one_row_and_in_several(family: str):
+def test_attention_within_documents_is_exact_in_one_row_and_in_several_rows(family: str):
     from tests.trainers.test_packing import LEAKS, PACKS
 
     shape = {**PACKS, **LEAKS}[family]
     model = tiny(family, shape)
-    assert within_documents(model).exact and model.config._attn_implementation == NAME
+    assert use_document_attention(model).is_exact and model.config._attn_implementation == NAME
     assert largest_difference(model) < 1e-5
     rows = documents(*LENGTHS)
-    apart = gradients(tiny(family, shape), collate_padded(rows, pad_id=0))
+    separate = gradients(tiny(family, shape), collate_padded(rows, pad_id=0))
     for limit in (40, 1000):
         packed = gradients(model, collate_packed(rows, max_length=limit, pad_id=0))
-        scale = max(gradient.abs().max().item() for gradient in apart)
-        assert max((a - b).abs().max().item() for a, b in zip(apart, packed, strict=True)) < 1e-5 * max(scale, 1)
+        scale = max(gradient.abs().max().item() for gradient in separate)
+        assert max((a - b).abs().max().item() for a, b in zip(separate, packed, strict=True)) < 1e-5 * max(scale, 1)
 
 
 @pytest.mark.parametrize(
     ("family", "shape"),
     [("Mistral", SLIDING), ("Gemma3", SLIDING), ("Gemma2", {**LLAMA, "head_dim": 8}), ("Falcon", None)],
 )
-def test_a_window_or_scores_of_another_kind_keep_the_models_own_attention(family: str, shape: dict[str, Any] | None):
+def test_models_with_a_window_or_other_scores_keep_their_own_attention(family: str, shape: dict[str, Any] | None):
     from tests.trainers.test_packing import LEAKS
 
     model = tiny(family, shape or LEAKS[family])
     before = model.config._attn_implementation
-    assert not within_documents(model).exact
+    assert not use_document_attention(model).is_exact
     assert model.config._attn_implementation == before
 
 
-def test_the_attention_used_for_training_is_not_written_down(tmp_path: Any):
+def test_the_attention_used_for_training_is_not_saved_in_config_json(tmp_path: Any):
     model = tiny("Llama", LLAMA)
-    assert within_documents(model).exact
+    assert use_document_attention(model).is_exact
     model.save_pretrained(tmp_path)
     assert NAME not in (tmp_path / "config.json").read_text()

@@ -1,4 +1,4 @@
-"""Training on a CPU keeps the memory that a step frees."""
+"""Training on a CPU keeps the memory that a step frees, for the next step."""
 
 import platform
 import subprocess
@@ -22,14 +22,14 @@ print(before, keep_freed_memory(), faults() and faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
-def test_what_one_step_frees_the_next_one_takes():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+def test_freed_memory_is_reused_without_new_page_faults():
     done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
     before, can, after = done.stdout.split()
     assert can == "True" and int(after) < int(before) / 20
 
 
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch):
+def test_another_c_library_is_not_changed(monkeypatch: pytest.MonkeyPatch):
     from dimba.trainers.kernels import heap
 
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())

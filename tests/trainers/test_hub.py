@@ -1,4 +1,4 @@
-"""Checkpoints and data by their id, from a stand-in of the Hub."""
+"""Checkpoints and data by their Hub id, from a stand-in for the Hub."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def run(endpoint: str, folder: Path, *flags: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.proof
-def test_a_checkpoint_and_a_data_set_come_from_the_hub(tiny_checkpoint: Path, tmp_path: Path):
+def test_a_checkpoint_and_a_data_set_are_loaded_from_the_hub(tiny_checkpoint: Path, tmp_path: Path):
     data = tmp_path / "data"
     write_rows(data / "train_sft.jsonl", QUESTIONS)
     readme = (
@@ -35,6 +35,6 @@ def test_a_checkpoint_and_a_data_set_come_from_the_hub(tiny_checkpoint: Path, tm
         assert "12 rows" in done.stdout and "step 2/2" in done.stdout
         wrong = run(endpoint, tmp_path / "wrong", *named, "--dataset-split", "test")
         assert wrong.returncode == 2 and "split `test`" in wrong.stderr and "Traceback" not in wrong.stderr
-        missing = run(endpoint, tmp_path / "missing", "--base-checkpoint", "no/body", "--dataset", "tiny/questions")
-        assert missing.returncode == 2 and "--base-checkpoint: no/body" in missing.stderr
+        missing = run(endpoint, tmp_path / "missing", "--base-checkpoint", "no/model", "--dataset", "tiny/questions")
+        assert missing.returncode == 2 and "--base-checkpoint: no/model" in missing.stderr
         assert "hint: " in missing.stderr and "Traceback" not in missing.stderr

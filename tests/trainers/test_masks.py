@@ -1,4 +1,4 @@
-"""Awkward templates and contents: what carries loss, decoded, and what is refused for which reason."""
+"""Difficult templates and contents: the decoded tokens that carry loss, and the reasons of refusals."""
 
 import datetime
 import json
@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from dimba.common.errors import Location, UnusableRow
 from dimba.dataset.formats import Sample
-from dimba.trainers.data.chat import IGNORED, ChatEncoder, Unmaskable
+from dimba.trainers.data.chat import ChatEncoder
+from dimba.trainers.data.encoding import IGNORED
+from dimba.trainers.data.render import Unmaskable
 from dimba.trainers.models.tiny import TEMPLATE
 from tests.trainers.test_chat import DROPS_REASONING, MERGES_SYSTEM
 
@@ -85,26 +87,26 @@ BOTH = ["It is 2.<|end|>", "It is 4.<|end|>"]
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, DATED, ENDS_THE_CHAT, OPENS_THOUGHT, TYPED, CALLS, DROPS_REASONING])
-def test_templates_of_all_sorts_train_the_turns(tokenizer, template: str):
+def test_templates_of_many_kinds_train_both_turns(tokenizer, template: str):
     assert trained(tokenizer, template) == BOTH
 
 
-def test_only_the_turns_that_are_flagged_carry_loss(tokenizer):
+def test_only_flagged_turns_carry_loss(tokenizer):
     assert trained(tokenizer, TEMPLATE, only=(1,)) == BOTH[:1]
     assert trained(tokenizer, TEMPLATE, only=(3,)) == BOTH[1:]
     assert trained(tokenizer, TEMPLATE, only=()) == []
 
 
-def test_the_last_of_the_flagged_turns_alone_can_be_asked_for(tokenizer):
+def test_train_on_last_trains_only_the_last_flagged_turn(tokenizer):
     assert trained(tokenizer, TEMPLATE, train_on="last") == BOTH[1:]
     assert trained(tokenizer, TEMPLATE, only=(1,), train_on="last") == BOTH[:1]
 
 
-def test_two_tokens_that_end_a_turn_are_both_trained(tokenizer):
+def test_two_end_tokens_of_a_turn_are_both_trained(tokenizer):
     assert trained(tokenizer, TWO_ENDS) == ["It is 2.<|pad|><|end|>", "It is 4.<|pad|><|end|>"]
 
 
-def test_the_day_that_a_template_prints_is_one_day_for_all_rows(tokenizer):
+def test_a_template_that_prints_the_time_prints_the_same_for_all_rows(tokenizer):
     from transformers.utils import chat_template_utils
 
     tokenizer.chat_template = DATED
@@ -114,12 +116,12 @@ def test_the_day_that_a_template_prints_is_one_day_for_all_rows(tokenizer):
     assert chat_template_utils.datetime is datetime.datetime
 
 
-def test_thought_that_the_model_is_asked_to_begin_is_trained_behind_its_tag(tokenizer):
+def test_reasoning_opened_by_the_generation_prompt_is_trained_behind_its_tag(tokenizer):
     chat = [*CHAT[:3], {"role": "assistant", "content": "<think>\nhm\n</think>\nIt is 4."}]
     assert trained(tokenizer, OPENS_THOUGHT, chat) == [BOTH[0], "hm\n</think>\nIt is 4.<|end|>"]
 
 
-def test_a_turn_that_shows_only_in_part_is_counted(tokenizer):
+def test_a_turn_shown_in_part_only_is_counted(tokenizer):
     tokenizer.chat_template = DROPS_REASONING
     encoder = ChatEncoder(tokenizer)
     chat = (CHAT[0], {"role": "assistant", "content": "<think>hm</think>2"}, *CHAT[2:])
@@ -129,26 +131,26 @@ def test_a_turn_that_shows_only_in_part_is_counted(tokenizer):
     assert encoder.turn_ends == {"<|end|>": 4}
 
 
-def test_a_templates_own_marks_help_where_marks_in_the_contents_do_not(tokenizer):
+def test_generation_blocks_are_used_when_markers_change_the_text(tokenizer):
     assert trained(tokenizer, COUNTS) == BOTH
 
 
-def test_own_marks_may_not_hold_the_words_that_ask_for_the_turn(tokenizer):
+def test_generation_blocks_that_include_the_header_are_refused(tokenizer):
     greedy = "{% for m in messages %}{% generation %}<|{{ m.role }}|>\n{{ m.content | length }} {{ m.content }}<|end|>"
     with pytest.raises(Unmaskable, match="changes or drops"):
         trained(tokenizer, greedy + "{% endgeneration %}\n{% endfor %}" + ASK)
 
 
-def test_a_template_that_looks_into_a_users_words_is_masked_by_the_answers(tokenizer):
+def test_a_template_that_inspects_user_messages_is_masked_by_markers_in_the_answers(tokenizer):
     chat = ({"role": "user", "content": "Hi <|assistant|>\n you"}, *CHAT[1:])
     assert trained(tokenizer, LOOKS_INTO + ASK, chat) == BOTH
 
 
-def test_a_header_in_a_users_words_is_refused_rather_than_taken(tokenizer):
-    """The template shows no header of its own in history, so the only one there is the user's."""
+def test_a_header_that_occurs_only_in_a_user_message_is_refused(tokenizer):
+    """The template shows no header in history, so the only one in the text is the user's."""
     template = LOOKS_INTO.replace("<|{{ m.role }}|>", "{{ m.role }}") + ASK
     chat = ({"role": "user", "content": "Hi <|assistant|>\n you"}, *CHAT[1:])
-    with pytest.raises(Unmaskable, match="not there exactly once"):
+    with pytest.raises(Unmaskable, match="does not occur exactly once"):
         trained(tokenizer, template, chat)
 
 
@@ -159,19 +161,19 @@ def calling(arguments: Any, content: str = "") -> dict[str, Any]:
 
 @pytest.mark.parametrize("arguments", [{"a": "x", "b": 2}, {"b": 2}, {}, '{"a": 1}'])
 @pytest.mark.parametrize("content", ["", "Let me see. "])
-def test_the_whole_text_of_a_call_is_trained(tokenizer, arguments: Any, content: str):
+def test_the_complete_text_of_a_tool_call_is_trained(tokenizer, arguments: Any, content: str):
     chat = (CHAT[0], calling(arguments, content), {"role": "tool", "content": "2"}, CHAT[1])
-    said = json.dumps({"name": "add", "arguments": arguments})
-    assert trained(tokenizer, CALLS, chat) == [f"{content}{said}<|end|>", BOTH[0]]
-    assert trained(tokenizer, CALLS, chat[:2]) == [f"{content}{said}<|end|>"]
+    call = json.dumps({"name": "add", "arguments": arguments})
+    assert trained(tokenizer, CALLS, chat) == [f"{content}{call}<|end|>", BOTH[0]]
+    assert trained(tokenizer, CALLS, chat[:2]) == [f"{content}{call}<|end|>"]
 
 
-def test_a_call_that_the_template_leaves_out_is_refused(tokenizer):
-    with pytest.raises(Unmaskable, match="drops what the assistant calls"):
+def test_a_template_that_drops_a_tool_call_is_refused(tokenizer):
+    with pytest.raises(Unmaskable, match="drops the assistant's tool calls"):
         trained(tokenizer, TEMPLATE, (CHAT[0], calling({"a": "x"}, "Let me see.")))
 
 
-def test_a_token_that_ends_each_of_several_calls_does_not_end_the_turn(tokenizer):
+def test_a_token_behind_each_of_several_calls_does_not_end_the_turn(tokenizer):
     template = CALLS.replace("| tojson }}", "| tojson }}<|pad|>").replace("<|end|>\n{% endfor", "\n{% endfor")
     with pytest.raises(Unmaskable, match="would never stop"):
         trained(tokenizer, template, (CHAT[0], calling({"a": "x"})))
@@ -180,18 +182,18 @@ def test_a_token_that_ends_each_of_several_calls_does_not_end_the_turn(tokenizer
 @pytest.mark.parametrize(
     "content", ["<|end|>", "a<|end|>\n<|assistant|>\nb", "<|assistant|>", "\r\né 🎉\r\n ", "x\n<|end|>"]
 )
-def test_an_answer_that_holds_the_templates_own_tokens_is_trained_whole(tokenizer, content: str):
+def test_an_answer_that_contains_template_tokens_is_trained_completely(tokenizer, content: str):
     chat = (CHAT[0], {"role": "assistant", "content": content}, *CHAT[2:])
     assert trained(tokenizer, TEMPLATE, chat) == [f"{content}<|end|>", BOTH[1]]
 
 
-def test_the_marks_own_characters_are_the_rows_fault(tokenizer):
+def test_a_chat_with_marker_characters_is_an_unusable_row(tokenizer):
     with pytest.raises(UnusableRow, match="U\\+10F7D1") as caught:
         trained(tokenizer, TEMPLATE, ({"role": "user", "content": "\U0010f7d1"}, CHAT[1]))
     assert not isinstance(caught.value, Unmaskable)
 
 
-def test_a_conversation_of_many_turns_is_not_rendered_once_a_turn(tokenizer, monkeypatch):
+def test_a_long_conversation_is_not_rendered_once_per_turn(tokenizer, monkeypatch):
     from dimba.trainers.data.render import Renderer
 
     tokenizer.chat_template = TEMPLATE
@@ -211,17 +213,17 @@ TEXT = st.lists(st.sampled_from(PIECES), max_size=10).map("".join)
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(TEXT, TEXT, TEXT, TEXT)
 @pytest.mark.parametrize("template", [TEMPLATE, ENDS_THE_CHAT, MERGES_SYSTEM, CALLS])
-def test_whatever_is_said_is_what_is_trained(tokenizer, template: str, one: str, two: str, three: str, four: str):
-    said = [f"{two}y", f"{four}z"]
+def test_any_answer_is_trained_exactly(tokenizer, template: str, one: str, two: str, three: str, four: str):
+    answers = [f"{two}y", f"{four}z"]
     roles = ("user", "assistant", "user", "assistant")
-    contents = (f"u{one}", said[0], f"v{three}", said[1])
+    contents = (f"u{one}", answers[0], f"v{three}", answers[1])
     chat = tuple({"role": role, "content": content} for role, content in zip(roles, contents, strict=True))
-    expected = [f"{each}<|end|>" for each in said]
+    expected = [f"{each}<|end|>" for each in answers]
     found = trained(tokenizer, template, chat)
     assert [each.removeprefix(" ") for each in found] == [each.removeprefix(" ") for each in expected]
 
 
-def test_plain_text_is_trained_but_for_its_first_token(tokenizer):
+def test_plain_text_is_trained_except_its_first_token(tokenizer):
     encoder = ChatEncoder(tokenizer)
     rows = [encoder.render(Sample(text=text), Location("here")) for text in ("It is 2.", "<|begin|>It is", "It<|end|>")]
     first, second, third = encoder.encode_batch(rows)
@@ -233,17 +235,17 @@ def test_plain_text_is_trained_but_for_its_first_token(tokenizer):
     assert third.input_ids.tolist().count(end) == 1
 
 
-def test_a_tokenizer_that_begins_texts_does_not_begin_one_twice(tokenizer):
+def test_a_tokenizer_that_adds_bos_adds_it_once(tokenizer):
     from tokenizers.processors import TemplateProcessing
 
-    begun = tokenizer.__class__(
+    with_bos = tokenizer.__class__(
         tokenizer_object=tokenizer.backend_tokenizer, bos_token="<|begin|>", eos_token="<|end|>"
     )
-    begun.backend_tokenizer.post_processor = TemplateProcessing(
+    with_bos.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|begin|> $A", special_tokens=[("<|begin|>", tokenizer.bos_token_id)]
     )
-    begun.chat_template = TEMPLATE
-    encoder = ChatEncoder(begun)
+    with_bos.chat_template = TEMPLATE
+    encoder = ChatEncoder(with_bos)
     samples = [Sample(text="It is"), Sample(text="<|begin|>It is"), Sample(messages=CHAT[:2], trained=(False, True))]
     for example in encoder.encode_batch([encoder.render(sample, Location("here")) for sample in samples]):
         assert example.input_ids.tolist().count(tokenizer.bos_token_id) == 1
@@ -254,7 +256,7 @@ def test_an_empty_text_is_refused(tokenizer):
         ChatEncoder(tokenizer).render(Sample(text=" \n"), Location("here"))
 
 
-def test_a_header_that_takes_in_white_space_keeps_it_out_of_the_turn(tiny_checkpoint):
+def test_white_space_inside_a_header_token_is_not_trained(tiny_checkpoint):
     from tokenizers import AddedToken
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""The probe of memory: a step before the first, of which nothing is left but what was measured."""
+"""The memory probe: a step before training that leaves nothing behind except its measurement."""
 
 import io
 import json
@@ -15,19 +15,19 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 
-class Pretended:
-    """Instead of a card."""
+class PretendedGpu:
+    """A meter that reports fixed numbers in place of a GPU's."""
 
-    def whole(self) -> int:
+    def total(self) -> int:
         return 24 << 30
 
-    def room(self) -> int:
+    def available(self) -> int:
         return 20 << 30
 
     def peak(self) -> tuple[int, int]:
         return 5 << 30, 4 << 30
 
-    def forget(self) -> None:
+    def reset_peak(self) -> None:
         pass
 
 
@@ -42,17 +42,17 @@ def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]
         signal.signal(number, handler)
 
 
-def trained(mode: str, base: Path, rows: Path, out: Path, *flags: object, status: int = 0) -> str:
+def train(mode: str, base: Path, rows: Path, out: Path, *flags: object, status: int = 0) -> str:
     from dimba.objectives.registry import OBJECTIVES
     from dimba.trainers.command import run_trainer
     from dimba.trainers.objectives.registry import training_half
 
     named = ["--base-checkpoint", base, "--dataset", rows, "--output-dir", out, "--max-steps", 2, *flags]
-    said = io.StringIO()
-    with redirect_stdout(said), redirect_stderr(said):
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
         ended = run_trainer(training_half(mode).train, OBJECTIVES[mode].parse([str(each) for each in named]))
-    assert ended == status, said.getvalue()
-    return said.getvalue()
+    assert ended == status, output.getvalue()
+    return output.getvalue()
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -74,18 +74,19 @@ JOBS = {
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_weights_after_a_probe_are_those_without_one_to_the_last_bit(
+def test_a_probed_run_ends_with_the_same_weights_to_the_last_bit(
     job: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     mode, flags = JOBS[job]
     sums = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)]
     rows = write_rows(tmp_path / "rows.jsonl", QUESTIONS if mode == "sft" else sums)
     base = _with_dropout(tiny_checkpoint, tmp_path / "base")
-    trained(mode, base, rows, tmp_path / "plain", *flags)
-    monkeypatch.setattr("dimba.trainers.models.memory.meter_of", lambda _device: Pretended())
+    train(mode, base, rows, tmp_path / "plain", *flags)
+    monkeypatch.setattr("dimba.trainers.models.memory.meter_of", lambda _device: PretendedGpu())
     monkeypatch.setenv("DIMBA_MEMORY_ESTIMATE", str(6 << 30))
-    said = trained(mode, base, rows, tmp_path / "probed", *flags)
-    assert "memory: a step at the longest length takes 5.0 GiB of 24.0 GiB" in said and "6.0 GiB were estimated" in said
+    output = train(mode, base, rows, tmp_path / "probed", *flags)
+    assert "memory: a step at the longest length takes 5.0 GiB of 24.0 GiB" in output
+    assert "6.0 GiB were estimated" in output
     plain, probed = weights(tmp_path / "plain"), weights(tmp_path / "probed")
     assert plain.keys() == probed.keys() and all(torch.equal(plain[name], probed[name]) for name in plain)
     losses = [_logged(tmp_path / name, "loss") for name in ("plain", "probed")]
@@ -95,7 +96,7 @@ def test_weights_after_a_probe_are_those_without_one_to_the_last_bit(
 
 
 def _with_dropout(base: Path, folder: Path) -> Path:
-    """Random numbers are drawn at every step then."""
+    """The base with dropout, which draws random numbers at every step."""
     folder.mkdir()
     for file in base.iterdir():
         (folder / file.name).symlink_to(file)
@@ -118,47 +119,51 @@ def _without_memory_to_keep_activations(trainer: Any, model: Any, inputs: Any) -
 @pytest.mark.parametrize(
     ("job", "why"), [("sft, full", "nearly"), *((job, "out of memory") for job in ("sft, full", "sft, lora", GRPO))]
 )
-def test_activations_that_do_not_fit_are_computed_again_and_train_the_same(
+def test_activations_that_do_not_fit_switch_on_checkpointing_and_train_the_same(
     job: str, why: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    class NearlyFull(Pretended):
+    class NearlyFull(PretendedGpu):
         def peak(self) -> tuple[int, int]:
             return 19 << 30, 18 << 30
 
     mode, flags = JOBS[job]
     sums = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)]
     rows = write_rows(tmp_path / "rows.jsonl", QUESTIONS if mode == "sft" else sums)
-    trained(mode, tiny_checkpoint, rows, tmp_path / "kept", *flags)
-    meter = Pretended() if why == "out of memory" else NearlyFull()
+    train(mode, tiny_checkpoint, rows, tmp_path / "kept", *flags)
+    meter = PretendedGpu() if why == "out of memory" else NearlyFull()
     monkeypatch.setattr("dimba.trainers.models.memory.meter_of", lambda _device: meter)
     if why == "out of memory":
-        monkeypatch.setattr("dimba.trainers.models.memory._batch", _without_memory_to_keep_activations)
-    said = trained(mode, tiny_checkpoint, rows, tmp_path / "again", *flags)
-    assert "activations would take over 90% of the card: they are computed again" in said
+        monkeypatch.setattr("dimba.trainers.models.memory._run_batch", _without_memory_to_keep_activations)
+    output = train(mode, tiny_checkpoint, rows, tmp_path / "again", *flags)
+    assert "activations would fill more than 90% of the GPU: activation checkpointing is on" in output
     kept, again = weights(tmp_path / "kept"), weights(tmp_path / "again")
     assert all(torch.allclose(kept[name], again[name], atol=1e-6) for name in kept)
     if why == "nearly":
-        kept_as_asked = trained(
-            mode, tiny_checkpoint, rows, tmp_path / "off", *flags, "--activation-checkpointing", "off"
-        )
-        assert "computed again" not in kept_as_asked
+        output = train(mode, tiny_checkpoint, rows, tmp_path / "off", *flags, "--activation-checkpointing", "off")
+        assert "activation checkpointing is on" not in output
 
 
 @pytest.mark.parametrize(
-    ("asked", "processes", "samples", "sharded", "on_cpu", "said"),
+    ("flag", "processes", "samples", "sharded", "on_cpu", "checkpointing"),
     [
-        ("auto", 1, False, False, True, "kept"),
-        ("auto", 1, False, False, False, "kept, if a first step shows that they fit"),
-        ("auto", 1, True, False, False, "kept, if a first step shows that they fit"),
-        ("auto", 2, False, False, False, "kept, if a first step shows that they fit"),
-        ("auto", 2, True, False, False, "computed again"),
-        ("auto", 2, False, True, False, "computed again"),
-        ("off", 2, False, True, False, "kept"),
-        ("on", 1, False, False, True, "computed again"),
+        ("auto", 1, False, False, True, "off"),
+        ("auto", 1, False, False, False, "off if a first step fits without it"),
+        ("auto", 1, True, False, False, "off if a first step fits without it"),
+        ("auto", 2, False, False, False, "off if a first step fits without it"),
+        ("auto", 2, True, False, False, "on"),
+        ("auto", 2, False, True, False, "on"),
+        ("off", 2, False, True, False, "off"),
+        ("on", 1, False, False, True, "on"),
     ],
 )
-def test_a_card_keeps_activations_where_a_step_may_try_it(
-    asked: str, processes: int, samples: bool, sharded: bool, on_cpu: bool, said: str, monkeypatch: pytest.MonkeyPatch
+def test_checkpointing_stays_off_on_a_gpu_if_a_first_step_can_test_it(
+    flag: str,
+    processes: int,
+    samples: bool,
+    sharded: bool,
+    on_cpu: bool,
+    checkpointing: str,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     from dimba.objectives.grpo import GRPO
     from dimba.objectives.sft import SFT
@@ -169,28 +174,28 @@ def test_a_card_keeps_activations_where_a_step_may_try_it(
     monkeypatch.setenv("ACCELERATE_USE_FSDP", str(sharded))
     objective = GRPO if samples else SFT
     named = ["--base-checkpoint", "base", "--dataset", "rows", "--output-dir", "out"]
-    options = objective.parse([*named, "--activation-checkpointing", asked])
+    options = objective.parse([*named, "--activation-checkpointing", flag])
     tries = can_fall_back(options, objective)
     compute = Compute(on_cpu=on_cpu, mixed="no" if on_cpu else "bf16")
-    assert activations(options, compute, can_fall_back=tries) == said
+    assert activations(options, compute, can_fall_back=tries) == checkpointing
     settings = run_settings(options, compute, can_fall_back=tries)
-    assert settings["activation_checkpointing"] == (said == "computed again")
+    assert settings["activation_checkpointing"] == (checkpointing == "on")
     unprobed = run_settings(options, compute, can_fall_back=False)["activation_checkpointing"]
-    assert unprobed == (asked == "on" or (asked == "auto" and not on_cpu))
+    assert unprobed == (flag == "on" or (flag == "auto" and not on_cpu))
 
 
-def test_what_is_too_large_ends_before_the_data_with_numbers(
+def test_a_step_that_does_not_fit_fails_the_job_before_training_with_numbers(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
-    monkeypatch.setattr("dimba.trainers.models.memory.meter_of", lambda _device: Pretended())
-    monkeypatch.setattr("dimba.trainers.models.memory._batch", full)
+    monkeypatch.setattr("dimba.trainers.models.memory.meter_of", lambda _device: PretendedGpu())
+    monkeypatch.setattr("dimba.trainers.models.memory._run_batch", full)
     monkeypatch.setenv("DIMBA_MEMORY_ESTIMATE", str(6 << 30))
     monkeypatch.setenv("DIMBA_RANK_DIR", str(tmp_path))
-    said = trained("sft", tiny_checkpoint, write_rows(tmp_path / "rows.jsonl", QUESTIONS), tmp_path / "out", status=1)
-    assert "more than the 24.0 GiB of the card" in said and "6.0 GiB were estimated" in said
-    assert "step 1/" not in said
+    output = train("sft", tiny_checkpoint, write_rows(tmp_path / "rows.jsonl", QUESTIONS), tmp_path / "out", status=1)
+    assert "more than the GPU's 24.0 GiB" in output and "6.0 GiB were estimated" in output
+    assert "step 1/" not in output
     word = json.loads((tmp_path / "word.json").read_text())
     assert word["reason"] == "gpu_out_of_memory" and "training.batch_size" in word["hint"]

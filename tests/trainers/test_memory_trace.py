@@ -1,4 +1,4 @@
-"""The estimate against the trainers' own step, traced with fake tensors: `scripts/bench/memory.py`, on a few layers."""
+"""The estimate equals the trainers' own step, traced with fake tensors by `scripts/bench/memory.py`, on few layers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,14 +46,16 @@ def _few_layers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("model", "method", "batch", "length", "more"), CASES)
-def test_what_is_traced_was_estimated(model: str, method: str, batch: int, length: int, more: dict[str, Any]):
+def test_the_traced_peak_is_close_to_the_estimate(
+    model: str, method: str, batch: int, length: int, more: dict[str, Any]
+):
     from scripts.bench.memory import compared
 
-    told, live, estimate = compared(_case(model, method, batch, length, **more))
-    assert 0.95 <= told / live.peak <= 1.10, (estimate.peak, live.peak_phase)
+    estimated, live, estimate = compared(_case(model, method, batch, length, **more))
+    assert 0.95 <= estimated / live.peak <= 1.10, (estimate.peak, live.peak_phase)
 
 
-def test_a_matrix_in_nf4_is_unpacked_for_its_product_and_no_longer():
+def test_only_one_nf4_matrix_is_unpacked_at_the_peak():
     from scripts.bench.memory import compared
 
     _, live, _ = compared(_case("llama-8B", "qlora", 1, 512))
@@ -61,7 +63,7 @@ def test_a_matrix_in_nf4_is_unpacked_for_its_product_and_no_longer():
     assert unpacked == [4096 * 14336 * 2]
 
 
-def test_the_last_token_is_sampled_with_all_keys_and_values_there():
+def test_the_estimate_includes_the_complete_cache_of_keys_and_values():
     from scripts.bench.memory import compared
 
     _, live, estimate = compared(_case("llama-8B", "lora", 64, 1024, mode="grpo", prompt=8))
@@ -70,7 +72,7 @@ def test_the_last_token_is_sampled_with_all_keys_and_values_there():
 
 
 def test_ddp_holds_gradients_twice(tmp_path: Path):
-    """On real tensors: its reducer writes to fake ones."""
+    """Uses real tensors, because the reducer of DDP writes to its buckets."""
     import torch
     from torch import distributed
 
@@ -83,7 +85,7 @@ def test_ddp_holds_gradients_twice(tmp_path: Path):
             layers = [torch.nn.Linear(256, 256, bias=False) for _ in range(20)]
             weights = live.now
             model = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(*layers))
-            for _ in range(2):  # buckets are made anew once the order of gradients was seen
+            for _ in range(2):  # DDP rebuilds its buckets after it has seen the order of gradients
                 live.peak = 0
                 model(torch.ones(1, 256)).sum().backward()
                 assert 3 * weights <= live.peak < 3.1 * weights, "weights, gradients and buckets"
@@ -91,7 +93,7 @@ def test_ddp_holds_gradients_twice(tmp_path: Path):
         distributed.destroy_process_group()
 
 
-def test_a_trace_counts_what_is_alive_and_no_more():
+def test_a_trace_counts_live_tensors_only():
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -111,7 +113,7 @@ def test_a_trace_counts_what_is_alive_and_no_more():
     assert (live.now, live.peak) == (0, 2 * 4096)
 
 
-def test_a_shape_that_is_not_the_models_is_not_believed():
+def test_an_unknown_shape_gives_a_lower_bound():
     from scripts.bench.memory import MODELS, estimated, model_of
 
     case = _case("llama-8B", "full", 1, 512)

@@ -1,4 +1,4 @@
-"""Packing changes the speed and nothing else: losses and gradients are compared with every row on its own."""
+"""Packing changes the speed and nothing else: losses and gradients equal those of rows in batches of their own."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,8 +9,9 @@ import pytest
 import torch
 import transformers
 
-from dimba.trainers.data.chat import IGNORED
-from dimba.trainers.data.packing import collate_packed, collate_padded, fewest_rows, packing_error
+from dimba.trainers.data.encoding import IGNORED
+from dimba.trainers.data.packing import collate_packed, collate_padded, pack_rows
+from dimba.trainers.data.packing_probe import probe_packing
 
 WINDOW = 6  # tokens; smaller than most documents
 BASE = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -58,7 +59,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def tiny(family: str, shape: dict[str, Any], attention: str | None = None) -> Any:
-    """A random model whose documents, were they to leak, would do so for all to see."""
+    """A random model with weights so large that a leak between documents changes the losses visibly."""
     text = "TextConfig" if family == "Gemma3" else "Config"
     config = getattr(transformers, family + text)(**shape)
     if attention:
@@ -84,7 +85,7 @@ LIMIT = 40  # two packed rows, one of them padded
 
 
 def by_token(model: Any, batch: dict[str, torch.Tensor]) -> list[float]:
-    """Losses of the trained tokens, in an order that does not depend on the layout."""
+    """Losses of the trained tokens, sorted, so that they do not depend on the layout."""
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "tokens")}
     logits = model(**inputs, use_cache=False).logits[:, :-1]
     labels = batch["labels"][:, 1:]
@@ -92,23 +93,25 @@ def by_token(model: Any, batch: dict[str, torch.Tensor]) -> list[float]:
     return sorted(losses[labels.flatten() != IGNORED].tolist())
 
 
-def apart(model: Any, rows: list[dict[str, list[int]]]) -> list[float]:
+def separate_losses(model: Any, rows: list[dict[str, list[int]]]) -> list[float]:
     return sorted(loss for row in rows for loss in by_token(model, collate_padded([row], pad_id=0)))
 
 
 def largest_difference(model: Any) -> float:
-    """Measured in another way than the probe does: other documents, longer, with a label mask."""
+    """The largest difference of a loss, by another method than the probe: longer documents with a label mask."""
     rows = documents(*LENGTHS)
     with torch.no_grad():
-        pairs = zip(apart(model, rows), by_token(model, collate_packed(rows, max_length=LIMIT, pad_id=0)), strict=True)
+        pairs = zip(
+            separate_losses(model, rows), by_token(model, collate_packed(rows, max_length=LIMIT, pad_id=0)), strict=True
+        )
         return max(abs(one - other) for one, other in pairs)
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("family", PACKS)
-def test_packed_losses_and_gradients_are_those_of_padded_rows(family: str, attention: str):
+def test_packed_rows_have_the_losses_and_gradients_of_padded_rows(family: str, attention: str):
     model = tiny(family, PACKS[family], attention)
-    assert packing_error(model).exact
+    assert probe_packing(model).is_exact
     assert largest_difference(model) < 1e-5
     rows = documents(*LENGTHS)
     padded = gradients(model, collate_padded(rows, pad_id=0))
@@ -126,22 +129,22 @@ def gradients(model: Any, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", LEAKS)
-def test_a_model_that_leaks_is_found_out(family: str):
+def test_the_probe_rejects_a_model_that_leaks_between_documents(family: str):
     model = tiny(family, LEAKS[family])
-    verdict = packing_error(model)
-    assert not verdict.exact and verdict.why
-    assert verdict.difference == float("inf") or largest_difference(model) > 1e-4
+    result = probe_packing(model)
+    assert not result.is_exact and result.reason
+    assert result.difference == float("inf") or largest_difference(model) > 1e-4
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_verdict_is_the_same_in_16_bits(dtype: torch.dtype):
+def test_the_probe_gives_the_same_result_in_16_bits(dtype: torch.dtype):
     for family, shape in (PACKS | LEAKS).items():
-        verdict = packing_error(tiny(family, shape).to(dtype))
-        assert verdict.exact == (family in PACKS), f"{family}: {verdict}"
+        result = probe_packing(tiny(family, shape).to(dtype))
+        assert result.is_exact == (family in PACKS), f"{family}: {result}"
 
 
-def test_an_adapter_and_a_quantised_base_are_probed_as_they_are(tiny_checkpoint: Path):
+def test_the_probe_works_with_an_adapter_on_a_quantised_base(tiny_checkpoint: Path):
     from peft import LoraConfig, get_peft_model
 
     from dimba.objectives.sft import SFT
@@ -150,22 +153,22 @@ def test_an_adapter_and_a_quantised_base_are_probed_as_they_are(tiny_checkpoint:
     flags = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "y", "--use-qlora"]
     base = load_model(SFT.parse(flags), Compute(on_cpu=True, mixed="no"))
     model = get_peft_model(base, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
-    assert packing_error(model).exact
+    assert probe_packing(model).is_exact
     leaking = get_peft_model(tiny("OPT", LEAKS["OPT"]), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
-    assert not packing_error(leaking).exact
+    assert not probe_packing(leaking).is_exact
 
 
-def test_a_model_that_raises_is_told_in_a_sentence_and_left_in_its_mode():
+def test_the_probe_reports_a_model_that_raises_and_restores_its_training_mode():
     model = tiny("Llama", LLAMA).train()
     model.lm_head.eval()
     model.forward = lambda **_: 1 / 0
-    verdict = packing_error(model)
-    assert not verdict.exact and "ZeroDivisionError: division by zero" in verdict.why
+    result = probe_packing(model)
+    assert not result.is_exact and "ZeroDivisionError: division by zero" in result.reason
     assert model.training and not model.lm_head.training
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_losses_that_are_no_numbers_are_not_exact(dtype: torch.dtype):
+def test_the_probe_rejects_losses_of_nan(dtype: torch.dtype):
     model = tiny("Llama", LLAMA).to(dtype)
     original = model.forward
 
@@ -175,21 +178,21 @@ def test_losses_that_are_no_numbers_are_not_exact(dtype: torch.dtype):
         return output
 
     model.forward = breaks_on_two_rows
-    assert not packing_error(model).exact
+    assert not probe_packing(model).is_exact
 
 
-def test_a_model_that_drops_the_position_ids_is_not_exact():
-    forgetful = tiny("Llama", LLAMA)
-    original = forgetful.forward
-    forgetful.forward = lambda position_ids=None, **inputs: original(**inputs)
-    assert not packing_error(forgetful).exact
+def test_the_probe_rejects_a_model_that_ignores_position_ids():
+    model = tiny("Llama", LLAMA)
+    original = model.forward
+    model.forward = lambda position_ids=None, **inputs: original(**inputs)
+    assert not probe_packing(model).is_exact
 
 
-def test_every_document_is_whole_alone_and_without_loss_on_its_first_token():
+def test_a_packed_document_is_complete_and_its_first_token_carries_no_loss():
     rows = documents(*LENGTHS)
     batch = collate_packed(rows, max_length=LIMIT, pad_id=0)
     assert batch["input_ids"].shape == (2, 37) and sum(LENGTHS) == 74
-    assert int(batch["tokens"]) == 73, "one token alone only fills a step"
+    assert int(batch["tokens"]) == 73, "a row of one token only fills a step"
     starts = (batch["position_ids"] == 0).nonzero().tolist()
     assert len(starts) == len(rows) and all(batch["labels"][row, start] == IGNORED for row, start in starts)
     flat = batch["input_ids"].tolist()
@@ -207,29 +210,29 @@ def test_padding_is_a_document_of_its_own():
 
 
 @pytest.mark.parametrize("lengths", [[5], [5, 5, 5], [1000, 1, 1, 1], [7, 6, 5, 4, 4], list(range(1, 40))])
-def test_rows_are_few_full_and_about_equally_long(lengths: list[int]):
+def test_packed_rows_are_few_and_about_equally_long(lengths: list[int]):
     for limit in (max(lengths), 64, 1024):
-        rows = fewest_rows(lengths, max(limit, *lengths))
+        rows = pack_rows(lengths, max(limit, *lengths))
         filled = [sum(lengths[document] for document in row) for row in rows]
         assert sorted(document for row in rows for document in row) == list(range(len(lengths)))
         assert max(filled) <= max(limit, *lengths) and min(filled) > 0
-        assert max(filled) - min(filled) <= max(lengths), "padding needs no position that no document has"
+        assert max(filled) - min(filled) <= max(lengths), "padding needs no position beyond the longest document"
         assert len(rows) <= 2 * -(-sum(lengths) // limit)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", [False, True])
-def test_training_packed_ends_with_the_weights_of_training_padded(adapter: bool, tmp_path: Path):
-    ends = {name: trained(tmp_path / name, adapter, name) for name in ("trl", "padded", "packed")}
+def test_packed_training_ends_with_the_weights_of_padded_training(adapter: bool, tmp_path: Path):
+    runs = {name: train(tmp_path / name, adapter, name) for name in ("trl", "padded", "packed")}
     for name in ("padded", "packed"):
-        (losses, weights, tokens), (expected, reference, _) = ends[name], ends["trl"]
+        (losses, weights, tokens), (expected, reference, _) = runs[name], runs["trl"]
         assert losses == pytest.approx(expected, abs=2e-5)
         assert max((weights[key] - reference[key]).abs().max().item() for key in weights) < 2e-5
-        assert tokens == sum(range(5, 25)), "padding counts as no token"
+        assert tokens == sum(range(5, 25)), "padding is not counted"
 
 
-def trained(folder: Path, adapter: bool, way: str) -> tuple[list[float], dict[str, torch.Tensor], int]:
-    """Losses by step, the weights trained and the tokens seen: TRL's own trainer and collator, or ours."""
+def train(folder: Path, adapter: bool, way: str) -> tuple[list[float], dict[str, torch.Tensor], int]:
+    """(losses by step, trained weights, tokens seen) of TRL's own trainer and collator, or of dimba's."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""Several processes train what one does: the same rows a step, the same weights, one log, one checkpoint."""
+"""Several processes train like one: the same rows per step, the same weights, one log, one checkpoint."""
 
 import json
 import os
@@ -17,15 +17,15 @@ FLAGS = ["--device", "cpu", "--num-epochs", "2", "--batch-size", "2", "--learnin
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    """13: no multiple of anything. What somebody configured for accelerate lies beside them, and has no say."""
-    somebodys = tmp_path / "hf" / "accelerate" / "default_config.yaml"
-    somebodys.parent.mkdir(parents=True)
-    somebodys.write_text("{distributed_type: FSDP, mixed_precision: bf16, num_processes: 7, fsdp_config: {x: 1}}")
+    """13 rows, a multiple of no batch size, beside the user's own accelerate configuration, which must be ignored."""
+    default_config = tmp_path / "hf" / "accelerate" / "default_config.yaml"
+    default_config.parent.mkdir(parents=True)
+    default_config.write_text("{distributed_type: FSDP, mixed_precision: bf16, num_processes: 7, fsdp_config: {x: 1}}")
     return write_rows(tmp_path / "data.jsonl", [{"prompt": f"Count to {n}", "response": "1" * n} for n in range(1, 14)])
 
 
 def train(folder: Path, base: Path, rows: Path, processes: int, *further: str) -> subprocess.CompletedProcess[str]:
-    """A job of the launcher's, through its entry point."""
+    """Runs finetune_sft.py as the launcher does, through the entry point."""
     named = ["--base-checkpoint", str(base), "--dataset", str(rows), "--output-dir", str(folder), *FLAGS, *further]
     script = REPOSITORY / "scripts/finetuning/finetune_sft.py"
     job = start(rows.parent, processes, str(script), *named)
@@ -34,7 +34,7 @@ def train(folder: Path, base: Path, rows: Path, processes: int, *further: str) -
 
 
 def start(folder: Path, processes: int, *trainer: str, way: str = "") -> "subprocess.Popen[str]":
-    """A trainer on so many processes, started in accelerate's `way`."""
+    """Starts a trainer on `processes` ranks; `way` are the flags that tell accelerate how to connect them."""
     launcher = f"accelerate launch --quiet --num_machines 1 --num_processes {processes} --mixed_precision no".split()
     several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]
     several = way.split() or several
@@ -64,7 +64,7 @@ def start(folder: Path, processes: int, *trainer: str, way: str = "") -> "subpro
         pytest.param(4, (), id="four"),
     ],
 )
-def test_several_processes_train_what_one_does(
+def test_several_processes_train_the_same_weights_as_one(
     tiny_checkpoint: Path,
     rows: Path,
     tmp_path: Path,
@@ -82,7 +82,7 @@ def test_several_processes_train_what_one_does(
     assert farthest(one, several) < 1e-5
     seen = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (one, several)]
     tokens = [[json.loads(line)["num_tokens"] for line in lines] for lines in seen]
-    assert tokens[0] == tokens[1] and len(tokens[0]) == 4, "two steps a pass, the same rows in each"
+    assert tokens[0] == tokens[1] and len(tokens[0]) == 4, "two steps per epoch, the same rows in each"
 
 
 BROKEN = """\
@@ -95,19 +95,19 @@ time.sleep(100)
 
 
 @pytest.mark.parametrize(
-    ("end", "status", "said"),
+    ("end", "status", "output"),
     [("raise SystemExit('rank one broke')", 1, "rank one broke"), ("os.kill(os.getpid(), signal.SIGKILL)", 137, "")],
 )
-def test_a_rank_that_ends_takes_the_others_along(rows: Path, end: str, status: int, said: str):
+def test_a_rank_that_fails_ends_the_other_ranks(rows: Path, end: str, status: int, output: str):
     script = rows.parent / "broken.py"
     script.write_text(BROKEN % end, encoding="utf-8")
     job = start(rows.parent, 2, str(script))
     out, _ = job.communicate(timeout=60)
-    assert job.returncode == status and said in out
+    assert job.returncode == status and output in out
 
 
 @pytest.mark.proof
-def test_two_jobs_of_two_processes_run_beside_each_other(rows: Path):
+def test_two_jobs_of_two_processes_run_at_the_same_time(rows: Path):
     script = rows.parent / "meet.py"
     meet = "import torch\ntorch.distributed.init_process_group('gloo')\nprint(torch.distributed.get_world_size())\n"
     script.write_text(meet, encoding="utf-8")
@@ -117,7 +117,7 @@ def test_two_jobs_of_two_processes_run_beside_each_other(rows: Path):
         assert job.returncode == 0 and "".join(out.split()) == "22", out  # their lines may run together
 
 
-def test_one_process_in_place_of_two_is_an_error(rows: Path):
+def test_one_process_in_place_of_two_fails_the_job(rows: Path):
     job = start(rows.parent, 2, "never.py", way="--cpu")
     out, _ = job.communicate(timeout=60)
-    assert job.returncode == 1 and "2 processes were asked for, and accelerate started 1" in out
+    assert job.returncode == 1 and "accelerate started 1 of the 2 requested processes" in out

@@ -1,4 +1,4 @@
-"""What is shown of tokenised data: the pieces that the model is given, and text that can be read."""
+"""The report of tokenised data: the pieces that the model gets, as readable text."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dimba.dataset.token_report import Part, Shown
-from dimba.trainers.data.chat import Example
-from dimba.trainers.data.reporting import decoded, report_on
+from dimba.trainers.data.encoding import Example
+from dimba.trainers.data.reporting import decode, report_on
 from dimba.trainers.data.selection import select
 from dimba.trainers.data.token_store import TokenStore, TokenWriter
 
@@ -22,7 +22,7 @@ class Bytes:
 
 
 def shown(folder: Path, texts: list[str], max_length: int, on_long: str) -> tuple[Shown, ...]:
-    """Examples of rows of which all but the first five tokens carry loss."""
+    """The shown examples of rows whose tokens carry loss from the sixth on."""
     with TokenWriter(folder / "store") as writer:
         for number, text in enumerate(texts, 1):
             ids = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
@@ -51,14 +51,14 @@ def text(example: Shown) -> str:
         ),
     ],
 )
-def test_examples_are_shown_as_the_model_is_given_them(tmp_path: Path, on_long: str, expected: list[str]):
+def test_examples_are_shown_as_the_model_gets_them(tmp_path: Path, on_long: str, expected: list[str]):
     found = shown(tmp_path, ["abcdefghij", "ABCDEFG"], 8, on_long)
     assert [text(each) for each in found] == expected
     assert all(each.tokens <= 8 for each in found)
 
 
 @pytest.mark.parametrize("lengths", [(7, 7, 7), (9, 7, 8), (7, 6, 8), (7, 7, 7, 7, 9), (9, 6, 6, 6, 6)])
-def test_three_examples_are_shown_where_there_are_three(tmp_path: Path, lengths: tuple[int, ...]):
+def test_three_different_examples_are_shown(tmp_path: Path, lengths: tuple[int, ...]):
     found = shown(tmp_path, ["x" * length for length in lengths], 64, "truncate")
     assert len({each.where for each in found}) == 3 and found[0].title == "the first"
     longest = found[2].tokens == max(lengths)
@@ -66,13 +66,13 @@ def test_three_examples_are_shown_where_there_are_three(tmp_path: Path, lengths:
 
 
 @pytest.mark.parametrize("edge", [2, 3, 4])
-def test_a_character_of_several_tokens_is_shown_whole(edge: int):
+def test_a_character_of_several_tokens_is_not_cut(edge: int):
     ids = np.frombuffer("é日\ufffd!".encode(), dtype=np.uint8).astype(np.int32)
-    parts = decoded(Example(ids, np.arange(len(ids)) >= edge), Bytes())
-    whole = "é" if edge == 2 else "é日"
-    assert parts == (Part(text=whole, trained=False), Part(text="é日\ufffd!".removeprefix(whole), trained=True))
+    parts = decode(Example(ids, np.arange(len(ids)) >= edge), Bytes())
+    first = "é" if edge == 2 else "é日"
+    assert parts == (Part(text=first, trained=False), Part(text="é日\ufffd!".removeprefix(first), trained=True))
 
 
-def test_a_replacement_character_of_the_text_itself_moves_nothing():
+def test_a_replacement_character_in_the_text_moves_no_border():
     ids = np.frombuffer("a\ufffdb".encode(), dtype=np.uint8).astype(np.int32)
-    assert [part.text for part in decoded(Example(ids, np.arange(len(ids)) >= 4), Bytes())] == ["a\ufffd", "b"]
+    assert [part.text for part in decode(Example(ids, np.arange(len(ids)) >= 4), Bytes())] == ["a\ufffd", "b"]

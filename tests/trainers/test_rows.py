@@ -1,4 +1,4 @@
-"""Rows as the trainers get them: from a file, and from the Hub by a stand-in of its library."""
+"""Rows from a file, and from the Hub through a stand-in for its library."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ CHAT = {"messages": {"role": ["user", "assistant"], "content": ["Q", "A"]}}
 
 
 class StandIn:
-    """What is asked of `datasets`: `size` bytes of `rows`."""
+    """In place of the library `datasets`: a data set of `rows` that claims to have `size` bytes."""
 
     exceptions = SimpleNamespace(DatasetsError=type("DatasetsError", (Exception,), {}))
 
@@ -30,8 +30,8 @@ class StandIn:
         return SimpleNamespace(info=info, config=SimpleNamespace(name=config))
 
     def load_dataset(self, name: str, config: str | None, **options: Any) -> Any:
-        if name == "no/body":
-            raise self.exceptions.DatasetsError("nobody is there\nat all")
+        if name == "no/data":
+            raise self.exceptions.DatasetsError("not found\non the Hub")
         self.asked = {"name": name, "config": config, **options}
         return self.rows
 
@@ -46,7 +46,7 @@ def hub(monkeypatch: pytest.MonkeyPatch):
     return put
 
 
-def test_samples_of_a_file_come_with_their_lines_and_bad_rows_in_place(tmp_path: Path):
+def test_samples_of_a_file_have_their_lines_and_unusable_rows_stay_in_place(tmp_path: Path):
     path = write_rows(tmp_path / "data.jsonl", [QUESTIONS[0], {"question": "Q"}, QUESTIONS[1]])
     form, samples = Source(str(path)).samples()
     first, second, third = samples
@@ -55,7 +55,7 @@ def test_samples_of_a_file_come_with_their_lines_and_bad_rows_in_place(tmp_path:
     assert str(second[0]) == f"{path}:2" and isinstance(second[1], UnusableRow)
 
 
-def test_turns_in_the_older_layout_of_the_hub_are_read(hub):
+def test_messages_in_the_hubs_older_column_layout_are_read(hub):
     library = hub([CHAT, CHAT])
     _, samples = Source("own/chats", "main").samples()
     where, sample = next(samples)
@@ -65,16 +65,16 @@ def test_turns_in_the_older_layout_of_the_hub_are_read(hub):
 
 
 @pytest.mark.parametrize(("size", "split", "streams"), [(1 << 60, "train", True), (1 << 60, "train[:9%]", False)])
-def test_what_is_larger_than_the_memory_is_streamed(hub, size: int, split: str, streams: bool):
+def test_a_split_larger_than_the_memory_is_streamed(hub, size: int, split: str, streams: bool):
     library = hub([CHAT], size)
     Source("own/chats", split=split).samples()
     assert library.asked["streaming"] is streams and 0 < available_memory() < size
 
 
-def test_a_data_set_that_the_hub_refuses_is_told_in_a_line(hub):
+def test_a_data_set_that_the_hub_refuses_is_reported_in_one_line(hub):
     hub([])
-    with pytest.raises(BadInput, match=r"data set `no/body`, split `train`: nobody is there\n"):
-        Source("no/body").samples()
+    with pytest.raises(BadInput, match=r"data set `no/data`, split `train`: not found\n"):
+        Source("no/data").samples()
 
 
 def test_a_data_set_without_rows_is_refused(hub):

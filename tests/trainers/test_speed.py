@@ -1,4 +1,4 @@
-"""What the trainer chooses for speed, what it is told to choose, and that neither changes what is learnt."""
+"""Choices for speed, by the trainer or by flags, that do not change the losses."""
 
 import subprocess
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dimba.common import contract
 from dimba.common.errors import BadInput, HostCannot
 from dimba.trainers.data.collation import choose_collator
 from dimba.trainers.data.packing import collate_packed, collate_padded
@@ -25,7 +26,7 @@ def flags(**given: Any) -> Namespace:
     return Namespace(**{**AUTO, **given})
 
 
-def test_what_a_batch_becomes_follows_the_model_and_the_flags():
+def test_the_collator_follows_the_model_and_the_flags():
     def layout(model: Any, **given: Any) -> tuple[Any, str]:
         return choose_collator(flags(**given), model, 0, on_cpu=True).func, model.config._attn_implementation
 
@@ -37,15 +38,15 @@ def test_what_a_batch_becomes_follows_the_model_and_the_flags():
     assert layout(tiny("Mistral", SLIDING)) == (collate_packed, "sdpa")
 
 
-def test_attention_within_documents_is_refused_where_it_cannot_be():
+def test_attention_within_documents_is_refused_for_padded_rows_and_windows():
     with pytest.raises(BadInput, match="--packing is off"):
         choose_collator(flags(attention="documents", packing="off"), tiny("Llama", LLAMA), 0, on_cpu=True)
-    with pytest.raises(BadInput, match="not to all that came before"):
+    with pytest.raises(BadInput, match="not to all tokens before"):
         choose_collator(flags(attention="documents"), tiny("Mistral", SLIDING), 0, on_cpu=True)
 
 
 @pytest.mark.parametrize(
-    ("triton", "compiler", "folder", "said"),
+    ("triton", "compiler", "folder", "problem"),
     [
         (False, False, "empty", None),
         (True, True, "headers", None),
@@ -53,8 +54,8 @@ def test_attention_within_documents_is_refused_where_it_cannot_be():
         (True, True, "empty", "Python.h is missing"),
     ],
 )
-def test_what_triton_compiles_with_is_missed_before_the_data_are_read(
-    triton: bool, compiler: bool, folder: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_compiler_for_triton_is_reported_before_the_data_are_read(
+    triton: bool, compiler: bool, folder: str, problem: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for each in ("empty", "headers"):
         (tmp_path / each).mkdir()
@@ -63,12 +64,12 @@ def test_what_triton_compiles_with_is_missed_before_the_data_are_read(
     monkeypatch.setattr(loading, "find_spec", lambda _: object() if triton else None)
     monkeypatch.setattr(loading, "which", lambda name: "/usr/bin/gcc" if compiler and name == "gcc" else None)
     monkeypatch.setattr(loading.sysconfig, "get_paths", lambda: {"include": str(tmp_path / folder)})
-    with pytest.raises(HostCannot, match=said) if said else nullcontext():
+    with pytest.raises(HostCannot, match=problem) if problem else nullcontext():
         loading.check_compiler()
 
 
 @pytest.mark.parametrize(
-    ("asked", "told", "instead", "able", "samples", "mixed", "said"),
+    ("flag", "accelerate", "instead", "able", "samples", "mixed", "reason"),
     [
         ("auto", None, False, True, False, "no", ""),
         ("auto", "bf16", False, True, False, "bf16", ""),
@@ -76,33 +77,33 @@ def test_what_triton_compiles_with_is_missed_before_the_data_are_read(
         ("no", "bf16", False, True, False, "no", ""),
         ("bf16", "no", False, True, False, "bf16", ""),
         ("bf16", None, False, False, False, "no", "neither avx512_bf16 nor amx"),
-        ("auto", "fp16", False, True, False, "no", "a CPU does not train in it"),
+        ("auto", "fp16", False, True, False, "no", "a CPU does not train in fp16"),
         ("auto", "bf16", False, True, True, "no", "sampled and scored in float32"),
     ],
 )
-def test_a_cpu_computes_in_float32_unless_bf16_is_asked_for_and_there(
-    asked: str,
-    told: str | None,
+def test_a_cpu_trains_in_float32_unless_bf16_is_requested_and_supported(
+    flag: str,
+    accelerate: str | None,
     instead: bool,
     able: bool,
     samples: bool,
     mixed: str,
-    said: str,
+    reason: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
     import torch
 
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    if told:
-        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
+    if accelerate:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", accelerate)
     if instead:
-        monkeypatch.setenv(loading.ON_CPU_INSTEAD, "1")
+        monkeypatch.setenv(contract.ENV_ON_CPU_INSTEAD, "1")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert loading.choose_compute("cpu", asked, samples=samples) == loading.Compute(on_cpu=True, mixed=mixed)
+    assert loading.choose_compute("cpu", flag, samples=samples) == loading.Compute(on_cpu=True, mixed=mixed)
     printed = capsys.readouterr().out
-    assert said in printed and bool(said) == bool(printed)
+    assert reason in printed and bool(reason) == bool(printed)
 
 
 @pytest.fixture(scope="module")
@@ -115,22 +116,22 @@ STEPS = ("--batch-size", "4", "--grad-accumulation-steps", "2", "--max-steps", "
 
 
 def losses(base: Path, rows: Path, out: Path, *more: str) -> tuple[list[float], str]:
-    said = run(base, rows, out, *STEPS, "--device", "cpu", *more)
-    return [line["loss"] for line in metrics(out)], said
+    output = run(base, rows, out, *STEPS, "--device", "cpu", *more)
+    return [line["loss"] for line in metrics(out)], output
 
 
-def test_no_choice_changes_the_losses(tiny_checkpoint: Path, rows: Path, tmp_path: Path):
-    base, said = losses(tiny_checkpoint, rows, tmp_path / "auto")
-    assert "float32, rows packed, attention within documents, activations kept" in said
-    ways = {
-        "again": (("--activation-checkpointing", "on"), "activations computed again"),
+def test_no_choice_for_speed_changes_the_losses(tiny_checkpoint: Path, rows: Path, tmp_path: Path):
+    base, output = losses(tiny_checkpoint, rows, tmp_path / "auto")
+    assert "float32, rows packed, attention within documents, activation checkpointing off" in output
+    choices = {
+        "checkpointing": (("--activation-checkpointing", "on"), "activation checkpointing on"),
         "sdpa": (("--attention", "sdpa"), "attention sdpa"),
         "eager": (("--attention", "eager", "--packing", "off"), "rows padded, attention eager"),
         "lora": (("--use-lora", "--learning-rate", "1e-12", "--attention", "sdpa"), "rows packed"),
     }
-    for name, (more, expected) in ways.items():
-        found, said = losses(tiny_checkpoint, rows, tmp_path / name, *more)
-        assert expected in said
+    for name, (more, expected) in choices.items():
+        found, output = losses(tiny_checkpoint, rows, tmp_path / name, *more)
+        assert expected in output
         if name != "lora":
             assert found == pytest.approx(base, abs=2e-5), name
 
@@ -140,11 +141,11 @@ def test_no_choice_changes_the_losses(tiny_checkpoint: Path, rows: Path, tmp_pat
 def test_bf16_on_a_cpu_stays_close_to_float32_and_resumes_exactly(
     method: tuple[str, ...], tiny_checkpoint: Path, rows: Path, tmp_path: Path
 ):
-    whole, _ = losses(tiny_checkpoint, rows, tmp_path / "float32", *method)
+    exact, _ = losses(tiny_checkpoint, rows, tmp_path / "float32", *method)
     mixed = (*method, "--mixed-precision", "bf16", "--save-steps", "3")
-    found, said = losses(tiny_checkpoint, rows, tmp_path / "bf16", *mixed)
-    assert "mixed bf16" in said and found != whole
-    assert found == pytest.approx(whole, abs=5e-3)
+    found, output = losses(tiny_checkpoint, rows, tmp_path / "bf16", *mixed)
+    assert "mixed bf16" in output and found != exact
+    assert found == pytest.approx(exact, abs=5e-3)
     resumed = ("--resume-from-checkpoint", str(tmp_path / "bf16" / "checkpoint-3"))
     run(tiny_checkpoint, rows, tmp_path / "again", *STEPS, *mixed, *resumed)
     assert [line["loss"] for line in metrics(tmp_path / "again")] == found[3:]
@@ -155,7 +156,7 @@ def test_flash_attention_is_refused_on_a_cpu(tiny_checkpoint: Path, rows: Path, 
     assert "it is for CUDA" in run(tiny_checkpoint, rows, tmp_path / "out", *flash, status=2)
 
 
-def test_bitsandbytes_is_imported_only_where_something_may_be_quantised(tiny_checkpoint: Path, tmp_path: Path):
+def test_bitsandbytes_is_imported_only_if_a_model_may_be_quantised(tiny_checkpoint: Path, tmp_path: Path):
     (tmp_path / "config.json").write_text('{"quantization_config": {}}')
     for base, qlora, hidden in (
         (tiny_checkpoint, False, True),

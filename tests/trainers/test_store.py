@@ -1,14 +1,14 @@
-"""Tokenised rows: kept whole or not at all, and cut into examples without losing count."""
+"""Tokenised rows: stored completely or not at all, and cut into examples with every lost token counted."""
 
 import os
 
 import numpy as np
 import pytest
 
-from dimba.trainers.data.chat import Example
+from dimba.trainers.data.encoding import Example
 from dimba.trainers.data.selection import cuts_too_much, hold_out, select
 from dimba.trainers.data.token_store import TokenStore, TokenWriter
-from dimba.trainers.data.tokenization import _there
+from dimba.trainers.data.tokenization import _open_cached
 
 
 def example(length: int, trained_from: int) -> Example:
@@ -23,15 +23,15 @@ def store(tmp_path, *rows: tuple[int, int]) -> TokenStore:
     return TokenStore.open(tmp_path / "store")
 
 
-def test_rows_come_back_as_they_were_written(tmp_path):
-    kept = store(tmp_path, (3, 1), (5, 2))
-    assert kept.lengths.tolist() == [3, 5] and kept.trained_counts.tolist() == [2, 3]
-    assert kept.row(1).input_ids.tolist() == [0, 1, 2, 3, 4]
-    assert kept.row(1).trained.tolist() == [False, False, True, True, True]
-    assert kept.note == {"format": "text"}
+def test_a_store_returns_the_rows_that_were_written(tmp_path):
+    rows = store(tmp_path, (3, 1), (5, 2))
+    assert rows.lengths.tolist() == [3, 5] and rows.trained_counts.tolist() == [2, 3]
+    assert rows.row(1).input_ids.tolist() == [0, 1, 2, 3, 4]
+    assert rows.row(1).trained.tolist() == [False, False, True, True, True]
+    assert rows.note == {"format": "text"}
 
 
-def test_a_writer_that_fails_leaves_nothing(tmp_path):
+def test_a_writer_that_fails_leaves_no_files(tmp_path):
     with pytest.raises(KeyboardInterrupt), TokenWriter(tmp_path / "store") as writer:
         writer.add(example(3, 1), 1)
         raise KeyboardInterrupt
@@ -42,16 +42,16 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
 def test_a_damaged_store_is_not_opened(tmp_path, name: str):
     store(tmp_path, (3, 1), (5, 2))
     (tmp_path / "store" / name).write_bytes((tmp_path / "store" / name).read_bytes()[:4])
-    assert _there(tmp_path / "store") is None
+    assert _open_cached(tmp_path / "store") is None
 
 
-def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
+def test_a_writer_removes_the_leftovers_of_a_killed_one(tmp_path):
     (tmp_path / "store.123.part").mkdir()
     store(tmp_path, (3, 1))
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_no_rows_are_a_store_too(tmp_path):
+def test_a_store_may_be_empty(tmp_path):
     assert len(store(tmp_path)) == 0
     assert len(select(store(tmp_path), 8, None).train) == 0
 
@@ -60,18 +60,18 @@ def pieces(selection) -> list[list[int]]:
     return selection.train.tolist()
 
 
-def test_long_rows_are_cut_and_what_is_lost_is_counted(tmp_path):
+def test_long_rows_are_truncated_and_the_lost_tokens_counted(tmp_path):
     rows = store(tmp_path, (4, 1), (10, 2), (12, 9))
     chosen = select(rows, 8, None)
     assert pieces(chosen) == [[0, 0, 4], [1, 0, 8]] and chosen.train.dtype == np.int32
-    assert (chosen.long_rows, chosen.left_out) == (2, 1)
+    assert (chosen.long_rows, chosen.dropped_rows) == (2, 1)
     assert chosen.cut_tokens == 2 + 12 and chosen.cut_trained_tokens == 2 + 3
 
 
-def test_dropped_rows_are_counted_whole(tmp_path):
+def test_dropped_rows_count_as_lost_with_all_their_tokens(tmp_path):
     chosen = select(store(tmp_path, (4, 1), (10, 2)), 8, "drop")
     assert pieces(chosen) == [[0, 0, 4]]
-    assert (chosen.cut_tokens, chosen.cut_trained_tokens, chosen.left_out) == (10, 8, 1)
+    assert (chosen.cut_tokens, chosen.cut_trained_tokens, chosen.dropped_rows) == (10, 8, 1)
 
 
 @pytest.mark.parametrize("length", [9, 15, 16, 22, 23, 40])
@@ -84,14 +84,14 @@ def test_split_rows_predict_every_trained_token_exactly_once(tmp_path, length: i
     assert chosen.cut_tokens == chosen.cut_trained_tokens == 0
 
 
-def test_a_piece_with_nothing_trained_is_left_out_and_counted(tmp_path):
+def test_a_piece_without_a_trained_token_is_omitted_and_counted(tmp_path):
     chosen = select(store(tmp_path, (20, 17), (20, 9)), 8, "split")
     assert pieces(chosen) == [[0, 14, 20], [1, 7, 15], [1, 14, 20]]
     assert (chosen.cut_tokens, chosen.cut_trained_tokens) == (14 + 7, 0)
 
 
 @pytest.mark.parametrize(("on_long", "examples"), [("drop", 4), ("split", 6), ("truncate", 4)])
-def test_as_many_rows_are_held_out_as_asked_with_all_their_pieces(tmp_path, on_long: str, examples: int):
+def test_the_requested_number_of_rows_is_held_out_with_all_their_pieces(tmp_path, on_long: str, examples: int):
     rows = store(tmp_path, *[(4, 1)] * 2, *[(20, 17 if on_long == "truncate" else 1)] * 6, *[(4, 1)] * 3)
     asked = {"drop": 4, "split": 3, "truncate": 0.8}[on_long]
     chosen = select(rows, 8, on_long, asked, seed=1)
@@ -99,14 +99,14 @@ def test_as_many_rows_are_held_out_as_asked_with_all_their_pieces(tmp_path, on_l
     assert len(chosen.validation) >= examples and not set(chosen.validation[:, 0]) & set(chosen.train[:, 0])
 
 
-def test_more_than_a_tenth_cut_needs_a_word(tmp_path):
+def test_cutting_more_than_a_tenth_of_the_trained_tokens_needs_a_flag(tmp_path):
     rows = store(tmp_path, (8, 0), (9, 0), (10, 0))
     assert cuts_too_much(rows, select(rows, 8, None), None)
     assert not cuts_too_much(rows, select(rows, 9, None), None)
     assert not cuts_too_much(rows, select(rows, 8, "truncate"), "truncate")
 
 
-def test_what_is_held_out_is_not_trained_on_and_the_same_each_time(tmp_path):
+def test_held_out_rows_are_not_trained_on_and_equal_for_equal_seeds(tmp_path):
     rows = store(tmp_path, *[(4, 1)] * 40)
     held_out = hold_out(range(40), 0.1, seed=7)
     assert held_out.tolist() == hold_out(range(40), 4, seed=7).tolist() and len(held_out) == 4
@@ -115,7 +115,7 @@ def test_what_is_held_out_is_not_trained_on_and_the_same_each_time(tmp_path):
     assert not set(chosen.train[:, 0]) & set(held_out)
 
 
-def test_opening_a_store_says_so_for_prune_on_disks_too_that_note_no_reads(tmp_path):
+def test_opening_a_store_updates_its_access_time_for_prune(tmp_path):
     store(tmp_path, (3, 1))
     note = tmp_path / "store" / "note.json"
     os.utime(note, (1, 1))

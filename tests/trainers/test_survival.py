@@ -1,4 +1,4 @@
-"""What a trainer saves on the way, goes on from, and ends by itself."""
+"""Checkpoints of a trainer, resuming from them, and runs that end by themselves."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def sft(base: Path, folder: Path, out: Path, *flags: object, status: int = 0) ->
     from dimba.trainers.objectives.sft.train import train
 
     rows = write_rows(folder / "chats.jsonl", CHATS)
-    return said(train, SFT, base, rows, out, *FLAGS, *flags, status=status)
+    return run(train, SFT, base, rows, out, *FLAGS, *flags, status=status)
 
 
 def grpo(base: Path, folder: Path, out: Path, *flags: object, status: int = 0) -> str:
@@ -47,11 +47,11 @@ def grpo(base: Path, folder: Path, out: Path, *flags: object, status: int = 0) -
 
     rows = write_rows(folder / "sums.jsonl", SUMS)
     own = ("--grad-accumulation-steps", "1", "--device", "cpu", "--learning-rate", "1e-3", *GROUPS)
-    return said(train, GRPO, base, rows, out, *own, *flags, status=status)
+    return run(train, GRPO, base, rows, out, *own, *flags, status=status)
 
 
-def said(train: Any, objective: Any, base: Path, rows: Path, out: Path, *flags: object, status: int) -> str:
-    """What the script says, in this process: importing what trains takes longer than to train."""
+def run(train: Any, objective: Any, base: Path, rows: Path, out: Path, *flags: object, status: int) -> str:
+    """The output of the script, run in this process: importing the training packages takes longer than training."""
     from dimba.trainers.command import run_trainer
 
     named = {"--base-checkpoint": base, "--dataset": rows, "--output-dir": out}
@@ -63,7 +63,7 @@ def said(train: Any, objective: Any, base: Path, rows: Path, out: Path, *flags: 
     return text.getvalue()
 
 
-def trained(folder: Path) -> dict[str, Any]:
+def trained_weights(folder: Path) -> dict[str, Any]:
     (file,) = [*folder.glob("model.safetensors"), *folder.glob("adapter_model.safetensors")]
     return load_file(file)
 
@@ -79,23 +79,23 @@ KINDS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_goes_on_ends_as_one_that_was_never_interrupted(
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     kind: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    run, flags = KINDS[kind]
-    run(tiny_checkpoint, tmp_path, tmp_path / "whole", *flags)
+    train, flags = KINDS[kind]
+    train(tiny_checkpoint, tmp_path, tmp_path / "uninterrupted", *flags)
     stop_at(4, monkeypatch)
-    run(tiny_checkpoint, tmp_path, tmp_path / "cut", *flags, status=143)
+    train(tiny_checkpoint, tmp_path, tmp_path / "cut", *flags, status=143)
     newest = newest_whole(tmp_path / "cut")
     assert newest and step_of(newest) == 4 and not list((tmp_path / "cut").glob("*model.safetensors"))
     monkeypatch.undo()
-    run(tiny_checkpoint, tmp_path, tmp_path / "cut", *flags, "--resume-from-checkpoint", tmp_path / "cut")
-    whole, cut = trained(tmp_path / "whole"), trained(tmp_path / "cut")
-    assert whole.keys() == cut.keys()
-    assert max(float((whole[name] - cut[name]).abs().max()) for name in whole) < 1e-6
+    train(tiny_checkpoint, tmp_path, tmp_path / "cut", *flags, "--resume-from-checkpoint", tmp_path / "cut")
+    uninterrupted, cut = trained_weights(tmp_path / "uninterrupted"), trained_weights(tmp_path / "cut")
+    assert uninterrupted.keys() == cut.keys()
+    assert max(float((uninterrupted[name] - cut[name]).abs().max()) for name in uninterrupted) < 1e-6
 
 
-def test_a_look_without_gradients_does_not_change_those_of_four_bits(tiny_checkpoint: Path):
+def test_a_forward_pass_without_gradients_does_not_change_later_gradients_of_a_4_bit_model(tiny_checkpoint: Path):
     import torch
     from peft import get_peft_model
 
@@ -119,7 +119,7 @@ def test_a_look_without_gradients_does_not_change_those_of_four_bits(tiny_checkp
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM in the middle of a step."""
+    """Sends SIGTERM in the middle of this step."""
     from dimba.trainers.objectives.callbacks import StopOnSignal
 
     before = StopOnSignal.on_step_end
@@ -132,14 +132,14 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StopOnSignal, "on_step_end", on_step_end)
 
 
-def test_only_so_many_checkpoints_are_kept_and_they_hold_no_pickle_of_ours(tiny_checkpoint: Path, tmp_path: Path):
+def test_save_total_limit_checkpoints_are_kept_without_pickled_arguments(tiny_checkpoint: Path, tmp_path: Path):
     out = tmp_path / "out"
     sft(tiny_checkpoint, tmp_path, out, "--max-steps", "9", "--save-steps", "2", "--save-total-limit", "2")
     assert [step_of(each) for each in whole_checkpoints(out)] == [8, 9]
     assert not list(out.rglob("training_args.bin")) and not (out / ".saving").exists()
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(tiny_checkpoint: Path, tmp_path: Path):
+def test_a_loss_of_nan_fails_the_run_and_is_not_saved(tiny_checkpoint: Path, tmp_path: Path):
     out = tmp_path / "out"
     flags = ("--max-steps", "40", "--save-steps", "1", "--learning-rate", "1e30")
     text = sft(tiny_checkpoint, tmp_path, out, *flags, status=1)
@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(tiny_checkpoint:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for one checkpoint and a half."""
+    """A file system with space for one and a half checkpoints."""
     place = tmp_path / "small"
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=7m", "none", str(place)], check=False).returncode
@@ -162,7 +162,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_keeps_the_checkpoint_before_and_says_what_is_needed(
+def test_a_full_disk_keeps_the_last_checkpoint_and_reports_the_needed_space(
     tiny_checkpoint: Path, tmp_path: Path, small_disk: Path
 ):
     out = small_disk / "out"
@@ -171,7 +171,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_says_what_is_needed(
     assert [step_of(each) for each in whole_checkpoints(out)] == [2] and not (out / ".saving").exists()
 
 
-def test_a_disk_that_somebody_else_fills_while_it_saves_is_told_the_same(
+def test_a_disk_that_fills_up_during_a_save_is_reported_the_same_way(
     tiny_checkpoint: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("dimba.trainers.models.checkpoints._expected_bytes", lambda *_: 1)

@@ -1,7 +1,7 @@
-"""Every template that ships with the installed TRL, masked and decoded: what carries loss is what was meant.
+"""Every chat template that ships with TRL, masked and decoded: exactly the assistant's turns carry loss.
 
-What each says is made of random words that occur once, so that an oracle need not know how the masking works: the
-words of the trained turns must be in what is decoded, and nobody else's may be.
+Each message is made of random words that occur once, so the tests need not know how masking works: the decoded tokens
+must contain the words of the trained turns and no words of other messages.
 """
 
 import json
@@ -16,7 +16,8 @@ import pytest
 
 from dimba.common.errors import UnusableRow
 from dimba.dataset.formats import Sample
-from dimba.trainers.data.chat import ChatEncoder, Unmaskable
+from dimba.trainers.data.chat import ChatEncoder
+from dimba.trainers.data.render import Unmaskable
 
 LITERALS = re.compile(r"<\|[\w ]+\|?>|<[\w]+\|>|<｜[^｜<>]+｜>|<(?:start|end)_of_\w+>|\[/?INST\]")
 KEY = {"type": "object", "properties": {"key": {"type": "string", "description": "What."}}, "required": ["key"]}
@@ -27,13 +28,13 @@ NO_CALLS = """cohere cohere2 cohere2_training cohere_training deepseek_r1_distil
     gemma3 gemma3_training gemma_training idefics3 idefics3_training lfm2 lfm2_training llama3 llama3_training
     llava_next llava_next_training phi3 phi3_5 phi3_5_training phi3_training qwen2_5_vl qwen2_5_vl_training smolvlm
     smolvlm_training""".split()
-# It ends no turn (the next one's header does), its marked twin is masked by its own marks.
+# Its turns have no end token (the next header ends them); its twin with generation blocks is masked by these.
 NEVER_ENDS = ["glm4moe"]
-# What each kind of conversation is refused by; everything else is masked.
+# The templates that refuse each kind of conversation; they mask every other kind.
 REFUSED = {
     "system": ["gemma", "gemma_training"],  # they raise
-    "calls": NO_CALLS,  # the template shows no calls
-    "tools": [*NO_CALLS, "diffusion_gemma", "diffusion_gemma_training"],  # a header that these do not ask with
+    "calls": NO_CALLS,  # they show no tool calls
+    "tools": [*NO_CALLS, "diffusion_gemma", "diffusion_gemma_training"],  # their generation prompt lacks the header
     "twice": [
         *["cohere", "cohere2", "cohere2_training", "cohere_training"],  # they raise, as the next four
         *["gemma", "gemma3", "gemma3_training", "gemma_training"],
@@ -97,9 +98,9 @@ def turn(role: str, content: str | None = None, **more: Any) -> dict[str, Any]:
 
 
 def call(name: str = "") -> dict[str, Any]:
-    said: dict[str, str] = {"key": words()}
-    # That family joins the arguments as text.
-    function = {"name": "look", "arguments": json.dumps(said) if name.startswith("deepseek") else said}
+    values: dict[str, str] = {"key": words()}
+    # That family concatenates the arguments as text.
+    function = {"name": "look", "arguments": json.dumps(values) if name.startswith("deepseek") else values}
     return turn("assistant", "", tool_calls=[{"type": "function", "id": "abcdefghi", "function": function}])
 
 
@@ -119,8 +120,8 @@ def conversations(name: str = "") -> list[Conversation]:
         Conversation("several", (ask(), say(), ask(), say(), ask(), say())),
         Conversation("system", (turn("system"), ask(), say(), ask(), say())),
         Conversation("spaces", (turn("user", f" {words()}\n"), turn("assistant", f"\n  {words()} \n\n"), ask(), say())),
-        Conversation("fakes asked", (turn("user", f"{words()} {fake} {words()}"), say(), ask(), say())),
-        Conversation("fakes said", (ask(), turn("assistant", f"{words()} {fake} {words()}"), ask(), say())),
+        Conversation("header in a question", (turn("user", f"{words()} {fake} {words()}"), say(), ask(), say())),
+        Conversation("header in an answer", (ask(), turn("assistant", f"{words()} {fake} {words()}"), ask(), say())),
         Conversation("thought", (ask(), turn("assistant", thought + words()))),
         Conversation("thought before", (ask(), turn("assistant", thought + words()), ask(), say())),
         Conversation("unicode", (turn("user", f"日本語 🎉 {words()}"), turn("assistant", f"é🎉\r\n{words()} ñ"))),
@@ -131,7 +132,7 @@ def conversations(name: str = "") -> list[Conversation]:
     ]
 
 
-def said_words(message: dict[str, Any], *, without_thought: bool = False) -> set[str]:
+def words_of(message: dict[str, Any], *, without_thought: bool = False) -> set[str]:
     content = message["content"].rpartition("</think>")[2] if without_thought else message["content"]
     called = "".join(str(each["function"]["arguments"]) for each in message.get("tool_calls", ()))
     return set(re.findall(r"[a-z]{8}", f"{content} {called}"))
@@ -144,7 +145,7 @@ def runs(example: Any) -> list[tuple[int, int]]:
 
 
 def outcome(tokenizer: Any, talk: Conversation) -> str:
-    """`masked`, after the proof, or why it was refused."""
+    """`masked` after the proof, or the reason of the refusal."""
     trained = tuple(message["role"] == "assistant" for message in talk.messages)
     encoder = ChatEncoder(tokenizer)
     try:
@@ -166,11 +167,11 @@ def prove(tokenizer: Any, talk: Conversation, rendered: Any, example: Any) -> No
     decoded = [tokenizer.decode(example.input_ids[first:last]) for first, last in found]
     for text, message in zip(decoded, turns, strict=True):
         there = set(re.findall(r"[a-z]{8}", text))
-        missing = said_words(message) - there
-        assert not missing & said_words(message, without_thought=True), text
+        missing = words_of(message) - there
+        assert not missing & words_of(message, without_thought=True), text
         assert not missing or rendered.altered
         others = [each for each in talk.messages if each is not message]
-        assert not any(said_words(other) & there for other in others), text
+        assert not any(words_of(other) & there for other in others), text
     check_borders(tokenizer, talk, example, found)
 
 
@@ -181,13 +182,13 @@ def check_borders(tokenizer: Any, talk: Conversation, example: Any, found: list[
         assert example.input_ids[last - 1] in special
         opened = tokenizer.decode(example.input_ids[first : first + 4]).split()
         assert not opened or opened[0].lower() not in HEADER_WORDS, opened
-        asked = asked_with(tokenizer, talk, at)
+        asked = prompt_ids(tokenizer, talk, at)
         if asked and example.input_ids[: len(asked)].tolist() == asked:
             assert first == len(asked)
 
 
-def asked_with(tokenizer: Any, talk: Conversation, at: int) -> list[int] | None:
-    """The tokens that the model is given for this turn; None for a template that wants typed parts."""
+def prompt_ids(tokenizer: Any, talk: Conversation, at: int) -> list[int] | None:
+    """The tokens of the prompt for this turn; None for a template that needs contents in parts."""
     try:
         return tokenizer.apply_chat_template(
             list(talk.messages[:at]), add_generation_prompt=True, tools=talk.tools, return_dict=False
@@ -197,7 +198,7 @@ def asked_with(tokenizer: Any, talk: Conversation, at: int) -> list[int] | None:
 
 
 @pytest.mark.parametrize("name", sorted(templates()))
-def test_what_carries_loss_is_what_the_assistant_said(name: str):
+def test_exactly_the_assistants_turns_carry_loss(name: str):
     tokenizer = tokenizer_for(templates()[name])
     outcomes = {talk.name: outcome(tokenizer, talk) for talk in conversations(name)}
     refused = {talk: why for talk, why in outcomes.items() if why != "masked"}
@@ -212,7 +213,7 @@ def test_what_carries_loss_is_what_the_assistant_said(name: str):
 @pytest.mark.parametrize(
     "name", ["llama3_1", "qwen3", "gptoss", "deepseek_r1_distill", "llava_next", "phi3", "smolvlm"]
 )
-def test_tokens_that_hold_the_space_before_a_word_change_nothing(name: str, style: str):
+def test_tokenizers_with_leading_spaces_mask_the_same_turns(name: str, style: str):
     tokenizer = tokenizer_for(templates()[name], style)
     for talk in conversations(name):
         if name not in REFUSED.get(talk.name, ()):

@@ -1,49 +1,58 @@
-"""How rows become a batch: end to end where the model keeps them apart, else padded, and said."""
+"""The choice of a collator: rows packed end to end where that is exact for the model at hand, else padded."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dimba.common.errors import BadInput
 from dimba.objectives.sft import SftOptions
 from dimba.trainers.command import is_first_rank
-from dimba.trainers.data.packing import collate_packed, collate_padded, packing_error
-from dimba.trainers.kernels.documents import NAME, within_documents
-from dimba.trainers.models.sharding import agreed
+from dimba.trainers.data.packing import Collator, collate_packed, collate_padded
+from dimba.trainers.data.packing_probe import probe_packing
+from dimba.trainers.kernels.documents import NAME, use_document_attention
+from dimba.trainers.models.sharding import from_first_rank
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-def choose_collator(args: SftOptions, model: Any, pad_id: int, *, on_cpu: bool) -> Callable[..., Any]:
-    """As the flags say, and where they leave it open, as the model allows; sets the model's attention with it."""
+def choose_collator(args: SftOptions, model: PreTrainedModel, pad_id: int, *, on_cpu: bool) -> Collator:
+    """The collator that --packing and --attention ask for, or the fastest exact one; may set the model's attention.
+
+    Raises:
+        BadInput: `--attention documents` is not exact for this model.
+    """
     padded = partial(collate_padded, pad_id=pad_id)
     if args.attention == "documents":
-        return _by_documents(args, model, pad_id)
+        return _document_collator(args, model, pad_id)
     if args.packing == "off" or args.batch_size == 1:
         return padded
-    # Elsewhere than on a CPU kernels go over the mask as quickly as launching one for each document takes.
-    if args.attention == "auto" and on_cpu and within_documents(model).exact:
+    # On a GPU, one kernel over the mask takes no longer than a kernel for each document.
+    if args.attention == "auto" and on_cpu and use_document_attention(model).is_exact:
         return partial(collate_packed, max_length=args.batch_size * args.max_length, pad_id=pad_id)
-    probe = agreed(packing_error(model))
-    if probe.exact:
+    probe = from_first_rank(probe_packing(model))
+    if probe.is_exact:
         return partial(collate_packed, max_length=args.max_length, pad_id=pad_id)
     if is_first_rank():
-        print(f"packing is off, rows are padded: {probe.why}", flush=True)
+        print(f"packing is off, rows are padded: {probe.reason}", flush=True)
     return padded
 
 
-def _by_documents(args: SftOptions, model: Any, pad_id: int) -> Callable[..., Any]:
-    hint = "leave --attention out: what is quickest and exact is taken then"
+def _document_collator(args: SftOptions, model: PreTrainedModel, pad_id: int) -> Collator:
+    hint = "leave out --attention: the default is the fastest exact attention"
     if args.packing == "off":
-        raise BadInput("--attention documents is for packed rows, and --packing is off", hint)
-    probe = within_documents(model)
-    if not probe.exact:
-        raise BadInput(f"--attention documents: {probe.why}", hint)
+        raise BadInput("--attention documents needs packed rows, but --packing is off", hint)
+    probe = use_document_attention(model)
+    if not probe.is_exact:
+        raise BadInput(probe.reason, hint, key="--attention documents")
     return partial(collate_packed, max_length=args.batch_size * args.max_length, pad_id=pad_id)
 
 
-def told(model: Any, collate: Any, *, mixed: str, activations: str) -> str:
-    """The choices in a line."""
+def speed_summary(model: PreTrainedModel, collate: Collator, *, mixed: str, activations: str) -> str:
+    """One line with the precision, the layout of rows, the attention and the use of activation checkpointing."""
     packed = getattr(collate, "func", None) is collate_packed
     attention = "within documents" if model.config._attn_implementation == NAME else model.config._attn_implementation
     parts = ["float32" if mixed == "no" else f"mixed {mixed}", "rows packed" if packed else "rows padded"]
-    parts += [f"attention {attention}", f"activations {activations}"]
+    parts += [f"attention {attention}", f"activation checkpointing {activations}"]
     return ", ".join(parts)

@@ -1,62 +1,69 @@
-"""GRPO's prompts as the model gets them, and the chats that a reward model scores: a chat template may refuse some."""
+"""GRPO's prompts and the chats that a reward model scores, rendered with a chat template that may refuse some."""
+
+from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.prompt_examples import PromptExample
-from dimba.trainers.data.render import TemplateFault, refused
+from dimba.trainers.data.render import TemplateFault, template_refusal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Chat = Sequence[Mapping[str, Any]]
 
 
 @dataclass
-class Prompted:
-    """Rows with the tokens of their prompts, and those that the template refuses."""
+class RenderedPrompts:
+    """`rows` of (where, example, tokens of its prompt), and the rows that the template refuses, by reason too."""
 
     rows: list[tuple[Location, PromptExample, int]] = field(default_factory=list)
     bad: list[UnusableRow] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
 
 
-def prompted(tokenizer: Any, tasks: Sequence[tuple[Location, PromptExample]], *, pairs: bool) -> Prompted:
-    """The rows in order; with `pairs` both ways to go on have to be chats of the template's, too."""
-    found, texts, kept = Prompted(), [], []
+def render_prompts(
+    tokenizer: PreTrainedTokenizerBase, tasks: Sequence[tuple[Location, PromptExample]], *, pairs: bool
+) -> RenderedPrompts:
+    """Renders the prompts of (where, example) rows in order; with `pairs` also checks that both answers render."""
+    rendered, texts, kept = RenderedPrompts(), [], []
     for where, task in tasks:
         try:
             text = chat_text(tokenizer, task.messages, where, ask=True)
-            for said in (task.chosen, task.rejected) if pairs else ():
-                chat_text(tokenizer, (*task.messages, *(said or ())), where)
+            for answer in (task.chosen, task.rejected) if pairs else ():
+                chat_text(tokenizer, (*task.messages, *(answer or ())), where)
         except TemplateFault as fault:
-            found.bad.append(fault)
-            found.faults[fault.reason] += 1
+            rendered.bad.append(fault)
+            rendered.faults[fault.reason] += 1
         else:
             kept.append((where, task))
             texts.append(text)
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    found.rows = [(*row, len(each)) for row, each in zip(kept, ids, strict=True)]
-    return found
+    rendered.rows = [(*row, len(each)) for row, each in zip(kept, ids, strict=True)]
+    return rendered
 
 
-def chat_text(tokenizer: Any, chat: Chat, where: Location, *, ask: bool = False) -> str:
-    """The chat in the template's words, those that ask for an answer behind it where `ask`; raises TemplateFault."""
+def chat_text(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: Location, *, ask: bool = False) -> str:
+    """The chat as text, followed by the generation prompt if `ask`; raises TemplateFault."""
     try:
         text: str = tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=ask)
-    except Exception as error:  # a template is a program of somebody else's: it may fail in any way
-        raise refused(where, str(error)) from error
+    except Exception as error:  # a template is a program from elsewhere: it may raise anything
+        raise template_refusal(where, str(error)) from error
     return text
 
 
-def chat_ids(tokenizer: Any, chats: Sequence[Chat]) -> list[list[int]]:
-    """The token ids of whole chats; raises BadInput."""
+def chat_ids(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[list[int]]:
+    """The token ids of complete chats; raises BadInput."""
     if not chats:
         return []
     try:
-        found = tokenizer.apply_chat_template([list(chat) for chat in chats], return_dict=True)
+        encoded = tokenizer.apply_chat_template([list(chat) for chat in chats], return_dict=True)
     except Exception as error:  # as above
-        what = f"the chat template of the reward model refuses a chat: {error}"
-        raise BadInput(what, "give it a template that allows such chats, or leave these rows out") from error
-    ids: list[list[int]] = found["input_ids"]
+        problem = f"the chat template of the reward model refuses a chat: {error}"
+        raise BadInput(problem, "give it a template that accepts such chats, or remove these rows") from error
+    ids: list[list[int]] = encoded["input_ids"]
     return ids

@@ -1,23 +1,28 @@
-"""What tokenised data look like: counts, a histogram of lengths, and examples decoded."""
+"""The report of tokenised data: counts, a histogram of lengths, and decoded examples."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dimba.dataset.token_report import Bar, DataReport, Part, Shown, UnusableRowReport
-from dimba.trainers.data.chat import Example
+from dimba.trainers.data.encoding import Example
 from dimba.trainers.data.selection import Selection
 from dimba.trainers.data.token_store import TokenStore
 
-_BARS = 8  # up to max_length; what is longer has one of its own
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BARS = 8  # up to max_length; longer rows have a bar of their own
 _SHOWN = 1500  # tokens of a shown example, from its start and from its end
-_BYTES = 4  # of a character, at most
+_CHARACTER_BYTES = 4  # at most
 
 
 def report_on(
-    store: TokenStore, chosen: Selection, tokenizer: Any, *, max_length: int, on_long: str | None
+    store: TokenStore, selection: Selection, tokenizer: PreTrainedTokenizerBase, *, max_length: int, on_long: str | None
 ) -> DataReport:
-    """Everything that can be counted."""
+    """The report of the rows in `store` and of the examples selected from them."""
     note, lengths = store.note, store.lengths
     return DataReport(
         format=note["format"],
@@ -29,32 +34,32 @@ def report_on(
         trained_tokens=int(store.trained_counts.sum()),
         max_length=max_length,
         on_long=on_long,
-        long_rows=chosen.long_rows,
-        cut_tokens=chosen.cut_tokens,
-        cut_trained_tokens=chosen.cut_trained_tokens,
-        left_out=chosen.left_out,
-        examples=len(chosen.train),
-        validation=len(chosen.validation),
+        long_rows=selection.long_rows,
+        cut_tokens=selection.cut_tokens,
+        cut_trained_tokens=selection.cut_trained_tokens,
+        left_out=selection.dropped_rows,
+        examples=len(selection.train),
+        validation=len(selection.validation),
         median=int(np.median(lengths)) if len(lengths) else 0,
         longest=int(lengths.max(initial=0)),
         lengths=histogram(lengths, max_length),
         shown=tuple(
-            _shown(store, chosen.shown[at], tokenizer, title)
-            for title, at in telling(chosen.shown[:, 2] - chosen.shown[:, 1])
+            _shown(store, selection.shown[at], tokenizer, title)
+            for title, at in typical_examples(selection.shown[:, 2] - selection.shown[:, 1])
         ),
     )
 
 
-def histogram(lengths: Any, max_length: int) -> tuple[Bar, ...]:
-    """How many rows have how many tokens, in equal steps up to `max_length`, and what is beyond."""
+def histogram(lengths: np.ndarray, max_length: int) -> tuple[Bar, ...]:
+    """Rows by length in equal steps up to `max_length`, and the rows beyond it."""
     edges = sorted({max_length * n // _BARS for n in range(1, _BARS + 1)})
-    edges[-1] = max_length + 1  # what is as long as max_length is not cut
+    edges[-1] = max_length + 1  # a row of max_length tokens is not cut
     counts = np.bincount(np.searchsorted(edges, lengths, side="right"), minlength=len(edges) + 1)
     return tuple(Bar(below=below, rows=int(rows)) for below, rows in zip([*edges, None], counts, strict=True))
 
 
-def telling(lengths: Any) -> list[tuple[str, int]]:
-    """(which, where) of the first example, one of the usual length, and the longest; three where there are three."""
+def typical_examples(lengths: np.ndarray) -> list[tuple[str, int]]:
+    """(title, index) of the first example, one of the usual length and the longest; fewer if there are fewer."""
     others = np.argsort(lengths[1:], kind="stable") + 1
     chosen = [("the first", 0)] if len(lengths) else []
     if len(others) > 1:
@@ -65,50 +70,51 @@ def telling(lengths: Any) -> list[tuple[str, int]]:
     return chosen
 
 
-def _shown(store: TokenStore, piece: Any, tokenizer: Any, title: str) -> Shown:
-    """A piece of a row as the model is given it, and how much of the row lies before and behind it."""
-    row, start, end = (int(each) for each in piece)
-    whole = store.row(row)
+def _shown(store: TokenStore, piece: np.ndarray, tokenizer: PreTrainedTokenizerBase, title: str) -> Shown:
+    """A piece of a row as the model gets it, with the number of the row's tokens before and behind it."""
+    index, start, end = (int(each) for each in piece)
+    row = store.row(index)
     parts = (
-        *_told(start, "before are not seen"),
-        *_clipped(_slice(whole, slice(start, end)), tokenizer),
-        *_told(len(whole.input_ids) - end, "are not in this example"),
+        *_gap(start, "before are not seen"),
+        *_shortened(_slice(row, slice(start, end)), tokenizer),
+        *_gap(len(row.input_ids) - end, "are not in this example"),
     )
-    return Shown(where=f"{store.note['where']}{store.numbers[row]}", tokens=end - start, parts=parts, title=title)
+    return Shown(where=f"{store.note['where']}{store.numbers[index]}", tokens=end - start, parts=parts, title=title)
 
 
-def _clipped(example: Example, tokenizer: Any) -> tuple[Part, ...]:
+def _shortened(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[Part, ...]:
     size = len(example.input_ids)
     if size <= 2 * _SHOWN:
-        return decoded(example, tokenizer)
-    ends = [_slice(example, part) for part in (slice(_SHOWN), slice(-_SHOWN, None))]
-    return (*decoded(ends[0], tokenizer), *_told(size - 2 * _SHOWN, "not shown"), *decoded(ends[1], tokenizer))
+        return decode(example, tokenizer)
+    start, end = (_slice(example, part) for part in (slice(_SHOWN), slice(-_SHOWN, None)))
+    return (*decode(start, tokenizer), *_gap(size - 2 * _SHOWN, "not shown"), *decode(end, tokenizer))
 
 
-def _told(count: int, what: str) -> tuple[Part, ...]:
-    return (Part(text=f" … {count:,} tokens {what} … ", trained=False),) if count else ()
+def _gap(count: int, note: str) -> tuple[Part, ...]:
+    return (Part(text=f" … {count:,} tokens {note} … ", trained=False),) if count else ()
 
 
 def _slice(example: Example, part: slice) -> Example:
     return Example(example.input_ids[part], example.trained[part])
 
 
-def decoded(example: Example, tokenizer: Any) -> tuple[Part, ...]:
-    """The text of an example's tokens, in stretches that carry loss and stretches that do not."""
+def decode(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[Part, ...]:
+    """The text of an example's tokens, in runs that carry loss and runs that do not."""
     ids, trained = example.input_ids.tolist(), example.trained.tolist()
     parts, start = list[Part](), 0
     for edge in [*(np.flatnonzero(np.diff(example.trained)) + 1).tolist(), len(ids)]:
-        end = _whole_character(ids, start, edge, tokenizer)
+        end = _character_end(ids, start, edge, tokenizer)
         if end > start:
             parts.append(Part(text=tokenizer.decode(ids[start:end]), trained=trained[edge - 1]))
         start = max(start, end)
     return tuple(parts)
 
 
-def _whole_character(ids: list[int], start: int, edge: int, tokenizer: Any) -> int:
-    """The end of a stretch, or behind the character that begins in it: its bytes may be several tokens."""
-    text = tokenizer.decode(ids[max(start, edge - _BYTES) : edge])
+def _character_end(ids: list[int], start: int, edge: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """`edge`, or the end of the character across it: the bytes of one character may be several tokens."""
+    first = max(start, edge - _CHARACTER_BYTES)
+    text = tokenizer.decode(ids[first:edge])
     if not text.endswith("\ufffd"):
         return edge
-    longer = ((end, tokenizer.decode(ids[max(start, edge - _BYTES) : end])) for end in range(edge + 1, edge + _BYTES))
+    longer = ((end, tokenizer.decode(ids[first:end])) for end in range(edge + 1, edge + _CHARACTER_BYTES))
     return next((end for end, more in longer if end <= len(ids) and not more.startswith(text)), edge)

@@ -1,4 +1,6 @@
-"""Rows from a file or from the Hub, as samples."""
+"""Rows from a local file or from the Hub, as samples."""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -6,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import names_a_path
 from dimba.common.errors import BadInput, Location
@@ -14,13 +16,16 @@ from dimba.dataset.files import Read, read_rows
 from dimba.dataset.formats import Format
 from dimba.dataset.summary import Samples, samples_of
 
-# Splits of data sets that have no `train`.
-DEFAULT_SPLITS = {"HuggingFaceH4/ultrachat_200k": "train_sft"}
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder, DatasetInfo
+
+# The functions below import `datasets`: it takes 0.7 s, which a preview of a local file does not need.
+DEFAULT_SPLITS = {"HuggingFaceH4/ultrachat_200k": "train_sft"}  # of data sets without a split `train`
 
 
 @dataclass(frozen=True)
 class Source:
-    """A local file or a data set on the Hub, and how its columns are called (ours → theirs)."""
+    """A local file or a data set on the Hub, and the names of its columns (ours → theirs)."""
 
     dataset: str
     config: str | None = None
@@ -28,26 +33,26 @@ class Source:
     columns: Mapping[str, str] = field(default_factory=dict)
 
     def samples(self) -> tuple[Format, Samples]:
-        """(format, (where, sample) of every row), a UnusableRow for one that cannot be used.
+        """(format, (where, sample) of every row), a UnusableRow in place of an unusable sample.
 
         Raises:
-            BadInput: the data cannot be read, no row of them can, or their format is not recognised.
+            BadInput: the data cannot be read, have no usable row, or have no known format.
         """
         return samples_of(self.rows(), self.columns)
 
     def rows(self) -> Read:
-        """Every row as it stands in the data, with where; raises BadInput."""
+        """(where, row) of every row as it is in the data; raises BadInput."""
         if names_a_path(self.dataset):
             return read_rows(self._path)
         return _rows_of_hub(self._builder, self.dataset, self._split)
 
     def identity(self) -> list[Any]:
-        """What stays the same as long as the rows and their reading do: the file's content, the Hub's files."""
+        """Values that are equal as long as the rows are: of a local file its content, of a Hub data set its files."""
         if names_a_path(self.dataset):
-            what = [str(self._path), _digest(self._path)]  # with its name, which stands before the number of a row
+            values = [str(self._path), _digest(self._path)]  # the path is part of each row's `where`
         else:
-            what = [self.dataset, self._builder.config_id, self._builder.hash, self._split]
-        return [*what, sorted(self.columns.items())]
+            values = [self.dataset, self._builder.config_id, self._builder.hash, self._split]
+        return [*values, sorted(self.columns.items())]
 
     @property
     def _path(self) -> Path:
@@ -58,10 +63,10 @@ class Source:
         return self.split or DEFAULT_SPLITS.get(self.dataset, "train")
 
     @cached_property
-    def _builder(self) -> Any:
+    def _builder(self) -> DatasetBuilder:
         import datasets
 
-        with _translated(self.dataset, self._split):
+        with _library_errors(self.dataset, self._split):
             return datasets.load_dataset_builder(self.dataset, self.config)
 
 
@@ -73,19 +78,19 @@ def _digest(path: Path) -> str:
         raise BadInput(str(error.strerror), "check the path and its permissions", file=path) from None
 
 
-def _rows_of_hub(builder: Any, name: str, split: str) -> Read:
+def _rows_of_hub(builder: DatasetBuilder, name: str, split: str) -> Read:
     import datasets
 
-    with _translated(name, split):
-        streaming = _is_beyond_memory(builder.info, split)
+    with _library_errors(name, split):
+        streaming = _exceeds_memory(builder.info, split)
         rows = datasets.load_dataset(name, builder.config.name, split=split, streaming=streaming)
         for number, row in enumerate(rows, 1):
             yield Location(f"{name}[{split}]", row=number), dict(row)
 
 
 @contextmanager
-def _translated(name: str, split: str) -> Iterator[None]:
-    """What `datasets` raises, as what is wrong and what to do next."""
+def _library_errors(name: str, split: str) -> Iterator[None]:
+    """Turns the exceptions of `datasets` into BadInput."""
     import datasets
 
     try:
@@ -96,16 +101,16 @@ def _translated(name: str, split: str) -> Iterator[None]:
         raise BadInput(f"data set `{name}`, split `{split}`: {reason}", hint) from error
 
 
-def _is_beyond_memory(info: Any, split: str, available: int | None = None) -> bool:
-    """Whether a split is streamed rather than fetched whole; part of one (`train[:10%]`) cannot be."""
+def _exceeds_memory(info: DatasetInfo, split: str) -> bool:
+    """Whether a split is larger than the free memory, and so streamed; a slice (`train[:10%]`) cannot be streamed."""
     known = (info.splits or {}).get(split)
     size = known.num_bytes if known else info.dataset_size
-    available = available_memory() if available is None else available
+    available = available_memory()
     return bool(size and available) and size > available and split.replace("_", "").isalnum()
 
 
 def available_memory() -> int:
-    """Bytes that a new process could use; 0 where the system does not tell."""
+    """Bytes of memory for a new process; 0 on a system that does not report them."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

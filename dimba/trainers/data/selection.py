@@ -1,40 +1,39 @@
-"""From tokenised rows to examples: what is held out, and what becomes of rows that are too long."""
+"""From tokenised rows to training examples: rows held out for validation, and pieces of rows that are too long."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from dimba.trainers.data.token_store import TokenStore
 
-MOST_CUT = 0.1  # of the trained tokens, without being told what to do with long rows
+MOST_CUT = 0.1  # of the trained tokens, as long as --on-long is not given
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Pieces of rows, int32 [examples, 3]: row, first token, behind the last token; and what is not among them."""
+    """Pieces of rows, int32 [examples, 3]: row, first token, end token; and counts of what they leave out."""
 
-    train: Any
-    validation: Any
+    train: np.ndarray
+    validation: np.ndarray
     long_rows: int
     cut_tokens: int
     cut_trained_tokens: int
-    left_out: int
+    dropped_rows: int
     held_out_rows: int
 
     @property
-    def shown(self) -> Any:
-        """What is trained on; what is validated on where that is nothing."""
+    def shown(self) -> np.ndarray:
+        """The pieces to train on; those to validate on if there are no others."""
         return self.train if len(self.train) else self.validation
 
 
 def select(store: TokenStore, max_length: int, on_long: str | None, wanted: float = 0, seed: int = 0) -> Selection:
     """Pieces of at most `max_length` tokens, each with a token that carries loss.
 
-    Of the rows that are in some piece, `wanted` (a share, or a number) are held out, with all their pieces.
+    `wanted` rows (a share below 1, else a number) of those with a piece are held out, with all their pieces.
     """
     long_rows = np.flatnonzero(store.lengths > max_length)
-    pieces, left_out = _pieces(store, max_length, on_long or "truncate", long_rows)
+    pieces, dropped_rows = _pieces(store, max_length, on_long or "truncate", long_rows)
     held_out = hold_out(np.unique(pieces[:, 0]), wanted, seed)
     is_held_out = np.isin(pieces[:, 0], held_out)
     return Selection(
@@ -43,43 +42,43 @@ def select(store: TokenStore, max_length: int, on_long: str | None, wanted: floa
         long_rows=len(long_rows),
         cut_tokens=int(store.lengths.sum()) - _tokens_in(pieces),
         cut_trained_tokens=0 if on_long == "split" else _cut_trained(store, max_length, on_long, long_rows),
-        left_out=left_out,
+        dropped_rows=dropped_rows,
         held_out_rows=len(held_out),
     )
 
 
-def hold_out(rows: Any, wanted: float, seed: int) -> Any:
-    """Those of `rows` to validate on, the same for the same seed: a share of them below 1, else a number."""
+def hold_out(rows: np.ndarray | range, wanted: float, seed: int) -> np.ndarray:
+    """The rows to validate on, equal for equal seeds: a share of `rows` for `wanted` below 1, else a number."""
     count = round(len(rows) * wanted) if wanted < 1 else int(wanted)
     return np.sort(np.random.default_rng(seed).permutation(rows)[:count])
 
 
 def cuts_too_much(store: TokenStore, selection: Selection, on_long: str | None) -> bool:
-    """Whether more trained tokens would be lost than anybody could mean."""
+    """Whether more than MOST_CUT of the trained tokens would be lost without --on-long."""
     return on_long is None and selection.cut_trained_tokens > MOST_CUT * int(store.trained_counts.sum())
 
 
-def _pieces(store: TokenStore, max_length: int, on_long: str, long_rows: Any) -> tuple[Any, int]:
-    """(pieces in the rows' order, rows that none is made of)."""
-    # 4 bytes a number, and few copies: there may be ten million rows.
-    whole = np.zeros((len(store), 3), dtype=np.int32)
-    whole[:, 0], whole[:, 2] = np.arange(len(store)), store.lengths
+def _pieces(store: TokenStore, max_length: int, on_long: str, long_rows: np.ndarray) -> tuple[np.ndarray, int]:
+    """(pieces in row order, number of rows without a piece)."""
+    # int32 and few copies: there may be ten million rows.
+    full = np.zeros((len(store), 3), dtype=np.int32)
+    full[:, 0], full[:, 2] = np.arange(len(store)), store.lengths
     if not len(long_rows):
-        return whole, 0
-    made = [piece for row in long_rows for piece in _of_long_row(store, int(row), max_length, on_long)]
-    left_out = len(long_rows) - len({row for row, _, _ in made})
-    pieces = np.concatenate([np.delete(whole, long_rows, axis=0), np.array(made, dtype=np.int32).reshape(-1, 3)])
-    return pieces[np.argsort(pieces[:, 0], kind="stable")], left_out
+        return full, 0
+    cut = [piece for row in long_rows for piece in _pieces_of_long_row(store, int(row), max_length, on_long)]
+    dropped_rows = len(long_rows) - len({row for row, _, _ in cut})
+    pieces = np.concatenate([np.delete(full, long_rows, axis=0), np.array(cut, dtype=np.int32).reshape(-1, 3)])
+    return pieces[np.argsort(pieces[:, 0], kind="stable")], dropped_rows
 
 
-def _tokens_in(pieces: Any) -> int:
-    """Tokens that are in some piece; one that two pieces of a row share counts once."""
+def _tokens_in(pieces: np.ndarray) -> int:
+    # Two pieces of a row share a token, which counts once.
     follows = pieces[1:, 0] == pieces[:-1, 0]
     shared = np.maximum(pieces[:-1, 2] - pieces[1:, 1], 0)[follows]
     return int((pieces[:, 2] - pieces[:, 1]).sum(dtype=np.int64) - shared.sum(dtype=np.int64))
 
 
-def _of_long_row(store: TokenStore, row: int, max_length: int, on_long: str) -> list[tuple[int, int, int]]:
+def _pieces_of_long_row(store: TokenStore, row: int, max_length: int, on_long: str) -> list[tuple[int, int, int]]:
     if on_long == "drop":
         return []
     trained = store.row(row).trained
@@ -89,6 +88,6 @@ def _of_long_row(store: TokenStore, row: int, max_length: int, on_long: str) -> 
     return [piece for piece in pieces if trained[piece[1] + 1 : piece[2]].any()]
 
 
-def _cut_trained(store: TokenStore, max_length: int, on_long: str | None, long_rows: Any) -> int:
+def _cut_trained(store: TokenStore, max_length: int, on_long: str | None, long_rows: np.ndarray) -> int:
     start = 0 if on_long == "drop" else max_length
     return sum(int(store.row(int(row)).trained[start:].sum()) for row in long_rows)

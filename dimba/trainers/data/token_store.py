@@ -1,7 +1,7 @@
 """Tokenised rows on disk: written once, read by every process through the page cache.
 
-A folder of flat arrays: `ids` (int32) and `trained` (bool) of all rows end to end, `ends` (int64, where each row
-ends), `trained_counts` (int32) and `numbers` (int64, the row's line or number in its file), and what was noted.
+A folder of flat arrays: `ids` (int32) and `trained` (bool) of all rows end to end, `ends` (int64, the end of each
+row), `trained_counts` (int32), `numbers` (int64, the row's line or number in its file), and note.json.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dimba.trainers.data.chat import Example
+from dimba.trainers.data.encoding import Example
 
 _NOTE = "note.json"
 _PER_ROW = {"ends": np.int64, "trained_counts": np.int32, "numbers": np.int64}
@@ -25,21 +25,21 @@ _PER_ROW = {"ends": np.int64, "trained_counts": np.int32, "numbers": np.int64}
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Rows by their index; `note` is what was counted while they were made."""
+    """Rows by their index; `note` holds the counts made while they were tokenised (tokenization.Counts)."""
 
-    ids: Any  # int32 [tokens]
-    trained: Any  # bool [tokens]
-    ends: Any  # int64 [rows]
-    trained_counts: Any  # int32 [rows]
-    numbers: Any  # int64 [rows]
+    ids: np.ndarray  # int32 [tokens]
+    trained: np.ndarray  # bool [tokens]
+    ends: np.ndarray  # int64 [rows]
+    trained_counts: np.ndarray  # int32 [rows]
+    numbers: np.ndarray  # int64 [rows]
     note: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.ends)
 
     @property
-    def lengths(self) -> Any:
-        """Tokens of each row, int64 [rows]."""
+    def lengths(self) -> np.ndarray:
+        """Tokens per row, int64 [rows]."""
         return np.diff(self.ends, prepend=0)
 
     def row(self, index: int) -> Example:
@@ -50,43 +50,43 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
-        """What a writer left in `folder`; the tokens stay on disk. Raises ValueError where that is not whole."""
+        """The store that a writer left in `folder`; tokens stay on disk. Raises ValueError for a damaged one."""
         rows = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _PER_ROW}
         note = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
         ids, trained = (_mapped(folder / "ids.bin", np.int32), _mapped(folder / "trained.bin", np.bool_))
         total = int(rows["ends"][-1]) if len(rows["ends"]) else 0
         if not len(ids) == len(trained) == total or len({len(each) for each in rows.values()}) > 1:
             raise ValueError(f"{folder} is damaged")
-        note_use(folder / _NOTE)
+        record_use(folder / _NOTE)
         return cls(ids, trained, note=note, **rows)
 
 
-def note_use(path: Path) -> None:
-    """Says when a file of a cache was last wanted, for `dimba prune`: not every disk notes what is read."""
+def record_use(path: Path) -> None:
+    """Sets a cached file's access time, by which `dimba prune` chooses; many disks do not record reads themselves."""
     with suppress(OSError):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
-def _mapped(path: Path, kind: Any) -> Any:
+def _mapped(path: Path, kind: type[np.generic]) -> np.ndarray:
     # An empty file cannot be mapped.
     return np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.empty(0, kind)
 
 
 class TokenWriter:
-    """Writes rows beside `folder`, which appears whole once `finish` is called, or not at all.
+    """Writes rows beside `folder`; `finish` renames them into place, so `folder` is complete or absent.
 
-    Whoever uses it holds the folder's lock.
+    The caller holds the folder's lock.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-        self._rows = {name: array("q") for name in _PER_ROW}  # 8 bytes a row and name: there may be millions
+        self._rows = {name: array("q") for name in _PER_ROW}  # 8 bytes per row and name: there may be millions
         self._end = 0
 
     def __enter__(self) -> "TokenWriter":
-        for left in self._folder.parent.glob(f"{self._folder.name}.*.part"):
-            shutil.rmtree(left)  # of a process that was killed, as two never write at once
+        for leftover in self._folder.parent.glob(f"{self._folder.name}.*.part"):
+            shutil.rmtree(leftover)  # from a killed process: the lock admits one writer at a time
         self._part.mkdir(parents=True)
         self._ids, self._trained = ((self._part / f"{name}.bin").open("wb") for name in ("ids", "trained"))
         return self
@@ -99,7 +99,7 @@ class TokenWriter:
             shutil.rmtree(self._part, ignore_errors=True)
 
     def add(self, example: Example, number: int) -> None:
-        """Appends a row."""
+        """Appends the row with this line or number."""
         self._ids.write(example.input_ids.astype(np.int32).tobytes())
         self._trained.write(example.trained.astype(np.bool_).tobytes())
         self._end += len(example.input_ids)
@@ -108,7 +108,7 @@ class TokenWriter:
         self._rows["numbers"].append(number)
 
     def finish(self, note: dict[str, Any]) -> None:
-        """Puts the folder in its place."""
+        """Flushes everything to the disk and renames it to `folder`."""
         self._ids.close()
         self._trained.close()
         for name, kind in _PER_ROW.items():

@@ -1,39 +1,42 @@
-"""Where the turns of a rendered chat lie, by the marks of its contents."""
+"""The positions of the turns in a rendered chat, from the markers of its contents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dimba.common.errors import Location
 from dimba.trainers.data import marks
 from dimba.trainers.data.marks import CALLS, ENDS, TAG, Mark
-from dimba.trainers.data.render import Messages, Unmaskable
+from dimba.trainers.data.render import Message, Messages, Tools, Unmaskable
 
-DROPS = "it changes or drops what the assistant said"
+DROPS_CONTENT = "it changes or drops the assistant's content"
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat being masked; `text` is its render."""
+    """A chat and `text`, its render; `only_answers_marked`: other messages have no markers."""
 
     messages: Messages
-    tools: Any
+    tools: Tools
     where: Location
     text: str = ""
-    unmarked: bool = False  # only the assistant's contents are marked: others' may lie between
+    only_answers_marked: bool = False
 
-    def hides(self, header: str, before: int) -> bool:
-        """Whether words that are not marked may be mistaken for the template's header."""
-        return self.unmarked and any(header in str(message.get("content")) for message in self.messages[:before])
+    def may_contain(self, header: str, before: int) -> bool:
+        """Whether an unmarked message before this turn contains text that looks like the template's header."""
+        contents = (str(message.get("content")) for message in self.messages[:before])
+        return self.only_answers_marked and any(header in content for content in contents)
 
-    def refused(self, why: str) -> Unmaskable:
-        """The reason as an exception."""
-        return Unmaskable(self.where, why)
+    def unmaskable(self, reason: str) -> Unmaskable:
+        """The error that names this chat."""
+        return Unmaskable(self.where, reason)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Where one assistant turn lies: template's text, what it says from `first` to `last`, template's text."""
+    """The positions of one assistant turn: template text from `before`, content from `first` to `last`, template text.
+
+    `next` is the start of the next content or the end of the text; `altered`: the content shows in part only.
+    """
 
     index: int
     before: int
@@ -44,40 +47,40 @@ class Turn:
 
 
 def turn_at(chat: Chat, found: Sequence[Mark], index: int) -> Turn:
-    """Where the turn of this index lies, by its marks and the nearest ones around; raises Unmaskable."""
+    """The positions of turn `index`, from its own markers and the nearest ones around them; raises Unmaskable."""
     message = chat.messages[index]
     own = _own_marks(chat, found, index)
     content = [mark for mark in own if mark.kind != CALLS]
-    contents, calls = marks.expected(message)
+    contents, calls = marks.expected_marks(message)
     if len(own) - len(content) != calls:
-        raise chat.refused("it drops what the assistant calls")
+        raise chat.unmaskable("it drops the assistant's tool calls")
     if not calls and (not content or content[-1].kind != ENDS or content[0].kind == ENDS):
-        raise chat.refused(DROPS)
+        raise chat.unmaskable(DROPS_CONTENT)
     first, last = own[0].at, own[-1].at
     if not chat.text[first:last].strip():
-        raise chat.refused(DROPS)
+        raise chat.unmaskable(DROPS_CONTENT)
     others = [mark.at for mark in found if mark.turn != index]
     before = max((at for at in others if at <= first), default=0)
     following = min((at for at in others if at >= last), default=len(chat.text))
     shown = sum(mark.kind != TAG for mark in content)
-    altered = shown != contents or _reads_otherwise(chat.text, content, message)
+    altered = shown != contents or _differs(chat.text, content, message)
     return Turn(index, before, first, last, following, altered)
 
 
 def _own_marks(chat: Chat, found: Sequence[Mark], index: int) -> list[Mark]:
-    """The turn's marks in the order of the text; a call's name may come again with the tool's answer."""
     own: dict[tuple[str, int], Mark] = {}
     for mark in found:
+        # A call's name may appear again with the tool's answer.
         if mark.turn == index and own.setdefault((mark.kind, mark.number), mark) is not mark and mark.kind != CALLS:
-            raise chat.refused("it shows what the assistant said twice")
+            raise chat.unmaskable("it shows the assistant's content twice")
     ordered = list(own.values())
     if any(mark.turn != index and ordered[0].at < mark.at < ordered[-1].at for mark in (found if ordered else ())):
-        raise chat.refused("it mixes what the assistant said with other turns")
+        raise chat.unmaskable("it mixes the assistant's content with other turns")
     return ordered
 
 
-def _reads_otherwise(text: str, content: Sequence[Mark], message: dict[str, Any]) -> bool:
+def _differs(text: str, content: Sequence[Mark], message: Message) -> bool:
     if not content:
         return False
-    shown, meant = text[content[0].at : content[-1].at], marks.said(message, content[0])
-    return shown != meant and "".join(shown.split()) != "".join(meant.split())
+    shown, original = text[content[0].at : content[-1].at], marks.content_from(message, content[0])
+    return shown != original and "".join(shown.split()) != "".join(original.split())

@@ -1,1 +1,1 @@
-"""Faster pieces of a model, each used only where it is proved equal on the model at hand."""
+"""Faster replacements of parts of a model, each used only if it proves numerically equal on the model at hand."""

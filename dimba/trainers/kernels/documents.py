@@ -1,21 +1,26 @@
-"""Attention within documents that lie end to end, each on its own: on a CPU their mask would cost what it hides.
+"""Attention within documents that lie end to end, one document at a time: on a CPU a mask would cost what it hides.
 
-What it costs grows with the sum of the documents' squares, and not with the square of their sum.
+The cost grows with the sum of the documents' squared lengths, not with the square of their sum.
 """
+
+from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from dimba.trainers.data.packing import Packing, packing_error
-from dimba.trainers.models.sharding import agreed
+from dimba.trainers.data.packing_probe import ProbeResult, probe_packing
+from dimba.trainers.models.sharding import from_first_rank
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "dimba_documents"
-_UNKNOWN = ("softcap", "s_aux", "position_bias")  # what changes the scores otherwise
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # options that change the scores
 
 
 def attend(
@@ -30,19 +35,21 @@ def attend(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """One of transformers' attention functions; documents begin where positions begin at 0.
+    """An attention function of transformers: (rows, heads, length, size) → (rows, length, heads, size).
+
+    A document begins at each position 0 of `position_ids` [rows, length].
 
     Raises:
-        ValueError: the model asks for more than that. `packing_error` runs into it before anything is trained.
+        ValueError: the model needs more than causal attention in documents; `probe_packing` reports it.
     """
-    both_ways = False in (others.get("is_causal"), getattr(module, "is_causal", True))
-    if both_ways or any(others.get(name) is not None for name in _UNKNOWN):
-        raise ValueError(f"{type(module).__name__} scores in a way of its own")
+    is_bidirectional = False in (others.get("is_causal"), getattr(module, "is_causal", True))
+    if is_bidirectional or any(others.get(name) is not None for name in _UNSUPPORTED):
+        raise ValueError(f"{type(module).__name__} computes its scores differently")
     rows, _, length, _ = query.shape
     if attention_mask is not None or position_ids is None or position_ids.shape != (rows, length):
-        raise ValueError(f"{type(module).__name__} is not told where documents begin")
+        raise ValueError(f"{type(module).__name__} gets no positions to find documents by")
     lengths = _lengths(position_ids)
-    parts = zip(*(_end_to_end(each).split(lengths, dim=2) for each in (query, key, value)), strict=True)
+    parts = zip(*(_as_one_row(each).split(lengths, dim=2) for each in (query, key, value)), strict=True)
     grouped = query.shape[1] != key.shape[1]
     attended = [
         scaled_dot_product_attention(*part, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
@@ -56,25 +63,25 @@ def _lengths(position_ids: torch.Tensor) -> list[int]:
     return [end - start for start, end in pairwise([*starts, position_ids.numel()])]
 
 
-def _end_to_end(states: torch.Tensor) -> torch.Tensor:
-    """(rows, heads, length, size) as one row; each row begins with a document's first token."""
+def _as_one_row(states: torch.Tensor) -> torch.Tensor:
+    # (rows, heads, length, size) → (1, heads, rows × length, size); each row begins with a document's first token.
     return states if len(states) == 1 else states.transpose(0, 1).flatten(1, 2)[None]
 
 
 def no_mask(*, local_size: int | None = None, use_vmap: bool = False, **_: Any) -> None:
-    """No mask, and no window or other rule either, which would have to be in it."""
+    """A mask function of transformers that makes no mask; raises ValueError if the model needs a window in it."""
     if local_size is not None or use_vmap:
-        raise ValueError("attention is not to all that came before")
+        raise ValueError("the model attends to a window, not to all tokens before")
 
 
-def within_documents(model: Any) -> Packing:
-    """Has the model attend so, where that is exact, found out as for packing; else it is left as it was."""
+def use_document_attention(model: PreTrainedModel) -> ProbeResult:
+    """Switches the model to this attention if the packing probe finds it exact; else leaves the model unchanged."""
     before = model.config._attn_implementation
     if before != "sdpa" or not model._can_set_attn_implementation():
-        return Packing(False, math.inf, f"its attention is {before}, or its own")
+        return ProbeResult(False, math.inf, f"the model's attention is {before}, or its own")
     model.set_attn_implementation(NAME)
-    probe = agreed(packing_error(model))
-    if not probe.exact:
+    probe = from_first_rank(probe_packing(model))
+    if not probe.is_exact:
         model.set_attn_implementation(before)
     return probe
 

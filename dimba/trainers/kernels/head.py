@@ -1,54 +1,60 @@
-"""The head over the tokens that carry loss, and no others: most of what it costs where answers are short.
+"""The output head over the tokens that carry loss only: most of its cost where answers are short.
 
-TRL's head does that with Triton kernels alone, and without them scores every position, padding and all.
+TRL's fused head does so with Triton kernels; without them it computes logits for every position, padding included.
 """
+
+from __future__ import annotations
 
 import functools
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-from dimba.trainers.data.chat import IGNORED
-from dimba.trainers.models.sharding import agreed
+from dimba.trainers.data.encoding import IGNORED
+from dimba.trainers.models.sharding import from_first_rank
 
-_AT_ONCE = 1 << 26  # logits: 256 MiB in float32; what is more is computed again for the gradients
-_IN_CACHE = 1 << 18  # logits that are gone over twice before the next ones
-_ROUNDING = 1e-4  # nats a token
-_PROBE = (3, 11)  # rows and tokens that are tried
+if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
+    from transformers import PreTrainedModel
+
+_AT_ONCE = 1 << 26  # logits, 256 MiB in float32; parts beyond it are checkpointed and recomputed for the gradients
+_IN_CACHE = 1 << 18  # logits that fit in a CPU's cache for two passes
+_ROUNDING = 1e-4  # nats per token
+_PROBE = (3, 11)  # rows and tokens of the numerical test
 
 
-def add_head(model: Any, *, on_cpu: bool) -> None:
-    """`model(…, labels=…, fused_lm_head=True)` gives `log_probs` of labels instead of logits; `model` is no adapter.
+def add_head(model: PreTrainedModel, *, on_cpu: bool) -> None:
+    """Adds `model(…, labels=…, fused_lm_head=True)`, which returns `log_probs` of the labels in place of logits.
 
-    Ours on the CPU, where it gives what the model's own logits do; otherwise TRL's, which knows of scaled and capped
-    logits and of routers.
+    `model` is a base, not an adapter. On a CPU the head is dimba's own if it equals the model's logits numerically;
+    otherwise TRL's, which supports scaled and capped logits and routers.
     """
-    if on_cpu and not _routes(model) and agreed(_is_exact(model)):
+    if on_cpu and not _has_router(model) and from_first_rank(_is_exact(model)):
         _add_scoring(model)
     else:
         add_fused_lm_head(model, outputs=("log_probs",))
 
 
-def _routes(model: Any) -> bool:
+def _has_router(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
     return bool(getattr(config, "output_router_logits", False))
 
 
-def _add_scoring(model: Any) -> None:
+def _add_scoring(model: PreTrainedModel) -> None:
     original = model.forward
 
-    @functools.wraps(type(model).forward)  # `generate` looks at its parameters
-    def forward(self: Any, *args: Any, fused_lm_head: bool = False, **named: Any) -> Any:
-        return _scored(self, *args, **named) if fused_lm_head else original(*args, **named)
+    @functools.wraps(type(model).forward)  # `generate` reads its parameters
+    def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **named: Any) -> Any:
+        return _score(self, *args, **named) if fused_lm_head else original(*args, **named)
 
     model.forward = types.MethodType(forward, model)
 
 
-def _scored(model: Any, *args: Any, labels: torch.Tensor, **named: Any) -> FusedCausalLMOutput:
+def _score(model: PreTrainedModel, *args: Any, labels: torch.Tensor, **named: Any) -> FusedCausalLMOutput:
     hidden = model.base_model(*args, **{**named, "use_cache": False}).last_hidden_state[:, :-1]
     targets = labels[:, 1:]
     mask = targets != IGNORED
@@ -56,15 +62,18 @@ def _scored(model: Any, *args: Any, labels: torch.Tensor, **named: Any) -> Fused
 
 
 class _LogProbs(torch.autograd.Function):
-    """Log probabilities of targets, in the memory of the logits, and their gradients there as well."""
+    """Log probabilities [tokens] of `targets` [tokens], computed in the memory of `logits` [tokens, vocabulary].
+
+    The backward pass writes the gradients into the same memory.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: FunctionCtx, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(torch.log_softmax(logits, -1, out=logits), targets)
         return logits.gather(-1, targets[:, None]).squeeze(-1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits, targets = ctx.saved_tensors
         rows = max(1, _IN_CACHE // logits.shape[1])
         for part, weight in zip(logits.split(rows), gradient[:, None].split(rows), strict=True):
@@ -72,42 +81,42 @@ class _LogProbs(torch.autograd.Function):
         return logits.scatter_add_(-1, targets[:, None], gradient[:, None]), None
 
 
-def _losses(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Nats of each token."""
+def _losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Losses in nats [tokens] for hidden states [tokens, size]."""
     head = model.get_output_embeddings()
     rows = max(1, _AT_ONCE // head.weight.shape[0])
     if len(targets) <= rows:
-        return _part(head, hidden, targets)
+        return _part_losses(head, hidden, targets)
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat([checkpoint(_part, head, *part, use_reentrant=False) for part in parts])
+    return torch.cat([checkpoint(_part_losses, head, *part, use_reentrant=False) for part in parts])
 
 
-def _part(head: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _part_losses(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return -_LogProbs.apply(head(hidden).float(), targets)
 
 
-def _is_exact(model: Any) -> bool:
-    """Whether the head on what the backbone gives is all that stands between that and the losses."""
+def _is_exact(model: PreTrainedModel) -> bool:
+    """Whether the model's losses come from its hidden states and its output embeddings alone."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             return _difference(model) <= _ROUNDING
-    except Exception:  # a backbone of another kind; what cannot train at all says so at the first step
+    except Exception:  # a backbone with another interface; a model that cannot train raises at the first step
         return False
     finally:
         for module, mode in modes:
             module.training = mode
 
 
-def _difference(model: Any) -> float:
+def _difference(model: PreTrainedModel) -> float:
+    """The largest difference of a token's loss, in nats; NaN, which no bound accepts, if a loss is NaN."""
     size = min(model.config.get_text_config().vocab_size, model.get_output_embeddings().weight.shape[0])
     ids = torch.randint(size, _PROBE, generator=torch.Generator().manual_seed(0))
-    places = torch.arange(_PROBE[1]).expand(_PROBE)
-    labels = ids.masked_fill(places < _PROBE[1] // 2, IGNORED)
-    named = {"input_ids": ids, "position_ids": places}
-    logits = model(**named, use_cache=False).logits[:, :-1].float()
+    positions = torch.arange(_PROBE[1]).expand(_PROBE)
+    labels = ids.masked_fill(positions < _PROBE[1] // 2, IGNORED)
+    inputs = {"input_ids": ids, "position_ids": positions}
+    logits = model(**inputs, use_cache=False).logits[:, :-1].float()
     mask = labels[:, 1:] != IGNORED
     expected = cross_entropy(logits[mask], ids[:, 1:][mask], reduction="none")
-    # Written so that a loss that is no number is not exact.
-    return (expected + _scored(model, **named, labels=labels).log_probs).abs().max().item()
+    return (expected + _score(model, **inputs, labels=labels).log_probs).abs().max().item()

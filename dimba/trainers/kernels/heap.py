@@ -1,4 +1,4 @@
-"""What a CPU's training asks of the C library's heap."""
+"""Settings of the C library's heap for training on a CPU."""
 
 import ctypes
 import sys
@@ -9,11 +9,10 @@ _GROWTH = 1 << 30  # bytes of address space; memory is taken as it is touched
 
 
 def keep_freed_memory() -> bool:
-    """Keeps what one step frees for the next; returns whether the C library can.
+    """Keeps the memory that one step frees for the next; returns whether the C library can do so.
 
-    A step frees gigabytes of activations and asks for the same again. Handed back to the kernel in between, as glibc
-    does with large blocks, each page is zeroed and mapped anew: a tenth of a step and more. torch has no allocator of
-    its own on a CPU that would keep them, as it has on CUDA.
+    A step frees gigabytes of activations and allocates as many again. glibc returns large blocks to the kernel, which
+    then zeroes and maps every page anew: a tenth of a step and more. On CUDA torch's own allocator keeps them.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -21,5 +20,5 @@ def keep_freed_memory() -> bool:
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, _GROWTH))
-    told = [libc.mallopt(*each) for each in settings]  # each of them, also behind one that is declined
-    return all(told)
+    accepted = [libc.mallopt(*each) for each in settings]  # a list: a rejected setting must not skip the later ones
+    return all(accepted)

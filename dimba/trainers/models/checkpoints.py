@@ -1,4 +1,6 @@
-"""Checkpoints that are whole or not there: written aside, brought to the disk, renamed; only then do older ones go."""
+"""Checkpoints that are complete or absent: written aside, flushed to the disk, renamed; then older ones are removed."""
+
+from __future__ import annotations
 
 import errno
 import json
@@ -7,55 +9,60 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from dimba.common.checkpoints import file_sizes, is_whole, newest_whole, step_of, whole_checkpoints
 from dimba.common.contract import SAVING_FOLDER, WHOLE_FILE
 from dimba.common.errors import BadInput, RunFailed
 from dimba.common.units import size
+from dimba.options.table import RESUME
 
-_RESUME = "--resume-from-checkpoint"
-_ADAM_BYTES = 8  # a trained weight: both moments, in float32
-_HARDLY = 1 << 20  # bytes that are free of a full disk; torch does not say what its own writer ran into
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+_ADAM_BYTES = 8  # per trained weight: both moments, in float32
+_NEARLY_FULL = 1 << 20  # free bytes of a full disk; torch's writer reports no error number
 
 
-class WholeCheckpoints:
-    """Beside one of transformers' trainers, before it in the order of its bases."""
+class CompleteCheckpoints:
+    """A mixin for a trainer of transformers; it comes first among the bases."""
 
-    _aside = False
+    _writes_aside = False
 
     def _get_output_dir(self, trial: Any) -> str:
-        found: str = super()._get_output_dir(trial)  # type: ignore[misc]  # the trainer beside this
-        return str(Path(found, SAVING_FOLDER)) if self._aside else found
+        folder: str = super()._get_output_dir(trial)  # type: ignore[misc]  # the trainer's
+        return str(Path(folder, SAVING_FOLDER)) if self._writes_aside else folder
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         trainer: Any = self
         output = Path(trainer.args.output_dir)
-        with disk_watched(output, _expected_bytes(trainer, output), first=trainer.args.should_save):
+        with full_disk_reported(output, _expected_bytes(trainer, output), check_first=trainer.args.should_save):
             if trainer.args.should_save:
-                shutil.rmtree(output / SAVING_FOLDER, ignore_errors=True)  # of a run that was killed while it saved
+                shutil.rmtree(output / SAVING_FOLDER, ignore_errors=True)  # of a run that was killed while saving
             trainer.accelerator.wait_for_everyone()
-            self._aside = True
+            self._writes_aside = True
             try:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
             finally:
-                self._aside = False
+                self._writes_aside = False
             trainer.accelerator.wait_for_everyone()  # each rank has written its random state
             if trainer.args.should_save:
-                _settle(output, f"checkpoint-{trainer.state.global_step}")
-                _rotate(output, trainer.args.save_total_limit)
+                _publish(output, f"checkpoint-{trainer.state.global_step}")
+                _remove_old(output, trainer.args.save_total_limit)
             trainer.accelerator.wait_for_everyone()
 
 
-def _settle(output: Path, name: str) -> None:
-    """What was written aside becomes a checkpoint, once all of it is on the disk."""
+def _publish(output: Path, name: str) -> None:
+    """Renames the checkpoint written aside into place, once all of it is on the disk."""
     aside, place = output / SAVING_FOLDER / name, output / name
     (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
     note = aside / WHOLE_FILE
     note.write_text(json.dumps({"step": step_of(place), "files": file_sizes(aside)}), encoding="utf-8")
     for path in (*aside.rglob("*"), aside):
         _sync(path)
-    if place.exists():  # of the same step, from before this run went on
+    if place.exists():  # of the same step, from before this run was resumed
         shutil.rmtree(place)
     aside.rename(place)
     _sync(output)
@@ -70,30 +77,31 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _rotate(output: Path, limit: int | None) -> None:
-    """Keeps the newest whole ones; what was never whole goes as well."""
+def _remove_old(output: Path, limit: int | None) -> None:
+    """Keeps the newest complete checkpoints; removes older and incomplete ones."""
     kept = whole_checkpoints(output)[-limit:] if limit else whole_checkpoints(output)
     for folder in output.glob("checkpoint-*"):
         if step_of(folder) >= 0 and folder not in kept and step_of(folder) < step_of(kept[-1]):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _expected_bytes(trainer: Any, output: Path) -> int:
-    """What a checkpoint takes: as much as the last one, else weights and the optimiser's moments."""
+def _expected_bytes(trainer: Trainer, output: Path) -> int:
+    """The size of the last checkpoint, else of weights and optimiser moments."""
     if last := newest_whole(output):
         return sum(file_sizes(last).values())
     trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
     return model_bytes(trainer.model) + _ADAM_BYTES * trained
 
 
-def model_bytes(model: Any) -> int:
-    """What a saved model takes; an adapter is saved without its base."""
-    alone = hasattr(model, "peft_config")
-    return sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad or not alone)
+def model_bytes(model: torch.nn.Module) -> int:
+    """The size of a saved model, of an adapter without its base."""
+    is_adapter = hasattr(model, "peft_config")
+    saved = (each for each in model.parameters() if each.requires_grad or not is_adapter)
+    return sum(each.numel() * each.element_size() for each in saved)
 
 
-def move_whole(aside: Path, output: Path) -> None:
-    """Everything in `aside` takes its place in `output`, a file at a time, none of them ever half there."""
+def move_into_place(aside: Path, output: Path) -> None:
+    """Moves everything in `aside` to `output`, one file at a time; no file is ever there in part."""
     for path in aside.iterdir():
         if path.is_file():
             _sync(path)
@@ -105,27 +113,28 @@ def move_whole(aside: Path, output: Path) -> None:
 
 
 @contextmanager
-def disk_watched(output: Path, needed: int, *, first: bool) -> Iterator[None]:
-    """A save that needs so many bytes; raises RunFailed (`disk_full`) before it begins or after it broke off.
+def full_disk_reported(output: Path, needed: int, *, check_first: bool) -> Iterator[None]:
+    """Surrounds a save of `needed` bytes; removes what a failed save wrote aside, and no complete checkpoint.
 
-    What was written aside is taken away again; whole checkpoints are not touched.
+    Raises:
+        RunFailed: the disk is full (reason `disk_full`): with `check_first` before the save starts, or when it fails.
     """
-    if first and needed > (free := shutil.disk_usage(output).free):
+    if check_first and needed > (free := shutil.disk_usage(output).free):
         raise _disk_full(output, needed, free)
     try:
         yield
     except Exception as error:
         free = shutil.disk_usage(output).free
         shutil.rmtree(output / SAVING_FOLDER, ignore_errors=True)
-        if _says_full(error) or free < max(needed // 10, _HARDLY):
+        if _means_full_disk(error) or free < max(needed // 10, _NEARLY_FULL):
             raise _disk_full(output, needed, shutil.disk_usage(output).free) from error
         raise
 
 
-def _says_full(error: BaseException | None) -> bool:
+def _means_full_disk(error: BaseException | None) -> bool:
     while error is not None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(error) or "quota exceeded" in str(error):
+        has_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if has_number or "No space left" in str(error) or "quota exceeded" in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -133,31 +142,35 @@ def _says_full(error: BaseException | None) -> bool:
 
 def _disk_full(output: Path, needed: int, free: int) -> RunFailed:
     kept = newest_whole(output)
-    what = f"the disk of {output} is full: a checkpoint needs {size(needed)}, {size(free)} are free"
-    have = f"{kept.name} is kept, and `dimba resume` goes on from it" if kept else "no checkpoint was written yet"
-    return RunFailed(what, f"make room; {have}", reason="disk_full")
+    problem = f"the disk of {output} is full: a checkpoint needs {size(needed)}, {size(free)} are free"
+    left = f"{kept.name} is kept, and `dimba resume` continues from it" if kept else "no checkpoint was written yet"
+    return RunFailed(problem, f"free space on it; {left}", reason="disk_full")
 
 
-def where_to_go_on(place: str | None) -> str | None:
-    """The checkpoint that `--resume-from-checkpoint` names: itself, or the newest whole one of an output folder.
+def checkpoint_to_resume(name: str | None) -> str | None:
+    """The checkpoint of `--resume-from-checkpoint`: the named one, or the newest complete one of an output folder.
 
     Raises:
-        BadInput: it is not there, or not whole.
+        BadInput: it does not exist, or is not complete.
     """
-    if place is None:
+    if name is None:
         return None
-    folder = Path(place).expanduser()
+    folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise BadInput(f"{folder} does not exist", "name a checkpoint-<step> folder", key=_RESUME)
+        raise BadInput(f"{folder} does not exist", "name a checkpoint-<step> folder", key=RESUME.flag)
     if step_of(folder) < 0:
-        newest = newest_whole(folder)
-        if newest is None:
-            raise BadInput(f"no complete checkpoint in {folder}", "leave it out to start over", key=_RESUME)
-        return str(newest)
-    # Other trainers leave no note of ours; theirs write this file last.
-    foreign = not (folder / WHOLE_FILE).exists() and (folder / "trainer_state.json").is_file()
-    if not (is_whole(folder) or foreign):
+        return str(_newest_of(folder))
+    # Checkpoints of other trainers lack dimba's note; those trainers write this file last.
+    is_foreign = not (folder / WHOLE_FILE).exists() and (folder / "trainer_state.json").is_file()
+    if not (is_whole(folder) or is_foreign):
         other = newest_whole(folder.parent)
-        hint = f"{other} is whole" if other else "leave it out to start over"
-        raise BadInput(f"{folder} is not complete: its run ended while it was written", hint, key=_RESUME)
+        hint = f"{other} is complete" if other else "leave it out to start over"
+        raise BadInput(f"{folder} is not complete: its run ended while saving it", hint, key=RESUME.flag)
     return str(folder)
+
+
+def _newest_of(folder: Path) -> Path:
+    newest = newest_whole(folder)
+    if newest is None:
+        raise BadInput(f"no complete checkpoint in {folder}", "leave it out to start over", key=RESUME.flag)
+    return newest

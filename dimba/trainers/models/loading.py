@@ -1,4 +1,6 @@
-"""Loading the base: tokenizer, weights in the right precision, quantised or not, and the adapter on top."""
+"""Loading the base checkpoint: tokenizer, weights in the right precision, quantised or not, and the adapter."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -9,121 +11,137 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+from transformers.utils import cached_file
 
 from dimba.common.checkpoints import CONFIGS, names_code
-from dimba.common.contract import RUN_ITS_CODE, absolute, names_a_path
+from dimba.common.contract import ENV_ON_CPU_INSTEAD, RUN_ITS_CODE, absolute, names_a_path
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
-from dimba.supervisor.entry import ON_CPU_INSTEAD
 from dimba.trainers.command import is_first_rank
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
 class Compute:
-    """On what, and in which precision: `mixed` is no, fp16 or bf16."""
+    """The device, and the precision of mixed-precision training: `mixed` is no, fp16 or bf16."""
 
     on_cpu: bool
     mixed: str
 
 
 def choose_compute(device: str, precision: str = "auto", *, samples: bool = False) -> Compute:
-    """CUDA where it works and is not declined; the precision asked for, or `accelerate launch` told, else what fits."""
-    import torch
+    """CUDA if it works, unless `device` is cpu; the requested precision, or accelerate's, or the best supported one.
 
+    `samples`: the job samples completions.
+
+    Raises:
+        HostCannot: CUDA is requested and does not work, one process sees several GPUs, or Triton has no compiler.
+    """
     works = torch.cuda.is_available()
     if device == "cuda" and not works:
-        raise HostCannot("--device cuda: CUDA does not work here", "`--device cpu`, or `dimba doctor` to see why")
-    on_cpu = device == "cpu" or not works
-    if on_cpu:
-        mixed = _cpu_precision(precision, samples=samples)
-        if mixed == "no":
-            os.environ["ACCELERATE_MIXED_PRECISION"] = mixed  # it would be what accelerate goes by
-        return Compute(on_cpu=True, mixed=mixed)
+        raise HostCannot("--device cuda: CUDA does not work here", "`dimba doctor` shows why; or use `--device cpu`")
+    if device == "cpu" or not works:
+        return _cpu_compute(precision, samples=samples)
     if "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
         raise HostCannot(
             f"{torch.cuda.device_count()} GPUs are visible to one process",
             "`accelerate launch --multi_gpu` uses them all; `CUDA_VISIBLE_DEVICES=0` uses one",
         )
     check_compiler()
-    fitting = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    told = os.environ.get("ACCELERATE_MIXED_PRECISION", fitting)
-    return Compute(on_cpu=False, mixed=told if precision == "auto" else precision)
+    supported = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    default = os.environ.get("ACCELERATE_MIXED_PRECISION", supported)
+    return Compute(on_cpu=False, mixed=default if precision == "auto" else precision)
 
 
 def check_compiler() -> None:
-    """What Triton needs at its first kernel, minutes of data before a step could say so; raises HostCannot."""
+    """Raises HostCannot if Triton lacks a C compiler: its first kernel would fail only after minutes of data work."""
     if find_spec("triton") is None:
         return
     hint = "`apt-get install gcc python3-dev`; the image that dimba builds has them"
     if not (os.environ.get("CC") or which("gcc") or which("clang")):
-        raise HostCannot("there is no C compiler, and Triton, which the loss is computed with, needs one", hint)
+        raise HostCannot("no C compiler: Triton needs one to compute the loss", hint)
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not header.is_file():
-        raise HostCannot(f"{header} is missing, and Triton, which the loss is computed with, needs it", hint)
+        raise HostCannot(f"{header} is missing: Triton needs it to compute the loss", hint)
 
 
-def _cpu_precision(asked: str, *, samples: bool) -> str:
-    """float32 unless bf16 is asked for, by whoever knew that it would be a CPU, and is what the CPU computes in."""
-    import torch
+def _cpu_compute(precision: str, *, samples: bool) -> Compute:
+    mixed = _cpu_precision(precision, samples=samples)
+    if mixed == "no":
+        os.environ["ACCELERATE_MIXED_PRECISION"] = mixed  # accelerate reads it
+    return Compute(on_cpu=True, mixed=mixed)
 
-    if asked == "auto":
-        assumed = ON_CPU_INSTEAD in os.environ
-        asked = "no" if assumed else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    why = "" if able else "this CPU has neither avx512_bf16 nor amx"
-    if samples:
-        why = "completions are sampled and scored in float32 on a CPU"
-    if asked == "fp16":
-        why = "a CPU does not train in it"
-    if asked == "no" or not why:
-        return asked
+
+def _cpu_precision(requested: str, *, samples: bool) -> str:
+    """float32 ("no") unless bf16 was explicitly requested and the CPU supports it."""
+    if requested == "auto":
+        # Accelerate's precision was meant for the GPUs that do not work.
+        is_fallback = ENV_ON_CPU_INSTEAD in os.environ
+        requested = "no" if is_fallback else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    problem = _cpu_precision_problem(requested, samples=samples)
+    if requested == "no" or not problem:
+        return requested
     if is_first_rank():
-        print(f"{asked} was asked for, and {why}: float32", flush=True)
+        print(f"training in float32 in place of {requested}: {problem}", flush=True)
     return "no"
 
 
-def load_tokenizer(checkpoint: str, flag: str = "--base-checkpoint", *, code: bool = False) -> Any:
-    """The checkpoint's tokenizer, its own `code` run where it has any; raises BadInput with what is missing."""
-    from transformers import AutoTokenizer
+def _cpu_precision_problem(requested: str, *, samples: bool) -> str:
+    if requested == "fp16":
+        return "a CPU does not train in fp16"
+    if samples:
+        return "completions are sampled and scored in float32 on a CPU"
+    is_supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "" if is_supported else "this CPU has neither avx512_bf16 nor amx"
 
-    return _loaded(AutoTokenizer, checkpoint, flag, trust_remote_code=code)
+
+def load_tokenizer(checkpoint: str, flag: str = "--base-checkpoint", *, code: bool = False) -> PreTrainedTokenizerFast:
+    """The checkpoint's tokenizer; with `code` its own code may run. Raises BadInput, which names `flag`."""
+    return _load(AutoTokenizer, checkpoint, flag, trust_remote_code=code)
 
 
 def load_context(checkpoint: str, *, code: bool = False) -> int | None:
-    """Tokens that the model was made for; None where its configuration does not say. Raises BadInput."""
-    from transformers import AutoConfig
-
-    config = _loaded(AutoConfig, checkpoint, trust_remote_code=code).get_text_config()
+    """Tokens that the model accepts, from its configuration; None if that has no such number. Raises BadInput."""
+    config = _load(AutoConfig, checkpoint, trust_remote_code=code).get_text_config()
     context: int | None = getattr(config, "max_position_embeddings", None)
     return context
 
 
-def load_model(args: TrainerOptions, compute: Compute) -> Any:
-    """The base in float32 for full fine-tuning and on the CPU, frozen in bf16 or nf4 under an adapter on CUDA."""
-    from transformers import AutoModelForCausalLM
-
-    adapter = args.use_lora or args.use_qlora
-    options = _options(args, compute, frozen=adapter) | _attention(args, compute)
-    return _differentiable(_loaded(AutoModelForCausalLM, args.base_checkpoint, **options))
+def load_model(args: TrainerOptions, compute: Compute) -> PreTrainedModel:
+    """The base: float32 for full fine-tuning and on the CPU; on CUDA under an adapter frozen in bf16, fp16 or nf4."""
+    is_frozen = args.use_lora or args.use_qlora
+    options = _options(args, compute, frozen=is_frozen) | _attention(args, compute)
+    return _differentiable(_load(AutoModelForCausalLM, args.base_checkpoint, **options))
 
 
 def _attention(args: TrainerOptions, compute: Compute) -> dict[str, str]:
-    """What transformers is to be told of it; the rest is found out once the model is there."""
     kind = getattr(args, "attention", "auto")
-    if kind in ("auto", "documents"):
+    if kind in ("auto", "documents"):  # chosen once the model is loaded (`choose_collator`)
         return {}
     if kind == "flash_attention_2" and (compute.on_cpu or find_spec("flash_attn") is None):
-        why = "it is for CUDA" if compute.on_cpu else "flash-attn is not installed"
-        raise BadInput(f"--attention {kind}: {why}", "leave --attention out, or `--attention sdpa`")
+        problem = "it is for CUDA" if compute.on_cpu else "flash-attn is not installed"
+        raise BadInput(problem, "leave out --attention, or use `--attention sdpa`", key=f"--attention {kind}")
     return {"attn_implementation": kind}
 
 
-def _differentiable(model: Any) -> Any:
-    """Keeps bitsandbytes from packing 4-bit weights for a CPU at the first look without gradients.
+def _differentiable(model: PreTrainedModel) -> PreTrainedModel:
+    """Keeps bitsandbytes from packing 4-bit weights for a CPU at the first forward pass without gradients.
 
-    It does not unpack them for training, and the kernel that then runs has no backward: gradients were lost in silence
-    (0.50.2, on CPUs with AVX512-BF16).
+    It does not unpack them for training, and the kernel that then runs has no backward pass: gradients were silently
+    lost (0.50.2, on CPUs with AVX512-BF16).
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -131,50 +149,45 @@ def _differentiable(model: Any) -> Any:
     return model
 
 
-def load_classifier(checkpoint: str, args: TrainerOptions, compute: Compute, flag: str = "--base-checkpoint") -> Any:
-    """A model of one output, its weights frozen: a base under a new head, or a whole one with `--reward-model`.
+def load_classifier(
+    checkpoint: str, args: TrainerOptions, compute: Compute, flag: str = "--base-checkpoint"
+) -> PreTrainedModel:
+    """A frozen model with one output: a base under a new head, or with `--reward-model` one that has its head.
 
     Raises:
-        BadInput: it cannot be loaded, there is no such kind of it, or a whole one has no head of one output.
+        BadInput: it cannot be loaded, its family has no classifier, or a reward model has no head with one output.
     """
-    from transformers import AutoModelForSequenceClassification
-    from trl.trainer.reward_trainer import suppress_seqcls_warning
+    from trl.trainer.reward_trainer import suppress_seqcls_warning  # seconds, which a preview of data does not need
 
-    given = flag == "--reward-model"
+    is_reward_model = flag == "--reward-model"
     options = _options(args, compute, frozen=True) | {"num_labels": 1, "ignore_mismatched_sizes": True}
-    with nullcontext() if given else suppress_seqcls_warning():  # which hides that the head is missing, too
-        model, found = _loaded(
-            AutoModelForSequenceClassification, checkpoint, flag, output_loading_info=True, **options
-        )
-    if given:
-        _check_head(checkpoint, found)
+    with nullcontext() if is_reward_model else suppress_seqcls_warning():  # also hides that a head is missing
+        model, info = _load(AutoModelForSequenceClassification, checkpoint, flag, output_loading_info=True, **options)
+    if is_reward_model:
+        _check_head(checkpoint, info)
     return _differentiable(model)
 
 
-def _check_head(checkpoint: str, found: Mapping[str, Any]) -> None:
-    """What the files lack is random now; raises BadInput."""
-    hint = "give one that was trained to score, or leave --reward-model out: one is trained on the pairs then"
-    if others := sorted(found["mismatched_keys"]):
+def _check_head(checkpoint: str, info: Mapping[str, Any]) -> None:
+    # Weights that the files lack are random.
+    hint = "give a trained reward model, or leave out --reward-model to train one on the pairs"
+    if others := sorted(info["mismatched_keys"]):
         name, shape, _ = others[0]
         sizes = "×".join(map(str, shape))
         raise BadInput(f"{checkpoint}: `{name}` is {sizes}; a reward model has one output", hint, key="--reward-model")
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(info["missing_keys"]):
         raise BadInput(
             f"{checkpoint} has no reward head: `{missing[0]}` is not in its files", hint, key="--reward-model"
         )
 
 
 def _options(args: TrainerOptions, compute: Compute, *, frozen: bool) -> dict[str, Any]:
-    import torch
-
     reduced = torch.float16 if compute.mixed == "fp16" else torch.bfloat16
-    # Master weights in bf16 drift from the first steps on; what is trained stays in float32.
+    # Trained weights stay in float32: master weights in bf16 drift from the first steps on.
     dtype = reduced if frozen and not compute.on_cpu else torch.float32
-    # None takes safetensors where there are any.
-    safe = None if args.allow_pickle else True
     options: dict[str, Any] = {
         "dtype": dtype,
-        "use_safetensors": safe,
+        "use_safetensors": None if args.allow_pickle else True,  # None prefers safetensors
         "trust_remote_code": args.trust_remote_code,
     }
     if args.use_qlora:
@@ -182,18 +195,16 @@ def _options(args: TrainerOptions, compute: Compute, *, frozen: bool) -> dict[st
     return options
 
 
-def adapter_config(args: TrainerOptions) -> Any:
+def adapter_config(args: TrainerOptions) -> LoraConfig | None:
     """LoRA on every linear layer; None for full fine-tuning."""
     if not (args.use_lora or args.use_qlora):
         return None
-    from peft import LoraConfig
+    from peft import LoraConfig  # two seconds, which a preview of data does not need
 
     return LoraConfig(r=args.lora_r, lora_alpha=args.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def _nf4(dtype: Any) -> Any:
-    from transformers import BitsAndBytesConfig
-
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
@@ -203,15 +214,10 @@ def _device(compute: Compute) -> str | int:
     return "cpu" if compute.on_cpu else int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def _loaded(kind: Any, checkpoint: str, flag: str = "--base-checkpoint", **options: Any) -> Any:
-    path = Path(checkpoint).expanduser()
+def _load(kind: Any, checkpoint: str, flag: str = "--base-checkpoint", **options: Any) -> Any:
+    """`kind.from_pretrained(checkpoint)`; raises BadInput, which names `flag`."""
     if names_a_path(checkpoint):
-        if not (path / "config.json").is_file():
-            problem = (
-                "has no config.json" if path.is_dir() else "is not a folder" if path.exists() else "does not exist"
-            )
-            raise BadInput(f"{path} {problem}", "give a folder in Hugging Face format, or a Hub id", key=flag)
-        checkpoint = str(absolute(path))  # what an adapter notes as its base
+        checkpoint = _local_checkpoint(Path(checkpoint).expanduser(), flag)
     try:
         if not options["trust_remote_code"]:
             _refuse_code(checkpoint, flag)
@@ -219,14 +225,19 @@ def _loaded(kind: Any, checkpoint: str, flag: str = "--base-checkpoint", **optio
     except (OSError, ValueError) as error:
         hint = "check the folder's files; a Hub id needs the network, a private one HF_TOKEN"
         if "safetensors" in str(error):
-            hint = "convert it with `save_pretrained`; or `--allow-pickle`, if you trust whoever made it"
+            hint = "convert it with `save_pretrained`; or `--allow-pickle`, if you trust its author"
         raise BadInput(f"{checkpoint}: {str(error).strip().splitlines()[0]}", hint, key=flag) from error
 
 
-def _refuse_code(checkpoint: str, flag: str) -> None:
-    """Raises BadInput for a checkpoint that names code of its own, before transformers asks on a terminal."""
-    from transformers.utils import cached_file
+def _local_checkpoint(path: Path, flag: str) -> str:
+    if not (path / "config.json").is_file():
+        problem = "has no config.json" if path.is_dir() else "is not a folder" if path.exists() else "does not exist"
+        raise BadInput(f"{path} {problem}", "give a folder in Hugging Face format, or a Hub id", key=flag)
+    return str(absolute(path))  # an adapter records it as its base
 
+
+def _refuse_code(checkpoint: str, flag: str) -> None:
+    """Raises BadInput for a checkpoint with code of its own; transformers would ask on a terminal."""
     for name in CONFIGS:
         found = cached_file(
             checkpoint,

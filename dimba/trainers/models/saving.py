@@ -1,24 +1,34 @@
-"""Where what was trained goes, and what libraries must not say on the way there."""
+"""The output folder, the saved model in it, and the libraries' output on the way there."""
 
+from __future__ import annotations
+
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import transformers
 
 from dimba.common.contract import ENV_RUN_ID, OUTPUT_FILE, SAVING_FOLDER, trained_files
 from dimba.common.errors import BadInput
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.command import is_first_rank
-from dimba.trainers.models.checkpoints import disk_watched, model_bytes, move_whole
-from dimba.trainers.models.sharding import is_asked, whole_weights
+from dimba.trainers.models.checkpoints import full_disk_reported, model_bytes, move_into_place
+from dimba.trainers.models.sharding import full_weights, is_sharded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 
 @contextmanager
 def output_folder(args: TrainerOptions) -> Iterator[None]:
-    """Makes the folder, so that one that cannot be made is refused at once; a refusal that follows takes it back.
+    """Makes --output-dir, and removes it again if the block raises before it writes there.
 
-    One that holds somebody else's model is refused.
+    Raises:
+        BadInput: the folder cannot be made, or holds a model that another run has trained.
     """
     folder = Path(args.output_dir)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -26,16 +36,16 @@ def output_folder(args: TrainerOptions) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # what something has been written into stays
+        with suppress(OSError):  # a folder with files in it stays
             for each in made:
                 each.rmdir()
         raise
 
 
 def _make_output(args: TrainerOptions, folder: Path) -> None:
-    ours = os.environ.get(ENV_RUN_ID) and (folder / OUTPUT_FILE).exists()
+    is_own = os.environ.get(ENV_RUN_ID) and (folder / OUTPUT_FILE).exists()
     there = trained_files(folder)
-    if there and not ours and not args.resume_from_checkpoint:
+    if there and not is_own and not args.resume_from_checkpoint:
         hint = "give another --output-dir, move that folder away, or --resume-from-checkpoint one of its checkpoints"
         raise BadInput(f"{folder} already holds a model ({there[0].name})", hint, key="--output-dir")
     try:
@@ -46,40 +56,39 @@ def _make_output(args: TrainerOptions, folder: Path) -> None:
         ) from None
 
 
-def save(trainer: Any, folder: str) -> None:
-    """The model or adapter with its tokenizer, written aside first; all ranks together."""
+def save(trainer: Trainer, folder: str) -> None:
+    """Saves the model or adapter with its tokenizer, written aside first. All ranks must call it together."""
     output, aside = Path(folder), Path(folder, SAVING_FOLDER, "model")
-    with disk_watched(output, model_bytes(trainer.model), first=is_first_rank()):
+    with full_disk_reported(output, model_bytes(trainer.model), check_first=is_first_rank()):
         write_model(trainer, str(aside))
         trainer.accelerator.wait_for_everyone()
         if is_first_rank():
-            # A pickle, and only a copy of the flags.
-            (aside / "training_args.bin").unlink(missing_ok=True)
-            readable(aside)
-            move_whole(aside, output)
+            (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
+            apply_umask(aside)
+            move_into_place(aside, output)
             print(f"saved: {folder}", flush=True)
 
 
-def write_model(trainer: Any, folder: str) -> None:
-    """The model or adapter as the first rank writes it; all ranks together."""
-    if not is_asked():
+def write_model(trainer: Trainer, folder: str) -> None:
+    """Writes the model or adapter, from the first rank. All ranks must call it together."""
+    if not is_sharded():
         trainer.save_model(folder)
         return
-    weights = whole_weights(trainer.model)  # transformers would write nothing of a sharded model, and say nothing
+    weights = full_weights(trainer.model)  # transformers silently writes nothing of a sharded model
     if is_first_rank():
         trainer._save(folder, state_dict=weights)
 
 
-def readable(folder: Path) -> None:
-    """safetensors writes files that their owner alone may read; a model is as open as the umask says."""
+def apply_umask(folder: Path) -> None:
+    """Gives the weight files the usual permissions: safetensors writes files that only their owner may read."""
     umask = os.umask(0)
     os.umask(umask)
     for file in folder.glob("*.safetensors"):
         file.chmod(0o666 & ~umask)
 
 
-def stop_where_turns_end(model: Any, tokenizer: Any, turn_ends: Sequence[str]) -> None:
-    """Lets generation end at the tokens that end a turn, here and where the model is loaded again."""
+def stop_where_turns_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, turn_ends: Sequence[str]) -> None:
+    """Adds the tokens that end a turn to the model's generation config, which is saved with it."""
     known = model.generation_config.eos_token_id
     ids = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
     learnt = {tokenizer.convert_tokens_to_ids(end) for end in turn_ends} - {tokenizer.unk_token_id, None}
@@ -87,13 +96,8 @@ def stop_where_turns_end(model: Any, tokenizer: Any, turn_ends: Sequence[str]) -
 
 
 def quiet() -> None:
-    """Progress bars of libraries end up as hundreds of lines in a log; their warnings are about their own defaults."""
-    import logging
-    import warnings
-
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody asked for it
-    import datasets
-    import transformers
+    """Turns off the libraries' progress bars, hundreds of lines in a log, and warnings about their own defaults."""
+    import datasets  # 0.3 s, which a preview of data does not need
 
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()

@@ -1,13 +1,32 @@
-"""A tiny chat checkpoint and data set, made on the spot, and a look at what training made of it.
+"""A tiny chat checkpoint and data set, and the loss and an answer of the tuned model.
 
-Run as `python -m dimba.trainers.models.tiny make FOLDER` and `… show BASE TUNED DATA`: the demo calls both where the
-trainer runs, as they need what trains.
+`python -m dimba.trainers.models.tiny make FOLDER` and `… show BASE TUNED DATA`: the demo runs both where the trainer
+runs, because they need the training packages.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from dimba.common.errors import Location, UnusableRow
+from dimba.trainers.data.chat import encode
+from dimba.trainers.data.encoding import IGNORED
+from dimba.trainers.data.render import Messages
+from dimba.trainers.data.rows import Source
+from dimba.trainers.models.saving import apply_umask
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -25,7 +44,7 @@ ASKING = ("What colour is {}?", "Tell me the colour of {}.", "{} - which colour 
 
 
 def conversations() -> list[dict[str, Any]]:
-    """Rows of `messages`: every thing asked about in every way."""
+    """Rows of `messages`: one question in each wording of ASKING about each thing in COLOURS."""
     return [
         {
             "messages": [
@@ -39,7 +58,7 @@ def conversations() -> list[dict[str, Any]]:
 
 
 def make(folder: Path) -> None:
-    """Writes `folder`/base, a Llama of some 0.4 M parameters with random weights, and `folder`/data.jsonl."""
+    """Writes `folder`/base, a Llama of about 0.4 M parameters with random weights, and `folder`/data.jsonl."""
     rows = conversations()
     with (folder / "data.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -66,15 +85,10 @@ def make_checkpoint(
     digits_apart: bool = False,
     **shape: int | bool,
 ) -> None:
-    """A random Llama in `folder` with a byte-level BPE tokenizer trained on `texts` and a chat template.
+    """Writes a random Llama to `folder`, with a byte-level BPE tokenizer trained on `texts` and a chat template.
 
-    `shape` are values of its configuration, other than the tiny one's.
+    `shape` overrides values of its configuration.
     """
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from dimba.trainers.models.saving import readable
-
     tokenizer = make_tokenizer(texts, size=vocabulary, digits_apart=digits_apart)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -86,14 +100,11 @@ def make_checkpoint(
     torch.manual_seed(seed)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    readable(folder)
+    apply_umask(folder)
 
 
-def make_tokenizer(texts: list[str], *, size: int = 512, digits_apart: bool = False) -> Any:
+def make_tokenizer(texts: list[str], *, size: int = 512, digits_apart: bool = False) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of `size` tokens, trained on `texts`, with a chat template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     inner = Tokenizer(models.BPE())
     pieces = pre_tokenizers.ByteLevel(add_prefix_space=False)
     digits = pre_tokenizers.Digits(individual_digits=True)
@@ -111,12 +122,7 @@ def make_tokenizer(texts: list[str], *, size: int = 512, digits_apart: bool = Fa
 
 
 def show(base: str, tuned: str, data: str) -> dict[str, Any]:
-    """Mean loss per trained token of `data` before and after, and what the tuned model answers to its first row."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from dimba.common.errors import UnusableRow
-    from dimba.trainers.data.rows import Source
-
+    """The mean loss of `data` before and after training (nats per trained token), and an answer to its first prompt."""
     tokenizer = AutoTokenizer.from_pretrained(tuned)
     chats = [list(sample.messages) for _, sample in Source(data).samples()[1] if not isinstance(sample, UnusableRow)]
     model = AutoModelForCausalLM.from_pretrained(tuned)
@@ -130,13 +136,8 @@ def show(base: str, tuned: str, data: str) -> dict[str, Any]:
     }
 
 
-def mean_loss(model: Any, tokenizer: Any, chats: list[Any]) -> float:
-    """Mean loss per trained token, each chat on its own."""
-    import torch
-
-    from dimba.common.errors import Location
-    from dimba.trainers.data.chat import IGNORED, encode
-
+def mean_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chats: Sequence[Messages]) -> float:
+    """The mean loss in nats per trained token, each chat in a batch of its own."""
     total, count = 0.0, 0
     for chat in chats:
         example = encode(tokenizer, chat, Location("data"))
@@ -148,7 +149,7 @@ def mean_loss(model: Any, tokenizer: Any, chats: list[Any]) -> float:
     return total / count
 
 
-def _answer(model: Any, tokenizer: Any, prompt: list[Any]) -> str:
+def _answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: Messages) -> str:
     inputs = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output = model.generate(**inputs, max_new_tokens=30, do_sample=False)
     text: str = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -156,7 +157,7 @@ def _answer(model: Any, tokenizer: Any, prompt: list[Any]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """`make FOLDER` or `show BASE TUNED DATA`; prints one JSON line."""
+    """Runs `make FOLDER` or `show BASE TUNED DATA`; prints one JSON line."""
     command, *paths = argv
     if command == "make":
         make(Path(paths[0]))

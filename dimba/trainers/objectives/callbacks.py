@@ -12,10 +12,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dimba.common.contract import ENV_ATTEMPT_DIR, METRICS_FILE
+from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_ON_CPU_INSTEAD, METRICS_FILE
 from dimba.common.errors import RunFailed
 from dimba.objectives.rewards import reward_label
-from dimba.supervisor.entry import ON_CPU_INSTEAD
 
 _LINE_SECONDS = 2.0  # between progress lines on a pipe
 
@@ -31,7 +30,7 @@ class Metrics(TrainerCallback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.live = sys.stdout.isatty()
-        self.suffix = "  on the CPU instead of the GPUs asked for" if os.environ.get(ON_CPU_INSTEAD) else ""
+        self.suffix = "  on the CPU instead of the GPUs asked for" if os.environ.get(ENV_ON_CPU_INSTEAD) else ""
         self.started = self.logged = self.spoke = 0.0
         self.first_step = 0
         self.tokens = 0.0

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from dimba.dataset.token_report import DataReport
-from dimba.trainers.data.tokenization import Progress
+from dimba.trainers.command import Progress
 
 
 class TrainingHalf(Protocol):

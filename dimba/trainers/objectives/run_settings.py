@@ -6,7 +6,7 @@ from dimba.objectives.objective import Objective
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.command import world_size
 from dimba.trainers.models.loading import Compute
-from dimba.trainers.models.sharding import is_asked
+from dimba.trainers.models.sharding import is_sharded
 
 
 def run_settings(args: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def can_fall_back(args: TrainerOptions, objective: Objective[Any]) -> bool:
     Ranks that wait for each other, under FSDP2 and in some losses, would wait forever for one out of memory.
     """
     alone = world_size() == 1 or not objective.loss_waits
-    return args.activation_checkpointing == "auto" and not is_asked() and alone
+    return args.activation_checkpointing == "auto" and not is_sharded() and alone
 
 
 def recomputes(args: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> bool:
@@ -45,20 +45,20 @@ def recomputes(args: TrainerOptions, compute: Compute, *, can_fall_back: bool) -
 
 
 def activations(args: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> str:
-    """Whether activations are kept, in words."""
+    """The use of activation checkpointing, in words."""
     if recomputes(args, compute, can_fall_back=can_fall_back):
-        return "computed again"
-    return "kept" if compute.on_cpu or not can_fall_back else "kept, if a first step shows that they fit"
+        return "on"
+    return "off" if compute.on_cpu or not can_fall_back else "off if a first step fits without it"
 
 
 def settled(trainer: Any) -> Any:
     """The trainer, training in float32 and quiet, watched for what must end it."""
     from transformers import PrinterCallback
 
-    from dimba.trainers.models.sharding import checked
+    from dimba.trainers.models.sharding import check_sharding
     from dimba.trainers.objectives.callbacks import NoNumber, SignsOfLife, metrics_path
 
-    checked(trainer)
+    check_sharding(trainer)
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL casts a quantised model's adapter to bf16, which drifts
             parameter.data = parameter.data.float()

@@ -15,7 +15,7 @@ from transformers import TrainerState
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
-from dimba.trainers.models.checkpoints import WholeCheckpoints
+from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.objectives.grpo.prompts import Asked, Prompts
 from dimba.trainers.rewards import Answers, Reward
 
@@ -23,7 +23,7 @@ _TRIED = 4  # prompts
 _KEPT = ("dimba/row", "dimba/text", "dimba/tokens")  # columns of TRL's that no reward's `log_extra` writes into
 
 
-class GroupTrainer(WholeCheckpoints, GRPOTrainer):
+class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
     """TRL's trainer, with rewards of ours, their samples on record, and a greedy test on held-out prompts."""
 
     def __init__(

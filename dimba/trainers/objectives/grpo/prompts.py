@@ -12,13 +12,14 @@ from dimba.dataset.prompt_examples import PromptExample, PromptFormat, SkippedPa
 from dimba.dataset.token_report import DataReport, Part, Shown, UnusableRowReport
 from dimba.objectives.grpo import GrpoOptions
 from dimba.objectives.rewards import REWARDS, RewardSpec, parse_rewards
+from dimba.trainers.command import Progress
 from dimba.trainers.data.chat import ChatEncoder, prepare_tokenizer
-from dimba.trainers.data.loading import source_of
-from dimba.trainers.data.prompt_rendering import prompted
-from dimba.trainers.data.reporting import histogram, telling
+from dimba.trainers.data.loading import source_from
+from dimba.trainers.data.prompt_rendering import render_prompts
+from dimba.trainers.data.reporting import histogram, typical_examples
 from dimba.trainers.data.selection import hold_out
 from dimba.trainers.data.template_notes import faults_problem
-from dimba.trainers.data.tokenization import Problem, Progress, row_problem
+from dimba.trainers.data.tokenization import Problem, row_problem
 from dimba.trainers.models.loading import load_context, load_tokenizer
 from dimba.trainers.rewards import check_reference, choose, needs_reference
 
@@ -113,7 +114,7 @@ def turn_ends(tokenizer: Any) -> tuple[str, ...]:
 
 
 def _read(args: GrpoOptions, progress: Progress) -> _Read:
-    source = source_of(args)
+    source = source_from(args)
     form, found = prompts_of(source.rows(), source.columns)
     read = _Read(form)
     for where, each in found:
@@ -187,7 +188,7 @@ def _leave_out(spec: RewardSpec, read: _Read, *, clear: bool) -> None:
 
 def _asked(tokenizer: Any, read: _Read, *, pairs: bool) -> list[Asked]:
     """The tasks with their tokens; those that the template refuses are put among the bad rows."""
-    found = prompted(tokenizer, read.tasks, pairs=pairs)
+    found = render_prompts(tokenizer, read.tasks, pairs=pairs)
     read.tasks = [(where, task) for where, task, _ in found.rows]
     read.bad += found.bad
     read.faults = found.faults
@@ -280,7 +281,7 @@ def _report(
         median=int(np.median(lengths)) if len(lengths) else 0,
         longest=int(lengths.max(initial=0)),
         lengths=histogram(lengths, limit),
-        shown=tuple(_shown(asked[at], title) for title, at in telling(lengths)),
+        shown=tuple(_shown(asked[at], title) for title, at in typical_examples(lengths)),
         asks=True,
         notes=notes,
     )

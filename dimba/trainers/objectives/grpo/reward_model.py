@@ -16,8 +16,8 @@ from dimba.dataset.prompt_examples import PromptExample
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.command import is_first_rank, world_size
 from dimba.trainers.data.prompt_rendering import chat_ids
-from dimba.trainers.data.token_store import note_use
-from dimba.trainers.models.checkpoints import WholeCheckpoints
+from dimba.trainers.data.token_store import record_use
+from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.models.loading import Compute, load_classifier
 from dimba.trainers.models.saving import write_model
 from dimba.trainers.objectives.callbacks import Metrics, metrics_path
@@ -88,7 +88,7 @@ def _made(
     if (folder / "adapter_config.json").is_file():
         if is_first_rank():
             print(f"reward model: made before from the same pairs and base: {folder}", flush=True)
-        note_use(folder / "adapter_config.json")
+        record_use(folder / "adapter_config.json")
         return str(folder)
     data = _dataset(args, prompts.tokenizer, train)
     if is_first_rank():
@@ -173,7 +173,7 @@ def _trainer(args: GrpoOptions, tokenizer: Any, data: Any, part: Path, compute: 
     from transformers import set_seed
     from trl import RewardTrainer
 
-    class PairTrainer(WholeCheckpoints, RewardTrainer):
+    class PairTrainer(CompleteCheckpoints, RewardTrainer):
         """TRL's, with checkpoints that are whole or not there."""
 
     adapter = LoraConfig(

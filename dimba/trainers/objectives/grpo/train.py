@@ -10,15 +10,15 @@ from dimba.common.errors import BadInput
 from dimba.objectives.batches import complete_groups, group_steps_per_epoch, total_steps
 from dimba.objectives.grpo import BETA_WITH_REWARD_MODEL, GRPO, GrpoOptions
 from dimba.objectives.rewards import reward_label
-from dimba.trainers.command import is_first_rank, say_rows, world_size
-from dimba.trainers.models.checkpoints import where_to_go_on
+from dimba.trainers.command import is_first_rank, print_progress, world_size
+from dimba.trainers.models.checkpoints import checkpoint_to_resume
 from dimba.trainers.models.saving import output_folder, quiet, save, stop_where_turns_end
-from dimba.trainers.models.sharding import is_asked
+from dimba.trainers.models.sharding import is_sharded
 from dimba.trainers.objectives.grpo.samples import held_out_line, introduce_prompts, show_samples
 
 if TYPE_CHECKING:
     from dimba.dataset.token_report import DataReport
-    from dimba.trainers.data.tokenization import Progress
+    from dimba.trainers.command import Progress
     from dimba.trainers.models.loading import Compute
     from dimba.trainers.objectives.callbacks import StopOnSignal
     from dimba.trainers.objectives.grpo.prompts import Prompts
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 def train(args: GrpoOptions) -> int:
     """Trains as `args` say; returns the exit status: 0, or EXIT_STOPPED where it was told to stop and saved."""
     with output_folder(args):
-        begun = where_to_go_on(args.resume_from_checkpoint)
+        begun = checkpoint_to_resume(args.resume_from_checkpoint)
         ready = _prepared(args)
     if ready is None:
         return EXIT_STOPPED
     trainer, held_out, stop = ready
-    if not is_asked():  # the weights are shared out as training begins, and sampling wants them on the cards
+    if not is_sharded():  # the weights are shared out as training begins, and sampling wants them on the cards
         held_out.test("before")
     trainer.train(resume_from_checkpoint=begun)
     if stop.stopped:
@@ -61,7 +61,7 @@ def _prepared(args: GrpoOptions) -> "tuple[Any, _HeldOut, StopOnSignal] | None":
 
     compute = loading.choose_compute(args.device, samples=True)
     check_vllm(args, compute)
-    prompts = load_prompts(args, say_rows()).checked()
+    prompts = load_prompts(args, print_progress()).checked()
     if is_first_rank():
         introduce_prompts(prompts.report)
     stop = StopOnSignal()

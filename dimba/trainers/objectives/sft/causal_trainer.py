@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
-from dimba.trainers.kernels.elementwise import quicken
+from dimba.trainers.kernels.elementwise import replace_elementwise
 from dimba.trainers.kernels.head import add_head
-from dimba.trainers.models.checkpoints import WholeCheckpoints
-from dimba.trainers.models.sharding import is_asked
+from dimba.trainers.models.checkpoints import CompleteCheckpoints
+from dimba.trainers.models.sharding import is_sharded
 
 
-class CausalTrainer(WholeCheckpoints, SFTTrainer):
+class CausalTrainer(CompleteCheckpoints, SFTTrainer):
     """TRL's trainer, with batches of `dimba.trainers.data.packing` and the mean loss of their trained tokens.
 
     TRL's own loss computes an entropy and an accuracy over all logits at every step, waits for the device four times
@@ -23,8 +23,8 @@ class CausalTrainer(WholeCheckpoints, SFTTrainer):
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         on_cpu = self.args.device.type == "cpu"
         add_head(base, on_cpu=on_cpu)
-        if on_cpu and not self.args.bf16 and not is_asked():
-            quicken(base)
+        if on_cpu and not self.args.bf16 and not is_sharded():
+            replace_elementwise(base)
         # Loss of all validation tokens, and how many they are: a mean of batches' means would depend on the batches.
         self._validation = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         self._tokens = torch.zeros((), dtype=torch.long, device=self.args.device)

@@ -7,21 +7,20 @@ from dimba.common.contract import EXIT_STOPPED
 from dimba.common.errors import printable
 from dimba.dataset.token_report import DataReport
 from dimba.objectives.sft import SFT, SftOptions
-from dimba.trainers.command import is_first_rank, say_rows, world_size
+from dimba.trainers.command import Progress, is_first_rank, print_progress, world_size
 from dimba.trainers.kernels.heap import keep_freed_memory
-from dimba.trainers.models.checkpoints import where_to_go_on
+from dimba.trainers.models.checkpoints import checkpoint_to_resume
 from dimba.trainers.models.saving import output_folder, quiet, save, stop_where_turns_end
 
 if TYPE_CHECKING:
     from dimba.trainers.data.loading import Data
-    from dimba.trainers.data.tokenization import Progress
     from dimba.trainers.models.loading import Compute
 
 
 def train(args: SftOptions) -> int:
     """Trains as `args` say; returns the exit status: 0, or EXIT_STOPPED where it was told to stop and saved."""
     with output_folder(args):
-        begun = where_to_go_on(args.resume_from_checkpoint)
+        begun = checkpoint_to_resume(args.resume_from_checkpoint)
         trainer, stop, data = _prepared(args)
     trainer.train(resume_from_checkpoint=begun)
     if stop.stopped:
@@ -33,7 +32,7 @@ def train(args: SftOptions) -> int:
     return 0
 
 
-def report(options: SftOptions, progress: "Progress") -> DataReport:
+def report(options: SftOptions, progress: Progress) -> DataReport:
     """The data as training would read them; raises BadInput."""
     from dimba.trainers.data.loading import load_data
 
@@ -43,16 +42,16 @@ def report(options: SftOptions, progress: "Progress") -> DataReport:
 def _prepared(args: SftOptions) -> tuple[Any, Any, "Data"]:
     from dimba.trainers.data.loading import load_data
     from dimba.trainers.models import loading
-    from dimba.trainers.models.sharding import meet
+    from dimba.trainers.models.sharding import connect_ranks
 
     quiet()
     compute = loading.choose_compute(args.device, args.mixed_precision)
     if compute.on_cpu:
         keep_freed_memory()
-    data = load_data(args, say_rows()).checked()
+    data = load_data(args, print_progress()).require_usable()
     if is_first_rank():
         introduce(data.report)
-    meet()
+    connect_ranks()
     return *_trainer(args, loading.load_model(args, compute), data, compute), data
 
 
@@ -73,7 +72,7 @@ def introduce(report: DataReport) -> None:
 
 
 def _trainer(args: SftOptions, model: Any, data: "Data", compute: "Compute") -> tuple[Any, Any]:
-    from dimba.trainers.data.collation import choose_collator, told
+    from dimba.trainers.data.collation import choose_collator, speed_summary
     from dimba.trainers.data.loading import as_dataset
     from dimba.trainers.models.loading import adapter_config
     from dimba.trainers.models.memory import add_probe, longest_rows
@@ -84,15 +83,8 @@ def _trainer(args: SftOptions, model: Any, data: "Data", compute: "Compute") -> 
     stop, at_once = StopOnSignal(), args.batch_size * world_size()
     collate = choose_collator(args, model, data.tokenizer.pad_token_id, on_cpu=compute.on_cpu)
     if is_first_rank():
-        print(
-            told(
-                model,
-                collate,
-                mixed=compute.mixed,
-                activations=activations(args, compute, can_fall_back=can_fall_back(args, SFT)),
-            ),
-            flush=True,
-        )
+        checkpointing = activations(args, compute, can_fall_back=can_fall_back(args, SFT))
+        print(speed_summary(model, collate, mixed=compute.mixed, activations=checkpointing), flush=True)
     trainer = CausalTrainer(
         model=model,
         args=_config(args, compute, validates=len(data.validation) > 0),
