@@ -123,7 +123,7 @@ def test_unusable_data_abort_the_job_before_its_ranks_start(tmp_path: Path):
     command = [sys.executable, "-m", "dimba.supervisor.entry", "--prepare", sys.executable, str(tmp_path / "ranks.py")]
     flags = ["--base-checkpoint", str(tmp_path / "nowhere"), "--dataset", "./nothing.jsonl", "--output-dir", "out"]
     done = subprocess.run(
-        [*command, "-m", "dimba.supervisor.rank", "trainer.py", *flags],
+        [*command, "-m", "dimba.supervisor.rank", "scripts/finetuning/finetune_sft.py", *flags],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "DIMBA_ATTEMPT_DIR": str(tmp_path)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
