@@ -8,7 +8,7 @@ from pathlib import Path
 from dimba.common.runners import Capabilities
 from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
-from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
+from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.spec import Container, JobSpec
 
 IN_MEMORY = Capabilities("in memory", leases_gpus=True)
@@ -85,7 +85,7 @@ class MemoryRunner:
             self.jobs[job] = (lines, stop, status if grace else 137)
             stop.set()
 
-    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
+    def run_once(self, argv: Sequence[str], place: OneShot, on_line: OnLine = ignored) -> Output:
         kind, text, status = argv
         for line in text.splitlines():
             on_line(line)

@@ -19,7 +19,7 @@ from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.records.processes import lives, start_time
 from dimba.runners.deadline import deadline
-from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
+from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.tail import follow_file
 from dimba.spec import Container, JobSpec
 
@@ -143,7 +143,7 @@ class ProcessRunner:
         if self.is_running(job):
             _kill_tree(pid)
 
-    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
+    def run_once(self, argv: Sequence[str], place: OneShot, on_line: OnLine = ignored) -> Output:
         """As the job's user, with the help's lines kept whole."""
         try:
             child = self._spawn_once(argv, place)
@@ -158,7 +158,7 @@ class ProcessRunner:
                 _kill_tree(child.pid)
         return Output(None if passed.is_set() else status, "".join(text))
 
-    def _spawn_once(self, argv: Sequence[str], place: Throwaway) -> "subprocess.Popen[str]":
+    def _spawn_once(self, argv: Sequence[str], place: OneShot) -> "subprocess.Popen[str]":
         inherited = {name: value for name, value in os.environ.items() if name not in TOKENS}
         with_secrets = {ENV_SECRETS_ON_STDIN: "1"} if place.secrets else {}
         child = subprocess.Popen(

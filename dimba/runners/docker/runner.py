@@ -24,7 +24,7 @@ from dimba.runners.docker.engine import Engine, engine_started
 from dimba.runners.docker.image import build, look_at_image, pull
 from dimba.runners.docker.request import LOCKED_DOWN, NAMES, OWN_NAME, gpu_requests, mounts
 from dimba.runners.docker.translate import translated
-from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
+from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.tail import follow_file
 from dimba.spec import Container, JobSpec
 
@@ -235,11 +235,11 @@ class DockerRunner:
         newest = max(found, key=lambda each: int(each["Labels"].get(LABEL_ATTEMPT, "0")), default=None)
         return str(newest["Id"]) if newest else None
 
-    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
+    def run_once(self, argv: Sequence[str], place: OneShot, on_line: OnLine = ignored) -> Output:
         """A container that is removed at once."""
         container = ""
         try:
-            container = self._create_throwaway(argv, place)
+            container = self._create_one_shot(argv, place)
             self._start(container, place.secrets or {})
             return self._watched(container, place.timeout, on_line)
         except APIError as error:
@@ -248,7 +248,7 @@ class DockerRunner:
             if container:
                 self.api.remove_container(container, force=True)
 
-    def _create_throwaway(self, argv: Sequence[str], place: Throwaway) -> str:
+    def _create_one_shot(self, argv: Sequence[str], place: OneShot) -> str:
         requests = gpu_requests(place.gpus, place.gpu_devices)
         created = self.api.create_container(
             place.image,
