@@ -72,12 +72,8 @@ class MemoryRunner:
     def find(self, run_id: str) -> str | None:
         return next((job for job in self.jobs if job.startswith(run_id)), None)
 
-    def held_gpus(self) -> dict[str, str]:
-        return {}
-
-    def is_live(self, run_id: str, job: str | None) -> bool | None:
-        job = job or self.find(run_id)
-        return job is not None and self.is_running(job)
+    def held_gpus(self) -> dict[str, str] | None:
+        return None
 
     def stop(self, job: str, grace: float) -> None:
         lines, stop, status = self.jobs[job]

@@ -124,13 +124,9 @@ class ProcessRunner:
                     return f"{folder.name}:{start_time(int(folder.name))}:{attempt.partition(b'=')[2].decode()}"
         return None
 
-    def held_gpus(self) -> dict[str, str]:
+    def held_gpus(self) -> dict[str, str] | None:
         """A process carries no label."""
-        return {}
-
-    def is_live(self, run_id: str, job: str | None) -> bool | None:
-        """By its name, else by looking for the run's entry point."""
-        return lives(job) if job else self.find(run_id) is not None
+        return None
 
     def stop(self, job: str, grace: float) -> None:
         """SIGTERM to the entry point, which tells the ranks; then SIGKILL to all of the session."""

@@ -78,11 +78,11 @@ class Runner(Protocol):
     def find(self, run_id: str) -> str | None:
         """The job of a run whose launcher died before recording it, None without one. Raises EngineFailed."""
 
-    def held_gpus(self) -> dict[str, str]:
-        """GPU ids that running jobs hold by their labels, each with the run's id. Raises EngineFailed."""
+    def held_gpus(self) -> dict[str, str] | None:
+        """GPU ids that running jobs hold by their labels, each with the run's id; None if jobs carry no labels.
 
-    def is_live(self, run_id: str, job: str | None) -> bool | None:
-        """Whether a run's job (`job` if known) is running; None if the engine does not answer."""
+        Raises EngineFailed.
+        """
 
     def stop(self, job: str, grace: float) -> None:
         """Asks the job to save and end, waits, and kills it after `grace` seconds; 0 kills it immediately."""

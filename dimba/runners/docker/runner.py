@@ -211,13 +211,6 @@ class DockerRunner:
         labels = [each["Labels"] for each in found]
         return {gpu: each[LABEL_RUN_ID] for each in labels for gpu in each.get(LABEL_GPUS, "").split(",") if gpu}
 
-    def is_live(self, run_id: str, job: str | None) -> bool | None:
-        """By the labels of running containers."""
-        try:
-            return run_id in self.held_gpus().values()
-        except EngineFailed:
-            return None
-
     def waiting(self, job: str) -> str | None:
         """Nothing waits once it has been started."""
         return None

@@ -100,14 +100,9 @@ class SlurmRunner:
         output = scheduler.standing(number) if number else None
         return f"{number}:{output.log.parent}" if output else None
 
-    def held_gpus(self) -> dict[str, str]:
+    def held_gpus(self) -> dict[str, str] | None:
         """The scheduler knows which GPUs are free."""
-        return {}
-
-    def is_live(self, run_id: str, job: str | None) -> bool | None:
-        """By the scheduler's queue."""
-        job = job or self.find(run_id)
-        return job is not None and self.is_running(job)
+        return None
 
     def stop(self, job: str, grace: float) -> None:
         """SIGTERM to the entry points, which tell their ranks; then what the cluster does to end a job."""
