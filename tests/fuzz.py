@@ -18,7 +18,7 @@ from dimba.host.facts import EngineFacts, Gpu, GpuFacts, ImageFacts
 from dimba.jobs.context import Policy, gather
 from dimba.jobs.trust import require_trust
 from dimba.plan.model import LaunchPlan
-from dimba.runners.protocol import FoundRunner, OnLine, Output, Throwaway, ignored
+from dimba.runners.protocol import FoundRunner, OneShot, OnLine, Output, ignored
 from dimba.spec import Container, JobSpec, parse_spec
 from tests.memory_runner import MemoryRunner
 
@@ -116,7 +116,7 @@ class Never(MemoryRunner):
     def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
         raise AssertionError("a job was started")
 
-    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
+    def run_once(self, argv: Sequence[str], place: OneShot, on_line: OnLine = ignored) -> Output:
         _python, script, word = argv
         assert script.startswith(OURS) and word == "--help" and not place.network and not place.mounts, argv
         return Output(

@@ -8,7 +8,7 @@ from pathlib import Path
 from dimba.common.runners import Capabilities
 from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
-from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
+from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.spec import Container, JobSpec
 
 IN_MEMORY = Capabilities("in memory", leases_gpus=True)
@@ -72,12 +72,8 @@ class MemoryRunner:
     def find(self, run_id: str) -> str | None:
         return next((job for job in self.jobs if job.startswith(run_id)), None)
 
-    def held_gpus(self) -> dict[str, str]:
-        return {}
-
-    def is_live(self, run_id: str, job: str | None) -> bool | None:
-        job = job or self.find(run_id)
-        return job is not None and self.is_running(job)
+    def held_gpus(self) -> dict[str, str] | None:
+        return None
 
     def stop(self, job: str, grace: float) -> None:
         lines, stop, status = self.jobs[job]
@@ -85,7 +81,7 @@ class MemoryRunner:
             self.jobs[job] = (lines, stop, status if grace else 137)
             stop.set()
 
-    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
+    def run_once(self, argv: Sequence[str], place: OneShot, on_line: OnLine = ignored) -> Output:
         kind, text, status = argv
         for line in text.splitlines():
             on_line(line)

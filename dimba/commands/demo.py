@@ -17,7 +17,7 @@ from dimba.jobs.lifecycle import Reporter
 from dimba.plan.model import Mount
 from dimba.records import RunRecord
 from dimba.records.store import make_folder, write_whole
-from dimba.runners.protocol import Runner, Throwaway
+from dimba.runners.protocol import OneShot, Runner
 from dimba.runners.registry import find_engine, find_runner
 from dimba.spec import json_schema, load_spec, parse_spec, spec_yaml
 
@@ -67,14 +67,14 @@ def run_demo(reporter: Reporter, folder: Path) -> DemoResult:
     loaded = parse_spec(source.encode(), source="the demo's spec")
     image = runner.prepare(loaded.spec, reporter.progress)
     reporter.ended()
-    throwaway = Throwaway(
+    one_shot = OneShot(
         uid=uid,
         gid=gid,
         image=image.reference if image else "",
         mounts=(Mount(source=str(folder / place), target=str(folder / place), read_only=False),),
         timeout=_SECONDS,
     )
-    tool = _Tool(runner, throwaway)
+    tool = _Tool(runner, one_shot)
     reporter.note(f"making a tiny checkpoint and data set in {place}")
     tool.run("make", str(folder / place))
     record = launch(load_spec(place / "job.yaml"), reporter, trust=True)
@@ -103,7 +103,7 @@ class _Tool:
     """`dimba.trainers.models.tiny`, run where the trainer runs."""
 
     runner: Runner
-    place: Throwaway
+    place: OneShot
 
     def run(self, *arguments: str) -> dict[str, Any]:
         """The JSON that it ends with; raises RunFailed with what it said."""

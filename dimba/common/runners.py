@@ -1,4 +1,4 @@
-"""The runners by name, and what each can do: the one list, which the spec, the plan and the command line read."""
+"""The only list of runners and their capabilities; the spec, the plan, the command line and the wizard read it."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ AUTO = "auto"
 
 
 class Capabilities(NamedTuple):
-    """What a runner does with a job; callers ask for one of these, never for a name."""
+    """What a runner does with a job; callers ask for a capability, never for a name."""
 
     summary: str  # where the job runs, for menus
     uses_engine: bool = False  # jobs are containers of this machine's engine, named by the container's id
-    runs_in_image: bool = False  # always; a scheduler's job runs in one where the spec names it
-    leases_gpus: bool = False  # the job gets cards of this machine, which dimba leases; else a scheduler gives them
-    isolates_network: bool = False  # a job can be kept from the network
-    several_nodes: bool = False  # a cluster's scheduler places the job, on as many machines as it asks for
+    runs_in_image: bool = False  # always; a scheduler's job does if its spec names an image
+    leases_gpus: bool = False  # dimba leases this machine's GPUs to the job; otherwise a scheduler allocates them
+    isolates_network: bool = False  # a job can run without network access
+    several_nodes: bool = False  # a cluster's scheduler runs the job on as many nodes as it asks for
 
 
 RUNNERS = {
@@ -23,11 +23,11 @@ RUNNERS = {
     "process": Capabilities("on this machine itself, without a container", leases_gpus=True),
     "slurm": Capabilities("handed to the scheduler of a cluster", several_nodes=True),
 }
-# `dimba plan` renders a job for these, and nothing is started there.
+# `dimba plan` renders jobs for these; dimba starts nothing on them.
 RENDERED = {
     "kubernetes": Capabilities("the pods of a cluster", runs_in_image=True, several_nodes=True),
 }
-IN_ENGINE, ON_HOST = "docker", "process"  # what `auto` means: where an engine answers, and where none does
+IN_ENGINE, ON_HOST = "docker", "process"  # `auto` with an engine that answers, and without one
 
 
 def resolve_runner(wanted: str, *, engine_answers: bool) -> str:
@@ -38,5 +38,5 @@ def resolve_runner(wanted: str, *, engine_answers: bool) -> str:
 
 
 def capabilities_of(runner: str) -> Capabilities:
-    """What the runner of this name can do, whether jobs are started on it or only rendered for it."""
+    """The capabilities of a runner, or of a target that jobs are only rendered for."""
     return RUNNERS.get(runner) or RENDERED[runner]

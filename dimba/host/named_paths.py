@@ -1,4 +1,4 @@
-"""The files and folders that a spec names beside its base, data and trainer, as they stand on this machine."""
+"""The files and folders that a spec names in `trainer_args` and `container.mounts`."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from dimba.spec import JobSpec
 
 
 def look_at_named_paths(spec: JobSpec, folder: Path) -> dict[str, NamedPath]:
-    """What lies at each path, by its text in the spec; relative paths start in `folder`."""
+    """Facts of each path by its text in the spec; relative paths start in `folder`."""
     return {text: _look(absolute(text, folder)) for text in _texts(spec)}
 
 

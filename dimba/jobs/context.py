@@ -1,4 +1,4 @@
-"""JobContext: a spec, the machine, and where the job would run, gathered once and planned once."""
+"""JobContext: a spec, the facts of the machine and the runner; gathered once, planned once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,24 +31,24 @@ def unreported(_count: int, _total: int = 0) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What gathering may execute, and what is known beforehand."""
+    """What `gather` may execute, and what its caller knows already."""
 
-    asks: Literal["own", "any", "none"] = "own"  # whose trainer is run for its `--help`; none: nothing is run
-    tokenises: bool = False  # looks at the data where the trainer runs too, if no image has to be built for it
+    asks: Literal["own", "any", "none"] = "own"  # trainers that are run for their `--help`; none: nothing is executed
+    tokenises: bool = False  # also tokenises the data where the trainer runs, unless an image would have to be built
     reads_data: bool = True
-    trusts_spec: bool = False  # the spec is its reader's own
+    trusts_spec: bool = False  # the user wrote it, so that it requires no trust
     choices: Choices = _NO_CHOICES
-    container: Container | None = None  # names the image in place of the spec's section
-    earlier_image: str | None = None  # that the run had before: taken again while it is there
-    gpu: GpuFacts | None = None  # found before
-    runs: Path | None = None  # where runs are recorded, whatever the environment says
-    # The facts as they are where a job runs that no runner of this machine starts; the image among them.
+    container: Container | None = None  # overrides the spec's section for the image
+    earlier_image: str | None = None  # of the run that is resumed; reused if it still exists
+    gpu: GpuFacts | None = None  # from an earlier probe
+    runs: Path | None = None  # the folder of run records, instead of the environment's
+    # Turns this machine's facts into those of another place that runs the job, image included.
     elsewhere: Callable[[HostFacts], HostFacts] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobContext:
-    """A spec, the machine, and where it would run."""
+    """A spec, the facts of the machine, and the runner of the job."""
 
     loaded: LoadedSpec
     facts: HostFacts
@@ -57,11 +57,11 @@ class JobContext:
 
     @property
     def spec(self) -> JobSpec:
-        """The spec as it is written."""
+        """The spec as the user wrote it."""
         return self.loaded.spec
 
     def plan(self) -> LaunchPlan:
-        """The plan, made once. Raises DimbaError with the spec's lines."""
+        """The plan, computed once. Raises DimbaError with the lines of the spec."""
         return self._plan
 
     @cached_property
@@ -72,15 +72,15 @@ class JobContext:
             raise self.loaded.locate(error) from None
 
     def with_gpus(self, ids: tuple[str, ...]) -> "JobContext":
-        """The same job on the GPUs that a lease gave it."""
+        """The same job on the GPUs of its lease."""
         return self if ids == self.plan().gpu_ids else replace(self, choices=replace(self.choices, gpu_ids=ids))
 
     def resumed_from(self, checkpoint: Path | None) -> "JobContext":
-        """The same job from a checkpoint on, None from the start; on whichever GPUs it gets then."""
+        """The same job from a checkpoint, or from the start for None; its GPUs are open again."""
         return replace(self, choices=replace(self.choices, checkpoint=checkpoint, gpu_ids=None))
 
     def assuming_flags(self) -> "JobContext":
-        """The same job, its trainer taking every flag: one in an image that is not there yet cannot be asked."""
+        """The same job with a trainer that takes every flag, if its image has to be built before it can be asked."""
         trainer, image = self.facts.trainer, self.facts.image
         if image is None or image.id or trainer.in_image:
             return self
@@ -89,14 +89,14 @@ class JobContext:
 
     @property
     def is_prepared(self) -> bool:
-        """Whether the image is there."""
+        """Whether the job's image exists."""
         return bool(self.facts.image and self.facts.image.id)
 
     def prepared(self, progress: Progress) -> "JobContext":
-        """The same job with its image, made where it is missing, and the flags that the trainer in it takes.
+        """The same job with its image, built or pulled if missing, and the flags of the trainer in it.
 
         Raises:
-            EngineFailed, HostCannot: it cannot be made, or what trains is not installed where jobs run.
+            EngineFailed, HostCannot: no image can be had, or the training packages are missing.
         """
         image = self.runner.prepare(self.spec, progress)
         trainer = trainer_facts(self.facts, image, self.runner.run_once, ask=True)
@@ -105,9 +105,9 @@ class JobContext:
 
 
 def gather(loaded: LoadedSpec, found: FoundRunner, policy: Policy, progress: RowsRead = unreported) -> JobContext:
-    """Looks at everything that the spec names; starts nothing but trainers' `--help`, as the policy allows it.
+    """The facts of everything that the spec names; executes only what the policy allows.
 
-    `progress` gets the rows read so far.
+    `progress` gets the number of rows read so far.
     """
     facts = _probed(loaded, found, policy, progress)
     if policy.asks != "none":
@@ -144,20 +144,20 @@ def _image(spec: JobSpec, runner: Runner, policy: Policy) -> ImageFacts | None:
 
 
 def _stays_contained(spec: JobSpec, runner: Runner, facts: HostFacts) -> bool:
-    """Whether nothing that was meant for a container, which cannot be had, would run on this machine instead."""
+    """Whether the job runs where its spec means it to, rather than without the container it was written for."""
     return spec.runner == runner.name or (
         spec.runner == AUTO and (runner.capabilities.runs_in_image or not facts.harms)
     )
 
 
 def _unless_foreign(image: ImageFacts | None, facts: HostFacts) -> ImageFacts | None:
-    """The image as if it was not there yet, where a stranger may have made it: nothing is executed in it then."""
+    """The image, without its id if the spec's author chose it: nothing may be executed in it then."""
     foreign = any(each.key in IMAGES for each in facts.harms)
     return replace(image, id=None) if image and foreign else image
 
 
 def _asked(spec: JobSpec, facts: HostFacts, runner: Runner, policy: Policy, progress: RowsRead) -> HostFacts:
-    """The facts with what runs where the job runs: the trainer's flags, and what is known of the data's tokens."""
+    """The facts with the trainer's flags and the tokens of the data, both from where the job runs."""
     may_ask = policy.asks == "any" and (policy.elsewhere is not None or _stays_contained(spec, runner, facts))
     usable = replace(facts, image=facts.image if may_ask else _unless_foreign(facts.image, facts))
     usable = replace(usable, trainer=trainer_facts(usable, usable.image, runner.run_once, ask=may_ask))

@@ -24,7 +24,7 @@ from dimba.plan.model import Mount
 from dimba.plan.mounts import given_mounts
 from dimba.plan.network import OFFLINE
 from dimba.records.store import make_folder
-from dimba.runners.protocol import Runner, Throwaway
+from dimba.runners.protocol import OneShot, Runner
 
 _KIND = "data"
 _NO_LIMIT = 7 * 24 * 3600.0  # seconds
@@ -110,12 +110,12 @@ def preview_argv(job: ResolvedJob, facts: HostFacts) -> list[str]:
     return trainer_argv(job.with_args(ours), trainer, at)[0]
 
 
-def _place(job: ResolvedJob, facts: HostFacts) -> Throwaway:
+def _place(job: ResolvedJob, facts: HostFacts) -> OneShot:
     """Of the spec's environment only the Hub's token: other variables could make Python run what lies beside a job."""
     token = {_TOKEN} & set(job.spec.container.env) & set(os.environ)
     image = facts.image
     network = job.spec.container.network != "none" and not (facts.checkpoint.local and facts.data.local)
-    return Throwaway(
+    return OneShot(
         uid=facts.output.uid,
         gid=facts.output.gid,
         image=(image.id or image.reference) if image else "",

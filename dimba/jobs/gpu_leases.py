@@ -1,8 +1,7 @@
-"""GPUs for a run: what it wants, who has them, and waiting for its turn."""
+"""GPU leases of a run: which GPUs it needs, which runs hold them, and the wait for its turn."""
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,30 +17,47 @@ from dimba.runners.protocol import Runner
 from dimba.runners.registry import runner_of
 from dimba.spec import JobSpec
 
-_POLL = 0.3  # seconds; what waits starts about as long after a card is free
+Held = dict[str, str]  # GPU id: id of the run whose job holds it
+_POLL = 0.3  # seconds; a waiting run starts at most so long after a GPU is free
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The running jobs of a runner; `held` is as in `Runner.held_gpus`, and empty if the engine did not answer."""
+
+    runner: Runner
+    held: Held | None
+    answered: bool = True
+
+    def has(self, lease: Lease) -> bool | None:
+        """Whether the lease's job is among them; None if the engine did not answer."""
+        if not self.answered:
+            return None
+        if self.held is not None:
+            return lease.run in self.held.values()
+        return self.runner.is_running(lease.job) if lease.job else self.runner.find(lease.run) is not None
+
+
+def _jobs_of(runner: Runner) -> Jobs:
+    try:
+        return Jobs(runner, runner.held_gpus())
+    except EngineFailed:
+        return Jobs(runner, {}, answered=False)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The runners that a lease is held against; those whose engine does not answer are missing."""
+    """The runners of this machine whose jobs hold leases, without those whose engine does not answer."""
 
     runners: tuple[Runner, ...]
 
-    def held(self) -> dict[str, str]:
-        """GPUs that running jobs hold by their labels, each with the run's id."""
-        held: dict[str, str] = {}
-        for runner in self.runners:
-            with suppress(EngineFailed):
-                held |= runner.held_gpus()
-        return held
-
-    def runner_of(self, name: str) -> Runner | None:
-        """The runner of a lease; None where its engine does not answer."""
-        return next((runner for runner in self.runners if runner.name == name), None)
+    def jobs(self) -> dict[str, Jobs]:
+        """The jobs of each runner as they are now, by the runner's name."""
+        return {runner.name: _jobs_of(runner) for runner in self.runners}
 
 
 def wanted_by(spec: JobSpec, plan: LaunchPlan, facts: HostFacts) -> Wanted:
-    """Any so many cards, or those that the plan names."""
+    """A number of any GPUs, or the GPUs that the plan names."""
     asked = spec.resources.gpus
     if isinstance(asked, int):
         return Wanted(candidates=tuple(gpu.id for gpu in facts.gpu.gpus), count=asked)
@@ -49,25 +65,29 @@ def wanted_by(spec: JobSpec, plan: LaunchPlan, facts: HostFacts) -> Wanted:
 
 
 class GpuLeases:
-    """The GPU leases of one run: asked for, handed over to its job, and given back."""
+    """The GPU leases of one run: requested, handed over to its job, and released."""
 
     def __init__(self, run: RunFolder, runner: str, machine: Machine) -> None:
         self._run, self._runner, self._machine = run, runner, machine
+        self._jobs: dict[str, Jobs] = {}
         self._leases = Leases(locks_folder(), self._job_lives)
 
     def ask(self, wanted: Wanted) -> Answer:
-        """Cards now, or who has them."""
-        labels = {gpu: f"run {run}" for gpu, run in self._machine.held().items() if run != self._run.id}
+        """Requests the GPUs; the answer has them, or the runs that hold them."""
+        self._jobs = self._machine.jobs()  # asked once for all leases, before their table is locked
+        held = (item for jobs in self._jobs.values() for item in (jobs.held or {}).items())
+        labels = {gpu: f"run {run}" for gpu, run in held if run != self._run.id}
         others = {**used_by_processes(), **labels}
         since = datetime.fromisoformat(self._run.record().created).timestamp()
         return self._leases.ask(self._run.id, wanted, since=since, runner=self._runner, others=others)
 
     def take(self, gpus: tuple[str, ...]) -> None:
-        """Cards that others may use as well."""
+        """Takes GPUs that other runs may hold as well (`--share`)."""
+        self._jobs = self._machine.jobs()
         self._leases.take(self._run.id, gpus, runner=self._runner)
 
     def wait(self, wanted: Wanted, say: Callable[[str], None]) -> tuple[str, ...]:
-        """Cards, after all who came before; raises Interrupted where the run was told to stop meanwhile."""
+        """Waits for the GPUs in the order of requests; raises Interrupted if the run is stopped meanwhile."""
         said = ""
         while (answer := self.ask(wanted)).gpus is None:
             if (text := waiting_for(answer)) != said:
@@ -80,24 +100,25 @@ class GpuLeases:
         return answer.gpus
 
     def hand_over(self, job: str) -> None:
-        """The job holds them from now on."""
+        """The leases last as long as the job from now on."""
         self._leases.hand_over(self._run.id, job)
 
     def give_back(self) -> None:
-        """Others may have them."""
+        """Releases the GPUs."""
         self._leases.give_back(self._run.id)
 
     def _job_lives(self, lease: Lease) -> bool | None:
-        runner = self._machine.runner_of(lease.runner)
-        return runner.is_live(lease.run, lease.job) if runner else None
+        if jobs := self._jobs.get(lease.runner):
+            return jobs.has(lease)
+        return None if lease.runner in RUNNERS else False  # a runner of another version cannot be asked
 
 
 def waiting_for(answer: Answer) -> str:
-    """Who has the cards."""
+    """Which run or process holds each GPU."""
     return "; ".join(f"GPU {gpu}: {holder}" for gpu, holder in answer.holders.items())
 
 
 def machine() -> Machine:
-    """This one."""
+    """This machine."""
     leasing = (name for name, can in RUNNERS.items() if can.leases_gpus)
     return Machine(tuple(runner for name in leasing if (runner := runner_of(name))))

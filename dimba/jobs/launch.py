@@ -21,7 +21,7 @@ from dimba.records import RunRecord
 from dimba.runners.registry import find_runner
 from dimba.spec import LoadedSpec
 
-# (plan, fields of provenance) → further fields; raises where the run would not be the same
+# (plan, provenance fields) → further fields; raises BadInput if the run would differ
 Repeats = Callable[[LaunchPlan, dict[str, Any]], dict[str, Any]]
 
 
@@ -34,12 +34,12 @@ def launch(
     trust: bool = False,
     ask: Ask | None = None,
 ) -> RunRecord:
-    """Runs a spec to its end (or, detached, until it has started or waits for GPUs).
+    """Runs a spec to its end; with `detach`, until its job has started or waits for GPUs.
 
-    What could harm the reader of a stranger's spec has to be in their `trust`, or they are to `ask`.
+    A spec that requires trust is launched only with `trust`, or if `ask` confirms it.
 
     Raises:
-        DimbaError: with the exit status of what went wrong; the run's record says the same.
+        DimbaError: its exit status says what failed, as the run's record does.
     """
     require_trust(loaded, Path.cwd(), trust=trust, ask=ask)
     options = options or Options()
@@ -51,7 +51,7 @@ def launch(
 def begin(
     context: JobContext, options: Options, reporter: Reporter, *, detach: bool, repeats: Repeats | None = None
 ) -> RunRecord:
-    """Plans, puts on record what the run is made of, and carries it on; where it `repeats` another, that judges it."""
+    """Plans the job, records its provenance and carries it on; `repeats` compares it with the run that it repeats."""
     plan = context.assuming_flags().plan()
     for note in plan.notes:
         reporter.note(note)
@@ -65,7 +65,7 @@ def begin(
 
 
 def choices_of(options: Options, *, run_id: str | None = None, checkpoint: Path | None = None) -> Choices:
-    """What the plan needs to know of the command line."""
+    """The command line's part of a plan."""
     return Choices(
         allow_cpu=options.allow_cpu,
         gpu_path=os.environ.get(contract.ENV_GPU_PATH),
@@ -77,9 +77,9 @@ def choices_of(options: Options, *, run_id: str | None = None, checkpoint: Path 
 
 
 def carry_on(run: Run, context: JobContext, reporter: Reporter, *, detach: bool) -> RunRecord:
-    """From a record to the end of its job, in as many attempts as it may have; detached, until its job runs.
+    """Runs the job of a record to its end, with retries; with `detach`, until the job runs.
 
-    What has to wait, or may have to try again, is left to a process of its own when it is detached.
+    A detached run that has to wait, or may have to retry, is left to a supervisor.
     """
     supervised = detach and run.record.retries > 0
     with run.closing_on_failure():
@@ -108,7 +108,7 @@ def _prepared(run: Run, context: JobContext, reporter: Reporter) -> JobContext:
 def _gpu_ids(
     run: Run, context: JobContext, leases: GpuLeases | None, reporter: Reporter, *, wait: bool
 ) -> tuple[str, ...] | None:
-    """The GPUs that the run may use; None where it has to wait and may not."""
+    """The GPUs that the run may use; None if it would have to wait and `wait` is False."""
     plan = context.plan()
     if leases is None:
         return plan.gpu_ids
@@ -131,7 +131,7 @@ def _gpu_ids(
 
 
 def _attempt(run: Run, context: JobContext, leases: GpuLeases | None, reporter: Reporter, *, detach: bool) -> None:
-    """Starts the job and follows it; once more where that may help and is allowed."""
+    """Starts the job and follows it; retries after a transient failure if the run has retries left."""
     with signals(run.interrupt):
         try:
             job = run.start(context.runner, context.plan(), reporter)

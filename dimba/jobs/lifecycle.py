@@ -1,4 +1,4 @@
-"""One run from its record to its close."""
+"""One run, from its record to its outcome."""
 
 import json
 import os
@@ -30,11 +30,11 @@ from dimba.spec import LoadedSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line says of a run, beside its spec; a run that is resumed keeps it."""
+    """The command line's options of a run; a resumed run keeps them."""
 
     allow_cpu: bool = False
-    share: bool = False  # takes GPUs that others use
-    retries: int = 0  # of what may go well another time
+    share: bool = False  # uses GPUs that other runs hold
+    retries: int = 0  # after transient failures
     time_limit: float | None = None  # seconds
     restart_hung: bool = False
 
@@ -226,7 +226,7 @@ IN_HAND: dict[str, Any] = {"exit_reason": None, "exit_code": None, "ended": None
 
 
 def container_of(runner: Runner, job: str) -> str | None:
-    """The id of the container that a job is, where it is one."""
+    """The container id of a job that is a container."""
     return job if runner.capabilities.uses_engine else None
 
 

@@ -1,4 +1,4 @@
-"""Records held against what is really running: a launcher that was killed cannot close its run."""
+"""Reconciles records with the jobs that are running: a killed launcher cannot close its run."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ _OBEYS, _POLL = 60.0, 0.2  # seconds
 
 
 def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
-    """Tells a run to save and end, kills it `now` or after a grace; raises BadInput where it does not run."""
+    """Asks a run to save and end, kills it `now` or after a grace; raises BadInput if it is not active."""
     record = reconciled(folder)
     if record.status not in ACTIVE:
         raise BadInput(f"{record.id} does not run: {record.status}", "`dimba ps` lists what does")
@@ -40,10 +40,10 @@ def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
 
 
 def _withdraw(folder: RunFolder, record: RunRecord) -> RunRecord:
-    """Tells whoever has a run in hand not to start it; the record once they have obeyed, or the job runs after all."""
+    """Asks the launcher of a run not to start it; returns the record once it obeys or the job runs."""
     folder.ask_to_stop()
     if record.launcher and lives(record.launcher):
-        with suppress(PermissionError):  # another user's, which looks for the request by itself
+        with suppress(PermissionError):  # of another user: its launcher reads the request
             os.kill(int(record.launcher.partition(":")[0]), signal.SIGTERM)
     deadline = time.monotonic() + _OBEYS
     while record.status in SETTLING and time.monotonic() < deadline:
@@ -62,20 +62,20 @@ def _in_hand(folder: RunFolder, record: RunRecord) -> bool:
 
 
 def reconciled(folder: RunFolder) -> RunRecord:
-    """The run's record, closed where its job has ended without anybody writing it down, or taken up again."""
+    """The run's record; closes it if its job ended unrecorded, or restarts its supervisor."""
     record = folder.record()
     if record.status not in ACTIVE:
         return record
     try:
         if record.status in SETTLING and not record.is_started:
-            return _settled(folder, record)
-        return _held_against_job(folder, record)
+            return _reconciled_start(folder, record)
+        return _reconciled_job(folder, record)
     except EngineFailed:
-        return record  # nobody to ask: the engine is away
+        return record  # the engine does not answer
 
 
-def _settled(folder: RunFolder, record: RunRecord) -> RunRecord:
-    """A run between its record and its job: in somebody's hands, started after all, or left alone."""
+def _reconciled_start(folder: RunFolder, record: RunRecord) -> RunRecord:
+    """A run whose job is not on record: its launcher is alive, its job did start, or both are gone."""
     if _in_hand(folder, record):
         return record
     runner = runner_of(record.runner)
@@ -83,7 +83,7 @@ def _settled(folder: RunFolder, record: RunRecord) -> RunRecord:
         found = replace(record.with_attempt(job=job), status="running")
         found = replace(found, container_id=container_of(runner, job))
         folder.write_record(found)
-        return _held_against_job(folder, found)
+        return _reconciled_job(folder, found)
     if record.status == "queued" and _is_mine(folder) and not folder.is_asked_to_stop():
         spawn_supervisor(folder)
         return record
@@ -94,7 +94,7 @@ def _is_mine(folder: RunFolder) -> bool:
     return os.geteuid() in (0, folder.uid)
 
 
-def _held_against_job(folder: RunFolder, record: RunRecord) -> RunRecord:
+def _reconciled_job(folder: RunFolder, record: RunRecord) -> RunRecord:
     runner = runner_of(record.runner)
     if runner is None:
         return record
@@ -103,7 +103,7 @@ def _held_against_job(folder: RunFolder, record: RunRecord) -> RunRecord:
         return _with_turn(folder, record, runner.waiting(job))
     if job:
         for _line in runner.follow(job, folder.log(record.attempts[-1].number)):
-            pass  # where the job could not write its log itself
+            pass  # for a job that could not write its log itself
     ending = runner.wait(job) if job else None
     status, reason, _ = classify_outcome(ending, folder, stopping=record.status == "stopping")
     closed = record.closed(status, reason, ending.exit_code if ending else folder.last_word().get("exit_code"))
@@ -117,7 +117,7 @@ def _held_against_job(folder: RunFolder, record: RunRecord) -> RunRecord:
 
 
 def _with_turn(folder: RunFolder, record: RunRecord, waits: str | None) -> RunRecord:
-    """The record with what the scheduler says now: whether the job runs, or what it waits for."""
+    """The record with the scheduler's current state: the job runs, or the reason why it waits."""
     if record.status == "stopping" or waits == record.waits_for:
         return record
     changed = replace(record, status="queued" if waits else "running", waits_for=waits)
@@ -125,12 +125,12 @@ def _with_turn(folder: RunFolder, record: RunRecord, waits: str | None) -> RunRe
 
 
 def _closed(folder: RunFolder, before: RunRecord, closed: RunRecord) -> RunRecord:
-    """Puts it on record, unless whoever follows the run has closed it in between."""
+    """Writes the closed record, unless the run's launcher changed it in between."""
     try:
         current = folder.record()
         if current == before:
             folder.write_record(closed)
             return closed
         return current
-    except DimbaError:  # somebody else's run, or one on a full disk
+    except DimbaError:  # a run of another user, or a full disk
         return closed

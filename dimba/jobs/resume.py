@@ -1,4 +1,4 @@
-"""Going on with a run: by hand, or by its supervisor."""
+"""Resuming a run: by a command, or by its supervisor."""
 
 import os
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ from dimba.spec import LoadedSpec, parse_spec
 
 
 def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool = False) -> RunRecord:
-    """Goes on from the newest whole checkpoint with the same spec; without one it starts over.
+    """Resumes from the newest complete checkpoint with the same spec; without one, starts over.
 
     Raises:
-        DimbaError: the run goes on already, ended well, or cannot go on.
+        DimbaError: the run is active, succeeded, or cannot be resumed.
     """
     record = reconciled(folder)
     if record.status in ACTIVE:
@@ -35,18 +35,20 @@ def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool =
     if record.status == "succeeded":
         raise BadInput(f"{folder.id} ended well: its model is in {record.output_dir}", "launch a spec to train anew")
     folder.forget_stop()
-    return _go_on(folder, record, reporter, detach=detach, trust=trust)
+    return _resume_run(folder, record, reporter, detach=detach, trust=trust)
 
 
 def supervise(folder: RunFolder, reporter: Reporter) -> None:
-    """What a supervisor does: waits for the run's turn, starts it, and stays where it may have to try again."""
+    """Waits for the run's turn, starts it, and stays if it may have to retry."""
     with if_free(lock_of(folder)) as free:
         record = folder.record()
         if free and record.status in SETTLING:
-            _go_on(folder, record, reporter, detach=record.retries == 0)
+            _resume_run(folder, record, reporter, detach=record.retries == 0)
 
 
-def _go_on(folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: bool, trust: bool = False) -> RunRecord:
+def _resume_run(
+    folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: bool, trust: bool = False
+) -> RunRecord:
     loaded = spec_of(folder, record)
     require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
     remember_run(folder.id, loaded, Path.cwd())
@@ -68,12 +70,12 @@ def _go_on(folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: 
 
 
 def options_of(record: RunRecord) -> Options:
-    """What the run's command line said."""
+    """The options of the run's command line."""
     return Options(**{name: getattr(record, name) for name in vars(Options())})
 
 
 def spec_of(folder: RunFolder, record: RunRecord, further: Sequence[str] = ()) -> LoadedSpec:
-    """The spec as it was launched, with `further` overrides; relative paths in it mean what they meant then."""
+    """The spec as it was launched, with `further` overrides; relative paths keep their meaning."""
     if record.folder:
         try:
             os.chdir(record.folder)

@@ -1,4 +1,4 @@
-"""A process of ours that waits, and tries again, for a detached run; the next command makes a dead one anew."""
+"""The supervisor of a detached run waits and retries for it; the next command restarts a dead one."""
 
 import os
 import subprocess
@@ -16,12 +16,12 @@ _POLL = 0.2
 
 
 def lock_of(folder: RunFolder) -> Path:
-    """What a supervisor holds as long as it lives, so that a run has one at most."""
+    """The lock that a supervisor holds for its lifetime, so that a run has at most one."""
     return locks_folder() / f"supervisor-{folder.id}.lock"
 
 
 def spawn_supervisor(folder: RunFolder) -> None:
-    """Starts one in a session of its own; what it says goes to the run's folder."""
+    """Starts a supervisor in its own session; its output goes to the run's folder."""
     path = folder.path / _LOG
     folder.touch(_LOG)
     with path.open("ab") as log:
@@ -36,7 +36,7 @@ def spawn_supervisor(folder: RunFolder) -> None:
 
 
 def until_started(folder: RunFolder, *, seconds: float = 60.0) -> RunRecord:
-    """The record once the job runs or waits for GPUs; raises RunFailed where it came to nothing."""
+    """The record once the job runs or waits for GPUs; raises RunFailed if it did not start."""
     deadline = time.monotonic() + seconds
     record = folder.record()
     while not (record.status in ("running", "stopping") or record.waits_for) and time.monotonic() < deadline:

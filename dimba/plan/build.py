@@ -14,7 +14,7 @@ from dimba.options import table
 from dimba.plan.checks import problems
 from dimba.plan.environment import job_environment, limit_environment, memory_environment, spec_environment
 from dimba.plan.files import named_files, with_absolute_files
-from dimba.plan.fitting import Fit, fit_of, memory_problems, settle_batch
+from dimba.plan.fitting import Fit, fit_of, memory_problems, resolve_batch
 from dimba.plan.flags import Resolved, flag_for, trainer_argv, value_problems
 from dimba.plan.job import ResolvedJob, resolved
 from dimba.plan.memory import stop_grace
@@ -31,7 +31,7 @@ from dimba.plan.placement import (
     shm_bytes,
     world_size,
 )
-from dimba.plan.recompute import settle_activations
+from dimba.plan.recompute import resolve_activations
 from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out
@@ -90,8 +90,8 @@ def _parts(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Parts:
     processes = world_size(spec, placement.gpus) if placement else 1
     fit = fit_of(with_absolute_files(resolved(spec), files), facts, placement.gpus if placement else (), processes)
     strategy = _collect(errors, lambda: choose_strategy(fit)) if placement else None
-    fit, about_batch = settle_batch(fit.shared_by(strategy.shards(processes) if strategy else 1))
-    fit, about_activations = settle_activations(fit, facts.trainer.flags)
+    fit, about_batch = resolve_batch(fit.shared_by(strategy.shards(processes) if strategy else 1))
+    fit, about_activations = resolve_activations(fit, facts.trainer.flags)
     errors += memory_problems(fit)
     of_process = _collect(errors, lambda: share_out(fit.job, processes)) or fit.job
     flags = _collect(errors, lambda: _flags(of_process, facts, placement, choices)) if placement else None

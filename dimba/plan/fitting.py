@@ -90,7 +90,7 @@ def _longest(job: ResolvedJob, longest: int) -> int:
     return longest + completion_length(job)
 
 
-def settle_batch(fit: Fit) -> tuple[Fit, str]:
+def resolve_batch(fit: Fit) -> tuple[Fit, str]:
     """(the job with numbers in place of `batch_size: auto`, why these); the job as it is where it has a number.
 
     The batch of an optimiser step is the table's for the mode and method, on any machine: accumulation makes up for

@@ -1,4 +1,4 @@
-"""ResolvedJob: the job that a plan computes with. A JobSpec is what the user wrote, and nothing changes it."""
+"""ResolvedJob: the job that a plan computes with. A JobSpec is what the user wrote; nothing changes it."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ Argument = Scalar | list[Scalar]
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedJob:
-    """A job with numbers for what its spec leaves open, or with others in their place that are tried."""
+    """A spec with the values that the plan resolved or tries out."""
 
     spec: JobSpec
     method: str
-    batch_size: int | None  # rows of a process at a time; None while `auto` is open
-    accumulation: int  # batches of an optimiser step, of all processes together
+    batch_size: int | None  # rows per process and forward pass; None until `auto` is resolved
+    accumulation: int  # batches per optimiser step: of all processes, or of one after `share_out`
     max_length: int  # tokens
     trainer_args: Mapping[str, Argument]
 
@@ -55,15 +55,15 @@ class ResolvedJob:
         return self.batch_size
 
     def with_batch(self, batch_size: int, accumulation: int) -> "ResolvedJob":
-        """The same job with other batches."""
+        """The same job with another batch size and accumulation."""
         return replace(self, batch_size=batch_size, accumulation=accumulation)
 
     def with_args(self, trainer_args: Mapping[str, Argument]) -> "ResolvedJob":
-        """The same job with other flags of the trainer."""
+        """The same job with other `trainer_args`."""
         return replace(self, trainer_args=trainer_args)
 
     def without_args(self, names: Collection[str]) -> "ResolvedJob":
-        """The same job without these flags of the trainer."""
+        """The same job without these `trainer_args`."""
         return self.with_args({name: value for name, value in self.trainer_args.items() if name not in names})
 
     def recomputing(self) -> "ResolvedJob":
@@ -71,12 +71,12 @@ class ResolvedJob:
         return self.with_args({**self.trainer_args, RECOMPUTE: "on"})
 
     def recomputes(self, *, otherwise: bool) -> bool:
-        """Whether activation checkpointing is on: as its flag says, where it says so."""
+        """Whether activation checkpointing is on; `otherwise` if its flag leaves it open."""
         return {"on": True, "off": False}.get(str(self.trainer_args.get(RECOMPUTE)), otherwise)
 
 
 def resolved(spec: JobSpec) -> ResolvedJob:
-    """The job as its spec has it."""
+    """The job with the values of its spec."""
     batch_size = spec.training.batch_size
     return ResolvedJob(
         spec=spec,

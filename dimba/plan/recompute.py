@@ -10,7 +10,7 @@ from dimba.plan.job import RECOMPUTE
 _GIB = 1 << 30
 
 
-def settle_activations(fit: Fit, flags: Collection[str]) -> tuple[Fit, str]:
+def resolve_activations(fit: Fit, flags: Collection[str]) -> tuple[Fit, str]:
     """(the job with what memory wants of them, why so); as it is where the spec says, and where nobody knows.
 
     Our trainers keep activations where a first step shows that they fit: only the contrary is told them, by the flag

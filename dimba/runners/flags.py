@@ -12,9 +12,9 @@ from dimba.host.findings import recall, remember
 from dimba.host.help_flags import HELP_SECONDS, PARSER_VERSION, flags_in_help
 from dimba.host.source_flags import flags_in_file
 from dimba.plan.model import Mount
-from dimba.runners.protocol import Output, Throwaway
+from dimba.runners.protocol import OneShot, Output
 
-RunOnce = Callable[[Sequence[str], Throwaway], Output]
+RunOnce = Callable[[Sequence[str], OneShot], Output]
 Answer = tuple[frozenset[str], str]  # (flags, why there are none)
 
 
@@ -50,7 +50,7 @@ _ANSWERS: dict[tuple[str, int], Answer] = {}
 
 
 def _asked(trainer: TrainerFacts, facts: HostFacts, image: ImageFacts | None, run_once: RunOnce) -> Answer:
-    place = Throwaway(uid=facts.output.uid, gid=facts.output.gid, timeout=HELP_SECONDS)
+    place = OneShot(uid=facts.output.uid, gid=facts.output.gid, timeout=HELP_SECONDS)
     key = (_digest(trainer, image.id if image else "this machine"), place.uid)
     if key not in _ANSWERS:
         here = [facts.python, str(trainer.path), "--help"]
@@ -58,7 +58,7 @@ def _asked(trainer: TrainerFacts, facts: HostFacts, image: ImageFacts | None, ru
     return _ANSWERS[key]
 
 
-def _asked_in_image(trainer: TrainerFacts, image: ImageFacts, run_once: RunOnce, place: Throwaway) -> Answer:
+def _asked_in_image(trainer: TrainerFacts, image: ImageFacts, run_once: RunOnce, place: OneShot) -> Answer:
     remembered = _memory(trainer, image)
     if isinstance(known := recall(*remembered), list):
         return frozenset(map(str, known)), ""

@@ -19,7 +19,7 @@ from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.records.processes import lives, start_time
 from dimba.runners.deadline import deadline
-from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
+from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.tail import follow_file
 from dimba.spec import Container, JobSpec
 
@@ -124,13 +124,9 @@ class ProcessRunner:
                     return f"{folder.name}:{start_time(int(folder.name))}:{attempt.partition(b'=')[2].decode()}"
         return None
 
-    def held_gpus(self) -> dict[str, str]:
+    def held_gpus(self) -> dict[str, str] | None:
         """A process carries no label."""
-        return {}
-
-    def is_live(self, run_id: str, job: str | None) -> bool | None:
-        """By its name, else by looking for the run's entry point."""
-        return lives(job) if job else self.find(run_id) is not None
+        return None
 
     def stop(self, job: str, grace: float) -> None:
         """SIGTERM to the entry point, which tells the ranks; then SIGKILL to all of the session."""
@@ -143,7 +139,7 @@ class ProcessRunner:
         if self.is_running(job):
             _kill_tree(pid)
 
-    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
+    def run_once(self, argv: Sequence[str], place: OneShot, on_line: OnLine = ignored) -> Output:
         """As the job's user, with the help's lines kept whole."""
         try:
             child = self._spawn_once(argv, place)
@@ -158,7 +154,7 @@ class ProcessRunner:
                 _kill_tree(child.pid)
         return Output(None if passed.is_set() else status, "".join(text))
 
-    def _spawn_once(self, argv: Sequence[str], place: Throwaway) -> "subprocess.Popen[str]":
+    def _spawn_once(self, argv: Sequence[str], place: OneShot) -> "subprocess.Popen[str]":
         inherited = {name: value for name, value in os.environ.items() if name not in TOKENS}
         with_secrets = {ENV_SECRETS_ON_STDIN: "1"} if place.secrets else {}
         child = subprocess.Popen(

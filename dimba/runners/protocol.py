@@ -1,4 +1,4 @@
-"""What a runner can do. The real ones and the one in memory pass the same contract tests."""
+"""The interface of runners. The real ones and the one in memory pass the same contract tests."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,17 +16,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job ended: its exit status (128 + n after signal n), and what the engine says it died of."""
+    """How a job ended: its exit status (128 + n after signal n), and the cause that the engine reports."""
 
     exit_code: int
-    out_of_memory: bool = False  # the kernel took its memory away
-    engine_restarted: bool = False  # since it began
-    reason: str = ""  # node_failed, time_limit or cancelled, where a scheduler says so
+    out_of_memory: bool = False  # killed by the kernel for its memory
+    engine_restarted: bool = False  # since the job started
+    reason: str = ""  # of a scheduler: node_failed, time_limit or cancelled
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a short command gave; `exit_code` None is a time-out."""
+    """The output of a one-shot command; `exit_code` is None after a time-out."""
 
     exit_code: int | None
     text: str
@@ -36,71 +36,71 @@ OnLine = Callable[[str], None]
 
 
 def ignored(_line: str) -> None:
-    """Nobody reads along."""
+    """Ignores a line."""
 
 
 class Runner(Protocol):
-    """Runs plans; a job is named by a string that outlives this process."""
+    """Runs plans; a job's name is a string that outlives this process."""
 
     name: str
     capabilities: Capabilities
 
     def nodes(self, spec: JobSpec) -> ClusterNodes | None:
-        """The machines that the job goes to; None where that is this one."""
+        """The cluster nodes that the job runs on; None for a job of this machine."""
 
     def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
-        """The image that the job would run in; None where there is none. Builds and fetches nothing.
+        """The image that the job would run in, None without one. Builds and fetches nothing.
 
-        `container` names the image in place of the spec's section.
+        `container` overrides the spec's section.
         """
 
     def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
-        """The same, made where it is not there yet. Raises EngineFailed, HostCannot."""
+        """The same image, built or pulled where it is missing. Raises EngineFailed, HostCannot."""
 
     def can_train(self) -> bool:
-        """Whether what trains is installed where jobs run, as far as this can be told; an image has it."""
+        """Whether the training packages are installed where jobs run; an image always has them."""
 
     def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
-        """Starts the job and returns its name; on failure nothing of it is left behind."""
+        """Starts the job and returns its name; a failed start leaves nothing behind."""
 
     def follow(self, job: str, log: Path) -> Iterator[str]:
-        """Lines of the job's output as they come, until it ends; they are in `log`, which the job writes itself."""
+        """The lines of the job's output as they appear in `log`, which the job itself writes, until the job ends."""
 
     def wait(self, job: str) -> Ending | None:
-        """How the job ended, once it has; None where nobody knows any more."""
+        """Waits for the job to end; returns None if its exit status is lost."""
 
     def is_running(self, job: str) -> bool:
-        """Whether the job goes on."""
+        """Whether the job is running or queued."""
 
     def waiting(self, job: str) -> str | None:
-        """Why the job does not run yet, or not again yet; None where it does, or has ended."""
+        """Why a scheduler has not started or restarted the job yet; None if it runs or has ended."""
 
     def find(self, run_id: str) -> str | None:
-        """The job of a run whose launcher did not live to note it; None where there is none. Raises EngineFailed."""
+        """The job of a run whose launcher died before recording it, None without one. Raises EngineFailed."""
 
-    def held_gpus(self) -> dict[str, str]:
-        """GPUs that running jobs hold by a label of their own, each with the run's id. Raises EngineFailed."""
+    def held_gpus(self) -> dict[str, str] | None:
+        """GPU ids that running jobs hold by their labels, each with the run's id; None if jobs carry no labels.
 
-    def is_live(self, run_id: str, job: str | None) -> bool | None:
-        """Whether a run has a running job, `job` where that is known; None where the engine does not answer."""
+        Raises EngineFailed.
+        """
 
     def stop(self, job: str, grace: float) -> None:
-        """Asks the job to save and end, waits, and kills it after `grace` seconds; 0 kills at once."""
+        """Asks the job to save and end, waits, and kills it after `grace` seconds; 0 kills it immediately."""
 
-    def run_once(self, argv: Sequence[str], place: "Throwaway", on_line: OnLine = ignored) -> Output:
-        """Runs a command where the job would run and hands on its lines as they come."""
+    def run_once(self, argv: Sequence[str], place: "OneShot", on_line: OnLine = ignored) -> Output:
+        """Runs a one-shot command where the job would run, and passes each line to `on_line`."""
 
 
 class FoundRunner(NamedTuple):
-    """A runner, and the engine of this machine as far as it was asked."""
+    """A runner, and what is known of this machine's engine."""
 
     runner: Runner
     engine: EngineFacts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Throwaway:
-    """What a command beside the jobs needs of the place where it runs."""
+class OneShot:
+    """Where and as which user a one-shot command runs."""
 
     uid: int
     gid: int
@@ -109,6 +109,6 @@ class Throwaway:
     gpus: tuple[Gpu, ...] = ()
     gpu_devices: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, str] | None = None  # for the entry point, over stdin; None for what reads no stdin
+    secrets: Mapping[str, str] | None = None  # sent to the entry point over stdin; None if the command reads no stdin
     network: bool = False
     timeout: float = 20

@@ -1,4 +1,4 @@
-"""Makes the runner that a name means; each is imported only where it is asked for."""
+"""The only place that makes runners; each is imported on first use, as the docker SDK takes 0.2 s."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,9 +16,9 @@ _NOT_ASKED = EngineFacts(reachable=False, problem="not asked for")
 
 
 def find_runner(wanted: str) -> FoundRunner:
-    """The runner that a spec's `runner` means here; the engine is asked only where it matters.
+    """The runner that a spec's `runner` means on this machine; asks the engine only if it matters.
 
-    Where no engine of this machine answers, one of the host looks at what can be looked at, and the plan refuses what
+    Without an engine on this machine it is the host's runner, which can still probe; the plan refuses the job if it
     needs an engine.
     """
     if wanted != AUTO and not RUNNERS[wanted].uses_engine:
@@ -28,7 +28,7 @@ def find_runner(wanted: str) -> FoundRunner:
 
 
 def find_engine() -> "tuple[DockerRunner | None, EngineFacts]":
-    """The engine's runner, for what looks into an engine; None where no engine of this machine answers."""
+    """The engine's runner, None if no engine answers on this machine; for commands about the engine itself."""
     from dimba.runners.docker.engine import Engine, connect
     from dimba.runners.docker.runner import DockerRunner
 
@@ -39,12 +39,12 @@ def find_engine() -> "tuple[DockerRunner | None, EngineFacts]":
 
 
 def host_runner() -> Runner:
-    """The runner of this machine itself, which needs no engine."""
+    """The runner that starts processes on this machine."""
     return _WITHOUT_ENGINE[ON_HOST]()
 
 
 def runner_of(name: str) -> Runner | None:
-    """The runner that a record names; None where its engine is away, or this version has none of that name."""
+    """The runner that a record names; None if its engine does not answer, or this version has no such runner."""
     runner = find_runner(name).runner if name in RUNNERS else None
     return runner if runner and runner.name == name else None
 

@@ -49,10 +49,10 @@ def why_auto(state: State) -> str:
 
 def fitting_batch(state: State) -> int | None:
     """The number that `auto` resolves to; None if the memory is unknown, so that `auto` takes the table's."""
-    from dimba.plan.fitting import is_known, settle_batch
+    from dimba.plan.fitting import is_known, resolve_batch
 
     job = _job(state)
-    return int(settle_batch(job)[0].job.rows) if is_known(job) else None
+    return int(resolve_batch(job)[0].job.rows) if is_known(job) else None
 
 
 def exceeds_memory(state: State, batch: int, steps: int) -> bool:
@@ -63,9 +63,9 @@ def exceeds_memory(state: State, batch: int, steps: int) -> bool:
 
 
 def _fit(state: State) -> "tuple[ResolvedJob, str]":
-    from dimba.plan.fitting import settle_batch
+    from dimba.plan.fitting import resolve_batch
 
-    found, why = settle_batch(_job(state))
+    found, why = resolve_batch(_job(state))
     return found.job, why
 
 

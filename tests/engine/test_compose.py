@@ -12,7 +12,7 @@ import pytest
 
 from dimba.jobs.context import Policy, gather
 from dimba.runners.docker.engine import Engine
-from dimba.runners.protocol import Throwaway
+from dimba.runners.protocol import OneShot
 from dimba.runners.registry import find_runner
 from dimba.spec import load_spec
 from tests.compose import OWNER, build_image, compose_run, give, make_project
@@ -177,6 +177,6 @@ def test_both_builders_make_the_same_image(engine: Engine, image: str, built: st
     files = "cd /opt/dimba && find . -type f -not -path '*__pycache__*' | sort | xargs sha256sum && pip freeze"
     runner = DockerRunner(engine, REPOSITORY)
     said = [
-        runner.run_once(["sh", "-c", files], Throwaway(uid=1, gid=1, image=name, timeout=60)) for name in (image, built)
+        runner.run_once(["sh", "-c", files], OneShot(uid=1, gid=1, image=name, timeout=60)) for name in (image, built)
     ]
     assert said[0].text == said[1].text and "./dimba/common/contract.py" in said[0].text

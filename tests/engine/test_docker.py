@@ -24,7 +24,7 @@ from dimba.runners.docker.engine import Engine
 from dimba.runners.docker.image import look_at_image
 from dimba.runners.docker.runner import DockerRunner
 from dimba.runners.docker.translate import translated
-from dimba.runners.protocol import Throwaway
+from dimba.runners.protocol import OneShot
 from dimba.spec import JobSpec, parse_spec
 from tests.conftest import REPOSITORY, TEST_BASE, Dimba
 from tests.plan.test_plan import FACTS, SPARSE
@@ -189,7 +189,7 @@ def test_a_job_without_a_network_reaches_nothing_and_one_with_a_bridge_has_one(j
 
 def test_a_throwaway_container_is_locked_down_too(engine: Engine, built: str):
     code = "print([line for line in open('/proc/self/status') if line.startswith(('Cap', 'NoNew'))])"
-    place = Throwaway(uid=STRANGER, gid=STRANGER, image=built)
+    place = OneShot(uid=STRANGER, gid=STRANGER, image=built)
     said = DockerRunner(engine, REPOSITORY).run_once(["python", "-c", code], place).text
     assert "CapBnd:\\t0000000000000000" in said and "NoNewPrivs:\\t1" in said
 
@@ -296,7 +296,7 @@ def test_an_image_has_vllm_only_where_the_job_samples_with_it(
     runner = DockerRunner(engine, project)
     without, image = runner.look(SPEC), runner.prepare(with_vllm(SPEC), lambda *_: None)
     assert without and image and image.id and image.key != without.key
-    asked = runner.run_once(["python", "-c", "import only_here"], Throwaway(image=image.reference, uid=1, gid=1))
+    asked = runner.run_once(["python", "-c", "import only_here"], OneShot(image=image.reference, uid=1, gid=1))
     engine.api.remove_image(image.reference, force=True)
     assert asked.exit_code == 0
 
@@ -314,7 +314,7 @@ def test_an_image_with_triton_compiles_what_triton_does(
     assert image is not None and image.id
     compiled = "gcc -shared -fPIC -I$(python -c 'import sysconfig; print(sysconfig.get_paths()[\"include\"])')"
     script = f"echo '#include <Python.h>' > /tmp/part.c && {compiled} /tmp/part.c -o /tmp/part.so && echo compiled"
-    done = runner.run_once(["sh", "-c", script], Throwaway(uid=1234, gid=1234, image=image.reference))
+    done = runner.run_once(["sh", "-c", script], OneShot(uid=1234, gid=1234, image=image.reference))
     engine.api.remove_image(image.reference, force=True)
     assert done.text == "compiled\n"
 
@@ -332,7 +332,7 @@ def test_a_company_ca_and_a_folder_of_wheels_reach_the_image(
     image = runner.prepare(SPEC, lambda *_: None)
     assert image is not None and image.id
     code = "import only_here; print(open('/etc/ssl/certs/ca-certificates.crt').read().splitlines()[-1])"
-    done = runner.run_once(["python", "-c", code], Throwaway(uid=os.getuid(), gid=os.getgid(), image=image.reference))
+    done = runner.run_once(["python", "-c", code], OneShot(uid=os.getuid(), gid=os.getgid(), image=image.reference))
     assert done.text == "a company's certificate\n"
     engine.api.remove_image(image.reference, force=True)
 

@@ -14,7 +14,7 @@ from dimba.host.facts import ImageFacts
 from dimba.plan.build import make_plan
 from dimba.plan.model import LaunchPlan, Mount
 from dimba.runners.process import ProcessRunner
-from dimba.runners.protocol import Runner, Throwaway
+from dimba.runners.protocol import OneShot, Runner
 from dimba.spec import parse_spec
 from tests.conftest import REPOSITORY, TEST_BASE
 from tests.memory_runner import MemoryRunner
@@ -48,8 +48,8 @@ class Bench:
         name = f"contract-{os.getpid()}-{time.monotonic_ns()}"
         return self.runner.start(plan, run_id=name, attempt=1, log=log, secrets=secrets or {}), log
 
-    def throwaway(self, **changes) -> Throwaway:
-        return Throwaway(uid=os.getuid(), gid=os.getgid(), image=self.image, **changes)
+    def one_shot(self, **changes) -> OneShot:
+        return OneShot(uid=os.getuid(), gid=os.getgid(), image=self.image, **changes)
 
 
 @pytest.fixture(params=["memory", "process", pytest.param("docker", marks=pytest.mark.engine)])
@@ -130,12 +130,12 @@ def test_a_job_that_is_killed_ends_at_once_with_137(bench: Bench):
 
 def test_a_short_command_gives_its_output_and_status(bench: Bench):
     lines: list[str] = []
-    done = bench.runner.run_once(bench.says("hello\nthere", 0), bench.throwaway(), lines.append)
+    done = bench.runner.run_once(bench.says("hello\nthere", 0), bench.one_shot(), lines.append)
     assert (done.exit_code, done.text) == (0, "hello\nthere\n")
     assert lines == ["hello", "there"], "handed on as they come"
 
 
 def test_a_short_command_that_takes_too_long_is_ended(bench: Bench):
     started = time.monotonic()
-    assert bench.runner.run_once(bench.waits("", 0), bench.throwaway(timeout=2)).exit_code is None
+    assert bench.runner.run_once(bench.waits("", 0), bench.one_shot(timeout=2)).exit_code is None
     assert time.monotonic() - started < 20

@@ -9,7 +9,7 @@ from dimba.commands.doctor.check import Check
 from dimba.commands.doctor.scene import Scene
 from dimba.common.contract import ENV_GPU_PATH
 from dimba.host.probe import project_root
-from dimba.runners.protocol import Throwaway
+from dimba.runners.protocol import OneShot
 
 # The first driver for each major version of CUDA; any minor one runs on it. CUDA Toolkit Release Notes, table 2.
 _FIRST_DRIVER = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
@@ -48,7 +48,7 @@ def look_inside(scene: Scene) -> Seen:
     """A throw-away container with every card: what the engine says that it has proves nothing. Raises DimbaError."""
     assert scene.docker is not None
     uid, gid = scene.user
-    place = Throwaway(
+    place = OneShot(
         uid=uid,
         gid=gid,
         image=scene.base,

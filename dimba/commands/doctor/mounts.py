@@ -10,7 +10,7 @@ from dimba.commands.doctor.scene import Scene
 from dimba.common.errors import HostCannot
 from dimba.host.output import nearest_existing
 from dimba.plan.model import Mount
-from dimba.runners.protocol import Throwaway
+from dimba.runners.protocol import OneShot
 
 _NAME = "files from a container"
 _TRY = 'touch "$0/kept" && touch "$0/removed" && rm "$0/removed"'
@@ -39,7 +39,7 @@ def _tried(scene: Scene, folder: Path) -> Check:
     if os.geteuid() == 0:
         os.chown(folder, uid, gid)
     mount = Mount(source=str(folder), target=str(folder), read_only=False)
-    place = Throwaway(uid=uid, gid=gid, image=scene.base, mounts=(mount,), timeout=_SECONDS)
+    place = OneShot(uid=uid, gid=gid, image=scene.base, mounts=(mount,), timeout=_SECONDS)
     done = scene.docker.run_once(["sh", "-c", _TRY, str(folder)], place)
     if done.exit_code:
         said = done.text.strip().splitlines()

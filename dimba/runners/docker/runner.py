@@ -22,15 +22,15 @@ from dimba.plan.model import LaunchPlan
 from dimba.runners.deadline import deadline
 from dimba.runners.docker.engine import Engine, engine_started
 from dimba.runners.docker.image import build, look_at_image, pull
+from dimba.runners.docker.liveness import Liveness
 from dimba.runners.docker.request import LOCKED_DOWN, NAMES, OWN_NAME, gpu_requests, mounts
 from dimba.runners.docker.translate import translated
-from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
+from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.tail import follow_file
 from dimba.spec import Container, JobSpec
 
 _LOG = {"max-size": "50m", "max-file": "3"}
 _POLL = 0.2  # seconds between two looks at a container
-_PATIENCE = 120.0  # seconds that an engine may be away while its jobs are followed
 _GONE = "start it again; `dimba ps` then says what became of the run, which may well go on"
 
 
@@ -139,7 +139,7 @@ class DockerRunner:
 
     def follow(self, job: str, log: Path) -> Iterator[str]:
         """The job writes its log itself, so that it outlives us and the engine; one that could not is asked for."""
-        yield from follow_file(log, _Alive(self, job, log.parent / EXIT_FILE))
+        yield from follow_file(log, Liveness(self.is_running, job, log.parent / EXIT_FILE))
         if not log.stat().st_size:
             said = self._said(job)
             log.write_bytes(said)
@@ -211,13 +211,6 @@ class DockerRunner:
         labels = [each["Labels"] for each in found]
         return {gpu: each[LABEL_RUN_ID] for each in labels for gpu in each.get(LABEL_GPUS, "").split(",") if gpu}
 
-    def is_live(self, run_id: str, job: str | None) -> bool | None:
-        """By the labels of running containers."""
-        try:
-            return run_id in self.held_gpus().values()
-        except EngineFailed:
-            return None
-
     def waiting(self, job: str) -> str | None:
         """Nothing waits once it has been started."""
         return None
@@ -235,11 +228,11 @@ class DockerRunner:
         newest = max(found, key=lambda each: int(each["Labels"].get(LABEL_ATTEMPT, "0")), default=None)
         return str(newest["Id"]) if newest else None
 
-    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
+    def run_once(self, argv: Sequence[str], place: OneShot, on_line: OnLine = ignored) -> Output:
         """A container that is removed at once."""
         container = ""
         try:
-            container = self._create_throwaway(argv, place)
+            container = self._create_one_shot(argv, place)
             self._start(container, place.secrets or {})
             return self._watched(container, place.timeout, on_line)
         except APIError as error:
@@ -248,7 +241,7 @@ class DockerRunner:
             if container:
                 self.api.remove_container(container, force=True)
 
-    def _create_throwaway(self, argv: Sequence[str], place: Throwaway) -> str:
+    def _create_one_shot(self, argv: Sequence[str], place: OneShot) -> str:
         requests = gpu_requests(place.gpus, place.gpu_devices)
         created = self.api.create_container(
             place.image,
@@ -271,28 +264,6 @@ class DockerRunner:
                 on_line(line)
             status = int(self.api.wait(container)["StatusCode"])
         return Output(None if passed.is_set() else status, "\n".join(text) + "\n")
-
-
-class _Alive:
-    """Whether a container runs, asked now and then; an engine that is away for a while may come back to it."""
-
-    def __init__(self, runner: DockerRunner, job: str, last_word: Path) -> None:
-        self._runner, self._job, self._last_word = runner, job, last_word
-        self._asked, self._answered = 0.0, time.monotonic()
-
-    def __call__(self) -> bool:
-        now = time.monotonic()
-        if now - self._asked < _POLL:
-            return True
-        self._asked = now
-        try:
-            running = self._runner.is_running(self._job)
-            self._answered = now
-        except EngineFailed:
-            if now - self._answered > _PATIENCE:
-                raise
-            running = not self._last_word.exists()
-        return running
 
 
 def _moment(text: str) -> float:

@@ -13,7 +13,7 @@ from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.plan.slurm import cluster_image, cluster_nodes, slurm_script
 from dimba.runners.process import TOKENS, ProcessRunner, identity
-from dimba.runners.protocol import Ending, OnLine, Output, Progress, Throwaway, ignored
+from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.slurm import scheduler
 from dimba.runners.slurm.scheduler import Standing
 from dimba.runners.tail import Tail
@@ -100,14 +100,9 @@ class SlurmRunner:
         output = scheduler.standing(number) if number else None
         return f"{number}:{output.log.parent}" if output else None
 
-    def held_gpus(self) -> dict[str, str]:
+    def held_gpus(self) -> dict[str, str] | None:
         """The scheduler knows which GPUs are free."""
-        return {}
-
-    def is_live(self, run_id: str, job: str | None) -> bool | None:
-        """By the scheduler's queue."""
-        job = job or self.find(run_id)
-        return job is not None and self.is_running(job)
+        return None
 
     def stop(self, job: str, grace: float) -> None:
         """SIGTERM to the entry points, which tell their ranks; then what the cluster does to end a job."""
@@ -123,7 +118,7 @@ class SlurmRunner:
             scheduler.cancel(number)
             self._until(job, _GOES)
 
-    def run_once(self, argv: Sequence[str], place: Throwaway, on_line: OnLine = ignored) -> Output:
+    def run_once(self, argv: Sequence[str], place: OneShot, on_line: OnLine = ignored) -> Output:
         """On this machine, which has the same files."""
         return self._here.run_once(argv, place, on_line)
 
