@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from dimba.common.errors import BadInput
 from dimba.objectives.sft import SftOptions
-from dimba.trainers.command import is_first_rank
 from dimba.trainers.data.packing import Collator, collate_packed, collate_padded
 from dimba.trainers.data.packing_probe import probe_packing
 from dimba.trainers.kernels.documents import NAME, use_document_attention
 from dimba.trainers.models.sharding import from_first_rank
+from dimba.trainers.ranks import is_main_process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +34,7 @@ def choose_collator(args: SftOptions, model: PreTrainedModel, pad_id: int, *, on
     probe = from_first_rank(probe_packing(model))
     if probe.is_exact:
         return partial(collate_packed, max_length=args.max_length, pad_id=pad_id)
-    if is_first_rank():
+    if is_main_process():
         print(f"packing is off, rows are padded: {probe.reason}", flush=True)
     return padded
 

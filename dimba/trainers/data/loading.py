@@ -12,7 +12,6 @@ from dimba.common.errors import BadInput
 from dimba.dataset.token_report import DataReport, longer_rows
 from dimba.objectives.sft import SftOptions
 from dimba.options.trainer import TrainerOptions, column_names
-from dimba.trainers.command import Progress
 from dimba.trainers.data.chat import prepare_tokenizer
 from dimba.trainers.data.encoding import Example
 from dimba.trainers.data.reporting import report_on
@@ -22,6 +21,7 @@ from dimba.trainers.data.template_notes import template_notes, template_problem
 from dimba.trainers.data.token_store import TokenStore
 from dimba.trainers.data.tokenization import Problem, load_or_tokenize, row_problem
 from dimba.trainers.models.loading import load_tokenizer
+from dimba.trainers.progress import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset

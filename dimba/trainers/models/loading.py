@@ -27,7 +27,7 @@ from dimba.common.checkpoints import CONFIGS, names_code
 from dimba.common.contract import ENV_ON_CPU_INSTEAD, RUN_ITS_CODE, absolute, names_a_path
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
-from dimba.trainers.command import is_first_rank
+from dimba.trainers.ranks import is_main_process
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -94,7 +94,7 @@ def _cpu_precision(requested: str, *, samples: bool) -> str:
     problem = _cpu_precision_problem(requested, samples=samples)
     if requested == "no" or not problem:
         return requested
-    if is_first_rank():
+    if is_main_process():
         print(f"training in float32 in place of {requested}: {problem}", flush=True)
     return "no"
 

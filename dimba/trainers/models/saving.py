@@ -15,9 +15,9 @@ import transformers
 from dimba.common.contract import ENV_RUN_ID, OUTPUT_FILE, SAVING_FOLDER, trained_files
 from dimba.common.errors import BadInput
 from dimba.options.trainer import TrainerOptions
-from dimba.trainers.command import is_first_rank
 from dimba.trainers.models.checkpoints import full_disk_reported, model_bytes, move_into_place
 from dimba.trainers.models.sharding import full_weights, is_sharded
+from dimba.trainers.ranks import is_main_process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -59,10 +59,10 @@ def _make_output(args: TrainerOptions, folder: Path) -> None:
 def save(trainer: Trainer, folder: str) -> None:
     """Saves the model or adapter with its tokenizer, written aside first. All ranks must call it together."""
     output, aside = Path(folder), Path(folder, SAVING_FOLDER, "model")
-    with full_disk_reported(output, model_bytes(trainer.model), check_first=is_first_rank()):
+    with full_disk_reported(output, model_bytes(trainer.model), check_first=is_main_process()):
         write_model(trainer, str(aside))
         trainer.accelerator.wait_for_everyone()
-        if is_first_rank():
+        if is_main_process():
             (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
             apply_umask(aside)
             move_into_place(aside, output)
@@ -75,7 +75,7 @@ def write_model(trainer: Trainer, folder: str) -> None:
         trainer.save_model(folder)
         return
     weights = full_weights(trainer.model)  # transformers silently writes nothing of a sharded model
-    if is_first_rank():
+    if is_main_process():
         trainer._save(folder, state_dict=weights)
 
 
