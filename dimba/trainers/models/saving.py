@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def output_folder(args: TrainerOptions) -> Iterator[None]:
+def output_folder(options: TrainerOptions) -> Iterator[None]:
     """Makes --output-dir, and removes it again if the block raises before it writes there.
 
     Raises:
         BadInput: the folder cannot be made, or holds a model that another run has trained.
     """
-    folder = Path(args.output_dir)
+    folder = Path(options.output_dir)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    _make_output(args, folder)
+    _make_output(options, folder)
     try:
         yield
     except BaseException:
@@ -42,10 +42,10 @@ def output_folder(args: TrainerOptions) -> Iterator[None]:
         raise
 
 
-def _make_output(args: TrainerOptions, folder: Path) -> None:
+def _make_output(options: TrainerOptions, folder: Path) -> None:
     is_own = os.environ.get(ENV_RUN_ID) and (folder / OUTPUT_FILE).exists()
     there = trained_files(folder)
-    if there and not is_own and not args.resume_from_checkpoint:
+    if there and not is_own and not options.resume_from_checkpoint:
         hint = "give another --output-dir, move that folder away, or --resume-from-checkpoint one of its checkpoints"
         raise BadInput(f"{folder} already holds a model ({there[0].name})", hint, key="--output-dir")
     try:

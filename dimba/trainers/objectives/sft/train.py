@@ -23,7 +23,7 @@ def train(options: SftOptions) -> int:
         checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
         compute = choose_compute(options.device, options.mixed_precision)
         data = _load_data(options, compute)
-        model = load_model(options, compute)
+        model = load_model(options, compute, attention=options.attention)
         stop = StopOnSignal()
         trainer = make_trainer(options, model, data, compute, stop)
     trainer.train(resume_from_checkpoint=checkpoint)
