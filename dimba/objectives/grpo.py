@@ -54,6 +54,11 @@ class GrpoOptions(TrainerOptions):
         help="drop: skip prompts that leave no room for a completion (default: refuse)",
     )
 
+    @property
+    def model_checkpoints(self) -> tuple[str, ...]:
+        """The base and the reward model, if one is given."""
+        return (self.base_checkpoint, *([self.reward_model] if self.reward_model else []))
+
 
 class _Prompts:
     """Rows with a prompt, and a reference answer or a pair to score completions by."""

@@ -46,6 +46,11 @@ class TrainerOptions:
         """`full`, `lora` or `qlora`; `--use-qlora` with or without `--use-lora` is Q-LoRA."""
         return "qlora" if self.use_qlora else "lora" if self.use_lora else "full"
 
+    @property
+    def model_checkpoints(self) -> tuple[str, ...]:
+        """The folders and Hub ids of all models that are loaded."""
+        return (self.base_checkpoint,)
+
 
 def column_names(pairs: tuple[str, ...]) -> dict[str, str]:
     """`["prompt=question"]` as {"prompt": "question"}; raises ValueError for text that is not a pair."""

@@ -142,7 +142,7 @@ def adapted(model: Any, args: Any) -> Any:
 def _train(model: Any, args: Any, batch: dict[str, Any], live: Live) -> None:
     parameters = [each for each in model.parameters() if each.requires_grad]
     for each in parameters:
-        each.data = each.data.float()  # as `settings.settled` does
+        each.data = each.data.float()  # as `run_settings.configure` does
     optimizer = torch.optim.AdamW(parameters, fused=True)
     inputs = {name: torch.zeros(shape, dtype=torch.long) for name, shape in batch.items()}
     for each in parameters:

@@ -3,25 +3,27 @@
 import json
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from dimba.common.errors import BadInput, RunFailed, from_json
+from dimba.objectives.sft import SFT
+from dimba.options.trainer import TrainerOptions
 from dimba.trainers.command import run_trainer
 
+OPTIONS = SFT.parse(["--base-checkpoint", "base", "--dataset", "rows", "--output-dir", "out"])
 FAILED, REFUSED = RunFailed("a.jsonl:3: the reward `f` fails", "correct it"), BadInput("a.jsonl:3: no answer")
 
 
 def exit_status(rank: int, error: Exception, patch: pytest.MonkeyPatch) -> int:
     """The exit status of a rank whose training raises `error`."""
 
-    def train(_args: Namespace) -> int:
+    def train(_options: TrainerOptions) -> int:
         raise error
 
     patch.setenv("RANK", str(rank))
-    return run_trainer(train, Namespace())
+    return run_trainer(train, OPTIONS)
 
 
 def test_each_distinct_error_of_any_rank_is_printed_once(
@@ -56,12 +58,12 @@ def test_ranks_without_a_shared_folder_print_a_common_refusal_once(
 
 CONNECTED = """
 import atexit, sys
-from argparse import Namespace
 import torch.distributed as connected
 from dimba.common.errors import HostCannot
+from dimba.objectives.sft import SFT
 from dimba.trainers.command import run_trainer
 
-def meet(_args):
+def meet(_options):
     connected.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/met", rank=0, world_size=1)
     print("trained")  # not flushed
     if sys.argv[2] == "refuses":
@@ -69,7 +71,7 @@ def meet(_args):
     return 7
 
 atexit.register(lambda: print("still connected" if connected.is_initialized() else "disconnected"))
-run_trainer(meet, Namespace())
+run_trainer(meet, SFT.parse(["--base-checkpoint", "base", "--dataset", "rows", "--output-dir", "out"]))
 print("interpreter shut down with its threads")
 """
 

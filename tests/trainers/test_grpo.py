@@ -1,4 +1,4 @@
-"""GRPO itself: its gradient is the formula's, it learns what is rewarded, and it says what goes wrong."""
+"""GRPO: its gradient is the formula's, it learns from rewards, and it reports what prevents learning."""
 
 import io
 import json
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,18 +35,18 @@ def _own_caches(monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[None]
 
 
 def run(base: Path, rows: Path, out: Path, *flags: object, status: int = 0) -> str:
-    """What the script says, in this process: importing what trains takes longer than to train."""
+    """The output of the trainer, in this process: importing its libraries takes longer than training."""
     from dimba.objectives.grpo import GRPO
     from dimba.trainers.command import run_trainer
     from dimba.trainers.objectives.grpo.train import train
 
     named = {"--base-checkpoint": base, "--dataset": rows, "--output-dir": out}
     argv = [str(each) for pair in named.items() for each in pair] + [str(each) for each in flags]
-    said = io.StringIO()
-    with redirect_stdout(said), redirect_stderr(said):
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
         ended = run_trainer(train, GRPO.parse(argv))
-    assert ended == status, said.getvalue()
-    return said.getvalue()
+    assert ended == status, output.getvalue()
+    return output.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +77,16 @@ def test_the_gradient_is_that_of_a_loss_written_by_hand(
 
 
 def make_trainer(base: Path, rows: Path, out: Path, *, beta: float) -> Any:
-    """A trainer whose reward is the length of a completion, on a model whose reference is another."""
+    """A trainer with the length of a completion as its reward, and a reference that differs from the model."""
     from dimba.objectives.grpo import GRPO
     from dimba.trainers.models.loading import choose_compute
-    from dimba.trainers.objectives.grpo import train as grpo_train
-    from dimba.trainers.objectives.grpo.prompts import load_prompts
+    from dimba.trainers.objectives.grpo import trainer as grpo_trainer
+    from dimba.trainers.objectives.grpo.prompt_loading import load_prompts
 
     argv = ["--base-checkpoint", str(base), "--dataset", str(rows), "--output-dir", str(out), "--beta", str(beta)]
-    args = GRPO.parse([*argv, *QUICK, "--num-generations", "4", "--reward", "numeric"])
-    prompts = load_prompts(args, lambda _rows: None)
-    trainer, _ = grpo_train.make_trainer(args, prompts, [_Length()], choose_compute("cpu"), stop=None)
+    options = GRPO.parse([*argv, *QUICK, "--num-generations", "4", "--reward", "numeric"])
+    prompts = load_prompts(options, lambda _rows: None)
+    trainer = grpo_trainer.make_trainer(options, prompts, [_Length()], choose_compute("cpu"), callbacks=[])
     if trainer.ref_model is not None:
         for weight in trainer.ref_model.parameters():
             weight.data += 0.01 * weight.data.sign()
@@ -98,8 +97,8 @@ def make_trainer(base: Path, rows: Path, out: Path, *, beta: float) -> Any:
 class _Length:
     name = "letters"
 
-    def __call__(self, answers: Any) -> list[float | None]:
-        return [float(len(text)) for text in answers.texts]
+    def __call__(self, completions: Any) -> list[float | None]:
+        return [float(len(text)) for text in completions.texts]
 
 
 def by_hand(trainer: Any, batch: dict[str, Any], beta: float) -> Any:
@@ -145,7 +144,7 @@ def summing(tmp_path_factory: pytest.TempPathFactory, caches: Path) -> World:
 
 
 @pytest.mark.proof
-def test_it_learns_to_sum_and_a_random_reward_teaches_nothing(summing: World, tmp_path: Path):
+def test_it_learns_to_sum_and_learns_nothing_from_a_random_reward(summing: World, tmp_path: Path):
     assert learnt(summing, tmp_path / "sums") >= 0.15
     check_samples(tmp_path / "sums")
     (tmp_path / "chance.py").write_text(CHANCE, encoding="utf-8")
@@ -164,7 +163,7 @@ def chance(completions, **_):
 
 
 def learnt(world: World, out: Path, *flags: str) -> float:
-    """By how much the share of right sums among held-out ones rises."""
+    """The gain in the share of held-out sums that the policy gets right."""
     held_out = [json.loads(line) for line in world.rows.read_text().splitlines()][-400:]
     train = write_rows(out.with_suffix(".jsonl"), [json.loads(line) for line in world.rows.open()][:-400])
     run(world.policy, train, out, *_SUMS, "--max-steps", 400, "--learning-rate", 1e-4, *flags)
@@ -172,12 +171,13 @@ def learnt(world: World, out: Path, *flags: str) -> float:
 
 
 def check_samples(out: Path) -> None:
-    """Every logged reward is what its completion says."""
+    """Check every logged reward against its completion."""
     samples = logged(out, "samples.jsonl")
     steps = {sample["step"] for sample in samples}
     assert {1, 10, 400} <= steps and len(samples) == 256 * len(steps)
-    said = [(sample["completion"].strip("\ufffd"), sample) for sample in samples]  # half a character beside a number
-    assert all(sample["reward"] == float(text == sample["reference"]) for text, sample in said)
+    texts = [sample["completion"].strip("\ufffd") for sample in samples]  # a partial character beside a number
+    pairs = zip(texts, samples, strict=True)
+    assert all(sample["reward"] == float(text == sample["reference"]) for text, sample in pairs)
     means = {line["step"]: line["reward"] for line in logged(out) if "reward" in line}
     for step in steps:
         rewards = [sample["reward"] for sample in samples if sample["step"] == step]
@@ -200,58 +200,61 @@ def ending(tmp_path_factory: pytest.TempPathFactory, caches: Path) -> World:
 
 
 @pytest.mark.proof
-def test_a_reward_model_is_trained_tested_and_reused_and_teaches_manners(ending: World, tmp_path: Path):
-    right, politer, said = learnt_manners(ending, tmp_path / "out")
+def test_a_reward_model_is_trained_evaluated_and_reused_and_teaches_polite_endings(ending: World, tmp_path: Path):
+    right, politer, output = learnt_manners(ending, tmp_path / "out")
     assert right >= 0.95 and politer >= 0.3
-    assert "stage 1 of 2: a reward model" in said and "length bias: the chosen answer is the longer one in 100%" in said
+    assert (
+        "stage 1 of 2: a reward model" in output
+        and "length bias: the chosen answer is the longer one in 100%" in output
+    )
     lines = [line for line in logged(tmp_path / "out") if "win_rate" in line]
     assert lines[0]["win_rate"] < lines[-1]["win_rate"] and lines[-1]["kl"] > 0
     again = run(ending.policy, ending.rows, tmp_path / "again", *_ENDINGS, "--max-steps", 1)
-    assert "made before" in again and "stage 1 of 2" not in again
+    assert "reward model: reused" in again and "stage 1 of 2" not in again
 
 
 def learnt_manners(world: World, out: Path, *flags: str) -> tuple[float, float, str]:
-    """(share of held-out pairs that the reward model gets right, gain in polite samples, what was said)."""
-    said = run(world.policy, world.rows, out, *_ENDINGS, "--max-steps", 60, *flags)
-    found = re.search(r"right on ([\d.]+)% of", said)
-    assert found, said
+    """(share of held-out pairs that the reward model gets right, gain in polite samples, output)."""
+    output = run(world.policy, world.rows, out, *_ENDINGS, "--max-steps", 60, *flags)
+    found = re.search(r"right on ([\d.]+)% of", output)
+    assert found, output
     asked = [json.loads(line)["prompt"] for line in world.rows.read_text().splitlines()]
-    return float(found[1]) / 100, politeness(out, asked) - politeness(world.policy, asked), said
+    return float(found[1]) / 100, politeness(out, asked) - politeness(world.policy, asked), output
 
 
 def politeness(policy: Path, asked: list[str]) -> float:
-    """How many sampled answers end politely."""
+    """The share of sampled answers that end politely."""
     texts = answers(policy, asked, do_sample=True, seed=0)
     return sum(text.endswith(POLITE) for text in texts) / len(texts)
 
 
-def test_a_reward_model_that_knows_nothing_is_refused(tiny_checkpoint: Path, tmp_path: Path):
+def test_a_reward_model_no_better_than_chance_is_refused(tiny_checkpoint: Path, tmp_path: Path):
     rng = random.Random(0)
     sides = [rng.sample([f"It is {n}.", f"Is it {n}?"], 2) for n in range(60)]
     pairs = [{"prompt": f"What is {n}?", "chosen": one, "rejected": two} for n, (one, two) in enumerate(sides)]
     rows = write_rows(tmp_path / "pairs.jsonl", pairs)
     flags = (*QUICK, "--max-steps", 1, "--reward-learning-rate", "1e-7")
-    said = run(tiny_checkpoint, rows, tmp_path / "out", *flags, status=2)
+    output = run(tiny_checkpoint, rows, tmp_path / "out", *flags, status=2)
     assert (
-        "GRPO would learn its errors" in said and "--allow-weak-reward" in said and not trained_files(tmp_path / "out")
+        "GRPO would learn its errors" in output
+        and "--allow-weak-reward" in output
+        and not trained_files(tmp_path / "out")
     )
     assert "saved:" in run(tiny_checkpoint, rows, tmp_path / "out", *flags, "--allow-weak-reward")
 
 
-def test_a_reward_model_that_was_interrupted_goes_on(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_interrupted_reward_model_resumes(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from dimba.trainers.objectives.callbacks import StopOnSignal
 
     pairs = [{"prompt": f"What was {n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(60)]
     rows = write_rows(tmp_path / "pairs.jsonl", pairs)
     flags = (*QUICK, "--max-steps", 1, "--reward-learning-rate", "1e-3")
     with monkeypatch.context() as patch:
-        patch.setattr(StopOnSignal, "__init__", lambda self: setattr(self, "asked", True))
-        said = run(tiny_checkpoint, rows, tmp_path / "out", *flags, status=EXIT_STOPPED)
-    assert "stopping: saving checkpoint-1" in said and "stage 2" not in said
-    said = run(tiny_checkpoint, rows, tmp_path / "out", *flags)
-    assert "checkpoint-1" in said and "going on from" in said and "stage 2 of 2" in said
+        patch.setattr(StopOnSignal, "__init__", lambda self: setattr(self, "requested", True))
+        output = run(tiny_checkpoint, rows, tmp_path / "out", *flags, status=EXIT_STOPPED)
+    assert "stopping: saving checkpoint-1" in output and "stage 2" not in output
+    output = run(tiny_checkpoint, rows, tmp_path / "out", *flags)
+    assert "checkpoint-1" in output and "resuming the reward model from" in output and "stage 2 of 2" in output
 
 
 @pytest.mark.proof
@@ -286,19 +289,19 @@ def test_two_processes_share_a_step_and_a_reward_model(tiny_checkpoint: Path, tm
     assert len(list((tmp_path / "dimba" / "rewards").iterdir())) == 1
 
 
-def test_imitation_is_called_so(tiny_checkpoint: Path, tmp_path: Path):
+def test_similarity_is_reported_as_imitation(tiny_checkpoint: Path, tmp_path: Path):
     pairs = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(12)]
     rows = write_rows(tmp_path / "pairs.jsonl", pairs)
-    said = run(tiny_checkpoint, rows, tmp_path / "out", *QUICK, "--max-steps", 1, "--reward", "similarity")
-    assert "imitation, not correctness" in said and "step 1/1  reward (imitation) " in said
-    assert "the reward (imitation) says nothing of what is right" in said
+    output = run(tiny_checkpoint, rows, tmp_path / "out", *QUICK, "--max-steps", 1, "--reward", "similarity")
+    assert "imitation, not correctness" in output and "step 1/1  reward (imitation) " in output
+    assert "the reward (imitation) does not measure correctness" in output
     assert list(logged(tmp_path / "out", "samples.jsonl")[0]["rewards"]) == ["imitation_similarity"]
 
 
 # One job.
 
 
-def test_it_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tiny_checkpoint: Path, some_sums: Path, tmp_path: Path
 ):
     flags = (*QUICK, "--use-lora", "--learning-rate", 1e-3, "--max-steps", 4, "--save-steps", 2)
@@ -311,19 +314,19 @@ def test_it_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
 
-def test_samples_of_steps_that_are_trained_again_are_not_kept_twice(tmp_path: Path):
-    from dimba.trainers.objectives.grpo.groups import GroupTrainer
+def test_samples_of_steps_that_are_trained_again_are_kept_once(tmp_path: Path):
+    from dimba.trainers.objectives.grpo.sample_log import SampleLog
 
     path = tmp_path / "samples.jsonl"
     lines = [json.dumps({"step": step, "completion": "a\u2028b"}, ensure_ascii=False) + "\n" for step in (1, 2, 3)]
     path.write_text("".join(lines) + '{"step": 3, "com', encoding="utf-8")
-    trainer: Any = SimpleNamespace(_samples=path, _begun=False)
-    for step in (3, 1):  # the second time nothing is dropped
-        GroupTrainer._begin_samples(trainer, step)
+    log = SampleLog(path, every=1)
+    for step in (3, 1):  # the second write drops nothing
+        log.write(step, [])
     assert path.read_text(encoding="utf-8") == "".join(lines[:2])
 
 
-def test_several_rewards_are_weighed(tiny_checkpoint: Path, some_sums: Path, tmp_path: Path):
+def test_several_rewards_are_added_with_their_weights(tiny_checkpoint: Path, some_sums: Path, tmp_path: Path):
     flags = ("--reward", "regex:[0-9]", "length:4", "--reward-weights", 2, 0.5, "--num-generations", 4)
     run(tiny_checkpoint, some_sums, tmp_path / "out", *QUICK, "--max-steps", 1, *flags)
     for sample in logged(tmp_path / "out", "samples.jsonl"):
@@ -349,35 +352,38 @@ def shouting(completions, log_extra, trainer_state, **_):
 """
 
 
-def test_a_reward_that_fails_on_held_out_prompts_loses_no_model_and_what_it_logs_no_record(
+def test_a_reward_that_fails_on_held_out_prompts_loses_no_model_and_cannot_overwrite_samples(
     tiny_checkpoint: Path, some_sums: Path, tmp_path: Path
 ):
     (tmp_path / "mine.py").write_text(LATER, encoding="utf-8")
     flags = (*QUICK, "--max-steps", 1, "--validation-split", 4, "--reward", f"{tmp_path}/mine.py:shouting")
-    said = run(tiny_checkpoint, some_sums, tmp_path / "out", *flags, status=1)
-    assert "held-out reward before training: none, no completion" in said and "KeyError: 'too late'" in said
+    output = run(tiny_checkpoint, some_sums, tmp_path / "out", *flags, status=1)
+    assert "held-out reward before training: none, no completion" in output and "KeyError: 'too late'" in output
     assert (tmp_path / "out" / "model.safetensors").is_file()
     for sample in logged(tmp_path / "out", "samples.jsonl"):
         assert sample["completion"] != "MINE" and sample["tokens"] <= 8 and sample["row"].startswith(str(some_sums))
 
 
-def test_groups_are_made_whole_and_few_prompts_fill_a_step(tiny_checkpoint: Path, tmp_path: Path):
+def test_accumulation_grows_to_complete_groups_and_few_prompts_are_repeated(tiny_checkpoint: Path, tmp_path: Path):
     rows = write_rows(tmp_path / "few.jsonl", [{"question": "1 + 1?", "answer": "2"}])
     flags = (*QUICK, "--num-generations", 6, "--batch-size", 4, "--max-steps", 1)
-    said = run(tiny_checkpoint, rows, tmp_path / "out", *flags)
-    assert "gradient accumulation 1 → 3: groups are whole then" in said and "2 prompts × 6 completions" in said
-    assert "1 prompts are repeated to fill a step of 2" in said
+    output = run(tiny_checkpoint, rows, tmp_path / "out", *flags)
+    assert (
+        "gradient accumulation 1 → 3: a step then has complete groups" in output
+        and "2 prompts × 6 completions" in output
+    )
+    assert "1 prompts are repeated to fill a step of 2" in output
 
 
-def test_what_keeps_it_from_learning_is_said(tiny_checkpoint: Path, some_sums: Path, tmp_path: Path):
-    said = run(tiny_checkpoint, some_sums, tmp_path / "out", *QUICK, "--max-steps", 6, "--reward", "regex:not there")
-    assert "in nearly every group all completions get the same reward" in said
-    assert "nearly all completions are cut at --max-completion-length" in said
+def test_equal_rewards_and_cut_completions_are_warned_of(tiny_checkpoint: Path, some_sums: Path, tmp_path: Path):
+    output = run(tiny_checkpoint, some_sums, tmp_path / "out", *QUICK, "--max-steps", 6, "--reward", "regex:not there")
+    assert "in nearly every group all completions get the same reward" in output
+    assert "nearly all completions are cut at --max-completion-length" in output
 
 
-# Bad input.
+# Invalid input.
 
-REWARDS_GONE_WRONG = {
+BAD_REWARDS = {
     "raises": ("def f(completions, **_):\n    raise KeyError('x')", "sums.jsonl:1: the reward `f` fails: KeyError"),
     "text": ("def f(completions, **_):\n    return ['1'] * len(completions)", "which is no number"),
     "nan": ("def f(completions, **_):\n    return [float('nan')] * len(completions)", "nothing can be learnt"),
@@ -387,29 +393,29 @@ REWARDS_GONE_WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", REWARDS_GONE_WRONG)
-def test_a_reward_that_is_none_is_refused_before_anything_is_sampled(
+@pytest.mark.parametrize("name", BAD_REWARDS)
+def test_an_unusable_reward_function_is_refused_before_sampling(
     name: str, tiny_checkpoint: Path, some_sums: Path, tmp_path: Path
 ):
-    source, told = REWARDS_GONE_WRONG[name]
+    source, message = BAD_REWARDS[name]
     (tmp_path / "mine.py").write_text(source, encoding="utf-8")
     flags = (*QUICK, "--max-steps", 1, "--reward", f"{tmp_path}/mine.py:f")
-    said = run(tiny_checkpoint, some_sums, tmp_path / "out", *flags, status=2)
-    assert told in said and "hint:" in said and not (tmp_path / "out").exists()
+    output = run(tiny_checkpoint, some_sums, tmp_path / "out", *flags, status=2)
+    assert message in output and "hint:" in output and not (tmp_path / "out").exists()
 
 
-def test_a_reward_that_fails_later_ends_the_run_and_names_the_row(
+def test_a_reward_that_fails_while_training_ends_the_run_and_names_the_row(
     tiny_checkpoint: Path, some_sums: Path, tmp_path: Path
 ):
     source = "n = 0\ndef f(completions, **_):\n    global n\n    n += 1\n    return [1 / (3 - n)] * len(completions)"
     (tmp_path / "mine.py").write_text(source, encoding="utf-8")
     flags = (*QUICK, "--max-steps", 4, "--reward", f"{tmp_path}/mine.py:f")
-    said = run(tiny_checkpoint, some_sums, tmp_path / "out", *flags, status=1)
-    assert "ZeroDivisionError" in said and "sums.jsonl:" in said
+    output = run(tiny_checkpoint, some_sums, tmp_path / "out", *flags, status=1)
+    assert "ZeroDivisionError" in output and "sums.jsonl:" in output
 
 
 @pytest.mark.proof
-def test_a_reward_that_fails_later_is_a_failed_run(
+def test_a_reward_that_fails_while_training_is_a_failed_run(
     tiny_checkpoint: Path, some_sums: Path, tmp_path: Path, dimba: Dimba
 ):
     source = "n = 0\ndef f(completions, **_):\n    global n\n    n += 1\n    return [1 / (2 - n)] * len(completions)"
@@ -428,7 +434,7 @@ def test_a_reward_that_fails_later_is_a_failed_run(
 
 LONG = {"question": "What is " + "9 + " * 200 + "9?", "answer": "1809"}
 WRONG = {
-    "nothing to hold answers against": ([{"prompt": "Q"}], (), "no reward fits"),
+    "neither references nor pairs": ([{"prompt": "Q"}], (), "no reward fits"),
     "answers that no rule can check": ([{"question": "Q", "answer": "word " * 40}] * 3, (), "no rule can tell"),
     "a reward that needs an answer": ([{"prompt": "Q"}], ("--reward", "numeric"), "compares with the right answer"),
     "a reward that needs pairs": ([{"prompt": "Q"}], ("--reward", "preference"), "needs pairs"),
@@ -452,14 +458,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_learnt_from_is_refused(name: str, tiny_checkpoint: Path, tmp_path: Path):
-    rows, flags, told = WRONG[name]
+def test_rows_and_options_without_anything_to_learn_are_refused(name: str, tiny_checkpoint: Path, tmp_path: Path):
+    rows, flags, message = WRONG[name]
     data = write_rows(tmp_path / "rows.jsonl", rows)
-    said = run(tiny_checkpoint, data, tmp_path / "out", *QUICK, "--max-steps", 1, *flags, status=2)
-    assert told in said and "hint:" in said and not (tmp_path / "out").exists()
+    output = run(tiny_checkpoint, data, tmp_path / "out", *QUICK, "--max-steps", 1, *flags, status=2)
+    assert message in output and "hint:" in output and not (tmp_path / "out").exists()
 
 
-def test_one_completion_a_prompt_is_no_group(capsys: pytest.CaptureFixture[str]):
+def test_one_completion_per_prompt_is_refused(capsys: pytest.CaptureFixture[str]):
     from dimba.objectives.grpo import GRPO
 
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""From rows to prompts: what the trainer refuses before anything is loaded or sampled."""
+"""From rows to prompts: refusals before a model is loaded or a completion sampled."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,8 @@ from dimba.common.errors import BadInput
 from dimba.objectives.grpo import GRPO
 from dimba.trainers.data.prompt_rendering import chat_ids
 from dimba.trainers.models.loading import load_tokenizer
-from dimba.trainers.objectives.grpo.prompts import Prompts, load_prompts
+from dimba.trainers.objectives.grpo.prompt_loading import load_prompts
+from dimba.trainers.objectives.grpo.prompts import Prompts
 from tests.conftest import write_rows
 
 STRICT = (
@@ -49,7 +50,7 @@ def test_a_weight_is_a_finite_number(weight: str, capsys: pytest.CaptureFixture[
     assert GRPO.parse(given).reward_weights == (-0.5,)
 
 
-def test_where_no_row_can_be_used_the_rows_are_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_data_without_a_usable_row_are_refused_with_the_reasons(tiny_checkpoint: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
     with pytest.raises(BadInput, match=r"rows.jsonl:1: `answer` is blank"):
         prompts(base, [{**SUM, "answer": ""}] * 3)
@@ -57,55 +58,57 @@ def test_where_no_row_can_be_used_the_rows_are_told(tiny_checkpoint: Path, tmp_p
         prompts(base, [{"prompt": "Q", "chosen": "A", "rejected": "A"}] * 2)
 
 
-def test_what_a_reward_has_no_use_for_is_said(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_options_that_no_reward_uses_are_refused_or_noted(tiny_checkpoint: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
-    with pytest.raises(BadInput, match="--reward-model: no reward here asks a model"):
+    with pytest.raises(BadInput, match="--reward-model: none of the rewards uses a model"):
         prompts(base, [SUM], "--reward-model", "somewhere")
     notes = prompts(base, [SUM], "--reward", "numeric", "length:8").report.notes
     assert "reward length:8 is always 0: no completion has more than 8 tokens" in notes
     assert not any("always 0" in note for note in prompts(base, [SUM], "--reward", "length:7").report.notes)
 
 
-def test_no_more_questions_are_held_out_than_there_are(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_at_least_one_question_is_left_to_train_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
     rows = [{"question": f"{n % 3}?", "answer": "1"} for n in range(9)]
     with pytest.raises(
         BadInput, match=r"--validation-split 3: the 9 rows ask 3 different questions\n\nhint: .* most 2"
     ):
         prompts(base, rows, "--validation-split", "3")
-    assert len(prompts(base, rows, "--validation-split", "2").checked().held_out) == 6
+    assert len(prompts(base, rows, "--validation-split", "2").require_usable().held_out) == 6
 
 
-def test_with_auto_an_answer_that_is_not_clearly_a_number_is_a_bad_row(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_with_auto_an_answer_that_is_no_plain_number_makes_the_row_unusable(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
     rows = [*[SUM] * 19, {**SUM, "answer": "about 3 or 4"}]
     with pytest.raises(BadInput, match=r"rows.jsonl:20: the reference answer is not one plain number \(`answer`\)"):
-        prompts(base, rows).checked()
-    assert len(prompts(base, rows, "--skip-bad-rows").checked().train) == 19
-    assert len(prompts(base, rows, "--reward", "numeric").checked().train) == 20
+        prompts(base, rows).require_usable()
+    assert len(prompts(base, rows, "--skip-bad-rows").require_usable().train) == 19
+    assert len(prompts(base, rows, "--reward", "numeric").require_usable().train) == 20
 
 
-def test_a_chat_that_the_template_refuses_is_a_bad_row(strict: Path) -> None:
+def test_a_chat_that_the_template_refuses_makes_the_row_unusable(strict: Path) -> None:
     rows = [SUM, {**SUM, "system": "Be brief."}, SUM]
     with pytest.raises(BadInput, match=r"rows.jsonl:2: the chat template refuses this chat: only users"):
-        prompts(strict, rows).checked()
-    assert len(prompts(strict, rows, "--skip-bad-rows").checked().train) == 2
+        prompts(strict, rows).require_usable()
+    assert len(prompts(strict, rows, "--skip-bad-rows").require_usable().train) == 2
 
 
-def test_where_it_refuses_all_the_template_is_at_fault(strict: Path) -> None:
+def test_a_template_that_refuses_every_chat_is_the_reported_cause(strict: Path) -> None:
     with pytest.raises(BadInput, match=r"chat_template.jinja: the chat template fails on every chat \(3\): only users"):
-        prompts(strict, [{**SUM, "system": "Be brief."}] * 3).checked()
+        prompts(strict, [{**SUM, "system": "Be brief."}] * 3).require_usable()
 
 
-def test_both_sides_of_a_pair_are_chats_too(strict: Path) -> None:
+def test_both_answers_of_a_pair_must_render(strict: Path) -> None:
     good = {"prompt": "Q", "chosen": "A", "rejected": "B"}
     turns = [{"role": "assistant", "content": "A"}, {"role": "assistant", "content": "again"}]
     with pytest.raises(BadInput, match=r"rows.jsonl:2: the chat template refuses this chat"):
-        prompts(strict, [good, {**good, "rejected": turns}]).checked()
-    assert len(prompts(strict, [good, {**good, "rejected": turns}], "--reward", "length").checked().train) == 2
+        prompts(strict, [good, {**good, "rejected": turns}]).require_usable()
+    assert len(prompts(strict, [good, {**good, "rejected": turns}], "--reward", "length").require_usable().train) == 2
 
 
-def test_a_reward_models_own_template_may_refuse_a_chat_too(strict: Path) -> None:
+def test_a_chat_that_the_reward_models_template_refuses_is_reported(strict: Path) -> None:
     chat = [{"role": "user", "content": "Q"}, {"role": "user", "content": "Q"}]
     with pytest.raises(BadInput, match="template of the reward model refuses a chat: only users"):
         chat_ids(load_tokenizer(str(strict)), [chat])

@@ -1,4 +1,4 @@
-"""The names of rewards, the verifiers, and which reward fits the data."""
+"""The names of rewards, the verifiers, and the reward that `auto` chooses."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ import pytest
 
 from dimba.common.errors import BadInput
 from dimba.objectives.rewards import REWARDS, RewardSpec, parse_reward, parse_rewards, reward_label
-from dimba.trainers.rewards import Answers, check_reference, choose, expressions, make_rewards
+from dimba.trainers.rewards import Completions, check_reference, choose, expressions, make_reward
 from dimba.trainers.rewards.numbers import final_number
 
 NUMBERS = {
@@ -76,7 +76,7 @@ NUMBERS = {
 }
 NO_NUMBERS = [
     *("", "-", "none", "x2", "GPT4", "1e999999999", "1/0", "1.2.3", "9" * 300),
-    # Pieces of something else.
+    # Parts of something larger.
     *(
         "1,2,3",
         "0,5",
@@ -141,13 +141,13 @@ NO_NUMBERS = [
 
 
 @pytest.mark.parametrize("text", NUMBERS)
-def test_the_final_number(text: str) -> None:
+def test_the_final_number_of_a_text(text: str) -> None:
     found = final_number(text)
     assert found and found.value == Fraction(NUMBERS[text])
 
 
 @pytest.mark.parametrize("text", NO_NUMBERS)
-def test_what_has_no_number(text: str) -> None:
+def test_texts_without_a_final_number(text: str) -> None:
     assert final_number(text) is None
 
 
@@ -155,11 +155,11 @@ def test_what_has_no_number(text: str) -> None:
     "piece",
     ["1", "1,", "1/", "1 ", "1.", "-", "$-", "{", "}", r"\boxed{", r"\frac{", r"\frac11", "####", "1e", "{,}", " "],
 )
-def test_a_megabyte_takes_no_longer_than_its_length(piece: str) -> None:
-    began = time.process_time()
-    for start in ("", r"\boxed{", "1 1/"):
-        final_number(start + piece * (10**6 // len(piece)))
-    assert time.process_time() - began < 15
+def test_a_megabyte_takes_time_linear_in_its_length(piece: str) -> None:
+    start = time.process_time()
+    for prefix in ("", r"\boxed{", "1 1/"):
+        final_number(prefix + piece * (10**6 // len(piece)))
+    assert time.process_time() - start < 15
 
 
 SCORES = [
@@ -190,8 +190,8 @@ SCORES = [
 
 
 @pytest.mark.parametrize(("spec", "text", "reference", "score"), SCORES)
-def test_verifiers(spec: str, text: str, reference: str, score: float) -> None:
-    assert scored(spec, text, task(reference=reference)) == score
+def test_verifiers_score_completions_against_references(spec: str, text: str, reference: str, score: float) -> None:
+    assert scored(spec, text, example(reference=reference)) == score
 
 
 EQUAL = [
@@ -231,23 +231,23 @@ UNEQUAL = [
 
 
 @pytest.mark.parametrize(("text", "reference"), EQUAL)
-def test_an_expression_in_another_form_is_right(text: str, reference: str) -> None:
+def test_an_equal_expression_in_another_form_scores_1(text: str, reference: str) -> None:
     assert check_reference(parse_reward("math"), reference) is None
-    assert scored("math", text, task(reference=reference)) == 1
+    assert scored("math", text, example(reference=reference)) == 1
 
 
 @pytest.mark.parametrize(("text", "reference"), UNEQUAL)
-def test_another_expression_is_wrong(text: str, reference: str) -> None:
+def test_a_different_expression_scores_0(text: str, reference: str) -> None:
     assert check_reference(parse_reward("math"), reference) is None
-    assert scored("math", text, task(reference=reference)) == 0
+    assert scored("math", text, example(reference=reference)) == 0
 
 
 @pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", "((99!)!)!", "{" * 450 + "1" + "}" * 450, "9" * 10**6, "x=" * 400])
-def test_an_expression_without_end_is_wrong_in_time(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expression_that_takes_forever_scores_0_in_time(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "_SECONDS", 1)
-    began = time.monotonic()
-    assert scored("math", rf"\boxed{{{answer}}}", task(reference=r"\sqrt{8}")) == 0
-    assert time.monotonic() - began < 8
+    start = time.monotonic()
+    assert scored("math", rf"\boxed{{{answer}}}", example(reference=r"\sqrt{8}")) == 0
+    assert time.monotonic() - start < 8
 
 
 def test_math_without_its_library_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,15 +260,15 @@ def test_math_without_its_library_is_refused_with_the_command(monkeypatch: pytes
 
 @pytest.mark.parametrize(("spec", "tokens", "score"), [("length", 80, 0), ("length", 90, -0.5), ("length:50", 100, -1)])
 def test_length_is_never_above_zero(spec: str, tokens: int, score: float) -> None:
-    answers = Answers([task()], ["a:1"], ["x"], [[0] * tokens], 100)
-    assert make_rewards([parse_reward(spec)])[0](answers) == [pytest.approx(score)]
+    completions = Completions([example()], ["a:1"], ["x"], [[0] * tokens], 100)
+    assert make_reward(parse_reward(spec))(completions) == [pytest.approx(score)]
 
 
 @pytest.mark.parametrize(("text", "score"), [("one two", 1), ("three four", -1), ("one", 1 / 3), ("", 0)])
 def test_similarity_is_logged_as_imitation(text: str, score: float) -> None:
-    pair = task(chosen=said("one two"), rejected=said("three four"))
+    pair = example(chosen=answer("one two"), rejected=answer("three four"))
     assert scored("similarity", text, pair) == pytest.approx(score)
-    (reward,) = make_rewards([parse_reward("similarity")])
+    reward = make_reward(parse_reward("similarity"))
     assert reward.name == "imitation_similarity"
     assert "imitation" in REWARDS["similarity"]
     assert reward_label([reward.name]) == reward_label(["rewards/imitation_similarity/mean"]) == "reward (imitation)"
@@ -279,13 +279,13 @@ SCHEMA = {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs":
 
 
 @pytest.mark.parametrize(("text", "score"), [('{"a": 1}', 1), ('{"a": "x"}', 0), ("[]", 0)])
-def test_json_that_fits_a_schema(tmp_path: Path, text: str, score: float) -> None:
-    assert scored(f"json_valid:{schema(tmp_path, json.dumps(SCHEMA))}", text, task()) == score
+def test_json_is_scored_by_its_schema(tmp_path: Path, text: str, score: float) -> None:
+    assert scored(f"json_valid:{schema(tmp_path, json.dumps(SCHEMA))}", text, example()) == score
 
 
-def test_a_number_too_large_for_the_schema_does_not_fit_it(tmp_path: Path) -> None:
+def test_a_number_that_overflows_multiple_of_does_not_conform(tmp_path: Path) -> None:
     limits = schema(tmp_path, '{"multipleOf": 0.01}')
-    assert scored(f"json_valid:{limits}", "1" + "0" * 400, task()) == 0
+    assert scored(f"json_valid:{limits}", "1" + "0" * 400, example()) == 0
 
 
 @pytest.mark.parametrize(
@@ -297,12 +297,12 @@ def test_a_number_too_large_for_the_schema_does_not_fit_it(tmp_path: Path) -> No
         ('{"type": "nothing"}', "is no JSON Schema"),
         ('{"pattern": "("}', "is no JSON Schema"),
         ('{"$ref": "http://localhost/x.json"}', "nothing is fetched"),
-        ('{"items": {"$ref": "#/$defs/n"}}', "leads nowhere"),
+        ('{"items": {"$ref": "#/$defs/n"}}', "is not defined in this file"),
     ],
 )
-def test_schemas_that_cannot_be_used(tmp_path: Path, content: str | None, why: str) -> None:
+def test_an_unusable_schema_is_refused(tmp_path: Path, content: str | None, why: str) -> None:
     with pytest.raises(BadInput, match=why):
-        make_rewards([parse_reward(f"json_valid:{schema(tmp_path, content)}")])
+        make_reward(parse_reward(f"json_valid:{schema(tmp_path, content)}"))
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_schemas_that_cannot_be_used(tmp_path: Path, content: str | None, why: s
         ("length", None, None),
     ],
 )
-def test_references_are_checked_up_front(spec: str, reference: str | None, why: str | None) -> None:
+def test_a_reference_that_a_reward_cannot_use_has_a_reason(spec: str, reference: str | None, why: str | None) -> None:
     found = check_reference(parse_reward(spec), reference)
     assert found is None if why is None else why in (found or "")
 
@@ -329,7 +329,7 @@ UNCLEAR = (r"2\sqrt{3}", "x^2+3", "(1,2)", "about 3 or 4", r"\frac{\sqrt{2}}{2}"
 
 
 @pytest.mark.parametrize("text", [*UNCLEAR, "72", "so\n#### 1,200", "3 km", r"\boxed{3/4}"])
-def test_where_nobody_asked_for_a_number_the_reference_has_to_be_one(text: str) -> None:
+def test_auto_needs_references_that_are_one_plain_number(text: str) -> None:
     why = check_reference(parse_reward("numeric"), text, clear=True)
     assert why == ("the reference answer is not one plain number" if text in UNCLEAR else None)
 
@@ -347,7 +347,7 @@ def test_where_nobody_asked_for_a_number_the_reference_has_to_be_one(text: str) 
         ("a/b.py:f", RewardSpec("a/b.py:f", file="a/b.py", function="f")),
     ],
 )
-def test_how_a_reward_is_written(text: str, spec: RewardSpec) -> None:
+def test_a_reward_is_parsed_from_its_name_and_parameter(text: str, spec: RewardSpec) -> None:
     assert parse_reward(text) == spec
     assert str(spec) == text
 
@@ -366,7 +366,7 @@ def test_how_a_reward_is_written(text: str, spec: RewardSpec) -> None:
         ("numeric:3", "takes no parameter"),
     ],
 )
-def test_rewards_that_are_written_wrong(text: str, why: str) -> None:
+def test_a_misspelt_reward_is_refused_with_the_reason(text: str, why: str) -> None:
     with pytest.raises(BadInput) as caught:
         parse_reward(text)
     assert why in str(caught.value)
@@ -387,7 +387,7 @@ def test_each_of_several_rewards_is_logged_under_a_name_of_its_own(texts: list[s
     specs = parse_rewards(texts)
     assert [spec.logged for spec in specs] == names and [str(spec) for spec in specs] == texts
     builtin = [spec for spec in specs if not spec.file]
-    assert [reward.name for reward in make_rewards(builtin)] == [spec.logged for spec in builtin]
+    assert [make_reward(spec).name for spec in builtin] == [spec.logged for spec in builtin]
 
 
 def test_the_same_reward_twice_is_refused() -> None:
@@ -402,37 +402,37 @@ def test_the_same_reward_twice_is_refused() -> None:
         *((["5"], "numeric"), (["Paris", "Rome"], "exact_match"), (["12,5", "0,5", "3,14"], "exact_match")),
     ],
 )
-def test_auto_takes_a_verifier_where_answers_can_be_checked(references: list[str], name: str) -> None:
-    choice = choose(form(checkable=True, reference="answer"), [task(reference=text) for text in references])
+def test_auto_chooses_a_verifier_if_rules_can_check_the_answers(references: list[str], name: str) -> None:
+    choice = choose(form(checkable=True, reference="answer"), [example(reference=text) for text in references])
     assert [spec.name for spec in choice.specs] == [name]
-    assert choice.why.startswith(f"{name}, because the `answer` of")
+    assert choice.reason.startswith(f"{name}, because the `answer` of")
 
 
-def test_auto_says_how_many_rows_it_counted() -> None:
-    choice = choose(form(checkable=True, reference="answer"), [task(reference="#### 1")] * 7473)
-    assert choice.why == "numeric, because the `answer` of 7,473 of 7,473 rows ends in a number"
+def test_autos_reason_has_the_number_of_rows() -> None:
+    choice = choose(form(checkable=True, reference="answer"), [example(reference="#### 1")] * 7473)
+    assert choice.reason == "numeric, because the `answer` of 7,473 of 7,473 rows ends in a number"
 
 
-def test_auto_without_answers() -> None:
+def test_auto_without_checkable_answers_chooses_pairs_or_refuses() -> None:
     assert choose(form(pairs=True), []).specs[0].name == "preference"
-    both = choose(form(pairs=True, checkable=True, reference="answer"), [task(reference="word " * 168)])
-    assert both.specs[0].name == "preference" and both.why.endswith("no rule can check the texts in `answer`")
+    both = choose(form(pairs=True, checkable=True, reference="answer"), [example(reference="word " * 168)])
+    assert both.specs[0].name == "preference" and both.reason.endswith("no rule can check the texts in `answer`")
     with pytest.raises(BadInput, match="a median of 840 characters"):
-        choose(form(checkable=True, reference="answer"), [task(reference="word " * 168)])
+        choose(form(checkable=True, reference="answer"), [example(reference="word " * 168)])
     with pytest.raises(BadInput, match="no `answer` or `solution`"):
         choose(form(), [])
 
 
 def scored(spec: str, text: str, one: Any) -> float | None:
-    return make_rewards([parse_reward(spec)])[0](Answers([one], ["a:1"], [text], [[0]], 100))[0]
+    return make_reward(parse_reward(spec))(Completions([one], ["a:1"], [text], [[0]], 100))[0]
 
 
-def task(**given: Any) -> Any:
-    known = {"messages": said("Q"), "reference": None, "chosen": None, "rejected": None, "row": {}, "plain": True}
+def example(**given: Any) -> Any:
+    known = {"messages": answer("Q"), "reference": None, "chosen": None, "rejected": None, "row": {}, "plain": True}
     return SimpleNamespace(**known | given)
 
 
-def said(text: str) -> tuple[dict[str, str], ...]:
+def answer(text: str) -> tuple[dict[str, str], ...]:
     return ({"role": "assistant", "content": text},)
 
 

@@ -1,4 +1,4 @@
-"""Reward functions of the user's own, as other projects write them, and all the ways they go wrong."""
+"""Users' reward functions, written as in other projects, and their failures."""
 
 import sys
 from pathlib import Path
@@ -9,10 +9,10 @@ import pytest
 
 from dimba.common.errors import BadInput, RunFailed
 from dimba.objectives.rewards import parse_reward
-from dimba.trainers.rewards import Answers, make_rewards, probe
-from tests.trainers.test_rewards import task
+from dimba.trainers.rewards import Completions, make_reward, probe
+from tests.trainers.test_rewards import example
 
-# TRL's documentation, open-r1, async ones, objects, and some that name only what they use.
+# From TRL's documentation and open-r1; async functions, objects, and functions without **kwargs.
 STYLES = """
 import asyncio, re
 from dataclasses import dataclass
@@ -61,15 +61,17 @@ number = 3
 TEXT = r"<think>x</think> \boxed{72}"
 
 
-def answers(texts: list[str], *, plain: bool = True, **extras: Any) -> Answers:
-    rows = [task(plain=plain, row={"ground_truth": "72", "solution": "72", "prompts": "no"}) for _ in texts]
-    return Answers(rows, [f"d.jsonl:{n}" for n in range(1, len(texts) + 1)], texts, [[1, 2]] * len(texts), 10, extras)
+def completions(texts: list[str], *, plain: bool = True, **extras: Any) -> Completions:
+    rows = [example(plain=plain, row={"ground_truth": "72", "solution": "72", "prompts": "no"}) for _ in texts]
+    return Completions(
+        rows, [f"d.jsonl:{n}" for n in range(1, len(texts) + 1)], texts, [[1, 2]] * len(texts), 10, extras
+    )
 
 
 def reward(tmp_path: Path, code: str, name: str = "f") -> Any:
     path = tmp_path / "mine.py"
     path.write_text(code)
-    return make_rewards([parse_reward(f"{path}:{name}")])[0]
+    return make_reward(parse_reward(f"{path}:{name}"))
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -81,24 +83,24 @@ def reward(tmp_path: Path, code: str, name: str = "f") -> Any:
         *(("slow", 1), ("logs", 1), ("bare", 2), ("judge", 0.5)),
     ],
 )
-def test_functions_of_other_projects_run_as_they_are(tmp_path: Path, name: str, score: float, plain: bool) -> None:
+def test_functions_of_other_projects_run_unchanged(tmp_path: Path, name: str, score: float, plain: bool) -> None:
     function = reward(tmp_path, STYLES, name)
-    note = probe(function, answers([TEXT], plain=plain))
-    assert function(answers([TEXT, TEXT], plain=plain)) == [score, score]
+    note = probe(function, completions([TEXT], plain=plain))
+    assert function(completions([TEXT, TEXT], plain=plain)) == [score, score]
     other_form = name.startswith("r1" if plain else "plain")
     assert (note is not None) == other_form
     assert function.name == name
 
 
-def test_trl_loggers_reach_the_function(tmp_path: Path) -> None:
+def test_a_function_gets_trls_loggers(tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
-    reward(tmp_path, STYLES, "logs")(answers(["a"], log_metric=seen.__setitem__, log_extra=seen.__setitem__))
+    reward(tmp_path, STYLES, "logs")(completions(["a"], log_metric=seen.__setitem__, log_extra=seen.__setitem__))
     assert seen == {"mean": 1.0, "text": ["a"]}
 
 
-def test_a_function_may_ask_for_the_state_of_the_training(tmp_path: Path) -> None:
+def test_a_function_gets_the_trainer_state(tmp_path: Path) -> None:
     code = "def f(completions, trainer_state): return [trainer_state.global_step / 2] * len(completions)"
-    assert reward(tmp_path, code)(answers(["a"], trainer_state=SimpleNamespace(global_step=3))) == [1.5]
+    assert reward(tmp_path, code)(completions(["a"], trainer_state=SimpleNamespace(global_step=3))) == [1.5]
 
 
 @pytest.mark.parametrize(
@@ -112,49 +114,51 @@ def test_a_function_may_ask_for_the_state_of_the_training(tmp_path: Path) -> Non
         ("list(__import__('torch').tensor([1.0, 2.0]))", [1, 2]),
     ],
 )
-def test_numbers_of_all_kinds_are_fine(tmp_path: Path, result: str, values: list[float | None]) -> None:
+def test_numbers_of_python_numpy_and_torch_are_scores(tmp_path: Path, result: str, values: list[float | None]) -> None:
     if "torch" in result or "numpy" in result:
         pytest.importorskip("torch" if "torch" in result else "numpy")
-    assert reward(tmp_path, f"def f(completions): return {result}")(answers(["a", "b"])) == values
+    assert reward(tmp_path, f"def f(completions): return {result}")(completions(["a", "b"])) == values
 
 
 @pytest.mark.parametrize(
     ("result", "why"),
     [
-        ("[1, 'x']", "d.jsonl:2: the reward `f` gave 'x' (str)"),
-        ("[float('nan'), 1]", "d.jsonl:1: the reward `f` gave nan"),
-        ("[1, -float('inf')]", "d.jsonl:2: the reward `f` gave -inf"),
-        ("[1, 10**999]", "d.jsonl:2: the reward `f` gave inf"),
-        ("[1, 1e39]", "d.jsonl:2: the reward `f` gave 1e+39"),
-        ("[1]", "gave back 1 values for 2 completions"),
-        ("{}", "gave back {} (dict)"),
-        ("None", "gave back None (NoneType), no list"),
-        ("'12'", "gave back '12' (str)"),
-        ("1.0", "gave back 1.0 (float)"),
+        ("[1, 'x']", "d.jsonl:2: the reward `f` returned 'x' (str)"),
+        ("[float('nan'), 1]", "d.jsonl:1: the reward `f` returned nan"),
+        ("[1, -float('inf')]", "d.jsonl:2: the reward `f` returned -inf"),
+        ("[1, 10**999]", "d.jsonl:2: the reward `f` returned inf"),
+        ("[1, 1e39]", "d.jsonl:2: the reward `f` returned 1e+39"),
+        ("[1]", "returned 1 values for 2 completions"),
+        ("{}", "returned {} (dict)"),
+        ("None", "returned None (NoneType), which is no list"),
+        ("'12'", "returned '12' (str)"),
+        ("1.0", "returned 1.0 (float)"),
         ("[1, [2]]", "d.jsonl:2"),
     ],
 )
-def test_results_are_checked_every_time(tmp_path: Path, result: str, why: str) -> None:
+def test_a_result_that_is_not_a_list_of_scores_is_an_error_before_and_while_training(
+    tmp_path: Path, result: str, why: str
+) -> None:
     function = reward(tmp_path, f"def f(completions): return {result}")
     for kind, call in ((RunFailed, function), (BadInput, lambda given: probe(function, given))):
         with pytest.raises(kind) as caught:
-            call(answers(["a", "b"]))
+            call(completions(["a", "b"]))
         assert why in str(caught.value)
 
 
-def test_the_row_that_a_function_fails_for_is_named(tmp_path: Path) -> None:
+def test_an_error_names_the_row_for_which_the_function_fails(tmp_path: Path) -> None:
     function = reward(tmp_path, "def f(completions):\n    return [1 / (c != 'b') for c in completions]")
     with pytest.raises(RunFailed) as caught:
-        function(answers(["a", "b", "c"]))
+        function(completions(["a", "b", "c"]))
     assert "d.jsonl:2: the reward `f` fails: ZeroDivisionError: division by zero" in str(caught.value)
     assert "mine.py:2" in str(caught.value)
 
 
-def test_one_that_ends_the_process_is_a_failure_too(tmp_path: Path) -> None:
+def test_a_function_that_exits_the_process_is_an_error(tmp_path: Path) -> None:
     function = reward(tmp_path, "import sys\ndef f(completions):\n    sys.exit(0)")
     for kind, call in ((RunFailed, function), (BadInput, lambda given: probe(function, given))):
         with pytest.raises(kind, match=r"the reward `f` fails: SystemExit: 0 \(.*mine.py:3\)"):
-            call(answers(["a"]))
+            call(completions(["a"]))
 
 
 JUDGE = """
@@ -171,20 +175,20 @@ async def f(completions):
 """
 
 
-def test_async_rewards_run_on_the_same_loop_every_time(tmp_path: Path) -> None:
+def test_async_rewards_share_one_event_loop(tmp_path: Path) -> None:
     function = reward(tmp_path, JUDGE)
-    assert [function(answers(["a", "b"])) for _ in range(2)] == [[1, 1], [1, 1]]
+    assert [function(completions(["a", "b"])) for _ in range(2)] == [[1, 1], [1, 1]]
 
 
-def test_where_no_row_fails_alone_all_are_named(tmp_path: Path) -> None:
+def test_an_error_names_all_rows_if_no_row_fails_alone(tmp_path: Path) -> None:
     function = reward(tmp_path, "def f(completions):\n    assert len(completions) < 2, 'many'\n    return [1]")
     with pytest.raises(RunFailed, match=r"d.jsonl:1 to d.jsonl:3: the reward `f` fails: AssertionError: many"):
-        function(answers(["a", "b", "c"]))
+        function(completions(["a", "b", "c"]))
 
 
-def test_what_works_in_no_form_is_told_once_as_trl_would_call_it(tmp_path: Path) -> None:
+def test_a_function_that_fails_in_both_forms_is_refused_with_the_error_of_the_first(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"KeyError: 'no'(.|\n)*one list each: ground_truth, solution$"):
-        probe(reward(tmp_path, "def f(completions, **columns): return columns['no']"), answers(["a"]))
+        probe(reward(tmp_path, "def f(completions, **columns): return columns['no']"), completions(["a"]))
 
 
 @pytest.mark.parametrize(
@@ -202,16 +206,16 @@ def test_what_works_in_no_form_is_told_once_as_trl_would_call_it(tmp_path: Path)
         (STYLES, "Judge", "a class, not an instance"),
     ],
 )
-def test_files_that_cannot_be_used(tmp_path: Path, code: str | None, name: str, why: str) -> None:
+def test_an_unusable_file_is_refused_with_the_line(tmp_path: Path, code: str | None, name: str, why: str) -> None:
     with pytest.raises(BadInput) as caught:
         if code is None:
-            make_rewards([parse_reward(f"{tmp_path}/mine.py:{name}")])
+            make_reward(parse_reward(f"{tmp_path}/mine.py:{name}"))
         else:
             reward(tmp_path, code, name)
     assert why in str(caught.value)
 
 
-def test_functions_of_one_file_share_it_and_files_of_one_name_do_not(tmp_path: Path) -> None:
+def test_functions_of_a_file_share_one_module_and_files_of_the_same_name_do_not(tmp_path: Path) -> None:
     code = "import sys\nsys.loads = getattr(sys, 'loads', 0) + 1\ndef f(completions): return [1]\ng = f"
     try:
         for folder in ("a", "b"):
@@ -223,7 +227,7 @@ def test_functions_of_one_file_share_it_and_files_of_one_name_do_not(tmp_path: P
         del sys.loads  # type: ignore[attr-defined]
 
 
-def test_what_lies_beside_the_file_can_be_imported(tmp_path: Path) -> None:
+def test_a_reward_file_can_import_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "beside_the_reward.py").write_text("ONE = 1.0")
     code = "from beside_the_reward import ONE\ndef f(completions): return [ONE]"
-    assert reward(tmp_path, code)(answers(["a"])) == [1]
+    assert reward(tmp_path, code)(completions(["a"])) == [1]

@@ -1,4 +1,4 @@
-"""The trainer itself, on a tiny Llama: it learns, it loads elsewhere, and it stops where it is told to."""
+"""SFT on a tiny Llama: it learns, the result loads with plain libraries, and a signal stops and saves it."""
 
 import io
 import json
@@ -28,21 +28,21 @@ def _own_tokens(monkeypatch: pytest.MonkeyPatch, caches: Path) -> None:
 
 
 def run(*arguments: object, status: int = 0) -> str:
-    """What the script does, in this process: importing what trains takes longer than to train."""
+    """The output of the trainer, in this process: importing its libraries takes longer than training."""
     from dimba.objectives.sft import SFT
     from dimba.trainers.command import run_trainer
     from dimba.trainers.objectives.sft.train import train
 
-    said = io.StringIO()
+    output = io.StringIO()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with redirect_stdout(said), redirect_stderr(said):
+        with redirect_stdout(output), redirect_stderr(output):
             ended = run_trainer(train, SFT.parse(command(*arguments)[2:]))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    assert ended == status, said.getvalue()
-    return said.getvalue()
+    assert ended == status, output.getvalue()
+    return output.getvalue()
 
 
 SHORT = ("--batch-size", "2", "--grad-accumulation-steps", "2", "--max-steps", "4", "--max-length", "256")
@@ -59,8 +59,8 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def test_full_fine_tuning_learns_and_loads_with_plain_transformers(tiny_checkpoint: Path, data: Path, tmp_path: Path):
     flags = ("--batch-size", "4", "--grad-accumulation-steps", "1", "--num-epochs", "15", "--learning-rate", "3e-3")
-    said = run(tiny_checkpoint, data, tmp_path / "out", *flags)
-    assert "12 rows" in said and "[[It is 0.<|end|>]]" in said
+    output = run(tiny_checkpoint, data, tmp_path / "out", *flags)
+    assert "12 rows" in output and "[[It is 0.<|end|>]]" in output
     lines = metrics(tmp_path / "out")
     assert lines[-1]["step"] == 45 and lines[-1]["loss"] < 0.2 * lines[0]["loss"]
     assert all(line["tokens_per_second"] > 0 for line in lines)
@@ -92,23 +92,25 @@ def test_an_adapter_loads_with_peft_and_names_its_base(flag: str, tiny_checkpoin
     assert (tmp_path / "out" / "adapter_model.safetensors").stat().st_mode & 0o044, "others may read it"
 
 
-def test_qlora_really_quantises_the_base(tiny_checkpoint: Path):
+def test_qlora_loads_the_base_in_nf4(tiny_checkpoint: Path):
     from bitsandbytes.nn import Linear4bit
 
     from dimba.objectives.sft import SFT
     from dimba.trainers.models.loading import Compute, load_model
 
-    args = SFT.parse(["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "y", "--use-qlora"])
-    model = load_model(args, Compute(on_cpu=True, mixed="no"))
+    options = SFT.parse(
+        ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "y", "--use-qlora"]
+    )
+    model = load_model(options, Compute(on_cpu=True, mixed="no"))
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert len(layers) == 14 and all(layer.weight.quant_type == "nf4" for layer in layers)
 
 
-def test_rows_that_are_too_long_are_cut_and_counted(tiny_checkpoint: Path, tmp_path: Path):
+def test_rows_longer_than_max_length_are_cut_and_counted(tiny_checkpoint: Path, tmp_path: Path):
     rows = [*QUESTIONS, {"question": "Q", "answer": "long " * 300}, {"question": "long " * 300, "answer": "A"}]
     data = write_rows(tmp_path / "data.jsonl", rows)
-    said = run(tiny_checkpoint, data, tmp_path / "out", "--on-long", "truncate", *SHORT)
-    assert "2 rows are longer than max_length 256: cut" in said and "1 has nothing trained left" in said
+    output = run(tiny_checkpoint, data, tmp_path / "out", "--on-long", "truncate", *SHORT)
+    assert "2 rows are longer than max_length 256: cut" in output and "1 has nothing trained left" in output
 
 
 def test_real_data_train(tiny_checkpoint: Path, tmp_path: Path):
@@ -119,7 +121,7 @@ def test_real_data_train(tiny_checkpoint: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"base": "nowhere/at/all"}, "--base-checkpoint: "),
         ({"base": "./nowhere"}, "does not exist"),
@@ -131,7 +133,7 @@ def test_real_data_train(tiny_checkpoint: Path, tmp_path: Path):
     ],
 )
 def test_bad_input_is_status_2_with_a_hint(
-    change: dict, told: str, tiny_checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: dict, message: str, tiny_checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     from dimba.objectives.sft import SFT
     from dimba.trainers.command import run_trainer
@@ -140,24 +142,23 @@ def test_bad_input_is_status_2_with_a_hint(
     base, rows = change.get("base", tiny_checkpoint), change.get("data", data)
     argv = command(base, rows, tmp_path / "made" / "out", *change.get("flags", ()))[2:]
     assert run_trainer(train, SFT.parse(argv)) == 2
-    said = capsys.readouterr().err
-    assert told in said and "hint: " in said
+    printed = capsys.readouterr().err
+    assert message in printed and "hint: " in printed
     assert not (tmp_path / "made").exists(), "a refusal leaves nothing behind"
 
 
-def test_a_refusal_takes_only_folders_that_it_made(tmp_path: Path):
-    from argparse import Namespace
-
+def test_a_refusal_removes_only_the_folders_that_it_made(tmp_path: Path):
+    from dimba.objectives.sft import SFT
     from dimba.trainers.models.saving import output_folder
 
-    args = Namespace(output_dir=str(tmp_path / "there" / "made" / "out"), resume_from_checkpoint=None)
+    argv = command(Path("base"), Path("rows"), tmp_path / "there" / "made" / "out")[2:]
     (tmp_path / "there").mkdir()
-    with pytest.raises(KeyError), output_folder(args):
+    with pytest.raises(KeyError), output_folder(SFT.parse(argv)):
         raise KeyError
     assert not list((tmp_path / "there").iterdir())
 
 
-def test_somebody_elses_model_is_not_written_over(tiny_checkpoint: Path, data: Path, tmp_path: Path):
+def test_another_runs_model_is_not_overwritten(tiny_checkpoint: Path, data: Path, tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes(b"precious")
     assert "already holds a model" in run(tiny_checkpoint, data, tmp_path, status=2)
     assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
@@ -169,8 +170,8 @@ def test_packing_changes_nothing_but_the_speed_and_rows_are_held_out(tiny_checkp
     flags = ("--validation-split", "6", "--eval-steps", "2", *SHORT)
     losses = {}
     for packing in ("auto", "off"):
-        said = run(tiny_checkpoint, data, tmp_path / packing, "--packing", packing, *flags)
-        assert "30 examples to train on, 6 held out" in said and "validation loss" in said
+        output = run(tiny_checkpoint, data, tmp_path / packing, "--packing", packing, *flags)
+        assert "30 examples to train on, 6 held out" in output and "validation loss" in output
         lines = metrics(tmp_path / packing)
         losses[packing] = [line["loss"] for line in lines if "loss" in line]
         losses[f"{packing} held out"] = [line["eval_loss"] for line in lines if "eval_loss" in line]
@@ -181,7 +182,7 @@ def test_packing_changes_nothing_but_the_speed_and_rows_are_held_out(tiny_checkp
     assert losses["auto tokens"] == losses["off tokens"], "padding is not counted"
 
 
-def test_the_model_is_given_the_chats_and_loss_on_the_answers_only(
+def test_the_loss_is_on_the_answers_of_the_chats_only(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from transformers import AutoTokenizer
@@ -190,14 +191,14 @@ def test_the_model_is_given_the_chats_and_loss_on_the_answers_only(
     from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
     from dimba.trainers.objectives.sft.train import train
 
-    seen: list[dict] = []
+    batches: list[dict] = []
     compute = CausalTrainer.compute_loss
 
-    def note(self, model, inputs, *args, **options):
-        seen.append({name: value.clone() for name, value in inputs.items() if hasattr(value, "clone")})
+    def recorded(self, model, inputs, *args, **options):
+        batches.append({name: value.clone() for name, value in inputs.items() if hasattr(value, "clone")})
         return compute(self, model, inputs, *args, **options)
 
-    monkeypatch.setattr(CausalTrainer, "compute_loss", note)
+    monkeypatch.setattr(CausalTrainer, "compute_loss", recorded)
     chats = [
         {"messages": [{"role": "user", "content": f"Q{n}"}, {"role": "assistant", "content": f"A{n}", "weight": n % 2}]}
         for n in range(8)
@@ -208,15 +209,15 @@ def test_the_model_is_given_the_chats_and_loss_on_the_answers_only(
     named = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", str(data), "--output-dir", str(tmp_path / "out")]
     train(SFT.parse([*named, *flags, "--skip-bad-rows"]))
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
-    trained = [tokenizer.decode(row[row != -100]) for batch in seen for row in batch["labels"]]
+    trained = [tokenizer.decode(row[row != -100]) for batch in batches for row in batch["labels"]]
     assert sorted("".join(trained).split("<|end|>")) == ["", "A1", "A3", "A5", "A7", "A8", "A8"]
-    documents = "".join(tokenizer.decode(row) for batch in seen for row in batch["input_ids"])
+    documents = "".join(tokenizer.decode(row) for batch in batches for row in batch["input_ids"])
     assert documents.count("<|begin|>") == 5, "one each, and rows without loss are left out"
-    assert all((batch["position_ids"] == 0).sum() >= 2 for batch in seen), "each starts again at 0"
+    assert all((batch["position_ids"] == 0).sum() >= 2 for batch in batches), "each starts again at 0"
 
 
 @pytest.mark.proof
-def test_two_processes_share_tokens_that_were_made_before_they_started(
+def test_two_processes_share_the_tokens_that_were_made_before_they_started(
     tiny_checkpoint: Path, data: Path, tmp_path: Path
 ):
     flags = ["--max-steps", "2", "--batch-size", "2", "--grad-accumulation-steps", "1", "--device", "cpu"]
@@ -257,7 +258,7 @@ def test_two_processes_share_tokens_that_were_made_before_they_started(
 
 
 @pytest.mark.proof
-def test_told_to_stop_it_saves_a_checkpoint_and_can_go_on_from_it(tiny_checkpoint: Path, data: Path, tmp_path: Path):
+def test_sigterm_saves_a_checkpoint_from_which_training_resumes(tiny_checkpoint: Path, data: Path, tmp_path: Path):
     flags = ("--batch-size", "2", "--grad-accumulation-steps", "1", "--num-epochs", "500")
     process = subprocess.Popen(
         command(tiny_checkpoint, data, tmp_path / "out", *flags), stdout=subprocess.PIPE, text=True

@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
-from argparse import Namespace
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from dimba.common import contract
 from dimba.common.errors import BadInput, HostCannot
+from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.data.collation import choose_collator
 from dimba.trainers.data.packing import collate_packed, collate_padded
 from dimba.trainers.models import loading
@@ -19,11 +20,12 @@ from tests.trainers.test_packing import LLAMA, SLIDING, tiny
 from tests.trainers.test_sft import metrics, run
 
 pytestmark = pytest.mark.slow
-AUTO = {"batch_size": 4, "max_length": 64, "packing": "auto", "attention": "auto"}
+NAMED = ["--base-checkpoint", "base", "--dataset", "rows", "--output-dir", "out"]
+AUTO = SFT.parse([*NAMED, "--batch-size", "4", "--max-length", "64"])
 
 
-def flags(**given: Any) -> Namespace:
-    return Namespace(**{**AUTO, **given})
+def flags(**given: Any) -> SftOptions:
+    return replace(AUTO, **given)
 
 
 def test_the_collator_follows_the_model_and_the_flags():
@@ -163,9 +165,10 @@ def test_bitsandbytes_is_imported_only_if_a_model_may_be_quantised(tiny_checkpoi
         (tiny_checkpoint, True, False),
         (tmp_path, False, False),
     ):
+        named = ["--base-checkpoint", str(base), *NAMED[2:], *(["--use-qlora"] if qlora else [])]
         code = (
-            "import sys; from argparse import Namespace; from dimba.trainers.command import hide_quantising;"
-            f"hide_quantising(Namespace(base_checkpoint={str(base)!r}, use_qlora={qlora}));"
+            "from dimba.objectives.sft import SFT; from dimba.trainers.command import hide_bitsandbytes;"
+            f"hide_bitsandbytes(SFT.parse({named}));"
             "import importlib.util; print(importlib.util.find_spec('bitsandbytes') is None)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)

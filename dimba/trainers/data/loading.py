@@ -12,7 +12,6 @@ from dimba.common.errors import BadInput
 from dimba.dataset.token_report import DataReport, longer_rows
 from dimba.objectives.sft import SftOptions
 from dimba.options.trainer import TrainerOptions, column_names
-from dimba.trainers.command import Progress
 from dimba.trainers.data.chat import prepare_tokenizer
 from dimba.trainers.data.encoding import Example
 from dimba.trainers.data.reporting import report_on
@@ -22,6 +21,7 @@ from dimba.trainers.data.template_notes import template_notes, template_problem
 from dimba.trainers.data.token_store import TokenStore
 from dimba.trainers.data.tokenization import Problem, load_or_tokenize, row_problem
 from dimba.trainers.models.loading import load_tokenizer
+from dimba.trainers.progress import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,24 +68,24 @@ class Data:
         return self
 
 
-def load_data(args: SftOptions, progress: Progress) -> Data:
+def load_data(options: SftOptions, progress: Progress) -> Data:
     """The examples for a trainer's flags: rows read, tokenised or taken from the cache, held out and cut.
 
     Raises:
         BadInput: the checkpoint's tokenizer or the data cannot be read.
     """
-    tokenizer = load_tokenizer(args.base_checkpoint, code=args.trust_remote_code)
+    tokenizer = load_tokenizer(options.base_checkpoint, code=options.trust_remote_code)
     tokenizer_note = prepare_tokenizer(tokenizer)
-    source = source_from(args)
-    store, is_cached = load_or_tokenize(tokenizer, args.train_on, source, progress)
-    share, split = _held_out(args)
-    selection = select(store, args.max_length, args.on_long, share, args.seed)
-    other = load_or_tokenize(tokenizer, args.train_on, replace(source, split=split), progress)[0] if split else None
-    validation = Pieces(store, selection.validation) if other is None else _all_pieces(other, args)
-    problem, hint = _problem(store, other, selection, tokenizer, args)
+    source = source_from(options)
+    store, is_cached = load_or_tokenize(tokenizer, options.train_on, source, progress)
+    share, split = _held_out(options)
+    selection = select(store, options.max_length, options.on_long, share, options.seed)
+    other = load_or_tokenize(tokenizer, options.train_on, replace(source, split=split), progress)[0] if split else None
+    validation = Pieces(store, selection.validation) if other is None else _all_pieces(other, options)
+    problem, hint = _problem(store, other, selection, tokenizer, options)
     notes = (tokenizer_note, _held_out_note(selection), *template_notes(store, tokenizer))
     report = replace(
-        report_on(store, selection, tokenizer, max_length=args.max_length, on_long=args.on_long),
+        report_on(store, selection, tokenizer, max_length=options.max_length, on_long=options.on_long),
         validation=len(validation),
         notes=tuple(note for note in notes if note),
         problem=problem,
@@ -95,19 +95,19 @@ def load_data(args: SftOptions, progress: Progress) -> Data:
     return Data(tokenizer, Pieces(store, selection.train), validation, report)
 
 
-def source_from(args: TrainerOptions) -> Source:
+def source_from(options: TrainerOptions) -> Source:
     """The rows that a trainer's flags name; raises BadInput for --columns that are not OURS=YOURS."""
     try:
-        columns = column_names(args.columns)
+        columns = column_names(options.columns)
     except ValueError as error:
         raise BadInput(str(error), "for example --columns prompt=question response=answer") from None
-    return Source(args.dataset, config=args.dataset_config, split=args.dataset_split, columns=columns)
+    return Source(options.dataset, config=options.dataset_config, split=options.dataset_split, columns=columns)
 
 
-def _held_out(args: SftOptions) -> tuple[float, str | None]:
+def _held_out(options: SftOptions) -> tuple[float, str | None]:
     """(share or number of rows, name of another split) of --validation-split."""
-    wanted = args.validation_split
-    if isinstance(wanted, str) and names_a_path(args.dataset):
+    wanted = options.validation_split
+    if isinstance(wanted, str) and names_a_path(options.dataset):
         raise BadInput(
             f"a file has no split `{wanted}`", "give a share (0.05) or a number of rows", key="--validation-split"
         )
@@ -119,8 +119,8 @@ def _held_out_note(selection: Selection) -> str:
     return f"the {pieces:,} examples held out are the pieces of {rows:,} rows" if pieces != rows else ""
 
 
-def _all_pieces(store: TokenStore, args: SftOptions) -> Pieces:
-    return Pieces(store, select(store, args.max_length, args.on_long or "truncate").train)
+def _all_pieces(store: TokenStore, options: SftOptions) -> Pieces:
+    return Pieces(store, select(store, options.max_length, options.on_long or "truncate").train)
 
 
 def _problem(
@@ -128,33 +128,33 @@ def _problem(
     other: TokenStore | None,
     selection: Selection,
     tokenizer: PreTrainedTokenizerFast,
-    args: SftOptions,
+    options: SftOptions,
 ) -> Problem:
     """The first problem of the data; two empty texts if there is none."""
     stores = [store, *([other] if other else [])]
-    problems = [template_problem(each, tokenizer, args.base_checkpoint) for each in stores]
-    problems += [row_problem(each.note, skip_bad=args.skip_bad_rows) for each in stores]
-    problems += [_selection_problem(selection, args), _cut_problem(store, selection, args)]
+    problems = [template_problem(each, tokenizer, options.base_checkpoint) for each in stores]
+    problems += [row_problem(each.note, skip_bad=options.skip_bad_rows) for each in stores]
+    problems += [_selection_problem(selection, options), _cut_problem(store, selection, options)]
     return next((problem for problem in problems if problem), ("", ""))
 
 
-def _selection_problem(selection: Selection, args: SftOptions) -> Problem | None:
-    if isinstance(args.validation_split, float) and len(selection.train) and not len(selection.validation):
-        return f"--validation-split {args.validation_split:g} holds out no row", "hold out more"
+def _selection_problem(selection: Selection, options: SftOptions) -> Problem | None:
+    if isinstance(options.validation_split, float) and len(selection.train) and not len(selection.validation):
+        return f"--validation-split {options.validation_split:g} holds out no row", "hold out more"
     if not len(selection.train) and len(selection.validation):
-        return f"--validation-split {args.validation_split} holds out every row", "hold out fewer"
+        return f"--validation-split {options.validation_split} holds out every row", "hold out fewer"
     if not len(selection.train):
-        return f"no row has a trained token within {args.max_length:,} tokens", "raise `training.max_length`"
+        return f"no row has a trained token within {options.max_length:,} tokens", "raise `training.max_length`"
     return None
 
 
-def _cut_problem(store: TokenStore, selection: Selection, args: SftOptions) -> Problem | None:
-    if not cuts_too_much(store, selection, args.on_long):
+def _cut_problem(store: TokenStore, selection: Selection, options: SftOptions) -> Problem | None:
+    if not cuts_too_much(store, selection, options.on_long):
         return None
     trained = int(store.trained_counts.sum())
     share = selection.cut_trained_tokens / trained
     return (
-        f"{longer_rows(selection.long_rows, args.max_length)}: {share:.0%} of the trained tokens "
+        f"{longer_rows(selection.long_rows, options.max_length)}: {share:.0%} of the trained tokens "
         f"({selection.cut_trained_tokens:,} of {trained:,}) would be cut off",
         f"raise `training.max_length` (the longest row has {int(store.lengths.max()):,} tokens), or choose "
         "--on-long split, truncate or drop (in a spec `trainer_args: {on-long: split}`)",

@@ -16,8 +16,9 @@ from dimba.dataset.token_report import DataReport
 from dimba.objectives.objective import Objective
 from dimba.objectives.registry import OBJECTIVES
 from dimba.options.trainer import TrainerOptions
-from dimba.trainers.command import every, print_progress, run_trainer
+from dimba.trainers.command import run_trainer
 from dimba.trainers.objectives.registry import training_half
+from dimba.trainers.progress import row_printer, throttled
 
 _SECONDS = 0.5  # between progress lines
 
@@ -39,12 +40,12 @@ def main(argv: list[str]) -> int:
 
 
 def _report(objective: str, options: TrainerOptions) -> DataReport:
-    return training_half(objective).report(options, every(_SECONDS, lambda rows: _print_json(rows=rows)))
+    return training_half(objective).report(options, throttled(_SECONDS, lambda rows: _print_json(rows=rows)))
 
 
 def _tokenize(objective: Objective[Any], flags: Sequence[str]) -> int:
     def report(options: TrainerOptions) -> int:
-        data = training_half(objective.name).report(options, print_progress())
+        data = training_half(objective.name).report(options, row_printer())
         if data.problem:
             raise BadInput(data.problem, data.hint)
         return 0

@@ -19,12 +19,12 @@ from huggingface_hub import constants
 from dimba.common.errors import HostCannot, Location, UnusableRow
 from dimba.dataset.formats import Sample
 from dimba.dataset.token_report import bad_rows
-from dimba.trainers.command import Progress
 from dimba.trainers.data.chat import ChatEncoder, TrainOn
 from dimba.trainers.data.encoding import Example, Rendered
 from dimba.trainers.data.render import TemplateFault, Unmaskable
 from dimba.trainers.data.rows import Source
 from dimba.trainers.data.token_store import TokenStore, TokenWriter
+from dimba.trainers.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

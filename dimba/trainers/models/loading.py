@@ -27,7 +27,7 @@ from dimba.common.checkpoints import CONFIGS, names_code
 from dimba.common.contract import ENV_ON_CPU_INSTEAD, RUN_ITS_CODE, absolute, names_a_path
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
-from dimba.trainers.command import is_first_rank
+from dimba.trainers.ranks import is_main_process
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -94,7 +94,7 @@ def _cpu_precision(requested: str, *, samples: bool) -> str:
     problem = _cpu_precision_problem(requested, samples=samples)
     if requested == "no" or not problem:
         return requested
-    if is_first_rank():
+    if is_main_process():
         print(f"training in float32 in place of {requested}: {problem}", flush=True)
     return "no"
 
@@ -120,15 +120,14 @@ def load_context(checkpoint: str, *, code: bool = False) -> int | None:
     return context
 
 
-def load_model(args: TrainerOptions, compute: Compute) -> PreTrainedModel:
+def load_model(options: TrainerOptions, compute: Compute, *, attention: str = "auto") -> PreTrainedModel:
     """The base: float32 for full fine-tuning and on the CPU; on CUDA under an adapter frozen in bf16, fp16 or nf4."""
-    is_frozen = args.use_lora or args.use_qlora
-    options = _options(args, compute, frozen=is_frozen) | _attention(args, compute)
-    return _differentiable(_load(AutoModelForCausalLM, args.base_checkpoint, **options))
+    is_frozen = options.method != "full"
+    settings = _settings(options, compute, frozen=is_frozen) | _attention(attention, compute)
+    return _differentiable(_load(AutoModelForCausalLM, options.base_checkpoint, **settings))
 
 
-def _attention(args: TrainerOptions, compute: Compute) -> dict[str, str]:
-    kind = getattr(args, "attention", "auto")
+def _attention(kind: str, compute: Compute) -> dict[str, str]:
     if kind in ("auto", "documents"):  # chosen once the model is loaded (`choose_collator`)
         return {}
     if kind == "flash_attention_2" and (compute.on_cpu or find_spec("flash_attn") is None):
@@ -150,7 +149,7 @@ def _differentiable(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def load_classifier(
-    checkpoint: str, args: TrainerOptions, compute: Compute, flag: str = "--base-checkpoint"
+    checkpoint: str, options: TrainerOptions, compute: Compute, flag: str = "--base-checkpoint"
 ) -> PreTrainedModel:
     """A frozen model with one output: a base under a new head, or with `--reward-model` one that has its head.
 
@@ -160,9 +159,9 @@ def load_classifier(
     from trl.trainer.reward_trainer import suppress_seqcls_warning  # seconds, which a preview of data does not need
 
     is_reward_model = flag == "--reward-model"
-    options = _options(args, compute, frozen=True) | {"num_labels": 1, "ignore_mismatched_sizes": True}
+    settings = _settings(options, compute, frozen=True) | {"num_labels": 1, "ignore_mismatched_sizes": True}
     with nullcontext() if is_reward_model else suppress_seqcls_warning():  # also hides that a head is missing
-        model, info = _load(AutoModelForSequenceClassification, checkpoint, flag, output_loading_info=True, **options)
+        model, info = _load(AutoModelForSequenceClassification, checkpoint, flag, output_loading_info=True, **settings)
     if is_reward_model:
         _check_head(checkpoint, info)
     return _differentiable(model)
@@ -181,27 +180,29 @@ def _check_head(checkpoint: str, info: Mapping[str, Any]) -> None:
         )
 
 
-def _options(args: TrainerOptions, compute: Compute, *, frozen: bool) -> dict[str, Any]:
+def _settings(options: TrainerOptions, compute: Compute, *, frozen: bool) -> dict[str, Any]:
     reduced = torch.float16 if compute.mixed == "fp16" else torch.bfloat16
     # Trained weights stay in float32: master weights in bf16 drift from the first steps on.
     dtype = reduced if frozen and not compute.on_cpu else torch.float32
-    options: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "dtype": dtype,
-        "use_safetensors": None if args.allow_pickle else True,  # None prefers safetensors
-        "trust_remote_code": args.trust_remote_code,
+        "use_safetensors": None if options.allow_pickle else True,  # None prefers safetensors
+        "trust_remote_code": options.trust_remote_code,
     }
-    if args.use_qlora:
-        options |= {"quantization_config": _nf4(dtype), "device_map": {"": _device(compute)}}
-    return options
+    if options.use_qlora:
+        settings |= {"quantization_config": _nf4(dtype), "device_map": {"": _device(compute)}}
+    return settings
 
 
-def adapter_config(args: TrainerOptions) -> LoraConfig | None:
+def adapter_config(options: TrainerOptions) -> LoraConfig | None:
     """LoRA on every linear layer; None for full fine-tuning."""
-    if not (args.use_lora or args.use_qlora):
+    if not (options.use_lora or options.use_qlora):
         return None
     from peft import LoraConfig  # two seconds, which a preview of data does not need
 
-    return LoraConfig(r=args.lora_r, lora_alpha=args.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=options.lora_r, lora_alpha=options.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
 
 
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -214,14 +215,14 @@ def _device(compute: Compute) -> str | int:
     return "cpu" if compute.on_cpu else int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def _load(kind: Any, checkpoint: str, flag: str = "--base-checkpoint", **options: Any) -> Any:
+def _load(kind: Any, checkpoint: str, flag: str = "--base-checkpoint", **settings: Any) -> Any:
     """`kind.from_pretrained(checkpoint)`; raises BadInput, which names `flag`."""
     if names_a_path(checkpoint):
         checkpoint = _local_checkpoint(Path(checkpoint).expanduser(), flag)
     try:
-        if not options["trust_remote_code"]:
+        if not settings["trust_remote_code"]:
             _refuse_code(checkpoint, flag)
-        return kind.from_pretrained(checkpoint, **options)
+        return kind.from_pretrained(checkpoint, **settings)
     except (OSError, ValueError) as error:
         hint = "check the folder's files; a Hub id needs the network, a private one HF_TOKEN"
         if "safetensors" in str(error):

@@ -15,24 +15,24 @@ import transformers
 from dimba.common.contract import ENV_RUN_ID, OUTPUT_FILE, SAVING_FOLDER, trained_files
 from dimba.common.errors import BadInput
 from dimba.options.trainer import TrainerOptions
-from dimba.trainers.command import is_first_rank
 from dimba.trainers.models.checkpoints import full_disk_reported, model_bytes, move_into_place
 from dimba.trainers.models.sharding import full_weights, is_sharded
+from dimba.trainers.ranks import is_main_process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 
 @contextmanager
-def output_folder(args: TrainerOptions) -> Iterator[None]:
+def output_folder(options: TrainerOptions) -> Iterator[None]:
     """Makes --output-dir, and removes it again if the block raises before it writes there.
 
     Raises:
         BadInput: the folder cannot be made, or holds a model that another run has trained.
     """
-    folder = Path(args.output_dir)
+    folder = Path(options.output_dir)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    _make_output(args, folder)
+    _make_output(options, folder)
     try:
         yield
     except BaseException:
@@ -42,10 +42,10 @@ def output_folder(args: TrainerOptions) -> Iterator[None]:
         raise
 
 
-def _make_output(args: TrainerOptions, folder: Path) -> None:
+def _make_output(options: TrainerOptions, folder: Path) -> None:
     is_own = os.environ.get(ENV_RUN_ID) and (folder / OUTPUT_FILE).exists()
     there = trained_files(folder)
-    if there and not is_own and not args.resume_from_checkpoint:
+    if there and not is_own and not options.resume_from_checkpoint:
         hint = "give another --output-dir, move that folder away, or --resume-from-checkpoint one of its checkpoints"
         raise BadInput(f"{folder} already holds a model ({there[0].name})", hint, key="--output-dir")
     try:
@@ -59,10 +59,10 @@ def _make_output(args: TrainerOptions, folder: Path) -> None:
 def save(trainer: Trainer, folder: str) -> None:
     """Saves the model or adapter with its tokenizer, written aside first. All ranks must call it together."""
     output, aside = Path(folder), Path(folder, SAVING_FOLDER, "model")
-    with full_disk_reported(output, model_bytes(trainer.model), check_first=is_first_rank()):
+    with full_disk_reported(output, model_bytes(trainer.model), check_first=is_main_process()):
         write_model(trainer, str(aside))
         trainer.accelerator.wait_for_everyone()
-        if is_first_rank():
+        if is_main_process():
             (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
             apply_umask(aside)
             move_into_place(aside, output)
@@ -75,7 +75,7 @@ def write_model(trainer: Trainer, folder: str) -> None:
         trainer.save_model(folder)
         return
     weights = full_weights(trainer.model)  # transformers silently writes nothing of a sharded model
-    if is_first_rank():
+    if is_main_process():
         trainer._save(folder, state_dict=weights)
 
 

@@ -1,22 +1,37 @@
-"""The training half of an objective, by its name: `dimba.trainers.objectives.<name>.train`."""
+"""The training half of an objective, by its name."""
 
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any
 
 from dimba.dataset.token_report import DataReport
-from dimba.trainers.command import Progress
+from dimba.options.trainer import TrainerOptions
+from dimba.trainers.progress import Progress
 
 
-class TrainingHalf(Protocol):
-    """What a module `train` of an objective provides; `options` are of the objective's own type."""
+@dataclass(frozen=True)
+class TrainingHalf:
+    """The modules `train` and `report` of `dimba.trainers.objectives.<name>`.
 
-    def train(self, options: Any) -> int:
+    Each is imported when it is called: a report of the data takes place without trl and peft, which cost seconds.
+    """
+
+    name: str
+
+    def train(self, options: TrainerOptions) -> int:
         """Train and save; returns the exit status: 0, or EXIT_STOPPED for a run that was stopped and saved."""
+        status: int = self._module("train").train(options)
+        return status
 
-    def report(self, options: Any, progress: Progress) -> DataReport:
+    def report(self, options: TrainerOptions, progress: Progress) -> DataReport:
         """Read and tokenise the data as training would; raises BadInput."""
+        report: DataReport = self._module("report").report(options, progress)
+        return report
+
+    def _module(self, module: str) -> Any:
+        return import_module(f"dimba.trainers.objectives.{self.name}.{module}")
 
 
 def training_half(name: str) -> TrainingHalf:
-    """The module that trains the objective `name`; imports torch."""
-    return cast(TrainingHalf, import_module(f"dimba.trainers.objectives.{name}.train"))
+    """The half of the objective `name` that imports torch."""
+    return TrainingHalf(name)

@@ -1,69 +1,71 @@
-"""What all of our trainers have in common: settings of the run, and what of TRL's ways is undone."""
+"""Settings that all trainers share, and the parts of TRL's behaviour that they undo."""
 
 from typing import Any
 
+from transformers import PrinterCallback, Trainer, TrainerState
+
 from dimba.objectives.objective import Objective
 from dimba.options.trainer import TrainerOptions
-from dimba.trainers.command import world_size
 from dimba.trainers.models.loading import Compute
-from dimba.trainers.models.sharding import is_sharded
+from dimba.trainers.models.sharding import check_sharding, is_sharded
+from dimba.trainers.objectives.callbacks import EndOnNan, Heartbeat, metrics_path
+from dimba.trainers.ranks import world_size
 
 
-def run_settings(args: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> dict[str, Any]:
-    """Keyword arguments of any of TRL's configurations; `can_fall_back` as in `can_fall_back`."""
+def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> dict[str, Any]:
+    """Keyword arguments of any of TRL's configurations; `can_fall_back` as the function of that name returns it."""
     return {
-        "seed": args.seed,
+        "seed": options.seed,
         "use_cpu": compute.on_cpu,
         "bf16": compute.mixed == "bf16",
         "fp16": compute.mixed == "fp16",
-        "activation_checkpointing": recomputes(args, compute, can_fall_back=can_fall_back),
+        "activation_checkpointing": checkpoints_activations(options, compute, can_fall_back=can_fall_back),
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
         "logging_steps": 1,
         "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # it would show the loss before in place of one that is no number
+        "logging_nan_inf_filter": False,  # it would log the previous loss in place of NaN
         "disable_tqdm": True,
         "report_to": "none",
-        "save_steps": args.save_steps,
-        "save_total_limit": args.save_total_limit,
+        "save_steps": options.save_steps,
+        "save_total_limit": options.save_total_limit,
     }
 
 
-def can_fall_back(args: TrainerOptions, objective: Objective[Any]) -> bool:
-    """Whether training may start with activations kept, and checkpoint them once a first step does not fit.
+def can_fall_back(options: TrainerOptions, objective: Objective[Any]) -> bool:
+    """Whether training may start without activation checkpointing, and turn it on if a first step does not fit.
 
-    Ranks that wait for each other, under FSDP2 and in some losses, would wait forever for one out of memory.
+    Ranks that wait for each other, under FSDP2 and in some losses, would wait forever for one that is out of memory.
     """
-    alone = world_size() == 1 or not objective.loss_waits
-    return args.activation_checkpointing == "auto" and not is_sharded() and alone
+    is_independent = world_size() == 1 or not objective.loss_waits
+    return options.activation_checkpointing == "auto" and not is_sharded() and is_independent
 
 
-def recomputes(args: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> bool:
-    """Whether activation checkpointing is on from the start: a third more work, for memory alone."""
-    asked = args.activation_checkpointing
-    return asked == "on" or (asked == "auto" and not compute.on_cpu and not can_fall_back)
+def checkpoints_activations(options: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> bool:
+    """Whether activation checkpointing is on from the start: it saves memory for a third more work."""
+    wanted = options.activation_checkpointing
+    return wanted == "on" or (wanted == "auto" and not compute.on_cpu and not can_fall_back)
 
 
-def activations(args: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> str:
+def activations(options: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> str:
     """The use of activation checkpointing, in words."""
-    if recomputes(args, compute, can_fall_back=can_fall_back):
+    if checkpoints_activations(options, compute, can_fall_back=can_fall_back):
         return "on"
     return "off" if compute.on_cpu or not can_fall_back else "off if a first step fits without it"
 
 
-def settled(trainer: Any) -> Any:
-    """The trainer, training in float32 and quiet, watched for what must end it."""
-    from transformers import PrinterCallback
+def has_just_evaluated(state: TrainerState) -> bool:
+    """Whether the validation loss was computed after the last step."""
+    return any("eval_loss" in logs and logs["step"] == state.global_step for logs in state.log_history)
 
-    from dimba.trainers.models.sharding import check_sharding
-    from dimba.trainers.objectives.callbacks import NoNumber, SignsOfLife, metrics_path
 
+def configure(trainer: Trainer) -> None:
+    """Train in float32, write our output in place of the library's, and end on NaN; raises HostCannot for sharding."""
     check_sharding(trainer)
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL casts a quantised model's adapter to bf16, which drifts
             parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(NoNumber())
-    trainer.add_callback(SignsOfLife(metrics_path(trainer.args.output_dir)))
+    trainer.add_callback(EndOnNan())
+    trainer.add_callback(Heartbeat(metrics_path(trainer.args.output_dir)))
     trainer.create_model_card = lambda *_, **__: None  # it would name neither the base nor the data
-    return trainer

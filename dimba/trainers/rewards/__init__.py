@@ -1,26 +1,25 @@
-"""GRPO's rewards: verifiers, companions, functions of the user's own, and which one fits the data."""
-
-from collections.abc import Sequence
+"""GRPO's rewards: verifiers, the length and imitation rewards, users' functions, and the choice that fits the data."""
 
 from dimba.objectives.rewards import RewardSpec
-from dimba.trainers.rewards.answers import Answers, Reward
 from dimba.trainers.rewards.builtin import make_builtin
 from dimba.trainers.rewards.choice import Choice, choose
-from dimba.trainers.rewards.custom import Custom, probe
+from dimba.trainers.rewards.completions import Completions, Reward
+from dimba.trainers.rewards.custom import CustomReward
+from dimba.trainers.rewards.probe import probe
 from dimba.trainers.rewards.verifiers import check_reference, needs_reference
 
 __all__ = [
-    "Answers",
     "Choice",
+    "Completions",
     "Reward",
     "check_reference",
     "choose",
-    "make_rewards",
+    "make_reward",
     "needs_reference",
     "probe",
 ]
 
 
-def make_rewards(specs: Sequence[RewardSpec]) -> list[Reward]:
-    """The rewards of those names; `auto` and `preference` are for others to make."""
-    return [Custom(spec) if spec.file else make_builtin(spec) for spec in specs]
+def make_reward(spec: RewardSpec) -> Reward:
+    """The reward for any spec but `auto` and `preference`; raises BadInput for an unusable function or schema."""
+    return CustomReward(spec) if spec.file else make_builtin(spec)

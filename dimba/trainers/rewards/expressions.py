@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from dimba.common.errors import BadInput
-from dimba.trainers.rewards.numbers import clear_answer, final_number, last_box, whole_number
+from dimba.trainers.rewards.numbers import final_number, is_clear_answer, last_box, whole_number
 
 _LONGEST = 1_000  # characters of one answer
 _SECONDS = 5  # to parse an answer, and to compare two: `9^{9^{9^9}}` would never end
@@ -26,10 +26,10 @@ def equal_expressions(text: str, reference: str) -> float:
     Raises:
         BadInput: math-verify is not installed.
     """
-    is_number = clear_answer(reference)
+    is_number = is_clear_answer(reference)
     if is_number and _is_same_number(text, reference):
         return 1.0
-    if is_number and clear_answer(text):
+    if is_number and is_clear_answer(text):
         return 0.0
     return float(_is_equal(_boxed(text) or text[-_LONGEST:], _boxed(reference) or ""))
 
@@ -37,7 +37,7 @@ def equal_expressions(text: str, reference: str) -> float:
 def has_expression(reference: str) -> bool:
     """Whether the reference's answer is a number or an expression, not prose; raises BadInput without math-verify."""
     _library()
-    return clear_answer(reference) or bool(_parsed(_boxed(reference) or ""))
+    return is_clear_answer(reference) or bool(_parsed(_boxed(reference) or ""))
 
 
 def _is_same_number(text: str, reference: str) -> bool:

@@ -1,17 +1,19 @@
-"""The final number of a text, exactly. Time grows with the text's length and no faster, whatever is in it."""
+"""The final number of a text, as an exact fraction, in time linear in the text's length."""
 
 import re
 from fractions import Fraction
 from typing import NamedTuple
 
-_LONGEST = 200  # characters of one number; what is longer is none
-_HIGHEST = 300  # its exponent
-_ANSWER = 1_000  # characters of a text that is a number and nothing else
+_LONGEST = 200  # characters of a number; a longer one does not count
+_HIGHEST = 300  # exponent of a number
+_ANSWER = 1_000  # characters of a text that is one number
 
-_LETTER = r"A-Za-z\u00c0-\u024f\u0370-\u03ff\u0400-\u052f"  # of scripts that set words apart: x2 is a name, 是2 is 2
+_LETTER = (
+    r"A-Za-z\u00c0-\u024f\u0370-\u03ff\u0400-\u052f"  # of scripts with spaces between words: x2 is a name, 是2 is 2
+)
 
-# Whole runs of digits or nothing, so that no text makes this slow. Possessive quantifiers would say the same, but loop
-# for ever in Python before 3.11.5.
+# Matches complete runs of digits only, so that no text makes this slow. Possessive quantifiers would do the same, but
+# loop forever in Python before 3.11.5.
 _RUN = r"[0-9]+(?![0-9])"
 _NUMBER = re.compile(
     rf"""(?<!\^)(?<!\^\{{)
@@ -28,23 +30,23 @@ _UNIT = re.compile(
     r"\s*(?:[°$€£¥]|[^\W\d_][^\W\d_/.°'-]{0,20}(?:[ /][^\W\d_/.°'-]{1,20}){0,2}(?:\^\{?[23]\}?|[²³])?)?\s*[.!。]?"
 )
 
-# What a number is a piece of something larger with: an operator, a group of digits, a factor.
-_NEAR = 40  # characters on either side that are looked at
+# A number is a part of something larger beside an operator, a group of digits or a factor.
+_NEAR = 40  # characters on either side that are examined
 _COMMANDS = r"\\(?:times|cdot|div|pm|mp|sqrt|over|ast|pi|d?frac|binom)"
-_PIECE_OF = re.compile(
+_BEFORE_PART = re.compile(
     rf"""(?:[0-9][.,:'’_]|[0-9][ \t]+:[ \t]+|[+/^×÷·⋅±∓√{{][ \t]*|-|(?<!\n)-[ \t]+
     |[0-9)\]}}A-Za-z][ \t]+\*{{1,2}}[ \t]+|[0-9)\]}}]\*{{1,2}}|(?<![A-Za-z])[A-Za-z]\*{{1,2}}
     |[0-9)][ \t]*[xX][ \t]+|{_COMMANDS}[ \t]*|(?:-[ \t]*|[A-Za-z0-9)])\()\Z""",
     re.VERBOSE,
 )
-_GOES_ON = re.compile(
+_AFTER_PART = re.compile(
     rf"""[_:'’][0-9]|[ \t]*(?:\^|[²³¹¼-¾\u2070-\u209f\u2150-\u215f\u2189‰√π]|{_COMMANDS}|[xyz](?![A-Za-z])
     |[+×÷·⋅±][ \t]*[\w(\\]|/(?![ \t]?\w\w))|\*[A-Za-z(]|[ \t]+\*[ \t]+[\w(]
     |[abcefijknopqruvwBDEGHIKMOPQRSTUXYZ](?![A-Za-z])|[ \t]?[十百千万萬亿億兆]
     |(?i:[ \t-]*(?:hundred|thousand|dozen|million|milliard|billion|trillion|tausend|lakh|crore|mio|mrd|bn\b|mn\b))""",
     re.VERBOSE,
 )
-_OF_SEVERAL = re.compile(r"[0-9][ \t]*[,;][ \t]*\Z")
+_IN_LIST = re.compile(r"[0-9][ \t]*[,;][ \t]*\Z")
 _BEFORE_GROUP = re.compile(r"(?<![0-9])[0-9]{1,3}[ ]\Z")
 _GROUP = re.compile(r"[0-9]{3}(?![0-9])")
 _AFTER_NUMBER = re.compile(r"[0-9)][ \t]+\Z")
@@ -66,26 +68,26 @@ _MARK = "####"
 
 
 class Number(NamedTuple):
-    """A value, and whether a percent sign stood behind it: that of 50 % is 1/2."""
+    """A value, and whether it is a percentage; the value of 50 % is 1/2."""
 
     value: Fraction
     percent: bool = False
 
     def equals(self, other: "Number") -> bool:
-        """Whether both say the same; where only one side has a percent sign, 50 % is 50 too."""
+        """Whether both are equal; if only one is a percentage, 50 % equals 50 too."""
         if self.value == other.value:
             return True
         same = self.percent != other.percent and self._shown() == other._shown()
-        return same and abs(self._shown()) >= 1  # 0.5 % is not the half that 50 % is
+        return same and abs(self._shown()) >= 1  # 0.5 % does not equal 0.5
 
     def _shown(self) -> Fraction:
         return self.value * 100 if self.percent else self.value
 
 
 def final_number(text: str) -> Number | None:
-    """That of the last box, else of what follows the last `####`, else the last of the text.
+    """The number in the last box, else after the last `####`, else the last number of the text.
 
-    None where that is only a piece of something else, as in `2^10`, `1,2` or `x + 3`: no other number is meant then.
+    None if it is a part of something larger, as in `2^10`, `1,2` or `x + 3`: another number would be a guess.
     """
     box = last_box(text)
     if box is not None:
@@ -93,13 +95,13 @@ def final_number(text: str) -> Number | None:
     _, mark, tail = text.rpartition(_MARK)
     if not mark:
         return _last(text)
-    # A model that did not stop goes on after its answer's line.
+    # A model that does not stop continues after the line with its answer.
     line = _first_line(tail)
     return whole_number(line) or _last(line if _NUMBER.search(_plain(line)) else tail)
 
 
-def clear_answer(text: str) -> bool:
-    """Whether one number is clearly what is asked for: boxed, behind `####`, or all there is."""
+def is_clear_answer(text: str) -> bool:
+    """Whether the text has one unmistakable answer that is a number: in a box, after `####`, or the whole text."""
     box = last_box(text)
     _, mark, tail = text.rpartition(_MARK)
     return whole_number(box if box is not None else _first_line(tail) if mark else text) is not None
@@ -110,7 +112,7 @@ def _first_line(tail: str) -> str:
 
 
 def whole_number(text: str) -> Number | None:
-    r"""The number that the text is, units behind it aside: `72 km` is one, `\sqrt{2}` and `2^{10}` are not."""
+    r"""The number that makes up the text, with or without a unit: `72 km` is 72, `\sqrt{2}` and `2^{10}` are none."""
     if len(text) > _ANSWER:
         return None
     plain = _plain(text).strip("* \t\r\n")
@@ -121,7 +123,7 @@ def whole_number(text: str) -> Number | None:
 
 
 def last_box(text: str) -> str | None:
-    r"""What is in the last `\boxed{…}`, whose braces nest; None where it does not close."""
+    r"""The content of the last `\boxed{…}`, whose braces may nest; None if it is not closed."""
     start = text.rfind("\\boxed")
     if start < 0:
         return None
@@ -140,7 +142,7 @@ def _braced(text: str) -> str | None:
 
 def _last(text: str) -> Number | None:
     plain, match = _plain(text), None
-    for match in _NUMBER.finditer(plain):  # noqa: B007  # the last one is wanted
+    for match in _NUMBER.finditer(plain):  # noqa: B007  # only the last one is used
         pass
     return _read(plain, match) if match else None
 
@@ -161,11 +163,11 @@ def _slash(match: re.Match[str]) -> str:
 
 
 def _read(text: str, match: re.Match[str]) -> Number | None:
-    """The number, unless it is a piece of something else."""
+    """The number; None if it is a part of something larger."""
     before, after = text[max(0, match.start() - _NEAR) : match.start()], text[match.end() : match.end() + _NEAR]
-    if _PIECE_OF.search(before) or _GOES_ON.match(after):
+    if _BEFORE_PART.search(before) or _AFTER_PART.match(after):
         return None
-    if _OF_SEVERAL.search(before) and after.lstrip(" \t")[:1] in tuple(")]}"):
+    if _IN_LIST.search(before) and after.lstrip(" \t")[:1] in tuple(")]}"):
         return None
     if match["sign"] and _AFTER_NUMBER.search(before):
         return None
@@ -191,7 +193,7 @@ def _fraction(match: re.Match[str]) -> Fraction | None:
 
 
 def _decimal(digits: str, exponent: str | None) -> Fraction | None:
-    """Neither `1,2,3` nor `12,5` nor `1.2.3` is one."""
+    """The value; None for `1,2,3`, `12,5` and `1.2.3`."""
     if not _DIGITS.fullmatch(digits) or abs(int(exponent or 0)) > _HIGHEST:
         return None
     return Fraction(digits.replace(",", "")) * Fraction(10) ** int(exponent or 0)

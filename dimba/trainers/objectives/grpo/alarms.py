@@ -1,86 +1,101 @@
-"""What goes wrong with GRPO while it trains, said when it happens, with what to change."""
+"""Warnings while GRPO trains: nothing can be learnt from the completions or their rewards."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-_WINDOW = 5  # logged steps in a row, before something is said
-_AGAIN = 50  # steps until it is said again
+_WINDOW = 5  # logged steps before the first warning
+_REPEAT = 50  # steps until a warning is repeated
 _NEARLY_ALL = 0.9
 
-
-Window = Sequence[Mapping[str, Any]]
-
-
-def _mean(seen: Window, name: str) -> float:
-    return sum(logs.get(name, 0.0) for logs in seen) / len(seen)
+Logs = Mapping[str, Any]
+Window = Sequence[Logs]
 
 
-def _same_reward(seen: Window) -> bool:
-    return _mean(seen, "frac_reward_zero_std") > _NEARLY_ALL
+def _mean(window: Window, name: str) -> float:
+    return sum(logs.get(name, 0.0) for logs in window) / len(window)
 
 
-def _no_reward(seen: Window) -> bool:
-    return all(logs["reward"] is None for logs in seen)
+def _has_equal_rewards(window: Window) -> bool:
+    return _mean(window, "frac_reward_zero_std") > _NEARLY_ALL
 
 
-def _cut(seen: Window) -> bool:
-    return _mean(seen, "completions/clipped_ratio") > _NEARLY_ALL
+def _has_no_reward(window: Window) -> bool:
+    return all(logs["reward"] is None for logs in window)
 
 
-def _one_length(seen: Window) -> bool:
-    lengths = {logs.get(f"completions/{which}_length") for logs in seen for which in ("min", "max")}
-    return len(lengths) == 1 and None not in lengths and not _cut(seen)
+def _is_cut(window: Window) -> bool:
+    return _mean(window, "completions/clipped_ratio") > _NEARLY_ALL
+
+
+def _has_one_length(window: Window) -> bool:
+    lengths = {logs.get(f"completions/{end}_length") for logs in window for end in ("min", "max")}
+    return len(lengths) == 1 and None not in lengths and not _is_cut(window)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A problem that a window of logged steps shows, and a hint."""
+
+    is_shown_by: Callable[[Window], bool]
+    problem: str
+    hint: str
 
 
 _ALARMS = (
-    (
-        _no_reward,
+    Alarm(
+        _has_no_reward,
         "no completion gets a reward: each is None",
-        "mend the reward so that it gives numbers; look at samples.jsonl for what it samples",
+        "fix the reward so that it returns numbers; samples.jsonl has the completions that it gets",
     ),
-    (
-        _same_reward,
+    Alarm(
+        _has_equal_rewards,
         "in nearly every group all completions get the same reward, so there is nothing to learn from",
-        "take rows that are neither too easy nor too hard, a reward with more grades (a second one beside it), "
-        "more --num-generations or a higher --temperature; look at samples.jsonl for what it samples",
+        "use rows that are neither too easy nor too hard, a reward with more grades (a second one beside it), "
+        "more --num-generations or a higher --temperature; samples.jsonl has the completions",
     ),
-    (
-        _cut,
+    Alarm(
+        _is_cut,
         "nearly all completions are cut at --max-completion-length before they end",
         "raise --max-completion-length (and training.max_length), or fine-tune the model first (mode: sft) so that it "
         "ends its turns",
     ),
-    (
-        _one_length,
+    Alarm(
+        _has_one_length,
         "all completions have the same length",
-        "look at samples.jsonl: the reward may be for the length, or the model says one thing only; lower "
+        "look at samples.jsonl: the reward may depend on the length, or the model may repeat one answer; lower "
         "--learning-rate, raise --beta or --temperature",
     ),
 )
 
 
 class Alarms(TrainerCallback):
-    """Says loudly what keeps a run from learning, once it has lasted for some steps, and again while it lasts."""
+    """Prints a warning for a problem that lasts some steps, and repeats it while it lasts."""
 
     def __init__(self) -> None:
-        self._seen: deque[dict[str, float]] = deque(maxlen=_WINDOW)
-        self._said: dict[str, int] = {}
+        self._window: deque[Logs] = deque(maxlen=_WINDOW)
+        self._warned: dict[Alarm, int] = {}  # the step of the last warning
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs | None = None, **_: Any
     ) -> None:
-        """Looks at the last steps' metrics."""
-        if "reward" not in (logs or {}) or not state.is_world_process_zero:
+        """Check the metrics of the last steps."""
+        if not logs or "reward" not in logs or not state.is_world_process_zero:
             return
-        self._seen.append(dict(logs))
-        if len(self._seen) < min(_WINDOW, state.max_steps):
+        self._window.append(dict(logs))
+        if len(self._window) < min(_WINDOW, state.max_steps):
             return
-        for shows, what, change in _ALARMS:
-            last = self._said.get(what)
-            if shows(self._seen) and (last is None or state.global_step - last >= _AGAIN):
-                self._said[what] = state.global_step
-                steps = f"for {len(self._seen)} steps" if len(self._seen) > 1 else ""
-                print(f"warning: {what} ({steps} to step {state.global_step})\n  change: {change}", flush=True)
+        for alarm in _ALARMS:
+            if alarm.is_shown_by(self._window) and self._is_due(alarm, state.global_step):
+                self._warn(alarm, state.global_step)
+
+    def _is_due(self, alarm: Alarm, step: int) -> bool:
+        return alarm not in self._warned or step - self._warned[alarm] >= _REPEAT
+
+    def _warn(self, alarm: Alarm, step: int) -> None:
+        self._warned[alarm] = step
+        steps = f"for {len(self._window)} steps" if len(self._window) > 1 else ""
+        print(f"warning: {alarm.problem} ({steps} to step {step})\n  hint: {alarm.hint}", flush=True)

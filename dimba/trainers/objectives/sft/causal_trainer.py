@@ -1,8 +1,10 @@
-"""What is trained on: how a batch becomes a loss. The one place to look at for another family of models."""
+"""From a batch to a loss: the one place to change for another family of models."""
 
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
 from trl import SFTTrainer
 
 from dimba.trainers.kernels.elementwise import replace_elementwise
@@ -15,7 +17,7 @@ class CausalTrainer(CompleteCheckpoints, SFTTrainer):
     """TRL's trainer, with batches of `dimba.trainers.data.packing` and the mean loss of their trained tokens.
 
     TRL's own loss computes an entropy and an accuracy over all logits at every step, waits for the device four times
-    to note them, and counts one packed row's positions as the tokens of a batch.
+    to log them, and counts one packed row's positions as the tokens of a batch.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -25,42 +27,47 @@ class CausalTrainer(CompleteCheckpoints, SFTTrainer):
         add_head(base, on_cpu=on_cpu)
         if on_cpu and not self.args.bf16 and not is_sharded():
             replace_elementwise(base)
-        # Loss of all validation tokens, and how many they are: a mean of batches' means would depend on the batches.
+        # The sum of the loss and the number of the validation tokens: a mean of means would depend on the batches.
         self._validation = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         self._tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The loss of one batch; `num_items_in_batch` is the trained tokens of the whole optimiser step."""
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
+        """The loss of one batch; `num_items_in_batch` is the number of trained tokens of the optimiser step."""
         inputs = dict(inputs)
         tokens = inputs.pop("tokens")
-        if self.model.training:
-            self._tokens += tokens
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-        counted = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = -outputs.log_probs.sum() / torch.as_tensor(counted).clamp(min=1)
-        if not self.model.training:
-            self._validation += torch.stack([-outputs.log_probs.detach().sum(), outputs.label_mask.sum()])
+        total = -outputs.log_probs.sum()
+        if self.model.training:
+            self._tokens += tokens
+        else:
+            self._validation += torch.stack([total.detach(), outputs.label_mask.sum()])
+        count = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = total / torch.as_tensor(count).clamp(min=1)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over the ranks
         if self.aux_loss_enabled:
             loss = loss + self._router_loss(outputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def probed_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
-        """For `dimba.trainers.models.memory`: the loss of a batch that is not trained on."""
+    def probed_loss(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The loss of a batch that is not trained on, for `dimba.trainers.models.memory`."""
         return self.compute_loss(model, inputs, num_items_in_batch=inputs["tokens"])
 
-    def _router_loss(self, outputs: Any, num_items_in_batch: Any) -> Any:
-        # A mean of each batch, of which an optimiser step takes the mean.
+    def _router_loss(self, outputs: ModelOutput, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
+        # It is the mean of a batch already, and an optimiser step takes the mean of these.
         batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
         return self.router_aux_loss_coef * outputs.aux_loss / batches
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the real tokens seen so far; a validation loss becomes the mean over tokens. All ranks together."""
+        """Add the tokens so far, without padding, and the mean validation loss per token. All ranks must call it."""
         if "eval_loss" in logs:
             loss, count = self.accelerator.reduce(self._validation, "sum").tolist()
             logs["eval_loss"] = loss / max(count, 1)

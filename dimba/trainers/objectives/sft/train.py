@@ -1,126 +1,46 @@
-"""Supervised fine-tuning, from flags to a saved model."""
-
-from functools import partial
-from typing import TYPE_CHECKING, Any
+"""Supervised fine-tuning, from options to a saved model."""
 
 from dimba.common.contract import EXIT_STOPPED
-from dimba.common.errors import printable
-from dimba.dataset.token_report import DataReport
-from dimba.objectives.sft import SFT, SftOptions
-from dimba.trainers.command import Progress, is_first_rank, print_progress, world_size
+from dimba.objectives.sft import SftOptions
+from dimba.trainers.data.loading import Data, load_data
 from dimba.trainers.kernels.heap import keep_freed_memory
 from dimba.trainers.models.checkpoints import checkpoint_to_resume
+from dimba.trainers.models.loading import Compute, choose_compute, load_model
 from dimba.trainers.models.saving import output_folder, quiet, save, stop_where_turns_end
+from dimba.trainers.models.sharding import connect_ranks
+from dimba.trainers.objectives.callbacks import StopOnSignal
+from dimba.trainers.objectives.data_output import print_data
+from dimba.trainers.objectives.run_settings import has_just_evaluated
+from dimba.trainers.objectives.sft.trainer import make_trainer
+from dimba.trainers.progress import row_printer
+from dimba.trainers.ranks import is_main_process
 
-if TYPE_CHECKING:
-    from dimba.trainers.data.loading import Data
-    from dimba.trainers.models.loading import Compute
 
-
-def train(args: SftOptions) -> int:
-    """Trains as `args` say; returns the exit status: 0, or EXIT_STOPPED where it was told to stop and saved."""
-    with output_folder(args):
-        begun = checkpoint_to_resume(args.resume_from_checkpoint)
-        trainer, stop, data = _prepared(args)
-    trainer.train(resume_from_checkpoint=begun)
+def train(options: SftOptions) -> int:
+    """Train and save; returns the exit status: 0, or EXIT_STOPPED for a run that was stopped and saved."""
+    quiet()
+    with output_folder(options):
+        checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
+        compute = choose_compute(options.device, options.mixed_precision)
+        data = _load_data(options, compute)
+        model = load_model(options, compute, attention=options.attention)
+        stop = StopOnSignal()
+        trainer = make_trainer(options, model, data, compute, stop)
+    trainer.train(resume_from_checkpoint=checkpoint)
     if stop.stopped:
         return EXIT_STOPPED
-    if len(data.validation) and not _just_evaluated(trainer.state):
+    if len(data.validation) and not has_just_evaluated(trainer.state):
         trainer.evaluate()
     stop_where_turns_end(trainer.model, data.tokenizer, data.turn_ends)
-    save(trainer, args.output_dir)
+    save(trainer, options.output_dir)
     return 0
 
 
-def report(options: SftOptions, progress: Progress) -> DataReport:
-    """The data as training would read them; raises BadInput."""
-    from dimba.trainers.data.loading import load_data
-
-    return load_data(options, progress).report
-
-
-def _prepared(args: SftOptions) -> tuple[Any, Any, "Data"]:
-    from dimba.trainers.data.loading import load_data
-    from dimba.trainers.models import loading
-    from dimba.trainers.models.sharding import connect_ranks
-
-    quiet()
-    compute = loading.choose_compute(args.device, args.mixed_precision)
+def _load_data(options: SftOptions, compute: Compute) -> Data:
     if compute.on_cpu:
         keep_freed_memory()
-    data = load_data(args, print_progress()).require_usable()
-    if is_first_rank():
-        introduce(data.report)
+    data = load_data(options, row_printer()).require_usable()
+    if is_main_process():
+        print_data(data.report)
     connect_ranks()
-    return *_trainer(args, loading.load_model(args, compute), data, compute), data
-
-
-def _just_evaluated(state: Any) -> bool:
-    return any("eval_loss" in logs and logs["step"] == state.global_step for logs in state.log_history)
-
-
-def introduce(report: DataReport) -> None:
-    """The tokens that carry loss, before the first step."""
-    for line in report.lines():
-        print(f"data: {printable(line)}", flush=True)
-    first = report.shown[0]
-    opened, closed = first.brackets()
-    print(f"data: {printable(first.where)}, with what is trained in {opened} {closed}:", flush=True)
-    text = "".join(f"{opened}{part.text}{closed}" if part.trained else part.text for part in first.parts)
-    text = text if len(text) <= 600 else f"{text[:280]} … {text[-280:]}"
-    print("\n".join(f"  | {printable(line.expandtabs(4))}" for line in text.splitlines()), flush=True)
-
-
-def _trainer(args: SftOptions, model: Any, data: "Data", compute: "Compute") -> tuple[Any, Any]:
-    from dimba.trainers.data.collation import choose_collator, speed_summary
-    from dimba.trainers.data.loading import as_dataset
-    from dimba.trainers.models.loading import adapter_config
-    from dimba.trainers.models.memory import add_probe, longest_rows
-    from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
-    from dimba.trainers.objectives.run_settings import activations, can_fall_back, settled
-    from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
-
-    stop, at_once = StopOnSignal(), args.batch_size * world_size()
-    collate = choose_collator(args, model, data.tokenizer.pad_token_id, on_cpu=compute.on_cpu)
-    if is_first_rank():
-        checkpointing = activations(args, compute, can_fall_back=can_fall_back(args, SFT))
-        print(speed_summary(model, collate, mixed=compute.mixed, activations=checkpointing), flush=True)
-    trainer = CausalTrainer(
-        model=model,
-        args=_config(args, compute, validates=len(data.validation) > 0),
-        train_dataset=as_dataset(data.train, step=at_once * args.grad_accumulation_steps),
-        eval_dataset=as_dataset(data.validation, step=at_once) if len(data.validation) else None,
-        data_collator=collate,
-        processing_class=data.tokenizer,
-        peft_config=adapter_config(args),
-        callbacks=[Metrics(metrics_path(args.output_dir)), stop],
-    )
-    longest = min(args.max_length, data.report.longest)
-    batch = partial(longest_rows, trainer.data_collator, rows=args.batch_size, length=longest)
-    add_probe(trainer, batch, metrics_path(args.output_dir), may_keep=can_fall_back(args, SFT))
-    return settled(trainer), stop
-
-
-def _config(args: SftOptions, compute: "Compute", *, validates: bool) -> Any:
-    from trl import SFTConfig
-
-    from dimba.trainers.objectives.run_settings import can_fall_back, run_settings
-
-    return SFTConfig(
-        output_dir=args.output_dir,
-        per_device_train_batch_size=args.batch_size,
-        gradient_accumulation_steps=args.grad_accumulation_steps,
-        num_train_epochs=args.epochs,
-        max_steps=args.max_steps or -1,
-        learning_rate=args.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=0.03,
-        # The rows are tokens and labels already: nothing is templated, cut or packed behind anybody's back.
-        max_length=None,
-        packing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        eval_strategy=("steps" if args.eval_steps else "epoch") if validates else "no",
-        eval_steps=args.eval_steps,
-        per_device_eval_batch_size=args.batch_size,
-        **run_settings(args, compute, can_fall_back=can_fall_back(args, SFT)),
-    )
+    return data

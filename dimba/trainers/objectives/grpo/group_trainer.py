@@ -1,0 +1,98 @@
+"""GRPO's trainer: groups of sampled completions and their rewards."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+from trl import GRPOTrainer
+
+from dimba.trainers.models.checkpoints import CompleteCheckpoints
+from dimba.trainers.objectives.grpo.prompts import Prompt
+from dimba.trainers.objectives.grpo.sample_log import Sample, SampleLog
+from dimba.trainers.objectives.grpo.sampled import decode, trl_reward
+from dimba.trainers.rewards import Reward
+
+# Columns of TRL's log; a reward's `log_extra` may have any other name.
+_COLUMNS = ("dimba/row", "dimba/text", "dimba/tokens")
+
+
+class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
+    """TRL's trainer, with our rewards and a log of samples."""
+
+    def __init__(
+        self, *, rewards: Sequence[Reward], prompts: Sequence[Prompt], samples: SampleLog, **arguments: Any
+    ) -> None:
+        self.rewards, self._prompts, self._sample_log = rewards, prompts, samples
+        limit = arguments["args"].max_completion_length
+        functions = [trl_reward(reward, prompts, arguments["processing_class"], limit) for reward in rewards]
+        logging.getLogger(GRPOTrainer.__module__).addFilter(_is_kept)
+        super().__init__(reward_funcs=functions, train_dataset=as_dataset(prompts), **arguments)
+
+    def probed_loss(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The loss of completions that are not trained on, for `dimba.trainers.models.memory`."""
+        return self._compute_loss(model, inputs)
+
+    def _calculate_rewards(
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids_list: list[list[int]],
+    ) -> torch.Tensor:
+        rows, texts = [each["row"] for each in inputs], decode(self.processing_class, completion_ids_list)
+        for name, values in zip(_COLUMNS, (rows, texts, map(len, completion_ids_list)), strict=True):
+            self._log_completion_extra(name, values)
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the step, and its completions if they are due."""
+        super().log(logs, start_time)
+        is_due = self._sample_log.is_due(self.state.global_step, self.state.max_steps)
+        if "loss" in logs and is_due and self.accelerator.is_main_process:
+            self._sample_log.write(self.state.global_step, self.samples())
+
+    def samples(self) -> list[Sample]:
+        """The completions of the last step, each with its prompt's row, its rewards and its advantage."""
+        logs, by_name = self._logs, self._logs["rewards"]
+        rewards = [dict(zip(by_name, each, strict=True)) for each in zip(*by_name.values(), strict=True)]
+        columns = (*(logs["extra"][name] for name in _COLUMNS), rewards, logs["advantages"])
+        return [self._sample(*each) for each in zip(*columns, strict=True)]
+
+    def _sample(self, row: int, text: str, tokens: int, rewards: dict[str, float], advantage: float) -> Sample:
+        prompt = self._prompts[row]
+        applicable = {name: None if math.isnan(value) else value for name, value in rewards.items()}
+        return {
+            "step": self.state.global_step,
+            "row": str(prompt.where),
+            "prompt": list(prompt.example.messages),
+            "completion": text,
+            "tokens": tokens,
+            "reference": prompt.example.reference,
+            "rewards": applicable,
+            "reward": self.total_reward(list(applicable.values())),
+            "advantage": advantage,
+        }
+
+    def total_reward(self, rewards: Sequence[float | None]) -> float | None:
+        """The weighted sum of a completion's rewards; None if no reward applies."""
+        pairs = zip(rewards, self.reward_weights.tolist(), strict=True)
+        known = [reward * weight for reward, weight in pairs if reward is not None]
+        return sum(known) if known else None
+
+
+def _is_kept(record: logging.LogRecord) -> bool:
+    """False for TRL's warning about each completion without a reward, which repeats the whole row."""
+    return "All reward functions returned None" not in str(record.msg)
+
+
+def as_dataset(prompts: Sequence[Prompt]) -> Dataset:
+    """A data set of `prompt` (messages) and `row`, an index into `prompts`."""
+
+    def fetch(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        return {"prompt": [list(prompts[row].example.messages) for row in batch["row"]], "row": batch["row"]}
+
+    return Dataset.from_dict({"row": list(range(len(prompts)))}).with_transform(fetch)

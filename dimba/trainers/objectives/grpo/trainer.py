@@ -1,0 +1,89 @@
+"""GRPO's trainer, put together from options, prompts and rewards."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from transformers import TrainerCallback
+from trl import GRPOConfig
+
+from dimba.objectives.grpo import BETA_WITH_REWARD_MODEL, GRPO, GrpoOptions
+from dimba.trainers.models.loading import Compute, adapter_config, load_model
+from dimba.trainers.models.memory import add_probe, longest_completions
+from dimba.trainers.models.saving import stop_where_turns_end
+from dimba.trainers.objectives.callbacks import metrics_path
+from dimba.trainers.objectives.grpo.alarms import Alarms
+from dimba.trainers.objectives.grpo.group_trainer import GroupTrainer
+from dimba.trainers.objectives.grpo.prompts import Prompts
+from dimba.trainers.objectives.grpo.reward_choice import has_reward_model
+from dimba.trainers.objectives.grpo.sample_log import SampleLog
+from dimba.trainers.objectives.grpo.step_layout import fill_step, planned_steps, step_layout
+from dimba.trainers.objectives.run_settings import can_fall_back, configure, run_settings
+from dimba.trainers.rewards import Reward
+
+SAMPLES_FILE = "samples.jsonl"
+
+
+def make_trainer(
+    options: GrpoOptions,
+    prompts: Prompts,
+    rewards: Sequence[Reward],
+    compute: Compute,
+    callbacks: Sequence[TrainerCallback],
+) -> GroupTrainer:
+    """The trainer, its memory probed before the first step; prints the layout of a step."""
+    model = load_model(options, compute)
+    stop_where_turns_end(model, prompts.tokenizer, prompts.turn_ends)
+    samples = metrics_path(options.output_dir).with_name(SAMPLES_FILE)
+    trainer = GroupTrainer(
+        rewards=rewards,
+        prompts=fill_step(options, prompts.train),
+        samples=SampleLog(samples, every=options.sample_steps),
+        model=model,
+        args=_config(options, prompts, compute),
+        processing_class=prompts.tokenizer,
+        peft_config=adapter_config(options),
+        callbacks=[*callbacks, Alarms()],
+    )
+    _probe_memory(trainer, options, prompts)
+    trainer.state.max_steps = planned_steps(options, len(prompts.train))  # for rewards that are called before training
+    configure(trainer)
+    return trainer
+
+
+def _probe_memory(trainer: GroupTrainer, options: GrpoOptions, prompts: Prompts) -> None:
+    batch = partial(
+        longest_completions,
+        rows=options.batch_size,
+        prompt=max(1, min(prompts.report.longest, prompts.report.max_length)),
+        completion=options.max_completion_length,
+        reference=bool(trainer.beta),
+    )
+    add_probe(trainer, batch, metrics_path(options.output_dir), may_keep=can_fall_back(options, GRPO))
+
+
+def _beta(options: GrpoOptions, prompts: Prompts) -> float:
+    if options.beta is not None:
+        return options.beta
+    return BETA_WITH_REWARD_MODEL if has_reward_model(prompts.rewards) else 0.0
+
+
+def _config(options: GrpoOptions, prompts: Prompts, compute: Compute) -> GRPOConfig:
+    layout = step_layout(options)
+    return GRPOConfig(
+        output_dir=options.output_dir,
+        per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=layout.accumulation,
+        num_generations=layout.generations,
+        max_completion_length=options.max_completion_length,
+        temperature=options.temperature,
+        beta=_beta(options, prompts),
+        reward_weights=options.reward_weights,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps or -1,
+        learning_rate=options.learning_rate,
+        # Published recipes hold the rate; with a falling one the last prompts would count less than the first.
+        lr_scheduler_type="constant",
+        use_vllm=options.use_vllm,
+        vllm_mode="colocate",
+        **run_settings(options, compute, can_fall_back=can_fall_back(options, GRPO)),
+    )

@@ -1,0 +1,64 @@
+"""The trainer of supervised fine-tuning, put together from options, model and data."""
+
+from functools import partial
+
+from transformers import PreTrainedModel
+from trl import SFTConfig
+
+from dimba.objectives.sft import SFT, SftOptions
+from dimba.trainers.data.collation import choose_collator, speed_summary
+from dimba.trainers.data.loading import Data, as_dataset
+from dimba.trainers.models.loading import Compute, adapter_config
+from dimba.trainers.models.memory import add_probe, longest_rows
+from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
+from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure, run_settings
+from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
+from dimba.trainers.ranks import is_main_process, world_size
+
+
+def make_trainer(
+    options: SftOptions, model: PreTrainedModel, data: Data, compute: Compute, stop: StopOnSignal
+) -> CausalTrainer:
+    """The trainer, its memory probed before the first step; prints the choices made for speed."""
+    metrics, at_once = metrics_path(options.output_dir), options.batch_size * world_size()
+    collate = choose_collator(options, model, data.tokenizer.pad_token_id, on_cpu=compute.on_cpu)
+    may_keep = can_fall_back(options, SFT)
+    if is_main_process():
+        checkpointing = activations(options, compute, can_fall_back=may_keep)
+        print(speed_summary(model, collate, mixed=compute.mixed, activations=checkpointing), flush=True)
+    trainer = CausalTrainer(
+        model=model,
+        args=_config(options, compute, validates=len(data.validation) > 0),
+        train_dataset=as_dataset(data.train, step=at_once * options.grad_accumulation_steps),
+        eval_dataset=as_dataset(data.validation, step=at_once) if len(data.validation) else None,
+        data_collator=collate,
+        processing_class=data.tokenizer,
+        peft_config=adapter_config(options),
+        callbacks=[Metrics(metrics), stop],
+    )
+    longest = min(options.max_length, data.report.longest)
+    batch = partial(longest_rows, collate, rows=options.batch_size, length=longest)
+    add_probe(trainer, batch, metrics, may_keep=may_keep)
+    configure(trainer)
+    return trainer
+
+
+def _config(options: SftOptions, compute: Compute, *, validates: bool) -> SFTConfig:
+    return SFTConfig(
+        output_dir=options.output_dir,
+        per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.grad_accumulation_steps,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps or -1,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.03,
+        # The rows are tokens and labels already: TRL must not template, cut or pack them again.
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        eval_strategy=("steps" if options.eval_steps else "epoch") if validates else "no",
+        eval_steps=options.eval_steps,
+        per_device_eval_batch_size=options.batch_size,
+        **run_settings(options, compute, can_fall_back=can_fall_back(options, SFT)),
+    )
