@@ -100,8 +100,8 @@ class Dataset(_Part):
 
     name: Place | None = Field(None, min_length=1, description="a data set's id on the Hugging Face Hub")
     path: Place | None = Field(None, min_length=1, description="a local file")
-    config: Line | None = None
-    split: Line | None = None
+    config: Line | None = Field(None, description=table.DATASET_CONFIG.help)
+    split: Line | None = Field(None, description=table.DATASET_SPLIT.help)
     columns: dict[str, str] = Field(default_factory=dict, description="our column: yours")
 
     @field_validator("name")
@@ -148,7 +148,7 @@ class Training(_Part):
 class Resources(_Part):
     """What the job may use of the machine."""
 
-    gpus: Gpus = "all"
+    gpus: Gpus = Field("all", description=table.GPUS.help)
     vram_gb: Annotated[float, Field(gt=0, le=MOST)] | None = None
     shm_size: Size = None
     memory: Size = None
@@ -266,10 +266,10 @@ class JobSpec(_Part):
     mode: Mode = Field(description=table.MODE.help)
     base_checkpoint: Place = Field(min_length=1, description=table.BASE.help)
     dataset: Dataset
-    method: Method
+    method: Method = Field(description=table.METHOD.help)
     lora: Lora = Lora()
     training: Training = Training()
-    output_dir: Place = ""
+    output_dir: Place = Field("", description=table.OUTPUT_DIR.help)
     trainer: Place | None = Field(None, min_length=1)
     trainer_args: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
     resources: Resources = Resources()

@@ -70,7 +70,7 @@ def max_steps_lines(state: State) -> list[Line]:
     passes = limit / per_pass
     if passes > max(_MANY_PASSES, epochs):
         instead = counted_epochs(epochs)
-        text = f"{limit:,} steps are {passes:,.0f} passes over the data: `none` trains {instead} instead"
+        text = f"{limit:,} steps are {passes:,.0f} passes over the data: max steps `none` trains {instead} instead"
         return [Line(text, "warn")]
     shown = f"{passes:,.2f}".rstrip("0").rstrip(".")
     return [Line(f"max steps wins over epochs: {shown} passes over the data", "dim")] if passes != epochs else []

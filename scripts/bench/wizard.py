@@ -1,7 +1,6 @@
-"""What the wizard costs whoever uses it: to the first prompt, and from an answer to the next prompt.
+"""Measure the wizard's latency: to the first prompt, and from an answer to the next prompt.
 
-On a pseudo-terminal of 80 × 24, in a folder made for it, with one pretend card;
-the machine's engine is asked meanwhile.
+On a pseudo-terminal of 80 × 24, in a temporary folder, with one pretend GPU, while the wizard probes the engine.
 """
 
 import os
@@ -15,12 +14,12 @@ from tests.conftest import QUESTIONS, hollow_checkpoint, write_rows
 from tests.wizard.terminal import ENTER, UP, Terminal, environment
 
 RUNS = 5
-# (keys, what shows that the next prompt stands); none of these answers needs a look that takes time.
+# (keys, text of the next prompt); none of these answers needs a slow check.
 ANSWERS = (
     ([ENTER], "Base checkpoint:"),
     ([ENTER], "6  local file"),
     ([UP, ENTER], "File:"),
-    (["qa.jsonl", ENTER], "VRAM budget of one card"),
+    (["qa.jsonl", ENTER], "VRAM budget per GPU"),
     ([ENTER], "every weight"),
     ([ENTER], "take these values"),
     ([UP, ENTER], "Batch size:"),
@@ -42,7 +41,7 @@ def main() -> None:
             folder = Path(name)
             hollow_checkpoint(folder / "checkpoints/base")
             write_rows(folder / "qa.jsonl", QUESTIONS)
-            (folder / "nvidia-smi").write_text("#!/bin/sh\necho 0, GPU-0, One card, 24564, 8.9, 580\n")
+            (folder / "nvidia-smi").write_text("#!/bin/sh\necho 0, GPU-0, One GPU, 24564, 8.9, 580\n")
             (folder / "nvidia-smi").chmod(0o755)
             path = f"{name}:{os.environ['PATH']}"
             argv = [sys.executable, "-m", "dimba", "wizard"]
@@ -62,7 +61,7 @@ def main() -> None:
 
 
 def _seconds(terminal: Terminal, keys: list[str], expected: str) -> float:
-    time.sleep(1.0)  # somebody reads; the looks that go on in the background come to their end
+    time.sleep(1.0)  # a user reads, and background probes end
     terminal.read()
     began = time.perf_counter()
     terminal.send(*keys)

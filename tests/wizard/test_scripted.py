@@ -394,7 +394,7 @@ def test_grpo_starts_from_prompts_alone(wizard: Any, place: Path, dimba: Dimba):
 
 def test_max_steps_of_many_passes_gets_a_warning(place: Path, dimba: Dimba):
     done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place)
-    assert "1,000 steps are 1,000 passes over the data: `none` trains 3 epochs instead" in done.stderr
+    assert "1,000 steps are 1,000 passes over the data: max steps `none` trains 3 epochs instead" in done.stderr
 
 
 def test_an_ignored_flag_is_reported(place: Path, dimba: Dimba):

@@ -252,7 +252,7 @@ def test_the_first_example_of_grpo_is_a_prompt(wizard: Open, place: Path):
     terminal.send(DOWN, DOWN, ENTER)
     terminal.wait("File:")
     terminal.send("chats.jsonl", ENTER)
-    terminal.wait("the prompt; answers are sampled")
+    terminal.wait("only the prompt, as answers are sampled")
 
 
 def test_a_folder_of_checkpoints_suggests_its_newest_complete_one(wizard: Open, place: Path):

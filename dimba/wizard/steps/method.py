@@ -197,7 +197,7 @@ def _method_note(state: State) -> list[Line]:
         return []
     has_activations = bool(estimate.peak) and not estimate.lower_bound
     note = "at its peak with one row per batch" if has_activations else "without activations"
-    return [Line(f"+: estimated for one process, {note}.", "dim")]
+    return [Line(f"+: the estimate for one process, {note}.", "dim")]
 
 
 QUESTIONS = (

@@ -73,7 +73,7 @@ def _render(state: State, example: Sample) -> tuple[str, str]:
 
 def _loss(example: Sample) -> str:
     if not any(example.trained):
-        return "the prompt; answers are sampled"
+        return "only the prompt, as answers are sampled"
     replies = [n for n, message in enumerate(example.messages) if message["role"] == "assistant"]
     if all(example.trained[n] for n in replies):
         return "the loss is on the assistant's turns"
