@@ -1,4 +1,4 @@
-"""The data as the model will see them, found out where the trainer runs: that is where the tokenizer is."""
+"""The data as the model will see them, read by the trainer's own code where the trainer runs."""
 
 import hashlib
 import json
@@ -27,24 +27,25 @@ from dimba.records.store import make_folder
 from dimba.runners.protocol import OneShot, Runner
 
 _KIND = "data"
+_ROOMS = ("dataset", "objectives", "options", "trainers/data", "trainers/objectives")
 _NO_LIMIT = 7 * 24 * 3600.0  # seconds
-_SAID_LINES = 15
+_OUTPUT_LINES = 15
 _TOKEN = "HF_TOKEN"  # noqa: S105  # a variable's name
 
 Progress = Callable[[int], None]
 
 
 def cannot_preview(job: ResolvedJob, facts: HostFacts) -> str:
-    """Why the data cannot be looked at; empty where they can."""
+    """Why the data cannot be previewed; empty if they can."""
     if facts.image and facts.image.key is None:
-        return f"{facts.image.reference} is not an image of dimba's"
+        return f"{facts.image.reference} was not built by dimba"
     if facts.checkpoint.local and not Path(facts.checkpoint.reference, "tokenizer.json").is_file():
         return f"{facts.checkpoint.reference} has no tokenizer.json"
     return ""
 
 
 def flag_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
-    """What is wrong with `trainer_args`, where they are for our own trainer."""
+    """The problems of `trainer_args` for one of the project's own trainers."""
     own = own_trainer(job.mode, facts.project)
     if facts.trainer.path != own:
         return []
@@ -56,15 +57,15 @@ def flag_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
 
 
 def with_report(job: ResolvedJob, facts: HostFacts, runner: Runner, *, now: Progress | None) -> HostFacts:
-    """The facts with what is known of the tokens of a local file; looks `now` where nothing is remembered."""
+    """The facts with the token report of a local file, remembered or made `now`."""
     ready = facts.image is None or facts.image.id is not None
-    mended = not (facts.checkpoint.problem or facts.data.problem)
+    usable = not (facts.checkpoint.problem or facts.data.problem)
     local = facts.data.local and facts.checkpoint.local
     own = facts.trainer.path == own_trainer(job.mode, facts.project)
-    if not (ready and mended and local and own) or cannot_preview(job, facts):
+    if not (ready and usable and local and own) or cannot_preview(job, facts):
         return facts
     if flag_problems(job, facts):
-        return facts  # for the plan to tell
+        return facts  # the plan reports them
     try:
         report = remembered(job, facts)
         if report is None and now and runner.can_train():
@@ -75,30 +76,30 @@ def with_report(job: ResolvedJob, facts: HostFacts, runner: Runner, *, now: Prog
 
 
 def preview(job: ResolvedJob, facts: HostFacts, runner: Runner, progress: Progress) -> DataReport:
-    """Reads and tokenises the data, and keeps the tokens for the job; `progress` gets the rows done so far.
+    """Read and tokenise the data, and keep the tokens for the job; `progress` gets the number of rows so far.
 
-    `facts.image` has to be there, where jobs run in one.
+    Where jobs run in an image, `facts.image` must have been built.
 
     Raises:
-        BadInput, HostCannot: what is wrong with the data or the checkpoint, in the words of the trainer.
+        BadInput, HostCannot: the trainer refuses the data or the checkpoint.
     """
     make_folder(facts.cache, facts.output.uid, facts.output.gid)
     python = "python" if facts.image else facts.python
-    # -P: a module of the same name in the folder that dimba is run in is not ours.
+    # -P: without it, a module of the same name in the current folder would be imported.
     modules = ("-P", "-m", "dimba.supervisor.entry", python, "-P", "-m", "dimba.trainers.data.preview", job.mode)
     listener = _Listener(progress)
     done = runner.run_once([python, *modules, *preview_argv(job, facts)], _place(job, facts), listener)
     if isinstance(listener.error, BadInput):
         remember(job, facts, {"error": listener.error.as_json()})
     if listener.report is None:
-        said = "\n".join(done.text.strip().splitlines()[-_SAID_LINES:])
-        raise listener.error or HostCannot(f"looking at the data failed:\n{said}", "`dimba doctor` looks closer")
+        output = "\n".join(done.text.strip().splitlines()[-_OUTPUT_LINES:])
+        raise listener.error or HostCannot(f"reading the data failed:\n{output}", "run `dimba doctor`")
     remember(job, facts, replace(listener.report, cached=True).as_json())
     return listener.report
 
 
 def preview_argv(job: ResolvedJob, facts: HostFacts) -> list[str]:
-    """The flags that our own trainer would get, whatever trainer the spec names: of another's those it would take."""
+    """The flags that the project's own trainer would get; of a custom trainer's those that it takes as well."""
     own = own_trainer(job.mode, facts.project)
     flags = flags_in_file(own)
     ours = job.trainer_args
@@ -111,7 +112,7 @@ def preview_argv(job: ResolvedJob, facts: HostFacts) -> list[str]:
 
 
 def _place(job: ResolvedJob, facts: HostFacts) -> OneShot:
-    """Of the spec's environment only the Hub's token: other variables could make Python run what lies beside a job."""
+    """The environment of the preview: of the spec's variables the Hub's token only, as others could run code."""
     token = {_TOKEN} & set(job.spec.container.env) & set(os.environ)
     image = facts.image
     network = job.spec.container.network != "none" and not (facts.checkpoint.local and facts.data.local)
@@ -130,12 +131,12 @@ def _place(job: ResolvedJob, facts: HostFacts) -> OneShot:
 
 
 def _is_output(mount: Mount, facts: HostFacts) -> bool:
-    return mount.target == str(facts.output.path)  # nothing is written there, and it may not be there yet
+    return mount.target == str(facts.output.path)  # a preview writes nothing, and the folder may not exist yet
 
 
 @dataclass
 class _Listener:
-    """Takes in the JSON lines of `dimba.trainers.data.preview`; other lines are noise of libraries."""
+    """Receives the JSON lines of `dimba.trainers.data.preview`; other lines come from libraries."""
 
     progress: Progress
     report: DataReport | None = None
@@ -156,12 +157,11 @@ class _Listener:
             self.error = from_json(value["error"])
 
 
-# What was found out is remembered as long as nothing that it depends on has changed. Where files cannot show that,
-# as on the Hub, it is not.
+# A report is remembered as long as the files that it depends on are unchanged; data on the Hub have no such files.
 
 
 def remembered(job: ResolvedJob, facts: HostFacts) -> DataReport | None:
-    """What an earlier look at the very same data found; raises BadInput where it was refused."""
+    """The report of the same data from an earlier preview; raises BadInput if the data were refused."""
     try:
         found = findings.recall(_KIND, _name(job, facts))
         error = from_json(found["error"]) if "error" in found else None
@@ -174,14 +174,15 @@ def remembered(job: ResolvedJob, facts: HostFacts) -> DataReport | None:
 
 
 def remember(job: ResolvedJob, facts: HostFacts, found: dict[str, Any]) -> None:
-    """Keeps a report or a refusal, readable by this user alone, as it shows examples."""
+    """Keep a report or a refusal, readable by this user alone, as it shows examples."""
     if not (facts.data.local and facts.checkpoint.local):
         return
     findings.remember(_KIND, _name(job, facts), found)
 
 
 def _code(package: Path) -> list[object]:
-    return [stamp(package), stamp(package / "files"), stamp(package / "trainers")]
+    """A stamp of every module that decides what the preview finds."""
+    return [stamp(file) for room in _ROOMS for file in sorted((package / room).rglob("*.py"))]
 
 
 def _versions() -> list[str]:

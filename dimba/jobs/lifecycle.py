@@ -17,7 +17,7 @@ from dimba.common import contract
 from dimba.common.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import OwnWord, classify_outcome, measured_memory
+from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory
 from dimba.plan.model import LaunchPlan
 from dimba.records import SETTLING, RunFolder, create_run
 from dimba.records.processes import myself
@@ -40,49 +40,49 @@ class Options:
 
 
 class Reporter(Protocol):
-    """How a launch is shown; `cli` has the one for people."""
+    """Shows a launch; `cli` implements it for people."""
 
     def note(self, text: str) -> None:
-        """Something worth saying once."""
+        """Print a remark once."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """A step of something that takes a while; `what` empty is a sign of life."""
+        """Show a step of a long operation; an empty `what` only shows that it is alive."""
 
     def rows(self, count: int, total: int = 0) -> None:
-        """Rows of the data read so far; with a `total`, rows that are tokenised."""
+        """Show the number of rows read so far; with a `total`, of rows tokenised."""
 
     def started(self, record: RunRecord, plan: LaunchPlan) -> None:
-        """The job runs."""
+        """Show that the job runs."""
 
     def line(self, text: str, metrics: Sequence[dict[str, Any]]) -> None:
-        """A line of the job's output, and the metrics that came with it."""
+        """Show a line of the job's output, and the metrics that came with it."""
 
     def ended(self) -> None:
-        """Nothing more is shown live."""
+        """End the live display."""
 
     def asks_to_stop(self) -> bool | None:
-        """After a Ctrl-C: stop the run, or leave it running; None where nobody can be asked."""
+        """After a Ctrl-C: whether to stop the run instead of leaving it running; None without a terminal."""
 
 
 class _Interrupt:
-    """Somebody pressed Ctrl-C."""
+    """A Ctrl-C."""
 
 
 @dataclass
 class Run:
-    """A run on its way: its folder, and its record as it changes."""
+    """An active run: its folder, and its record as it changes."""
 
     folder: RunFolder
     record: RunRecord
     stopping: bool = False
-    # Lines of the job, None at its end, what went wrong with reading them, and every Ctrl-C, in the order they came.
+    # The job's lines, None at its end, errors of reading them, and every Ctrl-C, in order.
     events: "queue.SimpleQueue[str | BaseException | _Interrupt | None]" = field(default_factory=queue.SimpleQueue)
 
     @classmethod
     def create(
         cls, plan: LaunchPlan, loaded: LoadedSpec, facts: HostFacts, options: Options, made_of: dict[str, Any]
     ) -> "Run":
-        """Puts the run on record, with what it is `made_of`, before anything of it starts."""
+        """Record the run with its provenance (`made_of`) before anything of it starts."""
         folder = create_run(facts.runs, plan.name, plan.uid, plan.gid)
         folder.write_bytes(contract.SPEC_FILE, loaded.data)
         record = RunRecord(
@@ -105,12 +105,12 @@ class Run:
         return cls(folder, record)
 
     def update(self, **changes: Any) -> None:
-        """Keeps the changed record, on disk too."""
+        """Change the record, on disk too."""
         self.record = replace(self.record, **changes)
         self.folder.write_record(self.record)
 
     def start(self, runner: Runner, plan: LaunchPlan, reporter: Reporter) -> str:
-        """Makes the folders that the job writes in, as its user, and starts it; returns the job's name."""
+        """Make the job's writable folders, owned by its user, and start it; returns the job's name."""
         for folder in plan.writable:
             make_folder(folder, plan.uid, plan.gid)
         claim_output(plan, self.folder.path)
@@ -118,7 +118,7 @@ class Run:
         plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
         self.folder.write_json(contract.PLAN_FILE, plan.as_json())
         attempts = (*self.record.attempts, Attempt(number=number, started=now()))
-        self.record = replace(self.record, stop_grace=plan.stop_grace, **_image(plan), **cards_on_record(plan))
+        self.record = replace(self.record, stop_grace=plan.stop_grace, **_image(plan), **recorded_gpus(plan))
         self.update(
             **IN_HAND, launcher=myself(), status="starting", started=self.record.started or now(), attempts=attempts
         )
@@ -138,24 +138,24 @@ class Run:
             reporter.note(f"waiting for its turn: {waits}")
         if plan.omitted:
             left_out = ", ".join(f"{each.key} {each.value}".strip() for each in plan.omitted)
-            reporter.note(f"the trainer has no flag for, and does not get: {left_out}")
+            reporter.note(f"the trainer has no flag for these values and does not get them: {left_out}")
         reporter.started(self.record, plan)
         return job
 
     def check_wanted(self) -> None:
-        """Raises Interrupted where somebody stopped the run before its job began."""
+        """Raise Interrupted if the run was stopped before its job began."""
         if self.folder.is_asked_to_stop():
             raise Interrupted(f"run {self.folder.id} was stopped before its job began", "")
 
     def interrupt(self) -> None:
-        """Notes a Ctrl-C; `follow` acts on it in its turn, so that it tears nothing apart."""
+        """Queue a Ctrl-C; `follow` handles it between two lines, so that no write is interrupted."""
         self.events.put(_Interrupt())
 
     def follow(self, runner: Runner, job: str, reporter: Reporter) -> None:
-        """Shows the job until it ends; the first Ctrl-C asks, or stops it where nobody can be asked."""
+        """Show the job until it ends; the first Ctrl-C asks what to do, or stops the job without a terminal."""
         number = len(self.record.attempts)
         metrics = Tail(self.folder.attempt(number) / contract.METRICS_FILE)
-        word = OwnWord(self.folder.attempt(number))
+        final_error = FinalError(self.folder.attempt(number))
         threading.Thread(target=self._read, args=(runner.follow(job, self.folder.log(number)),), daemon=True).start()
         while (event := self.events.get()) is not None:
             if isinstance(event, BaseException):
@@ -164,11 +164,11 @@ class Run:
             if isinstance(event, _Interrupt):
                 self._interrupted(runner, job, reporter)
                 continue
-            if not word.holds(event):
+            if not final_error.holds(event):
                 reporter.line(event, [json.loads(line) for line in metrics.lines()])
         reporter.ended()
         error = self.close(runner.wait(job))
-        for text in word.untold(error):
+        for text in final_error.unreported(error):
             reporter.line(text, [])
         if error:
             raise error
@@ -178,12 +178,12 @@ class Run:
             for text in lines:
                 self.events.put(text)
             self.events.put(None)
-        except BaseException as error:  # handed on to the main thread, which raises it
+        except BaseException as error:  # the main thread raises it
             self.events.put(error)
 
     def _interrupted(self, runner: Runner, job: str, reporter: Reporter) -> None:
         if self.stopping:
-            reporter.note("killing it")
+            reporter.note("killing the job")
             runner.stop(job, 0)
             return
         if reporter.asks_to_stop() is False:
@@ -192,12 +192,12 @@ class Run:
         self.stopping = True
         self.update(status="stopping")
         reporter.note("stopping: the job saves a checkpoint first; Ctrl-C again kills it")
-        # Beside the log, which goes on being shown until the job has ended.
+        # In a thread, as the log is shown until the job has ended.
         threading.Thread(target=runner.stop, args=(job, patience(self.record)), daemon=True).start()
 
     def close(self, ending: Ending | None) -> DimbaError | None:
-        """Writes how it ended; what to say where that was not well."""
-        # `dimba stop` in another terminal notes there that it asked.
+        """Record the outcome; returns the error of a run that did not succeed."""
+        # `dimba stop` in another terminal writes its request to the record.
         stopping = self.stopping or self.folder.record().status == "stopping"
         status, reason, error = classify_outcome(ending, self.folder, stopping=stopping)
         self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
@@ -206,7 +206,7 @@ class Run:
 
     @contextmanager
     def closing_on_failure(self) -> Iterator[None]:
-        """A run that did not start is not left `building` or `starting` on record."""
+        """Close the record of a run that did not start, instead of leaving it `building` or `starting`."""
         try:
             yield
         except (DimbaError, KeyboardInterrupt) as error:
@@ -231,7 +231,7 @@ def container_of(runner: Runner, job: str) -> str | None:
 
 
 def patience(record: RunRecord) -> float:
-    """Seconds after which a job that was told to stop is killed from outside: its own grace, some steps, and more."""
+    """Seconds after which a job that was asked to stop is killed: twice its grace period, and a margin."""
     return 2 * record.stop_grace + contract.STOP_MARGIN
 
 
@@ -240,8 +240,8 @@ def _image(plan: LaunchPlan) -> dict[str, Any]:
     return {"image": image.reference, "image_digest": image.id} if image else {}
 
 
-def cards_on_record(plan: LaunchPlan) -> dict[str, Any]:
-    """What a record says of the cards of a plan."""
+def recorded_gpus(plan: LaunchPlan) -> dict[str, Any]:
+    """The record's fields of a plan's GPUs."""
     return {
         "driver": next((gpu.driver for gpu in plan.gpus), None),
         "gpus": plan.gpu_ids,
@@ -250,7 +250,7 @@ def cards_on_record(plan: LaunchPlan) -> dict[str, Any]:
 
 
 def _cut(made_of: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-    """Without a diff so long that every look at the record would be slow: it gets a file of its own."""
+    """`made_of` with a long diff moved to a file of its own, as every command reads the record."""
     diff = made_of.get("git_diff") or ""
     if len(diff) <= _LONGEST_DIFF:
         return made_of
@@ -260,7 +260,7 @@ def _cut(made_of: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
 
 
 def claim_output(plan: LaunchPlan, run: Path) -> None:
-    """Writes dimba.json: whose folder this is, and from what."""
+    """Write dimba.json: the run that the output folder belongs to."""
     note = {
         "run_id": run.name,
         "run": str(run),
@@ -274,7 +274,7 @@ def claim_output(plan: LaunchPlan, run: Path) -> None:
 
 @contextmanager
 def signals(handle: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM means what Ctrl-C means: both call `handle`."""
+    """Call `handle` on SIGTERM and on Ctrl-C."""
 
     def handler(_signum: int, _frame: FrameType | None) -> None:
         handle()
@@ -288,5 +288,5 @@ def signals(handle: Callable[[], None]) -> Iterator[None]:
 
 
 def interrupted() -> None:
-    """For `signals`, where what is being done may be torn apart."""
+    """Raise KeyboardInterrupt: the handler for work that may be interrupted anywhere."""
     raise KeyboardInterrupt

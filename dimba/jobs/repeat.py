@@ -1,4 +1,4 @@
-"""A run once more, from its record: the same spec, image and options, in an output folder of its own."""
+"""Repeats a run from its record: the same spec, image and options, in a new output folder."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -8,25 +8,25 @@ from typing import Any
 from dimba.common.errors import BadInput
 from dimba.jobs.context import Policy, gather
 from dimba.jobs.launch import begin, choices_of
-from dimba.jobs.lifecycle import Reporter, cards_on_record
+from dimba.jobs.lifecycle import Reporter, recorded_gpus
 from dimba.jobs.resume import options_of, spec_of
 from dimba.jobs.trust import remember_run, require_trust_in_run
 from dimba.plan.model import LaunchPlan
 from dimba.records import RunFolder, RunRecord
 from dimba.runners.registry import find_runner
 
-# Without these the losses cannot be the same; what differs in the others is said.
+# A change of these changes the losses, so it is refused; a change of the others is reported.
 _NEEDED = {"base_hash": "base_checkpoint", "data_hash": "dataset"}
-_SAID = {"lock_hash": "what is pinned", "driver": "the driver", "gpu_names": "the GPUs"}
+_REPORTED = {"lock_hash": "the pinned versions", "driver": "the driver", "gpu_names": "the GPUs"}
 
 
 def repeat(
     folder: RunFolder, overrides: Sequence[str], reporter: Reporter, *, detach: bool, trust: bool = False
 ) -> RunRecord:
-    """Trains what the run of `folder` trained, with `overrides` on top; says whatever is not the same.
+    """Train again what the run of `folder` trained, with `overrides` on top; reports what differs.
 
     Raises:
-        DimbaError: its base or data are not what they were, or it could not be launched anew.
+        DimbaError: its base or data have changed, or the launch is refused.
     """
     record = folder.record()
     fresh = [] if any(each.startswith("output_dir=") for each in overrides) else [f"output_dir={_fresh(record)}"]
@@ -56,16 +56,16 @@ def _refuse_other_files(record: RunRecord, made_of: dict[str, Any]) -> None:
     for name, key in _NEEDED.items():
         before, now = getattr(record, name), made_of[name]
         if before and now and before != now:
-            hint = f"put back what it was trained on, or launch {record.id}'s job.yaml to train on what is there now"
-            raise BadInput(f"not what {record.id} was made of ({before[:19]}…, now {now[:19]}…)", hint, key=key)
+            hint = f"restore the files, or launch {record.id}'s job.yaml to train on the present ones"
+            raise BadInput(f"its files have changed since {record.id} ({before[:19]}…, now {now[:19]}…)", hint, key=key)
 
 
 def _differences(record: RunRecord, before: dict[str, Any], plan: LaunchPlan, made_of: dict[str, Any]) -> Iterator[str]:
     image = plan.image.id if plan.image else None
     if record.image_digest != image or (image is None and _code(record) != _code_now(made_of)):
         yield f"the code: {record.image_digest or record.git_revision}, now {image or made_of['git_revision']}"
-    now = made_of | cards_on_record(plan)
-    for name, what in _SAID.items():
+    now = made_of | recorded_gpus(plan)
+    for name, what in _REPORTED.items():
         if getattr(record, name) != now[name]:
             yield f"{what}: {getattr(record, name)}, now {now[name]}"
     moved = {record.output_dir, str(plan.output_dir)}

@@ -31,9 +31,11 @@ def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool =
     record = reconciled(folder)
     if record.status in ACTIVE:
         hint = f"`dimba logs -f {folder.id}` follows it, `dimba stop {folder.id}` saves and ends it"
-        raise BadInput(f"{folder.id} is not over: {record.status}", hint)
+        raise BadInput(f"run {folder.id} is {record.status}", hint)
     if record.status == "succeeded":
-        raise BadInput(f"{folder.id} ended well: its model is in {record.output_dir}", "launch a spec to train anew")
+        raise BadInput(
+            f"run {folder.id} succeeded: its model is in {record.output_dir}", "launch a spec to train again"
+        )
     folder.forget_stop()
     return _resume_run(folder, record, reporter, detach=detach, trust=trust)
 
@@ -61,7 +63,7 @@ def _resume_run(
     if record.attempts:
         reporter.note(_where(newest, takes_it=flag_for(table.RESUME, context.facts.trainer.flags) is not None))
         if record.image and plan.image and plan.image.reference != record.image:
-            reporter.note(f"{record.image}, in which it ran, is gone: it goes on in {plan.image.reference}")
+            reporter.note(f"{record.image}, its image, is gone: it continues in {plan.image.reference}")
     run = Run(folder, record)
     with run.closing_on_failure():
         run.check_wanted()
@@ -80,7 +82,7 @@ def spec_of(folder: RunFolder, record: RunRecord, further: Sequence[str] = ()) -
         try:
             os.chdir(record.folder)
         except OSError as error:
-            hint = "relative paths of its spec begin there; launch a spec with the paths of now instead"
+            hint = "relative paths of its spec start there; launch a spec with the new paths instead"
             raise BadInput(f"{folder.id} was launched in {record.folder}: {error.strerror}", hint) from None
     path = folder.path / SPEC_FILE
     return parse_spec(path.read_bytes(), source=str(path), overrides=[*record.overrides, *further])
@@ -88,7 +90,7 @@ def spec_of(folder: RunFolder, record: RunRecord, further: Sequence[str] = ()) -
 
 def _where(newest: Path | None, *, takes_it: bool) -> str:
     if newest is None:
-        return "no whole checkpoint: it starts over"
+        return "no complete checkpoint: it starts over"
     if not takes_it:
-        return f"its trainer has no --resume-from-checkpoint: it starts over, whatever {newest.name} holds"
-    return f"going on from {newest.name}, after step {step_of(newest)}"
+        return f"its trainer has no --resume-from-checkpoint: it starts over, without {newest.name}"
+    return f"continuing from {newest.name}, after step {step_of(newest)}"

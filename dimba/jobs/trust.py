@@ -1,4 +1,4 @@
-"""What a spec brings along is agreed to once, by whoever launches it: in a terminal, or with --trust-spec."""
+"""Trust in a foreign spec: asked for once on a terminal, or given with --trust-spec."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,21 +11,21 @@ from dimba.host.probe import project_root
 from dimba.host.trust_requirements import beyond, find_harms
 from dimba.spec import LoadedSpec
 
-Ask = Callable[[str, Sequence[Harm]], bool]  # (the spec's file, what it brings along)
+Ask = Callable[[str, Sequence[Harm]], bool]  # (the spec's file, what it requires trust for)
 
 _KIND = "trusted"
 _BY_WIZARD = "written by the wizard in "
 
 
 def harms_of(loaded: LoadedSpec, folder: Path) -> tuple[Harm, ...]:
-    """What could harm the reader of a stranger's spec; nothing of what its reader said or answered themselves."""
+    """The trust requirements of a spec, without those that the user wrote or confirmed."""
     if _BY_WIZARD + str(folder) in _agreed(_name(loaded.data)):
         return ()
     return beyond(find_harms(loaded.spec, folder, project_root()), loaded.overrides)
 
 
 def require_trust(loaded: LoadedSpec, folder: Path, *, trust: bool, ask: Ask | None) -> None:
-    """Asks where somebody can be asked, once for a file's content; raises BadInput where the answer is no."""
+    """Ask for trust once per file content; raises BadInput if it is refused, or without a terminal."""
     harms = harms_of(loaded, folder)
     if trust or _covers(_agreed(_name(loaded.data)), harms):
         return
@@ -35,14 +35,14 @@ def require_trust(loaded: LoadedSpec, folder: Path, *, trust: bool, ask: Ask | N
 
 
 def require_trust_in_run(run_id: str, loaded: LoadedSpec, folder: Path, *, trust: bool) -> None:
-    """The same for a run that goes on: what its launch agreed to holds. Its folder may be a stranger's too."""
+    """The same for a run that is resumed: the trust of its launch holds. Its folder may be foreign, too."""
     harms = find_harms(loaded.spec, folder, project_root())
     if not trust and not _covers(_agreed(_name(loaded.data, run_id)), harms):
         raise _untrusted(run_id, loaded, harms, "resume it with --trust-spec")
 
 
 def remember_run(run_id: str, loaded: LoadedSpec, folder: Path) -> tuple[str, ...]:
-    """Notes, for when the run goes on, what its launch has agreed to."""
+    """Remember the trust that a launch was given, for resuming the run."""
     harms = tuple(str(each) for each in find_harms(loaded.spec, folder, project_root()))
     if harms:
         _remember(_name(loaded.data, run_id), harms)
@@ -50,14 +50,14 @@ def remember_run(run_id: str, loaded: LoadedSpec, folder: Path) -> tuple[str, ..
 
 
 def remember_written(data: bytes, folder: Path) -> None:
-    """What the wizard wrote is its reader's own."""
+    """Remember that the wizard wrote a spec, so that it is trusted."""
     _remember(_name(data), [_BY_WIZARD + str(folder)])
 
 
 def _untrusted(source: str, loaded: LoadedSpec, harms: Sequence[Harm], how: str) -> BadInput:
     lines = "\n".join(f"  {loaded.location(each.key)}: {each}" for each in harms)
-    whose = "if you know where it comes from, and have read it"
-    return BadInput(f"{source} brings along what could do harm, if it is a stranger's:\n{lines}", f"{whose}, {how}")
+    cause = f"{source} can run code, or reach files, that you did not choose:\n{lines}"
+    return BadInput(cause, f"read it; if you trust it, {how}")
 
 
 def _covers(agreed: frozenset[str], harms: Sequence[Harm]) -> bool:
@@ -69,7 +69,7 @@ def _name(data: bytes, run_id: str = "") -> str:
     return f"{run_id}-{digest}" if run_id else digest
 
 
-# Kept by content, in the reader's own cache: neither a spec nor a run's folder can bring the answer along.
+# Stored by content in the user's own cache, so that neither a spec nor a run's folder can contain the answer.
 def _agreed(name: str) -> frozenset[str]:
     known = recall(_KIND, name)
     return frozenset(map(str, known)) if isinstance(known, list) else frozenset()

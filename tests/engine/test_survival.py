@@ -122,7 +122,7 @@ def test_a_time_limit_saves_and_stops_and_resume_goes_on(tiny_job: Path, dimba: 
     assert done.returncode == 1 and "reached its time limit" in done.stderr, done.stderr
     assert (found["status"], found["exit_reason"]) == ("stopped", "time_limit")
     saved = whole_checkpoints(tiny_job / "out")[-1]
-    assert f"dimba resume {found['id']}` goes on from {saved.name}" in done.stderr
+    assert f"dimba resume {found['id']}` continues from {saved.name}" in done.stderr
     assert dimba("resume", found["id"], "--detach", cwd=tiny_job).returncode == 0
     log = tiny_job / "runs" / found["id"] / "attempts" / "2" / "log.txt"
     step = int(saved.name.partition("-")[2]) + 1

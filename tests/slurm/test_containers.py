@@ -45,7 +45,7 @@ def test_containers_on_two_nodes_save_when_they_are_stopped_and_go_on_and_none_i
     assert (record["status"], record["exit_reason"]) == ("stopped", "stopped_by_user")
     assert len(saved(contained)) == 1 and not containers(engine, run)
     gone_on = dimba("resume", run, "--detach", cwd=contained)
-    assert "going on from" in gone_on.stderr, gone_on.stderr
+    assert "continuing from" in gone_on.stderr, gone_on.stderr
     until(lambda: len(containers(engine, run)) == 2)
     assert dimba("stop", run, "--now", cwd=contained).returncode == 0
     assert runs(dimba, contained)[0]["status"] == "stopped"

@@ -109,7 +109,7 @@ def test_a_stopped_run_has_saved_on_all_nodes_and_goes_on(two_nodes: Path, dimba
     ]
     (newest,) = saved(two_nodes)
     gone_on = dimba("resume", run, "--detach", cwd=two_nodes)
-    assert f"going on from {newest.parent.name}" in gone_on.stderr
+    assert f"continuing from {newest.parent.name}" in gone_on.stderr
     assert dimba("stop", run, "--now", cwd=two_nodes).returncode == 0
     assert runs(dimba, two_nodes)[0]["status"] == "stopped"
 
