@@ -1,1 +1,1 @@
-"""What this machine is and has, as plain values."""
+"""Probes of this machine, of checkpoints and of the Hub; each returns frozen facts."""

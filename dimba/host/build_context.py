@@ -1,4 +1,4 @@
-"""What the image is built from: the files, and one digest over all of them."""
+"""The files that the image is built from, and one digest over all of them."""
 
 import hashlib
 import os
@@ -9,8 +9,8 @@ from dimba.common.contract import ENV_CA_CERT, ENV_WHEELS, absolute
 from dimba.common.errors import BadInput, EngineFailed
 from dimba.spec import JobSpec
 
-IMAGE_EXTRAS = ("", "-vllm")  # what `image_extra` may say
-# Everything else in the repository (checkpoints, runs, data) stays out. `.dockerignore` says the same to Compose.
+IMAGE_EXTRAS = ("", "-vllm")  # every value of `image_extra`
+# Everything else in the repository (checkpoints, runs, data) stays out, as in `.dockerignore`, which Compose reads.
 _LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints") for extra in IMAGE_EXTRAS]
 _FILES = ("Dockerfile", *_LISTS)
 _CODE = ("dimba", "scripts")
@@ -19,14 +19,14 @@ CERTS, WHEELS = "docker/certs", "docker/wheels"
 
 @dataclass(frozen=True, kw_only=True)
 class BuildContext:
-    """Files by their place in the context, and the digest of places, contents and modes."""
+    """Files by their path in the context, and the digest of paths, contents and modes."""
 
     files: dict[str, Path]
     digest: str
 
 
 def in_context(path: Path, project: Path) -> str | None:
-    """The file's place in the context, which is its place in the image too; None for one that is not in it."""
+    """The file's path in the context, which is its path in the image too; None if the context lacks it."""
     if not path.is_relative_to(project):
         return None
     name = path.relative_to(project)
@@ -34,11 +34,16 @@ def in_context(path: Path, project: Path) -> str | None:
 
 
 def gather_context(project: Path) -> BuildContext:
-    """The context of the project's image, with the CA bundle and the wheels that the environment names."""
+    """The context of the project's image, with the CA bundle and the wheels that the environment names.
+
+    Raises:
+        EngineFailed: the repository lacks a file of the build.
+        BadInput: an environment variable names a missing file or folder.
+    """
     missing = [name for name in _FILES if not (project / name).is_file()]
     if missing:
         hint = "dimba builds its image from its repository: clone it and `pip install -e` it, or set `container.image`"
-        raise EngineFailed(f"{project / missing[0]} is missing, so no image can be built", hint)
+        raise EngineFailed(f"the image cannot be built without {project / missing[0]}", hint)
     files = {name: project / name for name in _FILES}
     for room in _CODE:
         code = (project / room).rglob("*.py")
@@ -72,17 +77,17 @@ def _digest(files: dict[str, Path]) -> str:
 
 
 def _content(path: Path) -> bytes:
-    if path.suffix == ".whl":  # gigabytes: its name, size and time stand in for what it holds
+    if path.suffix == ".whl":  # wheels are gigabytes: size and time stand in for the content
         status = path.stat()
         return f"{status.st_size} {status.st_mtime_ns}".encode()
     return hashlib.sha256(path.read_bytes()).digest()
 
 
 def image_key(context: BuildContext, base: str, base_digest: str | None, extra: str = "") -> str:
-    """Sixteen hex digits over everything that goes into the image; `extra` as in `image_extra`."""
+    """Sixteen hex digits over everything that enters the image; `extra` as returned by `image_extra`."""
     return hashlib.sha256(f"{context.digest}\0{base}\0{base_digest}\0{extra}".encode()).hexdigest()[:16]
 
 
 def image_extra(spec: JobSpec) -> str:
-    """What the job's image has beside what trains, as the Dockerfile's `WITH` names it: `-vllm`, or nothing."""
+    """The value of the Dockerfile's `WITH` that the job needs: `-vllm`, or nothing."""
     return spec.objective.image_extra(spec.trainer_args)

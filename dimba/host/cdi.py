@@ -7,7 +7,7 @@ from dimba.spec.yaml12 import Document
 
 
 def cdi_devices(folders: Iterable[str]) -> frozenset[str]:
-    """`kind=name` of every device in the CDI files (YAML or JSON) of `folders`; broken files count as empty."""
+    """`kind=name` of every device in the CDI files (YAML or JSON) of `folders`; a broken file counts as empty."""
     files = (file for folder in folders for file in sorted(Path(folder).glob("*")))
     return frozenset(device for file in files if file.suffix in (".yaml", ".json") for device in _devices(file))
 

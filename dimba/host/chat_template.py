@@ -1,4 +1,4 @@
-"""The text that a chat becomes by a checkpoint's chat template, as transformers writes it, without transformers."""
+"""Chats rendered by a checkpoint's chat template exactly as transformers renders them, without importing it."""
 
 import json
 from datetime import datetime
@@ -9,7 +9,7 @@ from dimba.common.errors import BadInput
 
 
 def render_chat(checkpoint: Path, messages: list[dict[str, str]], default: str | None = None) -> str | None:
-    """The chat as the trainer tokenises it; by `default` where the checkpoint has no template, or None.
+    """The chat as the trainer tokenises it; without a template in the checkpoint by `default`, or None.
 
     Raises:
         BadInput: the checkpoint's files cannot be read, or its template is broken or refuses this chat.
@@ -21,7 +21,7 @@ def render_chat(checkpoint: Path, messages: list[dict[str, str]], default: str |
     variables = {**_special_tokens(checkpoint, config), "messages": messages, "tools": None, "documents": None}
     try:
         rendered: str = _environment().from_string(template).render(**variables, add_generation_prompt=False)
-    except Exception as error:  # a template is a program, and fails in as many ways
+    except Exception as error:  # a template is a program and can raise anything
         raise _refusal(checkpoint, error) from error
     return rendered
 
@@ -31,13 +31,13 @@ def _refusal(checkpoint: Path, error: Exception) -> BadInput:
 
     if isinstance(error, TemplateSyntaxError):
         message = f"the chat template of {checkpoint} is broken: {error.message} (line {error.lineno})"
-        return BadInput(message, "mend its chat_template.jinja, or copy the checkpoint again")
+        return BadInput(message, "fix its chat_template.jinja, or copy the checkpoint again")
     message = f"the chat template of {checkpoint} refuses this chat: {str(error) or type(error).__name__}"
     return BadInput(message, "correct the chat, or give the checkpoint a chat template that allows it")
 
 
 def _json(checkpoint: Path, name: str) -> dict[str, Any]:
-    """The file's object; empty where there is no such file."""
+    """The file's object; empty if there is no such file."""
     try:
         value = json.loads(_text(checkpoint / name) or "{}")
     except ValueError as error:
@@ -51,11 +51,11 @@ def _text(path: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read: {error}", "mend its permissions, or copy it again") from error
+        raise BadInput(f"{path} cannot be read: {error}", "fix its permissions, or copy it again") from error
 
 
 def _template(checkpoint: Path, config: dict[str, Any]) -> str | None:
-    """The file of its own first; of several named ones in the configuration, the default."""
+    """The text of chat_template.jinja, else the template (or the one named `default`) of the configuration."""
     found = _text(checkpoint / "chat_template.jinja")
     found = config.get("chat_template") if found is None else found
     if not isinstance(found, list) or not found:
@@ -69,8 +69,8 @@ def _template(checkpoint: Path, config: dict[str, Any]) -> str | None:
 
 
 def _special_tokens(checkpoint: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Name → text, such as `bos_token`: what templates know these by."""
-    # An older layout, which counts only where the configuration does not list the added tokens itself.
+    """Name → text of the tokens that templates can use, such as `bos_token`."""
+    # As in transformers, the older layout counts only if the configuration does not list the added tokens itself.
     older = {} if "added_tokens_decoder" in config else _json(checkpoint, "special_tokens_map.json")
     both = {**config, **older}
     named = both.get("extra_special_tokens")
@@ -88,7 +88,7 @@ def _environment() -> Any:
         raise TemplateError(message)
 
     extensions = [_generation_tag(), "jinja2.ext.loopcontrols"]
-    # No autoescape: it is text for a model, not for a browser.
+    # No autoescape: the text is for a model, not for a browser.
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.filters["tojson"] = _to_json
     names = {"raise_exception": raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
@@ -99,12 +99,12 @@ def _environment() -> Any:
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    # Jinja's own escapes what HTML would read.
+    # Jinja's own filter escapes HTML characters.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 class _Dict:
-    """`dict` for templates: the class itself has attributes that lead out of the sandbox."""
+    """Replaces `dict` in templates: the class itself has attributes that lead out of the sandbox."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -114,11 +114,11 @@ class _Dict:
 
 
 def _namespace() -> type:
-    """`namespace` for templates, without underscored names, by which a template would reach Python's own."""
+    """A `namespace` for templates that refuses underscored names, through which a template would reach Python's own."""
     from jinja2.exceptions import SecurityError
     from jinja2.utils import Namespace
 
-    class Plain(Namespace):  # type: ignore[misc]  # jinja2 is not followed
+    class Plain(Namespace):  # type: ignore[misc]  # mypy does not follow jinja2
         def __init__(*args: Any, **kwargs: Any) -> None:
             Namespace.__init__(args[0])
             for name, value in dict(*args[1:], **kwargs).items():
@@ -133,7 +133,7 @@ def _namespace() -> type:
 
 
 def _generation_tag() -> type:
-    """`{% generation %}` marks what the assistant says, for masks; here it is only written."""
+    """An extension that renders the body of `{% generation %}`, which marks assistant text for loss masks."""
     from jinja2 import nodes
     from jinja2.ext import Extension
 

@@ -1,4 +1,4 @@
-"""A base checkpoint's facts from config.json and the safetensors headers, without torch."""
+"""The facts of a base checkpoint, read from config.json and the safetensors headers without torch."""
 
 import json
 import math
@@ -23,13 +23,13 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_con
 
 
 def look_at_checkpoint(reference: str, folder: Path, *, allow_pickle: bool = False) -> CheckpointFacts:
-    """Facts of `reference`: a path relative to `folder`, or a Hub id, which is taken as it is.
+    """Facts of `reference`: a path relative to `folder`, or a Hub id, which is not looked up.
 
-    Weights that are no safetensors are a problem, unless `allow_pickle`.
+    Weights without safetensors are a problem, unless `allow_pickle`.
     """
     path = absolute(reference, folder)
     if path.is_symlink() and not os.path.exists(path):
-        return _refused(path, "is a link that leads nowhere", "mend the link, or give another path")
+        return _refused(path, "is a broken link", "fix the link, or give another path")
     if not (os.path.exists(path) or names_a_path(reference)):
         if reference.count("/") > 1:
             return _refused(path, "is neither a folder nor a Hub id", "give a path, or `owner/name`")
@@ -41,31 +41,31 @@ def look_at_checkpoint(reference: str, folder: Path, *, allow_pickle: bool = Fal
         return _refused(path, why, "give a folder of your own that holds config.json and the weights")
     if not path.is_dir():
         hint = "give the folder that holds config.json and the weights"
-        holds = path.parent if (path.parent / "config.json").exists() else None
-        return _refused(path, "is a file, not a folder", hint, instead=holds)
+        parent = path.parent if (path.parent / "config.json").exists() else None
+        return _refused(path, "is a file, not a folder", hint, instead=parent)
     try:
         facts = _look_into(path, allow_pickle=allow_pickle)
-        return _with_a_whole_one(facts, path) if facts.problem and not facts.instead else facts
+        return _with_complete_one(facts, path) if facts.problem and not facts.instead else facts
     except PermissionError as error:
-        return _refused(path, f"may not be read ({error.filename})", "mend the permissions, or launch as its owner")
+        return _refused(path, f"may not be read ({error.filename})", "fix the permissions, or launch as its owner")
 
 
 def _refused(path: Path, problem: str, hint: str, instead: Path | None = None) -> CheckpointFacts:
     return CheckpointFacts(reference=str(path), local=True, problem=problem, hint=hint, instead=instead)
 
 
-def _with_a_whole_one(facts: CheckpointFacts, path: Path) -> CheckpointFacts:
-    """Of a folder of checkpoints, the newest that is whole: a run that was killed leaves half a one behind."""
+def _with_complete_one(facts: CheckpointFacts, path: Path) -> CheckpointFacts:
+    """The facts with the newest complete checkpoint in the folder: a killed run leaves incomplete ones behind."""
     folders = {each.parent for each in path.glob("*/config.json")}
-    whole = next((each for each in sorted(folders, key=_age) if not _look_into(each).problem), None)
-    if whole is None:
+    complete = next((each for each in sorted(folders, key=_age) if not _look_into(each).problem), None)
+    if complete is None:
         return facts
     problem = f"is a folder of checkpoints ({len(folders)})" if not (path / "config.json").exists() else facts.problem
-    return replace(facts, problem=problem, hint=f"the newest whole one in it is `{whole}`", instead=whole)
+    return replace(facts, problem=problem, hint=f"use its newest complete one, `{complete}`", instead=complete)
 
 
 def _age(folder: Path) -> tuple[int, float]:
-    """Newest first: by the step in the name, and by time where there is none."""
+    """Sort key, newest first: by the step in the name, else by time."""
     step = re.fullmatch(r".*-(\d+)", folder.name)
     return (-int(step[1]) if step else 0, -folder.stat().st_mtime)
 
@@ -73,30 +73,35 @@ def _age(folder: Path) -> tuple[int, float]:
 def _look_into(path: Path, *, allow_pickle: bool = False) -> CheckpointFacts:
     for file in path.iterdir():
         if file.is_symlink() and (why := why_not_read(file)):
-            return _refused(path, f"has {file.name}, which {why}", "a link there is to lead to files of checkpoints")
-    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-        return _adapter(path)
+            return _refused(path, f"has {file.name}, which {why}", "replace the link by the file itself")
     if not (path / "config.json").exists():
-        return _refused(path, "has no config.json", "a checkpoint in Hugging Face format has one")
+        if (path / "adapter_config.json").exists():
+            return _adapter(path)
+        return _refused(path, "has no config.json", "give a checkpoint in Hugging Face format, which has one")
+    return _parse(path, allow_pickle=allow_pickle)
+
+
+def _parse(path: Path, *, allow_pickle: bool) -> CheckpointFacts:
+    broken = "copy the checkpoint again: a file is broken"
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         headers = [_header(file) for file in sorted(path.glob("*.safetensors"))]
     except PermissionError:
         raise
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error) as error:
-        return _refused(path, f"cannot be read: {error}", "copy the checkpoint again: a file is broken")
+        return _refused(path, f"cannot be read: {error}", broken)
     if not isinstance(config, dict):
-        return _refused(path, "has a config.json that is no object", "copy the checkpoint again: a file is broken")
-    if lack := _lack_of_weights(path, allow_pickle=allow_pickle) or _lack(path, config):
-        return _refused(path, *lack)
+        return _refused(path, "has a config.json that is not an object", broken)
+    if refusal := _weights_refusal(path, allow_pickle=allow_pickle) or _files_refusal(path, config):
+        return _refused(path, *refusal)
     try:
         return _facts(path, config, headers)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        return _refused(path, f"cannot be read: {error!r}", "copy the checkpoint again: a file is broken")
+        return _refused(path, f"cannot be read: {error!r}", broken)
 
 
-def _lack_of_weights(path: Path, *, allow_pickle: bool) -> tuple[str, str] | None:
-    """(what is wrong with the weights, what to do)."""
+def _weights_refusal(path: Path, *, allow_pickle: bool) -> tuple[str, str] | None:
+    """(problem, hint) of missing or refused weights."""
     convert = "convert it with `save_pretrained`, which writes safetensors"
     index = _INDEX
     if not any(path.glob("*.safetensors")):
@@ -104,21 +109,21 @@ def _lack_of_weights(path: Path, *, allow_pickle: bool) -> tuple[str, str] | Non
             return "has no weights (*.safetensors)", convert
         if not allow_pickle:
             problem = "has only pickled weights (.bin), which can run code when they are read"
-            trusted = "`trainer_args: {allow-pickle: true}` reads it, if you trust whoever made it"
-            return problem, f"{convert}; or {trusted}"
+            trusted = "if you trust its author, `trainer_args: {allow-pickle: true}` reads it"
+            return problem, f"{convert}; {trusted}"
         if not any(path.glob("pytorch_model*.bin")):
             return "has no weights that transformers finds (pytorch_model.bin)", convert
         index = _PICKLED_INDEX
     if missing := _missing_shards(path, index):
-        return f"lacks {missing[0]}, which its index names", "copy the checkpoint again: it is not whole"
+        return f"lacks {missing[0]}, which its index names", "copy the checkpoint again: it is incomplete"
     return None
 
 
-def _lack(path: Path, config: dict[str, Any]) -> tuple[str, str] | None:
-    """(what is missing or broken, what to do), of the other files that a whole checkpoint has."""
+def _files_refusal(path: Path, config: dict[str, Any]) -> tuple[str, str] | None:
+    """(problem, hint) of the other files that a complete checkpoint has."""
     if not any((path / name).exists() for name in _TOKENIZERS):
         return "has no tokenizer", "copy tokenizer.json and tokenizer_config.json beside the weights"
-    if broken := [name for name in _TOKENIZERS if name.endswith(".json") and not _is_whole(path / name)]:
+    if broken := [name for name in _TOKENIZERS if name.endswith(".json") and _is_cut_off(path / name)]:
         return f"has a broken {broken[0]}", "copy the tokenizer again"
     if not (config.get("model_type") or config.get("architectures")):
         return "has a config.json that names no model", "copy config.json again: it has no `model_type`"
@@ -135,25 +140,25 @@ def _missing_shards(path: Path, name: str) -> list[str]:
         return [name]
 
 
-def _is_whole(file: Path) -> bool:
-    """Whether a JSON object ends where its file does; a tokenizer of many MB is not parsed for that."""
+def _is_cut_off(file: Path) -> bool:
+    """Whether the file lacks the braces of a JSON object; a tokenizer of many MB is not parsed for that."""
     if not file.exists():
-        return True
+        return False
     with file.open("rb") as handle:
         start = handle.read(1)
         handle.seek(max(-64, -file.stat().st_size), os.SEEK_END)
-        return start == b"{" and handle.read().rstrip().endswith(b"}")
+        return start != b"{" or not handle.read().rstrip().endswith(b"}")
 
 
 def _adapter(path: Path) -> CheckpointFacts:
-    """An adapter names the model that it was trained on."""
+
     try:
         base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         base = None
     hint = "merge it into its base first, or give the base itself" + (f": `{base}`" if base else "")
     there = Path(base) if isinstance(base, str) and Path(base).is_dir() else None
-    return _refused(path, "holds an adapter, not a whole model", hint, instead=there)
+    return _refused(path, "holds an adapter, not a model", hint, instead=there)
 
 
 def _header(file: Path) -> dict[str, Any]:
@@ -186,7 +191,7 @@ def _facts(path: Path, config: dict[str, Any], headers: list[dict[str, Any]]) ->
 
 
 def facts_of_tensors(config: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> CheckpointFacts:
-    """What config.json and the headers of safetensors tell of a model; nothing without any tensor."""
+    """The facts that config.json and the headers of safetensors (name → header) give; none without tensors."""
     facts = CheckpointFacts(reference="", local=True)
     if not tensors:
         return facts
@@ -204,7 +209,7 @@ def facts_of_tensors(config: dict[str, Any], tensors: dict[str, dict[str, Any]])
 
 
 def _own_code(path: Path) -> str:
-    """The file that asks for code which is not transformers' own."""
+    """The name of the file that requires code from outside transformers; empty if none does."""
     for name in CONFIGS:
         try:
             config = json.loads((path / name).read_text(encoding="utf-8"))
@@ -216,7 +221,7 @@ def _own_code(path: Path) -> str:
 
 
 def _dtype(tensors: list[dict[str, Any]]) -> str:
-    """The type that most of the parameters have, such as BF16."""
+    """The dtype of most parameters, such as BF16."""
     sizes: Counter[str] = Counter()
     for tensor in tensors:
         sizes[str(tensor["dtype"])] += math.prod(tensor["shape"])
@@ -224,7 +229,7 @@ def _dtype(tensors: list[dict[str, Any]]) -> str:
 
 
 def context_length(config: dict[str, Any]) -> int | None:
-    """Tokens, as a config.json has it under one of its usual names; None where it does not tell."""
+    """The context length in tokens, from the usual keys of a config.json; None if it has none of them."""
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):
         for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
@@ -234,7 +239,10 @@ def context_length(config: dict[str, Any]) -> int | None:
 
 
 def _links(file: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Every stop of a chain of links that leads out of `folder`: the container has to have the file there too."""
+    """(link target, real file) for each link of a chain that leads out of `folder`.
+
+    The container must have the file at each of these paths too.
+    """
     real, stop = file.resolve(), file
     for _ in range(40):  # as many links as the kernel follows
         if not stop.is_symlink() or not real.is_file():
@@ -245,14 +253,14 @@ def _links(file: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _is_linear(name: str, tensor: dict[str, Any]) -> bool:
-    """Whether an adapter sits on it."""
+    """Whether LoRA adapts this matrix."""
     others = ("embed", "lm_head", "wte", "wpe")
     sides = (2, 3) if EXPERT in name else (2,)
     return len(tensor["shape"]) in sides and not any(word in name for word in others)
 
 
 def _sides(name: str, shape: list[int]) -> int:
-    """In + out, times what an adapter's rank is multiplied by: experts are joined, and their gate and up are one."""
+    """The adapter's parameters per rank: in + out, for all experts of a joined tensor with fused gate and up."""
     joined = EXPERT in name and any(word in name for word in ("gate", "up", "w1", "w3"))
     if len(shape) == 3:
         return shape[0] * (shape[1] + shape[2]) * (2 if joined else 1)

@@ -1,4 +1,4 @@
-"""HostFacts: everything that the plan needs to know, found out beforehand."""
+"""HostFacts: everything that the plan needs to know about the machine and what the spec names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from dimba.spec import SlurmSite
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One card; what `nvidia-smi` did not tell is None."""
+    """One GPU; a field that `nvidia-smi` did not report is None."""
 
     index: int
     uuid: str | None = None
@@ -23,13 +23,13 @@ class Gpu:
 
     @property
     def id(self) -> str:
-        """By UUID, by index where that is not known."""
+        """The UUID, or the index if the UUID is unknown."""
         return self.uuid or str(self.index)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuFacts:
-    """The cards that work, and why there are none."""
+    """The GPUs that work; without any, `problem` is the reason."""
 
     gpus: tuple[Gpu, ...] = ()
     source: str = ""
@@ -38,7 +38,7 @@ class GpuFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineFacts:
-    """The container engine, as far as it answers."""
+    """The container engine, as it describes itself."""
 
     reachable: bool
     problem: str = ""
@@ -54,16 +54,16 @@ class ImageFacts:
     """The image that the job would run in."""
 
     reference: str
-    key: str | None  # None for an image that somebody else built
+    key: str | None  # None for an image that dimba does not build
     base: str | None
-    base_digest: str | None  # None where the base image is not on this machine yet
-    id: str | None  # None where it is not built yet
-    extra: str = ""  # what it has beside what trains, the Dockerfile's `WITH`
+    base_digest: str | None  # None until the base image is on this machine
+    id: str | None  # None until it is built
+    extra: str = ""  # the Dockerfile's `WITH`
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """Numbers of a transformer that its activations follow from."""
+    """The dimensions of a transformer that determine the size of its activations."""
 
     hidden: int
     layers: int
@@ -71,23 +71,23 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     intermediate: int
-    plain: bool = False  # an MLP of two matrices, without a gate, and an activation that is one kernel
-    joined: bool = False  # an MLP whose gate and up are one matrix
+    plain: bool = False  # the MLP has two matrices, no gate, and an activation that is one kernel
+    joined: bool = False  # the MLP's gate and up projections are one matrix
     vocabulary: int  # rows of the embedding
-    tied: bool  # the head is the embedding
+    tied: bool  # the head shares the embedding's weights
     experts: int = 0
-    active_experts: int = 0  # of a token
+    active_experts: int = 0  # per token
     expert_intermediate: int = 0
-    block_parameters: int  # of one layer, on average
-    expert_parameters: int = 0  # of them, in experts
-    norms: int = 2  # in a layer, over the hidden size
-    layer_norms: bool = False  # with a bias: autocast computes them in float32, and gives float32
-    head_norms: bool = False  # of queries and keys too
+    block_parameters: int  # per layer, on average
+    expert_parameters: int = 0  # per layer, included in block_parameters
+    norms: int = 2  # per layer, over the hidden size
+    layer_norms: bool = False  # with a bias: autocast computes them in float32 and returns float32
+    head_norms: bool = False  # queries and keys have norms too
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFacts:
-    """The base checkpoint: a folder that was looked into, or a Hub id that was not."""
+    """The base checkpoint: the facts of a local folder, or only the reference of a Hub id."""
 
     reference: str
     local: bool
@@ -96,20 +96,20 @@ class CheckpointFacts:
     architecture: str | None = None
     parameters: int | None = None
     weight_bytes: int | None = None
-    linear_sides: int | None = None  # sum of in + out over the matrices that an adapter sits on
-    linear_parameters: int | None = None  # of the same matrices, which is what Q-LoRA quantises
-    shape: ModelShape | None = None  # None where config.json does not tell, or the weights are others
+    linear_sides: int | None = None  # sum of in + out over the matrices that LoRA adapts
+    linear_parameters: int | None = None  # of the same matrices, which Q-LoRA quantises
+    shape: ModelShape | None = None  # None if config.json lacks a number or contradicts the weights
     dtype: str | None = None  # as the safetensors headers name it: F32, BF16
     context_length: int | None = None  # tokens
     has_chat_template: bool | None = None
-    own_code: str = ""  # its file that asks for code that lies beside it, or on the Hub
-    instead: Path | None = None  # a folder close by that would do
-    linked_files: tuple[tuple[Path, Path], ...] = ()  # (where a link leads as seen from the folder, the real file)
+    own_code: str = ""  # the name of its file that requires code from the checkpoint or the Hub
+    instead: Path | None = None  # a nearby folder that holds a complete checkpoint
+    linked_files: tuple[tuple[Path, Path], ...] = ()  # (target of a link as seen from the folder, the real file)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """The data: a file that was read, or a Hub id that was not."""
+    """The data: the facts of a local file, or only the reference of a Hub id."""
 
     reference: str
     local: bool
@@ -117,25 +117,25 @@ class DataFacts:
     hint: str = ""
     key: str = "dataset"  # the spec's key that `problem` is about
     summary: DataSummary | None = None
-    report: DataReport | None = None  # once they were tokenised
+    report: DataReport | None = None  # None until the rows are tokenised
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerFacts:
-    """The trainer: where it lies, where it will run, and the flags that it defines."""
+    """The trainer: its path on this machine and in the image, and the flags that it defines."""
 
-    path: Path | None  # on this machine; None where none was found
+    path: Path | None  # on this machine; None if no trainer was found
     problem: str = ""
     hint: str = ""
-    in_image: str | None = None  # its path in the image; None where it has to be mounted
+    in_image: str | None = None  # its path in the image; None if it has to be mounted
     flags: frozenset[str] = frozenset()
     flags_from: str = ""  # "--help" or "source"
-    other_mode: bool = False  # it is the other mode's
+    other_mode: bool = False  # it belongs to the other mode
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputFacts:
-    """The output folder and whoever will own what is written there."""
+    """The output folder, and the user and group that will own the files in it."""
 
     path: Path
     uid: int
@@ -144,18 +144,18 @@ class OutputFacts:
     problem: str = ""
     hint: str = ""
     user_error: bool = False  # the spec is wrong rather than the machine
-    holds: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()  # names of trained files already there
     run_id: str | None = None
-    run_active: bool = False  # as far as its record knows
+    run_active: bool = False  # according to its record
 
 
 @dataclass(frozen=True)
 class Harm:
-    """What of a spec could harm whoever launches it for a stranger, and under which key it stands."""
+    """A part of a spec that executes foreign code or exposes this machine, so that launching it requires trust."""
 
-    key: str
+    key: str  # of the spec
     what: str
-    grave: bool = False  # gives the whole machine away
+    grave: bool = False  # gives control over the entire machine
 
     def __str__(self) -> str:
         return f"{self.key}: {self.what}"
@@ -167,23 +167,23 @@ class NamedPath:
 
     path: Path
     exists: bool
-    why_not_read: str  # empty where a job may read from it
+    why_not_read: str  # the reason why a job may not read it; empty if it may
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterNodes:
-    """The machines of a cluster that a job goes to, each alike; this one need have no part in them."""
+    """The identical nodes of the cluster that runs a job; this machine need not be one of them."""
 
-    gpu: GpuFacts  # of a node
-    cores: int  # of a node
+    gpu: GpuFacts  # per node
+    cores: int  # per node
     slurm: SlurmSite | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostFacts:
-    """One look at the machine, for one spec."""
+    """Facts about the machine and about everything that one spec names."""
 
-    folder: Path  # where dimba is run: relative paths start here
+    folder: Path  # the folder that dimba is run in: relative paths start here
     runs: Path
     project: Path
     python: str
@@ -197,12 +197,12 @@ class HostFacts:
     trainer: TrainerFacts
     output: OutputFacts
     image: ImageFacts | None = None
-    unreadable: tuple[Path, ...] = ()  # what the job's user may not read
-    short_secrets: frozenset[str] = frozenset()  # names whose values are too short to be masked in a log
-    slurm: SlurmSite | None = None  # what the user's file says of the cluster; None where Slurm has no part in it
+    unreadable: tuple[Path, ...] = ()  # files that the job's user may not read
+    short_secrets: frozenset[str] = frozenset()  # variables whose values are too short to be masked in a log
+    slurm: SlurmSite | None = None  # the user's description of the cluster; None if Slurm has no part in the job
     named: Mapping[str, NamedPath] = field(default_factory=dict)  # files and mounts, by their text in the spec
-    harms: tuple[Harm, ...] = ()  # what the spec brings along that its reader has to trust
+    harms: tuple[Harm, ...] = ()  # parts of the spec that require trust
 
     def on(self, nodes: ClusterNodes) -> "HostFacts":
-        """This machine's files on a cluster's nodes."""
+        """The facts of this machine's files, with the GPUs and cores of a cluster's nodes."""
         return replace(self, gpu=nodes.gpu, cores=nodes.cores, slurm=nodes.slurm)

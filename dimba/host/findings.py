@@ -1,4 +1,4 @@
-"""What was found out once and holds for as long as its name does: JSON in dimba's own cache."""
+"""Results that stay valid for as long as their name does, cached as JSON in dimba's own cache."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from dimba.common.contract import cache_home
 
 
 def recall(kind: str, name: str) -> Any:
-    """What was remembered; None where nothing was, or it cannot be read."""
+    """The remembered value; None if there is none or it cannot be read."""
     try:
         return json.loads(_file(kind, name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -16,7 +16,7 @@ def recall(kind: str, name: str) -> Any:
 
 
 def remember(kind: str, name: str, value: Any) -> None:
-    """Keeps it, readable by this user alone; where that cannot be, it is found out again next time."""
+    """Store the value, readable by this user alone; a failure is ignored, as the value can be computed again."""
     path = _file(kind, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

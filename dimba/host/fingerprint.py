@@ -1,4 +1,4 @@
-"""What files hold, as one hash: of a data file, of a base checkpoint. Read once, remembered while nothing changes."""
+"""Content hashes of data files and base checkpoints, computed once and remembered until a file changes."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from dimba.host.stamp import stamp
 
 _CHUNK = 1 << 22
 _KIND = "hashes"
-_AT_ONCE = 4  # files: more only wait for the disk
+_AT_ONCE = 4  # files read in parallel: more would only wait for the disk
 Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
 
 def fingerprint(path: Path, progress: Progress) -> str | None:
-    """SHA-256 of a file, or of the names and hashes of the files right in a folder; None where it cannot be read."""
+    """SHA-256 of a file, or of the names and hashes of a folder's own files; None if one cannot be read."""
     before = stamp(path)
     name = _name(path, before)
     if isinstance(known := recall(_KIND, name), str):
@@ -25,15 +25,15 @@ def fingerprint(path: Path, progress: Progress) -> str | None:
         hashes = _hashes(files, progress)
     except OSError:
         return None
-    if not path.is_dir():
-        made = hashes[0]
-    else:
-        made = hashlib.sha256(
-            "".join(f"{h}  {f.name}\n" for h, f in zip(hashes, files, strict=True)).encode()
-        ).hexdigest()
+    digest = _folder_hash(files, hashes) if path.is_dir() else hashes[0]
     if stamp(path) == before:
-        remember(_KIND, name, made)
-    return made
+        remember(_KIND, name, digest)
+    return digest
+
+
+def _folder_hash(files: list[Path], hashes: list[str]) -> str:
+    lines = (f"{digest}  {file.name}\n" for digest, file in zip(hashes, files, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _hashes(files: list[Path], progress: Progress) -> list[str]:
@@ -44,12 +44,12 @@ def _hashes(files: list[Path], progress: Progress) -> list[str]:
         done += count
         progress(done, total)
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # hashlib lets other threads run meanwhile
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # hashlib releases the interpreter lock
         return list(pool.map(lambda file: file_hash(file, read), files))
 
 
 def file_hash(file: Path, read: Callable[[int], None] = lambda _bytes: None) -> str:
-    """SHA-256 of a file, whatever its size."""
+    """SHA-256 of a file, read in chunks; `read` receives the size of each chunk in bytes."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):

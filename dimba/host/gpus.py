@@ -1,4 +1,4 @@
-"""Which GPUs there are: by `nvidia-smi`, else by the CDI devices that the engine can pass through."""
+"""The machine's GPUs, from `nvidia-smi`, else from the CDI devices that the engine can pass through."""
 
 # Not pynvml (26 ms to import): it needs this as its fall-back, and a driver that hangs would hang it past any time-out.
 
@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from dimba.host.facts import Gpu, GpuFacts
 
 CDI_KIND = "nvidia.com/gpu="
+_SECONDS = 20  # for `nvidia-smi`, which takes long to load a driver
 _FIELDS = ("index", "uuid", "name", "memory.total", "compute_cap", "driver_version", "memory.free")
 
 
 def find_gpus(cdi_devices: Iterable[str] = ()) -> GpuFacts:
-    """The machine's GPUs; an `nvidia-smi` that is there and fails is believed over a stale CDI file."""
+    """The machine's GPUs; a failing `nvidia-smi` counts more than a CDI file, which may be stale."""
     if shutil.which("nvidia-smi"):
         return _by_nvidia_smi()
     numbers = sorted(int(name) for name in _cdi_names(cdi_devices) if name.isdecimal())
@@ -23,7 +24,7 @@ def find_gpus(cdi_devices: Iterable[str] = ()) -> GpuFacts:
 
 
 def cdi_device(gpu: Gpu, cdi_devices: Iterable[str]) -> str | None:
-    """The CDI device that is this card, by UUID where CDI names those; None where CDI does not know it."""
+    """The CDI device of this GPU, by UUID, else by index; None if CDI does not list it."""
     names = set(_cdi_names(cdi_devices))
     for name in (gpu.uuid, str(gpu.index)):
         if name and name in names:
@@ -36,31 +37,35 @@ def _cdi_names(devices: Iterable[str]) -> list[str]:
 
 
 def _by_nvidia_smi() -> GpuFacts:
-    command = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        result = _nvidia_smi(f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
     except (OSError, subprocess.TimeoutExpired) as error:
         return GpuFacts(source="nvidia-smi", problem=f"nvidia-smi did not answer: {error}")
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        return GpuFacts(source="nvidia-smi", problem=f"nvidia-smi: {said[0] if said else done.returncode}")
-    rows = csv.reader(done.stdout.splitlines(), skipinitialspace=True)
-    return GpuFacts(
-        gpus=tuple(_gpu(row) for row in rows if len(row) in (len(_FIELDS) - 1, len(_FIELDS))), source="nvidia-smi"
-    )
+    if result.returncode:
+        lines = (result.stderr or result.stdout).strip().splitlines()
+        return GpuFacts(source="nvidia-smi", problem=f"nvidia-smi: {lines[0] if lines else result.returncode}")
+    rows = [row for row in _rows(result.stdout) if len(row) in (len(_FIELDS) - 1, len(_FIELDS))]
+    return GpuFacts(gpus=tuple(map(_gpu, rows)), source="nvidia-smi")
 
 
 def used_by_processes() -> dict[str, str]:
-    """Cards on which somebody computes, by UUID: who; empty where `nvidia-smi` does not tell."""
+    """The process that computes on each GPU in use, by the GPU's UUID; empty if `nvidia-smi` does not report them."""
     if not shutil.which("nvidia-smi"):
         return {}
-    command = ["nvidia-smi", "--query-compute-apps=gpu_uuid,pid,process_name", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        result = _nvidia_smi("--query-compute-apps=gpu_uuid,pid,process_name", "--format=csv,noheader")
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    rows = csv.reader(done.stdout.splitlines() if done.returncode == 0 else [], skipinitialspace=True)
+    rows = _rows(result.stdout) if result.returncode == 0 else []
     return {uuid: f"process {pid} ({name})" for uuid, pid, name in (row for row in rows if len(row) == 3)}
+
+
+def _nvidia_smi(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False)
+
+
+def _rows(text: str) -> list[list[str]]:
+    return list(csv.reader(text.splitlines(), skipinitialspace=True))
 
 
 def _gpu(row: list[str]) -> Gpu:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 HELP_SECONDS = 20
-PARSER_VERSION = 3  # what an older parser found in a help text is not believed
+PARSER_VERSION = 3  # cached results of an older parser are ignored
 
 _FLAG = r"--?(?:\[no-?\])?[A-Za-z0-9][\w-]*(?:\.[\w-]+)*"
 _BRACKETS = r"(?:\{[^}]*\}|\[[^\]]*\]+|<[^>]*>+)(?:\.\.\.)?|\.\.\."
@@ -15,7 +15,7 @@ _WORDS = rf"[ =][A-Za-z](?:[\w:-]|[/|.](?=\w))*(?: (?:{_BRACKETS}))*"
 
 
 def _names(option: str) -> re.Pattern[str]:
-    # Atomic, so that a line that does not match is given up at once, however long.
+    # Atomic groups, so that a long line that does not match fails at once.
     return re.compile(rf"(?:-\w(?:{_VALUE})? )?(?>{option})(?:(?:[,;] ?| ?[/|] ?)(?>{option}))*")
 
 
@@ -36,14 +36,14 @@ _BOX_ROW = re.compile(r"(\s*)(?:[│┃](.*)[│┃]|\|(.*)\|)$")
 
 def flags_in_help(text: str) -> frozenset[str]:
     """Flags that a `--help` text defines: at the start of a line among its options, not in prose or an example."""
-    found = frozenset(_defined(text))
-    # Without any heading but that of the usage, what comes after the usage's paragraph are the options.
-    return found or frozenset(flag for part in re.split(r"\n\s*\n", text) for flag in _defined(part))
+    found = frozenset(_defined_flags(text))
+    # Without any heading but that of the usage, the options follow the usage's paragraph.
+    return found or frozenset(flag for part in re.split(r"\n\s*\n", text) for flag in _defined_flags(part))
 
 
-def _defined(text: str) -> Iterator[str]:
+def _defined_flags(text: str) -> Iterator[str]:
     lines = [_plain(line) for line in text.splitlines()]
-    columns: set[int] = set()  # where definitions start; what starts further right is their help
+    columns: set[int] = set()  # in which definitions start; a line further right is help text
     leftmost, closed = 0, False
     for before, line, after in zip(["", *lines], lines, [*lines[1:], ""], strict=False):
         indent = _indent(line)
@@ -52,7 +52,7 @@ def _defined(text: str) -> Iterator[str]:
         elif columns and indent == 0 and line and not before.strip() and not line.startswith("-"):
             closed = True  # a paragraph of prose below the options
         elif columns and indent == 0 < min(columns):
-            continue  # what begins a line of its own below indented options is prose, whatever it begins with
+            continue  # an unindented line below indented options is prose, even if it begins with a flag
         elif not closed and (names := _definition(before, line, after, among=indent in columns)):
             if not columns or indent < leftmost:
                 columns, leftmost = {indent}, indent
@@ -62,7 +62,7 @@ def _defined(text: str) -> Iterator[str]:
 
 
 def _plain(line: str) -> str:
-    """The line without colours, tabs, and the boxes that rich draws; a box's title becomes a heading."""
+    """The line without colours, tabs and the boxes that rich draws; a box's title becomes a heading."""
     line = _COLOUR.sub("", line).expandtabs().rstrip()
     if top := _BOX_TOP.match(line):
         return f"{top[1]}:"
@@ -77,16 +77,16 @@ def _indent(line: str) -> int:
 
 
 def _definition(before: str, line: str, after: str, *, among: bool) -> str:
-    """The flags, with their values, that a line defines, if it does; `among` others, a bare `--flag value` does."""
+    """The flags that a line defines, with their values; `among` other definitions, a bare `--flag value` is one."""
     names, *help_text = _BEFORE_HELP.split(line.strip(), maxsplit=1)
     if not names.startswith("-") or "\\" in (before[-1:], line[-1:]):
         return ""
     colon = f"{names}:" in line
-    told = any(help_text) and not colon
+    explained = any(help_text) and not colon
     alone = _indent(line) > 0 and not _is_prose_above(before, line)
     if _NAMES.fullmatch(names):
-        return names if told or alone else ""
-    sure = told or (alone and (among or ", -" in names)) or _is_help_below(line, after)
+        return names if explained or alone else ""
+    sure = explained or (alone and (among or ", -" in names)) or _is_help_below(line, after)
     return names if sure and not colon and _NAMES_WITH_WORDS.fullmatch(names) else ""
 
 

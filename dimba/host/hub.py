@@ -1,4 +1,4 @@
-"""What the Hugging Face Hub says of an id: asked quickly, and never an exception for what the network does."""
+"""Facts about an id on the Hugging Face Hub, fetched within seconds; the network never raises an exception."""
 
 import os
 from collections.abc import Sequence
@@ -16,33 +16,33 @@ Status = Literal["found", "missing", "gated", "unreachable", "offline", "missing
 
 @dataclass(frozen=True, kw_only=True)
 class HubModel:
-    """A model's facts, None where the Hub does not tell; with the status `gated` its files are refused."""
+    """A model's facts, None if the Hub does not report them; with the status `gated` its files are refused."""
 
     id: str
     status: Status
     why: str = ""
     architecture: str | None = None
     parameters: int | None = None
-    dtype: str | None = None  # that most parameters have, such as BF16
+    dtype: str | None = None  # of most parameters, such as BF16
     context_length: int | None = None  # tokens
     has_chat_template: bool | None = None
-    gated: bool = False  # for some, though perhaps not for this user
+    gated: bool = False  # its files require approval, which this user may have
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubDataset:
-    """A data set's facts; what the Hub does not tell is empty, and `why` says so although it was found."""
+    """A data set's facts; a field that the Hub does not report is empty, and `why` gives the reason."""
 
     id: str
     status: Status
     why: str = ""
     configs: tuple[str, ...] = ()
     splits: dict[str, tuple[str, ...]] = field(default_factory=dict)  # config → splits
-    config: str | None = None  # that `rows` and `first` are of
-    split: str | None = None
-    rows: int | None = None  # estimated where the Hub has not counted all; None for a slice
+    config: str | None = None  # of `rows` and `first`
+    split: str | None = None  # of `rows` and `first`
+    rows: int | None = None  # an estimate if the Hub has not counted all rows; None for a slice
     first: dict[str, Any] | None = None
-    truncated: tuple[str, ...] = ()  # columns of `first` that the Hub cut: text, whatever their type is
+    truncated: tuple[str, ...] = ()  # columns of `first` that the Hub cut, and so returned as text
     gated: bool = False
 
 
@@ -52,12 +52,12 @@ def endpoint() -> str:
 
 
 def viewer() -> str:
-    """The data set viewer's address, without a slash at its end; an http:// stand-in is its own viewer."""
+    """The data set viewer's address, without a slash at its end; a plain http:// endpoint is its own viewer."""
     return endpoint().replace("https://", "https://datasets-server.", 1)
 
 
 def look_at_model(id: str) -> HubModel:
-    """Asks for a model by its id, such as `owner/name`. Never raises; a few times `ask.TIMEOUT` at most."""
+    """Facts of the model `id`, such as `owner/name`. Never raises; takes at most a few times `http.TIMEOUT`."""
     status, why, body = _existence("models", id)
     config = ask(f"{endpoint()}/{quote(id)}/resolve/main/config.json").body if status == "found" else {}
     weights = mapping(body.get("safetensors"))
@@ -77,7 +77,7 @@ def look_at_model(id: str) -> HubModel:
 
 
 def look_at_dataset(id: str, config: str | None = None, split: str | None = None) -> HubDataset:
-    """Asks for a data set; `split` may be `train[:10%]`. Never raises; a few times `ask.TIMEOUT` at most."""
+    """Facts of a data set; `split` may be `train[:10%]`. Never raises; takes at most a few times `http.TIMEOUT`."""
     status, why, body = _existence("datasets", id)
     found = HubDataset(id=id, status=status, why=why, gated=status == "gated" or bool(body.get("gated")))
     if status != "found":
@@ -129,7 +129,7 @@ def _existence(kind: str, id: str) -> tuple[Status, str, dict[str, Any]]:
     address = f"{endpoint()}/api/{kind}/{quote(id)}"
     answer = ask(address)
     if answer.body.get("gated"):
-        # A gated one tells its facts to everybody, and gives its files to few.
+        # The facts of a gated repository are public, its files are not.
         access = ask(f"{address}/auth-check")
         if access.status in (401, 403):
             return *_verdict(replace(access, code="GatedRepo")), answer.body
@@ -154,7 +154,7 @@ def _viewer(path: str, **query: str) -> Answer:
 
 
 def _splits(body: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Config → splits; a config that the viewer could not read, or not yet, is there without any."""
+    """Config → splits; a config that the viewer cannot read, or has not read yet, has none."""
     found: dict[str, list[str]] = {}
     for entry in (entry for key in ("splits", "pending", "failed") for entry in mappings(body.get(key))):
         config, split = entry.get("config"), entry.get("split")
@@ -164,7 +164,7 @@ def _splits(body: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _split_names(split: str | None) -> list[str]:
-    """`train[:10%]+test` → train, test; none for `all`, which is every one."""
+    """The names in a split expression: `train[:10%]+test` → train, test; empty for `all`, which means every split."""
     names = [part.partition("[")[0].strip() for part in (split or "").split("+")]
     return [name for name in names if name not in ("", "all")]
 
@@ -181,12 +181,12 @@ def _has_chat_template(body: dict[str, Any]) -> bool | None:
     tokenizer = config.get("tokenizer_config")
     if "chat_template.jinja" in files or config.get("chat_template_jinja") or mapping(tokenizer).get("chat_template"):
         return True
-    told = isinstance(tokenizer, dict) or (files and "tokenizer_config.json" not in files)
-    return False if told else None
+    known = isinstance(tokenizer, dict) or (files and "tokenizer_config.json" not in files)
+    return False if known else None
 
 
 def _unknown(what: str, answer: Answer) -> str:
-    return "" if answer.status == 200 else f"the Hub does not tell its {what}: {answer.why}"
+    return "" if answer.status == 200 else f"the Hub does not report its {what}: {answer.why}"
 
 
 def _named(names: Sequence[str], most: int = 10) -> str:

@@ -1,4 +1,4 @@
-"""The shape of a model: config.json's word for it, as far as the headers of its weights agree."""
+"""The shape of a model, read from config.json and checked against the headers of its weights."""
 
 import math
 import re
@@ -26,15 +26,15 @@ EXPERT = ".experts."  # in the name of a tensor
 _NORM = re.compile(r"(norm|ln)\w*\.weight$")
 _NORM_BIAS = re.compile(r"(norm|ln)\w*\.bias$")
 _HEAD_NORM = re.compile(r"\b([qk]_norm|query_norm|key_norm)\.weight$")
-_ONE_KERNEL = ("gelu", "gelu_pytorch_tanh", "relu", "silu")  # `gelu_new` and others are written out, and keep more
+_ONE_KERNEL = ("gelu", "gelu_pytorch_tanh", "relu", "silu")  # others, as `gelu_new`, are several and keep more
 _LAYER = re.compile(r"(?:layers|h|blocks|block)\.(\d+)\.")
 
 
 def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | None:
-    """The shape; None where a number is missing, absurd, or at odds with the tensors that are there."""
+    """The shape; None if a number is missing, absurd, or contradicts the tensors (name and shape each)."""
     text = config.get("text_config")
-    said = {**config, **text} if isinstance(text, Mapping) else config
-    found = {name: _number(said, keys) for name, keys in _NAMES.items()}
+    values = {**config, **text} if isinstance(text, Mapping) else config
+    found = {name: _number(values, keys) for name, keys in _NAMES.items()}
     hidden, layers, heads = found["hidden"], found["layers"], found["heads"]
     embedding = next((shape for name, shape in tensors if _EMBEDDING.search(name) and len(shape) == 2), None)
     if not (hidden and layers and heads and embedding):
@@ -44,13 +44,13 @@ def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | Non
         hidden=hidden,
         layers=layers,
         heads=heads,
-        kv_heads=found["kv_heads"] or (1 if said.get("multi_query") is True else heads),
+        kv_heads=found["kv_heads"] or (1 if values.get("multi_query") is True else heads),
         head_dim=found["head_dim"] or max(1, hidden // heads),
         intermediate=intermediate,
-        plain=said.get("hidden_act") in _ONE_KERNEL and _between(tensors, {hidden, intermediate}) == 2 * layers,
+        plain=values.get("hidden_act") in _ONE_KERNEL and _between(tensors, {hidden, intermediate}) == 2 * layers,
         joined=_between(tensors, {hidden, 2 * intermediate}) == layers,
         vocabulary=embedding[0],
-        tied=said.get("tie_word_embeddings") is True or not any(_HEAD.search(name) for name, _ in tensors),
+        tied=values.get("tie_word_embeddings") is True or not any(_HEAD.search(name) for name, _ in tensors),
         experts=found["experts"] or 0,
         active_experts=found["active_experts"] or 0,
         expert_intermediate=(found["expert_intermediate"] or 0) if found["experts"] else 0,
@@ -78,12 +78,12 @@ def _norms(tensors: Tensors, hidden: int) -> int:
 
 
 def _between(tensors: Tensors, sizes: set[int]) -> int:
-    """Matrices from one of two sizes to the other: a gate is a third one, or lies in one that is twice as wide."""
+    """The number of matrices in all layers between two sizes: 2 or, with a gate, 3 per layer, or 1 if it is fused."""
     return sum(1 for name, shape in tensors if len(shape) == 2 and set(shape) == sizes and _LAYER.search(name))
 
 
 def _agrees(shape: ModelShape, embedding: Sequence[int], tensors: Tensors) -> bool:
-    """Whether the weights are those of such a model: sizes decide about refusals, and a file may say anything."""
+    """Whether the weights fit the shape: memory estimates decide about refusals, and config.json may be wrong."""
     numbers = {int(match[1]) for name, _ in tensors if (match := _LAYER.search(name))}
     sides = {side for name, sizes in tensors if _LAYER.search(name) for side in sizes}
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim

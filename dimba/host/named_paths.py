@@ -40,5 +40,5 @@ def _file_of(reward: str) -> str | None:
 
 
 def file_of_reward(reward: RewardSpec) -> str | None:
-    """The file that a reward reads: its Python, or the schema of `json_valid`."""
+    """The file that a reward reads: its Python source, or the schema of `json_valid`; None for other rewards."""
     return reward.file or (reward.parameter if reward.name == "json_valid" else None)

@@ -1,4 +1,4 @@
-"""The output folder: whose files will be written there, and whether they can be."""
+"""The output folder: its future owner, and whether a job can write in it."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from dimba.records import RunFolder
 
 
 def look_at_output(output_dir: str, folder: Path) -> OutputFacts:
-    """Facts of `output_dir`, relative to `folder`. Root works for whoever owns the nearest existing folder."""
+    """Facts of `output_dir`, relative to `folder`."""
     path = absolute(output_dir, folder)
     nearest = nearest_existing(path)
     uid, gid = job_user(nearest)
@@ -36,12 +36,12 @@ def look_at_output(output_dir: str, folder: Path) -> OutputFacts:
 
 
 def nearest_existing(path: Path) -> Path:
-    """`path` itself or the closest folder above it that exists."""
+    """`path` itself, or the closest folder above it that exists."""
     return next(each for each in (path, *path.parents) if os.path.exists(each))
 
 
 def job_user(nearest: Path) -> tuple[int, int]:
-    """uid and gid of the job: the caller's; for root, those of whoever owns `nearest`."""
+    """uid and gid of the job: the caller's; run by root, those of the owner of `nearest`."""
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
     status = nearest.stat()
@@ -51,11 +51,11 @@ def job_user(nearest: Path) -> tuple[int, int]:
 def _misplaced(path: Path, folder: Path) -> tuple[str, str, bool] | None:
     hint = "give a folder of its own, such as checkpoints/mine"
     if folder.is_relative_to(path) or folder.resolve().is_relative_to(os.path.realpath(path)):
-        return f"`{path}` is where dimba is run, or above it", hint, True
+        return f"`{path}` is the folder that dimba is run in, or above it", hint, True
     if why := why_not_write(path):
         return f"`{path}` {why}", hint, True
     if lost := [each for each in (path, *path.parents) if is_link(each) and not os.path.exists(each)]:
-        return f"`{lost[0]}` is a link that leads nowhere", "mend the link, or choose another `output_dir`", True
+        return f"`{lost[0]}` is a broken link", "fix the link, or choose another `output_dir`", True
     return None
 
 
@@ -63,21 +63,21 @@ def _obstacle(path: Path, nearest: Path, uid: int, gid: int) -> tuple[str, str, 
     if not nearest.is_dir():
         return f"`{nearest}` is a file", "choose an `output_dir` that is a folder", True
     if not may_write(nearest, uid, gid):
-        return f"user {uid} may not write in `{nearest}`", "choose another `output_dir`, or mend its permissions", False
+        return f"user {uid} may not write in `{nearest}`", "choose another `output_dir`, or fix its permissions", False
     if path.is_dir():
         foreign = [each.name for each in path.iterdir() if not may_read(each, uid, gid)]
         if foreign:
-            return f"`{path / foreign[0]}` belongs to somebody else", "choose another `output_dir`", False
+            return f"`{path / foreign[0]}` belongs to another user", "choose another `output_dir`", False
     return "", "", False
 
 
 def may_write(folder: Path, uid: int, gid: int) -> bool:
-    """Whether the job's user may write in a folder, and anybody at all can."""
+    """Whether the job's user may write in a folder, and its file system accepts files."""
     return _can_write(folder) and _may_write(folder, uid, gid)
 
 
 def _can_write(folder: Path) -> bool:
-    """By writing: permissions say nothing of a read-only or special file system, least of all to root."""
+    # Permissions do not show that a file system is read-only or special, least of all to root.
     try:
         with tempfile.TemporaryFile(dir=folder):
             return True
@@ -94,9 +94,9 @@ def _may_write(folder: Path, uid: int, gid: int) -> bool:
 
 
 def may_read(path: Path, uid: int, gid: int, *, plain: bool = False) -> bool:
-    """Whether the job's user may read a file, by its mode where that user is not the caller.
+    """Whether the job's user may read a file; by the file's mode if that user is not the caller.
 
-    In a container root is as `plain` a user as any.
+    `plain`: root has no privileges, as in a container.
     """
     if (uid == os.geteuid() or uid == 0) and not (uid == 0 and plain):
         return os.access(path, os.R_OK)
@@ -106,7 +106,7 @@ def may_read(path: Path, uid: int, gid: int, *, plain: bool = False) -> bool:
 
 
 def home_of(uid: int) -> Path:
-    """Where a user lives; a folder that is not there for a user without a home."""
+    """The user's home folder; a folder that does not exist for a user without one."""
     try:
         return Path(pwd.getpwuid(uid).pw_dir)
     except KeyError:
@@ -114,7 +114,7 @@ def home_of(uid: int) -> Path:
 
 
 def _owner(path: Path) -> tuple[str | None, bool]:
-    """The run that claimed the folder, and whether its record says that it goes on."""
+    """The id of the run that claimed the folder, and whether its record shows it active."""
     try:
         note = json.loads((path / OUTPUT_FILE).read_text(encoding="utf-8"))
         run_id, folder = str(note["run_id"]), Path(note["run"])

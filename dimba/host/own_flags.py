@@ -1,4 +1,4 @@
-"""What our own trainers say to the values of their flags, asked without starting them."""
+"""Flag values checked by the parsers of dimba's own trainers, without starting them."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ _NEEDED = ["--base-checkpoint", "base", "--dataset", "data", "--output-dir", "ou
 
 
 def refusal(trainer: Path | None, project: Path, tokens: list[str]) -> str:
-    """Why a trainer of ours would not start with these tokens, a flag and its values; empty where it would."""
+    """The reason why one of dimba's trainers rejects these tokens, a flag and its values; empty if none does."""
     objective = objective_of(trainer, project)
     if objective is None:
         return ""
@@ -21,5 +21,5 @@ def refusal(trainer: Path | None, project: Path, tokens: list[str]) -> str:
     except argparse.ArgumentError as error:
         return error.message
     if left[:1] == tokens[:1]:
-        return ""  # which flags there are is not asked here
+        return ""  # unknown flags are reported elsewhere
     return f"takes no value, or fewer; `{' '.join(left)}` is left over" if left else ""

@@ -1,4 +1,4 @@
-"""One look at the machine for one spec: (JobSpec, engine) → HostFacts."""
+"""Probes the machine for one spec: (JobSpec, engine) → HostFacts."""
 
 import os
 import sys
@@ -24,12 +24,12 @@ _SWITCHES = ("0", "1", "true", "false", "yes", "no", "on", "off")  # HF_HUB_DISA
 
 
 def project_root() -> Path:
-    """The checkout that this package is part of: what the image is built from."""
+    """The checkout that this package is part of, from which the image is built."""
     return Path(__file__).resolve().parents[2]
 
 
 def runs_folder(folder: Path) -> Path:
-    """Where runs are recorded: `DIMBA_RUNS`, else `runs/` in the folder that dimba is run in."""
+    """The folder of run records: `DIMBA_RUNS`, else `runs/` in the folder that dimba is run in."""
     return absolute(os.environ.get(ENV_RUNS) or "runs", folder)
 
 
@@ -44,9 +44,9 @@ def probe(
     read: bool = True,
     in_container: bool = False,
 ) -> HostFacts:
-    """Looks at everything that `spec` names; problems become part of the facts, the plan judges them.
+    """Facts about everything that `spec` names; problems become part of the facts, and the plan decides on them.
 
-    Without `read`, the data are only looked for. `in_container`, the job's user has none of the caller's groups.
+    Without `read`, data files are only checked for existence. `in_container`, the job's user lacks the caller's groups.
     """
     output = look_at_output(spec.output_dir, folder)
     checkpoint = look_at_checkpoint(
@@ -96,15 +96,15 @@ def look_at_data(
     skip_bad: bool = False,
     read: bool = True,
 ) -> DataFacts:
-    """Reads a local file whole, as the trainer will; a Hub id is taken as it is, and so is a file without `read`.
+    """Facts of the data: reads all rows of a local file as the trainer will; does not look up a Hub id.
 
-    A row that cannot be used is a problem, unless `skip_bad`.
+    Without `read`, a file is only checked for existence. Invalid rows are a problem, unless `skip_bad`.
     """
     if dataset.path is None:
         return DataFacts(reference=str(dataset.name), local=False)
     path = absolute(dataset.path, folder)
     if why := why_not_read(path):
-        hint = "give a file of rows; one that you do mean to train on, copy to a place of your own"
+        hint = "give a file of rows, or copy this one to a folder of your own"
         return DataFacts(reference=str(path), local=True, problem=f"{path} {why}", hint=hint)
     if not path.is_file():
         problem = "is a folder, not a file" if path.is_dir() else "does not exist"
@@ -123,15 +123,15 @@ def look_at_data(
 
 
 def _bad_rows(summary: DataSummary) -> tuple[str, str]:
-    """(problem, hint): the first ones, each with its line, and how many there are."""
+    """(problem, hint): the first invalid rows, each with its line, and their number."""
     lines = bad_rows(summary.bad, summary.unusable, summary.rows)
-    what = CORRECT if summary.unusable == 1 else "correct these rows or remove them"
+    fix = CORRECT if summary.unusable == 1 else "correct these rows or remove them"
     if summary.hint and summary.hint != CORRECT:
-        what = summary.hint
-    return "\n".join(lines), f"{what}, or train on the others with `trainer_args: {{{SKIP_BAD_ROWS}: true}}`"
+        fix = summary.hint
+    return "\n".join(lines), f"{fix}, or train on the others with `trainer_args: {{{SKIP_BAD_ROWS}: true}}`"
 
 
-# A file that has not changed is read once a process: the wizard looks, plans and launches.
+# The wizard previews, plans and launches in one process: an unchanged file is read only once.
 _SURVEYS: dict[object, DataSummary] = {}
 
 
@@ -143,7 +143,7 @@ def _surveyed(path: Path, columns: dict[str, str], mode: str, progress: Callable
 
 
 def hub_cache(uid: int, home: Path, folder: Path) -> Path:
-    """The Hugging Face cache: the caller's, or that of whoever root works for (`uid`, who lives in `home`)."""
+    """The Hugging Face cache of the job's user, whose home is `home`: HF_HOME, or a folder of runs without either."""
     if os.environ.get("HF_HOME"):
         return absolute(os.environ["HF_HOME"], folder)
     home = Path.home() if uid == os.geteuid() else home

@@ -1,4 +1,4 @@
-"""What made a model: the repository's revision and changes, what is pinned, what the base and the data hold."""
+"""The provenance of a model: the repository's revision and changes, and hashes of pins, base checkpoint and data."""
 
 import os
 import subprocess
@@ -11,15 +11,15 @@ from dimba.host.facts import CheckpointFacts, DataFacts, HostFacts
 from dimba.host.fingerprint import file_hash, fingerprint
 from dimba.spec.secrets import mask_secrets
 
-Progress = Callable[[str, int, int], None]  # (what is read, bytes so far, bytes in all)
+Progress = Callable[[str, int, int], None]  # (activity, bytes so far, bytes in all)
 
-_CONFIG = ("-c", "core.fsmonitor=false", "-c", "core.quotePath=false")  # nothing of the repository's is executed
+_CONFIG = ("-c", "core.fsmonitor=false", "-c", "core.quotePath=false")  # git must not execute the repository's hooks
 
 
 def provenance(facts: HostFacts, named: Iterable[str], progress: Progress) -> dict[str, Any]:
-    """Fields of a run record; None where there is no git, no repository, or nothing to read.
+    """Fields of a run record; a field is None without git, a repository, or a readable file.
 
-    Values of the variables `named` in a spec are masked in the diff, and so is whatever else is a secret.
+    The diff masks the values of the variables `named` in a spec and of every variable with a secret's name.
     """
     project = facts.project
     changes = _git(project, "status", "--porcelain")
@@ -34,7 +34,7 @@ def provenance(facts: HostFacts, named: Iterable[str], progress: Progress) -> di
 
 
 def hub_commits(plan: dict[str, Any]) -> dict[str, Any]:
-    """The same of what came from the Hub, once a job of `plan` (a plan.json) has fetched it: its commits."""
+    """The commits of the base and the data that the job of `plan` (a plan.json) fetched from the Hub, by field."""
     kinds = {"base_hash": ("checkpoint", "models"), "data_hash": ("data", "datasets")}
     found = {}
     for name, (part, kind) in kinds.items():
@@ -54,12 +54,12 @@ def _commit(plan: dict[str, Any], kind: str, reference: str) -> str | None:
 
 
 def _content(facts: CheckpointFacts | DataFacts, progress: Callable[[int, int], None]) -> str | None:
-    made = fingerprint(Path(facts.reference), progress) if facts.local else None
-    return f"sha256:{made}" if made else None
+    digest = fingerprint(Path(facts.reference), progress) if facts.local else None
+    return f"sha256:{digest}" if digest else None
 
 
 def _diff(project: Path) -> str:
-    """What differs from the revision, and the hash of every file that git does not know."""
+    """The difference from the revision, and the hash of every untracked file."""
     diff = _git(project, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD") or ""
     unknown = (_git(project, "ls-files", "--others", "--exclude-standard") or "").splitlines()
     return "\n".join([diff, *(f"?? {name} sha256:{_hash(project / name)}" for name in unknown)]).strip()
@@ -74,10 +74,10 @@ def _hash(path: Path) -> str | None:
 
 
 def _git(project: Path, *arguments: str) -> str | None:
-    # A repository that belongs to somebody else is only read here.
+    # safe.directory: a repository of another user is only read here.
     command = ["git", "-c", f"safe.directory={project}", *_CONFIG, "-C", str(project), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""The flags that a script's source defines, for where it cannot be asked."""
+"""The flags that a script's source defines, for when its `--help` cannot be run."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ _FLAG = re.compile(r"--[A-Za-z0-9][\w-]*(?:\.[\w-]+)*")
 
 
 def flags_in_source(source: str) -> frozenset[str]:
-    """Flags in the calls that define some, as `add_argument("--x")` or `option("--x/--no-x")`, and in loops of them."""
+    """The flags in defining calls such as `add_argument("--x")` or `option("--x/--no-x")`, and in loops over these."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
@@ -28,7 +28,7 @@ def flags_in_source(source: str) -> frozenset[str]:
 
 
 def _other_names(tree: ast.AST) -> Iterator[str]:
-    """`add = parser.add_argument`, and functions that hand what they get to one of the definers."""
+    """The names of aliases (`add = parser.add_argument`) and of functions that pass their arguments to a definer."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr in _DEFINERS:
             yield from (target.id for target in node.targets if isinstance(target, ast.Name))
@@ -55,7 +55,7 @@ def _defined(node: ast.AST, tree: ast.AST, definers: frozenset[str]) -> Iterator
 
 
 def _literal(node: ast.expr, tree: ast.AST) -> ast.AST:
-    """What a loop goes over: where it is a name, what was assigned to it."""
+    """The value that a loop iterates over; for a name, the value assigned to it."""
     if not isinstance(node, ast.Name):
         return node
     assigned = (each for each in ast.walk(tree) if isinstance(each, ast.Assign))
@@ -69,7 +69,7 @@ def _strings(node: ast.AST) -> Iterator[str]:
 
 
 def flags_in_file(path: Path) -> frozenset[str]:
-    """`flags_in_source` of a script, and the flags of the project's objectives whose options it parses."""
+    """The flags of a script, and those of the objectives whose options it parses."""
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -78,7 +78,7 @@ def flags_in_file(path: Path) -> frozenset[str]:
 
 
 def _objectives_in(source: str) -> Iterator[Objective[Any]]:
-    """The objectives that a script imports, as the project's own trainers do."""
+    """The objectives that a script imports, as dimba's own trainers do."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):

@@ -1,11 +1,11 @@
-"""Telling whether something on disk has changed, without reading it."""
+"""Detects changes on disk without reading the content."""
 
 import os
 from pathlib import Path
 
 
 def stamp(path: Path) -> object:
-    """What changes when a file, or something in a folder, does; None where nothing is there."""
+    """A value that changes whenever the file, or an entry of the folder, does; None if there is neither."""
     try:
         if not path.is_dir():
             return _of(path.stat())
@@ -15,12 +15,12 @@ def stamp(path: Path) -> object:
 
 
 def _of(status: os.stat_result) -> tuple[int, ...]:
-    # Copying tools restore the time of a change and may keep the size, but neither of the others.
+    # Copying tools restore the modification time and may keep the size, but not the change time and the inode.
     return status.st_mtime_ns, status.st_size, status.st_ctime_ns, status.st_ino
 
 
 def _status(entry: "os.DirEntry[str]") -> os.stat_result:
-    """Of what a link leads to; of the link itself where that is nowhere."""
+    """The status of a link's target; of the link itself if it is broken."""
     try:
         return entry.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Finding the trainer: the spec's, else the usual ones in their order."""
+"""Finds the trainer: the spec's, else the first existing one of the usual scripts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +14,17 @@ _ANY_MODE = ("scripts/finetuning/train.py", "scripts/train.py")
 
 
 def own_trainer(mode: str, project: Path) -> Path:
-    """The project's own trainer for a mode, which can also show the data as it reads them."""
+    """The path of dimba's own trainer for a mode, which can preview its data."""
     return project / OBJECTIVES[mode].script
 
 
 def objective_of(trainer: Path | None, project: Path) -> Objective[Any] | None:
-    """The objective that a trainer of the project's own trains; None for a custom trainer."""
+    """The objective of one of dimba's own trainers; None for a custom trainer."""
     return next((each for each in OBJECTIVES.values() if trainer == project / each.script), None)
 
 
 def find_trainer(trainer: str | None, mode: str, folder: Path, project: Path) -> TrainerFacts:
-    """The spec's trainer, else the first of the mode's that exists in `folder` or the project."""
+    """The spec's trainer, else the mode's first script that exists in `folder` or the project."""
     names = [trainer] if trainer else _usual_names(mode)
     if found := _existing(names, mode, folder, project):
         facts = found[0][1]
@@ -39,12 +39,12 @@ def find_trainer(trainer: str | None, mode: str, folder: Path, project: Path) ->
 
 
 def find_trainers(mode: str, folder: Path, project: Path) -> list[tuple[str, TrainerFacts]]:
-    """Every usual trainer that exists, by its relative name, in the order to offer them: the other mode's last."""
+    """Every usual trainer that exists, by its relative path, in the order to offer them: the other mode's last."""
     return _existing(_usual_names(mode), mode, folder, project)
 
 
 def _usual_names(mode: str) -> list[str]:
-    """The mode's own first; those of other modes last, as they are launched only with a mode flag."""
+    # Other modes' trainers are last, as they are launched only with a mode flag.
     return [OBJECTIVES[mode].script, *_ANY_MODE, *_other_scripts(mode)]
 
 
@@ -58,7 +58,7 @@ def _existing(names: Sequence[str], mode: str, folder: Path, project: Path) -> l
     for name in names:
         paths = [path for root in (folder, project) if (path := absolute(name, root)).is_file()]
         if paths:
-            # Naming it does not make it train what the mode says.
+            # A trainer of the other mode remains one even if the spec names it.
             found.append((name, TrainerFacts(path=paths[0], other_mode=_ends_in(paths[0], others))))
     return found
 

@@ -1,4 +1,4 @@
-"""What of a spec could harm whoever launches it for a stranger: found by looking at it, executing nothing."""
+"""The parts of a spec that require trust in its author, found without executing any of them."""
 
 import os
 import stat
@@ -15,53 +15,53 @@ from dimba.objectives.rewards import parse_reward
 from dimba.spec import JobSpec
 
 USUAL_VARIABLES = ("HF_", "WANDB_", "TENSORBOARD_", "NCCL_", "OMP_")
-IMAGES = ("container.image", "container.base_image")  # of an engine here
-# Flags by which what a checkpoint brings along is executed.
+IMAGES = ("container.image", "container.base_image")  # keys whose images run in an engine on this machine
+# Flags that execute code of a checkpoint.
 CODE_FLAGS = {
-    "trust-remote-code": "code that lies beside the weights is executed",
+    "trust-remote-code": "the job executes code that the checkpoint contains",
     "allow-pickle": "pickled weights can execute code when they are read",
 }
-_SOCKETS = Path("/run")  # where engines listen
+_SOCKETS = Path("/run")  # engines listen there
 _DISKS = Path("/run/media")
 
 
 def find_harms(
     spec: JobSpec, folder: Path, project: Path, environment: Collection[str] | None = None
 ) -> tuple[Harm, ...]:
-    """Everything of that kind; relative paths begin in `folder`, and what lies in `project` is dimba's own.
+    """Every part of `spec` that requires trust; relative paths start in `folder`, files in `project` are dimba's.
 
-    `environment` are the names of the variables that are somebody's own: those of this process, unless given.
+    `environment`: the names of the user's own variables, by default those of this process.
     """
     environment = os.environ if environment is None else environment
     found = [*_programs(spec, folder, project), *_container(spec, folder, environment), *_cluster(spec)]
-    if found and (where := _uncontained(spec)):
-        found.append(Harm("runner", f"`{spec.runner}`: all of that runs on {where}, in no container"))
+    if found and (machines := _uncontained(spec)):
+        found.append(Harm("runner", f"`{spec.runner}` runs all of this on {machines} without a container"))
     return tuple(found)
 
 
 def _uncontained(spec: JobSpec) -> str:
-    """The machines that a spec asks to run on without a container; empty where it asks for no such thing."""
+    """The machines on which the spec requests a run without a container; empty if it requests none."""
     if spec.runner == AUTO or (can := RUNNERS[spec.runner]).runs_in_image:
         return ""
     if not can.several_nodes:
-        return "this machine itself"
+        return "this machine"
     return "the cluster's machines" if spec.slurm.container in (None, "none") else ""
 
 
 def beyond(harms: Sequence[Harm], overrides: Sequence[str]) -> tuple[Harm, ...]:
-    """Those that the command line (`key=value`) did not ask for itself."""
-    said = [override.partition("=")[0] for override in overrides]
-    return tuple(each for each in harms if not any(f"{each.key}.".startswith(f"{key}.") for key in said))
+    """Those whose key no override (`key=value`) of the command line sets."""
+    keys = [override.partition("=")[0] for override in overrides]
+    return tuple(each for each in harms if not any(f"{each.key}.".startswith(f"{key}.") for key in keys))
 
 
 def _programs(spec: JobSpec, folder: Path, project: Path) -> Iterator[Harm]:
     trainer = find_trainer(spec.trainer, spec.mode, folder, project).path
     if trainer and in_context(trainer, project) is None:
-        yield Harm("trainer", f"{trainer} is executed, and no part of dimba")
+        yield Harm("trainer", f"the job executes {trainer}, which is not part of dimba")
     for file in _reward_files(spec):
         path = absolute(file, folder)
         if os.path.exists(path) and in_context(path, project) is None:
-            yield Harm("trainer_args.reward", f"{path} is executed, and no part of dimba")
+            yield Harm("trainer_args.reward", f"the job executes {path}, which is not part of dimba")
     for name, value in spec.trainer_args.items():
         what = CODE_FLAGS.get(name.replace("_", "-"))
         if what and value is not False:
@@ -74,7 +74,7 @@ def _reward_files(spec: JobSpec) -> Iterator[str]:
         try:
             file = parse_reward(str(each)).file
         except BadInput:
-            continue  # told by the plan
+            continue  # the plan reports it
         if file:
             yield file
 
@@ -83,15 +83,15 @@ def _container(spec: JobSpec, folder: Path, environment: Collection[str]) -> Ite
     container = spec.container
     for key, image in zip(IMAGES, (container.image, container.base_image), strict=True):
         if image:
-            yield Harm(key, f"the job runs in what is in `{image}`")
+            yield Harm(key, f"the job runs in the image `{image}`")
     for item in container.env:
         name, equals, _value = item.partition("=")
         if equals:
-            yield Harm("container.env", f"sets {name} to a value of its own")
+            yield Harm("container.env", f"the spec sets {name} for the job")
         elif name in environment and not name.startswith(USUAL_VARIABLES):
-            yield Harm("container.env", f"gives {name} of your environment to the job")
+            yield Harm("container.env", f"the job receives {name} from your environment")
     if container.network == "host":
-        yield Harm("container.network", "`host`: the job reaches what listens on this machine alone")
+        yield Harm("container.network", "`host` lets the job reach services that listen only on this machine")
     for mount in container.mounts:
         yield _mount(mount, folder)
 
@@ -100,20 +100,20 @@ def _cluster(spec: JobSpec) -> Iterator[Harm]:
     if spec.runner == AUTO or not RUNNERS[spec.runner].several_nodes:
         return
     if spec.slurm.image:
-        yield Harm("slurm.image", f"the job runs in what is in `{spec.slurm.image}`")
+        yield Harm("slurm.image", f"the job runs in the image `{spec.slurm.image}`")
     if spec.slurm.extra:
-        yield Harm("slurm.extra", f"tells the scheduler {' '.join(spec.slurm.extra)}")
+        yield Harm("slurm.extra", f"the scheduler receives the options {' '.join(spec.slurm.extra)}")
 
 
 def _mount(text: str, folder: Path) -> Harm:
     source = absolute(text.split(":", maxsplit=1)[0], folder)
     if _leads_to_an_engine(source):
-        what = "hands over the sockets of this machine's engine: whoever has one is root here"
+        what = "gives the job the sockets of this machine's engine, and with them root's rights"
         return Harm("container.mounts", f"`{text}` {what}", grave=True)
     if _is_socket(source):
-        what = "hands over a socket: whatever listens there obeys the job"
+        what = "gives the job control over the service that listens on this socket"
         return Harm("container.mounts", f"`{text}` {what}", grave=True)
-    return Harm("container.mounts", f"`{text}` shows the job more of this machine than base, data and output")
+    return Harm("container.mounts", f"`{text}` exposes more of this machine than base, data and output")
 
 
 def _leads_to_an_engine(source: Path) -> bool:

@@ -91,7 +91,12 @@ MISTAKES = {
     ),
     "no engine": (lambda job: None, 4, ["no container engine answers", "runner: process"], ["--runner"]),
     "a read-only output folder": (lambda job: edit(job, "dir: out", "dir: /proc/x"), 3, ["/proc"], []),
-    "the folder itself": (lambda job: edit(job, "dir: out", "dir: ."), 2, ["job.yaml:7", "is where dimba is run"], []),
+    "the folder itself": (
+        lambda job: edit(job, "dir: out", "dir: ."),
+        2,
+        ["job.yaml:7", "is the folder that dimba is run in"],
+        [],
+    ),
     "a file that the job's user may not read": (
         lambda job: (os.chown(job, 1234, 1234), (job / "data.jsonl").chmod(0o600)),
         3,

@@ -1,4 +1,4 @@
-"""A chat becomes the text that transformers makes of it, and a template stays in its sandbox."""
+"""Chats render as transformers renders them, and a template cannot leave its sandbox."""
 
 import importlib.util
 import json
@@ -62,13 +62,15 @@ def checkpoint(folder: Path, template: object = None, **config: object) -> Path:
     return folder
 
 
-def test_the_templates_are_there():
+def test_trl_ships_templates_to_compare_with():
     pytest.importorskip("trl")
     assert len(TEMPLATES) > 20
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
-def test_as_transformers_writes_it(template: Path, tokenizer_folder: Path, tokenizer: Any, tmp_path: Path):
+def test_a_chat_renders_as_transformers_renders_it(
+    template: Path, tokenizer_folder: Path, tokenizer: Any, tmp_path: Path
+):
     folder = tmp_path / "base"
     shutil.copytree(tokenizer_folder, folder)
     shutil.copy(template, folder / "chat_template.jinja")
@@ -94,7 +96,9 @@ TOKENS = "|".join(f"{{{{ {name}_token }}}}" for name in ("bos", "eos", "pad", "u
         "  {% if true %}  \n  kept\n  {%- endif %}\n\n{# gone #}\n<&>{{ '<&>' }}\n",
     ],
 )
-def test_the_configuration_is_read_as_transformers_reads_it(template: Any, tokenizer_folder: Path, tmp_path: Path):
+def test_a_template_in_the_configuration_renders_as_transformers_renders_it(
+    template: Any, tokenizer_folder: Path, tmp_path: Path
+):
     from transformers import AutoTokenizer
 
     folder = tmp_path / "base"
@@ -120,7 +124,7 @@ def test_the_older_special_tokens_map_counts_where_it_counts_for_transformers(to
         assert render_chat(folder, [ASK]) == theirs
 
 
-def test_no_template_is_no_text(tmp_path: Path):
+def test_a_checkpoint_without_a_template_renders_nothing(tmp_path: Path):
     assert render_chat(tmp_path / "nowhere", [ASK]) is None
     assert render_chat(checkpoint(tmp_path / "base"), [ASK]) is None
     assert render_chat(checkpoint(tmp_path / "base", ""), [ASK]) is None
@@ -129,7 +133,7 @@ def test_no_template_is_no_text(tmp_path: Path):
     assert render_chat(tmp_path / "base", [ASK]) is None
 
 
-def test_the_file_goes_before_the_configuration(tmp_path: Path):
+def test_the_template_file_has_precedence_over_the_configuration(tmp_path: Path):
     folder = checkpoint(tmp_path / "base", "configuration")
     assert render_chat(folder, [ASK]) == "configuration"
     (folder / "chat_template.jinja").write_text("file", encoding="utf-8")
@@ -147,14 +151,14 @@ def test_the_file_goes_before_the_configuration(tmp_path: Path):
         ([{"name": "tool_use", "template": "x"}], "no default chat template, only tool_use"),
     ],
 )
-def test_a_refusal_names_the_checkpoint_and_the_complaint(template: object, complaint: str, tmp_path: Path):
+def test_a_refusal_names_the_checkpoint_and_the_templates_error(template: object, complaint: str, tmp_path: Path):
     folder = checkpoint(tmp_path / "base", template)
     with pytest.raises(BadInput) as caught:
         render_chat(folder, [SYSTEM, ASK])
     assert complaint in caught.value.message and str(folder) in caught.value.message and caught.value.hint
 
 
-def test_broken_files_are_told(tmp_path: Path):
+def test_a_broken_file_is_refused_by_name(tmp_path: Path):
     folder = checkpoint(tmp_path / "base")
     (folder / "tokenizer_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(BadInput, match=r"tokenizer_config\.json is broken"):
@@ -187,7 +191,7 @@ def test_broken_files_are_told(tmp_path: Path):
         "{{ range(1000000000) | list }}",
     ],
 )
-def test_a_template_stays_in_its_sandbox(template: str, tmp_path: Path):
+def test_a_template_cannot_leave_its_sandbox(template: str, tmp_path: Path):
     chat = [dict(ASK)]
     with pytest.raises(BadInput):
         render_chat(checkpoint(tmp_path / "base", template), chat)

@@ -1,4 +1,4 @@
-"""Looks at the machine: GPUs, checkpoints, output folders."""
+"""Probes of the machine: GPUs, checkpoints, output folders."""
 
 import os
 from pathlib import Path
@@ -25,45 +25,45 @@ def put_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) ->
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
 
-def test_cards_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     put_on_path(tmp_path, monkeypatch, SMI)
     first, second = find_gpus().gpus
     assert (first.uuid, first.memory_mib, second.compute_capability) == ("GPU-aa", 40960, 7.5)
 
 
-def test_a_failing_nvidia_smi_is_believed_over_a_stale_cdi_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failing_nvidia_smi_counts_more_than_a_stale_cdi_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     put_on_path(tmp_path, monkeypatch, "#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
     found = find_gpus(["nvidia.com/gpu=0"])
     assert (found.gpus, found.problem) == ((), "nvidia-smi: NVIDIA-SMI has failed")
 
 
-def test_without_nvidia_smi_the_cdi_devices_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_nvidia_smi_gpus_are_read_from_the_cdi_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     devices = ["nvidia.com/gpu=1", "nvidia.com/gpu=0", "nvidia.com/gpu=all", "other.com/x=0"]
     assert [gpu.index for gpu in find_gpus(devices).gpus] == [0, 1]
     assert find_gpus().problem
 
 
-def test_a_card_is_found_in_cdi_by_uuid_before_index():
+def test_a_gpu_is_found_in_cdi_by_uuid_before_index():
     devices = ["nvidia.com/gpu=0", "nvidia.com/gpu=GPU-aa"]
     assert cdi_device(Gpu(index=0, uuid="GPU-aa"), devices) == "nvidia.com/gpu=GPU-aa"
     assert cdi_device(Gpu(index=5), devices) is None
 
 
-def test_cdi_files_are_read_and_broken_ones_are_nothing(tmp_path: Path):
+def test_devices_are_read_from_cdi_files_and_broken_files_have_none(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("kind: nvidia.com/gpu\ndevices: [{name: '0'}, {name: all}]\n", encoding="utf-8")
     (tmp_path / "b.json").write_text('{"kind": "x/y", "devices": [{"name": "z"}]}', encoding="utf-8")
     (tmp_path / "c.yaml").write_text("devices: {", encoding="utf-8")
     assert cdi_devices([str(tmp_path), "/nonexistent"]) == {"nvidia.com/gpu=0", "nvidia.com/gpu=all", "x/y=z"}
 
 
-def test_a_checkpoint_is_known_by_its_headers(tmp_path: Path):
+def test_a_checkpoints_facts_are_read_from_its_headers(tmp_path: Path):
     facts = look_at_checkpoint("base", hollow_checkpoint(tmp_path / "base").parent)
     assert (facts.architecture, facts.parameters, facts.weight_bytes) == ("LlamaForCausalLM", 14, 56)
     assert (facts.linear_sides, facts.has_chat_template, facts.problem) == (5, True, "")
 
 
-def test_a_hub_id_is_taken_as_it_is(tmp_path: Path):
+def test_a_hub_id_is_not_looked_up(tmp_path: Path):
     facts = look_at_checkpoint("owner/name", tmp_path)
     assert (facts.local, facts.problem) == (False, "")
 
@@ -80,7 +80,7 @@ def test_a_hub_id_is_taken_as_it_is(tmp_path: Path):
         (lambda base: os.truncate(base / "model.safetensors", 200), "ends early"),
     ],
 )
-def test_a_broken_checkpoint_is_told_apart(tmp_path: Path, broken, problem: str):
+def test_each_kind_of_broken_checkpoint_has_its_own_problem_and_a_hint(tmp_path: Path, broken, problem: str):
     base = hollow_checkpoint(tmp_path / "base")
     broken(base)
     facts = look_at_checkpoint("base", tmp_path)
@@ -88,7 +88,7 @@ def test_a_broken_checkpoint_is_told_apart(tmp_path: Path, broken, problem: str)
     assert facts.hint
 
 
-def test_a_missing_folder_is_no_hub_id(tmp_path: Path):
+def test_a_missing_folder_is_not_taken_for_a_hub_id(tmp_path: Path):
     assert "does not exist" in look_at_checkpoint("checkpoints/base", tmp_path).problem
     assert "neither a folder nor a Hub id" in look_at_checkpoint("a/b/c", tmp_path).problem
 
@@ -100,13 +100,13 @@ def test_the_job_belongs_to_the_owner_of_the_nearest_folder(tmp_path: Path):
     assert (facts.uid, facts.gid) == ((1234, 1235) if os.geteuid() == 0 else (os.getuid(), os.getgid()))
 
 
-def test_an_output_folder_below_a_file_is_the_specs_mistake(tmp_path: Path):
+def test_an_output_folder_below_a_file_is_an_error_of_the_spec(tmp_path: Path):
     (tmp_path / "file").touch()
     facts = look_at_output("file/out", tmp_path)
     assert facts.user_error and "is a file" in facts.problem
 
 
-def test_an_output_folder_that_may_not_be_written_is_told(tmp_path: Path):
+def test_an_unwritable_output_folder_is_an_error_of_the_machine(tmp_path: Path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     if os.geteuid() == 0:
@@ -116,7 +116,7 @@ def test_an_output_folder_that_may_not_be_written_is_told(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root reads everything")
-def test_root_in_a_container_reads_what_anybody_in_its_place_would(tmp_path: Path):
+def test_root_in_a_container_reads_only_files_that_every_user_may_read(tmp_path: Path):
     file = tmp_path / "theirs"
     file.touch(mode=0o600)
     os.chown(file, 1234, 1234)

@@ -1,4 +1,4 @@
-"""The network answers anything, late or not at all: each has its status, and the token its bounds."""
+"""Every answer of the network, late and missing ones too, has a status, and the token goes only to the Hub."""
 
 import socket
 import threading
@@ -41,7 +41,7 @@ def test_each_answer_has_its_status(reply: Reply, status: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"])
 @pytest.mark.parametrize("value", ["1", "true", "YES", "On"])
-def test_offline_nobody_is_asked(name: str, value: str, monkeypatch: pytest.MonkeyPatch):
+def test_offline_no_request_is_sent(name: str, value: str, monkeypatch: pytest.MonkeyPatch):
     with scripted({}) as (address, seen):
         at(address, monkeypatch)
         monkeypatch.setenv(name, value)
@@ -52,22 +52,22 @@ def test_offline_nobody_is_asked(name: str, value: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["", " ", "/", "a/", "..", "../datasets", "a/b/c", "a/\n", "a/\udc80"])
-def test_what_is_no_id_is_missing(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_invalid_id_is_missing_and_not_requested(name: str, monkeypatch: pytest.MonkeyPatch):
     with scripted({}) as (address, seen):
         at(address, monkeypatch)
         assert look_at_model(name).status == look_at_dataset(name, "\udc80").status == "missing"
         assert seen == []
 
 
-def test_ids_are_quoted(monkeypatch: pytest.MonkeyPatch):
+def test_ids_are_quoted_in_urls(monkeypatch: pytest.MonkeyPatch):
     with scripted({}) as (address, seen):
         at(address, monkeypatch)
         look_at_model("some one/mo?del#é")
     assert seen == [("/api/models/some%20one/mo%3Fdel%23%C3%A9", None)]
 
 
-def test_the_token_follows_only_a_refusal_and_no_redirect(monkeypatch: pytest.MonkeyPatch):
-    # Another port is another host: the one that is led to sees no token, whatever it answers.
+def test_the_token_is_sent_only_after_a_refusal_and_never_to_a_redirect(monkeypatch: pytest.MonkeyPatch):
+    # Another port is another host: the target of the redirect receives no token, whatever it answers.
     with scripted({}) as (elsewhere, seen_elsewhere):
         replies: dict[str, Reply] = {"/api/models/some/model": (302, {"Location": f"{elsewhere}/there"}, {})}
         with scripted(replies) as (address, seen):
@@ -79,7 +79,7 @@ def test_the_token_follows_only_a_refusal_and_no_redirect(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("token", ["hf_first\nX-Injected: 1", "hf_ä", "hf one"])
-def test_what_cannot_be_a_token_is_not_sent_nor_shown(token: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_malformed_token_is_neither_sent_nor_shown(token: str, monkeypatch: pytest.MonkeyPatch):
     with scripted({}) as (address, seen):
         at(address, monkeypatch, token=token)
         found = look_at_model("some/model")
@@ -87,7 +87,7 @@ def test_what_cannot_be_a_token_is_not_sent_nor_shown(token: str, monkeypatch: p
     assert found.status == "missing" and "hf" not in found.why
 
 
-def test_nobody_answers_in_time(monkeypatch: pytest.MonkeyPatch):
+def test_a_silent_server_is_unreachable_after_the_timeout(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(http, "TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         at(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
@@ -96,7 +96,7 @@ def test_nobody_answers_in_time(monkeypatch: pytest.MonkeyPatch):
     assert found.status == "unreachable" and time.monotonic() - began < 2
 
 
-def test_a_slow_resolver_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+def test_a_slow_resolver_is_unreachable_after_the_timeout(monkeypatch: pytest.MonkeyPatch):
     over = threading.Event()
 
     def resolve(*_args: object, **_options: object) -> None:
@@ -112,7 +112,7 @@ def test_a_slow_resolver_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
     over.set()
 
 
-def test_an_answer_that_comes_in_drops_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_sends_single_bytes_is_unreachable_after_the_timeout(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(http, "TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_drip, args=(server,), daemon=True).start()
@@ -134,7 +134,7 @@ def _drip(server: socket.socket) -> None:
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:1", "http://hub.invalid", "nowhere", "http://", "http://a b", "http://127.0.0.1:x"]
 )
-def test_an_address_that_nobody_answers_at(address: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_address_without_a_server_is_unreachable(address: str, monkeypatch: pytest.MonkeyPatch):
     at(address, monkeypatch)
     for found in (look_at_model("some/model"), look_at_dataset("some/data")):
         assert found.status == "unreachable" and found.why.startswith("the Hub did not answer: ")

@@ -1,4 +1,4 @@
-"""What is said of an id that the Hub has, and of one that it has not or gives to few."""
+"""Facts about models and data sets that the Hub has, lacks, or gates."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ DATA: dict[str, Reply] = {
 }
 
 
-def test_the_addresses(monkeypatch: pytest.MonkeyPatch):
+def test_the_viewers_address_follows_the_hubs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     assert (endpoint(), viewer()) == ("https://huggingface.co", "https://datasets-server.huggingface.co")
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
@@ -41,7 +41,7 @@ def test_the_addresses(monkeypatch: pytest.MonkeyPatch):
     assert endpoint() == viewer() == "http://127.0.0.1:8080"
 
 
-def test_a_model_is_found(monkeypatch: pytest.MonkeyPatch):
+def test_the_facts_of_a_model_are_found(monkeypatch: pytest.MonkeyPatch):
     facts = {
         "config": {"architectures": ["Qwen3ForCausalLM"], "tokenizer_config": {"chat_template": "{{ x }}"}},
         "safetensors": {"parameters": {"F32": 1, "BF16": 596049920}, "total": 596049921},
@@ -73,7 +73,7 @@ def test_a_model_is_found(monkeypatch: pytest.MonkeyPatch):
         ({"siblings": [{"rfilename": []}, 3], "safetensors": {"parameters": {"F32": "1"}}}, {}, (None, None, False)),
     ],
 )
-def test_what_a_model_does_not_tell_is_none(
+def test_facts_that_the_hub_does_not_report_are_none(
     facts: object, config: object, expected: object, monkeypatch: pytest.MonkeyPatch
 ):
     replies: dict[str, Reply] = {
@@ -87,7 +87,7 @@ def test_what_a_model_does_not_tell_is_none(
     assert (found.architecture, found.context_length, found.has_chat_template) == expected
 
 
-def test_a_dataset_is_found(monkeypatch: pytest.MonkeyPatch):
+def test_the_facts_of_a_dataset_are_found(monkeypatch: pytest.MonkeyPatch):
     with scripted(DATA) as (address, seen):
         at(address, monkeypatch)
         found = look_at_dataset("some/data", "main")
@@ -100,7 +100,7 @@ def test_a_dataset_is_found(monkeypatch: pytest.MonkeyPatch):
     assert ("/first-rows?dataset=some%2Fdata&config=main&split=test", None) in seen
 
 
-def test_config_and_split_that_are_not_named(monkeypatch: pytest.MonkeyPatch):
+def test_the_default_config_and_split_are_chosen_if_none_is_named(monkeypatch: pytest.MonkeyPatch):
     listed = {"splits": [{"config": name, "split": "eval"} for name in ("first", "default")]}
     with scripted({**DATA, "/splits": (200, {}, listed)}) as (address, _):
         at(address, monkeypatch)
@@ -112,7 +112,7 @@ def test_config_and_split_that_are_not_named(monkeypatch: pytest.MonkeyPatch):
         assert look_at_dataset("some/data", split="test").rows == 1319
 
 
-def test_a_config_or_split_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
+def test_an_unknown_config_or_split_is_reported_with_the_known_ones(monkeypatch: pytest.MonkeyPatch):
     with scripted(DATA) as (address, _):
         at(address, monkeypatch)
         config = look_at_dataset("some/data", "mian")
@@ -127,9 +127,7 @@ def test_a_config_or_split_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     "reply", [(500, {}, {}), (200, {}, b"<html>"), (200, {}, {"rows": 3, "splits": [1], "size": []})]
 )
-def test_a_viewer_that_does_not_tell_leaves_the_dataset_found(
-    broken: str, reply: Reply, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_failing_viewer_leaves_the_dataset_found(broken: str, reply: Reply, monkeypatch: pytest.MonkeyPatch):
     with scripted({**DATA, broken: reply}) as (address, _):
         at(address, monkeypatch)
         found = look_at_dataset("some/data", "main", "train")
@@ -138,7 +136,7 @@ def test_a_viewer_that_does_not_tell_leaves_the_dataset_found(
     assert (found.first is None) == (broken == "/first-rows" or (broken == "/splits" and reply[2] == b"<html>"))
 
 
-def test_the_stand_in_of_a_whole_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_stand_in_of_a_hub_answers_as_the_hub_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hollow_checkpoint(tmp_path / "base")
     write_rows(tmp_path / "data" / "train.jsonl", QUESTIONS)
     with hub({"tiny/llama": tmp_path / "base", "datasets/tiny/questions": tmp_path / "data"}) as address:
@@ -149,7 +147,7 @@ def test_the_stand_in_of_a_whole_hub(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert look_at_model("no/body").status == look_at_dataset("no/body").status == "missing"
 
 
-def test_a_private_one_is_missing_without_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_private_model_is_missing_without_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hollow_checkpoint(tmp_path / "base")
     with hub({"tiny/llama": tmp_path / "base"}, private=["tiny/llama"]) as address:
         at(address, monkeypatch)
@@ -161,7 +159,9 @@ def test_a_private_one_is_missing_without_the_token(tmp_path: Path, monkeypatch:
         assert look_at_model("tiny/llama").status == "found"
 
 
-def test_a_gated_one_tells_its_facts_and_whether_one_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_gated_repository_reports_its_facts_and_whether_the_token_has_access(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     hollow_checkpoint(tmp_path / "base")
     write_rows(tmp_path / "data" / "train.jsonl", QUESTIONS)
     served = {"tiny/llama": tmp_path / "base", "datasets/tiny/questions": tmp_path / "data"}
@@ -176,7 +176,7 @@ def test_a_gated_one_tells_its_facts_and_whether_one_may(tmp_path: Path, monkeyp
         assert data.rows == 12 and model.architecture
 
 
-def test_it_is_light_to_import():
+def test_importing_hub_and_chat_template_loads_no_slow_library():
     code = "import sys, dimba.host.hub, dimba.host.chat_template; print([*sys.modules])"
     loaded: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not [name for name in ("jinja2", "http.client", "urllib.request", "ssl") if f"'{name}'" in loaded]

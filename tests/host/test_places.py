@@ -1,4 +1,4 @@
-"""Where a spec's paths may lead: through `..` and links to no place that is private, or not a job's to write in."""
+"""The paths of a spec lead neither through `..` nor through links to a place that a job may not read or write."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ ROOT = os.geteuid() == 0
 
 @pytest.fixture
 def login(tmp_path: Path) -> Path:
-    """Somebody's private key."""
+    """Another user's private key."""
     key = tmp_path / "home" / ".ssh" / "id_rsa"
     key.parent.mkdir(parents=True)
     key.write_text("-----BEGIN KEY-----", encoding="utf-8")
@@ -26,7 +26,7 @@ def login(tmp_path: Path) -> Path:
 
 
 def up(folder: Path, path: str) -> str:
-    """The same path, by way of `..`."""
+    """The same path, written with `..`."""
     return f"{'../' * (len(folder.parts) - 1)}{path.removeprefix('/')}"
 
 
@@ -40,7 +40,7 @@ def test_data_of_the_system_are_not_read(tmp_path: Path, place: str):
     assert f"leads to {os.path.realpath(place)}" in facts.problem
 
 
-def test_logins_are_nobodys_data_trainer_or_tokenizer(tmp_path: Path, login: Path):
+def test_logins_are_refused_as_data_trainer_and_tokenizer(tmp_path: Path, login: Path):
     (tmp_path / "data.jsonl").symlink_to(login)
     assert "logins" in look_at_data(Dataset(path="data.jsonl"), tmp_path, lambda _rows: None, "sft").problem
     (tmp_path / "train.py").symlink_to(login)
@@ -59,7 +59,7 @@ def test_links_of_a_chain_and_of_folders_are_followed(tmp_path: Path, login: Pat
     assert "logins" in why_not_read(tmp_path / "b" / "id_rsa")
 
 
-def test_ordinary_links_are_left_alone(tmp_path: Path):
+def test_links_to_ordinary_places_are_accepted(tmp_path: Path):
     elsewhere = hollow_checkpoint(tmp_path / "disk" / "base")
     write_rows(tmp_path / "disk" / "rows.jsonl", QUESTIONS)
     (tmp_path / "base").symlink_to(elsewhere)
@@ -73,7 +73,7 @@ def test_ordinary_links_are_left_alone(tmp_path: Path):
     assert (blob, blob) in look_at_checkpoint("base", tmp_path).linked_files or not ROOT
 
 
-def test_a_link_that_goes_round_is_refused_without_a_crash(tmp_path: Path):
+def test_a_link_to_itself_is_refused_without_a_crash(tmp_path: Path):
     (tmp_path / "loop").symlink_to("loop")
     assert look_at_data(Dataset(path="loop"), tmp_path, lambda _rows: None, "sft").problem
     assert look_at_checkpoint("./loop", tmp_path).problem
@@ -83,7 +83,7 @@ def test_a_link_that_goes_round_is_refused_without_a_crash(tmp_path: Path):
 @pytest.mark.parametrize(
     "place", ["/", "/etc", "/etc/x", "/usr/share/x", "/home", "/home/somebody", "/tmp", "/boot/x", "~"]
 )
-def test_the_output_is_no_place_of_the_system_nor_a_whole_home(tmp_path: Path, place: str):
+def test_the_output_may_not_be_a_system_folder_nor_an_entire_home(tmp_path: Path, place: str):
     real = os.path.expanduser(place)
     (tmp_path / "out").symlink_to(real)
     for written in (place, up(tmp_path, real), "out"):
@@ -91,19 +91,19 @@ def test_the_output_is_no_place_of_the_system_nor_a_whole_home(tmp_path: Path, p
         assert facts.user_error and facts.problem and facts.hint, written
 
 
-def test_the_folder_itself_by_another_name_is_no_output(tmp_path: Path):
+def test_the_output_may_not_be_a_link_to_the_current_folder(tmp_path: Path):
     (tmp_path / "out").symlink_to(".")
-    assert "where dimba is run" in look_at_output("out", tmp_path).problem
+    assert "the folder that dimba is run in" in look_at_output("out", tmp_path).problem
 
 
-def test_an_output_below_a_home_or_on_a_disk_is_fine(tmp_path: Path):
+def test_the_output_may_lie_below_a_home_or_on_another_disk(tmp_path: Path):
     assert not look_at_output("checkpoints/mine", tmp_path).problem
     for place in (Path.home() / "x", Path("/home/somebody/x"), Path("/mnt/disk/x"), Path("/dev/shm/x")):
         assert not why_not_write(place)
 
 
-@pytest.mark.skipif(not ROOT, reason="only root can be led where others cannot go")
-def test_root_does_not_follow_others_where_they_could_not_go(tmp_path: Path):
+@pytest.mark.skipif(not ROOT, reason="only root can follow links to places that their owners cannot read")
+def test_root_does_not_follow_another_users_link_to_a_file_that_user_cannot_read(tmp_path: Path):
     secret, mine = tmp_path / "secret", tmp_path / "mine"
     mine.mkdir()
     secret.write_text("x", encoding="utf-8")
@@ -115,7 +115,7 @@ def test_root_does_not_follow_others_where_they_could_not_go(tmp_path: Path):
     assert "not theirs" in why_not_read(mine / "data.jsonl")
     assert "not theirs" in why_not_write(mine / "out" / "x")
     secret.chmod(0o644)
-    assert not why_not_read(mine / "data.jsonl"), "anybody may read it"
+    assert not why_not_read(mine / "data.jsonl"), "every user may read it"
     os.chown(mine / "data.jsonl", 0, 0, follow_symlinks=False)
     secret.chmod(0o600)
     assert not why_not_read(mine / "data.jsonl"), "root's own link"

@@ -1,4 +1,4 @@
-"""Flags count where the help defines them, not in prose, nor as the beginning of another."""
+"""A flag counts if the help defines it, not in prose nor as the prefix of another flag."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ examples:
 """
 
 
-def test_flags_of_a_help_text():
+def test_flags_are_those_that_the_help_text_defines():
     assert flags_in_help(HELP) == {
         "--help", "--base-model", "--model-path", "--micro-batch-size", "--lora-r", "--columns", "--method",
         "--data-path", "--no-cache", "--cache", "--lr",
@@ -56,7 +56,7 @@ def test_help_answers_without_importing_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
-def test_flags_in_source_are_those_of_calls():
+def test_flags_in_source_are_those_of_defining_calls():
     source = (
         'add = p.add_argument\nadd("--a", help="--b")\n# --c\nx = "--d"\n@click.option("--e/--no-e")\ndef f(): pass\n'
     )
@@ -81,7 +81,7 @@ def test_trainers_are_found_in_the_order_of_the_mode(tmp_path: Path):
     offered = [(name, facts.other_mode) for name, facts in find_trainers("sft", tmp_path, nowhere)]
     assert offered == [("scripts/train.py", False), ("scripts/finetuning/finetune_grpo.py", True)]
     (tmp_path / "scripts" / "train.py").unlink()
-    for name in (None, "scripts/finetuning/finetune_grpo.py"):  # naming it does not make it train what the mode says
+    for name in (None, "scripts/finetuning/finetune_grpo.py"):  # the other mode's, even if the spec names it
         other = find_trainer(name, "sft", tmp_path, nowhere)
         assert (other.path, other.other_mode) == (grpo, True)
     assert find_trainers("sft", nowhere, nowhere) == []

@@ -1,4 +1,4 @@
-"""Trainers of other people: whatever writes their help, its flags are found, and only what it defines."""
+"""Custom trainers: the flags that their help defines are found, whichever library writes it, and no others."""
 
 import json
 import subprocess
@@ -153,7 +153,7 @@ COLOURED = "options:\n  \x1b[1m--base-model\x1b[0m B  the base\n"
     ],
     ids="hf fire absl docopt docopt-bare by-hand deep coloured usage-alone".split(),
 )  # fmt: skip
-def test_flags_of_helps_that_others_write(text: str, expected: str):
+def test_flags_are_found_in_the_help_of_each_library(text: str, expected: str):
     assert flags_in_help(text) == {f"--{name}" for name in expected.split()}
 
 
@@ -178,7 +178,7 @@ def script(folder: Path, source: str, name: str = "mine.py") -> Path:
     ],
     ids=["argparse", "click", "typer"],
 )
-def test_flags_of_a_help_that_is_really_written(
+def test_flags_are_found_in_help_that_the_library_prints_at_each_width(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, needs: str, expected: str, columns: str
 ):
     pytest.importorskip(needs)
@@ -190,7 +190,7 @@ def test_flags_of_a_help_that_is_really_written(
 
 
 def arguments(*names: str, before: str = "") -> str:
-    """A trainer by argparse, with these flags, those that end in `!` without a value."""
+    """The source of an argparse trainer with these flags; those that end in `!` take no value."""
     adds = [
         f"p.add_argument({name.rstrip('!')!r}" + (", action='store_true')" if name.endswith("!") else ")")
         for name in names
@@ -218,7 +218,7 @@ UNDERSCORED = arguments(
 )  # fmt: skip
 
 
-def test_underscored_flags_get_every_value(job: Path, dimba: Dimba):
+def test_underscored_flags_receive_every_value(job: Path, dimba: Dimba):
     script(job, UNDERSCORED)
     made = planned(dimba, job)
     assert made["flags_from"] == "--help" and made["omitted"] == []
@@ -230,14 +230,14 @@ def test_underscored_flags_get_every_value(job: Path, dimba: Dimba):
     ]  # fmt: skip
 
 
-def test_what_dimba_sets_itself_is_refused_with_underscores_too(job: Path, dimba: Dimba):
+def test_a_flag_that_dimba_sets_is_refused_in_trainer_args_with_underscores_too(job: Path, dimba: Dimba):
     script(job, UNDERSCORED)
     done = plan(dimba, job, "trainer=mine.py", "trainer_args={learning_rate: 1}")
     assert done.returncode == 2
     assert "dimba sets `--learning_rate` itself" in done.stderr and "`training.learning_rate`" in done.stderr
 
 
-def test_a_mode_and_a_full_flag_are_passed(job: Path, dimba: Dimba):
+def test_the_mode_flag_and_the_full_flag_are_passed(job: Path, dimba: Dimba):
     script(job, arguments("--mode", "--full-ft!", "--model", "--dataset"))
     done = plan(dimba, job, "trainer=mine.py", "method=full")
     argv = json.loads(done.stdout)["argv"]
@@ -253,7 +253,7 @@ def test_a_mode_and_a_full_flag_are_passed(job: Path, dimba: Dimba):
 
 
 @pytest.mark.parametrize(("source", "needs"), [(CLICK, "click"), (TYPER, "typer")], ids=["click", "typer"])
-def test_click_and_typer_trainers_are_asked(job: Path, dimba: Dimba, source: str, needs: str):
+def test_click_and_typer_trainers_receive_the_flags_of_their_help(job: Path, dimba: Dimba, source: str, needs: str):
     pytest.importorskip(needs)
     script(job, source)
     made = planned(dimba, job)
@@ -265,12 +265,12 @@ def test_click_and_typer_trainers_are_asked(job: Path, dimba: Dimba, source: str
 
 
 @pytest.mark.parametrize("flag", ["--dataset-path", "--train_file", "--dataset", "--hf_dataset"])
-def test_a_local_file_goes_to_whichever_flag_there_is(job: Path, dimba: Dimba, flag: str):
+def test_a_local_file_is_passed_by_the_data_flag_that_the_trainer_has(job: Path, dimba: Dimba, flag: str):
     script(job, arguments("--model", "--lora!", flag))
     assert planned(dimba, job)["flags"][2:4] == [flag, str(job / "data.jsonl")]
 
 
-def test_a_local_file_goes_to_the_flag_for_files_first(job: Path, dimba: Dimba):
+def test_a_local_file_is_passed_by_the_flag_for_files_if_there_are_two(job: Path, dimba: Dimba):
     script(job, arguments("--model", "--lora!", "--hf_dataset", "--data_path"))
     assert planned(dimba, job)["flags"][2] == "--data_path"
 
@@ -282,7 +282,7 @@ def test_a_trainer_without_a_data_flag_is_refused(job: Path, dimba: Dimba):
     assert "dataset.path: the trainer has no flag for it (looked in its --help for --dataset-path" in done.stderr
 
 
-def test_a_help_that_crashes_falls_back_to_the_source_and_says_why(job: Path, dimba: Dimba):
+def test_a_crashing_help_falls_back_to_the_source_and_reports_why(job: Path, dimba: Dimba):
     script(job, arguments("--model", "--dataset", "--lora!", before="import a_library_for_gpus"))
     made = planned(dimba, job)
     assert made["flags_from"] == (
@@ -296,7 +296,7 @@ def test_a_help_without_flags_falls_back_to_the_source(job: Path, dimba: Dimba):
     assert planned(dimba, job)["flags_from"] == "source, as its --help names no flags"
 
 
-def test_a_help_that_ends_with_a_status_still_counts(job: Path, dimba: Dimba):
+def test_a_help_that_exits_with_status_1_still_counts(job: Path, dimba: Dimba):
     script(job, "import sys\nprint('flags:\\n  --model: m\\n  --[no]lora: l\\n  --dataset: d')\nsys.exit(1)\n")
     made = planned(dimba, job)
     assert made["flags_from"] == "--help" and made["flags"][-1] == "--lora"
@@ -310,7 +310,7 @@ def asked(job: Path, monkeypatch: pytest.MonkeyPatch, run_once: Any, image: Imag
     return flags.trainer_facts(facts, image, run_once, ask=True)
 
 
-def test_a_help_that_takes_too_long_is_waited_for_once(job: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_help_that_times_out_is_run_only_once(job: Path, monkeypatch: pytest.MonkeyPatch):
     script(job, arguments("--model", "--dataset", before="import time; time.sleep(30)"))
     monkeypatch.setattr(flags, "HELP_SECONDS", 1)
     start = time.monotonic()
@@ -320,7 +320,7 @@ def test_a_help_that_takes_too_long_is_waited_for_once(job: Path, monkeypatch: p
     assert first.flags_from == "source, as its --help took longer than 1 s"
 
 
-def test_a_trainer_is_asked_once_for_each_content_and_place(job: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_help_is_run_once_for_each_content_and_image(job: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(job / "cache"))
     calls: list[str] = []
 
@@ -337,7 +337,7 @@ def test_a_trainer_is_asked_once_for_each_content_and_place(job: Path, monkeypat
     assert calls == ["", "sha256:1", "sha256:2", ""]
 
 
-def test_the_other_modes_trainer_comes_last_with_a_note(job: Path, dimba: Dimba):
+def test_the_other_modes_trainer_is_planned_with_a_note(job: Path, dimba: Dimba):
     other = "scripts/finetuning/finetune_grpo.py"
     script(job, arguments("--mode", "--model", "--dataset", "--lora!"), other)
     made = planned(dimba, job, other)

@@ -44,17 +44,20 @@ def stranger(job: Path) -> None:
 
 
 BRINGS = {
-    "trainer: mine.py": ("trainer", "mine.py is executed"),
-    "mode: grpo\ntrainer_args: {reward: [numeric, 'score.py:reward']}": ("trainer_args.reward", "score.py is executed"),
-    "trainer_args: {trust-remote-code: true}": ("trainer_args.trust-remote-code", "code that lies beside"),
-    "trainer_args: {trust_remote_code: 'yes'}": ("trainer_args.trust_remote_code", "code that lies beside"),
+    "trainer: mine.py": ("trainer", "mine.py, which is not part of dimba"),
+    "mode: grpo\ntrainer_args: {reward: [numeric, 'score.py:reward']}": (
+        "trainer_args.reward",
+        "score.py, which is not",
+    ),
+    "trainer_args: {trust-remote-code: true}": ("trainer_args.trust-remote-code", "code that the checkpoint contains"),
+    "trainer_args: {trust_remote_code: 'yes'}": ("trainer_args.trust_remote_code", "code that the checkpoint contains"),
     "trainer_args: {allow-pickle: true}": ("trainer_args.allow-pickle", "pickled"),
     "container: {image: somebody/elses}": ("container.image", "`somebody/elses`"),
     "container: {base_image: somebody/elses}": ("container.base_image", "`somebody/elses`"),
-    "container: {env: [AWS_PROFILE]}": ("container.env", "gives AWS_PROFILE"),
+    "container: {env: [AWS_PROFILE]}": ("container.env", "receives AWS_PROFILE"),
     "container: {env: ['HF_ENDPOINT=http://evil']}": ("container.env", "sets HF_ENDPOINT"),
-    "container: {network: host}": ("container.network", "listens on this machine"),
-    "container: {mounts: [/srv]}": ("container.mounts", "`/srv` shows the job more"),
+    "container: {network: host}": ("container.network", "listen only on this machine"),
+    "container: {mounts: [/srv]}": ("container.mounts", "`/srv` exposes more"),
 }
 
 
@@ -99,7 +102,7 @@ def test_sockets_are_told_in_so_many_words(tmp_path: Path):
     assert own.grave and "socket" in own.what
     for mount in ("/var/run/docker.sock", "/run:/x:rw", "/", "/var/../run/docker.sock"):
         (harm,) = found(tmp_path, f"container: {{mounts: ['{mount}']}}\n")
-        assert harm.grave and "root here" in harm.what
+        assert harm.grave and "root's rights" in harm.what
 
 
 def test_a_process_holds_nothing_back_and_that_is_said(tmp_path: Path):
@@ -174,7 +177,11 @@ def test_nothing_of_it_is_executed_until_it_is_trusted(job: Path, dimba: Dimba):
     made = json.loads(dimba("plan", "job.yaml", "--json", "--runner", "process", cwd=job, **NO_ENGINE).stdout)
     assert made["flags_from"] == "source" and "mine.py" in made["trust"][0]
     refused = dimba("launch", "job.yaml", "--runner", "process", cwd=job, **NO_ENGINE)
-    assert refused.returncode == 2 and "mine.py is executed" in refused.stderr and "--trust-spec" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and "mine.py, which is not part of dimba" in refused.stderr
+        and "--trust-spec" in refused.stderr
+    )
     assert not (job / "ran").exists() and not (job / "runs").exists()
     done = dimba("launch", "job.yaml", "--runner", "process", "--trust-spec", cwd=job, **NO_ENGINE)
     assert done.returncode == 0 and "working" in done.stdout and (job / "ran").exists()
@@ -198,7 +205,9 @@ def test_a_run_that_a_stranger_left_is_not_gone_on_with(job: Path, dimba: Dimba)
     dimba("ps", "-a", cwd=job, **NO_ENGINE)
     (run / "run.json").write_text(json.dumps({**record, "status": "failed"}), encoding="utf-8")
     done = dimba("resume", "theirs", cwd=job, **NO_ENGINE)
-    assert done.returncode == 2 and "mine.py is executed" in done.stderr and "--trust-spec" in done.stderr
+    assert (
+        done.returncode == 2 and "mine.py, which is not part of dimba" in done.stderr and "--trust-spec" in done.stderr
+    )
     assert not (job / "ran").exists()
 
 
@@ -212,7 +221,7 @@ def test_a_terminal_is_asked_and_its_answer_kept(job: Path):
         words = ["-m", "dimba", "launch", "job.yaml", "--runner", "process", "--set", f"output_dir=out-{answer}"]
         child = pexpect.spawn(sys.executable, words, cwd=str(job), env=environment, encoding="utf-8", timeout=60)
         if answer:
-            child.expect(r"mine\.py is executed[\s\S]*\[y/N\]")
+            child.expect(r"mine\.py, which is not part of dimba[\s\S]*\[y/N\]")
             child.sendline(answer)
         child.expect(pexpect.EOF)
         child.close()
@@ -223,4 +232,4 @@ def test_a_terminal_is_asked_and_its_answer_kept(job: Path):
     said, status = launched("y")
     assert status == 0 and "working" in said
     said, status = launched(None)
-    assert status == 0 and "mine.py is executed" not in said
+    assert status == 0 and "mine.py, which is not part of dimba" not in said

@@ -221,7 +221,7 @@ def test_a_data_set_of_the_hub_is_checked(place: Path, dimba: Dimba, tmp_path: P
         (["--mode", "grpo", "--num-generations", "1"], "2 or more"),
         (["--mode", "grpo", "--reward", "numeri"], "did you mean `numeric`?"),
         (["--dataset", "qa.jsonl", "--output-dir", "checkpoints/base"], "already holds a model"),
-        (["--dataset", "qa.jsonl", "--output-dir", "."], "where dimba is run"),
+        (["--dataset", "qa.jsonl", "--output-dir", "."], "the folder that dimba is run in"),
         (["--dataset", "qa.jsonl", "--trainer", "scripts/mine.py"], "does not exist"),
         (["--dataset", "qa.jsonl", "--name", "my job"], "letters, digits"),
         (["--runner", "kubernetes"], "is not known"),
@@ -302,7 +302,7 @@ def test_a_broken_checkpoint_is_refused_with_the_broken_file(place: Path, refuse
 
 def test_a_broken_link_is_not_a_hub_id(place: Path, refused: Any):
     (place / "loop").symlink_to("loop")
-    assert "leads nowhere" in refused("--base-checkpoint", "loop", "--dataset", "qa.jsonl")
+    assert "broken link" in refused("--base-checkpoint", "loop", "--dataset", "qa.jsonl")
 
 
 def test_an_epochs_flag_switches_off_max_steps(wizard: Any):
