@@ -1,4 +1,4 @@
-"""`dimba prune`: lists what may go, asks, removes it."""
+"""`dimba prune`: lists the leftovers, asks, and removes them."""
 
 import argparse
 import json
@@ -15,12 +15,12 @@ from dimba.commands.prune import KINDS, Leftover, Pruner
 from dimba.common.errors import BadInput, DimbaError
 from dimba.common.units import size, span
 
-Said = dict[str, DimbaError | str]  # by the place of what stays: what went wrong, or why it is as it should be
+Kept = dict[str, DimbaError | str]  # the error, or the reason for keeping it, by the place of each kept leftover
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 def prune(args: argparse.Namespace) -> int:
-    """0 also where nothing was to be removed; 3 where something could not be, 4 where the engine failed."""
+    """List and remove leftovers; 0 even if there are none, 3 if one cannot be removed, 4 if the engine fails."""
     older = seconds(args.older_than)
     pruner = Pruner(Path.cwd())
     found = pruner.find([kind for kind in KINDS if getattr(args, kind)] or KINDS, older)
@@ -29,23 +29,22 @@ def prune(args: argparse.Namespace) -> int:
     leftovers = found.leftovers
     if not args.json:
         _show(leftovers)
-    wanted = bool(leftovers) and (args.yes or (not args.json and _confirmed(leftovers)))
-    said = _remove(pruner, leftovers) if wanted else {}
+    wanted = bool(leftovers) and (args.yes or (not args.json and _confirm(leftovers)))
+    kept = _remove(pruner, leftovers) if wanted else {}
     if leftovers and not wanted:
         render.note("nothing was removed; `dimba prune --yes` removes what is listed")
     if args.json:
-        _print_json(leftovers, said, removed=wanted)
-    errors = [each for each in said.values() if isinstance(each, DimbaError)]
+        _print_json(leftovers, kept, removed=wanted)
+    errors = [each for each in kept.values() if isinstance(each, DimbaError)]
     return min((error.exit_status for error in errors), default=0)
 
 
 def seconds(text: str) -> float:
-    """`12h`, `7d`, `0d` as seconds; raises BadInput."""
+    """The seconds of an age such as `12h`, `7d` or `0d`. Raises BadInput."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])", text.strip(), re.ASCII)
     if not match:
-        raise BadInput(
-            f"`{text}` is no length of time", "a number and its unit: `12h`, `7d`, `4w`, `0d`", key="--older-than"
-        )
+        hint = "give a number and its unit: `12h`, `7d`, `4w`, `0d`"
+        raise BadInput(f"`{text}` is not an age", hint, key="--older-than")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -60,7 +59,7 @@ def _show(leftovers: Sequence[Leftover]) -> None:
         table.add_row(each.kind, each.name, size(each.size), span(each.age), each.why)
     console = render.output_console()
     console.print(table)
-    shared = "; images share layers: less is freed" if sum(each.kind == "image" for each in leftovers) > 1 else ""
+    shared = "; less is freed, as images share layers" if sum(each.kind == "image" for each in leftovers) > 1 else ""
     console.print(f"{len(leftovers)} in all, {_total(leftovers)}{shared}", markup=False)
 
 
@@ -68,8 +67,8 @@ def _total(leftovers: Sequence[Leftover]) -> str:
     return size(sum(each.size for each in leftovers))
 
 
-def _confirmed(leftovers: Sequence[Leftover]) -> bool:
-    """One question on a terminal; anything but yes is no."""
+def _confirm(leftovers: Sequence[Leftover]) -> bool:
+    """Ask one question on a terminal; any answer but yes is no."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     question = f"remove {'it' if len(leftovers) == 1 else f'these {len(leftovers)}'}? [y/N] "
@@ -80,28 +79,27 @@ def _confirmed(leftovers: Sequence[Leftover]) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def _remove(pruner: Pruner, leftovers: Sequence[Leftover]) -> Said:
-    """Removes one after the other; what was said of those that stay, by their places."""
-    said: Said = {}
+def _remove(pruner: Pruner, leftovers: Sequence[Leftover]) -> Kept:
+    kept: Kept = {}
     for each in leftovers:
         try:
             why = pruner.remove(each)
         except DimbaError as error:
-            said[each.place] = error
+            kept[each.place] = error
             render.say_error(error)
             continue
         if why:
-            said[each.place] = why
-            render.note(f"left alone: {each.kind} {each.name}: {why}")
-    gone = [each for each in leftovers if each.place not in said]
-    render.note(f"removed {len(gone)} of {len(leftovers)}, {_total(gone)}")
-    return said
+            kept[each.place] = why
+            render.note(f"kept: {each.kind} {each.name}: {why}")
+    removed = [each for each in leftovers if each.place not in kept]
+    render.note(f"removed {len(removed)} of {len(leftovers)}, {_total(removed)}")
+    return kept
 
 
-def _print_json(leftovers: Sequence[Leftover], said: Said, *, removed: bool) -> None:
+def _print_json(leftovers: Sequence[Leftover], kept: Kept, *, removed: bool) -> None:
     value: list[dict[str, Any]] = []
     for each in leftovers:
-        problem = said.get(each.place, "")
+        problem = kept.get(each.place, "")
         text = problem.message if isinstance(problem, DimbaError) else problem
         value.append({**each.as_json(), "removed": removed and not problem, "problem": text})
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""What `dimba doctor` says of machines that lack something; the healthy one is in tests/engine."""
+"""`dimba doctor` on machines that lack something; tests/engine has the healthy machine."""
 
 import json
 import os
@@ -14,13 +14,20 @@ from typing import Any
 
 import pytest
 
-from dimba.commands.doctor.check import Check, tried
-from dimba.commands.doctor.clock import check_clock, judge_clock
+from dimba.commands.doctor.check import Check, value_or_check
+from dimba.commands.doctor.clock import check_clock, compare_clocks
 from dimba.commands.doctor.engine import check_engine, check_kind
-from dimba.commands.doctor.gpus import Seen, base_cuda, check_inside, judge_driver, seen, wheels_cuda
+from dimba.commands.doctor.gpus import (
+    ContainerGpus,
+    base_cuda,
+    check_container_gpus,
+    compare_driver,
+    parse_nvidia_smi,
+    wheels_cuda,
+)
+from dimba.commands.doctor.machine import Machine
 from dimba.commands.doctor.network import check_hub
-from dimba.commands.doctor.room import check_cache, check_shm, disk
-from dimba.commands.doctor.scene import Scene
+from dimba.commands.doctor.storage import check_cache, check_shm, disk
 from dimba.common.errors import HostCannot
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts
 from dimba.runners.docker.details import EngineDetails, podman_version
@@ -28,13 +35,13 @@ from tests.conftest import NO_ENGINE, REPOSITORY, Dimba
 from tests.host.test_host import put_on_path
 from tests.hub import scripted
 
-TWO_CARDS = GpuFacts(gpus=(Gpu(index=0), Gpu(index=1)), source="CDI")
+TWO_GPUS = GpuFacts(gpus=(Gpu(index=0), Gpu(index=1)), source="CDI")
 KNOWN_TO_CDI = frozenset({"nvidia.com/gpu=0", "nvidia.com/gpu=1"})
 
 
-def scene(folder: Path, **changes: Any) -> Scene:
+def machine(folder: Path, **changes: Any) -> Machine:
     return replace(
-        Scene(folder=folder, engine=EngineFacts(reachable=True, address="unix:///x", version="28")), **changes
+        Machine(folder=folder, engine=EngineFacts(reachable=True, address="unix:///x", version="28")), **changes
     )
 
 
@@ -43,13 +50,13 @@ def diagnosis(dimba: Dimba, folder: Path, **environment: str) -> tuple[int, dict
     checks = json.loads(done.stdout)
     assert all(list(check) == ["name", "status", "detail", "fix"] for check in checks)
     lacking = [check for check in checks if check["status"] != "ok" and "`" not in check["fix"]]
-    assert not lacking, "what is wrong comes with a command"
+    assert not lacking, "every problem comes with a command that fixes it"
     return done.returncode, {check["name"]: check for check in checks}
 
 
 @contextmanager
-def engine_that_says(folder: Path, answers: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """An engine on a socket of its own that knows these paths; the environment that leads to it."""
+def scripted_engine(folder: Path, answers: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """Serve these answers by path on a socket of its own; yields the environment that selects it as the engine."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -82,28 +89,28 @@ def podman(version: str) -> dict[str, Any]:
     }
 
 
-def test_without_an_engine_the_rest_is_looked_at_all_the_same(tmp_path: Path, dimba: Dimba):
+def test_without_an_engine_the_other_checks_still_run(tmp_path: Path, dimba: Dimba):
     status, checks = diagnosis(dimba, tmp_path, **NO_ENGINE)
     assert status == 4 and checks["engine"]["status"] == "error"
     assert "DOCKER_HOST" in checks["engine"]["detail"] and "unset DOCKER_HOST" in checks["engine"]["fix"]
     assert {"GPUs", "jobs as processes", "shared memory", "disk, cache", "disk, checkpoints", "clock", "Hub"} <= set(
         checks
     )
-    assert checks["files from a container"]["detail"] == "not tried: no engine of this machine answers"
+    assert checks["files from a container"]["detail"] == "skipped: no engine of this machine answers"
 
 
-def test_podman_and_an_engine_without_root_are_noticed_and_so_is_its_clock(tmp_path: Path, dimba: Dimba):
-    with engine_that_says(tmp_path, podman("4.9.3")) as environment:
+def test_podman_a_rootless_engine_and_a_wrong_engine_clock_are_reported(tmp_path: Path, dimba: Dimba):
+    with scripted_engine(tmp_path, podman("4.9.3")) as environment:
         status, checks = diagnosis(dimba, tmp_path, **environment)
     assert status == 0
     assert "Podman 4.9.3 at unix://" in checks["engine"]["detail"] and ", rootless" in checks["engine"]["detail"]
-    assert checks["Podman"]["status"] == "warning" and "ignores that GPUs are asked for" in checks["Podman"]["detail"]
+    assert checks["Podman"]["status"] == "warning" and "ignores requests for GPUs" in checks["Podman"]["detail"]
     assert "dnf upgrade podman" in checks["Podman"]["fix"]
     assert checks["rootless"]["status"] == "ok" and checks["base image"]["status"] == "warning"
     assert "the engine's clock is" in checks["clock"]["detail"] and "behind" in checks["clock"]["detail"]
 
 
-def test_an_engine_that_takes_connections_and_never_answers_is_a_line(tmp_path: Path, dimba: Dimba):
+def test_an_engine_that_never_answers_is_an_error(tmp_path: Path, dimba: Dimba):
     class Silent(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             time.sleep(60)
@@ -118,38 +125,38 @@ def test_an_engine_that_takes_connections_and_never_answers_is_a_line(tmp_path: 
         server.shutdown()
 
 
-def test_an_engine_that_answers_nonsense_is_a_line(tmp_path: Path, dimba: Dimba):
-    with engine_that_says(tmp_path, {"version": {"ApiVersion": "1.41"}, "info": ["what"]}) as environment:
+def test_an_engine_that_answers_nonsense_is_an_error(tmp_path: Path, dimba: Dimba):
+    with scripted_engine(tmp_path, {"version": {"ApiVersion": "1.41"}, "info": ["what"]}) as environment:
         status, checks = diagnosis(dimba, tmp_path, **environment)
     assert status == 4 and checks["engine"]["status"] == "error"
 
 
-def test_another_machines_engine_is_refused(tmp_path: Path, dimba: Dimba):
+def test_the_engine_of_another_machine_is_an_error(tmp_path: Path, dimba: Dimba):
     status, checks = diagnosis(dimba, tmp_path, DOCKER_HOST="tcp://192.0.2.1:2375")
     assert status == 4 and "is another machine" in checks["engine"]["detail"]
 
 
-def test_the_context_is_named_and_one_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_context_is_named_and_a_missing_one_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("DOCKER_HOST", raising=False)
-    (known,) = check_engine(scene(tmp_path))
+    (known,) = check_engine(machine(tmp_path))
     assert known.status == "ok" and "(context default)" in known.detail
     monkeypatch.setenv("DOCKER_CONTEXT", "no-such-context")
-    (unknown,) = check_engine(scene(tmp_path))
-    assert unknown.status == "warning" and "no context `no-such-context`" in unknown.detail
+    (unknown,) = check_engine(machine(tmp_path))
+    assert unknown.status == "warning" and "the context `no-such-context` does not exist" in unknown.detail
 
 
-def test_a_broken_driver_is_in_a_jobs_way(tmp_path: Path, dimba: Dimba, monkeypatch: pytest.MonkeyPatch):
+def test_a_broken_driver_is_an_error(tmp_path: Path, dimba: Dimba, monkeypatch: pytest.MonkeyPatch):
     put_on_path(tmp_path, monkeypatch, "#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
-    with engine_that_says(tmp_path, podman("5.6.0")) as environment:
+    with scripted_engine(tmp_path, podman("5.6.0")) as environment:
         status, checks = diagnosis(dimba, tmp_path, **environment)
     assert status == 3 and checks["GPUs"]["status"] == "error" and "modprobe nvidia" in checks["GPUs"]["fix"]
 
 
-def test_podman_before_gpus_and_after():
+def test_podman_passes_gpus_from_version_5_4_on_and_only_by_cdi():
     assert podman_version({"Components": [{"Name": "Engine", "Version": "28"}]}) == ""
     folder = Path.cwd()
     facts = EngineFacts(reachable=True, cdi_devices=KNOWN_TO_CDI)
-    new = scene(folder, engine=facts, details=EngineDetails(podman="5.4.0-rc1"), gpu=TWO_CARDS)
+    new = machine(folder, engine=facts, details=EngineDetails(podman="5.4.0-rc1"), gpu=TWO_GPUS)
     assert [check.status for check in check_kind(new)] == ["ok"]
     assert [check.status for check in check_kind(replace(new, details=EngineDetails(podman="5.3.9")))] == ["warning"]
     (without,) = check_kind(replace(new, engine=EngineFacts(reachable=True)))
@@ -157,19 +164,19 @@ def test_podman_before_gpus_and_after():
 
 
 def test_a_rootless_engine_passes_gpus_only_by_cdi_or_without_cgroups():
-    there = scene(Path.cwd(), engine=EngineFacts(reachable=True, rootless=True), gpu=TWO_CARDS)
-    (check,) = check_kind(there)
+    rootless = machine(Path.cwd(), engine=EngineFacts(reachable=True, rootless=True), gpu=TWO_GPUS)
+    (check,) = check_kind(rootless)
     assert check.status == "warning" and "no-cgroups" in check.fix
 
 
-def test_cards_that_a_container_does_not_see_are_told_with_the_path_that_they_take():
-    there = scene(Path.cwd(), engine=EngineFacts(reachable=True, cdi_devices=KNOWN_TO_CDI), gpu=TWO_CARDS)
-    (by_cdi,) = check_inside(there, Seen(cards=1))
+def test_gpus_missing_in_a_container_are_an_error_that_names_how_they_were_passed():
+    there = machine(Path.cwd(), engine=EngineFacts(reachable=True, cdi_devices=KNOWN_TO_CDI), gpu=TWO_GPUS)
+    (by_cdi,) = check_container_gpus(there, ContainerGpus(count=1))
     assert by_cdi.status == "error" and "1 of 2 seen, passed by CDI" in by_cdi.detail and "nvidia-ctk" in by_cdi.fix
-    (by_driver,) = check_inside(replace(there, engine=EngineFacts(reachable=True)), Seen())
+    (by_driver,) = check_container_gpus(replace(there, engine=EngineFacts(reachable=True)), ContainerGpus())
     assert "nvidia-container-toolkit" in by_driver.fix
-    said = Check(name="GPUs in a container", status="error", detail="x: the engine has no GPU support (…)", fix="?")
-    assert "nvidia-container-toolkit" in check_inside(there, said)[0].fix
+    failed = Check(name="GPUs in a container", status="error", detail="x: the engine has no GPU support (…)", fix="?")
+    assert "nvidia-container-toolkit" in check_container_gpus(there, failed)[0].fix
 
 
 SMI = """\
@@ -181,9 +188,9 @@ GPU 1: NVIDIA A100 (UUID: GPU-1)
 """
 
 
-def test_what_nvidia_smi_prints_is_read():
-    assert seen(SMI) == Seen(cards=2, driver="570.86.15", cuda=(12, 8))
-    assert seen("sh: nvidia-smi: not found\n") == Seen()
+def test_gpus_driver_and_cuda_are_parsed_from_nvidia_smi():
+    assert parse_nvidia_smi(SMI) == ContainerGpus(count=2, driver="570.86.15", cuda=(12, 8))
+    assert parse_nvidia_smi("sh: nvidia-smi: not found\n") == ContainerGpus()
 
 
 @pytest.mark.parametrize(
@@ -200,10 +207,10 @@ def test_what_nvidia_smi_prints_is_read():
         ("590.1", (), (), "warning"),
     ],
 )
-def test_the_driver_is_held_against_the_images_cuda(driver: str, runs: Any, needed: Any, status: str):
-    check = judge_driver(driver, runs, needed, has_gpus=True)
+def test_the_driver_is_compared_with_the_images_cuda(driver: str, runs: Any, needed: Any, status: str):
+    check = compare_driver(driver, runs, needed, has_gpus=True)
     assert check.status == status and (status == "ok" or "`" in check.fix)
-    assert judge_driver(driver, runs, needed, has_gpus=False).status == "ok"
+    assert compare_driver(driver, runs, needed, has_gpus=False).status == "ok"
 
 
 def test_the_images_cuda_is_read_from_its_variables_its_tag_and_the_pins():
@@ -215,57 +222,57 @@ def test_the_images_cuda_is_read_from_its_variables_its_tag_and_the_pins():
     assert wheels_cuda(REPOSITORY)[0] >= 13 and wheels_cuda(Path("/nonexistent")) == ()
 
 
-def test_a_look_that_fails_or_takes_too_long_is_a_line():
-    assert tried("x", 5, lambda: 7) == 7
-    broken = tried("x", 5, lambda: 1 // 0)
+def test_a_probe_that_fails_or_times_out_is_reported_as_a_check():
+    assert value_or_check("x", 5, lambda: 7) == 7
+    broken = value_or_check("x", 5, lambda: 1 // 0)
     assert isinstance(broken, Check) and broken.status == "warning" and "ZeroDivisionError" in broken.detail
 
     def refuse() -> None:
         raise HostCannot("cause", "remedy")
 
-    assert tried("x", 5, refuse) == Check(name="x", status="error", detail="cause", fix="remedy")
-    late = tried("x", 0.05, lambda: time.sleep(1), late="`do`")
+    assert value_or_check("x", 5, refuse) == Check(name="x", status="error", detail="cause", fix="remedy")
+    late = value_or_check("x", 0.05, lambda: time.sleep(1), timeout_fix="`do`")
     assert late == Check(name="x", status="error", detail="no answer within 0.05 s", fix="`do`")
 
 
-def test_clocks_that_are_off_by_more_than_a_minute_are_told(tmp_path: Path):
-    assert judge_clock([("a", 59), ("b", -59)]).status == "ok"
-    off = judge_clock([("the engine's clock", -61)])
+def test_clocks_that_differ_by_more_than_a_minute_are_a_warning(tmp_path: Path):
+    assert compare_clocks([("a", 59), ("b", -59)]).status == "ok"
+    off = compare_clocks([("the engine's clock", -61)])
     assert off.status == "warning" and "the engine's clock is 61 s behind" in off.detail and "timedatectl" in off.fix
-    assert check_clock(scene(tmp_path))[0].status == "ok"
+    assert check_clock(machine(tmp_path))[0].status == "ok"
     (tmp_path / "data.jsonl").touch()
     os.utime(tmp_path / "data.jsonl", (time.time() + 3600,) * 2)
-    (future,) = check_clock(scene(tmp_path))
+    (future,) = check_clock(machine(tmp_path))
     assert future.status == "warning" and "data.jsonl is 3,6" in future.detail
 
 
-def test_little_shared_memory_is_a_warning_and_none_too(tmp_path: Path):
-    (missing,) = check_shm(scene(tmp_path), tmp_path / "none")
+def test_missing_shared_memory_is_a_warning(tmp_path: Path):
+    (missing,) = check_shm(machine(tmp_path), tmp_path / "none")
     assert missing.status == "warning" and "mount -t tmpfs" in missing.fix
-    assert check_shm(scene(tmp_path), tmp_path)[0].status in ("ok", "warning")
+    assert check_shm(machine(tmp_path), tmp_path)[0].status in ("ok", "warning")
 
 
-def test_a_disk_with_little_room_is_told_with_what_makes_room(tmp_path: Path):
+def test_a_nearly_full_disk_is_reported_with_a_command_that_frees_space(tmp_path: Path):
     assert disk("disk", tmp_path, 0, "`x`").fix == ""
     little = disk("disk", tmp_path, 1 << 30, "`x`")
-    assert little.status in ("warning", "error") and little.fix == "`x`" and "are soon used" in little.detail
+    assert little.status in ("warning", "error") and little.fix == "`x`" and "jobs soon use" in little.detail
     assert disk("disk", Path("/proc"), 1, "`x`").status == "error"
 
 
-def test_a_cache_that_the_jobs_user_may_not_write_in_is_in_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_cache_that_the_jobs_user_may_not_write_in_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HOME", "/proc/cache")
-    (check,) = check_cache(scene(tmp_path))
+    (check,) = check_cache(machine(tmp_path))
     assert check.status == "error" and "install -d" in check.fix and "/proc/cache" in check.fix
 
 
-def test_the_hub_is_asked_where_the_environment_says_and_not_when_it_says_offline(
+def test_the_hub_is_contacted_at_hf_endpoint_and_not_at_all_when_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert "HF_HUB_OFFLINE" in check_hub(scene(tmp_path))[0].detail
+    assert "HF_HUB_OFFLINE" in check_hub(machine(tmp_path))[0].detail
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     with scripted({"/api/models/openai-community/gpt2": (200, {}, {"id": "x"})}) as (address, _asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        (check,) = check_hub(scene(tmp_path))
+        (check,) = check_hub(machine(tmp_path))
         assert check.status == "ok" and address in check.detail
-    (gone,) = check_hub(scene(tmp_path))
+    (gone,) = check_hub(machine(tmp_path))
     assert gone.status == "warning" and "curl -I" in gone.fix

@@ -1,4 +1,4 @@
-"""The doctor on a machine where all is well, and what its throw-away containers find out."""
+"""The doctor on a healthy machine, and the findings of its containers."""
 
 import json
 import os
@@ -11,27 +11,27 @@ from pathlib import Path
 import pytest
 
 from dimba.commands.doctor.check import Check
+from dimba.commands.doctor.machine import Machine, find_engine, has_base
 from dimba.commands.doctor.mounts import check_mounts
-from dimba.commands.doctor.scene import Scene, find_engine, has_base
 from dimba.runners.docker.engine import Engine
 from tests.conftest import REPOSITORY, TEST_BASE, Dimba
 
-STRANGER = 1234  # a uid that is nobody's
+UNKNOWN_UID = 1234  # no user has it
 
 
-def scene(folder: Path) -> Scene:
+def machine(folder: Path) -> Machine:
     found = find_engine(folder)
     assert has_base(found)
-    return Scene(**{**vars(found), "base_is_here": True})
+    return Machine(**{**vars(found), "base_is_here": True})
 
 
 def containers(engine: Engine) -> set[str]:
-    """Throw-away ones of the test base; others may come and go on the same engine."""
+    """Ids of the doctor's containers; other tests may use the same engine."""
     there = engine.api.containers(all=True, filters={"ancestor": TEST_BASE})
     return {each["Id"] for each in there if "doctor" in each["Command"] or "nvidia-smi" in each["Command"]}
 
 
-def test_where_all_is_well_every_line_is_green_within_seconds_and_nothing_is_left(
+def test_on_a_healthy_machine_every_check_is_ok_within_seconds_and_nothing_is_left_behind(
     engine: Engine, tmp_path: Path, dimba: Dimba
 ):
     began = time.monotonic()
@@ -45,20 +45,20 @@ def test_where_all_is_well_every_line_is_green_within_seconds_and_nothing_is_lef
     assert list(tmp_path.iterdir()) == [] and not containers(engine)
 
 
-def test_the_lines_come_one_by_one_for_people(tmp_path: Path, dimba: Dimba):
+def test_without_json_each_check_is_printed_on_a_line(tmp_path: Path, dimba: Dimba):
     done = dimba("doctor", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("ok       engine: Docker ")
     assert "\nok       GPUs in a container: 2 seen by nvidia-smi, passed by CDI\n" in done.stdout
 
 
-def test_cards_that_do_not_come_to_be_inside_are_in_a_jobs_way(tmp_path: Path, dimba: Dimba):
-    # The pretend driver only names the cards inside, as an engine without the container toolkit's hook would.
+def test_gpus_that_do_not_work_in_a_container_are_an_error(tmp_path: Path, dimba: Dimba):
+    # The pretend driver only names the GPUs inside, as an engine without the container toolkit's hook would.
     done = dimba("doctor", cwd=tmp_path, DIMBA_GPU_PATH="nvidia")
     assert done.returncode == 3 and "0 of 2 seen, passed by the nvidia driver" in done.stdout
     assert "fix: `sudo apt-get install nvidia-container-toolkit`" in done.stdout
 
 
-def test_a_base_image_that_is_not_here_leaves_what_needs_it_untried(tmp_path: Path, dimba: Dimba):
+def test_without_the_base_image_the_checks_in_a_container_are_skipped(tmp_path: Path, dimba: Dimba):
     done = dimba("doctor", "--json", cwd=tmp_path, DIMBA_BASE_IMAGE="no-such/cuda:12.8.1-base")
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 0
@@ -66,17 +66,19 @@ def test_a_base_image_that_is_not_here_leaves_what_needs_it_untried(tmp_path: Pa
         assert checks[name]["status"] == "warning" and "docker pull no-such/cuda" in checks[name]["fix"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root works for somebody else")
-def test_the_jobs_user_writes_and_where_it_may_not_the_line_says_how_to_let_it(
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs jobs as another user")
+def test_the_check_passes_if_the_jobs_user_can_write_and_else_names_the_fix(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    os.chown(tmp_path, STRANGER, STRANGER)
-    (fine,) = check_mounts(scene(tmp_path))
-    assert fine == Check(name=fine.name, status="ok", detail=f"user {STRANGER} writes and removes them in {tmp_path}")
-    monkeypatch.setattr(os, "chown", lambda *_: None)  # the folder stays root's, as a file server may have it
-    (closed,) = check_mounts(scene(tmp_path))
+    os.chown(tmp_path, UNKNOWN_UID, UNKNOWN_UID)
+    (fine,) = check_mounts(machine(tmp_path))
+    assert fine == Check(
+        name=fine.name, status="ok", detail=f"user {UNKNOWN_UID} writes and removes files in {tmp_path}"
+    )
+    monkeypatch.setattr(os, "chown", lambda *_: None)  # the folder stays root's, as on some file servers
+    (closed,) = check_mounts(machine(tmp_path))
     assert closed.status == "error" and "Permission denied" in closed.detail
-    assert f"install -d -o {STRANGER} -g {STRANGER} {tmp_path / 'checkpoints'}" in closed.fix
+    assert f"install -d -o {UNKNOWN_UID} -g {UNKNOWN_UID} {tmp_path / 'checkpoints'}" in closed.fix
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,7 +88,7 @@ def test_ctrl_c_leaves_no_container(engine: Engine, tmp_path: Path):
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
-        if "base image" in line:  # the next one is a container's
+        if "base image" in line:  # the next check runs a container
             break
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130

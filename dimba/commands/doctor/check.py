@@ -1,4 +1,4 @@
-"""One line of the doctor, and looking for no longer than is reasonable."""
+"""The result of one check, and a time limit for probes."""
 
 import threading
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from typing import TypeVar
 from dimba.common.errors import DimbaError, printable
 
 T = TypeVar("T")
-_TIDY_SECONDS = 5  # for a throw-away container to be removed after a Ctrl-C
+_CLEANUP_SECONDS = 5  # for a probe to remove its container after Ctrl-C
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One line: `status` is ok, warning or error; a warning does not stop a job."""
+    """One line of output: `status` is ok, warning or error; only an error stops a job."""
 
     name: str
     status: str
@@ -21,33 +21,37 @@ class Check:
     fix: str = ""
 
 
-def tried(name: str, seconds: float, look: Callable[[], T], *, late: str = "") -> T | Check:
-    """What `look` finds, or a line that says why it found nothing; `late` is the fix where it takes too long."""
-    found: list[T | Check] = []
-    done = threading.Event()  # an interrupted `Thread.join` of Python 3.11 takes the thread for ended
+def value_or_check(name: str, seconds: float, probe: Callable[[], T], *, timeout_fix: str = "") -> T | Check:
+    """The value of `probe`, or a check named `name` with the reason why it gave none within `seconds`.
 
-    def find() -> None:
-        found.append(_caught(name, look))
+    With `timeout_fix`, a timeout is an error with that fix, else a warning.
+    """
+    results: list[T | Check] = []
+    done = threading.Event()  # after an interrupt, Python 3.11's `Thread.join` takes the thread for ended
+
+    def run() -> None:
+        results.append(_without_raising(name, probe))
         done.set()
 
     try:
-        threading.Thread(target=find, daemon=True).start()
+        threading.Thread(target=run, daemon=True).start()
         done.wait(seconds)
     except KeyboardInterrupt:
-        done.wait(_TIDY_SECONDS)
+        done.wait(_CLEANUP_SECONDS)
         raise
-    if found:
-        return found[0]
-    return Check(name=name, status="error" if late else "warning", detail=f"no answer within {seconds:g} s", fix=late)
+    if results:
+        return results[0]
+    status = "error" if timeout_fix else "warning"
+    return Check(name=name, status=status, detail=f"no answer within {seconds:g} s", fix=timeout_fix)
 
 
-def _caught(name: str, look: Callable[[], T]) -> T | Check:
+def _without_raising(name: str, probe: Callable[[], T]) -> T | Check:
     try:
-        return look()
+        return probe()
     except DimbaError as error:
-        fix = "`docker info` says more" if "`dimba doctor`" in error.hint else error.hint  # that is what is asked
+        fix = "see `docker info`" if "`dimba doctor`" in error.hint else error.hint  # this is `dimba doctor`
         return Check(name=name, status="error", detail=error.message, fix=fix)
     except Exception as error:
-        said = printable(str(error)).splitlines() or [""]
-        detail = f"could not be looked at: {type(error).__name__}: {said[0][:200]}"
-        return Check(name=name, status="warning", detail=detail, fix="`dimba launch` tries all the same")
+        lines = printable(str(error)).splitlines() or [""]
+        detail = f"the check failed: {type(error).__name__}: {lines[0][:200]}"
+        return Check(name=name, status="warning", detail=detail, fix="`dimba launch` may still work")

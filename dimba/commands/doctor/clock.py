@@ -1,45 +1,45 @@
-"""The time: a clock that is off breaks certificates, and what is decided by the age of files."""
+"""The clocks: a wrong clock breaks certificates and every decision by the age of a file."""
 
 import tempfile
 import time
 from pathlib import Path
 
 from dimba.commands.doctor.check import Check
-from dimba.commands.doctor.scene import Scene
+from dimba.commands.doctor.machine import Machine
 from dimba.host.output import nearest_existing
 from dimba.host.probe import project_root, runs_folder
 
-_MOST = 60  # seconds
-_SET = "`sudo timedatectl set-ntp true` on the one that is wrong"
+_TOLERANCE = 60  # seconds
+_SET = "`sudo timedatectl set-ntp true` on the machine whose clock is wrong"
 
 
-def check_clock(scene: Scene) -> list[Check]:
-    """This machine's clock against the engine's, the disk's, and files that were written before."""
-    offs = [("the engine's clock", scene.details.skew if scene.details else 0.0)]
-    offs.append((f"the clock of the disk at {nearest_existing(scene.output)}", _disk_skew(scene)))
-    future = _newest(scene)
+def check_clock(machine: Machine) -> list[Check]:
+    """Compare this machine's clock with the engine's, the disk's, and the times of existing files."""
+    offsets = [("the engine's clock", machine.details.skew if machine.details else 0.0)]
+    offsets.append((f"the clock of the disk at {nearest_existing(machine.output)}", _disk_skew(machine)))
+    future = _newest(machine)
     if future and future[1] > 0:
-        offs.append((f"the time of {future[0]}", future[1]))
-    return [judge_clock(offs)]
+        offsets.append((f"the time of {future[0]}", future[1]))
+    return [compare_clocks(offsets)]
 
 
-def judge_clock(offs: list[tuple[str, float]]) -> Check:
-    """`offs`: what was held against this machine's clock, and by how many seconds it is ahead."""
-    wrong = [f"{what} is {_far(off)}" for what, off in offs if abs(off) > _MOST]
+def compare_clocks(offsets: list[tuple[str, float]]) -> Check:
+    """The check of other clocks; `offsets`: (name of a clock, seconds by which it is ahead of this machine's)."""
+    wrong = [f"{clock} is {_written(offset)}" for clock, offset in offsets if abs(offset) > _TOLERANCE]
     if wrong:
         return Check(name="clock", status="warning", detail="; ".join(wrong), fix=_SET)
     return Check(name="clock", status="ok", detail=time.strftime("%Y-%m-%d %H:%M UTC, and all agree", time.gmtime()))
 
 
-def _far(off: float) -> str:
-    return f"{abs(off):,.0f} s {'ahead' if off > 0 else 'behind'}"
+def _written(offset: float) -> str:
+    return f"{abs(offset):,.0f} s {'ahead' if offset > 0 else 'behind'}"
 
 
-def _disk_skew(scene: Scene) -> float:
-    """Of a file written now; a file server has a clock of its own."""
+def _disk_skew(machine: Machine) -> float:
+    """Seconds by which the disk's clock is ahead: a file server has a clock of its own."""
     before = time.time()
     try:
-        with tempfile.NamedTemporaryFile(dir=nearest_existing(scene.output)) as file:
+        with tempfile.NamedTemporaryFile(dir=nearest_existing(machine.output)) as file:
             file.write(b"\n")
             file.flush()
             written = Path(file.name).stat().st_mtime
@@ -48,10 +48,10 @@ def _disk_skew(scene: Scene) -> float:
     return written - min(max(written, before - 1), time.time())  # file systems round
 
 
-def _newest(scene: Scene) -> tuple[Path, float] | None:
-    """The file with the time furthest ahead: where one is in the future, the clock was set back."""
+def _newest(machine: Machine) -> tuple[Path, float] | None:
+    """(the newest file, seconds until its time): a time in the future shows that the clock was set back."""
     places = [project_root() / "Dockerfile"]
-    for folder in (scene.folder, runs_folder(scene.folder)):
+    for folder in (machine.folder, runs_folder(machine.folder)):
         places += folder.iterdir() if folder.is_dir() else []
     now = time.time()
     ahead = [(path, path.lstat().st_mtime - now) for path in places if path.exists()]

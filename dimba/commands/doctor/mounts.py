@@ -1,4 +1,4 @@
-"""Whether what a container writes in a folder of this machine is there, and belongs to the job's user."""
+"""The check that a container's files appear in a mounted folder and belong to the job's user."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from dimba.commands.doctor.check import Check
-from dimba.commands.doctor.scene import Scene
+from dimba.commands.doctor.machine import Machine
 from dimba.common.errors import HostCannot
 from dimba.host.output import nearest_existing
 from dimba.plan.model import Mount
@@ -18,52 +18,52 @@ _SELINUX = Path("/sys/fs/selinux/enforce")
 _SECONDS = 20
 
 
-def check_mounts(scene: Scene) -> list[Check]:
-    """A throw-away container writes in a folder made for it, where checkpoints would go. Raises HostCannot."""
-    if scene.docker is None or not scene.base_is_here:
-        return [scene.not_tried(_NAME)]
-    place = nearest_existing(scene.output)
+def check_mounts(machine: Machine) -> list[Check]:
+    """Write from a container into a temporary folder beside the checkpoints. Raises HostCannot."""
+    if machine.docker is None or not machine.base_is_here:
+        return [machine.skipped_check(_NAME)]
+    place = nearest_existing(machine.output)
     try:
         folder = Path(tempfile.mkdtemp(prefix=".dimba-doctor-", dir=place))
     except OSError as error:
-        raise HostCannot(str(error.strerror), _mended(scene.output, *scene.user), file=place) from None
+        raise HostCannot(str(error.strerror), _fix(machine.output, *machine.user), file=place) from None
     try:
-        return [_tried(scene, folder)]
+        return [_write_from_container(machine, folder)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tried(scene: Scene, folder: Path) -> Check:
-    assert scene.docker is not None
-    uid, gid = scene.user
+def _write_from_container(machine: Machine, folder: Path) -> Check:
+    assert machine.docker is not None
+    uid, gid = machine.user
     if os.geteuid() == 0:
         os.chown(folder, uid, gid)
     mount = Mount(source=str(folder), target=str(folder), read_only=False)
-    place = OneShot(uid=uid, gid=gid, image=scene.base, mounts=(mount,), timeout=_SECONDS)
-    done = scene.docker.run_once(["sh", "-c", _TRY, str(folder)], place)
+    place = OneShot(uid=uid, gid=gid, image=machine.base, mounts=(mount,), timeout=_SECONDS)
+    done = machine.docker.run_once(["sh", "-c", _TRY, str(folder)], place)
     if done.exit_code:
-        said = done.text.strip().splitlines()
-        detail = f"user {uid} cannot write from a container: {said[-1] if said else f'status {done.exit_code}'}"
-        return Check(name=_NAME, status="error", detail=detail, fix=_mended(scene.output, uid, gid))
-    return _owned(folder / "kept", uid, done.exit_code)
+        lines = done.text.strip().splitlines()
+        detail = f"user {uid} cannot write from a container: {lines[-1] if lines else f'status {done.exit_code}'}"
+        return Check(name=_NAME, status="error", detail=detail, fix=_fix(machine.output, uid, gid))
+    return _check_owner(folder / "kept", uid, done.exit_code)
 
 
-def _owned(file: Path, uid: int, status: int | None) -> Check:
+def _check_owner(file: Path, uid: int, status: int | None) -> Check:
     if status is None or not file.exists():
-        detail = f"what a container writes in {file.parent.parent} does not come to be here"
+        detail = f"a file that a container writes in {file.parent.parent} does not appear on this machine"
         fix = "share that folder with the engine's machine (Docker Desktop: Settings, Resources, File sharing)"
         return Check(name=_NAME, status="error", detail=detail, fix=fix)
     if (owner := file.stat().st_uid) != uid:
         fix = 'take "userns-remap" out of /etc/docker/daemon.json, then `sudo systemctl restart docker`'
-        detail = f"what user {uid} writes in a container belongs to user {owner} here"
+        detail = f"a file that user {uid} writes in a container belongs to user {owner} here"
         return Check(name=_NAME, status="error", detail=detail, fix=fix)
-    return Check(name=_NAME, status="ok", detail=f"user {uid} writes and removes them in {file.parent.parent}")
+    return Check(name=_NAME, status="ok", detail=f"user {uid} writes and removes files in {file.parent.parent}")
 
 
-def _mended(wanted: Path, uid: int, gid: int) -> str:
+def _fix(wanted: Path, uid: int, gid: int) -> str:
     try:
         enforcing = _SELINUX.read_text(encoding="ascii").strip() == "1"
     except OSError:
         enforcing = False
-    made = f"`sudo install -d -o {uid} -g {gid} {wanted}`"
-    return f"{made}, then `sudo chcon -Rt container_file_t {wanted}`" if enforcing else made
+    install = f"`sudo install -d -o {uid} -g {gid} {wanted}`"
+    return f"{install}, then `sudo chcon -Rt container_file_t {wanted}`" if enforcing else install

@@ -1,4 +1,4 @@
-"""`dimba prune`: what is of no more use, found and, when that is wanted, removed."""
+"""`dimba prune`: finds unused images, containers, runs and cache entries, and removes them on request."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = ["KINDS", "Found", "Leftover", "Pruner"]
 
 
 class Pruner:
-    """The engine, where one answers, and the runs and the cache of one folder."""
+    """Finds and removes leftovers of the runs and the cache of one folder, and in the engine if one answers."""
 
     def __init__(self, folder: Path) -> None:
         self._runs = runs_folder(folder)
@@ -30,10 +30,10 @@ class Pruner:
         self._docker, self._problem = _docker()
 
     def find(self, kinds: Collection[str], older: float) -> Found:
-        """What may go of these `KINDS`: runs and cache that are of no use for `older` seconds, the rest at any age.
+        """The leftovers of these `KINDS`: runs and cache entries unused for `older` seconds, others at any age.
 
         Raises:
-            EngineFailed: only containers or images were asked for, and no engine answers.
+            EngineFailed: `kinds` has only containers or images, and no engine answers.
         """
         ended, notes = self._ended()
         ages = {run: disk.age_of(record) for run, record in ended.items()}
@@ -45,13 +45,13 @@ class Pruner:
         return found + disk.cache(self._cache, older) if "cache" in kinds else found
 
     def _ended(self) -> tuple[dict[str, RunRecord], tuple[str, ...]]:
-        """Records by run id, after a look at what is really running; and which cannot be read."""
+        """(reconciled records of ended runs by run id, a note on each unreadable record)."""
         ended, notes = {}, []
         for folder in all_runs(self._runs):
             try:
                 record = reconciled(folder)
             except BadInput as error:
-                notes.append(f"left alone: {error.message}")
+                notes.append(f"kept: {error.message}")
                 continue
             if record.status not in ACTIVE:
                 ended[folder.id] = record
@@ -60,31 +60,32 @@ class Pruner:
     def _in_engine(self, kinds: Collection[str], ended: dict[str, RunRecord], ages: dict[str, float]) -> Found:
         if self._docker is None:
             if not {"runs", "cache"}.intersection(kinds):
-                raise EngineFailed(f"containers and images cannot be seen: {self._problem}", "`dimba doctor` says more")
-            return Found(notes=(f"containers and images are not looked at: {self._problem}",))
-        content = engine.look(self._docker, project_root())
-        gone = engine.containers(content, ended, ages) if "containers" in kinds else Found()
-        return gone + engine.images(content, {each.place for each in gone.leftovers}) if "images" in kinds else gone
+                raise EngineFailed(f"containers and images cannot be listed: {self._problem}", "run `dimba doctor`")
+            return Found(notes=(f"containers and images are not listed: {self._problem}",))
+        content = engine.read_content(self._docker, project_root())
+        old = engine.containers(content, ended, ages) if "containers" in kinds else Found()
+        return old + engine.images(content, {each.place for each in old.leftovers}) if "images" in kinds else old
 
     def remove(self, leftover: Leftover) -> str:
-        """Removes one thing; returns why it stays where that is as it should be.
+        """Remove one leftover; returns the reason if it is kept on purpose, else nothing.
 
         Raises:
-            HostCannot: it belongs to somebody else; EngineFailed: the engine fails.
+            HostCannot: it belongs to another user.
+            EngineFailed: the engine fails.
         """
         if leftover.kind in ("run", "cache"):
             return disk.remove_run(leftover) if leftover.kind == "run" else disk.remove_entry(leftover)
         from dimba.runners.docker.leftovers import remove_container, remove_image
 
-        assert self._docker is not None, "what is in an engine was found there"
+        assert self._docker is not None, "leftovers of an engine are only found in one"
         remove = remove_container if leftover.kind == "container" else remove_image
         return remove(self._docker.api, leftover.place)
 
 
 def _docker() -> "tuple[DockerRunner | None, str]":
     runner, facts = find_engine()
-    return (runner, "") if runner else (None, _why(facts))
+    return (runner, "") if runner else (None, _problem(facts))
 
 
-def _why(facts: EngineFacts) -> str:
+def _problem(facts: EngineFacts) -> str:
     return f"the engine at {facts.address} is on another machine" if facts.reachable else facts.problem

@@ -1,4 +1,4 @@
-"""Folders of ended runs, and what is kept in the Hugging Face cache for other runs."""
+"""Folders of ended runs, and dimba's entries in the Hugging Face cache."""
 
 import os
 import pwd
@@ -15,11 +15,11 @@ from dimba.common.errors import BadInput, HostCannot
 from dimba.records import ACTIVE, RunFolder, RunRecord
 
 _CACHES = ("tokens", "rewards")
-_GONE = ".pruned"  # the end of the name of what is being removed
+_REMOVING = ".pruned"  # suffix of a folder during its removal
 
 
 def age_of(record: RunRecord) -> float:
-    """Seconds since the run ended; 0 where its record does not tell."""
+    """Seconds since the run ended; 0 if its record has no time."""
     try:
         ended = datetime.fromisoformat(record.ended or record.created)
     except ValueError:
@@ -29,18 +29,16 @@ def age_of(record: RunRecord) -> float:
 
 
 def runs(folders: Mapping[str, Path], ages: Mapping[str, float], older: float) -> Found:
-    """Folders of the runs that ended so many seconds ago; both by run id."""
+    """Folders of the runs that ended at least `older` seconds ago; `folders` and `ages` (seconds) by run id."""
     old = [run for run in folders if ages[run] >= older]
-    holding = [run for run in old if _holds_output(folders[run])]
-    notes = (f"left alone: {folders[run]}: a model was written into it" for run in holding)
-    leftovers = (
-        Leftover(
-            kind="run", name=run, place=str(folders[run]), size=size_of(folders[run]), age=ages[run], why="it has ended"
-        )
-        for run in old
-        if run not in holding
-    )
-    return Found(leftovers=tuple(leftovers), notes=tuple(notes))
+    with_output = [run for run in old if _holds_output(folders[run])]
+    notes = tuple(f"kept: {folders[run]}: it contains a trained model" for run in with_output)
+    leftovers = tuple(_run_leftover(run, folders[run], ages[run]) for run in old if run not in with_output)
+    return Found(leftovers=leftovers, notes=notes)
+
+
+def _run_leftover(run: str, folder: Path, age: float) -> Leftover:
+    return Leftover(kind="run", name=run, place=str(folder), size=size_of(folder), age=age, why="it has ended")
 
 
 def _holds_output(folder: Path) -> bool:
@@ -48,12 +46,12 @@ def _holds_output(folder: Path) -> bool:
 
 
 def cache(home: Path, older: float) -> Found:
-    """Tokens and reward models below the Hugging Face cache that nobody used for so many seconds."""
+    """Tokens and reward models below the Hugging Face cache that were not used for `older` seconds."""
     found = Found()
     for name in _CACHES:
         folder = home / "dimba" / name
         if folder.is_symlink() or folder.parent.is_symlink():
-            found += Found(notes=(f"left alone: {folder}: it is a link to somewhere else",))
+            found += Found(notes=(f"kept: {folder}: it is a link to another folder",))
             continue
         found += Found(leftovers=tuple(_entries(folder, older)))
     return found
@@ -61,20 +59,20 @@ def cache(home: Path, older: float) -> Found:
 
 def _entries(folder: Path, older: float) -> Iterator[Leftover]:
     try:
-        there = sorted(folder.iterdir())
+        paths = sorted(folder.iterdir())
     except OSError:
         return
-    for path in there:
+    for path in paths:
         last = last_use(path)
         age = max(0.0, time.time() - last)
         if path.suffix == ".lock" or age < older:
             continue
-        name, why = f"{folder.name}/{path.name}", "unused; made anew when wanted"
+        name, why = f"{folder.name}/{path.name}", "unused; jobs recreate it when needed"
         yield Leftover(kind="cache", name=name, place=str(path), size=size_of(path), age=age, why=why, last=last)
 
 
 def last_use(path: Path) -> float:
-    """When a file in it was last read or anything written, in seconds since 1970; to look for it is no use of it."""
+    """The last time that a file in it was read or anything written, in seconds since 1970; listing does not count."""
     return max(_times(path))
 
 
@@ -89,7 +87,7 @@ def _times(path: Path) -> Iterator[float]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of the files in it; links are not followed."""
+    """The bytes of the files in it; links are not followed."""
     total = 0
     for each in _tree(path):
         try:
@@ -108,11 +106,11 @@ def _tree(path: Path) -> Iterator[Path]:
 
 
 def remove_run(leftover: Leftover) -> str:
-    """Removes the folder, or the link to it; returns why not where the run goes on again. Raises HostCannot."""
+    """Remove the folder, or the link to it; returns the reason if the run is active again. Raises HostCannot."""
     path = Path(leftover.place)
     try:
         if RunFolder(path, 0, 0).record().status in ACTIVE:
-            return "the run goes on again"
+            return "the run was resumed"
     except BadInput:
         return "" if not os.path.lexists(path) else "its record cannot be read any more"
     remove(path)
@@ -120,41 +118,40 @@ def remove_run(leftover: Leftover) -> str:
 
 
 def remove_entry(leftover: Leftover) -> str:
-    """Removes tokens or a reward model, and their lock; returns why not where they are in use. Raises HostCannot."""
+    """Remove tokens or a reward model, and their lock; returns the reason if a job uses them. Raises HostCannot."""
     path = Path(leftover.place)
     if last_use(path) > leftover.last:
-        return "it was used just now"
+        return "a job has just used it"
     remove(path)
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     return ""
 
 
 def remove(path: Path) -> None:
-    """Removes a folder whole or leaves it whole; of a link only the link goes.
+    """Remove a folder completely or not at all; a link is removed, not its target.
 
     Raises:
-        HostCannot: somebody else's file is in it, or the disk refuses.
+        HostCannot: it contains another user's file, or the disk refuses.
     """
     if foreign := _not_removable(path):
         hint = f"run `dimba prune` as that user, or `sudo chown -R $USER {path}` first"
         raise HostCannot(f"{foreign} belongs to {_owner(foreign)}", hint, file=path)
-    gone = path.with_name(f"{path.name}{_GONE}")
+    removing = path.with_name(f"{path.name}{_REMOVING}")
     try:
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
             return
-        if gone.exists():
-            shutil.rmtree(gone)  # of a removal that was interrupted
-        path.rename(gone)  # readers see all of it or nothing
-        shutil.rmtree(gone)
+        if removing.exists():
+            shutil.rmtree(removing)  # an earlier removal was interrupted
+        path.rename(removing)  # readers see either all of it or nothing
+        shutil.rmtree(removing)
     except OSError as error:
-        raise HostCannot(
-            str(error.strerror), "fix the permissions of its folder", file=error.filename or path
-        ) from None
+        hint = "fix the permissions of its folder"
+        raise HostCannot(str(error.strerror), hint, file=error.filename or path) from None
 
 
 def _not_removable(path: Path) -> Path | None:
-    """The first thing in `path` that the caller may not remove."""
+    """The first file or folder in `path` that the caller may not remove."""
     if not _may_remove_from(path.parent, path):
         return path
     for each in _tree(path):
@@ -166,7 +163,7 @@ def _not_removable(path: Path) -> Path | None:
 
 
 def _is_closed(path: Path) -> bool:
-    """Whether it is a folder with something in it, or not to be looked into, that the caller may not take out."""
+    """Whether it is a folder whose entries the caller may not list or remove."""
     if path.is_symlink() or not path.is_dir() or os.access(path, os.R_OK | os.W_OK | os.X_OK):
         return False
     try:
@@ -179,7 +176,7 @@ def _may_remove_from(folder: Path, path: Path) -> bool:
     if not os.access(folder, os.W_OK | os.X_OK):
         return False
     status = folder.stat()
-    owners = (0, status.st_uid, path.lstat().st_uid)  # in a sticky folder, to each their own
+    owners = (0, status.st_uid, path.lstat().st_uid)  # in a sticky folder, users remove only their own files
     return not status.st_mode & stat.S_ISVTX or os.geteuid() in owners or os.geteuid() == 0
 
 

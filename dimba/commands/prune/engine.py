@@ -1,4 +1,4 @@
-"""Ended containers of the runs here, and images of former keys."""
+"""Ended containers of this folder's runs, and images of former keys."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -15,87 +15,88 @@ if TYPE_CHECKING:
     from dimba.runners.docker.runner import DockerRunner
 
 _ENDED = ("exited", "dead", "created")
-_NAMED = 5  # names in one line
-_THEIRS = "`docker container prune --filter label=dimba.run-id` removes them all, logs that were never read too"
+_MAX_NAMES = 5  # in one line
+_REMOVE_ALL = "`docker container prune --filter label=dimba.run-id` removes them all, even if no log of them was saved"
 
 
 @dataclass(frozen=True)
 class EngineContent:
-    """One look at the engine: everybody's containers, images with our label, and those that jobs would run in now."""
+    """All containers of the engine, dimba's images, and the references of the images that new jobs would use."""
 
     containers: "tuple[Container, ...]"
     images: "tuple[Image, ...]"
     current: frozenset[str]
 
 
-def look(runner: "DockerRunner", project: Path) -> EngineContent:
-    """Asks the engine; raises EngineFailed."""
+def read_content(runner: "DockerRunner", project: Path) -> EngineContent:
+    """The content of the runner's engine. Raises EngineFailed."""
     from dimba.runners.docker.image import current_references
     from dimba.runners.docker.leftovers import all_containers, our_images
 
     try:
         current = current_references(runner.api, project)
-    except DimbaError:  # a package without its repository: which image is the current one cannot be told
+    except DimbaError:  # without its repository, a package has no current image
         current = frozenset()
     return EngineContent(tuple(all_containers(runner.api)), tuple(our_images(runner.api)), current)
 
 
 def containers(content: EngineContent, ended: Mapping[str, RunRecord], ages: Mapping[str, float]) -> Found:
-    """Those of runs that have ended and whose log is on disk therefore; `ended` and `ages` (seconds) by run id."""
+    """Containers of ended runs, whose logs are on disk; `ended` and `ages` (seconds) by run id."""
     idle = [each for each in content.containers if each.run_id and each.state in _ENDED]
-    going = [each for each in idle if each.run_id in ended and ended[each.run_id].status != "lost"]
-    staying = len(idle) - len(going)
-    note = f"left alone: {staying} idle container{'s' if staying > 1 else ''} of runs that did not end here; {_THEIRS}"
-    leftovers = (
-        Leftover(
-            kind="container",
-            name=each.name,
-            place=each.id,
-            size=each.size or 0,
-            age=ages.get(each.run_id, 0),
-            why=f"its run has ended ({ended[each.run_id].exit_reason}), its log is on disk",
-        )
-        for each in going
+    removable = [each for each in idle if each.run_id in ended and ended[each.run_id].status != "lost"]
+    kept = len(idle) - len(removable)
+    note = f"kept: {kept} idle container{'s' if kept > 1 else ''} of runs that did not end here; {_REMOVE_ALL}"
+    leftovers = (_container_leftover(each, ended[each.run_id], ages.get(each.run_id, 0)) for each in removable)
+    return Found(leftovers=tuple(leftovers), notes=(note,) if kept else ())
+
+
+def _container_leftover(container: "Container", run: RunRecord, age: float) -> Leftover:
+    return Leftover(
+        kind="container",
+        name=container.name,
+        place=container.id,
+        size=container.size or 0,
+        age=age,
+        why=f"its run has ended ({run.exit_reason}), its log is on disk",
     )
-    return Found(leftovers=tuple(leftovers), notes=(note,) if staying else ())
 
 
-def images(content: EngineContent, going: Collection[str]) -> Found:
-    """Images of former keys that no container uses once the containers in `going` (ids) have gone."""
+def images(content: EngineContent, removed: Collection[str]) -> Found:
+    """Images of former keys that no container uses after the containers with the ids `removed` are gone."""
     running = {each.image for each in content.containers if each.state not in _ENDED}
-    staying = {each.image for each in content.containers if each.id not in going}
-    old = [each for each in _former(content) if each.id not in running]
-    foreign = [each for each in old if not _is_ours(each)]
-    used = [each for each in old if _is_ours(each) and each.id in staying]
-    free = [each for each in old if _is_ours(each) and each.id not in staying]
-    notes = [f"left alone: {_counted(used)} that ended containers are made from"] if used else []
-    notes += [f"left alone: {_counted(foreign)} that somebody gave a name of their own"] if foreign else []
-    return Found(leftovers=tuple(map(_leftover, free)), notes=tuple(notes))
+    needed = {each.image for each in content.containers if each.id not in removed}
+    old = [each for each in _former_images(content) if each.id not in running]
+    renamed = [each for each in old if _is_renamed(each)]
+    used = [each for each in old if not _is_renamed(each) and each.id in needed]
+    unused = [each for each in old if not _is_renamed(each) and each.id not in needed]
+    notes = [f"kept: {_counted(used)} used by ended containers"] if used else []
+    notes += [f"kept: {_counted(renamed)} with a name of your own"] if renamed else []
+    return Found(leftovers=tuple(map(_image_leftover, unused)), notes=tuple(notes))
 
 
 def _counted(images: "Sequence[Image]") -> str:
-    names = ", ".join(map(_name, images[:_NAMED])) + (", …" if len(images) > _NAMED else "")
+    names = ", ".join(map(_name, images[:_MAX_NAMES])) + (", …" if len(images) > _MAX_NAMES else "")
     return f"{len(images)} image{'s' if len(images) > 1 else ''} ({names})"
 
 
-def _former(content: EngineContent) -> "Sequence[Image]":
+def _former_images(content: EngineContent) -> "Sequence[Image]":
     if content.current:
         return [each for each in content.images if not content.current.intersection(each.tags)]
-    # Without the base image nobody knows the current key: the newest image is the likeliest.
+    # Without the base image, the current key is unknown: the newest image is the likeliest.
     newest_first = sorted(content.images, key=lambda each: -each.created)
     return newest_first[1:]
 
 
-def _is_ours(image: "Image") -> bool:
-    """Whether nobody gave it a name: images made from ours inherit our label."""
-    return all(tag.rpartition(":")[0].rpartition("/")[2].startswith("dimba") for tag in image.tags)
+def _is_renamed(image: "Image") -> bool:
+    """Whether a user named it: images made from dimba's inherit its label."""
+    return not all(tag.rpartition(":")[0].rpartition("/")[2].startswith("dimba") for tag in image.tags)
 
 
 def _name(image: "Image") -> str:
     return ", ".join(image.tags) or image.id.removeprefix("sha256:")[:12]
 
 
-def _leftover(image: "Image") -> Leftover:
+def _image_leftover(image: "Image") -> Leftover:
     return Leftover(
         kind="image",
         name=_name(image),

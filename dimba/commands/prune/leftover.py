@@ -1,4 +1,4 @@
-"""What may go, as a value."""
+"""A removable container, image, run folder or cache entry, as a value."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,18 +8,18 @@ KINDS = ("containers", "images", "runs", "cache")
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """One thing of ours that is of no more use."""
+    """One thing that dimba made and no longer needs."""
 
     kind: str  # container, image, run or cache
     name: str
     place: str  # the engine's id, or the path
     size: int  # bytes
-    age: float  # seconds since it ended, was made or was last used, by kind
+    age: float  # seconds since a container or run ended, an image was built, or a cache entry was last used
     why: str
-    last: float = 0  # for `cache`: when it was last used, in seconds since 1970
+    last: float = 0  # for `cache`: the time of its last use, in seconds since 1970
 
     def as_json(self) -> dict[str, Any]:
-        """What a program reads: whole seconds."""
+        """The fields for JSON, with the age in integer seconds."""
         value = asdict(self)
         del value["last"]
         return {**value, "age": int(self.age)}
@@ -27,7 +27,7 @@ class Leftover:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What may go, in the order in which it has to, and what is worth saying of what stays."""
+    """Leftovers in the order of their removal, and notes about things that are kept."""
 
     leftovers: tuple[Leftover, ...] = ()
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What the checks look at: found once, and then handed from one to the next."""
+"""The machine that the checks examine, filled in by each check for the next."""
 
 import os
 from dataclasses import dataclass, field
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
-    """The engine where one answers, the cards, and where and as whom a job of this folder would write."""
+class Machine:
+    """The engine, the GPUs, and the folders and the user of a job launched in `folder`."""
 
     folder: Path
     engine: EngineFacts
     docker: "DockerRunner | None" = None
     details: "EngineDetails | None" = None
     gpu: GpuFacts = field(default_factory=GpuFacts)
-    base: str = ""  # empty where the repository is not there to tell
+    base: str = ""  # the base image; empty if the repository is missing
     base_is_here: bool = False
 
     @property
     def output(self) -> Path:
-        """Where checkpoints go unless a spec says otherwise."""
+        """The default folder of checkpoints."""
         return absolute("checkpoints", self.folder)
 
     @property
@@ -47,38 +47,38 @@ class Scene:
         uid, _gid = self.user
         return hub_cache(uid, home_of(uid), self.folder)
 
-    def not_tried(self, name: str) -> Check:
-        """The line of what takes a container, where none can be had."""
+    def skipped_check(self, name: str) -> Check:
+        """The result of a check that needs a container if none can run."""
         if self.docker:
             fix = f"`docker pull {self.base}`"
-            return Check(name=name, status="warning", detail="not tried: the base image is not here", fix=fix)
-        fix = "`sudo systemctl start docker`, or what the engine's line says"
-        return Check(name=name, status="warning", detail="not tried: no engine of this machine answers", fix=fix)
+            return Check(name=name, status="warning", detail="skipped: the base image is not here", fix=fix)
+        fix = "`sudo systemctl start docker`, or the fix of the check `engine`"
+        return Check(name=name, status="warning", detail="skipped: no engine of this machine answers", fix=fix)
 
     @property
     def gpu_devices(self) -> tuple[str, ...]:
-        """CDI devices of all cards; empty where the engine's nvidia driver passes them."""
+        """The CDI devices of all GPUs; empty if the engine's nvidia driver passes them instead."""
         devices = [cdi_device(gpu, self.engine.cdi_devices) for gpu in self.gpu.gpus]
         found = tuple(device for device in devices if device)
         return () if os.environ.get(ENV_GPU_PATH) == "nvidia" or len(found) < len(devices) else found
 
 
-def find_engine(folder: Path) -> Scene:
-    """A scene with the engine and the name of the base image."""
+def find_engine(folder: Path) -> Machine:
+    """The machine with the engine and the name of the base image filled in."""
     from dimba.runners.docker.details import engine_details
 
     runner, engine = registry.find_engine()
     base = _base()
     if runner is None:
-        return Scene(folder=folder, engine=engine, base=base)
-    return Scene(folder=folder, engine=engine, docker=runner, details=engine_details(runner.api), base=base)
+        return Machine(folder=folder, engine=engine, base=base)
+    return Machine(folder=folder, engine=engine, docker=runner, details=engine_details(runner.api), base=base)
 
 
-def has_base(scene: Scene) -> bool:
+def has_base(machine: Machine) -> bool:
     """Whether the engine has the base image."""
     from dimba.runners.docker.image import present
 
-    return scene.docker is not None and bool(scene.base) and present(scene.docker.api, scene.base)
+    return machine.docker is not None and bool(machine.base) and present(machine.docker.api, machine.base)
 
 
 def _base() -> str:
