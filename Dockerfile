@@ -1,17 +1,17 @@
-# The image that jobs run in. Both builders read it: the classic one (through the SDK) and BuildKit (Compose).
+# The image of jobs. Both builders must accept it: the classic one (through the SDK) and BuildKit (Compose).
 #
-#   BASE_IMAGE  another base: any Debian or Ubuntu image with or without Python >= 3.11. The wheels of torch
-#               carry CUDA, cuDNN and NCCL themselves, so a `-base` image and the host's driver are enough.
+#   BASE_IMAGE  another base: any Debian or Ubuntu image with or without Python >= 3.11. torch's wheels contain
+#               CUDA, cuDNN and NCCL, so a `-base` image and the host's driver are enough.
 #   EXTRA_CA    a company's CA certificates: a PEM file or a folder of them, inside the build context
-#   WHEELS      a folder of wheels that are preferred over the index, inside the build context
-#   WITH        `-vllm` for an image that has vLLM too; nothing for one without
+#   WHEELS      a folder of wheels, preferred over the index, inside the build context
+#   WITH        `-vllm` for an image with vLLM; empty for one without
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 FROM ${BASE_IMAGE}
 ARG EXTRA_CA=docker/certs
 ARG WHEELS=docker/wheels
 ARG WITH=
 
-# Appended rather than installed, so that a bundle that the base image brings stays whole.
+# Appended rather than installed, to keep the base image's own bundle complete.
 COPY ${EXTRA_CA} /tmp/certs/
 RUN mkdir -p /etc/ssl/certs && find /tmp/certs -name '*.crt' -o -name '*.pem' | sort | xargs -r cat >> /etc/ssl/certs/ca-certificates.crt
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
@@ -32,7 +32,7 @@ RUN python3 -m venv /opt/venv \
       -r /tmp/requirements${WITH}.txt -c /tmp/constraints${WITH}.txt \
  && rm -rf /tmp/certs /tmp/constraints*.txt /tmp/requirements*.txt
 
-# Triton comes with torch's CUDA wheels, and compiles its launcher, in C, when the first kernel starts.
+# Triton, a part of torch's CUDA wheels, compiles C code when the first kernel starts.
 RUN if ! /opt/venv/bin/python -c 'import importlib.util, os, shutil, sys, sysconfig; \
       header = os.path.join(sysconfig.get_paths()["include"], "Python.h"); \
       sys.exit(bool(importlib.util.find_spec("triton")) and not (shutil.which("gcc") and os.path.exists(header)))'; then \
@@ -44,7 +44,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/dimba \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-# Any uid may run the image, so any uid may write to its home.
+# Any uid may run the image, so its home is writable by any uid.
 RUN mkdir -m 1777 /home/dimba && mkdir /opt/dimba
 WORKDIR /opt/dimba
 COPY dimba /opt/dimba/dimba
@@ -53,7 +53,7 @@ RUN python -m compileall -q /opt/dimba
 
 ENV HOME=/home/dimba
 LABEL org.opencontainers.image.title="dimba" \
-      org.opencontainers.image.description="Fine-tunes language models: what a dimba job runs in" \
+      org.opencontainers.image.description="The environment of dimba jobs, which fine-tune language models" \
       org.opencontainers.image.licenses="Apache-2.0"
 USER 10001:10001
 CMD ["python", "/opt/dimba/scripts/finetuning/finetune_sft.py", "--help"]

@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all of their own set-up, in .venv, and take seconds of it the second time.
+# `make demo` and `make test` set up everything they need in .venv; repeating the set-up takes seconds.
 PYTHON ?= python3
 BIN := .venv/bin
 HOST := .venv/.host
@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-fast lint bench soak docs docs-serve lock schema reference clean
 
-# What trains is installed here only where there is no container to train in.
+# The training libraries are installed here only if the demo cannot train in a container.
 demo: $(HOST)
 	@if [ "$$($(BIN)/python -m dimba.commands.demo)" = process ]; then $(MAKE) --no-print-directory $(TRAIN); fi
 	@$(BIN)/dimba demo
@@ -27,7 +27,7 @@ lint: $(DEV)
 	@$(BIN)/lint-imports --no-cache > .venv/imports.txt || { cat .venv/imports.txt; exit 1; }
 	@tail -n 2 .venv/imports.txt
 
-# Long proofs; CONTRIBUTING says where their results are written down.
+# Long-running checks; CONTRIBUTING.md names the place of their results.
 soak: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/soak/learning.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/kills.py
@@ -62,7 +62,7 @@ $(HOST): pyproject.toml constraints-dev.txt
 	@touch $@
 
 $(TRAIN): $(HOST) docker/requirements.txt docker/constraints.txt
-	@echo "installing what trains (torch, transformers, …): some minutes the first time" >&2
+	@echo "installing the training libraries (torch, transformers, …): takes some minutes the first time" >&2
 	@$(PIP) -c docker/constraints.txt -r docker/requirements.txt
 	@touch $@
 
@@ -74,7 +74,7 @@ $(DOCS): $(HOST)
 	@$(PIP) -c constraints-dev.txt -e '.[docs]'
 	@touch $@
 
-# The pinned versions: what is in the image, then what the launcher and its tests use beside it.
+# Updates the pinned versions of the image, then those of the launcher and its tests.
 lock: $(HOST)
 	$(PIP) uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \

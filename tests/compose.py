@@ -1,4 +1,4 @@
-"""compose.yaml as it is used: built here, run in a project's folder."""
+"""Builds the Compose image from this repository and runs its services in a project's folder."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ OWNER = 1234 if os.geteuid() == 0 else os.geteuid()
 
 
 def build_image() -> str:
-    """The image as Compose builds it."""
+    """Build the image with Compose; returns its reference."""
     command = ["docker", "compose", "build", "--quiet", "sft"]
     environment = {**os.environ, "DIMBA_BASE_IMAGE": TEST_BASE, "PWD": str(REPOSITORY)}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
@@ -19,7 +19,7 @@ def build_image() -> str:
 
 
 def make_project(folder: Path, checkpoint: Path, spec: str, owner: int = OWNER) -> Path:
-    """A project with the folders that compose.yaml shows, which belongs to `owner`."""
+    """Create a project with the folders that compose.yaml mounts; it belongs to `owner`."""
     (folder / "checkpoints" / "base").mkdir(parents=True)
     for file in checkpoint.iterdir():
         (folder / "checkpoints" / "base" / file.name).write_bytes(file.read_bytes())
@@ -27,7 +27,7 @@ def make_project(folder: Path, checkpoint: Path, spec: str, owner: int = OWNER) 
     (folder / "jobs").mkdir()
     (folder / "jobs" / "x.yaml").write_text(spec, encoding="utf-8")
     give(folder, owner)
-    for parent in folder.parents:  # pytest's own are closed to others
+    for parent in folder.parents:  # pytest closes its folders to other users
         if parent.stat().st_uid == os.geteuid():
             parent.chmod(parent.stat().st_mode | 0o055)
     return folder
@@ -39,7 +39,7 @@ def give(folder: Path, uid: int) -> None:
 
 
 def compose_run(project: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """`docker compose run` as it is typed in the project."""
+    """Run `docker compose run --rm` in the project's folder."""
     command = ["docker", "compose", "-f", str(REPOSITORY / "compose.yaml"), "--project-directory", str(project)]
     inherited = {name: value for name, value in os.environ.items() if name not in ("UID", "GID")}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""compose.yaml as `docker compose config` reads it; no engine is asked."""
+"""compose.yaml as `docker compose config` reads it, without an engine."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def config(**environment: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def test_each_trainer_and_any_spec_have_a_service_with_cards_and_one_without():
+def test_each_trainer_and_a_spec_have_a_service_with_gpus_and_one_without():
     services = config()["services"]
     assert set(services) == {*GPU, *CPU}
     for name in GPU:
@@ -49,30 +49,30 @@ def test_a_container_is_locked_down_as_the_launchers_is(name: str):
     assert "privileged" not in service and "gpus" not in service
 
 
-def test_what_is_mounted_lies_at_the_same_place_inside():
+def test_folders_are_mounted_at_the_same_path_inside():
     service = config(HF_HOME="/data/hf")["services"]["sft"]
     places = {each["target"]: each.get("read_only", False) for each in service["volumes"]}
     assert places == {"/project/jobs": True, "/project/data": True, "/project/checkpoints": False, "/data/hf": False}
     assert service["working_dir"] == "/project" and service["environment"]["HF_HOME"] == "/data/hf"
 
 
-def test_a_user_is_taken_from_the_environment_and_a_group_with_it():
+def test_user_and_group_are_taken_from_the_environment():
     assert config(UID="1234")["services"]["job"]["user"] == "1234:1234"
     assert config(UID="1234", GID="5")["services"]["job"]["user"] == "1234:5"
-    assert config()["services"]["job"]["user"] == "0:0", "until it has become the owner of checkpoints/"
+    assert config()["services"]["job"]["user"] == "0:0", "root, until it becomes the owner of checkpoints/"
 
 
-def test_secrets_are_files_and_no_variables():
-    made = config(HF_TOKEN="hf_abcdefghij", HF_TOKEN_FILE="/home/me/token")
-    assert made["secrets"]["HF_TOKEN"]["file"] == "/home/me/token"
-    assert "hf_abcdefghij" not in json.dumps(made)
+def test_secrets_are_passed_as_files_and_not_as_variables():
+    shown = config(HF_TOKEN="hf_abcdefghij", HF_TOKEN_FILE="/home/me/token")
+    assert shown["secrets"]["HF_TOKEN"]["file"] == "/home/me/token"
+    assert "hf_abcdefghij" not in json.dumps(shown)
 
 
-def test_the_base_image_is_the_dockerfiles_unless_another_is_named():
+def test_the_base_image_is_the_dockerfiles_unless_the_environment_names_another():
     assert config()["services"]["sft"]["build"]["args"]["BASE_IMAGE"] == default_base(REPOSITORY)
     assert config(DIMBA_BASE_IMAGE="mine")["services"]["sft"]["build"]["args"]["BASE_IMAGE"] == "mine"
 
 
-def test_folders_that_are_mounted_are_there_in_a_fresh_clone():
+def test_the_mounted_folders_exist_in_a_fresh_clone():
     listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert {"checkpoints/.gitkeep", "data/.gitkeep"} <= set(listed.splitlines())

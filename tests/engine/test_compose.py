@@ -1,4 +1,4 @@
-"""compose.yaml on the real engine: what it runs is what `dimba plan` shows, and trains the same weights."""
+"""compose.yaml on the real engine runs the command of `dimba plan` and trains the same weights."""
 
 import json
 import os
@@ -29,7 +29,7 @@ training: {batch_size: 2, grad_accumulation_steps: 2, max_steps: 3, max_length: 
 output_dir: checkpoints/out
 resources: {gpus: none}
 """
-# Instead of becoming the entry point, says what it would have been.
+# Prints the command instead of executing it.
 SPY = """\
 import json, os, sys
 os.execvpe = lambda _file, argv, environment: (print(json.dumps([argv, environment])), sys.stdout.flush(), os._exit(0))
@@ -46,7 +46,7 @@ def image(engine: Engine) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_checkpoint: Path) -> Path:
-    """A project of its own, which belongs to somebody who is not root."""
+    """A project that belongs to a user other than root."""
     made = make_project(tmp_path, tiny_checkpoint, SPEC)
     (made / "jobs" / "spy.py").write_text(SPY, encoding="utf-8")
     give(made, OWNER)
@@ -79,8 +79,8 @@ def test_job_starts_the_command_and_environment_of_dimba_plan(
         assert shown[key] == json.loads(json.dumps(wanted[key])), key
 
 
-def test_compose_the_container_and_a_process_train_the_same_weights(project: Path, compose: Compose, dimba: Dimba):
-    give(project, os.geteuid())  # a process has to reach this Python
+def test_compose_docker_and_process_train_the_same_weights(project: Path, compose: Compose, dimba: Dimba):
+    give(project, os.geteuid())  # the job's user must be able to run this Python as a process
     found = {}
     for runner in ("docker", "process"):
         out = f"output_dir=checkpoints/{runner}"
@@ -100,14 +100,14 @@ def test_compose_the_container_and_a_process_train_the_same_weights(project: Pat
     assert [json.loads(line)["step"] for line in (project / "checkpoints/out/metrics.jsonl").open()] == [1, 2, 3]
 
 
-def test_nobody_is_named_and_all_of_it_belongs_to_whoever_owns_the_checkpoints(project: Path, compose: Compose):
+def test_without_a_user_every_file_belongs_to_the_owner_of_the_checkpoints(project: Path, compose: Compose):
     done = compose("job-cpu", JOB="jobs/x.yaml")
     assert done.returncode == 0 and "step 3/3" in done.stdout, done.stderr
     assert {path.stat().st_uid for path in project.rglob("*")} == {OWNER}
-    assert (project / "cache").is_dir(), "the engine made it, as it was not there"
+    assert (project / "cache").is_dir(), "the engine creates the missing cache"
 
 
-def test_a_secret_reaches_a_job_that_names_it_and_no_inspect(project: Path, compose: Compose):
+def test_a_secret_reaches_only_a_job_that_names_it_and_not_its_environment(project: Path, compose: Compose):
     token = project / "token"
     token.write_text("hf_" + "abcdefghij" * 3, encoding="utf-8")
     token.chmod(0o600)
@@ -132,7 +132,7 @@ def test_docker_stop_saves_first(project: Path, compose: Compose, engine: Engine
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "refusal"),
     [
         ("checkpoints/out", "out", "output_dir: "),
         ("checkpoints/base", "./elsewhere", "base_checkpoint: "),
@@ -145,27 +145,27 @@ def test_docker_stop_saves_first(project: Path, compose: Compose, engine: Engine
         ("resources: {gpus: none}", "trainer: data/mine.py", "trainer: "),
     ],
 )
-def test_what_needs_the_launcher_is_refused_with_its_line(
-    project: Path, compose: Compose, old: str, new: str, said: str
+def test_a_spec_that_needs_the_launcher_is_refused_with_the_key(
+    project: Path, compose: Compose, old: str, new: str, refusal: str
 ):
     (project / "data" / "mine.py").write_text("", encoding="utf-8")
     (project / "jobs" / "x.yaml").write_text(SPEC.replace(old, new), encoding="utf-8")
     done = compose("job-cpu", JOB="jobs/x.yaml")
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr and "`dimba launch jobs/x.yaml`" in done.stderr
+    assert refusal in done.stderr and "`dimba launch jobs/x.yaml`" in done.stderr
 
 
-def test_cards_that_were_asked_for_and_do_not_work_end_the_start(compose: Compose):
+def test_requested_gpus_that_do_not_work_abort_the_launch(compose: Compose):
     done = compose("sft", *"--base-checkpoint checkpoints/base --dataset x.txt --output-dir checkpoints/x".split())
     assert done.returncode == 3 and "none works" in done.stderr and "sft-cpu" in done.stderr
 
 
-def test_an_output_that_would_go_with_the_container_is_refused(compose: Compose):
+def test_an_output_folder_inside_the_container_is_refused(compose: Compose):
     done = compose("sft-cpu", *"--base-checkpoint checkpoints/base --dataset x.txt --output-dir out".split())
-    assert done.returncode == 2 and "gone with it" in done.stderr
+    assert done.returncode == 2 and "lost with it" in done.stderr
 
 
-def test_somebody_who_may_not_write_is_told_what_to_type(project: Path, compose: Compose):
+def test_a_user_who_may_not_write_receives_the_command_that_fixes_it(project: Path, compose: Compose):
     other = OWNER + 1
     done = compose("job-cpu", JOB="jobs/x.yaml", UID=str(other), GID=str(other))
     assert done.returncode == 3 and f"sudo chown -R {other}:{other} {project}/checkpoints" in done.stderr
@@ -176,7 +176,7 @@ def test_both_builders_make_the_same_image(engine: Engine, image: str, built: st
 
     files = "cd /opt/dimba && find . -type f -not -path '*__pycache__*' | sort | xargs sha256sum && pip freeze"
     runner = DockerRunner(engine, REPOSITORY)
-    said = [
+    contents = [
         runner.run_once(["sh", "-c", files], OneShot(uid=1, gid=1, image=name, timeout=60)) for name in (image, built)
     ]
-    assert said[0].text == said[1].text and "./dimba/common/contract.py" in said[0].text
+    assert contents[0].text == contents[1].text and "./dimba/common/contract.py" in contents[0].text

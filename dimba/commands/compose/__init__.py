@@ -1,1 +1,1 @@
-"""What `compose.yaml` starts inside the container: the same command and environment as `dimba launch`, no launcher."""
+"""The first process of a compose.yaml service: runs jobs with the command and environment of `dimba launch`."""

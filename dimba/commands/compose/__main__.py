@@ -2,19 +2,19 @@
 
 import sys
 
-from dimba.commands.compose.job import job
+from dimba.commands.compose.command import execute
+from dimba.commands.compose.job import job_command
 from dimba.commands.compose.owner import become_owner
-from dimba.commands.compose.script import script
-from dimba.commands.compose.start import start
+from dimba.commands.compose.script import script_command
 from dimba.common.errors import DimbaError
 
 
 def main(words: list[str]) -> int:
-    """Become the job's user and start what `words` name; returns the exit status of a refusal."""
+    """Become the job's user and execute the job that `words` name; returns only for a refusal, its exit status."""
     try:
         become_owner()
-        what, *rest = words
-        start(job(rest) if what == "job" else script(what, rest))
+        service, *rest = words
+        execute(job_command(rest) if service == "job" else script_command(service, rest))
     except DimbaError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_status

@@ -1,4 +1,4 @@
-"""Whom the job runs as: whoever owns checkpoints/, where nobody was named."""
+"""The job's user: the owner of checkpoints/, unless UID names another."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ _HF_HOME = "HF_HOME"
 
 
 def become_owner() -> None:
-    """Root gives up what root may; raises HostCannot where the job could not write what it will have to."""
+    """Switch from root to the owner of checkpoints/. Raises HostCannot if the job's user may not write there."""
     folder, cache = Path.cwd() / CHECKPOINTS, Path(os.environ[_HF_HOME])
     if os.geteuid() == 0:
         status = folder.stat()
@@ -20,17 +20,17 @@ def become_owner() -> None:
         _become(status.st_uid, status.st_gid)
     uid, gid = os.geteuid(), os.getegid()
     if not may_write(folder, uid, gid):
-        hint = f"`sudo chown -R {uid}:{gid} {folder}`, or name its owner: UID=… and GID=… in a file `.env`"
-        raise HostCannot(f"user {uid}, as whom the job runs, may not write in {folder}", hint)
+        hint = f"`sudo chown -R {uid}:{gid} {folder}`, or set UID and GID to its owner's in a file `.env`"
+        raise HostCannot(f"the job's user {uid} may not write in {folder}", hint)
     if not may_write(cache, uid, gid):
         os.environ[_HF_HOME] = str(folder / ".cache" / "huggingface")
         sys.stderr.write(
-            f"user {uid}, as whom the job runs, may not write in {cache}: {os.environ[_HF_HOME]} instead\n"
+            f"the job's user {uid} may not write in {cache}; the cache is {os.environ[_HF_HOME]} instead\n"
         )
 
 
 def _give_if_new(folder: Path, uid: int, gid: int) -> None:
-    """The engine makes a cache that is not there yet, as root's."""
+    """Change the owner of a cache folder that the engine has just created for root."""
     if folder.stat().st_uid == 0 and not any(folder.iterdir()):
         os.chown(folder, uid, gid)
 

@@ -1,13 +1,13 @@
-"""`docker compose run sft --dataset …`: one of our trainers with the flags that it takes, under `accelerate`."""
+"""`docker compose run sft --dataset …`: one of dimba's trainers with its own flags, under `accelerate`."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dimba.commands.compose.cards import cards
+from dimba.commands.compose.command import Command, read_secrets
+from dimba.commands.compose.gpus import usable_gpus
+from dimba.commands.compose.mounts import is_mounted
 from dimba.commands.compose.owner import CHECKPOINTS
-from dimba.commands.compose.places import is_shown
-from dimba.commands.compose.start import Start, secrets_given
 from dimba.common.contract import ENV_GPU_COUNT, IMAGE_ROOT, absolute
 from dimba.common.errors import BadInput
 from dimba.objectives.registry import OBJECTIVES
@@ -17,19 +17,19 @@ from dimba.plan.environment import hub_login, job_environment
 from dimba.plan.placement import auto_precision, job_argv
 
 
-def script(mode: str, flags: Sequence[str]) -> Start:
-    """What starts for these flags; `--help` and mistakes end here, before anything is imported that trains."""
+def script_command(mode: str, flags: Sequence[str]) -> Command:
+    """The command of a mode's trainer with these flags; `--help` and wrong flags exit here, before training imports."""
     objective = OBJECTIVES.get(mode)
     if objective is None:
-        raise BadInput(f"docker compose run train: no mode `{mode}`", f"one of: {', '.join(OBJECTIVES)}")
+        raise BadInput(f"docker compose run train: unknown mode `{mode}`", f"use one of: {', '.join(OBJECTIVES)}")
     parser = parser_of(objective.options, objective.summary)
     parser.prog = f"docker compose run --rm {mode}"
     args = parse(objective.options, parser, flags)
-    _refuse_what_would_be_lost(args)
-    gpus = cards(wanted=args.device != "cpu").gpus if args.device != "cpu" else ()
-    secrets = secrets_given()
+    _refuse_unmounted_output(args)
+    gpus = usable_gpus(requested=args.device != "cpu").gpus if args.device != "cpu" else ()
+    secrets = read_secrets()
     environment = job_environment(Path(os.environ["HF_HOME"]), inside=True) | hub_login(secrets)
-    return Start(
+    return Command(
         argv=job_argv(
             f"{IMAGE_ROOT}/{objective.script}",
             gpus=len(gpus),
@@ -43,10 +43,10 @@ def script(mode: str, flags: Sequence[str]) -> Start:
     )
 
 
-def _refuse_what_would_be_lost(args: TrainerOptions) -> None:
+def _refuse_unmounted_output(args: TrainerOptions) -> None:
     folder = absolute(args.output_dir or CHECKPOINTS)
-    if not is_shown(folder):
+    if not is_mounted(folder):
         raise BadInput(
-            f"--output-dir: {folder} is in the container alone, and would be gone with it",
-            f"give a folder in {absolute(CHECKPOINTS)}, or mount yours: docker compose run -v FOLDER:FOLDER …",
+            f"--output-dir: {folder} lies only in the container and would be lost with it",
+            f"give a folder in {absolute(CHECKPOINTS)}, or mount yours: `docker compose run -v FOLDER:FOLDER …`",
         )
