@@ -1,3 +1,3 @@
-"""dimba: from a job spec to a fine-tuned checkpoint, in a container."""
+"""dimba fine-tunes language models from job specs, in a container."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python -m dimba` is the `dimba` command."""
+"""Makes `python -m dimba` the `dimba` command."""
 
 from dimba.cli import main
 

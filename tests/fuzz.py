@@ -11,7 +11,8 @@ from typing import Any
 from hypothesis import strategies as st
 from rich.console import Console
 
-from dimba.cli.render import say_error, show_plan
+from dimba.cli.plan_page import show_plan
+from dimba.cli.render import print_error
 from dimba.common.errors import DimbaError
 from dimba.common.runners import RUNNERS, Capabilities
 from dimba.host.facts import EngineFacts, Gpu, GpuFacts, ImageFacts
@@ -173,18 +174,18 @@ def survives(data: bytes, engine: EngineFacts, folder: Path) -> str:
         try:
             loaded = parse_spec(data, source="job.yaml")
         except DimbaError as error:
-            say_error(error)
+            print_error(error)
             return "refused"
         came = "planned"
         try:
             require_trust(loaded, folder, trust=False, ask=None)
         except DimbaError as error:
-            say_error(error)
+            print_error(error)
             came = "distrusted"
         try:
             plan = gather(loaded, FoundRunner(Never(), engine), Policy(gpu=CARDS)).plan()
         except DimbaError as error:
-            say_error(error)
+            print_error(error)
             return came if came == "distrusted" else "no plan"
     show_plan(plan, Console(file=io.StringIO()))
     json.dumps(plan.as_json(), ensure_ascii=False).encode()

@@ -1,4 +1,4 @@
-"""What each command does: arguments → a call → what is shown."""
+"""The commands: each turns its arguments into one call and prints the result."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimba.cli import render
+from dimba.cli.plan_page import show_plan, trust_notes
 from dimba.cli.tokens import show_data
 from dimba.common.errors import BadInput, DimbaError
 from dimba.common.runners import RENDERED
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Every problem of every file; 2 where there is one."""
+    """Print every problem of every file; returns 2 if there is one."""
     problems: list[DimbaError] = []
     for path in args.specs:
         try:
@@ -30,79 +31,76 @@ def validate(args: argparse.Namespace) -> int:
         except BadInput as error:
             problems.append(error)
     for problem in problems:
-        render.say_error(problem)
+        render.print_error(problem)
     if not problems:
         count = f"{len(args.specs)} spec{'s' if len(args.specs) > 1 else ''}"
-        render.note(f"{count}, no problems; `dimba plan` looks at the files and the machine too")
+        render.note(f"{count}, no problems; `dimba plan` checks the files and the machine too")
     return BadInput.exit_status if problems else 0
 
 
 def schema(args: argparse.Namespace) -> None:
-    """The JSON Schema."""
+    """Print the JSON Schema of a job spec."""
     _print_json(json_schema())
 
 
 def plan(args: argparse.Namespace) -> None:
-    """What would run."""
+    """Print the launch plan."""
     from dimba.jobs.context import Policy, gather
     from dimba.jobs.launch import choices_of
     from dimba.jobs.lifecycle import Options, interrupted, signals
     from dimba.runners.registry import find_runner
 
     if args.runner in RENDERED:
-        return _manifests(args)
+        return _print_manifests(args)
     reporter = render.reporter()
     with signals(interrupted):
         loaded, choices = _load(args), choices_of(Options(allow_cpu=args.allow_cpu))
         policy = Policy(asks="any" if args.trust_spec else "own", tokenises=True, choices=choices)
         context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
     reporter.ended()
-    made = context.plan()
-    if made.slurm:
-        return _script(made, context.facts.runs, as_json=args.json)
+    launch_plan = context.plan()
+    if launch_plan.slurm:
+        return _print_slurm_script(launch_plan, context.facts.runs, as_json=args.json)
     if args.json:
-        _print_json(made.as_json())
+        _print_json(launch_plan.as_json())
     else:
-        render.show_plan(made)
-        if made.data.report:
-            show_data(made.data.report, render.output_console())
+        show_plan(launch_plan, render.output_console())
+        if launch_plan.data.report:
+            show_data(launch_plan.data.report, render.output_console())
 
 
-def _script(made: "LaunchPlan", runs: Path, *, as_json: bool) -> None:
-    """What `sbatch` would take; the run has no name yet."""
+def _print_slurm_script(launch_plan: "LaunchPlan", runs: Path, *, as_json: bool) -> None:
     from dimba.plan.slurm import slurm_script
 
-    script = slurm_script(made.for_attempt("RUN", runs / "RUN" / "attempts" / "1"))
-    trust = [f"launch asks first, or wants --trust-spec: {each}" for each in made.trust]
-    for note in (*made.notes, *trust):
+    script = slurm_script(launch_plan.for_attempt("RUN", runs / "RUN" / "attempts" / "1"))  # the run has no id yet
+    for note in (*launch_plan.notes, *trust_notes(launch_plan)):
         render.note(note)
     if as_json:
-        _print_json({**made.as_json(), "script": script})
+        _print_json({**launch_plan.as_json(), "script": script})
     else:
         sys.stdout.write(script)
 
 
-def _manifests(args: argparse.Namespace) -> None:
-    """What would run on a cluster, for `kubectl apply`."""
+def _print_manifests(args: argparse.Namespace) -> None:
     from dimba.commands.kubernetes import render as render_job
 
     reporter = render.reporter()
-    made = render_job(load_spec(Path(args.spec), args.set), reporter.rows)
+    manifests = render_job(load_spec(Path(args.spec), args.set), reporter.rows)
     reporter.ended()
-    for note in made.notes:
+    for note in manifests.notes:
         render.note(note)
     if args.json:
-        _print_json({"apiVersion": "v1", "kind": "List", "items": made.objects})
+        _print_json({"apiVersion": "v1", "kind": "List", "items": manifests.objects})
     else:
-        sys.stdout.write(documents_yaml(made.objects))
+        sys.stdout.write(documents_yaml(manifests.objects))
 
 
 def data(args: argparse.Namespace) -> int:
-    """The data as the model will see them; 0 as long as something is trained."""
+    """Print the data as the model will see them; returns 2 if no row is trained on."""
     from dimba.commands.data import look_at_data
     from dimba.jobs.lifecycle import interrupted, signals
 
-    with signals(interrupted):  # a throw-away container is taken away again
+    with signals(interrupted):  # an interrupt must remove the container
         report = look_at_data(_load(args), render.reporter(), trust=args.trust_spec)
     if args.json:
         _print_json(report.as_json())
@@ -112,7 +110,7 @@ def data(args: argparse.Namespace) -> int:
 
 
 def launch(args: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run a spec, or repeat a run."""
     if args.same_as:
         _repeat(args)
         return
@@ -142,7 +140,7 @@ def _repeat(args: argparse.Namespace) -> None:
 
 
 def launch_now(path: str, *, allow_cpu: bool) -> None:
-    """Runs a spec as it is, as the wizard offers to."""
+    """Run the spec that the wizard has just written."""
     from dimba.jobs.launch import launch as launch_spec
     from dimba.jobs.lifecycle import Options
 
@@ -152,7 +150,7 @@ def launch_now(path: str, *, allow_cpu: bool) -> None:
 
 
 def resume(args: argparse.Namespace) -> None:
-    """Goes on with a run."""
+    """Continue a run from its newest complete checkpoint."""
     from dimba.jobs.resume import resume as resume_run
 
     started = time.monotonic()
@@ -171,40 +169,40 @@ def _show_start_or_end(record: RunRecord, started: float, *, detached: bool) -> 
 
 
 def _attend(args: argparse.Namespace) -> None:
-    """A process of ours beside a detached run."""
+    """Supervise a detached run, in a process of its own."""
     from dimba.jobs.resume import supervise
 
     supervise(find_run(_runs(), args.run), render.quiet_reporter())
 
 
 def ps(args: argparse.Namespace) -> None:
-    """Runs and their state, after a look at what is really running."""
+    """List runs, reconciled with the jobs that are really running."""
     folders = all_runs(_runs())
     records = [record for folder in folders if (record := _readable(folder))]
     shown = [record for record in records if args.all or record.status in ACTIVE]
     if args.json:
-        # A diff is for run.json: whoever lists runs reads the rest.
+        # The diff can be long; run.json has it.
         _print_json([replace(record, git_diff=None).as_json() for record in shown])
     elif shown:
         render.show_runs(shown)
     else:
         ended = len(records)
-        render.note(f"no run is active; `dimba ps -a` lists {ended} that ended" if ended else "no runs here yet")
+        render.note(f"no run is active; `dimba ps -a` lists {ended} ended" if ended else "no runs here yet")
 
 
 def _readable(folder: RunFolder) -> RunRecord | None:
-    """One broken record must not hide the others."""
+    """The reconciled record; None, with a note, if it is broken: it must not hide the others."""
     from dimba.jobs.reconcile import reconciled
 
     try:
         return reconciled(folder)
     except BadInput as error:
-        render.note(f"left out: {error.message}")
+        render.note(f"skipped: {error.message}")
         return None
 
 
 def stop(args: argparse.Namespace) -> None:
-    """Tells a run to save and end, and waits until it has."""
+    """Stop a run after it saves a checkpoint, and wait for its end."""
     from dimba.jobs.reconcile import stop_run
 
     record = stop_run(find_run(_runs(), args.run), now=args.now)
@@ -212,7 +210,7 @@ def stop(args: argparse.Namespace) -> None:
 
 
 def logs(args: argparse.Namespace) -> None:
-    """A run's log, from disk."""
+    """Print the log of a run."""
     from dimba.jobs.reconcile import reconciled
 
     folder = find_run(_runs(), args.run)
@@ -232,7 +230,7 @@ def logs(args: argparse.Namespace) -> None:
 
 
 def demo(args: argparse.Namespace) -> None:
-    """The demo, and what came of it."""
+    """Run the demo and print its result."""
     from dimba.commands.demo import run_demo
 
     result = run_demo(render.reporter(), Path.cwd())
@@ -244,26 +242,26 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """The checks; 4 where no engine answers, 3 where something else is in a job's way."""
+    """Print every check; returns 4 if the engine's has an error, 3 if another one has."""
     from dimba.commands.doctor import examine
     from dimba.jobs.lifecycle import interrupted, signals
 
     checks = []
-    with signals(interrupted):  # a throw-away container is taken away again
+    with signals(interrupted):  # an interrupt must remove the container
         for check in examine(Path.cwd()):
             checks.append(check)
             if not args.json:
                 render.show_check(check)
     if args.json:
         _print_json([vars(check) for check in checks])
-    wrong = [check.name for check in checks if check.status == "error"]
-    return (4 if "engine" in wrong else 3) if wrong else 0
+    errors = [check.name for check in checks if check.status == "error"]
+    return (4 if "engine" in errors else 3) if errors else 0
 
 
 def _load(args: argparse.Namespace) -> LoadedSpec:
     if args.runner in RENDERED:
         apply = f"`dimba plan {shlex.quote(args.spec)} --runner {args.runner} | kubectl apply -f -`"
-        raise BadInput(f"--runner {args.runner}: dimba renders for a cluster, and starts nothing on one", apply)
+        raise BadInput(f"--runner {args.runner}: dimba renders manifests but starts nothing on a cluster", apply)
     return load_spec(Path(args.spec), _overrides(args))
 
 

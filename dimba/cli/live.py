@@ -1,4 +1,4 @@
-"""A launch as it goes: bars on a terminal, lines on a pipe."""
+"""The progress of a launch: bars on a terminal, lines on a pipe."""
 
 import os
 import signal
@@ -14,12 +14,12 @@ from dimba.objectives.rewards import reward_label
 from dimba.plan.model import LaunchPlan
 from dimba.records import RunRecord
 
-_QUIET_SECONDS = 2.0  # what takes less needs no bar
-_BAR_SECONDS, _LINE_SECONDS = 0.2, 10.0  # between what a bar shows, and between lines on a pipe
+_QUIET_SECONDS = 2.0  # shorter work shows no progress
+_BAR_SECONDS, _LINE_SECONDS = 0.2, 10.0  # between updates of a bar, and between lines on a pipe
 
 
 class LaunchReporter:
-    """Shows a launch on `console` (stderr); the job's own lines go to stdout."""
+    """Shows a launch on `console` (stderr), and the job's own lines on stdout."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -30,11 +30,11 @@ class LaunchReporter:
         self._since: dict[str, float] = {}
 
     def note(self, text: str) -> None:
-        """One line, above the bar where there is one."""
+        """Print one line, above the bar if there is one."""
         self._console.print(text, markup=False)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """On a terminal a bar; on a pipe a line for each step that may take long."""
+        """Show a bar on a terminal, or print a line for each long step on a pipe."""
         if not what:
             return
         if self._live:
@@ -46,14 +46,14 @@ class LaunchReporter:
         self._what = what
 
     def rows(self, count: int, total: int = 0) -> None:
-        """Reading the data, or tokenising `total` rows of them, shows once it takes long."""
+        """Show the progress of reading the data, or of tokenising `total` rows, once it takes long."""
         what = "tokenising" if total else "reading"
         now = time.monotonic()
         started = self._since.setdefault(what, now)
-        said = self._since.get(f"{what} said", started)
-        if now - said < (_BAR_SECONDS if self._live else _LINE_SECONDS) or now - started < _QUIET_SECONDS:
+        shown = self._since.get(f"{what} shown", started)
+        if now - shown < (_BAR_SECONDS if self._live else _LINE_SECONDS) or now - started < _QUIET_SECONDS:
             return
-        self._since[f"{what} said"] = now
+        self._since[f"{what} shown"] = now
         text = f"{what} the data: {count:,} rows"
         if self._live:
             self._show(text, count, total)
@@ -61,23 +61,18 @@ class LaunchReporter:
             self.note(f"{text} of {total:,}" if total else text)
 
     def started(self, record: RunRecord, plan: LaunchPlan) -> None:
-        """Says which run it is, and how to find it again."""
+        """Print the run's id and the place where it runs."""
         self.ended()
-        where = f"started in {plan.image.reference}" if plan.image else "started on this machine itself"
+        started = f"started in {plan.image.reference}" if plan.image else "started on this machine without a container"
         if plan.slurm:
-            where = f"is Slurm's job {str(record.attempts[-1].job).partition(':')[0]}"
-        self.note(f"run {record.id} {where}")
+            started = f"is Slurm's job {str(record.attempts[-1].job).partition(':')[0]}"
+        self.note(f"run {record.id} {started}")
 
     def line(self, text: str, metrics: Sequence[dict[str, Any]]) -> None:
-        """The bar takes the place of the trainer's own step lines."""
+        """Print a line of the job; on a terminal, a bar with its metrics replaces the trainer's step lines."""
         if self._live and metrics:
             last = metrics[-1]
-            names = {"reward": reward_label(last), "loss": "loss"}
-            shown = next((f"{said} {last[name]:.4f}" for name, said in names.items() if name in last), "")
-            speed = last.get("tokens_per_second")
-            what = f"step {last['step']}/{last.get('max_steps', '?')}  {shown}"
-            text_beside = f"{what}  {speed:,.0f} tokens/s" if speed else what
-            self._show(text_beside, last["step"], last.get("max_steps", 0), keep=True)
+            self._show(_step_text(last), last["step"], last.get("max_steps", 0), keep=True)
             if text.startswith("step "):
                 return
         if self._live and sys.stdout.isatty():
@@ -90,17 +85,17 @@ class LaunchReporter:
             sys.stdout.write(text)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Whoever read along has gone (`| head`); the run, its log and its record go on.
+            # The reader has ended (`| head`); the run, its log and its record continue.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def ended(self) -> None:
-        """Takes the bar away; a training bar's last state is left standing."""
+        """Remove the bar; the last state of a training bar remains visible."""
         if self._bar:
             self._bar.stop()
         self._bar = self._task = None
 
     def asks_to_stop(self) -> bool | None:
-        """One question on a terminal; whoever presses Ctrl-C again means stop."""
+        """Whether the user wants to stop the run, as a second Ctrl-C also means; None without a terminal."""
         if not (sys.stdin.isatty() and self._live):
             return None
         self.ended()
@@ -125,8 +120,16 @@ class LaunchReporter:
         self._bar.update(self._task, description=what, completed=max(done, 0), total=total or None)
 
 
+def _step_text(metrics: dict[str, Any]) -> str:
+    labels = {"reward": reward_label(metrics), "loss": "loss"}
+    value = next((f"{label} {metrics[name]:.4f}" for name, label in labels.items() if name in metrics), "")
+    text = f"step {metrics['step']}/{metrics.get('max_steps', '?')}  {value}"
+    speed = metrics.get("tokens_per_second")
+    return f"{text}  {speed:,.0f} tokens/s" if speed else text
+
+
 class QuietReporter(LaunchReporter):
-    """Notes only."""
+    """Prints notes only."""
 
     def line(self, text: str, metrics: Sequence[dict[str, Any]]) -> None:
-        """They are in the run's log."""
+        """Print nothing: the run's log has the line."""

@@ -86,7 +86,7 @@ def _remove(pruner: Pruner, leftovers: Sequence[Leftover]) -> Kept:
             why = pruner.remove(each)
         except DimbaError as error:
             kept[each.place] = error
-            render.say_error(error)
+            render.print_error(error)
             continue
         if why:
             kept[each.place] = why

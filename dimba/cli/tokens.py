@@ -1,4 +1,4 @@
-"""The data as people see them: counts, lengths as bars, and examples with the trained part marked."""
+"""The data report as text: counts, lengths as bars, and examples with the trained part marked."""
 
 from collections.abc import Iterator
 from textwrap import TextWrapper
@@ -14,29 +14,29 @@ _SHOWN_LINES = 14
 
 
 def show_data(report: DataReport, console: Console) -> None:
-    """A page, eighty columns wide."""
+    """Print the report, eighty columns wide on a pipe."""
     bar = "█" if (console.encoding or "").startswith("utf") else "#"
     for name, text in _facts(report, bar):
         first, *rest = text.splitlines() or [""]
         for label, line in [(name, first), *(("", each) for each in rest)]:
-            _say(f"{label:<10}{line}", console, indent=12)
+            _print(f"{label:<10}{line}", console, indent=12)
     for example in report.shown:
         console.print()
         _show_example(example, console)
     if report.problem:
         console.print()
-        console.print("not launched like this:", style="bold red")
+        console.print("a launch would refuse this data:", style="bold red")
         for line in report.problem.splitlines():
-            _say(f"  {line}", console, indent=4)
-        _say(f"hint: {report.hint}", console, indent=6)
+            _print(f"  {line}", console, indent=4)
+        _print(f"hint: {report.hint}", console, indent=6)
 
 
-def _say(line: str, console: Console, *, indent: int) -> None:
-    """As wide as the terminal, on a pipe eighty columns; what goes on below is indented, and paths stay whole."""
+def _print(line: str, console: Console, *, indent: int) -> None:
+    """Print a line wrapped to the terminal's width, eighty columns on a pipe, with unbroken paths."""
     width = console.width if console.is_terminal else min(console.width, 80)
     start = line[: len(line) - len(line.lstrip())]
     below = " " * indent
-    lines = [line]  # left as it is where it fits: a bar and its count are apart by many blanks
+    lines = [line]  # not wrapped if it fits: wrapping would collapse the blanks between a bar and its count
     if len(line) > width:
         lines = TextWrapper(width, start, below, break_long_words=False, break_on_hyphens=False).wrap(line.strip())
     for each in lines:
@@ -55,16 +55,16 @@ def _facts(report: DataReport, bar: str) -> Iterator[tuple[str, str]]:
 
 
 def _rows(report: DataReport) -> str:
-    count = f"{report.rows:,}" + (f", of which {report.unusable:,} cannot be used" if report.unusable else "")
-    told = bad_rows(((each.where, each.why) for each in report.bad), report.unusable, report.rows)
-    # Where they are in the way of a launch, they are told there.
-    return count if report.problem == "\n".join(told) else "\n".join([count, *told[: len(report.bad)]])
+    count = f"{report.rows:,}" + (f", of which {report.unusable:,} are unusable" if report.unusable else "")
+    lines = bad_rows(((each.where, each.why) for each in report.bad), report.unusable, report.rows)
+    # If they prevent a launch, the problem lists them.
+    return count if report.problem == "\n".join(lines) else "\n".join([count, *lines[: len(report.bad)]])
 
 
 def _tokens(report: DataReport) -> str:
     if report.asks:
-        asked = f"{report.tokens:,} of prompts; what is trained on is sampled"
-        return f"{asked}\n{report.too_long()}" if report.long_rows else asked
+        prompts = f"{report.tokens:,} of prompts; the trained completions are sampled"
+        return f"{prompts}\n{report.too_long()}" if report.long_rows else prompts
     share = f" ({report.trained_tokens / report.tokens:.0%})" if report.tokens else ""
     lines = [f"{report.tokens:,}, {report.trained_tokens:,} of them trained{share}"]
     if report.long_rows:
@@ -90,19 +90,19 @@ def _most(report: DataReport) -> str:
 
 
 def _show_example(example: Shown, console: Console) -> None:
-    """In colour the trained part is green; without, it stands in brackets."""
+    """Print an example with the trained part in green, or in brackets without colour."""
     plain = console.color_system is None or console.no_color
     opened, closed = example.brackets()
     marked = f"in {opened} {closed}" if plain else "in green"
     trained = f", trained {marked}" if any(part.trained for part in example.parts) else ""
-    _say(f"{example.where} ({example.title}, {counted(example.tokens, 'token')}){trained}:", console, indent=2)
+    _print(f"{example.where} ({example.title}, {counted(example.tokens, 'token')}){trained}:", console, indent=2)
     text = Text()
     for part in example.parts:
-        said = printable(part.text.expandtabs(4))
+        part_text = printable(part.text.expandtabs(4))
         if part.trained:
-            text.append(f"{opened}{said}{closed}" if plain else said, style="green")
+            text.append(f"{opened}{part_text}{closed}" if plain else part_text, style="green")
         else:
-            text.append(said)
+            text.append(part_text)
     _print_clipped(text, console)
 
 

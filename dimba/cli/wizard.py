@@ -27,7 +27,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
                 nargs="+" if question.several else None,
             )
     command.add_argument("--launch", action=argparse.BooleanOptionalAction, help="launch the job once it is saved")
-    command.add_argument("--allow-cpu", action="store_true", help="with --launch: continue if the GPUs do not work")
+    command.add_argument("--allow-cpu", action="store_true", help="with --launch: use the CPU if the requested GPUs do not work")
     command.add_argument("--defaults", action="store_true", help="ask nothing: take defaults for the rest")
     command.add_argument("--plain", action="store_true", help="plain lines, for screen readers and dumb terminals")
 
@@ -41,14 +41,16 @@ def wizard(args: argparse.Namespace) -> int:
         try:
             return _report(ask_user(state, plain=args.plain or is_plain()), args)
         except (KeyboardInterrupt, EOFError):
-            raise Interrupted("left; nothing was written", "`dimba wizard` continues where you were") from None
+            hint = "`dimba wizard` continues where you left off"
+            raise Interrupted("interrupted; no spec was written", hint) from None
     if not args.defaults:
         refuse_missing_flags(state)
     from dimba.cli import render
+    from dimba.cli.plan_page import show_plan
 
     outcome = take_defaults(state)
     if outcome.preview.plan:
-        render.show_plan(outcome.preview.plan, render.errors_console())
+        show_plan(outcome.preview.plan, render.errors_console())
     return _report(outcome, args)
 
 
@@ -65,11 +67,11 @@ def _report(outcome: "Outcome", args: argparse.Namespace) -> int:
         render.note(line)
     path = os.path.relpath(outcome.path)
     if outcome.preview.problem:
-        render.note(f"written, but this machine cannot run it:\n{outcome.preview.problem}")
+        render.note(f"saved, but this machine cannot run it:\n{outcome.preview.problem}")
     if outcome.launch:
         render.note(f"saved {path}")
         commands.launch_now(path, allow_cpu=args.allow_cpu)
         return 0
-    render.note(f"saved; edit it as you like, then `dimba launch {shlex.quote(path)}`")
+    render.note(f"saved; edit it or run it with `dimba launch {shlex.quote(path)}`")
     sys.stdout.write(path + "\n")
     return 0

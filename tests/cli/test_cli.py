@@ -1,4 +1,4 @@
-"""The command as a user runs it, without an engine: what is answered, where, and with which status."""
+"""The command as a user runs it, without an engine: its output on each stream, and its exit status."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import NO_ENGINE, QUESTIONS, Dimba, pretend_cards, write_rows
 
-AS_A_PROCESS = ("--trust-spec", "--runner", "process")  # a trainer of one's own never gets there by itself
+AS_A_PROCESS = ("--trust-spec", "--runner", "process")  # a custom trainer never runs as a process by default
 
 
 def edit(job: Path, old: str, new: str) -> None:
@@ -20,7 +20,7 @@ def edit(job: Path, old: str, new: str) -> None:
     (job / "job.yaml").write_text(text.replace(old, new), encoding="utf-8")
 
 
-def test_validate_says_every_problem_of_every_file(job: Path, dimba: Dimba):
+def test_validate_prints_every_problem_of_every_file(job: Path, dimba: Dimba):
     edit(job, "method: lora", "mehtod: lora")
     (job / "other.yaml").write_text("version: 1\nversion: 1\n", encoding="utf-8")
     done = dimba("validate", "job.yaml", "other.yaml", cwd=job)
@@ -30,7 +30,7 @@ def test_validate_says_every_problem_of_every_file(job: Path, dimba: Dimba):
     assert done.stdout == ""
 
 
-def test_validate_touches_nothing_but_the_spec(tmp_path: Path, job: Path, new_dimba: Dimba):
+def test_validate_reads_nothing_but_the_spec(tmp_path: Path, job: Path, new_dimba: Dimba):
     (tmp_path / "alone").mkdir()
     (job / "job.yaml").rename(tmp_path / "alone" / "job.yaml")
     assert new_dimba("validate", "job.yaml", cwd=tmp_path / "alone", **NO_ENGINE).returncode == 0
@@ -41,7 +41,7 @@ def test_schema_is_json_on_stdout(tmp_path: Path, dimba: Dimba):
     assert json.loads(dimba("schema", cwd=tmp_path).stdout)["properties"]["mode"]
 
 
-def test_plan_is_what_would_run_and_leaves_nothing(job: Path, dimba: Dimba):
+def test_plan_prints_the_launch_plan_and_writes_no_file(job: Path, dimba: Dimba):
     done = dimba("plan", "job.yaml", "--json", cwd=job, **NO_ENGINE)
     plan = json.loads(done.stdout)
     assert plan["runner"] == "process" and plan["image"] is None and plan["gpus"] == []
@@ -49,10 +49,10 @@ def test_plan_is_what_would_run_and_leaves_nothing(job: Path, dimba: Dimba):
     assert sorted(path.name for path in job.iterdir()) == ["base", "data.jsonl", "job.yaml"]
 
 
-def test_plan_reads_well_at_eighty_columns_without_colour(job: Path, dimba: Dimba):
+def test_plan_prints_data_and_steps_without_colour_on_a_pipe(job: Path, dimba: Dimba):
     done = dimba("plan", "job.yaml", cwd=job, **NO_ENGINE)
     assert "question/answer, 12 rows" in done.stdout
-    assert "4 rows a step, 1 process; 3 a pass over the data, 3 in all" in done.stdout
+    assert "4 rows per step, 1 process; 3 per epoch, 3 in total" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
 
 
@@ -91,7 +91,7 @@ MISTAKES = {
     ),
     "no engine": (lambda job: None, 4, ["no container engine answers", "runner: process"], ["--runner"]),
     "a read-only output folder": (lambda job: edit(job, "dir: out", "dir: /proc/x"), 3, ["/proc"], []),
-    "the folder itself": (
+    "the current folder as output": (
         lambda job: edit(job, "dir: out", "dir: ."),
         2,
         ["job.yaml:7", "is the folder that dimba is run in"],
@@ -103,7 +103,7 @@ MISTAKES = {
         ["user 1234", "may not read", "chmod a+r"],
         [],
     ),
-    "somebody's model": (
+    "an output folder with a model": (
         lambda job: (job / "out").mkdir() or (job / "out" / "config.json").touch(),
         2,
         ["already holds a model", "--set output_dir="],
@@ -133,13 +133,13 @@ MISTAKES = {
         ["no trainer found: `mine.py`"],
         [],
     ),
-    "a reward that there is not": (
+    "an unknown reward": (
         lambda job: edit(job, "mode: sft", "mode: grpo\ntrainer_args: {reward: numerik}"),
         2,
         ["trainer_args.reward: there is no reward `numerik`", "did you mean `numeric`?"],
         [],
     ),
-    "a reward function that is not there": (
+    "a missing reward function": (
         lambda job: edit(job, "mode: sft", "mode: grpo\ntrainer_args: {reward: mine.py:score}"),
         2,
         ["trainer_args.reward: ", "mine.py does not exist"],
@@ -150,24 +150,24 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_refused_before_anything_starts(job: Path, dimba: Dimba, mistake: str):
-    make, status, told, options = MISTAKES[mistake]
-    if "user 1234" in told and os.geteuid() != 0:
-        pytest.skip("only root works for somebody else")
+    make, status, messages, options = MISTAKES[mistake]
+    if "user 1234" in messages and os.geteuid() != 0:
+        pytest.skip("only root runs jobs as another user")
     make(job)
     environment = {**NO_ENGINE, **pretend_cards(job / "tools")}
     environment |= {name: value for name, value in (("FAKE_GPUS", "none"), ("WANDB_API_KEY", "abc")) if name in options}
     arguments = ["--runner", "docker"] if "--runner" in options else []
-    if mistake == "a missing checkpoint":  # `base` alone may be a Hub id: only the trainer can know
+    if mistake == "a missing checkpoint":  # `base` alone may be a Hub id, which only the trainer resolves
         edit(job, "checkpoint: base", "checkpoint: a/b/c")
     done = dimba("launch", "job.yaml", *arguments, cwd=job, **environment)
     assert done.returncode == status, done.stderr
     assert done.stderr.startswith("error: ") and "hint: " in done.stderr
-    for text in told:
+    for text in messages:
         assert text in done.stderr
     assert not (job / "runs").exists() and done.stdout == ""
 
 
-def test_everything_wrong_is_said_at_once(job: Path, dimba: Dimba):
+def test_all_problems_are_reported_at_once(job: Path, dimba: Dimba):
     (job / "base" / "config.json").unlink()
     (job / "data.jsonl").unlink()
     done = dimba("plan", "job.yaml", cwd=job, **NO_ENGINE)
@@ -175,13 +175,13 @@ def test_everything_wrong_is_said_at_once(job: Path, dimba: Dimba):
     assert "job.yaml:3: base_checkpoint:" in done.stderr and "job.yaml:4: dataset:" in done.stderr
 
 
-def test_an_override_is_checked_and_kept(job: Path, dimba: Dimba):
+def test_an_override_is_validated_and_applied(job: Path, dimba: Dimba):
     assert "training.max_step: unknown key" in dimba("plan", "job.yaml", "--set", "training.max_step=1", cwd=job).stderr
     plan = json.loads(dimba("plan", "job.yaml", "--json", "--set", "training.max_steps=9", cwd=job, **NO_ENGINE).stdout)
     assert plan["argv"][plan["argv"].index("--max-steps") + 1] == "9"
 
 
-def test_a_failing_trainer_is_exit_1_and_its_status_is_in_run_json(job: Path, dimba: Dimba):
+def test_a_failing_trainer_exits_with_1_and_its_own_status_is_in_run_json(job: Path, dimba: Dimba):
     trainer = job / "mine.py"
     trainer.write_text(
         "import argparse, sys\np = argparse.ArgumentParser()\n"
@@ -200,7 +200,7 @@ def test_a_failing_trainer_is_exit_1_and_its_status_is_in_run_json(job: Path, di
     assert "no run is active; `dimba ps -a` lists 1" in dimba("ps", cwd=job).stderr
 
 
-def test_a_run_is_stopped_from_elsewhere_and_a_second_one_may_not_share_its_output(job: Path, dimba: Dimba):
+def test_a_second_run_may_not_share_the_output_of_an_active_one_which_another_process_can_stop(job: Path, dimba: Dimba):
     (job / "mine.py").write_text(
         "import argparse, signal, sys, time\np = argparse.ArgumentParser()\n"
         "for f in ('--model', '--dataset', '--use-lora'): p.add_argument(f, nargs='?')\n"
@@ -235,14 +235,14 @@ def test_one_broken_record_does_not_hide_the_others(job: Path, dimba: Dimba, bad
     assert done.returncode == 0 and "good" in done.stdout and "bad/run.json: not a run record" in done.stderr
 
 
-def test_output_that_cannot_be_written_is_told(job: Path, dimba: Dimba):
+def test_a_full_disk_behind_stdout_is_an_error_without_a_traceback(job: Path, dimba: Dimba):
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "dimba", "schema"]
         done = subprocess.run(command, cwd=job, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 3 and "No space left" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_token_that_the_spec_does_not_name_stays_here(job: Path, dimba: Dimba):
+def test_a_token_that_the_spec_does_not_name_does_not_reach_the_job(job: Path, dimba: Dimba):
     (job / "mine.py").write_text(
         "import argparse, os\np = argparse.ArgumentParser()\n"
         "for f in ('--model', '--dataset', '--use-lora'): p.add_argument(f, nargs='?')\n"
@@ -255,36 +255,36 @@ def test_a_token_that_the_spec_does_not_name_stays_here(job: Path, dimba: Dimba)
     )
 
 
-def test_a_trainer_that_crashes_when_asked_for_its_flags_is_quoted(job: Path, dimba: Dimba):
+def test_the_error_of_a_trainer_whose_help_crashes_is_quoted(job: Path, dimba: Dimba):
     (job / "mine.py").write_text("import no_such_module\n", encoding="utf-8")
     (job / "job.yaml").open("a").write("trainer: mine.py\n")
     done = dimba("launch", "job.yaml", *AS_A_PROCESS, cwd=job, **NO_ENGINE)
     assert done.returncode == 2 and "No module named 'no_such_module'" in done.stderr
 
 
-def test_runs_may_be_kept_elsewhere(job: Path, tmp_path: Path, dimba: Dimba):
+def test_dimba_runs_names_another_folder_of_runs(job: Path, tmp_path: Path, dimba: Dimba):
     done = dimba("ps", "-a", "--json", cwd=job, DIMBA_RUNS=str(tmp_path / "elsewhere"))
     assert json.loads(done.stdout) == []
 
 
-def test_logs_of_an_unknown_run_say_where_to_look(job: Path, dimba: Dimba):
+def test_logs_of_an_unknown_run_point_to_dimba_ps(job: Path, dimba: Dimba):
     done = dimba("logs", "nothing", cwd=job)
     assert done.returncode == 2 and "dimba ps -a" in done.stderr
 
 
-def test_doctor_without_an_engine_is_red_and_says_how_to_mend_it(tmp_path: Path, dimba: Dimba):
+def test_doctor_without_an_engine_reports_an_error_and_its_fix(tmp_path: Path, dimba: Dimba):
     done = dimba("doctor", "--json", cwd=tmp_path, **NO_ENGINE)
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 4
     assert checks["engine"]["status"] == "error" and "systemctl start docker" in checks["engine"]["fix"]
 
 
-def test_an_engine_elsewhere_is_refused(job: Path, dimba: Dimba):
+def test_an_engine_on_another_machine_is_refused(job: Path, dimba: Dimba):
     done = dimba("launch", "job.yaml", cwd=job, DOCKER_HOST="ssh://user@example.invalid")
     assert done.returncode == 4 and "mount its own folders" in done.stderr
 
 
-def test_a_data_file_may_be_named_twice_over(job: Path, dimba: Dimba):
+def test_a_data_file_that_fits_two_formats_is_refused(job: Path, dimba: Dimba):
     write_rows(job / "data.jsonl", [{**QUESTIONS[0], "prompt": "P", "response": "R"}])
     done = dimba("plan", "job.yaml", cwd=job, **NO_ENGINE)
     assert done.returncode == 2 and "equally well" in done.stderr and "dataset.columns" in done.stderr

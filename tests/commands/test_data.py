@@ -45,7 +45,7 @@ def page(report: DataReport, **options: object) -> str:
 
 def test_a_page_tells_what_is_trained_and_what_is_lost():
     text = page(REPORT)
-    assert "ask" in text and "1,000, of which 7 cannot be used" in text
+    assert "ask" in text and "1,000, of which 7 are unusable" in text
     assert text.count("data.jsonl:5: not valid JSON") == 1
     assert "50,000, 20,000 of them trained (40%)" in text
     cut = "12 rows are longer than max_length 64: cut, by 400 trained tokens; 2 have nothing trained"
@@ -60,7 +60,7 @@ def test_rows_in_the_way_of_a_launch_are_told_once_within_the_width():
         replace(REPORT, bad=(UnusableRowReport(where="data.jsonl:5", why=why),), problem=f"data.jsonl:5: {why}")
     )
     assert text.count("data.jsonl:5: ") == 1 and all(len(line) <= 80 for line in text.splitlines())
-    assert f"not launched like this: data.jsonl:5: {why}" in " ".join(text.split())
+    assert f"a launch would refuse this data: data.jsonl:5: {why}" in " ".join(text.split())
 
 
 def test_colour_takes_the_place_of_brackets():
@@ -129,7 +129,7 @@ def test_a_job_that_would_lose_much_of_its_data_is_refused_until_it_is_told_how(
 def test_what_was_found_out_is_remembered_and_refuses_before_anything_starts(tiny_job: Path, dimba: Dimba):
     write_rows(tiny_job / "data.jsonl", [{"question": "Q", "answer": "word " * 400}])
     first = dimba("data", "job.yaml", cwd=tiny_job, **NO_ENGINE)
-    assert first.returncode == 0 and "not launched like this" in first.stdout
+    assert first.returncode == 0 and "a launch would refuse this data" in first.stdout
     refused = dimba("launch", "job.yaml", cwd=tiny_job, **NO_ENGINE)
     assert refused.returncode == 2 and "job.yaml:" in refused.stderr
     assert not (tiny_job / "runs").exists()

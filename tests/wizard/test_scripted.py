@@ -389,7 +389,7 @@ def test_grpo_starts_from_prompts_alone(wizard: Any, place: Path, dimba: Dimba):
     assert spec.output_dir == "checkpoints/finetune_grpo_qlora"
     assert dimba("plan", "p.yaml", cwd=place).returncode == 0
     planned = dimba("plan", "p.yaml", cwd=place)
-    assert "8 completions a step" in planned.stdout
+    assert "8 completions per step" in planned.stdout
 
 
 def test_max_steps_of_many_passes_gets_a_warning(place: Path, dimba: Dimba):

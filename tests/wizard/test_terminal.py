@@ -58,7 +58,7 @@ def to_the_end(terminal: Terminal) -> None:
 def saved(terminal: Terminal) -> Path:
     """Save without launching; returns the file."""
     terminal.send(UP, UP, ENTER)
-    terminal.wait("saved; edit it as you like")
+    terminal.wait("saved; edit it or run it with")
     assert terminal.end() == 0
     return Path(terminal.shown().split("`dimba launch ")[1].split("`")[0])
 
@@ -118,7 +118,7 @@ def test_leaving_writes_nothing_and_keeps_a_draft(wizard: Open, place: Path):
     terminal.send(DOWN, DOWN, DOWN, ENTER)
     terminal.wait("Method")
     terminal.send(CTRL_C)
-    terminal.wait("`dimba wizard` continues where you were")
+    terminal.wait("`dimba wizard` continues where you left off")
     assert terminal.end() == 130
     assert not (place / "jobs").exists()
     again = wizard(GPUS=ONE_8)

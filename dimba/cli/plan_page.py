@@ -1,0 +1,128 @@
+"""The launch plan as a page of text."""
+
+import shlex
+import textwrap
+
+from rich.console import Console
+
+from dimba.common.units import millions, size
+from dimba.dataset.token_report import counted
+from dimba.plan.model import LaunchPlan
+
+_GIB = 1 << 30
+
+
+def show_plan(plan: LaunchPlan, console: Console) -> None:
+    """Print the plan, eighty columns wide except for the command and the paths."""
+    console.print(f"{plan.name}: {plan.mode}, {plan.method}, {plan.runner} runner", markup=False)
+    for name, text in _plan_lines(plan):
+        first, *rest = text.splitlines() or [""]
+        console.print(f"  {name:<9} {first}", markup=False, soft_wrap=True)
+        for line in rest:
+            console.print(f"  {'':<9} {line}", markup=False, soft_wrap=True)
+
+
+def _plan_lines(plan: LaunchPlan) -> list[tuple[str, str]]:
+    base = plan.checkpoint
+    facts = f" ({base.architecture}, {millions(base.parameters)} parameters)" if base.parameters else ""
+    data = _data_line(plan)
+    lines = [
+        ("base", base.reference + facts),
+        ("data", plan.data.reference + data),
+        ("output", f"{plan.output_dir}, as user {plan.uid}:{plan.gid}"),
+        ("image", _image_line(plan)),
+        ("GPUs", ", ".join(f"{gpu.index} {gpu.name or ''}".strip() for gpu in plan.gpus) or "none"),
+        ("steps", _steps_line(plan)),
+        ("sharing", _sharing_line(plan)),
+        *([("speed", textwrap.fill("; ".join(plan.speed), 68))] if plan.speed else []),
+        ("memory", _memory_line(plan)),
+        ("shm", f"{plan.shm_bytes / _GIB:.1f} GiB"),
+        ("network", f"{plan.network or 'open'}: {plan.network_why}"),
+        ("mounts", "\n".join(f"{'ro' if each.read_only else 'rw'} {each.target}" for each in plan.mounts)),
+        ("env", textwrap.fill(" ".join(plan.as_json()["env"]), 68)),
+        ("command", shlex.join(plan.argv)),
+        ("flags", f"found in the trainer's {plan.flags_from}"),
+    ]
+    lines += [("trust", each) for each in trust_notes(plan)]
+    lines += [("omitted", f"{each.key} {each.value}: the trainer has no flag for it") for each in plan.omitted]
+    return [*lines, *(("note", each) for each in plan.notes)]
+
+
+def trust_notes(plan: LaunchPlan) -> list[str]:
+    """One line for each part of the spec that requires trust."""
+    return [f"`dimba launch` asks, or needs --trust-spec: {each}" for each in plan.trust]
+
+
+def _data_line(plan: LaunchPlan) -> str:
+    summary = plan.data.summary
+    if summary is None:
+        return " (on the Hub, not read; `dimba data` reads it)"
+    text = f": {summary.format}, {counted(summary.usable, 'row')}"
+    if summary.unusable:
+        text += f", and {summary.unusable:,} unusable"
+    return text if plan.data.report else f"{text} (`dimba data` shows their tokens)"
+
+
+def _image_line(plan: LaunchPlan) -> str:
+    image = plan.image
+    if image is None:
+        return "none: the job runs on this machine without a container"
+    state = "present" if image.id else "to be fetched" if image.key is None else "to be built"
+    if image.key is not None and image.base_digest is None:
+        state = "to be built; its key changes once its base is fetched"
+    return f"{image.reference} ({state}{f'; on {image.base}' if image.base else ''})"
+
+
+def _steps_line(plan: LaunchPlan) -> str:
+    steps = plan.steps
+    batch = f"{steps.effective_batch} rows per step"
+    if steps.completions:
+        prompts = steps.effective_batch // steps.completions
+        batch = f"{prompts} prompt{'s' if prompts > 1 else ''} × {steps.completions} completions per step"
+    if steps.processes > 1:
+        text = f"{batch} = {steps.processes} processes × {steps.batch_size} × accumulation {steps.accumulation}"
+    else:
+        text = batch + (f" (gradient accumulation {steps.accumulation})" if steps.completions else "") + ", 1 process"
+    if steps.per_epoch:
+        text += f"; {steps.per_epoch:,} per epoch"
+    return text + (f", {steps.total:,} in total" if steps.total else "; their number depends on the data, not read yet")
+
+
+def _sharing_line(plan: LaunchPlan) -> str:
+    mixed = "float32" if plan.precision == "no" else f"mixed {plan.precision}"
+    return textwrap.fill(f"{plan.strategy}, {mixed}: {plan.strategy_why}", 68)
+
+
+_TERMS = {
+    "weights": "weights",
+    "adapter": "adapter",
+    "gradients": "gradients",
+    "optimizer": "optimiser",
+    "buckets": "DDP's buckets",
+    "gathered": "gathered layers",
+    "reference": "reference model",
+    "reward": "reward model",
+    "copies": "copies (autocast)",
+    "inputs": "kept activations",
+    "layer": "one layer, computed",
+    "mask": "attention mask",
+    "head": "head, vocabulary",
+    "cache": "keys and values",
+    "sampling": "sampling",
+    "fragments": "fragments, assumed",
+    "context": "CUDA, assumed",
+}
+
+
+def _memory_line(plan: LaunchPlan) -> str:
+    memory = plan.memory
+    if memory is None:
+        return "unknown: this machine has no safetensors of the checkpoint"
+    if not memory.peak:
+        head = f"{size(memory.model_states)} per process, plus activations"
+    elif memory.lower_bound:
+        head = f"at least {size(memory.total)} per process: activations unknown"
+    else:
+        head = f"{size(memory.total)} per process at its peak: {memory.peak}"
+    terms = [f"{_TERMS[name]:<20}{size(value):>10}" for name, value in memory.terms.items() if value]
+    return "\n".join([head, *("    ".join(terms[row : row + 2]) for row in range(0, len(terms), 2))])
