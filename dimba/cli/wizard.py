@@ -27,7 +27,9 @@ def add_flags(command: argparse.ArgumentParser) -> None:
                 nargs="+" if question.several else None,
             )
     command.add_argument("--launch", action=argparse.BooleanOptionalAction, help="launch the job once it is saved")
-    command.add_argument("--allow-cpu", action="store_true", help="with --launch: use the CPU if the requested GPUs do not work")
+    command.add_argument(
+        "--allow-cpu", action="store_true", help="with --launch: use the CPU if the requested GPUs do not work"
+    )
     command.add_argument("--defaults", action="store_true", help="ask nothing: take defaults for the rest")
     command.add_argument("--plain", action="store_true", help="plain lines, for screen readers and dumb terminals")
 
