@@ -67,7 +67,7 @@ for i in 0 1; do echo "$i, GPU-$i, NVIDIA RTX 4090, 24564, 8.9, 580.95"; done
 """
 
 
-def pretend_cards(folder: Path) -> dict[str, str]:
+def pretend_gpus(folder: Path) -> dict[str, str]:
     """The environment of a machine with two cards, as far as `nvidia-smi` goes."""
     folder.mkdir(parents=True)
     (folder / "nvidia-smi").write_text(_TWO_CARDS, encoding="utf-8")

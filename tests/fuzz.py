@@ -24,10 +24,10 @@ from dimba.spec import Container, JobSpec, parse_spec
 from tests.memory_runner import MemoryRunner
 
 OURS = "/opt/dimba/scripts/finetuning/finetune_"
-CARDS = GpuFacts(gpus=tuple(Gpu(index=n, uuid=f"GPU-{n}", name="pretend") for n in range(2)))
+GPUS = GpuFacts(gpus=tuple(Gpu(index=n, uuid=f"GPU-{n}", name="pretend") for n in range(2)))
 ENGINES = (EngineFacts(reachable=True, version="28"), EngineFacts(reachable=False, problem="nothing listens"))
 
-WHOLE: dict[str, Any] = {
+COMPLETE: dict[str, Any] = {
     "version": 1,
     "name": "fuzzed",
     "mode": "sft",
@@ -45,8 +45,8 @@ WHOLE: dict[str, Any] = {
     "slurm": {"container": "none", "image": "i", "partition": "p", "time": "1:00", "cpus": 1, "extra": ["--nice=1"]},
     "runner": "auto",
 }
-PLACES = [(key,) for key in WHOLE] + [
-    (key, inner) for key in WHOLE if isinstance(WHOLE[key], dict) for inner in WHOLE[key]
+PLACES = [(key,) for key in COMPLETE] + [
+    (key, inner) for key in COMPLETE if isinstance(COMPLETE[key], dict) for inner in COMPLETE[key]
 ]
 FURTHER = [("dataset", "name"), ("dataset", "config"), ("dataset", "split"), ("trainer_args", "reward"), ("nothing",)]
 FLAGS = ("reward-model", "num-generations", "columns", "packing", "eval-steps", "a b", "\x00", "-", "")
@@ -131,7 +131,7 @@ def specs(draw: Any) -> bytes:
     kind = draw(st.sampled_from(["changed", "changed", "changed", "raw", "noise"]))
     if kind == "noise":
         return draw(st.binary(max_size=200) | NOISE.map(lambda text: text.encode(errors="surrogatepass")))
-    value: dict[str, Any] = {key: dict(part) if isinstance(part, dict) else part for key, part in WHOLE.items()}
+    value: dict[str, Any] = {key: dict(part) if isinstance(part, dict) else part for key, part in COMPLETE.items()}
     if draw(st.integers(0, 3)):
         value["container"] = {}
     for place, new in draw(CHANGES):
@@ -144,12 +144,12 @@ def specs(draw: Any) -> bytes:
     return text.encode(errors="surrogatepass")
 
 
-def one_by_one() -> Iterator[bytes]:
+def single_changes() -> Iterator[bytes]:
     """Every value of the lists, alone and in a list, at every place of an otherwise whole spec."""
     for place in [*PLACES, *FURTHER]:
         for new in [*TEXTS, *NUMBERS]:
             for written in (new, [new]):
-                value: dict[str, Any] = {**WHOLE, "container": {}}
+                value: dict[str, Any] = {**COMPLETE, "container": {}}
                 change(value, place, written)
                 yield json.dumps(value).encode()
                 if place[0] == "trainer_args":
@@ -167,7 +167,7 @@ def change(value: dict[str, Any], place: tuple[str, ...], new: Any) -> None:
         value[last] = new
 
 
-def survives(data: bytes, engine: EngineFacts, folder: Path) -> str:
+def outcome(data: bytes, engine: EngineFacts, folder: Path) -> str:
     """What came of it, one of `refused`, `distrusted`, `no plan` and `planned`; anything else is raised."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
@@ -183,7 +183,7 @@ def survives(data: bytes, engine: EngineFacts, folder: Path) -> str:
             print_error(error)
             came = "distrusted"
         try:
-            plan = gather(loaded, FoundRunner(Never(), engine), Policy(gpu=CARDS)).plan()
+            plan = gather(loaded, FoundRunner(Never(), engine), Policy(gpu=GPUS)).plan()
         except DimbaError as error:
             print_error(error)
             return came if came == "distrusted" else "no plan"

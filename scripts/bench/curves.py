@@ -10,7 +10,7 @@ Curve = Sequence[tuple[float, float]]
 
 
 def write_svg(path: Path, panels: Mapping[str, Mapping[str, Curve]]) -> None:
-    """Draws one panel per label of an x axis, side by side, with its curves by name. Equal curves give equal files."""
+    """Draw one panel per x axis label, side by side, with its curves by name; equal curves give equal files."""
     figure = Figure(figsize=(5 * len(panels), 3.8), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for panel, (label, curves) in zip(axes, panels.items(), strict=True):

@@ -1,8 +1,8 @@
-"""What preparing the data costs: over TRL's own preparation, a second time, and in memory.
+"""The cost of preparing data: compared with TRL's own preparation, with a warm cache, and in memory.
 
     python scripts/bench/data.py [FILE] [--gigabytes 2]
 
-FILE is a .json array of instruction/input/output rows; without it, rows are made up. Its rows are taken 50 times.
+FILE is a .json array of instruction/input/output rows; without it, rows are generated. Each row is used 50 times.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 COPIES = 50
 ROUNDS = 3
 
-# Run in a process of its own, so that its memory is its own.
+# Runs in a process of its own, to measure its memory alone.
 PREPARE = """
 import json, sys, time
 from dimba.objectives.sft import SFT
@@ -48,7 +48,7 @@ print(json.dumps({"seconds": time.perf_counter() - began, "rows": report.rows, "
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--gigabytes", type=float, default=0.2, help="of rows, for the look at memory")
+    parser.add_argument("--gigabytes", type=float, default=0.2, help="size of the rows of the memory measurement")
     args = parser.parse_args()
     rows = json.loads(args.file.read_text(encoding="utf-8")) if args.file else made_up(1000)
     with tempfile.TemporaryDirectory() as name:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def compare(folder: Path, base: Path, many: Path) -> None:
-    """In turn, as the machine's speed drifts."""
+    """Compare both in turn, as the machine's speed varies."""
     ours, theirs = [], []
     for round_ in range(ROUNDS):
         ours.append(prepare(folder / f"cache{round_}", base, many))
@@ -77,7 +77,7 @@ def compare(folder: Path, base: Path, many: Path) -> None:
 def remember(folder: Path, base: Path, many: Path) -> None:
     again = prepare(folder / "cache0", base, many)
     assert again["cached"]
-    print(f"a second time: {again['seconds']:.2f} s (target 2 s)")
+    print(f"with a warm cache: {again['seconds']:.2f} s (target 2 s)")
 
 
 def memory(folder: Path, base: Path, file: Path) -> None:
@@ -98,7 +98,7 @@ def prepare(cache: Path, base: Path, file: Path) -> dict[str, float]:
 
 
 def trl_seconds(base: Path, many: Path) -> float:
-    """TRL's preparation of the same chats as prompt and completion: what SFTTrainer does before it trains."""
+    """Seconds of SFTTrainer's preparation of the same chats, as prompt and completion."""
     import datasets
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
@@ -146,7 +146,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def large(path: Path, rows: list[dict[str, str]], gigabytes: float) -> Path:
-    """The rows again and again, each time a little different, in a .json array or a row a line."""
+    """Write the rows repeatedly, each copy different, as a .json array or one row per line."""
     array = path.suffix == ".json"
     with path.open("w", encoding="utf-8") as file:
         file.write("[\n" if array else "")

@@ -1,10 +1,10 @@
-"""From the command to the loss of the first step, warm, in the same container: `dimba launch` against `trl sft`.
+"""Time from the command to the loss of the first step, warm, in the same image: `dimba launch` against `trl sft`.
 
     PYTHONPATH=. python scripts/bench/first_step.py [--rounds 3]
 
-Needs a container engine and a base image (DIMBA_BASE_IMAGE). `trl sft` is started by `docker run` in the image that
-dimba has built, with nothing around it. Both train the Llama of 20 M parameters of `scripts/bench/train.py` on the same
-made-up rows. A first launch, which builds the image, is not counted.
+Needs a container engine and a base image (DIMBA_BASE_IMAGE). A plain `docker run` starts `trl sft` in dimba's image.
+Both train the Llama of 20 M parameters of `scripts/bench/train.py` on the same generated rows. The first launch, which
+builds the image, is not counted.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from scripts.bench.peers import Work
 from scripts.bench.train import prepared
 from scripts.bench.watched import run
 
-THREADS = os.cpu_count() or 1  # of the clients; in the containers all have every core
+THREADS = os.cpu_count() or 1  # of the clients; the containers use every core
 
 SPEC = """\
 version: 1
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def launched(work: Work, name: str) -> tuple[float, str]:
-    """(seconds of `dimba launch` to the first step, the image it ran in)."""
+    """(seconds from `dimba launch` to the first step, the image of the job)."""
     place = work.folder / name
     place.mkdir()
     (place / "job.yaml").write_text(SPEC.format(folder=work.folder, batch=work.batch, length=work.length))
@@ -64,11 +64,11 @@ def launched(work: Work, name: str) -> tuple[float, str]:
 
 
 def peer(work: Work, name: str, image: str) -> float:
-    """Seconds of `trl sft` in a container of that image."""
+    """Seconds from `docker run` of `trl sft` in `image` to the first step."""
     place = work.folder / name
     place.mkdir()
     docker = ["docker", "run", "--rm", "--network", "none", "--volume", f"{work.folder}:{work.folder}"]
-    # As dimba's containers: nothing of root's is left behind, and nothing is looked for on the Hub.
+    # As in dimba's containers: no files of root, and no requests to the Hub.
     docker += ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "HF_HUB_OFFLINE=1", "--env", "HOME=/tmp"]
     docker += ["--env", "PYTHONUNBUFFERED=1", "--entrypoint", "trl", image]
     command = [*docker, *peers.trl(work, place / "out", packing=False)[1:]]

@@ -1,9 +1,9 @@
-"""What ten times the rows cost: preparing them (reading, tokenising, masking, keeping), and a pass of training.
+"""The cost of ten times the rows: of preparing them (reading, tokenising, masking, storing), and of a training pass.
 
     PYTHONPATH=. python scripts/bench/growth.py [FILE]
 
-FILE is a .json array of instruction/input/output rows; without it, rows are made up. In seconds of the CPU, imports and
-loading apart, each in a process of its own, in turns.
+FILE is a .json array of instruction/input/output rows; without it, rows are generated. Measures CPU seconds without
+imports and loading, each in a process of its own, in turn.
 """
 
 import json
@@ -18,19 +18,19 @@ from scripts.bench.data import PREPARE, made_up, make_base
 ROWS, TIMES, ROUNDS = 400, 10, 2
 TRAINED = 40
 
-# A pass over rows that are tokenised already.
+# A training pass over tokenised rows.
 TRAIN = """
 import json, sys, time
 from dimba.objectives.sft import SFT
 from dimba.trainers.objectives.sft.train import train
 from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
-whole = CausalTrainer.train
+untimed = CausalTrainer.train
 def timed(self, *args, **named):
     global seconds
     began = time.process_time()
-    done = whole(self, *args, **named)
+    result = untimed(self, *args, **named)
     seconds = time.process_time() - began
-    return done
+    return result
 CausalTrainer.train = timed
 train(SFT.parse(sys.argv[1:]))
 print(json.dumps({"seconds": seconds}))
@@ -47,12 +47,12 @@ def main() -> None:
             few, many = (write(folder / f"{what}-{n}.json", rows[:count], n) for n in (1, TIMES))
             costs = [[seconds(code, folder, base, data, f"{n}") for data in (few, many)] for n in range(ROUNDS)]
             ratios = sorted(more / less for less, more in costs)
-            said = f"{statistics.median(ratios):.2f} × ({ratios[0]:.2f} to {ratios[-1]:.2f}; target 10.5)"
-            print(f"{what} {count * TIMES:,} rows over {count:,}: {said}")
+            ratio = f"{statistics.median(ratios):.2f} × ({ratios[0]:.2f} to {ratios[-1]:.2f}; target 10.5)"
+            print(f"{what} {count * TIMES:,} rows over {count:,}: {ratio}")
 
 
 def write(path: Path, rows: list[dict[str, str]], times: int) -> Path:
-    """All of them so many times, no two alike."""
+    """Write all rows `times` times, each copy different."""
     many = [row | {"instruction": f"{n} {row['instruction']}"} for n in range(times) for row in rows]
     path.write_text(json.dumps(many), encoding="utf-8")
     return path

@@ -1,9 +1,9 @@
-"""Completions a second of finetune_grpo.py over a plain TRL script with the same settings, on the CPU.
+"""Completions per second of finetune_grpo.py and of a plain TRL script with the same settings, on the CPU.
 
     python scripts/bench/grpo.py
 
-Both train the same Llama of 17 M parameters on the same sums from the same rewards, each in a process of its own, in
-turn. The first step of each run, which is slower, is not counted.
+Both train the same Llama of 17 M parameters on the same sums with the same rewards, in turn, each in a process of its
+own. The first step of each run, which is slower, is not counted.
 """
 
 import json
@@ -31,12 +31,12 @@ def main() -> None:
     ratios = [slow / quick for slow, quick in zip(theirs, ours, strict=True)]
     rates = [completions / statistics.median(each) for each in (ours, theirs)]
     print(f"batch {BATCH} × {ACCUMULATION}, groups of {GENERATIONS}, completions of {LENGTH} tokens")
-    print(f"completions a second: {rates[0]:.1f} against {rates[1]:.1f} of TRL's own script")
+    print(f"completions per second: {rates[0]:.1f} against {rates[1]:.1f} of TRL's own script")
     print(f"ratio: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}; target 1.0)")
 
 
 def make_base(folder: Path, rows: list[dict[str, str]]) -> None:
-    """A random checkpoint, which hardly ever ends its turn, so that both sample as many tokens; and the rows."""
+    """Write the rows and a random checkpoint, which hardly ever ends its turn, so that both sample as many tokens."""
     from dimba.trainers.models.tiny import make_checkpoint
 
     heads = {"num_attention_heads": 6, "num_key_value_heads": 6, "tie_word_embeddings": True}
@@ -46,7 +46,7 @@ def make_base(folder: Path, rows: list[dict[str, str]]) -> None:
 
 
 def our_seconds(folder: Path, out: Path) -> float:
-    """Seconds of all steps but the first."""
+    """Seconds of all steps but the first, of finetune_grpo.py."""
     script = Path(__file__).parents[1] / "finetuning" / "finetune_grpo.py"
     flags = {
         "base-checkpoint": folder / "base", "dataset": folder / "rows.jsonl", "output-dir": out, "max-steps": STEPS,
@@ -60,7 +60,7 @@ def our_seconds(folder: Path, out: Path) -> float:
 
 
 def their_seconds(folder: Path, out: Path) -> float:
-    """The same of a script as TRL's documentation has one."""
+    """Seconds of all steps but the first, of a script like that of TRL's documentation."""
     done = subprocess.run(
         [sys.executable, __file__, "--plain", str(folder), str(out)], check=True, capture_output=True, text=True
     )
@@ -68,7 +68,7 @@ def their_seconds(folder: Path, out: Path) -> float:
 
 
 def plain(folder: Path, out: Path) -> None:
-    """GRPO with TRL's defaults, but for what the other side is told too."""
+    """Train with TRL's defaults except for the common settings, and print the seconds."""
     from datasets import load_dataset
     from trl import GRPOConfig, GRPOTrainer
 

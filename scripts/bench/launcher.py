@@ -1,4 +1,4 @@
-"""What the launcher costs: `make bench`. Every figure is a ratio or a difference within this one run.
+"""The costs of the launcher, for `make bench`. Every figure is a ratio or a difference within one run.
 
 Needs a container engine and a base image (DIMBA_BASE_IMAGE); takes some minutes.
 """
@@ -31,7 +31,7 @@ output_dir: {output}
 resources: {{gpus: none}}
 runner: {runner}
 """
-# Says its first word at once, so that nothing but the way to it is timed.
+# Prints its first line at once, so that only the launch is timed.
 ECHO = """\
 import argparse
 parser = argparse.ArgumentParser()
@@ -43,14 +43,14 @@ print("first line", flush=True)
 
 
 def seconds(command: list[str], folder: Path | None = None) -> float:
-    """Wall time of a command that has to succeed."""
+    """Wall time in seconds of a command that must succeed."""
     started = time.perf_counter()
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return time.perf_counter() - started
 
 
 def until_first_line(command: list[str], folder: Path) -> float:
-    """Seconds until `first line` comes out."""
+    """Seconds until the command prints `first line`."""
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
@@ -65,32 +65,32 @@ def until_first_line(command: list[str], folder: Path) -> float:
 
 
 def alternating(first: Callable[[], float], second: Callable[[], float]) -> tuple[list[float], list[float]]:
-    """Both in turn, so that a machine that slows down slows both."""
+    """Run both in turn, so that a slower machine slows both."""
     pairs = [(first(), second()) for _ in range(ROUNDS)]
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
-def say(what: str, measured: str, target: str) -> None:
-    """One row of the README's table."""
-    print(f"| {what} | {measured} | {target} |", flush=True)
+def print_row(figure: str, measured: str, target: str) -> None:
+    """Print one row of the table."""
+    print(f"| {figure} | {measured} | {target} |", flush=True)
 
 
 def help_costs() -> None:
-    """`dimba --help` against a bare interpreter."""
+    """Compare `dimba --help` with a bare interpreter."""
     ours, bare = alternating(lambda: seconds([DIMBA, "--help"]), lambda: seconds([PYTHON, "-c", "pass"]))
     ratio = statistics.median(ours) / statistics.median(bare)
-    say("`dimba --help` over `python -c pass`", f"{ratio:.1f} ×", "at most 5 ×")
+    print_row("`dimba --help` over `python -c pass`", f"{ratio:.1f} ×", "at most 5 ×")
 
 
 def validate_costs() -> None:
-    """`dimba validate` of one spec."""
+    """Time `dimba validate` of one spec."""
     spec = str(REPOSITORY / "jobs" / "sft-ultrachat-lora.yaml")
     taken = [seconds([DIMBA, "validate", spec]) for _ in range(ROUNDS)]
-    say("`dimba validate` of one spec", f"{statistics.median(taken):.2f} s", "at most 0.5 s")
+    print_row("`dimba validate` of one spec", f"{statistics.median(taken):.2f} s", "at most 0.5 s")
 
 
 def make_job(folder: Path) -> None:
-    """A real tiny checkpoint, and rows long enough that a step takes tens of milliseconds."""
+    """Write a tiny checkpoint, and rows long enough for steps of tens of milliseconds."""
     from dimba.trainers.models.tiny import conversations, make_checkpoint
 
     texts = [turn["content"] for row in conversations() for turn in row["messages"]]
@@ -101,7 +101,7 @@ def make_job(folder: Path) -> None:
 
 
 def launch_costs(folder: Path) -> None:
-    """From `dimba launch` to the container's first line, against `docker run` of the same image and argv."""
+    """Compare `dimba launch` with `docker run` of the same image and argv, until the container's first line."""
     count = iter(range(1000))
 
     def ours() -> float:
@@ -109,7 +109,7 @@ def launch_costs(folder: Path) -> None:
         (folder / "echo.yaml").write_text(spec, encoding="utf-8")
         return until_first_line([DIMBA, "launch", "echo.yaml"], folder)
 
-    ours()  # builds the image where it is missing, and asks the trainer for its flags
+    ours()  # builds a missing image, and reads the trainer's flags
     plan = json.loads(max(folder.glob("runs/*/plan.json"), key=lambda path: path.stat().st_mtime).read_text())
     command = [
         "docker",
@@ -127,11 +127,11 @@ def launch_costs(folder: Path) -> None:
     launched, run = alternating(ours, lambda: until_first_line(command, folder))
     extra = statistics.median(launched) - statistics.median(run)
     detail = f"{statistics.median(launched):.1f} s against {statistics.median(run):.1f} s"
-    say("`dimba launch` to the first line, over `docker run`", f"{extra:+.2f} s ({detail})", "at most +1.5 s")
+    print_row("`dimba launch` to the first line, over `docker run`", f"{extra:+.2f} s ({detail})", "at most +1.5 s")
 
 
 def build_costs(folder: Path) -> None:
-    """Deciding that nothing is to be built; and building after one edit of a source file."""
+    """Time the decision that the image is current, and a build after the edit of a source file."""
     from dimba.runners.docker.engine import Engine, connect
     from dimba.runners.docker.image import look_at_image
     from dimba.runners.docker.runner import DockerRunner
@@ -143,9 +143,9 @@ def build_costs(folder: Path) -> None:
     taken = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        assert look_at_image(engine.api, spec, REPOSITORY).id, "the image is there"
+        assert look_at_image(engine.api, spec, REPOSITORY).id, "the image exists"
         taken.append(time.perf_counter() - started)
-    say("deciding that nothing is to be built", f"{statistics.median(taken):.3f} s", "at most 0.5 s")
+    print_row("deciding that no build is needed", f"{statistics.median(taken):.3f} s", "at most 0.5 s")
 
     copy = folder / "copy"
     copy.mkdir()
@@ -153,7 +153,7 @@ def build_costs(folder: Path) -> None:
     (copy / "dimba" / "edited.py").write_text(f"# {time.time()}\n", encoding="utf-8")
     started = time.perf_counter()
     image = DockerRunner(engine, copy).prepare(spec, lambda *_: None)
-    say("building after an edit of a Python file", f"{time.perf_counter() - started:.1f} s", "at most 20 s")
+    print_row("building after an edit of a Python file", f"{time.perf_counter() - started:.1f} s", "at most 20 s")
     assert image is not None
     engine.api.remove_image(image.reference, force=True)
 
@@ -163,7 +163,7 @@ def _built_from() -> list[Path]:
 
 
 def training_costs(folder: Path, steps: int = 60) -> None:
-    """Steps a second in the container against the same job as a process."""
+    """Compare steps per second in the container with the same job as a process."""
     count = iter(range(1000))
 
     def rate(runner: str) -> float:
@@ -178,11 +178,11 @@ def training_costs(folder: Path, steps: int = 60) -> None:
     inside, outside = alternating(lambda: rate("docker"), lambda: rate("process"))
     ratio = statistics.median(inside) / statistics.median(outside)
     detail = f"{statistics.median(inside):.1f} against {statistics.median(outside):.1f}"
-    say("steps a second in the container over outside", f"{ratio:.2f} × ({detail})", "at least 0.97 ×")
+    print_row("steps per second in the container over outside", f"{ratio:.2f} × ({detail})", "at least 0.97 ×")
 
 
 def main() -> None:
-    """All of it, as rows of a table."""
+    """Print every figure as a row of a table."""
     machine = f"{platform.node()}, {len(os.sched_getaffinity(0))} cores, {time.strftime('%Y-%m-%d')}"
     print(f"| {machine} | measured | target |\n| --- | --- | --- |", flush=True)
     help_costs()

@@ -1,12 +1,12 @@
-"""The memory estimate against traces of the trainers' own step, for models from 0.1 to 8 B: needs no GPU.
+"""Compares the memory estimate with traces of the trainers' own step, for models from 0.1 to 8 B, without a GPU.
 
-    python scripts/bench/memory.py [WORD …]      # only the combinations that have these words in their names
-    python scripts/bench/memory.py --show WORD   # and what was alive at the peak of the trace
+    python scripts/bench/memory.py [WORD …]      # only the combinations whose names contain these words
+    python scripts/bench/memory.py --show WORD   # also list the storages at the peak of the trace
 
-A trace counts the storages of fake tensors (`scripts/bench/tracing.py`): weights, in nf4 too, adapter, gradients,
-optimiser, copies, activations, computed again or kept, and the head; for GRPO's sampling, `from` prompts of so many
-tokens, the cache as well (`scripts/bench/sampled.py`). Not traced, and so not in either column: the CUDA context,
-fragmentation, kernels' workspaces, DDP.
+A trace counts the storages of fake tensors (`scripts/bench/tracing.py`): weights (also in nf4), adapter, gradients,
+optimiser, copies, activations (kept, or with activation checkpointing) and the head; for GRPO's sampling, `from` a
+number of prompt tokens, also the cache (`scripts/bench/sampled.py`). Not traced, and so in neither column: the CUDA
+context, fragmentation, kernels' workspaces, DDP.
 """
 
 import sys
@@ -48,7 +48,7 @@ MODELS = {
     "mistral-7B": _shape("mistral", 32000, 4096, 14336, 32, 32, kv=8, sliding_window=None, tie_word_embeddings=False),
     "llama-8B": _shape("llama", 128256, 4096, 14336, 32, 32, kv=8, tie_word_embeddings=False),
 }
-# Other blocks than the formulas were written for, four layers of each.
+# Architectures that the formulas were not written for, with four layers each.
 OTHERS = {
     "phi3": _shape("phi3", 32064, 3072, 8192, 4, 32, kv=32, pad_token_id=0, tie_word_embeddings=False),
     "gemma3": _shape("gemma3_text", 262144, 1152, 6912, 4, 4, kv=1, head_dim=256, tie_word_embeddings=True),
@@ -64,7 +64,7 @@ OTHERS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One combination."""
+    """One combination of model, method and step."""
 
     model: str
     method: str
@@ -73,11 +73,11 @@ class Case:
     accumulation: int = 4
     mode: str = "sft"
     recomputes: bool = True
-    prompt: int = 0  # tokens; where there are any, it is sampling from them that is traced
+    prompt: int = 0  # tokens; if not 0, the trace is of sampling
 
     @property
     def name(self) -> str:
-        trained = f"acc {self.accumulation} {'again' if self.recomputes else 'kept'}"
+        trained = f"acc {self.accumulation} {'ckpt' if self.recomputes else 'kept'}"
         step = f"{self.batch}×{self.length:<5} {f'from {self.prompt}' if self.prompt else trained}"
         return f"{self.model:<11} {self.mode:<4} {self.method:<5} {step:<20}"
 
@@ -101,7 +101,7 @@ def _cases() -> list[Case]:
         for model in ("qwen2-0.5B", "llama-1B", "llama-8B")
         for method in METHODS
     ]
-    for model in OTHERS:  # float32 experts cannot be traced: their kernel takes bf16 alone
+    for model in OTHERS:  # float32 experts cannot be traced: their kernel requires bf16
         methods = METHODS[1:] if model == "qwen3-moe" else METHODS
         cases += [Case(model, method, 4, 1024) for method in methods]
     cases += [replace(case, recomputes=False) for case in cases]
@@ -118,7 +118,7 @@ RANK = 16
 
 
 def model_of(case: Case) -> tuple[torch.nn.Module, CheckpointFacts]:
-    """The model on the meta device, and what its checkpoint's files would tell."""
+    """The model on the meta device, and the facts that its checkpoint would have."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind, numbers = {**MODELS, **OTHERS}[case.model]
@@ -133,15 +133,15 @@ def model_of(case: Case) -> tuple[torch.nn.Module, CheckpointFacts]:
 
 
 def estimated(case: Case, facts: CheckpointFacts) -> Any:
-    """The estimate, as `dimba plan` makes it."""
+    """The estimate of `dimba plan`."""
     training = {"batch_size": case.batch, "max_length": case.length}
-    # Training and sampling are traced apart: as if vLLM sampled elsewhere.
+    # Training and sampling are traced separately, as if vLLM sampled elsewhere.
     completion = {"max-completion-length": case.length - max(1, case.prompt), "use-vllm": not case.prompt}
     grpo = {"trainer_args": completion} if case.mode == "grpo" else {}
     values = {"version": 1, "mode": case.mode, "method": case.method, "base_checkpoint": "base", "training": training}
     values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK}, **grpo}
     spec = JobSpec.model_validate(values)
-    accumulation = 1 if case.prompt else case.accumulation  # what is sampled is of a whole step
+    accumulation = 1 if case.prompt else case.accumulation  # sampling covers an entire step
     share = Share(batch_size=case.batch, accumulation=accumulation, recomputes=case.recomputes)
     estimate = estimate_memory(resolved(spec), facts, on_cpu=False, share=None if case.prompt else share)
     assert estimate is not None
@@ -151,7 +151,7 @@ def estimated(case: Case, facts: CheckpointFacts) -> Any:
 
 
 def compared(case: Case) -> tuple[int, Live, Any]:
-    """(bytes that were estimated of what is traced, the trace, the whole estimate)."""
+    """(estimated bytes of the traced terms, the trace, the complete estimate)."""
     model, facts = model_of(case)
     estimate = estimated(case, facts)
     adapted = {"use_lora": case.method == "lora", "use_qlora": case.method == "qlora"}
@@ -175,14 +175,14 @@ def _batch(case: Case) -> dict[str, Any]:
 def main() -> None:
     words = [each for each in sys.argv[1:] if each != "--show"]
     ratios = []
-    print(f"{'model':<11} {'mode':<4} {'how':<5} {'batch':<20} {'estimated':>10} {'traced':>10}  ratio  s")
+    print(f"{'model':<11} {'mode':<4} {'method':<5} {'batch':<20} {'estimated':>10} {'traced':>10}  ratio  s")
     for case in CASES:
         if not all(word in case.name for word in words):
             continue
         began = time.monotonic()
-        told, live, estimate = compared(case)
-        ratios.append(told / live.peak)
-        row = f"{case.name} {told / _MIB:>10,.0f} {live.peak / _MIB:>10,.0f}  {ratios[-1]:.3f}"
+        expected, live, estimate = compared(case)
+        ratios.append(expected / live.peak)
+        row = f"{case.name} {expected / _MIB:>10,.0f} {live.peak / _MIB:>10,.0f}  {ratios[-1]:.3f}"
         print(f"{row}  {time.monotonic() - began:.0f}", flush=True)
         if "--show" in sys.argv:
             show(live, estimate)
@@ -190,16 +190,16 @@ def main() -> None:
 
 
 def show(live: Live, estimate: Any) -> None:
-    """What was alive at the peak, but for weights and optimiser."""
+    """Print the storages at the peak, by shape, dtype and operation."""
     print(f"  estimated at {estimate.peak}, traced at {live.peak_phase}")
     print("  " + ", ".join(f"{name} {value / _MIB:,.0f}" for name, value in estimate.terms.items() if value))
     alive: Counter[Any] = Counter()
     number: Counter[Any] = Counter()
-    for size, *what in live.at_peak.values():
-        alive[tuple(what)] += size
-        number[tuple(what)] += 1
-    for what, size in alive.most_common(40):
-        print(f"  {size / _MIB:>9,.1f} {number[what]:>4} ×", *what)
+    for size, *storage in live.at_peak.values():
+        alive[tuple(storage)] += size
+        number[tuple(storage)] += 1
+    for kind, size in alive.most_common(40):
+        print(f"  {size / _MIB:>9,.1f} {number[kind]:>4} ×", *kind)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What packing gains: real tokens a second with and without it, at batch 8, on the CPU.
+"""The gain of packing: real tokens per second with and without it, at batch 8, on the CPU.
 
     python scripts/bench/packing.py [FILE]
 
-FILE is a .json array of instruction/input/output rows; without it, rows are made up. Both ways train the same Llama of
-17 M parameters on the same rows, in turn. The gain is held against the padding that there is to be saved.
+FILE is a .json array of instruction/input/output rows; without it, rows are generated. Both train the same Llama of
+17 M parameters on the same rows, in turn. The gain is compared with the padding that packing avoids.
 """
 
 import json
@@ -42,18 +42,18 @@ def main() -> None:
     train(model, padded(batches[0]))  # the first is slower
     ratios = []
     for _ in range(ROUNDS):
-        # In turn batch by batch, as the machine's speed drifts.
+        # In turn batch by batch, as the machine's speed varies.
         seconds = [[train(model, collate(each)) for collate in (padded, packed)] for each in batches]
         ratios.append(sum(slow for slow, _ in seconds) / sum(quick for _, quick in seconds))
     gain, saved = statistics.median(ratios), area / real
     print(f"{sum(each.numel() for each in model.parameters()) / 1e6:.0f} M parameters, batch {BATCH}")
     print(f"padded over real tokens: {saved:.2f}")
-    print(f"real tokens a second, packed over padded: {gain:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    print(f"of what there was to gain: {gain / saved:.2f} (target 0.85)")
+    print(f"real tokens per second, packed over padded: {gain:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"share of the possible gain: {gain / saved:.2f} (target 0.85)")
 
 
 def train(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
-    """Seconds of a forward and a backward pass."""
+    """Seconds of a forward and a backward pass over a collated batch."""
     batch.pop("tokens")
     began = time.perf_counter()
     model(**batch, use_cache=False).loss.backward()
@@ -62,7 +62,7 @@ def train(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
 
 
 def make_base(folder: Path, rows: list[dict[str, str]]) -> tuple[Path, Path]:
-    """A checkpoint with a vocabulary of its own, and the rows beside it."""
+    """Write a checkpoint with a vocabulary of the rows, and the rows; returns both paths."""
     from dimba.trainers.models.tiny import make_checkpoint
 
     texts = [text for row in rows for text in row.values()]

@@ -1,6 +1,6 @@
 """Command lines that train the same model on the same rows, for `scripts/bench/train.py`.
 
-That of LLaMA-Factory ran with 0.9.5; axolotl 0.19.0 trained with its alpaca type, and hung preparing this one's chats.
+LLaMA-Factory's was tested with 0.9.5. axolotl 0.19.0 trained rows of its alpaca type, but hung preparing these chats.
 """
 
 import json
@@ -15,12 +15,12 @@ PEERS = {"LLaMA-Factory": "llamafactory-cli", "axolotl": "axolotl"}
 
 @dataclass(frozen=True)
 class Work:
-    """What all of them do: one pass over the rows."""
+    """The work of every trainer: one pass over the rows."""
 
     folder: Path
     batch: int
     length: int
-    packs: int  # packed rows a step that hold about as many tokens as `batch` rows
+    packs: int  # packed rows per step with about as many tokens as `batch` rows
     on_cpu: bool
 
 
@@ -35,7 +35,7 @@ def ours(work: Work, out: Path, *more: str) -> list[str]:
 
 
 def trl(work: Work, out: Path, *, packing: bool) -> list[str]:
-    """Its defaults, but for what all are told; on a CPU it cannot start with bf16, its default."""
+    """TRL's defaults except for the common settings; on a CPU it cannot start with bf16, its default."""
     flags = {
         "model_name_or_path": work.folder / "base", "dataset_name": work.folder / "chats", "output_dir": out,
         "per_device_train_batch_size": work.packs if packing else work.batch, "num_train_epochs": 1,
@@ -48,7 +48,7 @@ def trl(work: Work, out: Path, *, packing: bool) -> list[str]:
 
 
 def llama_factory(work: Work, out: Path) -> list[str]:
-    """Without a `template` of its own, it takes the checkpoint's."""
+    """Without a `template`, LLaMA-Factory uses the checkpoint's."""
     (work.folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}), encoding="utf-8")
     settings = {
         "model_name_or_path": str(work.folder / "base"), "stage": "sft", "do_train": True, "finetuning_type": "full",
@@ -61,7 +61,7 @@ def llama_factory(work: Work, out: Path) -> list[str]:
 
 
 def axolotl(work: Work, out: Path) -> list[str]:
-    """Packed, as in its examples; with the checkpoint's own template."""
+    """Packed, as in axolotl's examples, with the checkpoint's own template."""
     rows = {"path": str(work.folder / "messages.jsonl"), "ds_type": "json", "type": "chat_template"}
     settings = {
         "base_model": str(work.folder / "base"), "datasets": [rows], "chat_template": "tokenizer_default",

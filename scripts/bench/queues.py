@@ -1,6 +1,6 @@
-"""How long a card stands idle between two jobs that wait for it: four of one card each on two pretend ones.
+"""Idle time of a GPU between two queued jobs: four jobs with one GPU each on two pretend GPUs.
 
-From the end of a container to the start of the next one on that card, by the engine's clock.
+Measured from the end of a container to the start of the next one on that GPU, by the engine's clock.
 
 PYTHONPATH=. python scripts/bench/queues.py [ROUNDS]
 """
@@ -16,7 +16,7 @@ from tests.queueing import idle_seconds
 
 
 def main() -> None:
-    """Prints the seconds of each round, the median, and the worst."""
+    """Print the seconds of each round, the median and the worst."""
     engine, every = connect(), []
     if not isinstance(engine, Engine):
         raise SystemExit(engine.problem)
@@ -24,7 +24,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             idle = idle_seconds(engine, Path(name))
         print(json.dumps(idle))
-        every += [seconds for card in idle.values() for seconds in card]
+        every += [seconds for gpu in idle.values() for seconds in gpu]
     print(json.dumps({"median": round(statistics.median(every), 2), "worst": max(every)}))
 
 

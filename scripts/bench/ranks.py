@@ -1,6 +1,6 @@
-"""Two processes of one job over two jobs of one process side by side, in tokens a second. All on the CPU.
+"""Tokens per second of one job with two processes, over two concurrent jobs with one process each, on the CPU.
 
-Both take turns, one thread a process; the first steps of each are left out.
+Both run in turn, with one thread per process; the first steps are not counted.
 
 PYTHONPATH=. python scripts/bench/ranks.py [ROUNDS]
 """
@@ -22,7 +22,7 @@ TRAINER = str(REPOSITORY / "scripts/finetuning/finetune_sft.py")
 
 
 def main() -> None:
-    """Prints the ratio of each round, and their median."""
+    """Print the ratio of each round, and their median."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def prepared(place: Path) -> tuple[Path, Path]:
-    """A Llama of 9 M parameters and rows of about 100 tokens."""
+    """Write a Llama of 9 M parameters and rows of about 100 tokens."""
     base = place / "base"
     sizes: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8}
     make_checkpoint(base, [f"Count to {n}" for n in range(60)], **sizes)
@@ -46,7 +46,7 @@ def prepared(place: Path) -> tuple[Path, Path]:
 
 
 def together(place: Path, base: Path, rows: Path, jobs: list[tuple[int, str]]) -> float:
-    """Tokens a second of jobs (processes, name) that run at the same time, summed."""
+    """Total tokens per second of concurrent jobs, each given as (processes, name)."""
     running = []
     for processes, name in jobs:
         named = ["--base-checkpoint", str(base), "--dataset", str(rows), "--output-dir", str(place / name), *FLAGS]
@@ -59,7 +59,7 @@ def together(place: Path, base: Path, rows: Path, jobs: list[tuple[int, str]]) -
 
 
 def speed(output: Path) -> float:
-    """Tokens a second after the first steps."""
+    """Tokens per second after the first steps."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     begun, ended = lines[WARM], lines[-1]
     return float((ended["num_tokens"] - begun["num_tokens"]) / (ended["elapsed"] - begun["elapsed"]))

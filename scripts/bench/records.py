@@ -1,4 +1,4 @@
-"""What a thousand ended runs on record cost: `dimba ps -a`, `ps` and `logs RUN`, beside the same with ten.
+"""Seconds of `dimba ps -a`, `ps` and `logs RUN` with a thousand ended runs on record, and with ten.
 
 PYTHONPATH=. python scripts/bench/records.py
 """
@@ -16,24 +16,24 @@ from dimba.records.record import Attempt, RunRecord
 
 MANY, FEW, ROUNDS = 1000, 10, 5
 NAME = "bench-20260101-000000"
-DIFF = "+ a line that somebody has changed\n" * 100
+DIFF = "+ a changed line\n" * 200
 
 
 COMMANDS = (("ps", "-a"), ("ps",), ("logs", f"{NAME}-0001"))
 
 
 def main() -> None:
-    """Prints the medians, in seconds."""
+    """Print the medians, in seconds."""
     with tempfile.TemporaryDirectory() as name:
-        folders = [filled(Path(name, str(count)), count) for count in (FEW, MANY)]
+        folders = [make_runs(Path(name, str(count)), count) for count in (FEW, MANY)]
         for command in COMMANDS:
             times = [[seconds(folder, *command) for folder in folders] for _ in range(ROUNDS)]
             few, many = (round(statistics.median(taken), 2) for taken in zip(*times, strict=True))
             print(json.dumps({"dimba": " ".join(command[:2]), f"{FEW} runs": few, f"{MANY} runs": many}))
 
 
-def filled(folder: Path, count: int) -> Path:
-    """A folder with as many ended runs on record."""
+def make_runs(folder: Path, count: int) -> Path:
+    """Write the records of `count` ended runs into a folder."""
     for n in range(count):
         run = folder / "runs" / f"{NAME}-{n:04x}"
         run.mkdir(parents=True)
@@ -47,7 +47,7 @@ def filled(folder: Path, count: int) -> Path:
 
 
 def seconds(folder: Path, *command: str) -> float:
-    """Of wall time."""
+    """Wall time of a command, in seconds."""
     started = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "dimba", *command],

@@ -1,8 +1,8 @@
-"""What sampling a step's completions takes, traced: all prompts read at once, then the last token, its cache full.
+"""The traced peak of memory of sampling a step: reading all prompts, then the last token with a full cache.
 
-As transformers' `generate` does it for GRPO. accelerate wraps the outermost model's forward: the base under an adapter
-is called past that, and computes in its own type. What is not traced: `generate`'s own loop and the steps between,
-which take less, and of torch's `multinomial` all but the numbers that it draws.
+Follows transformers' `generate` for GRPO. accelerate wraps only the outermost model's forward, so the base under an
+adapter computes in its own dtype. Not traced: `generate`'s own loop and the steps between, which take less, and all of
+torch's `multinomial` but the numbers that it draws.
 """
 
 from argparse import Namespace
@@ -16,7 +16,7 @@ from scripts.bench.tracing import Autocast, Live, adapted, as_on_cuda, fake
 
 
 def traced_sampling(model: torch.nn.Module, args: Namespace, *, rows: int, prompt: int, length: int) -> Live:
-    """`rows` prompts of so many tokens, padded, become texts of `length`; weights and AdamW's moments are there."""
+    """Trace sampling from `rows` prompts of `prompt` tokens to texts of `length`, with weights and AdamW's moments."""
     trained = adapted(model, args)
     live = Live()
     with FakeTensorMode(allow_non_fake_inputs=True), live, as_on_cuda(), torch.no_grad():
@@ -52,7 +52,7 @@ def _in_float32(model: Any) -> Any:
 
 
 def _step(forward: Any, cache: Any, *, rows: int, new: int, length: int) -> None:
-    """A forward pass over new tokens, and a draw from what comes of the last of them."""
+    """One forward pass over `new` tokens per row, and a draw from the logits of the last one."""
     inputs = {"input_ids": torch.zeros(rows, new, dtype=torch.long), "attention_mask": torch.ones(rows, length).long()}
     inputs["position_ids"] = torch.zeros(rows, new, dtype=torch.long)
     outputs = forward(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -63,9 +63,9 @@ def _step(forward: Any, cache: Any, *, rows: int, new: int, length: int) -> None
 
 
 def _grow(cache: Any, length: int) -> None:
-    """The cache as it is before the last token: what is in it is not looked at."""
+    """Set the cache to its size before the last token; its content does not matter."""
     for layer in cache.layers:
-        layer.cumulative_length = length  # what layers with a window go by, which is not reached here
+        layer.cumulative_length = length  # layers with a window use it; the window is not reached here
         for name in ("keys", "values"):
             old = getattr(layer, name)
             grown = (*old.shape[:2], length, old.shape[3])

@@ -1,4 +1,4 @@
-"""What a second node adds until the first step: two processes on one node against one on each of two, on a real Slurm.
+"""Time to the first step on a real Slurm: two processes on one node against one on each of two nodes.
 
 python scripts/bench/slurm.py [--rounds 3]
 """
@@ -28,7 +28,7 @@ PLACES = {"one node": {"nodes": 1, "gpus": 2}, "two nodes": {"nodes": 2, "gpus":
 
 
 def main() -> None:
-    """Prints the medians and their difference, seconds."""
+    """Print the medians and their difference, in seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def make_job(folder: Path) -> None:
-    """A job of one step on a tiny model."""
+    """Write a job of one step on a tiny model."""
     from dimba.trainers.models.tiny import make_checkpoint
 
     rows = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}."} for n in range(20)]
@@ -58,7 +58,7 @@ def make_job(folder: Path) -> None:
 
 
 def first_step(folder: Path, output: str, resources: dict[str, int]) -> float:
-    """Seconds from the start of the job, which Slurm notes to the second, to the first line of metrics."""
+    """Seconds from the start of the job, which Slurm records to the second, to the first line of metrics."""
     sets = [f"output_dir={output}", *(f"resources.{key}={value}" for key, value in resources.items())]
     flags = [word for each in sets for word in ("--set", each)]
     done = subprocess.run(
@@ -77,7 +77,7 @@ def first_step(folder: Path, output: str, resources: dict[str, int]) -> float:
 
 
 def started(job: str) -> float:
-    """When Slurm began the job, seconds since 1970."""
+    """The start of the job, in seconds since 1970."""
     command = ["scontrol", "show", "job", "--oneliner", job]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return datetime.fromisoformat(re.findall(r"StartTime=(\S+)", text)[0]).timestamp()

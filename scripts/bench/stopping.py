@@ -1,4 +1,4 @@
-"""From `dimba stop` to a whole checkpoint: how many steps the job still makes, and how long that takes.
+"""Steps and seconds from `dimba stop` to a complete checkpoint.
 
 PYTHONPATH=. python scripts/bench/stopping.py
 """
@@ -22,7 +22,7 @@ ROUNDS, STEPS_BEFORE = 5, 6
 
 
 def main() -> None:
-    """Prints, a round each: steps begun after the signal, seconds until saved, seconds of a step and of a save."""
+    """Print for each round: steps after the signal, seconds until saved, seconds of a step and of a save."""
     with tempfile.TemporaryDirectory() as name:
         base = Path(name, "base")
         make_checkpoint(base, [f"Count to {n}" for n in range(60)])
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def stopped(folder: Path) -> dict[str, float]:
-    """One job that is told to stop in the middle of its steps; saves of its own are left out."""
+    """Measure one job that is stopped between steps and saves only then."""
     words = ["launch", "job.yaml", "--set", "trainer_args.save-steps=1000000", "--set", "training.batch_size=32"]
     words += ["--set", "training.grad_accumulation_steps=16"]
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
@@ -56,7 +56,7 @@ def stopped(folder: Path) -> dict[str, float]:
 
 
 def steps(folder: Path) -> list[dict[str, float]] | None:
-    """The metrics of every step so far."""
+    """The metrics of all steps so far; None before the first."""
     files = list(folder.glob("runs/*/attempts/1/metrics.jsonl"))
     lines = files[0].read_text(encoding="utf-8").splitlines(keepends=True) if files else []
     return [json.loads(line) for line in lines if line.endswith("\n")] or None

@@ -1,8 +1,8 @@
-"""The peak of memory of a training step, traced without memory: fake tensors, every storage counted while it lives.
+"""The peak of memory of a training step, traced with fake tensors: every storage counts while it is alive.
 
-What runs is the trainers' own loss, backward and optimiser, with autocast and activation checkpointing as on CUDA.
-Three kernels of the fused head are replaced by what they are there, computations in place: their stand-ins for other
-devices allocate what Triton's do not.
+Runs the trainers' own loss, backward pass and optimiser, with autocast and activation checkpointing as on CUDA. Three
+kernels of the fused head are replaced by computations in place, as on CUDA: their versions for other devices allocate
+memory that Triton's do not.
 """
 
 import inspect
@@ -21,11 +21,11 @@ from torch.utils._pytree import tree_leaves
 
 from scripts.bench import nf4
 
-_ROUND = 512  # what CUDA's allocator rounds sizes up to
+_ROUND = 512  # bytes; CUDA's allocator rounds sizes up to multiples of it
 
 
 class Live(TorchDispatchMode):  # type: ignore[misc]
-    """Bytes of all storages that are alive, and the most that ever were."""
+    """Counts the bytes of all living storages, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Live(TorchDispatchMode):  # type: ignore[misc]
 
 @contextmanager
 def as_on_cuda() -> Iterator[None]:
-    """The fused head's tiles in place, as Triton and cuBLAS do them; LayerNorm in float32, as autocast has it there."""
+    """Compute the fused head's tiles in place, as Triton does, and LayerNorm in float32, as CUDA's autocast does."""
     from trl.kernels import chunked_logprob
 
     in_place: dict[str, Any] = dict.fromkeys(("_forward_tile", "_backward_tile", "_addmm_fp32"), _in_place)
@@ -71,7 +71,7 @@ def as_on_cuda() -> Iterator[None]:
 
 
 def _is_autocast(function: Any, device: str = "cpu") -> Any:
-    """Asked without a device it is CUDA's that is meant, which this stands in for."""
+    """Whether autocast is on; without a device the caller means CUDA, which the CPU stands in for."""
     return function(device)
 
 
@@ -82,11 +82,11 @@ def _in_float32(function: Any, *args: Any) -> Any:
 
 
 def _in_place(*_: Any, **__: Any) -> None:
-    """Not a `Mock`, which would keep its arguments alive."""
+    """Do nothing, unlike a `Mock`, which would keep its arguments alive."""
 
 
 def fake(model: torch.nn.Module) -> None:
-    """Gives a model on the meta device fake weights on the CPU; what is tied stays so."""
+    """Give a model on the meta device fake weights on the CPU; tied weights remain tied."""
     made: dict[int, torch.nn.Parameter] = {}
     for module in model.modules():
         for name, old in list(module._parameters.items()):
@@ -105,11 +105,11 @@ def _parameter(old: torch.nn.Parameter) -> torch.nn.Parameter:
 
 
 def one_document(_positions: Any) -> None:
-    """Instead of transformers' look at the positions, whose numbers fake tensors do not have: nothing is packed."""
+    """Replace transformers' detection of packed rows, as fake tensors have no positions: nothing is packed."""
 
 
 def traced_peak(model: torch.nn.Module, args: Any, batch: dict[str, Any], *, masked: bool) -> Live:
-    """An optimiser step of `model`, which is on the meta device, with our loss, and what was alive at its peak."""
+    """Trace an optimiser step of `model`, which is on the meta device; `batch` gives the inputs' shapes by name."""
     from trl.trainer.utils import add_fused_lm_head
 
     apart = mock.patch("transformers.masking_utils.find_packed_sequence_indices", one_document)
@@ -127,7 +127,7 @@ def traced_peak(model: torch.nn.Module, args: Any, batch: dict[str, Any], *, mas
 
 
 def adapted(model: Any, args: Any) -> Any:
-    """The model with its adapter, where it has one; on the meta device."""
+    """The model, with an adapter if `args` has one, on the meta device."""
     from dimba.trainers.models.loading import adapter_config
 
     adapter = adapter_config(args)
@@ -147,10 +147,10 @@ def _train(model: Any, args: Any, batch: dict[str, Any], live: Live) -> None:
     inputs = {name: torch.zeros(shape, dtype=torch.long) for name, shape in batch.items()}
     for each in parameters:
         each.grad = torch.zeros_like(each)
-    optimizer.step()  # its moments are there from the second step on
+    optimizer.step()  # creates the moments, which every later step has
     optimizer.zero_grad()
     live.peak = 0
-    for _ in range(min(args.accumulation, 2)):  # a third batch finds what the second did
+    for _ in range(min(args.accumulation, 2)):  # a third batch has the memory of the second
         live.phase = "forward"
         loss = LOSSES[args.mode](model, inputs)
         live.phase = "backward"
@@ -169,7 +169,7 @@ def _sft_loss(model: Any, inputs: dict[str, Any]) -> Any:
         model=model, aux_loss_enabled=False, accelerator=accelerator, args=settings, _tokens=torch.zeros(())
     )
     tokens = torch.zeros((), dtype=torch.long)
-    # accelerate wraps the model's own forward; what is computed on its outputs is outside of autocast.
+    # accelerate wraps the model's own forward; computations on its outputs are outside of autocast.
     return CausalTrainer.compute_loss(trainer, Autocast(model), {**inputs, "tokens": tokens}, False, tokens)
 
 
@@ -188,7 +188,7 @@ def _grpo_loss(model: Any, inputs: dict[str, Any]) -> Any:
 
 
 class Autocast:
-    """The model as accelerate wraps it, but for what it does to outputs."""
+    """The model as accelerate wraps it, without its conversion of outputs."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.training = model, model.training

@@ -1,16 +1,15 @@
-"""Real tokens a second to the same loss: dimba, `trl sft` at its defaults, and `trl sft` with its own packing.
+"""Real tokens per second to the same loss: dimba, `trl sft` with its defaults, and `trl sft` with its own packing.
 
     PYTHONPATH=. python scripts/bench/train.py [FILE] [--rounds 3] [--steps 12] [--plot FILE.svg]
 
-FILE is a .json array of instruction/input/output rows, or .jsonl of questions and answers; without it, rows are made
-up. All train the same random Llama of 20 M parameters on the same rows, once, in turns, each as a user would start it;
-then the loss on rows that none of them saw is compared. Imports, loading and tokenising are not training time: they are
-in the time to the first step. The first step itself is left out and reckoned as the mean of the others. Tokens are
-those of the rows, without padding.
+FILE is a .json array of instruction/input/output rows, or .jsonl of questions and answers; without it, rows are
+generated. All train the same random Llama of 20 M parameters once on the same rows, in turn, each as a user would start
+it; then their losses on held-out rows are compared. Imports, loading and tokenising count towards the time to the first
+step, not as training time. The first step counts as the mean of the others. Tokens exclude padding.
 
-A machine that does other work is told by the CPU's time, which is beside the wall's. LLaMA-Factory and axolotl take
-part where they are installed. `--device cuda` trains a Llama of 1 B parameters at a length of 2,048 instead, and says
-what share of the measured bf16 matrix rate was reached; no card was there to run that on.
+CPU time is printed beside wall time, as it does not depend on other work of the machine. LLaMA-Factory and axolotl take
+part if installed. `--device cuda` trains a Llama of 1 B parameters at a length of 2,048 instead and prints the achieved
+share of the measured bf16 matrix rate; this has not been run on a GPU.
 """
 
 import argparse
@@ -66,11 +65,11 @@ def arguments() -> argparse.Namespace:
     add("--rounds", type=int, default=2)
     add("--steps", type=int, default=12)
     add("--batch", type=int, default=8)
-    add("--length", type=int, help="tokens an example may have (default: 1024; on CUDA 2048)")
+    add("--length", type=int, help="maximum tokens per example (default: 1024; on CUDA 2048)")
     add("--vocabulary", type=int, default=8192)
-    add("--hidden", type=int, help="another width, with as many heads of 64 and an MLP of three times that")
+    add("--hidden", type=int, help="hidden size, with heads of 64 and an MLP three times as wide")
     add("--layers", type=int)
-    add("--threads", type=int, default=os.cpu_count(), help="of each of them (default: a core each)")
+    add("--threads", type=int, default=os.cpu_count(), help="threads per trainer (default: one per core)")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--plot", type=Path, metavar="FILE.svg", help="loss curves over tokens and over seconds")
     args = parser.parse_args()
@@ -79,7 +78,7 @@ def arguments() -> argparse.Namespace:
 
 
 def prepared(args: argparse.Namespace, folder: Path) -> tuple[Work, Callable[[Path], float], int, int]:
-    """The checkpoint and the rows, as each of them wants them; a look at rows held out; tokens; parameters."""
+    """(the work in the files that each trainer reads, the held-out loss of a model, tokens, parameters)."""
     from dimba.trainers.models.tiny import make_checkpoint
 
     rows = rows_of(args.file) if args.file else made_up(1000)
@@ -102,8 +101,8 @@ def rows_of(file: Path) -> list[dict[str, str]]:
     text = file.read_text(encoding="utf-8")
     if file.suffix != ".jsonl":
         return list(json.loads(text))
-    asked = map(json.loads, text.splitlines())
-    return [{"instruction": each["question"], "input": "", "output": each["answer"]} for each in asked]
+    questions = map(json.loads, text.splitlines())
+    return [{"instruction": each["question"], "input": "", "output": each["answer"]} for each in questions]
 
 
 def shape_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -123,12 +122,12 @@ def write(folder: Path, rows: list[dict[str, str]]) -> None:
 
 
 def chat(row: dict[str, str]) -> list[dict[str, str]]:
-    asked = "\n".join(part for part in (row["instruction"], row.get("input")) if part)
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]
+    question = "\n".join(part for part in (row["instruction"], row.get("input")) if part)
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": row["output"]}]
 
 
 def sizes(folder: Path) -> tuple[int, int]:
-    """Tokens of the rows and parameters of the model."""
+    """(tokens of the rows, parameters of the model)."""
     from safetensors import safe_open
     from transformers import AutoTokenizer
 
@@ -136,12 +135,12 @@ def sizes(folder: Path) -> tuple[int, int]:
     rows = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
     texts = [tokenizer.apply_chat_template(chat(row), tokenize=False) for row in rows]
     with safe_open(folder / "base" / "model.safetensors", "pt") as file:
-        parameters = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118  # no dictionary
+        parameters = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118  # not a dictionary
     return sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts), parameters
 
 
 def loss(chats: list[Any], model: Path) -> float:
-    """Nats a trained token of rows that were held out."""
+    """The loss on held-out chats, in nats per trained token."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from dimba.trainers.models.tiny import mean_loss
@@ -150,7 +149,7 @@ def loss(chats: list[Any], model: Path) -> float:
 
 
 def commands(work: Work) -> dict[str, Command]:
-    """Who takes part; those who are not there are named."""
+    """The command of each installed trainer by its name; prints the names of the others."""
     found: dict[str, Command] = {
         OURS: lambda out: peers.ours(work, out),
         TRL: lambda out: peers.trl(work, out, packing=False),
@@ -168,21 +167,20 @@ def commands(work: Work) -> dict[str, Command]:
 
 
 def report(runs: dict[str, list[Run]], losses: dict[str, float], tokens: int) -> None:
-    print(f"\n{'':20}{'tokens/s':>10}{'a CPU s':>9}{'first step':>12}{'peak MiB':>10}{'loss':>8}{'held out':>10}")
+    print(f"\n{'':20}{'tokens/s':>10}{'per CPU s':>10}{'first step':>12}{'peak MiB':>10}{'loss':>8}{'held out':>10}")
     for name, of in runs.items():
         speed, cpu = tokens / median(of, "seconds"), tokens / median(of, "cpu_seconds")
         last = statistics.mean(loss for _, loss in of[0].steps[-3:])
         first, peak = f"{median(of, 'first'):.1f} s", max(each.peak for each in of) >> 20
-        print(f"{name:20}{speed:10,.0f}{cpu:9,.0f}{first:>12}{peak:10,}{last:8.3f}{losses[name]:10.3f}")
+        print(f"{name:20}{speed:10,.0f}{cpu:10,.0f}{first:>12}{peak:10,}{last:8.3f}{losses[name]:10.3f}")
     for name in (each for each in runs if each.startswith(OURS)):
         for peer, target in ((TRL, 3), (PACKED, 2)):
             wall, busy = (sorted(ratios(runs[peer], runs[name], what)) for what in ("seconds", "cpu_seconds"))
-            said = f"{statistics.median(wall):.2f} × ({wall[0]:.2f} to {wall[-1]:.2f})"
-            print(f"{name} over {peer}: {said}; by CPU time {statistics.median(busy):.2f} × (target {target})")
+            ratio = f"{statistics.median(wall):.2f} × ({wall[0]:.2f} to {wall[-1]:.2f})"
+            print(f"{name} over {peer}: {ratio}; by CPU time {statistics.median(busy):.2f} × (target {target})")
     quickest = min(median(of, "first") for name, of in runs.items() if not name.startswith(OURS))
-    print(
-        f"to the first step, {OURS} over the quickest other: {median(runs[OURS], 'first') / quickest:.2f} (target 1.1)"
-    )
+    ratio = median(runs[OURS], "first") / quickest
+    print(f"time to the first step, {OURS} over the quickest other: {ratio:.2f} (target 1.1)")
 
 
 def ratios(slow: list[Run], quick: list[Run], what: str) -> list[float]:
@@ -205,7 +203,7 @@ def plot(path: Path, runs: dict[str, list[Run]]) -> None:
 
 
 def share_of_peak(speed: float, parameters: int) -> None:
-    """Six floating point operations a parameter and token, over what a product of two large matrices reaches."""
+    """Print the share of the rate of a large matrix product, at six operations per parameter and token."""
     import torch
 
     one, other = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
@@ -217,14 +215,14 @@ def share_of_peak(speed: float, parameters: int) -> None:
         one @ other
     torch.cuda.synchronize()
     peak = 20 * 2 * 8192**3 / (time.perf_counter() - began)
-    print(f"of the measured bf16 matrix rate, {peak / 1e12:.0f} TFLOP/s: {6 * parameters * speed / peak:.0%}")
+    print(f"share of the measured bf16 matrix rate, {peak / 1e12:.0f} TFLOP/s: {6 * parameters * speed / peak:.0%}")
 
 
 def installed(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "is not there"
+        return "not installed"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A training process, watched from outside: when its losses come, what it takes of the CPU and of memory."""
+"""A training process, observed from outside: the times of its losses, its CPU time and its memory."""
 
 import ast
 import os
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_SILENT = {"AXOLOTL_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1"}  # nobody is told of a benchmark
+_SILENT = {"AXOLOTL_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1"}  # no telemetry about benchmarks
 _LINE = re.compile(r"\{'(?:loss|train_runtime)'.*?\}")
 
 
@@ -19,34 +19,35 @@ class Run:
 
     first: float  # seconds from the command to the loss of the first step
     steps: tuple[tuple[float, float], ...]  # seconds since that loss, loss
-    cpu: float  # seconds of CPU from that loss to the last one
+    cpu: float  # CPU seconds from that loss to the last one
     peak: int  # bytes, of the largest process
 
     @property
     def seconds(self) -> float:
-        """Of all steps, where each took as long as those behind the first."""
+        """Seconds of all steps, with the mean of the others in place of the first."""
         return self.steps[-1][0] * len(self.steps) / (len(self.steps) - 1)
 
     @property
     def cpu_seconds(self) -> float:
-        """The same of the CPU."""
+        """CPU seconds of all steps, with the mean of the others in place of the first."""
         return self.cpu * len(self.steps) / (len(self.steps) - 1)
 
 
 def run(argv: Sequence[str], *, folder: Path, threads: int, metrics: str | None = None) -> Run:
-    """Runs `argv` in `folder`, where its log.txt will lie, and follows its losses.
+    """Run `argv` in `folder`, with its output in log.txt there, and observe its losses.
 
-    They are looked for in a file below `folder`, of the pattern `metrics`, or on stdout as transformers prints them.
+    The losses are read from the file below `folder` that matches `metrics`, else from stdout, as transformers prints
+    them.
 
     Raises:
-        SystemExit: it failed; the end of its output is in it.
+        SystemExit: it failed; the message has the end of its output.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **_SILENT}
     log = folder / "log.txt"
     began = time.perf_counter()
     with log.open("w") as output:
         process = subprocess.Popen(argv, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=environment)
-    seen: list[tuple[float, float, float]] = []  # when, loss, seconds of CPU so far
+    seen: list[tuple[float, float, float]] = []  # (seconds, loss, CPU seconds so far)
     while (status := os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
         if new := _losses(next(folder.glob(metrics), log) if metrics else log)[len(seen) :]:
             seen += [(time.perf_counter() - began, loss, _cpu(process.pid)) for loss in new]
@@ -70,7 +71,7 @@ def _losses(path: Path) -> list[float]:
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of a process and of those that it started and still has."""
+    """CPU seconds of a process and its living descendants."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

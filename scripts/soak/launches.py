@@ -1,6 +1,6 @@
-"""Many whole launches in the same instant on two pretend GPUs: is a card ever given to two of them?
+"""Starts many launches at once on two pretend GPUs: no GPU may ever be leased to two of them.
 
-Each job notes when it has which card; their times must not overlap, and all have to end well.
+Each job records its GPU and its times; the times of a GPU must not overlap, and every job must succeed.
 
 PYTHONPATH=. python scripts/soak/launches.py [LAUNCHES]
 """
@@ -13,7 +13,7 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
-from tests.conftest import QUESTIONS, hollow_checkpoint, pretend_cards, write_rows
+from tests.conftest import QUESTIONS, hollow_checkpoint, pretend_gpus, write_rows
 
 TRAINER = """\
 import argparse, json, os, pathlib, time
@@ -23,8 +23,8 @@ for flag in ("--model", "--dataset", "--output-dir"):
 parser.parse_args()
 began = time.time()
 time.sleep(0.5)
-card = os.environ["CUDA_VISIBLE_DEVICES"]
-pathlib.Path("seen.json").write_text(json.dumps([card, began, time.time()]))
+gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+pathlib.Path("times.json").write_text(json.dumps([gpu, began, time.time()]))
 """
 SPEC = """\
 version: 1
@@ -41,34 +41,34 @@ runner: process
 
 
 def main() -> int:
-    """Prints what came of it; the status is 1 where a card was shared or a launch failed."""
-    many = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    """Print the result; returns 1 if a GPU was shared or a launch failed."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        statuses = launches(place, many)
-        times = [json.loads(each.read_text()) for each in place.glob("out/*/seen.json")]
-    cards = {card: sorted(times[1:] for times in times if times[0] == card) for card in {each[0] for each in times}}
-    gaps = [after[0] - before[1] for taken in cards.values() for before, after in pairwise(taken)]
+        statuses = launches(place, count)
+        times = [json.loads(each.read_text()) for each in place.glob("out/*/times.json")]
+    gpus = {gpu: sorted(each[1:] for each in times if each[0] == gpu) for gpu in {each[0] for each in times}}
+    gaps = [after[0] - before[1] for used in gpus.values() for before, after in pairwise(used)]
     shared = sum(gap < 0 for gap in gaps)
-    failed = sum(map(bool, statuses)) + many - len(times)
-    print(json.dumps({"launches": many, "cards": len(cards), "shared": shared, "failed": failed}))
-    return int(bool(shared or failed or len(cards) != 2))
+    failed = sum(map(bool, statuses)) + count - len(times)
+    print(json.dumps({"launches": count, "gpus": len(gpus), "shared": shared, "failed": failed}))
+    return int(bool(shared or failed or len(gpus) != 2))
 
 
-def launches(place: Path, many: int) -> list[int]:
-    """The exit statuses of as many `dimba launch`, all begun before any of them has a card."""
+def launches(place: Path, count: int) -> list[int]:
+    """The exit statuses of `count` launches, all started before any of them has a GPU."""
     hollow_checkpoint(place / "base")
     write_rows(place / "data.jsonl", QUESTIONS)
     (place / "trainer.py").write_text(TRAINER)
     environment = {
         **os.environ,
-        **pretend_cards(place / "bin"),
+        **pretend_gpus(place / "bin"),
         "DIMBA_LEASES": str(place / "leases"),
         "XDG_CACHE_HOME": str(place / "cache"),
     }
     command = [sys.executable, "-m", "dimba", "launch", "--trust-spec", "--allow-cpu"]
     running = []
-    for n in range(many):
+    for n in range(count):
         (place / f"{n}.yaml").write_text(SPEC % n)
         log = (place / f"{n}.log").open("w")
         running.append(subprocess.Popen([*command, f"{n}.yaml"], cwd=place, env=environment, stdout=log, stderr=log))

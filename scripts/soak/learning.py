@@ -1,4 +1,4 @@
-"""Does GRPO learn, with every seed? Long proofs, a table of their results.
+"""Checks that GRPO learns with every seed, and prints a table of the gains.
 
 PYTHONPATH=. python scripts/soak/learning.py [SEED …]
 """
@@ -17,7 +17,7 @@ SEEDS = [0, 1, 2]
 
 
 def main() -> int:
-    """Prints a line a seed; the status is 1 where one did not learn."""
+    """Print a line per seed; returns 1 if training with one seed did not learn."""
     failed = 0
     print(f"{'seed':>4}  {'sums':>7}  {'by chance':>9}  {'pairs right':>11}  {'politeness':>10}")
     for seed in [int(text) for text in sys.argv[1:]] or SEEDS:
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def measure(folder: Path, seed: int) -> tuple[float, float, float, float]:
-    """(gain in right sums, gain from a random reward, pairs the reward model gets right, gain in politeness)."""
+    """(gain in correct sums, the same with a random reward, correct pairs of the reward model, gain in politeness)."""
     world = sums(folder / "sums", seed)
     (folder / "chance.py").write_text(CHANCE, encoding="utf-8")
     flags = ("--seed", str(seed))

@@ -1,8 +1,8 @@
-"""Hostile specs against validate and plan: never a traceback, never a container. A table of what came of them.
+"""Feeds hostile specs to validate and plan, which must neither crash nor start a container; prints the outcomes.
 
-Each hostile value at each place first, then as many fuzzed specs as are asked for.
+Tries each hostile value at each key, then fuzzed specs.
 
-PYTHONPATH=. python scripts/soak/specs.py [HOW MANY]
+PYTHONPATH=. python scripts/soak/specs.py [COUNT]
 """
 
 import contextlib
@@ -17,35 +17,35 @@ from hypothesis import strategies as st
 
 from dimba.host.facts import EngineFacts
 from tests.conftest import QUESTIONS, SPEC, hollow_checkpoint, write_rows
-from tests.fuzz import ENGINES, one_by_one, specs, survives
+from tests.fuzz import ENGINES, outcome, single_changes, specs
 
-MANY = 10_000
+COUNT = 10_000
 
 
 def main() -> int:
-    """Prints how many came to what; the first traceback is hypothesis's own, with the spec that gives it."""
-    many = int(sys.argv[1]) if len(sys.argv) > 1 else MANY
-    came: Counter[str] = Counter()
+    """Print the number of each outcome; a crash ends in hypothesis's traceback, with the spec that causes it."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else COUNT
+    outcomes: Counter[str] = Counter()
     phases = [Phase.generate, Phase.shrink]
-    how = settings(
-        max_examples=many, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=phases
+    fuzzing = settings(
+        max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=phases
     )
 
-    @how
+    @fuzzing
     @given(data=specs(), engine=st.sampled_from(ENGINES))
-    def tried(data: bytes, engine: EngineFacts) -> None:
-        came[survives(data, engine, Path.cwd())] += 1
+    def try_fuzzed(data: bytes, engine: EngineFacts) -> None:
+        outcomes[outcome(data, engine, Path.cwd())] += 1
 
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         os.environ["XDG_CACHE_HOME"] = f"{name}/cache"
         hollow_checkpoint(Path("base"))
         write_rows(Path("data.jsonl"), QUESTIONS)
         Path("job.yaml").write_text(SPEC, encoding="utf-8")
-        for data in one_by_one():
-            came[survives(data, ENGINES[0], Path.cwd())] += 1
-        tried()
-    for what, count in came.most_common():
-        print(f"{what:>12}  {count:>6,}")
+        for data in single_changes():
+            outcomes[outcome(data, ENGINES[0], Path.cwd())] += 1
+        try_fuzzed()
+    for name, number in outcomes.most_common():
+        print(f"{name:>12}  {number:>6,}")
     return 0
 
 

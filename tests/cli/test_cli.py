@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import NO_ENGINE, QUESTIONS, Dimba, pretend_cards, write_rows
+from tests.conftest import NO_ENGINE, QUESTIONS, Dimba, pretend_gpus, write_rows
 
 AS_A_PROCESS = ("--trust-spec", "--runner", "process")  # a custom trainer never runs as a process by default
 
@@ -154,7 +154,7 @@ def test_a_mistake_is_refused_before_anything_starts(job: Path, dimba: Dimba, mi
     if "user 1234" in messages and os.geteuid() != 0:
         pytest.skip("only root runs jobs as another user")
     make(job)
-    environment = {**NO_ENGINE, **pretend_cards(job / "tools")}
+    environment = {**NO_ENGINE, **pretend_gpus(job / "tools")}
     environment |= {name: value for name, value in (("FAKE_GPUS", "none"), ("WANDB_API_KEY", "abc")) if name in options}
     arguments = ["--runner", "docker"] if "--runner" in options else []
     if mistake == "a missing checkpoint":  # `base` alone may be a Hub id, which only the trainer resolves

@@ -28,7 +28,7 @@ from dimba.runners.protocol import OneShot
 from dimba.spec import JobSpec, parse_spec
 from tests.conftest import REPOSITORY, TEST_BASE, Dimba
 from tests.plan.test_plan import FACTS, SPARSE
-from tests.weights import farthest, ranks_that_saved
+from tests.weights import largest_difference, saved_rank_count
 
 SPEC = parse_spec(SPARSE.encode(), source="x").spec
 STRANGER = 1234  # a uid that is nobody's
@@ -173,8 +173,8 @@ def test_two_pretend_gpus_train_what_one_process_does(tiny_job: Path, dimba: Dim
     plan = json.loads((folder / "plan.json").read_text())
     started = json.loads((folder / "attempts" / "1" / "accelerate.json").read_text())
     assert (plan["network"], plan["steps"]["processes"], started["num_processes"]) == ("none", 2, 2)
-    assert ranks_that_saved(tiny_job / "out") == 2
-    assert farthest(tiny_job / "alone", tiny_job / "out") < 1e-5
+    assert saved_rank_count(tiny_job / "out") == 2
+    assert largest_difference(tiny_job / "alone", tiny_job / "out") < 1e-5
 
 
 def test_a_job_without_a_network_reaches_nothing_and_one_with_a_bridge_has_one(job: Path, dimba: Dimba, engine: Engine):

@@ -8,9 +8,9 @@ import pytest
 
 from dimba.runners.docker.engine import Engine
 from tests.compose import build_image, compose_run, make_project
-from tests.conftest import Dimba, pretend_cards
+from tests.conftest import Dimba, pretend_gpus
 from tests.slurm.conftest import withdraw
-from tests.weights import farthest, ranks_that_saved, weights_hash
+from tests.weights import largest_difference, saved_rank_count, weights_hash
 
 pytestmark = pytest.mark.slurm
 
@@ -47,7 +47,7 @@ def project(
 
 def test_one_spec_trains_the_same_weights_wherever_its_two_processes_run(project: Path, dimba: Dimba):
     build_image()
-    cards, cache = pretend_cards(project / "bin"), str(project / "cache")
+    cards, cache = pretend_gpus(project / "bin"), str(project / "cache")
     made = {}
     for place, said in PLACES.items():
         sets = [word for each in (*said, f"output_dir=checkpoints/{place}") for word in ("--set", each)]
@@ -59,6 +59,6 @@ def test_one_spec_trains_the_same_weights_wherever_its_two_processes_run(project
     assert done.returncode == 0, done.stderr + done.stdout
     alone = made.pop("alone")
     made["compose"] = project / "checkpoints" / "compose"
-    assert {place: ranks_that_saved(folder) for place, folder in made.items()} == dict.fromkeys(made, 2)
+    assert {place: saved_rank_count(folder) for place, folder in made.items()} == dict.fromkeys(made, 2)
     assert len({weights_hash(folder) for folder in made.values()}) == 1
-    assert all(farthest(alone, folder) < 1e-5 for folder in made.values())
+    assert all(largest_difference(alone, folder) < 1e-5 for folder in made.values())

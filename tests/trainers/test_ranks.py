@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, write_rows
 from tests.trainers.test_sft import run as train_here
-from tests.weights import farthest, ranks_that_saved
+from tests.weights import largest_difference, saved_rank_count
 
 FLAGS = ["--device", "cpu", "--num-epochs", "2", "--batch-size", "2", "--learning-rate", "1e-3", "--max-length", "64"]
 
@@ -78,8 +78,8 @@ def test_several_processes_train_the_same_weights_as_one(
     train_here(tiny_checkpoint, rows, one, *FLAGS, *flags, "4")
     done = train(several, tiny_checkpoint, rows, many, *flags, str(4 // many))
     assert done.returncode == 0, done.stdout
-    assert ranks_that_saved(several) == many
-    assert farthest(one, several) < 1e-5
+    assert saved_rank_count(several) == many
+    assert largest_difference(one, several) < 1e-5
     seen = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (one, several)]
     tokens = [[json.loads(line)["num_tokens"] for line in lines] for lines in seen]
     assert tokens[0] == tokens[1] and len(tokens[0]) == 4, "two steps per epoch, the same rows in each"

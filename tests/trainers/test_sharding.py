@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from dimba.plan.strategy import Strategy
 from tests.conftest import REPOSITORY, write_rows
 from tests.trainers.test_ranks import start
-from tests.weights import farthest, weights_file
+from tests.weights import largest_difference, weights_file
 
 CPU_SHARDING = """\
 import runpy, sys
@@ -99,7 +99,7 @@ def test_a_sharded_model_trains_like_an_unsharded_one_and_is_saved_unsharded(
 ):
     for name, sharded in (("unsharded", False), ("sharded", True)):
         jobs.train(tiny_checkpoint, name, *SFT, *method, sharded=sharded)
-    assert farthest(jobs.folder / "unsharded", jobs.folder / "sharded") < 1e-6
+    assert largest_difference(jobs.folder / "unsharded", jobs.folder / "sharded") < 1e-6
     written = [sorted(each.name for each in (jobs.folder / name).iterdir()) for name in ("unsharded", "sharded")]
     assert written[0] == written[1]
     names = {each.name for each in (jobs.folder / "sharded").glob("checkpoint-*/pytorch_model_fsdp_0/*.distcp")}
@@ -111,7 +111,7 @@ def test_a_sharded_model_computes_in_bf16_and_keeps_float32(tiny_checkpoint: Pat
     jobs.train(tiny_checkpoint, "exact", *SFT, *method)
     jobs.launcher.write_text(REDUCED + CPU_SHARDING, encoding="utf-8")
     jobs.train(tiny_checkpoint, "reduced", *SFT, *method)
-    assert 1e-5 < farthest(jobs.folder / "exact", jobs.folder / "reduced") < 1e-2
+    assert 1e-5 < largest_difference(jobs.folder / "exact", jobs.folder / "reduced") < 1e-2
     dtypes = {weight.dtype.name for weight in load_file(weights_file(jobs.folder / "reduced")).values()}
     assert dtypes == {"float32"}, "the trained weights"
 
@@ -121,7 +121,7 @@ def test_a_sharded_model_with_a_tied_head_loads_without_missing_or_extra_weights
 
     for name, sharded in (("unsharded", False), ("sharded", True)):
         jobs.train(tied, name, *SFT, sharded=sharded)
-    assert farthest(jobs.folder / "unsharded", jobs.folder / "sharded") < 1e-6, "with equal names"
+    assert largest_difference(jobs.folder / "unsharded", jobs.folder / "sharded") < 1e-6, "with equal names"
     _, found = AutoModelForCausalLM.from_pretrained(jobs.folder / "sharded", output_loading_info=True)
     assert not (found["missing_keys"] or found["unexpected_keys"])
 
@@ -132,7 +132,7 @@ def test_a_resumed_sharded_run_ends_with_exactly_the_same_weights(tiny_checkpoin
     shutil.copytree(jobs.folder / "once/checkpoint-2", jobs.folder / "twice/checkpoint-2")
     resume = ("--resume-from-checkpoint", str(jobs.folder / "twice"))
     jobs.train(tiny_checkpoint, "twice", *SFT, "--save-steps", "2", *resume)
-    assert farthest(jobs.folder / "once", jobs.folder / "twice") == 0
+    assert largest_difference(jobs.folder / "once", jobs.folder / "twice") == 0
 
 
 @pytest.mark.parametrize("method", [("--beta", "0.1"), ("--use-lora",)])
@@ -141,7 +141,7 @@ def test_grpo_samples_and_trains_with_a_sharded_model(tiny_checkpoint: Path, job
     for name, sharded in (("unsharded", False), ("sharded", True)):
         output = jobs.train(tiny_checkpoint, name, *GRPO, *rewarded, *method, mode="grpo", sharded=sharded)
         assert "held-out" in output
-    assert farthest(jobs.folder / "unsharded", jobs.folder / "sharded") < 1e-6
+    assert largest_difference(jobs.folder / "unsharded", jobs.folder / "sharded") < 1e-6
 
 
 def test_a_sharded_job_trains_its_reward_model_first(tiny_checkpoint: Path, jobs: Jobs):
