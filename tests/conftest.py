@@ -1,4 +1,4 @@
-"""What the tests share: small inputs made on the spot, and the command as a user runs it."""
+"""Fixtures of all tests: small generated inputs, and the `dimba` command as a user runs it."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from tests.forks import Forks
 
-# Before torch is imported: threads that wait for each other on busy cores make a tiny model ten times slower.
+# Set before torch is imported: on busy cores, threads that wait for each other make a tiny model ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -27,7 +27,7 @@ QUESTIONS = [{"question": f"What is {n} + {n}?", "answer": f"It is {n + n}."} fo
 
 @pytest.fixture(scope="session")
 def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What tests remember and tokenise goes where it is thrown away."""
+    """A temporary cache for findings and tokens of all tests."""
     return tmp_path_factory.mktemp("caches")
 
 
@@ -47,7 +47,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def hollow_checkpoint(folder: Path) -> Path:
-    """A folder that looks whole to the launcher: real headers, a few bytes of weights, no torch needed."""
+    """Write a checkpoint that is complete for the launcher: real headers and a few bytes of weights, without torch."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x"}), encoding="utf-8")
@@ -60,7 +60,7 @@ def hollow_checkpoint(folder: Path) -> Path:
     return folder
 
 
-_TWO_CARDS = """#!/bin/sh
+_TWO_GPUS = """#!/bin/sh
 [ "$FAKE_GPUS" = none ] && { echo "NVIDIA-SMI has failed" >&2; exit 9; }
 case "$*" in *compute-apps*) exit 0 ;; esac
 for i in 0 1; do echo "$i, GPU-$i, NVIDIA RTX 4090, 24564, 8.9, 580.95"; done
@@ -68,9 +68,9 @@ for i in 0 1; do echo "$i, GPU-$i, NVIDIA RTX 4090, 24564, 8.9, 580.95"; done
 
 
 def pretend_gpus(folder: Path) -> dict[str, str]:
-    """The environment of a machine with two cards, as far as `nvidia-smi` goes."""
+    """The environment in which `nvidia-smi` lists two GPUs; its script is written into `folder`."""
     folder.mkdir(parents=True)
-    (folder / "nvidia-smi").write_text(_TWO_CARDS, encoding="utf-8")
+    (folder / "nvidia-smi").write_text(_TWO_GPUS, encoding="utf-8")
     (folder / "nvidia-smi").chmod(0o755)
     return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
 
@@ -89,7 +89,7 @@ resources: {gpus: none}
 
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
-    """A folder with a whole job in it: a hollow checkpoint, questions and answers, job.yaml."""
+    """A folder with a complete job: a hollow checkpoint, questions and answers, job.yaml."""
     hollow_checkpoint(tmp_path / "base")
     write_rows(tmp_path / "data.jsonl", QUESTIONS)
     (tmp_path / "job.yaml").write_text(SPEC, encoding="utf-8")
@@ -111,7 +111,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_job(job: Path, tiny_checkpoint: Path) -> Path:
-    """The same job with a checkpoint that trains."""
+    """The folder of `job` with a checkpoint that can be trained."""
     text = (
         (job / "job.yaml")
         .read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ Dimba = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """Where commands come from that need no Python of their own."""
+    """The process that forks commands, which then need not start Python and import dimba."""
     forks = Forks(tmp_path_factory.mktemp("forks"))
     yield forks
     forks.close()
@@ -134,7 +134,7 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
 
 @pytest.fixture
 def dimba(forks: Forks) -> Dimba:
-    """Runs the command; never may it answer with a traceback."""
+    """Runs the command in a fork; a traceback in its output fails the test."""
 
     def run(*args: str, cwd: Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
         status, out, err = forks.run(
@@ -148,7 +148,7 @@ def dimba(forks: Forks) -> Dimba:
 
 @pytest.fixture
 def new_dimba() -> Dimba:
-    """The same by `python -m dimba`: for what depends on how Python starts, and on what it imports from where."""
+    """Runs `python -m dimba`, for tests that depend on Python's start or on its import path."""
 
     def run(*args: str, cwd: Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -169,7 +169,7 @@ def new_dimba() -> Dimba:
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Any]:
-    """The real engine with the test base image; its absence is loud, and a failure where it is required."""
+    """The real engine with the test base image; without it tests skip, or fail if DIMBA_REQUIRE_ENGINE is set."""
     from dimba.runners.docker.engine import Engine, connect
     from dimba.runners.docker.image import present
 

@@ -1,6 +1,6 @@
-"""The command in a process of its own, forked from one that has imported dimba: that takes longer than most commands.
+"""Runs commands in forks of a process that has imported dimba, as the import takes longer than most commands.
 
-What a fork cannot tell (which module an import finds, how Python was started) is for `python -m dimba` itself.
+A fork cannot test how Python starts or which module an import finds; `python -m dimba` can.
 """
 
 import gc
@@ -20,12 +20,12 @@ from typing import IO
 from dimba.supervisor.rank import die_with_parent
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_LONGEST = 1 << 17  # bytes of a request
-_ELSEWHERE = ("dimba.trainers", "dimba.__main__")  # what trains, and what begins by itself
+_MAX_REQUEST = 1 << 17  # bytes
+_SKIPPED = ("dimba.trainers", "dimba.__main__")  # not part of the command, and runs on import
 
 
 class Forks:
-    """A process that waits for commands; each gets streams, a folder and an environment as a new one would."""
+    """A process that waits for commands; each runs with its own streams, folder and environment."""
 
     def __init__(self, folder: Path) -> None:
         self._address = folder / "forks"
@@ -44,73 +44,73 @@ class Forks:
         self._process.wait()
 
     def run(self, words: list[str], cwd: Path, environment: Mapping[str, str], timeout: float) -> tuple[int, str, str]:
-        """(exit status, stdout, stderr), as of `subprocess.run`."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
-            asked.connect(str(self._address))
+        """Run `dimba WORDS`; returns (exit status, stdout, stderr). Raises TimeoutExpired, as `subprocess.run`."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.connect(str(self._address))
             request = json.dumps([words, str(cwd), dict(environment)]).encode()
             pipes = [os.pipe(), os.pipe()]
-            socket.send_fds(asked, [request], [write for _, write in pipes])
+            socket.send_fds(connection, [request], [write for _, write in pipes])
             for _, write in pipes:
                 os.close(write)
-            pid = int(asked.recv(32))
-            late = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
-            late.start()
-            said = _read([os.fdopen(read, encoding="utf-8") for read, _ in pipes])
-            status = os.waitstatus_to_exitcode(int(asked.recv(32)))
-            if not late.is_alive():
-                raise subprocess.TimeoutExpired(words, timeout, *said)
-            late.cancel()
-        return status, *said
+            pid = int(connection.recv(32))
+            timer = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
+            timer.start()
+            output = _read([os.fdopen(read, encoding="utf-8") for read, _ in pipes])
+            status = os.waitstatus_to_exitcode(int(connection.recv(32)))
+            if not timer.is_alive():
+                raise subprocess.TimeoutExpired(words, timeout, *output)
+            timer.cancel()
+        return status, *output
 
 
 def _read(streams: list[IO[str]]) -> tuple[str, str]:
-    """Both to their end; whoever fills one must not wait for the other."""
-    said = {}
+    """The text of both streams, read concurrently: a command that fills one must not block on the other."""
+    texts = {}
 
     def read(number: int) -> None:
         with streams[number] as stream:
-            said[number] = stream.read()
+            texts[number] = stream.read()
 
-    other = threading.Thread(target=read, args=(1,))
-    other.start()
+    second = threading.Thread(target=read, args=(1,))
+    second.start()
     read(0)
-    other.join()
-    return said[0], said[1]
+    second.join()
+    return texts[0], texts[1]
 
 
 def _serve(server: socket.socket) -> None:
-    answering = 0
+    children = 0
     while True:
-        asked, _ = server.accept()
-        while answering and os.waitpid(-1, os.WNOHANG)[0]:
-            answering -= 1
+        connection, _ = server.accept()
+        while children and os.waitpid(-1, os.WNOHANG)[0]:
+            children -= 1
         if not os.fork():
             server.close()
-            return _answer(asked)
-        answering += 1
-        asked.close()
+            return _answer(connection)
+        children += 1
+        connection.close()
 
 
-def _answer(asked: socket.socket) -> None:
-    request, streams, _, _ = socket.recv_fds(asked, _LONGEST, 2)
+def _answer(connection: socket.socket) -> None:
+    request, streams, _, _ = socket.recv_fds(connection, _MAX_REQUEST, 2)
     if pid := os.fork():
         for stream in streams:
             os.close(stream)
-        asked.send(str(pid).encode())
-        asked.send(str(os.waitpid(pid, 0)[1]).encode())
+        connection.send(str(pid).encode())
+        connection.send(str(os.waitpid(pid, 0)[1]).encode())
         os._exit(0)
-    asked.close()
+    connection.close()
     _become(*json.loads(request), streams)
 
 
 def _become(words: list[str], cwd: str, environment: dict[str, str], streams: list[int]) -> None:
-    """`python -m dimba WORDS` from here on; its end is that of the interpreter."""
+    """Turn this process into `python -m dimba WORDS`; it ends with the command."""
     from dimba.cli import main
 
     for number, stream in enumerate(streams, 1):
         os.dup2(stream, number)
         os.close(stream)
-    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)  # those of before may remember a file's place
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)  # the old ones may have buffered positions
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
     os.chdir(cwd)
     os.environ.clear()
@@ -124,12 +124,12 @@ def _import_all() -> None:
     import dimba
 
     for module in pkgutil.walk_packages(dimba.__path__, "dimba."):
-        if not module.name.startswith(_ELSEWHERE):
+        if not module.name.startswith(_SKIPPED):
             importlib.import_module(module.name)
 
 
 if __name__ == "__main__":
     die_with_parent()
     _import_all()
-    gc.freeze()  # a fork that ends does not look through what it was born with
+    gc.freeze()  # a fork that ends need not collect the imported modules
     _serve(socket.socket(fileno=int(sys.argv[1])))

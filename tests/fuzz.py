@@ -1,4 +1,4 @@
-"""Specs that no person would write, and what may come of them: a refusal or a plan, never a traceback."""
+"""Hostile specs, and the check that each ends in a refusal or a plan, never in a traceback."""
 
 import contextlib
 import io
@@ -89,7 +89,7 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
-# Most are one text of the list at one place: many changes at once are refused for the first.
+# Mostly one text of the list at one key: of many changes at once, only the first would be refused.
 HOSTILE = st.sampled_from(TEXTS) | st.lists(st.sampled_from(TEXTS), max_size=2) | VALUES | st.just(DROPPED)
 CHANGES = st.lists(st.tuples(st.sampled_from([*PLACES, *FURTHER]), HOSTILE), max_size=3)
 RAW = [
@@ -104,8 +104,8 @@ NOISE = st.text(alphabet=st.sampled_from(list("version: 1\nmode[]{}&*!|>'\"#%@`-
 
 
 @dataclass
-class Never(MemoryRunner):
-    """An engine that has our image, and on which nothing is started but our own trainers' `--help`."""
+class NeverStarts(MemoryRunner):
+    """An engine with the project's image that runs nothing but the `--help` of dimba's own trainers."""
 
     name: str = "docker"
     capabilities: Capabilities = RUNNERS["docker"]
@@ -127,7 +127,7 @@ class Never(MemoryRunner):
 
 @st.composite
 def specs(draw: Any) -> bytes:
-    """The bytes of a file: a whole spec with some of it changed, with lines of raw YAML behind it, or noise."""
+    """The bytes of a file: a complete spec with changed values, the same followed by raw YAML, or noise."""
     kind = draw(st.sampled_from(["changed", "changed", "changed", "raw", "noise"]))
     if kind == "noise":
         return draw(st.binary(max_size=200) | NOISE.map(lambda text: text.encode(errors="surrogatepass")))
@@ -145,7 +145,7 @@ def specs(draw: Any) -> bytes:
 
 
 def single_changes() -> Iterator[bytes]:
-    """Every value of the lists, alone and in a list, at every place of an otherwise whole spec."""
+    """Complete specs with one hostile value, alone and in a list, at each key."""
     for place in [*PLACES, *FURTHER]:
         for new in [*TEXTS, *NUMBERS]:
             for written in (new, [new]):
@@ -168,26 +168,25 @@ def change(value: dict[str, Any], place: tuple[str, ...], new: Any) -> None:
 
 
 def outcome(data: bytes, engine: EngineFacts, folder: Path) -> str:
-    """What came of it, one of `refused`, `distrusted`, `no plan` and `planned`; anything else is raised."""
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    """The outcome of a spec: `refused`, `distrusted`, `no plan` or `planned`; raises any other error."""
+    with contextlib.redirect_stderr(io.StringIO()):
         try:
             loaded = parse_spec(data, source="job.yaml")
         except DimbaError as error:
             print_error(error)
             return "refused"
-        came = "planned"
+        trusted = True
         try:
             require_trust(loaded, folder, trust=False, ask=None)
         except DimbaError as error:
             print_error(error)
-            came = "distrusted"
+            trusted = False
         try:
-            plan = gather(loaded, FoundRunner(Never(), engine), Policy(gpu=GPUS)).plan()
+            plan = gather(loaded, FoundRunner(NeverStarts(), engine), Policy(gpu=GPUS)).plan()
         except DimbaError as error:
             print_error(error)
-            return came if came == "distrusted" else "no plan"
+            return "no plan" if trusted else "distrusted"
     show_plan(plan, Console(file=io.StringIO()))
     json.dumps(plan.as_json(), ensure_ascii=False).encode()
     assert all("\x00" not in token for token in plan.argv)
-    return came
+    return "planned" if trusted else "distrusted"

@@ -1,4 +1,4 @@
-"""A stand-in of the Hub's HTTP answers: one repository's files, as `huggingface_hub` asks for them.
+"""A local HTTP server that answers as the Hub does for the files of repositories.
 
 It is its own data set viewer: each `NAME.jsonl` of a data set is the split NAME of the config `default`.
 """
@@ -22,9 +22,9 @@ Reply = tuple[int, dict[str, str], object]  # status, headers, JSON or bytes
 
 @contextmanager
 def hub(repositories: dict[str, Path], *, gated: Container[str] = (), private: Container[str] = ()) -> Iterator[str]:
-    """Serves `owner/name` (or `datasets/owner/name`) → folder; yields the address for HF_ENDPOINT.
+    """Serve the folders of repositories, by `owner/name` or `datasets/owner/name`; yields the address for HF_ENDPOINT.
 
-    Of the gated ones it gives the facts, and of the private ones nothing, to who does not send TOKEN.
+    Without TOKEN, a request receives only the facts of gated repositories, and nothing of private ones.
     """
     attributes = {"repositories": repositories, "gated": gated, "private": private}
     with _served(type("Handler", (_Handler,), attributes)) as address:
@@ -32,7 +32,7 @@ def hub(repositories: dict[str, Path], *, gated: Container[str] = (), private: C
 
 
 def at(address: str, monkeypatch: pytest.MonkeyPatch, *, token: str = "") -> None:
-    """Makes this process ask there, online and past any proxy."""
+    """Make this process use the Hub at `address`, online and without a proxy."""
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
@@ -43,7 +43,7 @@ def at(address: str, monkeypatch: pytest.MonkeyPatch, *, token: str = "") -> Non
 
 @contextmanager
 def scripted(replies: dict[str, Reply]) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
-    """Path → (status, headers, body), 404 for others; yields its address and (path, Authorization) of what came."""
+    """Serve a reply per path, and 404 for others; yields the address and the requests as (path, Authorization)."""
     seen: list[tuple[str, str | None]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -85,13 +85,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
         path = unquote(urlsplit(self.path).path)
         name = next((name for name in self.repositories if f"/api/{_kind(name)}/paths-info/" in path), None)
         if name is None:
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         entries = {entry["path"]: entry for entry in self._entries(name)}
-        self._json([entries[path] for path in asked.get("paths", []) if path in entries])
+        self._json([entries[path] for path in request.get("paths", []) if path in entries])
 
     def _answer(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {**facts, "gated": "manual"} if name in self.gated else facts
 
     def _refuses(self, name: str, *, facts: bool) -> bool:
-        """Whether it has answered that this is not for whoever asks."""
+        """Refuse a request without the token; returns whether it has."""
         if self.headers["Authorization"] == f"Bearer {TOKEN}":
             return False
         if name in self.private:
@@ -129,20 +129,20 @@ class _Handler(BaseHTTPRequestHandler):
         return name in self.private or (name in self.gated and not facts)
 
     def _view(self, path: str) -> None:
-        asked = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
-        name = f"datasets/{asked.get('dataset')}"
+        query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        name = f"datasets/{query.get('dataset')}"
         if name not in self.repositories:
             return self._send(404, b'{"error": "The dataset does not exist."}', {})
         if self._refuses(name, facts=False):
             return None
         files = sorted(self.repositories[name].glob("*.jsonl"))
-        splits = [{"dataset": asked["dataset"], "config": "default", "split": file.stem} for file in files]
+        splits = [{"dataset": query["dataset"], "config": "default", "split": file.stem} for file in files]
         if path == "/splits":
             return self._json({"splits": splits, "pending": [], "failed": []})
         rows = {file.stem: [json.loads(line) for line in file.read_text("utf-8").splitlines()] for file in files}
         if path == "/size":
             return self._json({"size": {"splits": [{**each, "num_rows": len(rows[each["split"]])} for each in splits]}})
-        first = [{"row_idx": 0, "row": row, "truncated_cells": []} for row in rows.get(asked.get("split", ""), [])[:1]]
+        first = [{"row_idx": 0, "row": row, "truncated_cells": []} for row in rows.get(query.get("split", ""), [])[:1]]
         return self._json({"rows": first}) if first else self._send(404, b'{"error": "Not found."}', {})
 
     def _entries(self, name: str) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""A runner in memory, for what is not about containers or processes; held to the runners' contract tests."""
+"""A runner in memory, for tests without containers or processes; it passes the runners' contract tests."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ Stop = threading.Event
 
 @dataclass
 class MemoryRunner:
-    """`argv` names a script: `say:TEXT:STATUS` prints and ends, `wait:STATUS` goes on until it is told to stop."""
+    """Runs scripts given as argv: (`say`, TEXT, STATUS) prints and ends, (`wait`, TEXT, STATUS) runs until stopped."""
 
     name: str = "memory"
     capabilities: Capabilities = IN_MEMORY

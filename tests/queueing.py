@@ -1,4 +1,4 @@
-"""Jobs in containers that wait for a card, and how long it stands idle between two of them."""
+"""Measures how long a GPU is idle between two jobs in containers that wait for it."""
 
 import os
 import subprocess
@@ -36,21 +36,21 @@ PATIENCE = 300.0  # seconds
 
 
 def idle_seconds(engine: Engine, folder: Path, jobs: int = 4) -> dict[str, list[float]]:
-    """For each card, the seconds from the end of a container to the start of the next one that had it."""
+    """The idle seconds of each GPU: from the end of a container to the start of the next one that had it."""
     hollow_checkpoint(folder / "base")
     write_rows(folder / "data.jsonl", QUESTIONS)
     (folder / "trainer.py").write_text(TRAINER, encoding="utf-8")
     (folder / "job.yaml").write_text(SPEC, encoding="utf-8")
-    runs = [launched(folder, number) for number in range(jobs)]
-    taken: dict[str, list[tuple[float, float]]] = {}
-    for container in (ended(engine, run) for run in runs):
-        state, card = container["State"], container["Config"]["Labels"][LABEL_GPUS]
+    runs = [launch(folder, number) for number in range(jobs)]
+    used: dict[str, list[tuple[float, float]]] = {}
+    for container in (ended_container(engine, run) for run in runs):
+        state, gpu = container["State"], container["Config"]["Labels"][LABEL_GPUS]
         assert state["ExitCode"] == 0, state
-        taken.setdefault(card, []).append((moment(state["StartedAt"]), moment(state["FinishedAt"])))
-    return {card: list(gaps(times)) for card, times in taken.items()}
+        used.setdefault(gpu, []).append((timestamp(state["StartedAt"]), timestamp(state["FinishedAt"])))
+    return {gpu: list(gaps(times)) for gpu, times in used.items()}
 
 
-def launched(folder: Path, number: int) -> str:
+def launch(folder: Path, number: int) -> str:
     command = [sys.executable, "-m", "dimba", "launch", "job.yaml", "--detach", "--allow-cpu", "--trust-spec"]
     done = subprocess.run(
         [*command, "--set", f"output_dir=out-{number}"],
@@ -64,21 +64,21 @@ def launched(folder: Path, number: int) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def ended(engine: Engine, run: str) -> dict[str, Any]:
-    """What the engine knew of a run's container, which has ended and is gone now."""
+def ended_container(engine: Engine, run: str) -> dict[str, Any]:
+    """The engine's description of a run's ended container, which is then removed."""
     deadline = time.monotonic() + PATIENCE
     while True:
         found = engine.api.containers(all=True, filters={"label": f"{LABEL_RUN_ID}={run}", "status": "exited"})
         if found:
-            seen = dict(engine.api.inspect_container(found[0]["Id"]))
-            engine.api.remove_container(seen["Id"])
-            return seen
+            container = dict(engine.api.inspect_container(found[0]["Id"]))
+            engine.api.remove_container(container["Id"])
+            return container
         assert time.monotonic() < deadline, f"{run} has not ended"
         time.sleep(0.2)
 
 
-def moment(text: str) -> float:
-    """Seconds since 1970 of what the engine calls a time, which has nine digits after the point."""
+def timestamp(text: str) -> float:
+    """Seconds since 1970 of an engine's time, which has nine digits after the point."""
     return datetime.fromisoformat(f"{text[:26].rstrip('Z'):0<26}+00:00").timestamp()
 
 

@@ -1,4 +1,4 @@
-"""What the import rules of pyproject.toml cannot say."""
+"""Rules on imports that pyproject.toml cannot express."""
 
 import ast
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ PACKAGES = sorted(ROOT.glob("dimba/**/__init__.py"))
 
 
 def imported(file: Path, *, at_once: bool = False) -> Iterator[tuple[str, str]]:
-    """(module, name) of each `from module import name`; `at_once`: of those that run when it is imported itself."""
+    """(module, name) of each `from module import name`; `at_once`: only those outside of functions."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in tree.body if at_once else ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -19,11 +19,11 @@ def imported(file: Path, *, at_once: bool = False) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("init", PACKAGES, ids=lambda init: ".".join(init.parent.relative_to(ROOT).parts))
-def test_no_package_waits_for_parts_that_wait_for_it(init: Path):
-    """Two threads that import such a package and a part of it at once see one of them half done."""
+def test_no_package_imports_modules_that_import_it(init: Path):
+    """Two threads that import such a package and its module at once would see one of them incomplete."""
     package = ".".join(init.parent.relative_to(ROOT).parts)
     if not any(module.startswith(package) for module, _ in imported(init, at_once=True)):
-        return  # it imports none of its parts
+        return  # it imports none of its modules
     circles = {
         str(file.relative_to(ROOT)): name
         for file in init.parent.rglob("*.py")

@@ -179,8 +179,8 @@ def report(runs: dict[str, list[Run]], losses: dict[str, float], tokens: int) ->
             ratio = f"{statistics.median(wall):.2f} × ({wall[0]:.2f} to {wall[-1]:.2f})"
             print(f"{name} over {peer}: {ratio}; by CPU time {statistics.median(busy):.2f} × (target {target})")
     quickest = min(median(of, "first") for name, of in runs.items() if not name.startswith(OURS))
-    ratio = median(runs[OURS], "first") / quickest
-    print(f"time to the first step, {OURS} over the quickest other: {ratio:.2f} (target 1.1)")
+    start = median(runs[OURS], "first") / quickest
+    print(f"time to the first step, {OURS} over the quickest other: {start:.2f} (target 1.1)")
 
 
 def ratios(slow: list[Run], quick: list[Run], what: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""The project's image, built once for all tests that need the engine."""
+"""The fixture that builds the project's image for all engine tests."""
 
 import os
 
@@ -13,7 +13,7 @@ from tests.plan.test_plan import SPARSE
 
 @pytest.fixture(scope="session", autouse=True)
 def built(engine: Engine) -> str:
-    """The project's image, built once for all of these tests."""
+    """The reference of the project's image, built once."""
     os.environ["DIMBA_BASE_IMAGE"] = TEST_BASE
     image = DockerRunner(engine, REPOSITORY).prepare(parse_spec(SPARSE.encode(), source="x").spec, lambda *_: None)
     assert image is not None

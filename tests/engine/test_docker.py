@@ -1,4 +1,4 @@
-"""The real engine: what is asked of it, what is left on the host, and what each failure is told."""
+"""Jobs on the real engine: the container's settings, the files on the host, and the message of each failure."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from tests.plan.test_plan import FACTS, SPARSE
 from tests.weights import largest_difference, saved_rank_count
 
 SPEC = parse_spec(SPARSE.encode(), source="x").spec
-STRANGER = 1234  # a uid that is nobody's
+UNKNOWN_UID = 1234  # no user has it
 
 
 def append(job: Path, text: str) -> None:
@@ -46,7 +46,7 @@ def edit(job: Path, old: str, new: str, name: str = "job.yaml") -> None:
 
 
 def trainer(job: Path, body: str) -> None:
-    """A trainer of one's own that takes what it has to and then does `body`."""
+    """Write a custom trainer that has the required flags and executes `body`."""
     flags = "('--model', '--dataset', '--use-lora', '--output-dir')"
     source = f"import argparse\np = argparse.ArgumentParser()\nfor f in {flags}: p.add_argument(f, nargs='?')\n"
     (job / "mine.py").write_text(source + f"args = p.parse_args()\n{body}\n", encoding="utf-8")
@@ -63,17 +63,17 @@ def inspect(engine: Engine, run: dict[str, Any]) -> dict[str, Any]:
     return engine.api.inspect_container(found["Id"])
 
 
-def everything(folder: Path) -> list[Path]:
+def all_paths(folder: Path) -> list[Path]:
     return [folder, *folder.rglob("*")]
 
 
-def test_a_job_trains_in_a_container_and_all_of_it_belongs_to_the_folders_owner(
+def test_a_job_trains_in_a_container_and_its_files_belong_to_the_folders_owner(
     tiny_job: Path, dimba: Dimba, engine: Engine
 ):
     if os.geteuid() == 0:
-        for path in everything(tiny_job):
-            os.chown(path, STRANGER, STRANGER)
-        for folder in tiny_job.parents:  # pytest's own are closed to others
+        for path in all_paths(tiny_job):
+            os.chown(path, UNKNOWN_UID, UNKNOWN_UID)
+        for folder in tiny_job.parents:  # pytest closes its folders to other users
             folder.chmod(folder.stat().st_mode | 0o055)
     cache = tiny_job / "cache"
     done = dimba("launch", "job.yaml", cwd=tiny_job, HF_HOME=str(cache))
@@ -86,13 +86,13 @@ def test_a_job_trains_in_a_container_and_all_of_it_belongs_to_the_folders_owner(
     assert "step 3/3" in (attempt / "log.txt").read_text()
     assert [json.loads(line)["step"] for line in (attempt / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
     adapter = json.loads((tiny_job / "out" / "adapter_config.json").read_text())
-    assert Path(adapter["base_model_name_or_path"]).is_dir(), "the path is true on the host too"
-    owner = STRANGER if os.geteuid() == 0 else os.getuid()
-    assert {path.stat().st_uid for path in everything(tiny_job)} == {owner}
+    assert Path(adapter["base_model_name_or_path"]).is_dir(), "the path is valid on the host too"
+    owner = UNKNOWN_UID if os.geteuid() == 0 else os.getuid()
+    assert {path.stat().st_uid for path in all_paths(tiny_job)} == {owner}
 
-    seen = inspect(engine, run)
-    host, config = seen["HostConfig"], seen["Config"]
-    assert config["User"] == f"{owner}:{STRANGER if os.geteuid() == 0 else os.getgid()}"
+    container = inspect(engine, run)
+    host, config = container["HostConfig"], container["Config"]
+    assert config["User"] == f"{owner}:{UNKNOWN_UID if os.geteuid() == 0 else os.getgid()}"
     assert host["Init"] is True and host["ShmSize"] == 2 << 30 and host["AutoRemove"] is False
     assert host["DeviceRequests"] in (None, []) and "NVIDIA_VISIBLE_DEVICES=void" in config["Env"]
     assert config["Labels"]["dimba.run-id"] == run["id"] and config["Labels"]["dimba.attempt"] == "1"
@@ -101,12 +101,12 @@ def test_a_job_trains_in_a_container_and_all_of_it_belongs_to_the_folders_owner(
     assert mounts[str(cache)] is False and str(REPOSITORY) not in mounts
     assert host["LogConfig"]["Config"]["max-size"]
     assert host["CapDrop"] == ["ALL"] and host["SecurityOpt"] == ["no-new-privileges"] and not host["Privileged"]
-    assert host["NetworkMode"] == "none", "the base and the data are here"
+    assert host["NetworkMode"] == "none", "base and data are local"
     plan = json.loads((tiny_job / "runs" / run["id"] / "plan.json").read_text())
     assert config["Cmd"] == plan["argv"]
 
 
-def test_a_second_launch_builds_nothing_and_decides_so_quickly(job: Path, dimba: Dimba, engine: Engine, built: str):
+def test_a_current_image_is_recognised_within_half_a_second(job: Path, dimba: Dimba, engine: Engine, built: str):
 
     started = time.monotonic()
     image = look_at_image(engine.api, SPEC, REPOSITORY)
@@ -114,7 +114,7 @@ def test_a_second_launch_builds_nothing_and_decides_so_quickly(job: Path, dimba:
     assert image.reference == built and image.id is not None
 
 
-def test_a_failing_trainer_is_exit_1_and_its_own_status_is_kept(job: Path, dimba: Dimba):
+def test_a_failing_trainer_exits_with_1_and_its_own_status_is_recorded(job: Path, dimba: Dimba):
     trainer(job, "import sys; print('working', flush=True); sys.exit(3)")
     done = dimba("launch", "job.yaml", "--trust-spec", cwd=job)
     assert done.returncode == 1 and "exited with status 3" in done.stderr
@@ -123,7 +123,7 @@ def test_a_failing_trainer_is_exit_1_and_its_own_status_is_kept(job: Path, dimba
     assert dimba("logs", run["id"], cwd=job).stdout == "working\n"
 
 
-def test_a_secret_reaches_the_trainer_and_nothing_else(job: Path, dimba: Dimba, engine: Engine):
+def test_a_secret_reaches_only_the_trainer(job: Path, dimba: Dimba, engine: Engine):
     trainer(job, "import os; print(len(os.environ['HF_TOKEN']), flush=True)")
     append(job, "container: {env: [HF_TOKEN]}\n")
     secret = "hush-hush-hush-31"
@@ -145,19 +145,18 @@ def test_a_secret_reaches_the_trainer_and_nothing_else(job: Path, dimba: Dimba, 
 def test_gpus_are_passed_by_id_on_both_paths(
     job: Path, dimba: Dimba, engine: Engine, path: str, expected: list[tuple[str, list[str]]]
 ):
-    # One write: two ranks speak at once.
+    # One write, as two ranks print at once.
     trainer(job, "import os; os.write(1, f\"cpu? {os.environ.get('DIMBA_ON_CPU_INSTEAD')}\\n\".encode())")
     edit(job, "gpus: none", "gpus: all")
     done = dimba("launch", "job.yaml", "--trust-spec", "--allow-cpu", cwd=job, DIMBA_GPU_PATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
-    seen = inspect(engine, last_run(job, dimba))
-    requests = seen["HostConfig"]["DeviceRequests"]
+    requests = inspect(engine, last_run(job, dimba))["HostConfig"]["DeviceRequests"]
     assert [(each["Driver"], each["DeviceIDs"]) for each in requests] == expected
     assert all(each["Count"] == 0 for each in requests)
     assert "cpu? 1" in done.stdout
 
 
-def test_two_pretend_gpus_train_what_one_process_does(tiny_job: Path, dimba: Dimba, engine: Engine):
+def test_two_pretend_gpus_train_the_weights_of_one_process(tiny_job: Path, dimba: Dimba, engine: Engine):
     append(tiny_job, 'accelerate: {mixed_precision: "no"}\ntrainer_args: {save-steps: 2}\n')
     done = dimba("launch", "job.yaml", "--set", "output_dir=alone", cwd=tiny_job)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -168,7 +167,7 @@ def test_two_pretend_gpus_train_what_one_process_does(tiny_job: Path, dimba: Dim
     assert steps and all("on the CPU instead" in line for line in steps)
     assert "step 3/3" in done.stdout and "resolve" not in done.stdout and "hostname" not in done.stdout
     run = last_run(tiny_job, dimba)
-    assert inspect(engine, run)["HostConfig"]["NetworkMode"] == "none", "the ranks meet all the same"
+    assert inspect(engine, run)["HostConfig"]["NetworkMode"] == "none", "the ranks need no network"
     folder = tiny_job / "runs" / run["id"]
     plan = json.loads((folder / "plan.json").read_text())
     started = json.loads((folder / "attempts" / "1" / "accelerate.json").read_text())
@@ -177,7 +176,7 @@ def test_two_pretend_gpus_train_what_one_process_does(tiny_job: Path, dimba: Dim
     assert largest_difference(tiny_job / "alone", tiny_job / "out") < 1e-5
 
 
-def test_a_job_without_a_network_reaches_nothing_and_one_with_a_bridge_has_one(job: Path, dimba: Dimba, engine: Engine):
+def test_a_job_has_a_network_only_if_the_spec_asks_for_a_bridge(job: Path, dimba: Dimba, engine: Engine):
     trainer(job, "import os, socket; print(sorted(os.listdir('/sys/class/net')), socket.gethostbyname('dimba'))")
     done = dimba("launch", "job.yaml", "--trust-spec", cwd=job)
     assert "['lo'] 127.0.0.1" in done.stdout, done.stdout + done.stderr
@@ -187,14 +186,14 @@ def test_a_job_without_a_network_reaches_nothing_and_one_with_a_bridge_has_one(j
     assert "'eth0'" in done.stdout, done.stdout + done.stderr
 
 
-def test_a_throwaway_container_is_locked_down_too(engine: Engine, built: str):
+def test_the_container_of_a_one_shot_command_has_no_capabilities(engine: Engine, built: str):
     code = "print([line for line in open('/proc/self/status') if line.startswith(('Cap', 'NoNew'))])"
-    place = OneShot(uid=STRANGER, gid=STRANGER, image=built)
-    said = DockerRunner(engine, REPOSITORY).run_once(["python", "-c", code], place).text
-    assert "CapBnd:\\t0000000000000000" in said and "NoNewPrivs:\\t1" in said
+    place = OneShot(uid=UNKNOWN_UID, gid=UNKNOWN_UID, image=built)
+    text = DockerRunner(engine, REPOSITORY).run_once(["python", "-c", code], place).text
+    assert "CapBnd:\\t0000000000000000" in text and "NoNewPrivs:\\t1" in text
 
 
-def test_gpus_that_do_not_work_inside_end_the_start(job: Path, dimba: Dimba):
+def test_gpus_that_do_not_work_in_the_container_abort_the_launch(job: Path, dimba: Dimba):
     edit(job, "gpus: none", "gpus: [1]")
     done = dimba("launch", "job.yaml", cwd=job)
     assert done.returncode == 3 and "--allow-cpu" in done.stderr
@@ -202,7 +201,7 @@ def test_gpus_that_do_not_work_inside_end_the_start(job: Path, dimba: Dimba):
     assert (run["status"], run["exit_reason"]) == ("failed", "start_failed")
 
 
-def test_pretend_gpus_train_on_the_cpu_where_that_is_allowed_and_every_line_says_so(tiny_job: Path, dimba: Dimba):
+def test_with_allow_cpu_pretend_gpus_train_on_the_cpu_and_every_step_line_notes_it(tiny_job: Path, dimba: Dimba):
     edit(tiny_job, "gpus: none", "gpus: 1")
     done = dimba("launch", "job.yaml", "--allow-cpu", cwd=tiny_job)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -210,7 +209,7 @@ def test_pretend_gpus_train_on_the_cpu_where_that_is_allowed_and_every_line_says
     assert steps and all("on the CPU instead" in line for line in steps)
 
 
-def test_a_device_that_the_engine_does_not_know_leaves_no_container(job: Path, engine: Engine):
+def test_an_unknown_device_leaves_no_container_behind(job: Path, engine: Engine):
     plan = make_plan(SPEC, FACTS)
     image = ImageFacts(reference=TEST_BASE, key=None, base=None, base_digest=None, id="x")
     plan = replace(plan, mounts=(), image=image, argv=("true",), working_dir="/", gpu_devices=("nvidia.com/gpu=9",))
@@ -220,7 +219,7 @@ def test_a_device_that_the_engine_does_not_know_leaves_no_container(job: Path, e
     assert len(engine.api.containers(all=True)) == before
 
 
-def test_an_image_that_does_not_build_names_the_step_and_its_last_lines(tmp_path: Path, engine: Engine):
+def test_the_error_of_a_failing_build_names_the_step_and_its_last_lines(tmp_path: Path, engine: Engine):
 
     for name in ("docker/certs", "docker/wheels", "dimba", "scripts"):
         (tmp_path / name).mkdir(parents=True)
@@ -242,16 +241,16 @@ def test_an_image_that_does_not_build_names_the_step_and_its_last_lines(tmp_path
     assert "| no such thing" in raised.value.message and raised.value.exit_status == 4
 
 
-def test_a_base_image_that_nobody_has_says_how_to_name_another(job: Path, dimba: Dimba):
-    done = dimba("launch", "job.yaml", cwd=job, DIMBA_BASE_IMAGE="nobody/has-this:1")
+def test_the_error_of_a_missing_base_image_names_the_alternatives(job: Path, dimba: Dimba):
+    done = dimba("launch", "job.yaml", cwd=job, DIMBA_BASE_IMAGE="missing/image:1")
     assert done.returncode == 4
     assert "container.base_image" in done.stderr and "docker/make-base-image" in done.stderr
 
 
-def test_an_engine_without_gpu_support_is_the_hosts_fault(engine: Engine):
+def test_an_engine_without_gpu_support_is_an_error_of_the_host(engine: Engine):
 
     api = engine.api
-    request = DeviceRequest(driver="nobody", device_ids=["0"], capabilities=[["gpu"]])
+    request = DeviceRequest(driver="missing", device_ids=["0"], capabilities=[["gpu"]])
     created = api.create_container(TEST_BASE, ["true"], host_config=api.create_host_config(device_requests=[request]))
     try:
         with pytest.raises(APIError) as raised:
@@ -262,7 +261,7 @@ def test_an_engine_without_gpu_support_is_the_hosts_fault(engine: Engine):
     assert error.exit_status == 3 and "nvidia-container-toolkit" in error.hint
 
 
-def test_the_key_covers_the_code_the_base_and_the_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_image_key_covers_code_base_image_and_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     before = gather_context(REPOSITORY)
     assert "dimba/common/contract.py" in before.files and not any("test" in name for name in before.files)
@@ -277,7 +276,7 @@ def with_vllm(spec: JobSpec) -> JobSpec:
 
 
 def stand_in_wheel(folder: Path, name: str = "only_here") -> None:
-    """An empty module of version 1.0; `only_here` no index has."""
+    """Write a wheel of an empty module, version 1.0; no index has `only_here`."""
     folder.mkdir()
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{name}.py", "")
@@ -286,7 +285,7 @@ def stand_in_wheel(folder: Path, name: str = "only_here") -> None:
         wheel.writestr(f"{name}-1.0.dist-info/RECORD", "")
 
 
-def test_an_image_has_vllm_only_where_the_job_samples_with_it(
+def test_an_image_has_vllm_only_if_the_job_samples_with_it(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     project, wheels = copy_of_the_project(tmp_path / "project"), tmp_path / "wheels"
@@ -296,14 +295,12 @@ def test_an_image_has_vllm_only_where_the_job_samples_with_it(
     runner = DockerRunner(engine, project)
     without, image = runner.look(SPEC), runner.prepare(with_vllm(SPEC), lambda *_: None)
     assert without and image and image.id and image.key != without.key
-    asked = runner.run_once(["python", "-c", "import only_here"], OneShot(image=image.reference, uid=1, gid=1))
+    output = runner.run_once(["python", "-c", "import only_here"], OneShot(image=image.reference, uid=1, gid=1))
     engine.api.remove_image(image.reference, force=True)
-    assert asked.exit_code == 0
+    assert output.exit_code == 0
 
 
-def test_an_image_with_triton_compiles_what_triton_does(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_image_with_triton_has_a_c_compiler(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     project, wheels = copy_of_the_project(tmp_path / "project"), tmp_path / "wheels"
     (project / "docker" / "requirements.txt").write_text("triton==1.0\n", encoding="utf-8")
     (project / "docker" / "constraints.txt").write_text("", encoding="utf-8")
@@ -319,7 +316,7 @@ def test_an_image_with_triton_compiles_what_triton_does(
     assert done.text == "compiled\n"
 
 
-def test_a_company_ca_and_a_folder_of_wheels_reach_the_image(
+def test_a_companys_ca_and_a_folder_of_wheels_are_built_into_the_image(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     project, wheels = copy_of_the_project(tmp_path / "project"), tmp_path / "wheels"
@@ -345,7 +342,7 @@ def copy_of_the_project(folder: Path) -> Path:
     return folder
 
 
-def test_a_source_edit_keeps_the_dependencies(engine: Engine, tmp_path: Path):
+def test_a_source_edit_rebuilds_the_image_within_twenty_seconds(engine: Engine, tmp_path: Path):
 
     project = copy_of_the_project(tmp_path / "project")
     (project / "dimba" / "edited.py").write_text("# edited\n", encoding="utf-8")
@@ -356,7 +353,7 @@ def test_a_source_edit_keeps_the_dependencies(engine: Engine, tmp_path: Path):
     engine.api.remove_image(image.reference, force=True)
 
 
-def test_ctrl_c_without_a_terminal_stops_the_run_and_leaves_nothing(job: Path, engine: Engine, dimba: Dimba):
+def test_ctrl_c_without_a_terminal_stops_the_run_and_its_container(job: Path, engine: Engine, dimba: Dimba):
 
     trainer(
         job,
@@ -378,7 +375,7 @@ def test_ctrl_c_without_a_terminal_stops_the_run_and_leaves_nothing(job: Path, e
     assert inspect(engine, run)["State"]["Running"] is False
 
 
-def test_a_launcher_that_was_killed_does_not_hide_how_the_run_ended(job: Path, engine: Engine, dimba: Dimba):
+def test_a_run_whose_launcher_was_killed_is_still_recorded_to_its_end(job: Path, engine: Engine, dimba: Dimba):
 
     trainer(job, "import time; print('ready', flush=True); time.sleep(3); print('done', flush=True)")
     command = [sys.executable, "-m", "dimba", "launch", "job.yaml", "--trust-spec"]
@@ -392,16 +389,16 @@ def test_a_launcher_that_was_killed_does_not_hide_how_the_run_ended(job: Path, e
     assert dimba("logs", "sft-lora", cwd=job).stdout == "ready\ndone\n"
 
 
-def test_doctor_sees_the_gpus_from_a_container(tmp_path: Path, dimba: Dimba):
+def test_doctor_reports_the_gpus_in_a_container(tmp_path: Path, dimba: Dimba):
     done = dimba("doctor", "--json", cwd=tmp_path)
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert checks["engine"]["status"] == checks["base image"]["status"] == "ok"
     assert checks["GPUs in a container"]["detail"] == "2 seen by nvidia-smi, passed by CDI"
 
 
-def test_plan_starts_and_leaves_nothing(job: Path, dimba: Dimba, engine: Engine):
+def test_plan_leaves_no_container_and_no_run(job: Path, dimba: Dimba, engine: Engine):
     before = {container["Id"] for container in engine.api.containers(all=True)}
-    made = json.loads(dimba("plan", "job.yaml", "--json", cwd=job).stdout)
-    assert made["image"]["id"] and made["image"]["key"] and made["flags_from"] == "--help"
+    plan = json.loads(dimba("plan", "job.yaml", "--json", cwd=job).stdout)
+    assert plan["image"]["id"] and plan["image"]["key"] and plan["flags_from"] == "--help"
     assert {container["Id"] for container in engine.api.containers(all=True)} == before
     assert not (job / "runs").exists()

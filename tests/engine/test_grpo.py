@@ -1,4 +1,4 @@
-"""GRPO in the container: the same job as outside, with what its flags name within reach."""
+"""GRPO in the container, with the files that its flags name mounted."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ runner: docker
 MINE = "def short(completions, **columns):\n    return [-float(len(text)) for text in completions]\n"
 
 
-def test_a_function_of_ones_own_rewards_in_the_container(tiny_checkpoint: Path, tmp_path: Path, dimba: Dimba):
+def test_a_custom_reward_function_runs_in_the_container(tiny_checkpoint: Path, tmp_path: Path, dimba: Dimba):
     rows = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)]
     write_rows(tmp_path / "sums.jsonl", rows)
     (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Four jobs on two cards."""
+"""Four queued jobs on two GPUs."""
 
 from pathlib import Path
 
@@ -9,15 +9,12 @@ from tests.queueing import idle_seconds
 
 
 @pytest.mark.proof
-def test_no_card_that_is_waited_for_stands_idle_for_more_than_two_seconds(engine: Engine, tmp_path: Path):
-    seen = []
-    for attempt in (
-        "once",
-        "again",
-    ):  # one slow start of a container, on a machine that does something else, is not ours
+def test_a_gpu_is_idle_for_at_most_two_seconds_between_queued_jobs(engine: Engine, tmp_path: Path):
+    longest = []
+    for attempt in ("first", "second"):  # on a busy machine, one slow start of a container is not dimba's
         idle = idle_seconds(engine, tmp_path / attempt)
-        assert len(idle) == 2 and sum(map(len, idle.values())) == 2, "two jobs on each card"
-        seen.append(max(seconds for card in idle.values() for seconds in card))
-        if seen[-1] <= 2:
+        assert len(idle) == 2 and sum(map(len, idle.values())) == 2, "two jobs on each GPU"
+        longest.append(max(seconds for gpu in idle.values() for seconds in gpu))
+        if longest[-1] <= 2:
             return
-    pytest.fail(f"a card stood idle for {seen} seconds")
+    pytest.fail(f"a GPU was idle for {longest} seconds")

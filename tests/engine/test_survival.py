@@ -1,4 +1,4 @@
-"""Runs that nobody watches: queues, limits, what is killed, and what a job dies of."""
+"""Detached runs: queues, limits, kills, and the classification of failures."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
         if found := condition():
             return found
         time.sleep(0.2)
-    pytest.fail("it did not come to that")
+    pytest.fail(f"the condition did not hold within {seconds} s")
 
 
 def detached(dimba: Dimba, job: Path, *words: str, **environment: str) -> str:
@@ -49,12 +49,14 @@ def record(job: Path, run: str) -> dict[str, Any]:
     return json.loads((job / "runs" / run / "run.json").read_text(encoding="utf-8"))
 
 
-def looked_at(dimba: Dimba, job: Path, run: str) -> dict[str, Any]:
-    """The record after a look at what really runs."""
+def reconciled(dimba: Dimba, job: Path, run: str) -> dict[str, Any]:
+    """The record, reconciled by `dimba ps` with the containers."""
     return next(each for each in json.loads(dimba("ps", "-a", "--json", cwd=job).stdout) if each["id"] == run)
 
 
-def test_runs_wait_for_gpus_and_start_by_themselves(job: Path, dimba: Dimba, engine: Engine):
+def test_a_queued_run_starts_when_its_gpu_is_free_even_if_its_supervisor_was_killed(
+    job: Path, dimba: Dimba, engine: Engine
+):
     trainer(job, WAITS)
     edit(job, "gpus: none", "gpus: 2")
     first = detached(dimba, job)
@@ -62,11 +64,11 @@ def test_runs_wait_for_gpus_and_start_by_themselves(job: Path, dimba: Dimba, eng
     second = detached(dimba, job, "--set", "resources.gpus=1", "--set", "output_dir=out2")
     waiting = record(job, second)
     assert waiting["status"] == "queued" and f"run {first}" in waiting["waits_for"]
-    attendants = f"dimba _attend {second}"
-    until(lambda: subprocess.run(["pkill", "-9", "-f", attendants], check=False).returncode == 0)
+    supervisor = f"dimba _attend {second}"
+    until(lambda: subprocess.run(["pkill", "-9", "-f", supervisor], check=False).returncode == 0)
     time.sleep(0.5)
     assert dimba("stop", first, cwd=job).returncode == 0
-    assert record(job, second)["status"] == "queued", "nobody is left to start it"
+    assert record(job, second)["status"] == "queued", "its supervisor is dead"
     dimba("ps", cwd=job)
     until(lambda: record(job, second)["status"] == "running")
     assert len(record(job, second)["gpus"]) == 1
@@ -74,7 +76,7 @@ def test_runs_wait_for_gpus_and_start_by_themselves(job: Path, dimba: Dimba, eng
     assert record(job, second)["exit_reason"] == "stopped_by_user"
 
 
-def test_a_run_that_waits_can_be_stopped_and_shared_cards_do_not_wait(job: Path, dimba: Dimba, engine: Engine):
+def test_a_queued_run_can_be_stopped_and_a_run_that_shares_gpus_does_not_wait(job: Path, dimba: Dimba, engine: Engine):
     trainer(job, WAITS)
     edit(job, "gpus: none", "gpus: all")
     first = detached(dimba, job)
@@ -93,31 +95,31 @@ def test_leases_are_rebuilt_from_the_labels_of_containers(
     trainer(job, WAITS)
     edit(job, "gpus: none", "gpus: all")
     first = detached(dimba, job)
-    monkeypatch.setenv("DIMBA_LEASES", str(tmp_path / "empty"))  # as if the table were lost
+    monkeypatch.setenv("DIMBA_LEASES", str(tmp_path / "empty"))  # as if the lease table were lost
     second = detached(dimba, job, "--set", "output_dir=out2")
     assert f"run {first}" in record(job, second)["waits_for"]
     dimba("stop", second, cwd=job)
     dimba("stop", first, "--now", cwd=job)
 
 
-def test_a_log_is_on_disk_while_nobody_follows_and_after_the_container_is_gone(job: Path, dimba: Dimba, engine: Engine):
+def test_the_log_of_a_detached_run_is_on_disk_and_outlives_the_container(job: Path, dimba: Dimba, engine: Engine):
     trainer(job, "import os\nprint('token', os.environ['HF_TOKEN'])" + WAITS)
     edit(job, "resources:", "container: {env: [HF_TOKEN]}\nresources:")
     run = detached(dimba, job, HF_TOKEN="hf_not-to-be-seen")
     log = job / "runs" / run / "attempts" / "1" / "log.txt"
     until(lambda: "ready" in log.read_text(encoding="utf-8"))
     assert "token ***" in log.read_text(encoding="utf-8")
-    shown = engine.api.logs(inspect(engine, {"id": run})["Id"]).decode()
-    assert "token ***" in shown
+    engine_log = engine.api.logs(inspect(engine, {"id": run})["Id"]).decode()
+    assert "token ***" in engine_log
     engine.api.remove_container(inspect(engine, {"id": run})["Id"], force=True)
-    found = looked_at(dimba, job, run)
+    found = reconciled(dimba, job, run)
     assert (found["status"], found["exit_reason"]) == ("lost", "container_missing")
     assert "ready" in dimba("logs", run, cwd=job).stdout
 
 
-def test_a_time_limit_saves_and_stops_and_resume_goes_on(tiny_job: Path, dimba: Dimba):
+def test_a_run_at_its_time_limit_saves_and_stops_and_can_be_resumed(tiny_job: Path, dimba: Dimba):
     edit(tiny_job, "max_steps: 3", "max_steps: 100000")
-    done = dimba("launch", "job.yaml", "--time-limit", "20s", cwd=tiny_job)  # of which a start takes ten
+    done = dimba("launch", "job.yaml", "--time-limit", "20s", cwd=tiny_job)  # the start takes ten of them
     (found,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
     assert done.returncode == 1 and "reached its time limit" in done.stderr, done.stderr
     assert (found["status"], found["exit_reason"]) == ("stopped", "time_limit")
@@ -127,22 +129,22 @@ def test_a_time_limit_saves_and_stops_and_resume_goes_on(tiny_job: Path, dimba: 
     log = tiny_job / "runs" / found["id"] / "attempts" / "2" / "log.txt"
     step = int(saved.name.partition("-")[2]) + 1
     until(lambda: f"step {step}/100000" in log.read_text(encoding="utf-8"))
-    assert dimba("resume", found["id"], cwd=tiny_job).returncode == 2, "it runs"
+    assert dimba("resume", found["id"], cwd=tiny_job).returncode == 2, "it is running"
     assert dimba("stop", found["id"], cwd=tiny_job).returncode == 0
     assert record(tiny_job, found["id"])["exit_reason"] == "stopped_by_user"
 
 
-def test_docker_stop_saves_too(tiny_job: Path, dimba: Dimba, engine: Engine):
+def test_docker_stop_saves_a_checkpoint(tiny_job: Path, dimba: Dimba, engine: Engine):
     edit(tiny_job, "max_steps: 3", "max_steps: 100000")
     run = detached(dimba, tiny_job)
     until(lambda: (tiny_job / "runs" / run / "attempts" / "1" / "metrics.jsonl").exists())
     subprocess.run(["docker", "stop", inspect(engine, {"id": run})["Id"]], check=True, capture_output=True)
-    found = looked_at(dimba, tiny_job, run)
+    found = reconciled(dimba, tiny_job, run)
     assert (found["status"], found["exit_reason"]) == ("stopped", "stopped_by_user")
     assert list((tiny_job / "out").glob("checkpoint-*/dimba-whole.json"))
 
 
-DEATHS = {
+FAILURES = {
     "out_of_memory": ("x = bytearray(10**9)\nfor n in range(0, 10**9, 4096): x[n] = 1", "resources.memory"),
     "shm_too_small": (
         "raise SystemExit('RuntimeError: DataLoader worker (pid 7) is killed by signal: Bus error.')",
@@ -157,17 +159,17 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("reason", DEATHS)
-def test_failures_are_told_apart(job: Path, dimba: Dimba, reason: str):
-    body, said = DEATHS[reason]
+@pytest.mark.parametrize("reason", FAILURES)
+def test_each_kind_of_failure_has_its_exit_reason_and_hint(job: Path, dimba: Dimba, reason: str):
+    body, hint = FAILURES[reason]
     trainer(job, body)
     done = dimba("launch", "job.yaml", "--trust-spec", "--set", "resources.memory=200m", cwd=job)
     (found,) = json.loads(dimba("ps", "-a", "--json", cwd=job).stdout)
     assert (done.returncode, found["status"], found["exit_reason"]) == (1, "failed", reason), done.stderr
-    assert said in done.stderr, done.stderr
+    assert hint in done.stderr, done.stderr
 
 
-def test_what_may_go_well_another_time_is_tried_again_and_the_rest_is_not(job: Path, dimba: Dimba):
+def test_only_transient_failures_are_retried(job: Path, dimba: Dimba):
     once = "import os, signal, pathlib\nmark = pathlib.Path('mark')\nif not mark.exists():\n    mark.touch()\n"
     trainer(job, once + "    os.kill(os.getpid(), signal.SIGKILL)\nprint('well')")
     done = dimba("launch", "job.yaml", "--trust-spec", "--retries", "2", cwd=job)
@@ -177,21 +179,23 @@ def test_what_may_go_well_another_time_is_tried_again_and_the_rest_is_not(job: P
     trainer(job, "raise SystemExit('always')")
     edit(job, "trainer: mine.py\ntrainer: mine.py\n", "trainer: mine.py\n")
     done = dimba("launch", "job.yaml", "--trust-spec", "--retries", "2", "--set", "output_dir=out2", cwd=job)
-    assert done.returncode == 1 and len(looked_at(dimba, job, last(job))["attempts"]) == 1
+    assert done.returncode == 1 and len(reconciled(dimba, job, last(job))["attempts"]) == 1
 
 
 def last(job: Path) -> str:
     return max(job.glob("runs/*/run.json"), key=lambda path: path.stat().st_mtime).parent.name
 
 
-def test_a_detached_run_with_retries_is_attended(job: Path, dimba: Dimba):
+def test_a_detached_run_is_retried_by_its_supervisor(job: Path, dimba: Dimba):
     trainer(job, "import os, signal, time\ntime.sleep(2)\nos.kill(os.getpid(), signal.SIGKILL)")
     run = detached(dimba, job, "--retries", "1")
     found = until(lambda: record(job, run)["status"] == "failed" and record(job, run))
     assert [each["exit_reason"] for each in found["attempts"]] == ["killed", "killed"]
 
 
-def test_a_launcher_killed_while_it_starts_the_job_hides_nothing(job: Path, dimba: Dimba, engine: Engine):
+def test_a_run_whose_launcher_was_killed_during_the_start_is_found_by_its_labels(
+    job: Path, dimba: Dimba, engine: Engine
+):
     trainer(job, WAITS)
     launcher = subprocess.Popen(
         [sys.executable, "-m", "dimba", "launch", "job.yaml", "--trust-spec"],
@@ -205,10 +209,10 @@ def test_a_launcher_killed_while_it_starts_the_job_hides_nothing(job: Path, dimb
     launcher.wait()
     run = last(job)
     path = job / "runs" / run / "run.json"
-    value = record(job, run)  # as if it had died before it noted the job
+    value = record(job, run)  # as if the launcher had died before it recorded the job
     value |= {"status": "starting", "container_id": None}
     value["attempts"][-1]["job"] = None
     path.write_text(json.dumps(value), encoding="utf-8")
-    assert looked_at(dimba, job, run)["status"] == "running"
+    assert reconciled(dimba, job, run)["status"] == "running"
     assert dimba("stop", run, cwd=job).returncode == 0
     assert record(job, run)["status"] == "stopped"

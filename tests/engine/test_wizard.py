@@ -1,4 +1,4 @@
-"""What the wizard writes runs in a container, and what it asks of a trainer is asked there."""
+"""The wizard's spec runs in a container, and the wizard reads a custom trainer's flags there."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ def flags(tiny_checkpoint: Path, *more: str) -> list[str]:
     return ["wizard", "--defaults", *given, "--batch-size", "2", "--max-steps", "2", *more]
 
 
-def test_the_wizards_spec_runs_to_its_end_in_a_container(
+def test_the_wizards_spec_succeeds_in_a_container(
     job: Path, tiny_checkpoint: Path, dimba: Dimba, engine: Engine, built: str
 ):
     done = dimba(*flags(tiny_checkpoint, "--method", "lora", "--launch"), cwd=job)
@@ -24,7 +24,7 @@ def test_the_wizards_spec_runs_to_its_end_in_a_container(
     assert (job / "checkpoints/finetune_sft_lora/adapter_model.safetensors").exists()
 
 
-def test_a_trainer_of_ones_own_is_asked_in_the_image(
+def test_the_flags_of_a_custom_trainer_are_read_in_the_image(
     job: Path, tiny_checkpoint: Path, dimba: Dimba, engine: Engine, built: str
 ):
     (job / "mine.py").write_text(

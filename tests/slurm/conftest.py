@@ -1,4 +1,4 @@
-"""A real cluster, where there is one."""
+"""Fixtures for tests on a real cluster."""
 
 import os
 import subprocess
@@ -21,16 +21,16 @@ def cluster(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
 
-def until(true: Callable[[], object], seconds: float = 180) -> None:  # others may use the cluster
+def until(condition: Callable[[], object], seconds: float = 180) -> None:  # other jobs may use the cluster
     deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come to that"
+    while not condition():
+        assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
         time.sleep(0.3)
 
 
 @pytest.fixture(scope="session")
 def nodes() -> list[str]:
-    """The names of its nodes; its absence is loud, and a failure where it is required."""
+    """The names of the nodes; without a cluster, tests are skipped, or fail if DIMBA_REQUIRE_SLURM is set."""
     try:
         found = sorted(set(cluster("sinfo", "--noheader", "--Node", "--format=%N").splitlines()))
         problem = "" if len(found) > 1 else "fewer than two nodes"
@@ -45,7 +45,7 @@ def nodes() -> list[str]:
 
 @pytest.fixture
 def two_nodes(tiny_job: Path, nodes: list[str]) -> Iterator[Path]:
-    """The tiny job for two nodes with two processes each, on cards that are only pretended; nothing of it stays."""
+    """The tiny job for two nodes with two processes each, on pretend GPUs; its jobs are cancelled after the test."""
     write_rows(tiny_job / "data.jsonl", QUESTIONS * 4)
     path = tiny_job / "job.yaml"
     text = path.read_text(encoding="utf-8").replace("gpus: none", "gpus: 2, nodes: 2")
@@ -55,7 +55,7 @@ def two_nodes(tiny_job: Path, nodes: list[str]) -> Iterator[Path]:
 
 
 def withdraw(folder: Path) -> None:
-    """Takes what is left of a folder's runs out of the cluster."""
+    """Cancel all jobs of a folder's runs."""
     for run in (folder / "runs").glob("*"):
         lines = cluster("squeue", "--noheader", "--format=%i %k").splitlines()
         for number in (line.split()[0] for line in lines if line.endswith(f"dimba:{run.name}")):

@@ -1,4 +1,4 @@
-"""One spec on two processes, wherever they run: the same weights to the last bit."""
+"""One spec with two processes trains bit-identical weights with every runner."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.weights import largest_difference, saved_rank_count, weights_hash
 
 pytestmark = pytest.mark.slurm
 
-# On two cards that are only pretended, hence on two processes of the CPU.
+# The two GPUs are pretend ones, so two processes train on the CPU.
 SPEC = """\
 version: 1
 mode: sft
@@ -45,17 +45,17 @@ def project(
     withdraw(tmp_path)
 
 
-def test_one_spec_trains_the_same_weights_wherever_its_two_processes_run(project: Path, dimba: Dimba):
+def test_one_spec_with_two_processes_trains_the_same_weights_with_every_runner(project: Path, dimba: Dimba):
     build_image()
-    cards, cache = pretend_gpus(project / "bin"), str(project / "cache")
+    gpus, cache = pretend_gpus(project / "bin"), str(project / "cache")
     made = {}
-    for place, said in PLACES.items():
-        sets = [word for each in (*said, f"output_dir=checkpoints/{place}") for word in ("--set", each)]
-        done = dimba("launch", "jobs/x.yaml", "--allow-cpu", *sets, cwd=project, HF_HOME=cache, **cards)
+    for place, overrides in PLACES.items():
+        sets = [word for each in (*overrides, f"output_dir=checkpoints/{place}") for word in ("--set", each)]
+        done = dimba("launch", "jobs/x.yaml", "--allow-cpu", *sets, cwd=project, HF_HOME=cache, **gpus)
         assert done.returncode == 0, done.stderr + done.stdout
         made[place] = project / "checkpoints" / place
-    card = f"{project}/bin/nvidia-smi:/usr/bin/nvidia-smi:ro"
-    done = compose_run(project, "--volume", card, "job", JOB="jobs/x.yaml", DIMBA_ALLOW_CPU="1")
+    volume = f"{project}/bin/nvidia-smi:/usr/bin/nvidia-smi:ro"
+    done = compose_run(project, "--volume", volume, "job", JOB="jobs/x.yaml", DIMBA_ALLOW_CPU="1")
     assert done.returncode == 0, done.stderr + done.stdout
     alone = made.pop("alone")
     made["compose"] = project / "checkpoints" / "compose"

@@ -1,4 +1,4 @@
-"""Runs on a real Slurm: two nodes, two processes each, and everything that can come in between."""
+"""Runs on a real Slurm with two nodes and two processes each: training, failures, stops, limits and node outages."""
 
 import json
 import subprocess
@@ -62,24 +62,24 @@ def test_two_nodes_with_two_processes_each_train_one_model(two_nodes: Path, dimb
     assert (run["status"], run["exit_reason"], run["runner"]) == ("succeeded", "completed", "slurm")
     attempt = two_nodes / "runs" / run["id"] / "attempts" / "1"
     steps = [json.loads(line).get("step") for line in (attempt / "metrics.jsonl").read_text().splitlines()]
-    assert sorted(set(steps)) == [1, 2, 3], "the first node alone writes them"
+    assert sorted(set(steps)) == [1, 2, 3], "only the first node writes metrics"
     assert "saved:" in log(two_nodes, run["id"]) and (attempt / "log-1.txt").is_file()
 
 
-def test_a_failure_on_the_second_node_ends_all_in_seconds_and_is_in_the_log(two_nodes: Path, dimba: Dimba):
+def test_a_failure_on_the_second_node_ends_the_job_within_seconds_and_is_logged(two_nodes: Path, dimba: Dimba):
     (two_nodes / "breaks.py").write_text(BREAKS, encoding="utf-8")
     own = ("--set", "trainer=breaks.py", "--set", "trainer_args={}", "--trust-spec")
     run = detached(dimba, two_nodes, *own)
     until(lambda: "RuntimeError: broken" in log(two_nodes, run))
     broken = time.monotonic()
     until(lambda: runs(dimba, two_nodes)[0]["exit_reason"] == "trainer_error", 30)
-    assert time.monotonic() - broken < 30, "the others would have slept for minutes"
+    assert time.monotonic() - broken < 30, "the other processes would sleep for minutes"
     word = json.loads((two_nodes / "runs" / run / "attempts" / "1" / "exit.json").read_text(encoding="utf-8"))
     assert (word["exit_code"], word["line"]) == (1, "RuntimeError: broken on the second machine")
     assert "machine 1 " in log(two_nodes, run)
 
 
-def test_a_job_that_waits_says_for_what_and_is_withdrawn(two_nodes: Path, dimba: Dimba, nodes: list[str]):
+def test_a_queued_job_reports_its_reason_and_can_be_stopped(two_nodes: Path, dimba: Dimba, nodes: list[str]):
     before = cluster(
         "sbatch", "--parsable", f"--nodes={len(nodes)}", "--exclusive", "--output=/dev/null", "--wrap=sleep 300"
     )
@@ -100,7 +100,7 @@ def test_a_job_that_waits_says_for_what_and_is_withdrawn(two_nodes: Path, dimba:
         cluster("scancel", before)
 
 
-def test_a_stopped_run_has_saved_on_all_nodes_and_goes_on(two_nodes: Path, dimba: Dimba):
+def test_a_stopped_run_saves_on_all_nodes_and_can_be_resumed(two_nodes: Path, dimba: Dimba):
     run = detached(dimba, two_nodes, *LONG, "--set", "trainer_args.save-steps=5000")
     until(lambda: "step 1" in log(two_nodes, run))
     assert dimba("stop", run, cwd=two_nodes).returncode == 0
@@ -108,20 +108,20 @@ def test_a_stopped_run_has_saved_on_all_nodes_and_goes_on(two_nodes: Path, dimba
         ("stopped", "stopped_by_user")
     ]
     (newest,) = saved(two_nodes)
-    gone_on = dimba("resume", run, "--detach", cwd=two_nodes)
-    assert f"continuing from {newest.parent.name}" in gone_on.stderr
+    resumed = dimba("resume", run, "--detach", cwd=two_nodes)
+    assert f"continuing from {newest.parent.name}" in resumed.stderr
     assert dimba("stop", run, "--now", cwd=two_nodes).returncode == 0
     assert runs(dimba, two_nodes)[0]["status"] == "stopped"
 
 
-def test_a_job_that_somebody_cancels_is_stopped(two_nodes: Path, dimba: Dimba):
+def test_a_job_cancelled_in_slurm_is_recorded_as_stopped(two_nodes: Path, dimba: Dimba):
     run = detached(dimba, two_nodes, *LONG)
     until(lambda: "step 1" in log(two_nodes, run))
     cluster("scancel", number(two_nodes, run))
     until(lambda: runs(dimba, two_nodes)[0]["status"] == "stopped")
 
 
-def test_at_its_time_limit_a_job_saves_and_is_queued_again_and_goes_on(two_nodes: Path, dimba: Dimba):
+def test_a_job_at_its_time_limit_saves_is_requeued_and_continues(two_nodes: Path, dimba: Dimba):
     run = detached(dimba, two_nodes, *LONG)
     until(lambda: saved(two_nodes))
     job = number(two_nodes, run)
@@ -137,11 +137,13 @@ def test_at_its_time_limit_a_job_saves_and_is_queued_again_and_goes_on(two_nodes
     until(lambda: log(two_nodes, run).count("training: 5000 steps") == 2)
     _, again = log(two_nodes, run).split("queued again")
     assert f"step {reached + 1}/" in again or "step 1/" not in again, again
-    assert len(runs(dimba, two_nodes)[0]["attempts"]) == 1, "the scheduler's start, not one of ours"
+    assert len(runs(dimba, two_nodes)[0]["attempts"]) == 1, "the scheduler restarts it within the same attempt"
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_a_node_that_goes_down(two_nodes: Path, dimba: Dimba, nodes: list[str], again: bool):
+def test_a_job_on_a_node_that_goes_down_is_requeued_or_fails_with_node_failed(
+    two_nodes: Path, dimba: Dimba, nodes: list[str], again: bool
+):
     extra = () if again else ("--set", "slurm.extra=[--no-requeue]", "--trust-spec")
     run = detached(dimba, two_nodes, *LONG, *extra)
     until(lambda: saved(two_nodes))
@@ -150,7 +152,7 @@ def test_a_node_that_goes_down(two_nodes: Path, dimba: Dimba, nodes: list[str], 
         wanted = ("queued", None) if again else ("failed", "node_failed")
         until(lambda: [(each["status"], each["exit_reason"]) for each in runs(dimba, two_nodes)] == [wanted])
     finally:
-        with suppress(subprocess.CalledProcessError):  # where the cluster takes it back by itself, it is no longer down
+        with suppress(subprocess.CalledProcessError):  # some clusters resume the node by themselves
             cluster("scontrol", "update", f"NodeName={nodes[1]}", "State=RESUME")
     if again:
         job = number(two_nodes, run)
