@@ -1,4 +1,4 @@
-"""`dimba data`: the data of a spec as the model will see them, whatever trainer it names."""
+"""`dimba data`: the data of a spec as the model will see them."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -22,7 +22,7 @@ _CODE = "trust-remote-code"
 
 
 def look_at_data(loaded: LoadedSpec, reporter: Reporter, *, trust: bool = False) -> DataReport:
-    """Reads and tokenises the data where the job would run, making our image where it is missing.
+    """Read and tokenise the data where the job would run; builds the image if it is missing.
 
     Nothing that the spec brings along is executed: neither its trainer nor its images; its base image and the code of
     its checkpoint but to `trust`.
@@ -50,12 +50,12 @@ def _report(loaded: LoadedSpec, strange: Collection[str], reporter: Reporter) ->
     trainer = context.facts.trainer.path
     if trainer == own_trainer(job.mode, context.facts.project):
         return report
-    note = f"this is what dimba's own trainer would see: {trainer} may read the data otherwise"
+    note = f"this shows what dimba's own trainer reads; {trainer} may read the data differently"
     return replace(report, notes=(*report.notes, note))
 
 
 def _ours(spec: JobSpec, strange: Collection[str]) -> Container:
-    """What the data need of a container, without the `strange` keys by which something is executed."""
+    """The container of the preview, without the `strange` keys, which would execute foreign code."""
     base = None if "container.base_image" in strange else spec.container.base_image
     return Container(base_image=base, network=spec.container.network)
 
@@ -78,4 +78,4 @@ def _problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     errors = input_problems(job, facts)
     errors += [] if errors else flag_problems(job, facts)
     why = "" if errors else cannot_preview(job, facts)
-    return [*errors, BadInput(f"the data cannot be looked at: {why}", "mend that first")] if why else errors
+    return [*errors, BadInput(f"the data cannot be previewed: {why}", "fix that first")] if why else errors

@@ -1,4 +1,4 @@
-"""`dimba demo`: a tiny checkpoint and data set made on the spot, a spec, a launch, and what came of it."""
+"""`dimba demo`: a tiny checkpoint and data set made on the spot, a spec, a launch, and its result."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ _SECONDS = 300.0
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What the demo ends with."""
+    """The result of the demo."""
 
     record: RunRecord
     folder: Path
@@ -37,7 +37,7 @@ class DemoResult:
 
 
 def choose_demo_runner() -> tuple[str, str]:
-    """(runner, why not in a container): that needs an engine, and a base image to build on."""
+    """(runner, reason if not in a container): a container needs an engine and a base image."""
     runner, engine = find_engine()
     if runner is None:
         why = f"no container engine ({engine.problem})" if not engine.reachable else "the engine is on another machine"
@@ -47,14 +47,14 @@ def choose_demo_runner() -> tuple[str, str]:
     base = base_image(project_root())
     if can_have_base(runner.api, base):
         return runner.name, ""
-    return ON_HOST, f"the base image {base} is not here, and no registry gives it ({ENV_BASE_IMAGE} names another)"
+    return ON_HOST, f"the base image {base} is not here, and no registry has it (set {ENV_BASE_IMAGE} to another)"
 
 
 def run_demo(reporter: Reporter, folder: Path) -> DemoResult:
-    """Runs it all below `folder`/demo, as a user would: relative paths, a spec on disk, `launch`."""
+    """Run the demo below `folder`/demo as a user would: relative paths, a spec on disk, `launch`."""
     name, why_not = choose_demo_runner()
     if why_not:
-        reporter.note(f"without a container, as a process of this machine: {why_not}")
+        reporter.note(f"running as a process of this machine, without a container: {why_not}")
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     place = Path("demo") / stamp
     uid, gid = job_user(nearest_existing(folder / place))
@@ -83,7 +83,7 @@ def run_demo(reporter: Reporter, folder: Path) -> DemoResult:
 
 
 def demo_spec(place: Path, runner: str) -> dict[str, Any]:
-    """Small enough for any CPU: full fine-tuning of some 0.4 M parameters for some seconds."""
+    """The demo's spec: full fine-tuning of 0.4 M parameters, seconds on any CPU."""
     return {
         "version": 1,
         "name": "demo",
@@ -106,13 +106,11 @@ class _Tool:
     place: OneShot
 
     def run(self, *arguments: str) -> dict[str, Any]:
-        """The JSON that it ends with; raises RunFailed with what it said."""
+        """The JSON of its last line; raises RunFailed with its output."""
         python = "python" if self.place.image else sys.executable
         done = self.runner.run_once([python, "-m", "dimba.trainers.models.tiny", *arguments], self.place)
         if done.exit_code != 0:
-            raise RunFailed(
-                f"dimba.trainers.models.tiny {arguments[0]}: {done.text.strip()}", "`dimba doctor` looks closer"
-            )
+            raise RunFailed(f"dimba.trainers.models.tiny {arguments[0]}: {done.text.strip()}", "run `dimba doctor`")
         value: dict[str, Any] = json.loads(done.text.strip().splitlines()[-1])
         return value
 

@@ -1,4 +1,4 @@
-"""The use case of `dimba plan --runner kubernetes`: look at what the spec names, plan it for all nodes, render them."""
+"""`dimba plan --runner kubernetes`: gathers facts, plans for all nodes, and renders the objects."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,19 +23,19 @@ from dimba.spec import JobSpec, LoadedSpec
 
 KUBERNETES = "kubernetes"
 NOT_RUN = "only rendered: tests hold this to Kubernetes' published schemas, and it has not run on a cluster"
-_NO_CACHE = "the Hugging Face cache is on none of the claims: what a pod downloads goes with it"
+_NO_CACHE = "the Hugging Face cache is on none of the claims: a pod's downloads are lost with it"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """What `kubectl apply` takes, and what to say beside it."""
+    """The objects for `kubectl apply`, and notes for the user."""
 
     objects: tuple[Object, ...]
     notes: tuple[str, ...]
 
 
 def render(loaded: LoadedSpec, progress: RowsRead) -> Rendered:
-    """The objects of a job; raises everything that is in the way at once. Asks no engine and no cluster."""
+    """The objects of a job; raises all problems at once. Asks no engine and no cluster."""
     spec = loaded.spec
     try:
         raise_all(list(cluster_problems(spec)))
@@ -63,12 +63,12 @@ def _context(loaded: LoadedSpec, progress: RowsRead) -> JobContext:
 
 
 def _in_pods(spec: JobSpec, facts: HostFacts) -> HostFacts:
-    """This machine's files on the cluster's nodes."""
+    """The facts of a cluster node with this machine's files."""
     on_claim = claim_of(facts.cache, spec.kubernetes.volumes) is not None
     return replace(
         facts.on(cluster_nodes(spec)),
         image=ImageFacts(reference=str(spec.kubernetes.image), key=None, base=None, base_digest=None, id=None),
         cache=facts.cache if on_claim else Path(IMAGE_HOME, ".cache", "huggingface"),
-        environment=facts.environment | set(spec.container.env),  # the Secret has them, as far as anybody knows here
+        environment=facts.environment | set(spec.container.env),  # assumed to be in the Secret
         short_secrets=frozenset(),
     )

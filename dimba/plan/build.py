@@ -1,4 +1,4 @@
-"""make_plan: the one place where a spec and a machine become a plan. Pure."""
+"""make_plan turns a spec and the facts of a machine into a plan. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,16 +43,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the command line says beside the spec."""
+    """The command line's part of a plan."""
 
     allow_cpu: bool = False
-    gpu_path: str | None = None  # cdi or nvidia, instead of what the engine seems to have
-    run_id: str | None = None  # the run that may go on in its output folder
-    checkpoint: Path | None = None  # where it goes on
+    gpu_path: str | None = None  # cdi or nvidia, instead of the engine's own
+    run_id: str | None = None  # the run that may continue in its output folder
+    checkpoint: Path | None = None  # to resume from
     time_limit: float | None = None  # seconds
     kill_hung: bool = False
-    gpu_ids: tuple[str, ...] | None = None  # the cards it was given, of those that it may have
-    rendered_for: str | None = None  # a place to render for instead of the spec's runner
+    gpu_ids: tuple[str, ...] | None = None  # the GPUs that a lease gave it
+    rendered_for: str | None = None  # a target of rendering, instead of the spec's runner
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _Placement:
     can: Capabilities
     gpus: tuple[Gpu, ...]
     notes: tuple[str, ...]
-    inside: bool  # of an image
+    inside: bool  # the job runs in an image
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class _Parts:
 
 
 def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -> LaunchPlan:
-    """What would run for `spec` on the machine of `facts`; raises everything that is in the way at once."""
+    """The plan of `spec` on the machine of `facts`; raises all problems at once."""
     choices = choices or Choices()
     return _launch_plan(_parts(spec, facts, choices), facts, choices)
 
@@ -170,11 +170,11 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     notes = [about_runner, about_gpus, _about_trainer(spec, facts)]
     if not facts.checkpoint.local:
         base = facts.checkpoint.reference
-        notes.append(f"base_checkpoint: no folder `{base}` here, so it is taken as the id of a model on the Hub")
+        notes.append(f"base_checkpoint: no folder `{base}` here, so it is the id of a model on the Hub")
     if spec.trainer_args.get("trust-remote-code") is True:
-        notes.append("trust-remote-code: code that the checkpoint brings along runs in the job")
+        notes.append("trust-remote-code: code from the checkpoint runs in the job")
     if choices.allow_cpu and gpus:
-        notes.append("on the CPU where the GPUs do not work (--allow-cpu)")
+        notes.append("on the CPU if the GPUs do not work (--allow-cpu)")
     inside = can.runs_in_image or (can.several_nodes and facts.image is not None)
     return _Placement(runner, can, gpus, tuple(note for note in notes if note), inside)
 
@@ -193,7 +193,7 @@ def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
     flag = flag_for(table.MODE, facts.trainer.flags)
     if not facts.trainer.other_mode or flag is None:
         return None
-    return f"trainer: {facts.trainer.path} is the other mode's; check that its `{flag} {spec.mode}` does what you mean"
+    return f"trainer: {facts.trainer.path} is the trainer of another mode; check what its `{flag} {spec.mode}` does"
 
 
 def _flags(
@@ -205,8 +205,8 @@ def _flags(
     if trainer.other_mode and not flag_for(table.MODE, trainer.flags):
         found = "" if job.spec.trainer else f"none found for mode `{job.mode}`; "
         raise BadInput(
-            f"{found}{trainer.path} is for the other mode, and has no --mode flag",
-            f"name one for `{job.mode}` with `trainer:`; the other mode's is used only where it has a --mode flag",
+            f"{found}{trainer.path} is for another mode, and has no --mode flag",
+            f"name one for `{job.mode}` with `trainer:`; a trainer of another mode needs a --mode flag",
         )
     at = Resolved(
         base=facts.checkpoint.reference,
@@ -239,7 +239,7 @@ def _launcher(job: ResolvedJob, facts: HostFacts, placement: _Placement, strateg
 
 
 def _tokenizes_first(facts: HostFacts) -> bool:
-    """Whether the trainer is one of ours that caches the tokens before its ranks start."""
+    """Whether the trainer is one of the project's own that caches the tokens before its ranks start."""
     own = objective_of(facts.trainer.path, facts.project)
     return own is not None and own.tokenizes_first
 
@@ -253,6 +253,6 @@ def _environment(facts: HostFacts, placement: _Placement, choices: Choices, netw
     if choices.allow_cpu:
         environment[contract.ENV_ALLOW_CPU] = "1"
     if placement.inside or (placement.gpus and not placement.can.leases_gpus):
-        return environment  # an engine, or the scheduler, has its own way of giving cards
+        return environment  # the engine or the scheduler assigns the GPUs
     chosen = ",".join(gpu.id for gpu in placement.gpus)
     return environment | {"CUDA_VISIBLE_DEVICES": chosen}

@@ -1,4 +1,4 @@
-"""What is wrong with a job on this machine, all of it at once."""
+"""The problems of a job on this machine, all of them at once."""
 
 from dimba.common.contract import RUN_ITS_CODE, SHORTEST_SECRET
 from dimba.common.errors import BadInput, DimbaError, HostCannot
@@ -11,38 +11,38 @@ _BASE, _OUTPUT, _ENV = "base_checkpoint", "output_dir", "container.env"
 
 
 def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaError]:
-    """Everything that a look at the machine found; `run_id` may have used the output folder before."""
+    """All problems in the facts; `run_id` is the run that may continue in the output folder."""
     errors = input_problems(resolved(spec), facts)
     if facts.trainer.problem:
         errors.append(BadInput(facts.trainer.problem, facts.trainer.hint, key="trainer"))
     if facts.unreadable:
-        user = f"user {facts.output.uid}, as whom the job runs,"
-        hint = f"`chmod a+r {facts.unreadable[0]}`: the job runs as whoever owns the place of `output_dir`"
+        user = f"the job's user {facts.output.uid}"
+        hint = f"`chmod a+r {facts.unreadable[0]}`: the job runs as the owner of the folder of `output_dir`"
         errors.append(HostCannot(f"{user} may not read {facts.unreadable[0]}", hint))
     return errors + _output(facts, run_id) + _environment(spec, facts)
 
 
 def data_error(error: BadInput) -> BadInput:
-    """The error that was found while the data were read, under the spec's key for it."""
+    """The error of reading the data, under the spec's key for it."""
     return BadInput(error.detail, error.hint, key=key_of(error))
 
 
 def key_of(error: BadInput) -> str:
-    """The spec's key that an error of the data's reader is about."""
+    """The spec's key that an error of reading the data belongs to."""
     if error.key.startswith("--"):
         return _BASE if error.key == "--base-checkpoint" else f"trainer_args.{error.key[2:]}"
     return error.key or "dataset"
 
 
 def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
-    """What is wrong with the checkpoint and the data."""
+    """The problems of the checkpoint and the data."""
     checkpoint, data = facts.checkpoint, facts.data
     errors: list[DimbaError] = []
     if checkpoint.problem:
         errors.append(BadInput(f"{checkpoint.reference} {checkpoint.problem}", checkpoint.hint, key=_BASE))
     ours = facts.trainer.path == own_trainer(job.mode, facts.project)
     if checkpoint.own_code and ours and job.trainer_args.get("trust-remote-code") is not True:
-        brings = f"brings code of its own (`auto_map` or the like in {checkpoint.own_code})"
+        brings = f"contains code of its own (`auto_map` or similar in {checkpoint.own_code})"
         errors.append(BadInput(f"{checkpoint.reference} {brings}", RUN_ITS_CODE, key=_BASE))
     if data.problem:
         errors.append(BadInput(data.problem, data.hint, key=data.key))
@@ -57,14 +57,14 @@ def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
         kind = BadInput if output.user_error else HostCannot
         return [kind(output.problem, output.hint, key=_OUTPUT)]
     if output.run_active and output.run_id != run_id:
-        hint = "give another `output_dir`; `dimba ps` says whether that run really goes on"
+        hint = "give another `output_dir`; `dimba ps` shows whether that run is active"
         return [BadInput(f"run `{output.run_id}` is writing to {output.path}", hint, key=_OUTPUT)]
     if output.holds and (run_id is None or output.run_id != run_id):
         whose = f"run `{output.run_id}`" if output.run_id else "somebody"
         what = f"{output.path} already holds a model of {whose} ({output.holds[0]})"
         hint = "give another `output_dir` (or `--set output_dir=…`), move that folder away, or remove it"
         if output.run_id:
-            hint += f"; `dimba resume {output.run_id}` goes on with that run, if it did not end well"
+            hint += f"; `dimba resume {output.run_id}` resumes that run if it did not succeed"
         return [BadInput(what, hint, key=_OUTPUT)]
     return []
 
@@ -77,6 +77,6 @@ def _environment(spec: JobSpec, facts: HostFacts) -> list[DimbaError]:
         if name not in facts.environment
     ]
     short = f"its value here has fewer than {SHORTEST_SECRET} characters, and could not be masked in the log"
-    hint = "export the real value, or a longer one; or take the name out of `container.env`"
+    hint = "export the real value, or a longer one; or remove the name from `container.env`"
     errors += [BadInput(f"`{name}`: {short}", hint, key=_ENV) for name in names if name in facts.short_secrets]
     return errors

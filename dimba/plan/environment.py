@@ -1,4 +1,4 @@
-"""Variables of the job, and of whatever else runs where jobs do."""
+"""Environment variables of jobs and one-shot commands."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -9,20 +9,20 @@ from dimba.spec import JobSpec
 
 
 def job_environment(cache: Path, *, inside: bool) -> dict[str, str]:
-    """Variables of whatever runs where jobs do, with GPUs or without."""
+    """Variables of a job or a one-shot command."""
     environment = {"HF_HOME": str(cache), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
     return environment | _caches() if inside else environment
 
 
 def spec_environment(spec: JobSpec) -> tuple[tuple[str, ...], dict[str, str]]:
-    """(names whose values the host gives, variables with their values) of `container.env`."""
+    """(names that the host sets at launch, variables with their values) of `container.env`."""
     named = tuple(item for item in spec.container.env if "=" not in item)
     written = dict(item.split("=", 1) for item in spec.container.env if "=" in item)
     return named, {**hub_login(named), **written}
 
 
 def hub_login(named: Collection[str]) -> dict[str, str]:
-    """The Hub's client would find the login that lies in the cache; a token goes only where it is named."""
+    """Variables that keep the Hub's client from using the cached login, unless the spec names HF_TOKEN."""
     return {} if "HF_TOKEN" in named else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 
 
@@ -40,7 +40,7 @@ def _caches() -> dict[str, str]:
 
 
 def limit_environment(grace: float, time_limit: float | None, *, kill_hung: bool) -> dict[str, str]:
-    """What the entry point is told of its job's time; seconds."""
+    """The time limits of the entry point, in seconds."""
     limits = {contract.ENV_STOP_GRACE: f"{grace:.0f}"}
     if time_limit is not None:
         limits[contract.ENV_TIME_LIMIT] = f"{time_limit:g}"
@@ -48,6 +48,6 @@ def limit_environment(grace: float, time_limit: float | None, *, kill_hung: bool
 
 
 def memory_environment(memory: MemoryEstimate | None) -> dict[str, str]:
-    """The estimate that the trainer holds its measurement against, where all of it is counted."""
+    """The memory estimate for the trainer to compare its measurement with, if it is complete."""
     known = memory is not None and memory.peak and not memory.lower_bound
     return {contract.ENV_MEMORY: str(memory.total)} if memory and known else {}

@@ -1,4 +1,4 @@
-"""Files that flags of our trainers name: seen by the job where they lie, at the same absolute path."""
+"""Files that `trainer_args` name: mounted at the same absolute path."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _REWARD, _MODEL = REWARD.name, REWARD_MODEL.name
 
 
 def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
-    """What stands in `trainer_args` for a file or folder, and its absolute path.
+    """The files and folders that `trainer_args` name, with their absolute paths.
 
     Raises:
         BadInput: a reward is not known, or what is named does not exist.
@@ -35,12 +35,12 @@ def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
             hint = "correct the path; it is relative to the folder that dimba is run in"
             raise BadInput(f"{named.path} does not exist", hint, key=f"trainer_args.{key}")
         if why := named.why_not_read:
-            raise BadInput(f"{named.path} {why}", "give a file or folder of your own", key=f"trainer_args.{key}")
+            raise BadInput(f"{named.path} {why}", "give a file or folder that you own", key=f"trainer_args.{key}")
     return {text: facts.named[text].path for text in keys}
 
 
 def rewards(spec: JobSpec) -> Sequence[RewardSpec]:
-    """The rewards of a spec; raises BadInput for one that is not known, or named twice."""
+    """The rewards of a spec; raises BadInput for one that is unknown, or named twice."""
     value = spec.trainer_args.get(_REWARD, [])
     texts = [str(each) for each in (value if isinstance(value, list) else [value])]
     try:
@@ -51,7 +51,7 @@ def rewards(spec: JobSpec) -> Sequence[RewardSpec]:
 
 
 def with_absolute_files(job: ResolvedJob, files: dict[str, Path]) -> ResolvedJob:
-    """The job with these names in `trainer_args` made absolute: it runs in another folder."""
+    """The job with absolute paths for these names in `trainer_args`, as it runs in another folder."""
     args = dict(job.trainer_args)
     for name in {_REWARD, _MODEL} & set(args):
         value = args[name]
@@ -60,7 +60,7 @@ def with_absolute_files(job: ResolvedJob, files: dict[str, Path]) -> ResolvedJob
 
 
 def _absolute(value: bool | int | float | str, files: dict[str, Path]) -> bool | int | float | str:
-    """`score.py:reward`, `json_valid:schema.json` or a folder, with the file in it as it is found from anywhere."""
+    """`score.py:reward`, `json_valid:schema.json` or a folder, with an absolute path."""
     text = str(value)
     for name, path in files.items():
         before, found, after = text.partition(name)

@@ -1,4 +1,4 @@
-"""What fits a card: the batch size that `auto` comes to, and the smallest changes by which a job would fit. Pure."""
+"""What fits a GPU: the batch size for `auto`, and the smallest changes that make a job fit. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -16,27 +16,27 @@ from dimba.plan.steps import generations_of, of_each
 
 _GIB = 1 << 30
 _MIB = 1 << 20
-_DESKTOP = 0.75  # of a card: with less free somebody computes there, and a job waits for it to end
+_DESKTOP = 0.75  # share of a GPU: with less free another job computes there, and this one waits for it
 _SHORTEST = 64  # tokens
-_TRIED = 4096  # rows at once, beyond which nothing is tried
+_TRIED = 4096  # largest batch that is tried
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A job on its cards."""
+    """A job on its GPUs."""
 
     job: ResolvedJob
     checkpoint: CheckpointFacts
     gpus: tuple[Gpu, ...]
     processes: int
     longest: int | None
-    ours: bool  # the trainer
-    compares: bool = False  # the data: see DataSummary
-    shards: int = 1  # parts that the model is in, each on a card
-    recomputes: bool = True  # activations, where the spec leaves that open
+    ours: bool  # the trainer is one of the project's own
+    compares: bool = False  # as in DataSummary
+    shards: int = 1  # parts of the model, one per GPU
+    recomputes: bool = True  # activation checkpointing, if the spec leaves it open
 
     def estimate(self, job: ResolvedJob | None = None) -> MemoryEstimate | None:
-        """The estimate of this job, or of another `job` in its place."""
+        """The memory estimate of this job, or of `job` on the same GPUs."""
         job = job or self.job
         checkpoint = self.checkpoint if self.ours else replace(self.checkpoint, shape=None)
         batch_size, accumulation = of_each(job, self.processes)
@@ -53,26 +53,26 @@ class Fit:
         return estimate_memory(job, checkpoint, on_cpu=not self.gpus, share=share)
 
     def least(self) -> MemoryEstimate | None:
-        """The estimate for one row at a time."""
+        """The memory estimate for a batch of one row."""
         return self.estimate(_with_batch(self.job, 1, self.processes * (generations_of(self.job) or 1)))
 
     def of(self, job: ResolvedJob) -> "Fit":
-        """Another job in its place."""
+        """`job` on the same GPUs."""
         return replace(self, job=job)
 
     def shared_by(self, shards: int) -> "Fit":
-        """The same job with the model in so many parts."""
+        """The same job with its model sharded over `shards` GPUs."""
         return replace(self, shards=shards)
 
 
 def _shards_as_well(job: ResolvedJob, chosen_for: ResolvedJob) -> bool:
-    """Whether a job in place of another is sharded where that one is: full fine-tuning alone is by itself."""
+    """Whether `job` is sharded like `chosen_for`: only full fine-tuning is sharded without being asked."""
     asked = job.accelerate.strategy == "fsdp2" and job.method != "qlora"
     return asked or job.method == chosen_for.method
 
 
 def fit_of(job: ResolvedJob, facts: HostFacts, gpus: tuple[Gpu, ...], processes: int) -> Fit:
-    """What is needed to say whether a job fits."""
+    """The values that decide whether a job fits."""
     report = facts.data.report
     return Fit(
         job=job,
@@ -86,12 +86,12 @@ def fit_of(job: ResolvedJob, facts: HostFacts, gpus: tuple[Gpu, ...], processes:
 
 
 def _longest(job: ResolvedJob, longest: int) -> int:
-    """Tokens of the longest row; with GRPO prompts were counted, and their completions come on top."""
+    """Tokens of the longest row, with its completion where only prompts were counted."""
     return longest + completion_length(job)
 
 
 def resolve_batch(fit: Fit) -> tuple[Fit, str]:
-    """(the job with numbers in place of `batch_size: auto`, why these); the job as it is where it has a number.
+    """(the job with numbers in place of `batch_size: auto`, the reason); the same job if it has a number.
 
     The batch of an optimiser step is the table's for the mode and method, on any machine: accumulation makes up for
     what does not fit at once, and `grad_accumulation_steps` is not looked at.
@@ -112,13 +112,13 @@ def resolve_batch(fit: Fit) -> tuple[Fit, str]:
         why = f"batch_size auto: 1, which leaves less than a tenth of {budget / _GIB:.1f} GiB free"
         return fit.of(_with_batch(fit.job, 1, step)), why
     batch, total = fitting[-1]
-    most = " (all of a step)" if batch == step // fit.processes else ""
+    most = " (the whole effective batch)" if batch == step // fit.processes else ""
     room = f"{total / _GIB:.1f} of {budget / _GIB:.1f} GiB, a tenth is left free"
     return fit.of(_with_batch(fit.job, batch, step)), f"batch_size auto: {batch}{most}, the largest that fits: {room}"
 
 
 def is_known(fit: Fit) -> bool:
-    """Whether `auto` goes by what fits the cards, not by the table."""
+    """Whether `auto` can be resolved by the estimate instead of the table."""
     return not _why_not(fit, card_room(fit))
 
 
@@ -126,14 +126,14 @@ def _why_not(fit: Fit, budget: int | None) -> str:
     if not fit.gpus:
         return "on the CPU"
     if not fit.ours:
-        return "what another trainer needs is not known"
+        return "the memory of a custom trainer is not known"
     if fit.checkpoint.shape is None or fit.checkpoint.parameters is None:
         return "the model's shape is not known here"
-    return "" if budget else "the memory of the cards is not known"
+    return "" if budget else "the memory of the GPUs is not known"
 
 
 def _whole_step(job: ResolvedJob, rows: int, processes: int) -> int:
-    """Rows of an optimiser step, so that processes share them evenly, in whole groups."""
+    """The effective batch, rounded up so that processes share it evenly in complete groups."""
     unit = math.lcm(processes, generations_of(job) or 1)
     return math.ceil(rows / unit) * unit
 
@@ -147,13 +147,13 @@ def _with_batch(job: ResolvedJob, batch: int, step: int) -> ResolvedJob:
 
 
 def budget_gb(fit: Fit) -> float | None:
-    """The card's size as the table has it."""
+    """The GPU's nominal size in GB; None if it is not known."""
     sizes = [nominal_gb(gpu.memory_mib) for gpu in fit.gpus if gpu.memory_mib]
     return min(sizes) if sizes and len(sizes) == len(fit.gpus) else fit.job.spec.resources.vram_gb
 
 
 def card_room(fit: Fit) -> int | None:
-    """Bytes of the smallest card that are free, as far as it is known; else what `resources.vram_gb` says."""
+    """Free bytes of the smallest GPU if known, else those of `resources.vram_gb`."""
     if known := [_free(gpu) for gpu in fit.gpus if gpu.memory_mib]:
         return min(known)
     said = fit.job.spec.resources.vram_gb
@@ -167,7 +167,7 @@ def _free(gpu: Gpu) -> int:
 
 
 def memory_problems(fit: Fit) -> list[HostCannot]:
-    """The refusal of a job that cannot fit its cards, with what would; none where their memory is not known."""
+    """The refusal of a job that cannot fit its GPUs, with changes that fit; none if their memory is not known."""
     card = smallest_card(fit.gpus)
     if card is None or not fit.ours or not fit.job.spec.resources.memory_check:
         return []
@@ -175,28 +175,28 @@ def memory_problems(fit: Fit) -> list[HostCannot]:
     if needed is None or needed.total <= card:
         return []
     least = "at least " if needed.lower_bound else ""
-    what = f"it needs {least}{needed.total / _GIB:.1f} GiB of GPU memory, and a card has {card / _GIB:.1f}"
-    peak = "" if needed.lower_bound else f" (the most at {needed.peak})"
+    what = f"it needs {least}{needed.total / _GIB:.1f} GiB of GPU memory, and a GPU has {card / _GIB:.1f}"
+    peak = "" if needed.lower_bound else f" (peak: {needed.peak})"
     ways = [f"{change} ({total / _GIB:.1f} GiB)" for change, total in _ways(fit, card)]
-    hint = f"what would fit: {'; or '.join(ways)}" if ways else "no smaller job of this base fits: take a larger card"
-    return [HostCannot(f"memory: {what}{peak}", f"{hint}. `--set resources.memory_check=false` tries it all the same")]
+    hint = f"these changes fit: {'; or '.join(ways)}" if ways else "no smaller job of this base fits: use a larger GPU"
+    return [HostCannot(f"memory: {what}{peak}", f"{hint}. `--set resources.memory_check=false` starts it anyway")]
 
 
 def smallest_card(gpus: Sequence[Gpu]) -> int | None:
-    """Bytes of the smallest card; None where that is not known."""
+    """Bytes of the smallest GPU; None if not known."""
     cards = [gpu.memory_mib for gpu in gpus if gpu.memory_mib]
     return min(cards) * _MIB if cards else None
 
 
 def _ways(fit: Fit, card: int) -> list[tuple[str, int]]:
-    """(`--set …`, bytes) of each single change by which the job fits; where there is none, of several at once."""
+    """(`--set …`, bytes) of each single change that makes the job fit; else of several changes at once."""
     ways = [found for way in _WAYS if (found := way(fit, fit.job, card, ""))]
     smaller = _METHODS[_METHODS.index(fit.job.method) + 1 :]
     return ways + [found for method in smaller if (found := _by_method(fit, method, card))]
 
 
 def _by_method(fit: Fit, method: str, card: int) -> tuple[str, int] | None:
-    """A method that needs less, and what has to change beside it."""
+    """A method that needs less memory, with the changes that it needs as well."""
     job, said = replace(fit.job, method=method), f"--set method={method}"
     found = fit.estimate(job)
     if found and found.total <= card:
@@ -205,7 +205,7 @@ def _by_method(fit: Fit, method: str, card: int) -> tuple[str, int] | None:
 
 
 def _computed_again(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
-    """Activations not kept, where the spec wants them kept."""
+    """Activation checkpointing, if the spec turned it off."""
     if job.recomputes(otherwise=True):
         return None
     found = fit.estimate(job.recomputing())
@@ -213,7 +213,7 @@ def _computed_again(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[s
 
 
 def _less_at_once(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
-    """A smaller batch, with as many rows a step."""
+    """A smaller batch with the same effective batch."""
     step = job.rows * job.accumulation
     for batch in range(min(job.rows - 1, _TRIED), 0, -1):
         if step % batch or (step // batch) % fit.processes:
@@ -226,7 +226,7 @@ def _less_at_once(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str
 
 
 def _fewer_a_step(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
-    """Fewer completions a step, which GRPO samples all at once."""
+    """Fewer completions per step, as GRPO samples all of them at once."""
     if not completion_length(job):
         return None
     for accumulation in range(min(job.accumulation - 1, _TRIED), 0, -1):
@@ -239,7 +239,7 @@ def _fewer_a_step(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str
 
 
 def _shorter(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
-    """Shorter rows: the most that fits, in steps of 64 tokens."""
+    """Shorter rows: the longest that fit, in steps of 64 tokens."""
     longest = min(job.max_length, fit.longest or job.max_length)
     least = _SHORTEST + completion_length(job)
     lengths = range((longest - 1) // _SHORTEST * _SHORTEST, least - 1, -_SHORTEST)
@@ -260,5 +260,5 @@ def _shorter(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int
     return f"`{said}--set training.max_length={lengths[best]}`", fits[best]
 
 
-_METHODS = ("full", "lora", "qlora")  # by what they need
+_METHODS = ("full", "lora", "qlora")  # by memory, largest first
 _WAYS = (_computed_again, _less_at_once, _fewer_a_step, _shorter)

@@ -43,7 +43,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Where the spec's paths lead, and on what the job runs."""
+    """The resolved paths of the spec, and the number of GPUs."""
 
     base: str
     data: str
@@ -52,7 +52,7 @@ class Resolved:
 
 
 def trainer_argv(job: ResolvedJob, trainer: TrainerFacts, at: Resolved) -> tuple[list[str], list[Omitted]]:
-    """The trainer's flags, one token each, and what it has no flag for.
+    """(the trainer's arguments, the values that it has no flag for).
 
     Raises:
         BadInput: the job could not mean what was asked, or `trainer_args` has a flag that does not go.
@@ -64,13 +64,15 @@ def trainer_argv(job: ResolvedJob, trainer: TrainerFacts, at: Resolved) -> tuple
         if flag := flag_for(value.param, flags):
             argv += [flag, *value.tokens]
         elif value.needed and not flags:
-            hint = f"run `python {trainer.path} --help`, and mend what it says"
-            raise BadInput(f"{trainer.path} defines no flags, by its {trainer.flags_from}", hint, key="trainer")
+            hint = f"run `python {trainer.path} --help`, and fix its error"
+            raise BadInput(
+                f"{trainer.path} defines no flags, according to its {trainer.flags_from}", hint, key="trainer"
+            )
         elif value.needed:
             raise BadInput(
                 f"the trainer has no flag for it (looked in its {trainer.flags_from} for {_either_way(value.aliases)})",
                 "give another `trainer`, or add the flag to it"
-                + ("; `--trust-spec` asks the trainer itself" if trainer.flags_from == "source" else ""),
+                + ("; `--trust-spec` runs its `--help`" if trainer.flags_from == "source" else ""),
                 key=value.param.key,
             )
         elif not value.silent:
@@ -83,13 +85,13 @@ def _either_way(aliases: Sequence[str]) -> str:
 
 
 def values(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
-    """Every value of the job that a trainer may want, in the order of its flags."""
+    """The values of the job for a trainer, in the order of its flags."""
     training, on_cpu = job.spec.training, at.gpu_count == 0
     yield Value(table.MODE, (job.mode,), silent=True)
     yield Value(table.BASE, (at.base,), needed=True)
     yield from _data(job, at)
     yield from _method(job)
-    if job.batch_size is not None:  # nobody needs it to look at the data
+    if job.batch_size is not None:  # `auto`: reading the data does not need it
         yield Value(table.BATCH_SIZE, (str(job.batch_size),))
     yield Value(table.ACCUMULATION, (str(job.accumulation),))
     yield Value(table.EPOCHS, (f"{training.epochs:g}",))
@@ -149,10 +151,10 @@ def _further(job: ResolvedJob, flags: frozenset[str], at: Resolved) -> Iterator[
 
 
 def value_problems(job: ResolvedJob, trainer: Path | None, project: Path) -> list[DimbaError]:
-    """The values in `trainer_args` that one of our own trainers would refuse, all of them."""
+    """All values in `trainer_args` that one of the project's own trainers would refuse."""
     asked = {name: value for name, value in job.trainer_args.items() if value is not False}
     found = {name: refusal(trainer, project, [f"--{name}", *_tokens(value)]) for name, value in asked.items()}
-    hint = f"`python {trainer} --help` says what it takes"
+    hint = f"`python {trainer} --help` lists the valid values"
     return [BadInput(why, hint, key=f"trainer_args.{name}") for name, why in found.items() if why]
 
 

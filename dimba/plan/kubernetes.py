@@ -1,4 +1,4 @@
-"""A plan as an Indexed Job and its headless Service. Pure; nothing of it runs here."""
+"""A plan as an Indexed Job and its headless Service. Pure."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from dimba.spec import JobSpec
 Object = dict[str, Any]
 
 _PORT = 29500
-_NAME_LENGTH = 50  # a pod's host name has its number behind it, and 63 characters at most
+_NAME_LENGTH = 50  # a pod's host name ends in its index, and has 63 characters at most
 _SHM = "shm"
 # Set by the Job's controller, on each pod that it makes; it is also where JOB_COMPLETION_INDEX comes from.
 _RANK = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
@@ -24,56 +24,54 @@ _KUEUE = "kueue.x-k8s.io/queue-name"
 
 
 def cluster_nodes(spec: JobSpec) -> ClusterNodes:
-    """A node of the cluster, with the cards and cores that are asked for there."""
+    """A node of the cluster, with the GPUs and cores that are requested."""
     count = spec.resources.gpus if isinstance(spec.resources.gpus, int) else 0
     gpus = tuple(Gpu(index=number) for number in range(count))
     return ClusterNodes(gpu=GpuFacts(gpus=gpus), cores=spec.kubernetes.cpus * max(1, count))
 
 
 def cluster_problems(spec: JobSpec) -> Iterator[DimbaError]:
-    """What of a spec cannot be rendered."""
+    """The problems of a spec for rendering."""
     settings = spec.kubernetes
     if not settings.image:
-        hint = "build one (`docker compose build sft`), push it to where the cluster pulls from, and name it"
+        hint = "build one (`docker compose build sft`), push it to the cluster's registry, and name it"
         yield BadInput("no image is named", hint, key="kubernetes.image")
     if not isinstance(spec.resources.gpus, int) and spec.resources.gpus != "none":
-        hint = "give the number of cards a node, or `none`"
-        yield BadInput("what a node of the cluster has is not known here", hint, key="resources.gpus")
+        hint = "give the number of GPUs per node, or `none`"
+        yield BadInput("the number of GPUs per node of the cluster is not known here", hint, key="resources.gpus")
     if any("=" not in item for item in spec.container.env) and not settings.secret:
         hint = "name the Secret whose keys are these variables"
-        yield BadInput(
-            "`container.env` names variables, and there is nothing to take them from", hint, key="kubernetes.secret"
-        )
+        yield BadInput("`container.env` names variables, and no Secret holds them", hint, key="kubernetes.secret")
     if spec.container.mounts:
-        hint = "take them out; `kubernetes.volumes: {claim: /path}` mounts claims"
-        yield BadInput("a pod sees no folders of this machine", hint, key="container.mounts")
+        hint = "remove them; `kubernetes.volumes: {claim: /path}` mounts claims"
+        yield BadInput("a pod cannot mount folders of this machine", hint, key="container.mounts")
     if spec.container.network in ("none", "host"):
-        hint = "set `network: auto`; a NetworkPolicy of the cluster can close it"
+        hint = "set `network: auto`; a NetworkPolicy of the cluster can restrict it"
         yield BadInput(f"`{spec.container.network}` is not rendered", hint, key="container.network")
     places = [PurePosixPath(place) for place in settings.volumes.values()]
     for claim, place in zip(settings.volumes, places, strict=True):
         if hides_the_image(place) or places.count(place) > 1:
-            hint = "give an absolute path of its own, which the image does not need, such as /data"
-            yield BadInput(f"`{place}` is no place for it", hint, key=f"kubernetes.volumes.{claim}")
+            hint = "give an absolute path that the image does not use, such as /data"
+            yield BadInput(f"`{place}` cannot be a mount point", hint, key=f"kubernetes.volumes.{claim}")
 
 
 def claim_of(place: Path, volumes: dict[str, str]) -> str | None:
-    """The claim that `place` lies on, the innermost one."""
+    """The innermost claim that contains `place`."""
     holding = [claim for claim, path in volumes.items() if place.is_relative_to(path)]
     return max(holding, key=lambda claim: len(volumes[claim]), default=None)
 
 
 def place_problems(plan: LaunchPlan, spec: JobSpec) -> Iterator[DimbaError]:
-    """What the plan mounts and no claim holds."""
+    """The problems of mounts that no claim contains."""
     for mount in plan.mounts:
         place = Path(mount.source)
         if str(place) != plan.environment["HF_HOME"] and claim_of(place, spec.kubernetes.volumes) is None:
-            hint = f"name the claim that has it, and where it is mounted: {{my-claim: {place.parent}}}"
-            yield BadInput(f"{place} lies on none of the claims", hint, key="kubernetes.volumes")
+            hint = f"name the claim that contains it and its mount point: {{my-claim: {place.parent}}}"
+            yield BadInput(f"{place} is on none of the claims", hint, key="kubernetes.volumes")
 
 
 def cluster_objects(plan: LaunchPlan, spec: JobSpec) -> tuple[Object, Object]:
-    """The Service by which the pods find the first of them, and the Job."""
+    """The Service by which the pods find the first one, and the Job."""
     name = _name(spec.name)
     labels = {"app.kubernetes.io/name": "dimba", "app.kubernetes.io/instance": name}
     queue = {_KUEUE: spec.kubernetes.queue} if spec.kubernetes.queue else {}
@@ -96,7 +94,7 @@ def cluster_objects(plan: LaunchPlan, spec: JobSpec) -> tuple[Object, Object]:
             "completionMode": "Indexed",
             "completions": spec.resources.nodes,
             "parallelism": spec.resources.nodes,
-            "backoffLimit": 0,  # a pod that came back would start over, and the others wait for it in vain
+            "backoffLimit": 0,  # a restarted pod would start over, and the others would wait for it forever
             "template": {"metadata": {"labels": labels}, "spec": _pod(plan, spec, name)},
         },
     }
@@ -104,7 +102,7 @@ def cluster_objects(plan: LaunchPlan, spec: JobSpec) -> tuple[Object, Object]:
 
 
 def _name(text: str) -> str:
-    """As names of Services have to be."""
+    """A valid name for a Service."""
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     name = name if name[:1].isalpha() else f"job-{name}"
     return name[:_NAME_LENGTH].rstrip("-")
@@ -128,7 +126,7 @@ def _pod(plan: LaunchPlan, spec: JobSpec, name: str) -> Object:
         **({"serviceAccountName": account} if account else {}),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "shareProcessNamespace": True,  # somebody takes care of processes whose parents are gone
+        "shareProcessNamespace": True,  # the pause process reaps orphans
         "terminationGracePeriodSeconds": int(plan.stop_grace) + STOP_MARGIN,
         "securityContext": {
             "runAsUser": plan.uid,
@@ -145,23 +143,23 @@ def _pod(plan: LaunchPlan, spec: JobSpec, name: str) -> Object:
 def _container(plan: LaunchPlan, spec: JobSpec, name: str) -> Object:
     volumes = spec.kubernetes.volumes
     claim = claim_of(plan.output_dir, volumes)
-    assert claim is not None and spec.kubernetes.image, "problems were told before"
+    assert claim is not None and spec.kubernetes.image, "`problems` has refused this spec"
     mounts = [{"name": f"claim-{number}", "mountPath": path} for number, path in enumerate(volumes.values())]
     return {
         "name": "job",
         "image": spec.kubernetes.image,
         "command": list(plan.argv),
-        # The output folder itself may not be there yet, and whoever starts containers would make it as root.
+        # The output folder may not exist yet, and the kubelet would create it as root.
         "workingDir": volumes[claim],
         "env": _environment(plan, spec, name),
         "resources": _resources(plan, spec),
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": _SHM, "mountPath": "/dev/shm"}, *mounts],  # noqa: S108  # what NCCL and the loaders use
+        "volumeMounts": [{"name": _SHM, "mountPath": "/dev/shm"}, *mounts],  # noqa: S108  # for NCCL and the loaders
     }
 
 
 def _environment(plan: LaunchPlan, spec: JobSpec, name: str) -> list[Object]:
-    """The plan's variables, those of the Secret, and where this pod is among the others."""
+    """The plan's variables, those of the Secret, and the pod's rank."""
     hidden = {} if plan.gpus else {"NVIDIA_VISIBLE_DEVICES": "void"}
     nodes = {
         contract.ENV_NODES: str(spec.resources.nodes),

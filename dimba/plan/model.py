@@ -10,7 +10,7 @@ from dimba.host.facts import CheckpointFacts, DataFacts, Gpu, ImageFacts
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """A host path at the same path inside."""
+    """A host path, mounted at the same path inside."""
 
     source: str
     target: str
@@ -27,40 +27,40 @@ class Omitted:
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """Batch arithmetic of the job; None where the number of rows is not known before the trainer looks."""
+    """Batch arithmetic of the job; None for numbers that depend on rows which only the trainer reads."""
 
     processes: int
-    batch_size: int  # of a process, at a time
+    batch_size: int  # rows per process and forward pass
     effective_batch: int  # the same for any number of processes
-    accumulation: int  # batches of a process an optimiser step; with GRPO raised where groups would not be whole
-    completions: int | None  # of a prompt, with GRPO
+    accumulation: int  # batches per process and optimiser step; GRPO raises it to complete groups
+    completions: int | None  # per prompt, with GRPO
     per_epoch: int | None
     total: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes of GPU memory of one process, at the moment of a step at which they are most: `peak` names it."""
+    """Bytes of GPU memory of one process at the peak of a step; `peak` names that moment."""
 
     weights: int
     adapter: int
     gradients: int
     optimizer: int
     buckets: int = 0  # DDP's copy of the gradients
-    gathered: int = 0  # whole layers, where the model is shared out
+    gathered: int = 0  # complete layers of a sharded model
     reference: int = 0
     reward: int = 0
     copies: int = 0  # of weights, in the type that autocast computes in
-    inputs: int = 0  # of layers, kept to compute them again; or all that layers keep for the backward pass
-    layer: int = 0  # one layer, computed again or the last, and its gradients
+    inputs: int = 0  # inputs of layers for activation checkpointing; without it, all saved activations
+    layer: int = 0  # one recomputed or last layer, and its gradients
     mask: int = 0
-    head: int = 0  # what the vocabulary takes: tiles of logits, gradients of the head and the embedding
+    head: int = 0  # tiles of logits, gradients of the head and the embedding
     cache: int = 0  # keys and values of completions that are sampled
-    sampling: int = 0  # what else that takes
+    sampling: int = 0  # other memory of sampling
     fragments: int = 0
     context: int = 0
-    peak: str = ""  # empty: model states are all that was counted
-    model_states: int  # weights, adapter, gradients and optimiser, whether all of them are there at the peak or not
+    peak: str = ""  # empty: only model states were counted
+    model_states: int  # weights, adapter, gradients and optimiser, at the peak or not
 
     @property
     def terms(self) -> dict[str, int]:
@@ -75,28 +75,28 @@ class MemoryEstimate:
 
     @property
     def transient(self) -> int:
-        """What comes and goes within a step, bytes."""
+        """Bytes that are allocated and freed within a step."""
         passing = (self.gradients, self.copies, self.inputs, self.layer, self.mask, self.head, self.cache)
         return sum(passing) + self.sampling + self.gathered
 
     @property
     def lower_bound(self) -> bool:
-        """Whether something is not counted: the activations of a model, or a trainer, that is not known."""
+        """Whether activations are missing, as the model or the trainer is not known."""
         return self.peak.startswith("unknown")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmJob:
-    """What the scheduler is told, beside the plan of one node."""
+    """The scheduler's settings, beside the plan of one node."""
 
     container: str  # none, docker, podman, apptainer or pyxis
     partition: str | None
     account: str | None
     qos: str | None
     time: str | None
-    cpus: int | None  # a node
+    cpus: int | None  # per node
     extra: tuple[str, ...]
-    resume_flag: str | None  # the trainer's, by which a job that is started again goes on
+    resume_flag: str | None  # the trainer's flag that resumes a requeued job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,18 +113,18 @@ class LaunchPlan:
     flags_from: str
     mounts: tuple[Mount, ...]
     environment: dict[str, str]
-    host_environment: tuple[str, ...]  # names whose values the host gives at launch
+    host_environment: tuple[str, ...]  # names of variables that the host sets at launch
     gpus: tuple[Gpu, ...]
-    gpu_devices: tuple[str, ...]  # CDI devices; empty where the nvidia driver takes ids
+    gpu_devices: tuple[str, ...]  # CDI devices; empty if the nvidia driver takes ids
     shm_bytes: int
     memory_bytes: int | None
-    network: str | None  # none, bridge or host; None is this machine's own
+    network: str | None  # none, bridge or host; None: the machine's own
     network_why: str
     uid: int
     gid: int
     working_dir: str
     output_dir: Path
-    writable: tuple[Path, ...]  # folders that are made beforehand, as the job's user
+    writable: tuple[Path, ...]  # folders that are created before the start, owned by the job's user
     checkpoint: CheckpointFacts
     data: DataFacts
     steps: StepPlan
@@ -132,16 +132,16 @@ class LaunchPlan:
     strategy_why: str
     precision: str  # mixed: no, fp16 or bf16
     memory: MemoryEstimate | None
-    stop_grace: float  # seconds that the job may take to save in, once it is told to stop
+    stop_grace: float  # seconds for saving, once the job is asked to stop
     notes: tuple[str, ...] = field(default=())
     nodes: int = 1
     slurm: SlurmJob | None = None
-    speed: tuple[str, ...] = ()  # what the trainer chooses for it, and why
-    trust: tuple[str, ...] = ()  # what the spec brings along that its reader has to trust
+    speed: tuple[str, ...] = ()  # choices of the trainer, with reasons
+    trust: tuple[str, ...] = ()  # the trust requirements of the spec
 
     @property
     def gpu_ids(self) -> tuple[str, ...]:
-        """The cards by their ids."""
+        """The ids of the GPUs."""
         return tuple(gpu.id for gpu in self.gpus)
 
     def for_attempt(self, run_id: str, attempt_dir: Path) -> "LaunchPlan":
@@ -154,7 +154,7 @@ class LaunchPlan:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """What `dimba plan --json` prints and `plan.json` keeps: names of variables, never their values."""
+        """The value that `dimba plan --json` prints and `plan.json` holds: names of variables, never their values."""
         value = asdict(self)
         environment = value.pop("environment")
         value["env"] = sorted({*environment, *value.pop("host_environment")})
@@ -162,7 +162,7 @@ class LaunchPlan:
         value["writable"] = [str(path) for path in self.writable]
         for inner in ("linked_files", "instead"):
             value["checkpoint"].pop(inner)
-        # What the rows say stays out of records.
+        # Records contain no rows.
         if self.data.summary:
             value["data"]["summary"].pop("first")
         if self.data.report:

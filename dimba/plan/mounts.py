@@ -1,4 +1,4 @@
-"""What of the host the container sees: always at the same absolute path."""
+"""The mounts of a job: host paths at the same absolute paths inside."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -9,7 +9,7 @@ from dimba.host.facts import HostFacts
 from dimba.plan.model import Mount
 from dimba.spec import JobSpec
 
-# In the container: nothing of a spec is mounted over these, nor below those.
+# Paths of the container: a spec mounts nothing over the first ones, and nothing below the second ones.
 _IMAGES_OWN = ("/", "/bin", "/etc", "/lib", "/lib64", "/opt", "/sbin", "/usr")
 _TREES = ("/proc", "/sys", "/dev", "/opt/venv", IMAGE_ROOT)
 _KEY, _FORM = "container.mounts", "write /host/folder[:/inside][:ro|rw]"
@@ -17,7 +17,7 @@ _ELSEWHERE = "mount it elsewhere inside: /host/folder:/inside"
 
 
 def job_mounts(spec: JobSpec, facts: HostFacts, *further: Path) -> list[Mount]:
-    """What every job of this kind is given, then what the spec adds."""
+    """The mounts of every job, then those of the spec."""
     mounts = given_mounts(facts, *further)
     for text in spec.container.mounts:
         mount = _further(text, facts)
@@ -41,7 +41,7 @@ def given_mounts(facts: HostFacts, *further: Path) -> list[Mount]:
     mounts += [
         Mount(source=str(real), target=str(seen), read_only=True) for seen, real in facts.checkpoint.linked_files
     ]
-    return list({each.target: each for each in mounts}.values())  # a file may be named twice
+    return list({each.target: each for each in mounts}.values())  # two flags may name one file
 
 
 def _same(path: Path, *, read_only: bool) -> Mount:
@@ -58,27 +58,27 @@ def _further(text: str, facts: HostFacts) -> Mount:
     named = facts.named[paths[0]]
     source = named.path
     if not named.exists:
-        raise BadInput(f"{source} does not exist", "make it first, or correct the path", key=_KEY)
+        raise BadInput(f"{source} does not exist", "create it first, or correct the path", key=_KEY)
     target = paths[1] if len(paths) == 2 else str(source)
     if not target.startswith("/") or ".." in PurePosixPath(target).parts:
         raise BadInput(f"`{target}` is not absolute", _FORM, key=_KEY)
     inside = PurePosixPath("/", *PurePosixPath(target).parts[1:])
     if hides_the_image(inside):
-        raise BadInput(f"`{text}` would hide what the image needs in {inside}", _ELSEWHERE, key=_KEY)
+        raise BadInput(f"`{text}` would hide files of the image in {inside}", _ELSEWHERE, key=_KEY)
     return Mount(source=str(source), target=str(inside), read_only=mode == "ro")
 
 
 def hides_the_image(inside: PurePosixPath) -> bool:
-    """Whether something mounted there would lie over what the image needs, or is no place at all."""
+    """Whether a mount at this path would hide files of the image, or the path is invalid."""
     own = str(inside) in _IMAGES_OWN or any(inside.is_relative_to(tree) for tree in _TREES)
     return own or not inside.is_absolute() or ".." in inside.parts
 
 
 def _refuse_over(planned: Sequence[Mount], mount: Mount, text: str) -> None:
-    """Refuses what would stand in for, or hide, something that the job is given anyway."""
+    """Refuse a mount that would replace or hide one of the job's own."""
     here = PurePosixPath(mount.target)
     for each in planned:
         there = PurePosixPath(each.target)
         same_place = mount.source == mount.target
         if here.is_relative_to(there) or (there.is_relative_to(here) and not same_place):
-            raise BadInput(f"`{text}` would lie over {there}, which is mounted already", _ELSEWHERE, key=_KEY)
+            raise BadInput(f"`{text}` would hide {there}, which is mounted already", _ELSEWHERE, key=_KEY)

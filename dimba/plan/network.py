@@ -1,4 +1,4 @@
-"""Which network the job's container gets: none, unless something that it needs is not on this machine."""
+"""The network of the job's container: none, unless the job needs something that is not on this machine."""
 
 import re
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from dimba.common.runners import Capabilities
 from dimba.host.facts import HostFacts
 from dimba.plan.job import ResolvedJob
 
-OFFLINE = {"HF_HUB_OFFLINE": "1"}  # where there is no network, a look at the Hub fails at once and says why
-# Ranks meet over the loopback, which gloo and NCCL would take last, and with a warning.
+OFFLINE = {"HF_HUB_OFFLINE": "1"}  # without a network, a request to the Hub fails at once with the reason
+# Ranks rendezvous over the loopback, which gloo and NCCL use last, and with a warning.
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 _ELSEWHERE = re.compile(r"_(ENDPOINT|URL|PROXY)$", re.IGNORECASE)
 _REPORTS = "WANDB_"
@@ -18,14 +18,14 @@ _STAYS = ("WANDB_MODE=offline", "WANDB_MODE=disabled")
 
 
 def job_network(job: ResolvedJob, facts: HostFacts, can: Capabilities) -> tuple[str | None, str]:
-    """(network, why); None is this machine's own, which a process always has. Raises BadInput."""
+    """(network, reason); None is the machine's own, which a process always has. Raises BadInput."""
     wanted = job.spec.container.network
     if can.several_nodes:
         return None, "the cluster's own"
     if not can.isolates_network:
         if wanted == "none":
-            hint = "let it run in a container, or take `network: none` out"
-            raise BadInput("a process cannot be kept from the network", hint, key="container.network")
+            hint = "run it in a container, or remove `network: none`"
+            raise BadInput("a process cannot run without the network", hint, key="container.network")
         return None, "this machine's own"
     if wanted != "auto":
         return wanted, "as asked"
@@ -45,7 +45,7 @@ def _needs(job: ResolvedJob, facts: HostFacts) -> Iterator[str]:
     if not facts.data.local:
         yield "the data are on the Hub"
     model = job.trainer_args.get("reward-model")
-    if isinstance(model, str) and not Path(model).is_absolute():  # a folder's name is absolute by now
+    if isinstance(model, str) and not Path(model).is_absolute():  # a folder is absolute at this point
         yield "the reward model is on the Hub"
     for item in job.spec.container.env:
         name = item.partition("=")[0]

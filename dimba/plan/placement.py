@@ -1,4 +1,4 @@
-"""Where the job runs: which runner, which GPUs, how many processes, in which precision."""
+"""Where the job runs: runner, GPUs, processes, precision."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,7 +14,7 @@ _GIB = 1 << 30
 
 
 def choose_runner(spec: JobSpec, facts: HostFacts, container: Container | None = None) -> tuple[str, str]:
-    """(runner, what to say about it): what the spec asks for, with `auto` resolved by whether an engine answers.
+    """(runner, note): the one of the spec, with `auto` resolved by whether an engine answers.
 
     `container` is what is wanted of one, in place of the spec's section.
 
@@ -40,20 +40,20 @@ def _require_engine(engine: EngineFacts) -> None:
 
 
 def _fallback(container: Container, facts: HostFacts) -> str:
-    """What to say where `auto` finds no engine; raises EngineFailed where the job is not for this machine itself."""
+    """The note for `auto` without an engine; raises EngineFailed if the job needs a container."""
     problem = facts.engine.problem
     if container.image or container.mounts or container.network == "none":
-        hint = f"start one, or set `runner: {ON_HOST}` and take `image`, `mounts` and `network` of `container` out"
-        raise EngineFailed(f"the job is made for a container, and no engine answers: {problem}", hint)
+        hint = f"start one, or set `runner: {ON_HOST}` and remove `image`, `mounts` and `network` from `container`"
+        raise EngineFailed(f"the spec configures a container, and no engine answers: {problem}", hint)
     if facts.harms:
-        brought = f"a container is to hold what the spec brings along ({facts.harms[0]})"
-        hint = f"start one, or say `--runner {ON_HOST}` to run it on this machine itself, with your rights"
+        brought = f"the spec needs trust, so it runs in a container only ({facts.harms[0]})"
+        hint = f"start one, or pass `--runner {ON_HOST}` to run it on this machine itself, with your permissions"
         raise EngineFailed(f"{brought}, and no engine answers: {problem}", hint)
     return f"no container engine ({problem}): running on this machine itself, with {facts.python}"
 
 
 def choose_gpus(spec: JobSpec, facts: HostFacts, given: tuple[str, ...] | None = None) -> tuple[tuple[Gpu, ...], str]:
-    """(the cards, what to say about them); a number or a list must be met, `all` takes what there is.
+    """(GPUs, note); a number or a list must be met, `all` takes every GPU there is.
 
     `given` are those of them that a lease gave; before there is one, the first that would do.
     """
@@ -81,24 +81,24 @@ def _named(item: int | str, gpus: Sequence[Gpu], problem: str) -> Gpu:
 def _too_few(asked: str, gpus: Sequence[Gpu], problem: str) -> HostCannot:
     cards = ", ".join(f"{gpu.index}: {gpu.name or 'unnamed'}" for gpu in gpus)
     have = f"{len(gpus)} ({cards})" if cards else f"none ({problem})"
-    hint = "set `gpus: all` to take what there is" + ("" if gpus else ", `gpus: none` for the CPU")
-    return HostCannot(f"{asked}; this machine has {have}", f"{hint}; `dimba doctor` looks closer", key="resources.gpus")
+    hint = "set `gpus: all` to take every GPU" + ("" if gpus else ", `gpus: none` for the CPU")
+    return HostCannot(f"{asked}; this machine has {have}", f"{hint}; run `dimba doctor`", key="resources.gpus")
 
 
 def gpu_devices(gpus: Sequence[Gpu], facts: HostFacts, preferred: str | None) -> tuple[str, ...]:
-    """CDI devices for the cards; empty where the engine's nvidia driver is to take their ids."""
+    """CDI devices of the GPUs; empty if the engine's nvidia driver takes their ids."""
     devices = [cdi_device(gpu, facts.engine.cdi_devices) for gpu in gpus]
     found = tuple(device for device in devices if device)
     return () if preferred == "nvidia" or len(found) < len(gpus) else found
 
 
 def world_size(spec: JobSpec, gpus: Sequence[Gpu]) -> int:
-    """Processes of the whole job: one a card, one a node without any."""
+    """Processes of the job: one per GPU, or one per node on the CPU."""
     return spec.resources.nodes * max(1, len(gpus))
 
 
 def shm_bytes(spec: JobSpec, processes: int) -> int:
-    """Shared memory: NCCL and the loaders' queues want about 1 GiB a process. A limit, taken only when used."""
+    """Bytes of shared memory, a limit: NCCL and the loaders' queues use about 1 GiB per process."""
     return spec.resources.shm_size or (1 + processes) * _GIB
 
 
@@ -109,7 +109,7 @@ def precision(job: ResolvedJob, gpus: Sequence[Gpu]) -> str:
 
 
 def auto_precision(gpus: Sequence[Gpu]) -> str:
-    """What these cards compute best in."""
+    """The fastest precision of these GPUs."""
     if not gpus:
         return "no"
     return "bf16" if all((gpu.compute_capability or 8.0) >= 8.0 for gpu in gpus) else "fp16"
@@ -118,7 +118,7 @@ def auto_precision(gpus: Sequence[Gpu]) -> str:
 def accelerate_argv(
     processes: int, mixed_precision: str, *, threads: int, on_cpu: bool, sharding: Sequence[str] = ()
 ) -> list[str]:
-    """`accelerate launch` with everything said that it would otherwise warn about."""
+    """The command `accelerate launch` with every setting that it would otherwise warn about."""
     argv = ["accelerate", "launch", "--quiet", "--num_machines", "1", "--num_processes", str(processes)]
     argv += ["--mixed_precision", mixed_precision, "--dynamo_backend", "no"]
     argv += ["--num_cpu_threads_per_process", str(threads)]
@@ -137,7 +137,7 @@ def job_argv(
     python: str = "python",
     sharding: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """The entry point, `accelerate launch`, and the wrapper that notes how each rank ended; flags come after it.
+    """The entry point, `accelerate launch`, and the wrapper that records each rank's end; the trainer's flags follow.
 
     A trainer that `tokenises` has that done beforehand, where its ranks would wait for one of them.
     """
@@ -152,12 +152,12 @@ def job_argv(
 
 
 def node_problems(spec: JobSpec, can: Capabilities) -> list[DimbaError]:
-    """More machines than the runner has."""
+    """The refusal of several nodes on a runner with one."""
     if spec.resources.nodes == 1 or can.several_nodes:
         return []
     launched, rendered = (" or ".join(_with_nodes(names)) for names in (RUNNERS, RENDERED))
     hint = f"set `runner: {launched}` (or render with `--runner {rendered}`), or `nodes: 1`"
-    return [BadInput("more than one machine is a cluster's to give", hint, key="resources.nodes")]
+    return [BadInput("several nodes need a cluster", hint, key="resources.nodes")]
 
 
 def _with_nodes(runners: Mapping[str, Capabilities]) -> Iterator[str]:

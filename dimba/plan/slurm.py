@@ -1,4 +1,4 @@
-"""A plan as the script that `sbatch` takes: what an admin reads, and what runs. Pure."""
+"""A plan as a script for `sbatch`, readable for administrators. Pure."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _FOR_CARDS = {
 }
 
 _START = """\
-# It goes on from its newest whole checkpoint where the scheduler starts it again.
+# A requeued job continues from its newest complete checkpoint.
 newest() {{ find "$output" -path '*/checkpoint-*/{whole}' | sort -V | tail -n 1; }}
 before=$(newest)
 if ((${{SLURM_RESTART_COUNT:-0}} > 0)) && [[ -n $before ]]; then
@@ -27,11 +27,11 @@ if ((${{SLURM_RESTART_COUNT:-0}} > 0)) && [[ -n $before ]]; then
 fi
 """
 _STEP = """\
-# Shortly before the time limit it is told to save and end.
+# Shortly before the time limit the job is asked to save and end.
 limit=
 trap 'limit=1; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
 
-# One launcher a node, which starts a process a card; one that fails ends the others.
+# One launcher per node starts one process per GPU; a failure ends the job on every node.
 rm -f "$attempt"/exit*.json
 {srun} bash -c "$(declare -f on_node)"'; on_node "$@"' node "${{job[@]}}" &
 step=$!
@@ -43,7 +43,7 @@ while kill -0 "$step" 2>/dev/null; do # a signal ends the waiting, not the step
 done
 """
 _AGAIN = """\
-# Queued again after the time limit, as long as each start gets further than the one before.
+# Requeued after the time limit, as long as each start gets further than the previous one.
 if [[ -n $limit && $status != 0 && $(newest) != "$before" ]]; then
   echo "saved before the time limit, and queued again"
   scontrol requeue "$SLURM_JOB_ID"
@@ -52,7 +52,7 @@ fi
 
 
 def cluster_cards(spec: JobSpec, site: SlurmSite) -> GpuFacts:
-    """The cards of a node, by their numbers: this machine need not have any."""
+    """The GPUs of a node by index; this machine need not have any."""
     asked = spec.resources.gpus
     count = site.gpus_per_node if asked == "all" else asked
     found = count if isinstance(count, int) else 0
@@ -60,14 +60,14 @@ def cluster_cards(spec: JobSpec, site: SlurmSite) -> GpuFacts:
 
 
 def cluster_nodes(spec: JobSpec, site: SlurmSite) -> ClusterNodes:
-    """A node of the cluster, with the cores that are asked for there."""
+    """A node of the cluster, with the cores that are requested."""
     gpu = cluster_cards(spec, site)
     cores = (site.settings(spec.slurm).cpus or 1) * max(1, len(gpu.gpus))
     return ClusterNodes(gpu=gpu, cores=cores, slurm=site)
 
 
 def cluster_image(spec: JobSpec, site: SlurmSite) -> ImageFacts | None:
-    """The image that the nodes are to have; None without a container."""
+    """The image on the nodes; None without a container."""
     settings = site.settings(spec.slurm)
     if settings.container in (None, "none"):
         return None
@@ -76,27 +76,29 @@ def cluster_image(spec: JobSpec, site: SlurmSite) -> ImageFacts | None:
 
 
 def slurm_problems(spec: JobSpec, site: SlurmSite) -> Iterator[DimbaError]:
-    """What cannot be handed to the scheduler."""
+    """The problems of a spec for the scheduler."""
     settings, asked = site.settings(spec.slurm), spec.resources.gpus
     contained = settings.container not in (None, "none")
     if asked == "all" and site.gpus_per_node is None:
-        hint = "give a number, or `none`; or write `gpus_per_node: 8` in your slurm.yaml, and `all` means that"
-        yield BadInput("how many cards a node of the cluster has is not known here", hint, key="resources.gpus")
+        hint = "give a number, or `none`; or write `gpus_per_node: 8` in your slurm.yaml, which `all` then means"
+        yield BadInput("the number of GPUs per node of the cluster is not known here", hint, key="resources.gpus")
     if isinstance(asked, list):
-        yield BadInput("the scheduler chooses the cards", "give the number of cards a node", key="resources.gpus")
+        yield BadInput("the scheduler chooses the GPUs", "give the number of GPUs per node", key="resources.gpus")
     if contained and not (settings.image or spec.container.image):
         hint = "name it as the nodes know it: `slurm: {image: …}`, a reference or a .sif file"
         yield BadInput(f"`{settings.container}`, and no image is named", hint, key="slurm.container")
     if spec.container.network in ("none", "bridge"):
-        hint = "set `network: auto`: the nodes meet over the cluster's own"
+        hint = "set `network: auto`: the nodes use the cluster's network"
         yield BadInput(f"`{spec.container.network}` is not rendered for Slurm", hint, key="container.network")
     if not contained and (spec.container.mounts or spec.container.image):
-        hint = "say by what: `slurm: {container: apptainer}` (docker, podman, pyxis)"
-        yield BadInput("the job is made for a container, and none is asked for", hint, key="slurm.container")
+        hint = "choose one: `slurm: {container: apptainer}` (or docker, podman, pyxis)"
+        yield BadInput(
+            "the spec configures a container, and `slurm.container` asks for none", hint, key="slurm.container"
+        )
 
 
 def slurm_job(spec: JobSpec, site: SlurmSite, *, processes: int, resume_flag: str | None) -> SlurmJob:
-    """What the scheduler is told: the spec's word, then the site's."""
+    """The scheduler's settings: the spec's, completed by the site's."""
     settings = site.settings(spec.slurm)
     return SlurmJob(
         container=settings.container or "none",
@@ -115,7 +117,7 @@ def slurm_script(plan: LaunchPlan) -> str:
     attempt = plan.environment[contract.ENV_ATTEMPT_DIR]
     job = _job(plan)
     parts = [
-        f"#!/bin/bash\n# {plan.name}, run {plan.environment[contract.ENV_RUN_ID]}; made by dimba from its job.yaml.",
+        f"#!/bin/bash\n# {plan.name}, run {plan.environment[contract.ENV_RUN_ID]}; written by dimba from its job.yaml.",
         "\n".join(f"#SBATCH --{option}" for option in _options(plan, job, attempt)),
         "set -u\n" + _places(plan, attempt),
         _meeting(),
@@ -161,14 +163,14 @@ def _literal(path: Path) -> str:
 
 
 def _warning(plan: LaunchPlan, job: SlurmJob) -> int:
-    """Seconds before the time limit: time to save in, but not all of a short one."""
+    """Seconds before the time limit at which the job is asked to save; less for a short limit."""
     wanted = int(plan.stop_grace) + STOP_MARGIN
     whole = slurm_seconds(job.time) if job.time else None
     return max(_SHORTEST_WARNING, min(wanted, whole // 2)) if whole else wanted
 
 
 def slurm_seconds(time: str) -> int:
-    """A time as sbatch(1) takes it."""
+    """Seconds of a time in the format of sbatch(1)."""
     days, dash, rest = time.rpartition("-")
     numbers = [int(part) for part in rest.split(":")]
     if not dash and len(numbers) < 3:  # minutes, minutes:seconds
@@ -183,13 +185,13 @@ def _places(plan: LaunchPlan, attempt: str) -> str:
 
 def _meeting() -> str:
     return """\
-# The nodes meet at the first of them.
+# The ranks rendezvous on the first node.
 address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((10000 + SLURM_JOB_ID % 20000))"""
 
 
 def _argv(plan: LaunchPlan) -> str:
-    """`env` sets the variables inside a container as well as outside, and what starts it keeps its own."""
+    """The command `env` with the job's variables, which works inside and outside of a container."""
     fixed = {**plan.environment, contract.ENV_LOG_ON_STDOUT: "1"}
     if plan.host_environment:
         fixed[contract.ENV_SECRET_NAMES] = " ".join(plan.host_environment)
@@ -201,7 +203,7 @@ def _argv(plan: LaunchPlan) -> str:
 
 
 def _in_lines(argv: Sequence[str]) -> Iterator[str]:
-    """Words as lines that a person reads: a flag and its values each."""
+    """Words as lines of one flag with its values each."""
     line: list[str] = []
     for word in argv:
         if line and word.startswith("--"):

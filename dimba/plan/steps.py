@@ -1,4 +1,4 @@
-"""The batch of a step, shared by however many processes there are, and how many steps that makes."""
+"""The effective batch, shared among the processes, and the number of steps."""
 
 import math
 from dataclasses import replace
@@ -13,7 +13,7 @@ _KEY = "training.grad_accumulation_steps"
 
 
 def share_out(job: ResolvedJob, processes: int) -> ResolvedJob:
-    """The job with what each process does of a step, so that the step is the same however many there are.
+    """The job of one process, so that the effective batch is the same for any number of processes.
 
     That is less gradient accumulation; where there are more processes than that, smaller batches too.
 
@@ -29,7 +29,7 @@ def share_out(job: ResolvedJob, processes: int) -> ResolvedJob:
 
 
 def of_each(job: ResolvedJob, processes: int) -> tuple[int, int]:
-    """(batch size, accumulation) of a process; no accumulation where a step cannot be shared."""
+    """(batch size, accumulation) of a process; accumulation 0 if the effective batch cannot be shared."""
     batch, (total, _generations) = job.rows, _groups(job)
     if total % processes == 0:
         return batch, total // processes
@@ -42,12 +42,12 @@ def _indivisible(job: ResolvedJob, processes: int) -> BadInput:
     batch, (total, _generations) = job.rows, _groups(job)
     unit = math.lcm(processes, job.objective.batches.least_accumulation(job.rows, job.trainer_args))
     near = [each for each in (total // unit * unit, (total // unit + 1) * unit) if each]
-    hint = f"set `{_KEY}` to {' or '.join(f'{each} ({each * batch} a step)' for each in near)}"
+    hint = f"set `{_KEY}` to {' or '.join(f'{each} ({each * batch} per step)' for each in near)}"
     return BadInput(f"{total} × batch size {batch} cannot be shared evenly by {processes} processes", hint, key=_KEY)
 
 
 def plan_steps(job: ResolvedJob, facts: HostFacts, processes: int) -> StepPlan:
-    """Batch arithmetic of the whole job, before processes share a step."""
+    """Batch arithmetic of the job, before its processes share a step."""
     training, report, summary = job.spec.training, facts.data.report, facts.data.summary
     total, completions = _groups(job)
     effective = job.rows * total

@@ -1,4 +1,4 @@
-"""How the processes of a job share a model, and why so."""
+"""How the processes of a job share a model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +15,17 @@ _AUTO = "set `strategy: auto`"
 
 @dataclass(frozen=True)
 class Strategy:
-    """How the processes share the model: `one process`, `ddp` or `fsdp2`; and why so."""
+    """How the processes share the model: `one process`, `ddp` or `fsdp2`, with the reason."""
 
     name: str
     why: str
 
     def shards(self, processes: int) -> int:
-        """How many parts the model is in."""
+        """Number of parts of the model."""
         return processes if self.name == "fsdp2" else 1
 
     def flags(self, objective: Objective[Any]) -> tuple[str, ...]:
-        """What `accelerate launch` is told of it; nothing unless the model is sharded."""
+        """The flags of `accelerate launch`; none unless the model is sharded."""
         if self.name != "fsdp2":
             return ()
         efficient = "true" if objective.loads_lazily else "false"
@@ -37,7 +37,7 @@ class Strategy:
 
 
 def choose_strategy(fit: Fit) -> Strategy:
-    """FSDP2 where that is asked for, or where full fine-tuning does not fit a card; else DDP.
+    """FSDP2 if asked for, or if full fine-tuning does not fit one GPU; else DDP.
 
     Others' trainers are sharded only where that is asked for: many save nothing of a sharded model, and say nothing.
 
@@ -49,32 +49,32 @@ def choose_strategy(fit: Fit) -> Strategy:
     if asked == "fsdp2" and (problem := _why_not_sharded(fit)):
         raise problem
     if processes == 1:
-        return Strategy("one process", "there is nothing to share")
+        return Strategy("one process", "one process has the whole model")
     large = _too_large(fit)
     if asked == "fsdp2":
         return Strategy("fsdp2", f"as asked: each of {processes} processes holds a part of the model")
     if asked == "auto" and job.method == "full" and large and fit.ours:
         return Strategy("fsdp2", f"{large}: each of {processes} processes holds a part")
-    return Strategy("ddp", f"{_why_whole(job)}: each of {processes} processes holds the model whole{_advice(large)}")
+    return Strategy("ddp", f"{_why_whole(job)}: each of {processes} processes holds the complete model{_advice(large)}")
 
 
 def _why_whole(job: ResolvedJob) -> str:
     if job.accelerate.strategy == "ddp":
         return "as asked"
-    return "a quantised base is shared in no other way" if job.method == "qlora" else "the fastest"
+    return "a quantised base cannot be sharded" if job.method == "qlora" else "the fastest"
 
 
 def _too_large(fit: Fit) -> str:
-    """What does not fit, in words; nothing where it does or nobody knows."""
+    """Why the model does not fit one GPU; empty if it does, or if that is not known."""
     least, card = fit.least(), smallest_card(fit.gpus)
     if least is None or card is None or least.total <= card:
         return ""
-    needed = f"{least.total / _GIB:.1f} GiB for a row at a time"
-    return f"the model does not fit one card ({needed}, and a card has {card / _GIB:.1f})"
+    needed = f"{least.total / _GIB:.1f} GiB with one row per batch"
+    return f"the model does not fit one GPU ({needed}, and a GPU has {card / _GIB:.1f})"
 
 
 def _advice(large: str) -> str:
-    return f"; {large}. Take `method: lora` or `qlora`" if large else ""
+    return f"; {large}. Use `method: lora` or `qlora`" if large else ""
 
 
 def _why_not_sharded(fit: Fit) -> DimbaError | None:
@@ -82,10 +82,8 @@ def _why_not_sharded(fit: Fit) -> DimbaError | None:
         cause = "`fsdp2` with `method: qlora` breaks: 4-bit weights cannot be sharded"
         return BadInput(cause, "set `strategy: ddp`", key=_KEY)
     if not fit.gpus:
-        return BadInput(
-            "`fsdp2` has no effect on the CPU: accelerate trains as with ddp there, and says nothing", _AUTO, key=_KEY
-        )
+        return BadInput("`fsdp2` has no effect on the CPU: accelerate silently trains with ddp there", _AUTO, key=_KEY)
     if fit.processes == 1:
         hint = f"{_AUTO}, or more in `resources.gpus`"
-        return BadInput("`fsdp2` needs two cards or more, and the job has one", hint, key=_KEY)
+        return BadInput("`fsdp2` needs two GPUs or more, and the job has one", hint, key=_KEY)
     return None

@@ -110,7 +110,7 @@ def test_a_model_is_shared_by_the_cards_of_all_nodes(job: Path, dimba: Dimba, re
     assert one["resources"]["requests"]["cpu"] == str(6 * int(resources[6]))
     (job / "job.yaml").write_text((job / "job.yaml").read_text().replace(resources, "gpus: 1"))
     done = dimba("plan", "job.yaml", "--runner", "kubernetes", cwd=job)
-    assert done.returncode == 2 and "accelerate.strategy: `fsdp2` needs two cards" in done.stderr
+    assert done.returncode == 2 and "accelerate.strategy: `fsdp2` needs two GPUs" in done.stderr
 
 
 def test_the_command_and_environment_are_those_of_a_container_on_the_cpu(

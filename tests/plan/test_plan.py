@@ -339,7 +339,9 @@ def test_a_step_is_the_same_on_any_number_of_processes(
     assert flags == tuple(map(str, each))
 
 
-@pytest.mark.parametrize(("batch", "accumulation", "near"), [(4, 3, "2 (8 a step) or 4 (16 a step)"), (1, 1, "2 (2")])
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "near"), [(4, 3, "2 (8 per step) or 4 (16 per step)"), (1, 1, "2 (2")]
+)
 def test_a_step_that_cannot_be_shared_is_refused_with_the_nearest(batch: int, accumulation: int, near: str):
     error = refusal(f"training: {{batch_size: {batch}, grad_accumulation_steps: {accumulation}}}")
     assert error.exit_status == 2 and "by 2 processes" in error.message and near in error.hint
@@ -390,7 +392,7 @@ def test_the_plan_says_how_the_model_is_shared_and_why():
     one = replace(FACTS, gpu=GpuFacts(gpus=CARDS[:1]))
     assert plan(facts=one).strategy == "one process"
     made = plan()
-    assert made.strategy == "ddp" and "2 processes holds the model whole" in made.strategy_why
+    assert made.strategy == "ddp" and "2 processes holds the complete model" in made.strategy_why
     assert "as asked" in plan("accelerate: {strategy: ddp}").strategy_why
     small = tuple(replace(card, memory_mib=12_000) for card in CARDS)
     large = replace(
@@ -410,7 +412,7 @@ def test_the_plan_says_how_the_model_is_shared_and_why():
     [
         ("method: qlora", "4-bit"),
         ("resources: {gpus: none}", "no effect on the CPU"),
-        ("resources: {gpus: 1}", "two cards"),
+        ("resources: {gpus: 1}", "two GPUs"),
     ],
 )
 def test_fsdp2_is_refused_with_the_reason(added: str, why: str):

@@ -41,14 +41,14 @@ def test_what_fits_is_kept_and_the_estimate_is_of_that():
         None,
         f"activations kept (with them kept the job takes {total(kept) / (1 << 30):.1f} of 24.0 GiB)",
     )
-    assert told(again) == ("on", "activations computed again (as asked)")
+    assert told(again) == ("on", "activations checkpointed (as asked)")
     assert total(kept) > total(again)
 
 
 def test_what_does_not_fit_is_computed_again_and_the_trainer_told_so():
     made = planned(f"method: lora\n{LONG}")
     asked, said = told(made)
-    assert asked == "on" and said.startswith("activations computed again (with them kept the job takes ")
+    assert asked == "on" and said.startswith("activations checkpointed (with them kept the job takes ")
     assert total(made) <= 24564 << 20
     larger = planned(f"method: lora\n{LONG}", mib=81559 * 2)
     assert told(larger)[0] is None and total(larger) > total(made)
@@ -64,14 +64,14 @@ def test_ranks_that_would_wait_for_each_other_do_not_try():
     sharded = planned(f"method: full\n{SMALL}", mib=81559, cards=4)
     assert sharded.strategy == "fsdp2" and told(sharded) == (
         "on",
-        "activations computed again (the model is in parts because of its size)",
+        "activations checkpointed (the model is in parts because of its size)",
     )
     ours = replace(CARDS.trainer, path=own_trainer("grpo", CARDS.project))
     sampling = [
         planned(f"mode: grpo\nmethod: lora\n{SAMPLED}", mib=81559, cards=cards, trainer=ours) for cards in (1, 2)
     ]
     assert told(sampling[0])[0] is None
-    assert told(sampling[1]) == ("on", "activations computed again (several cards sample together)")
+    assert told(sampling[1]) == ("on", "activations checkpointed (several cards sample together)")
 
 
 @pytest.mark.parametrize("unknown", ["the card's memory", "the model's shape", "the flag"])
@@ -82,4 +82,4 @@ def test_where_nobody_knows_the_first_step_decides(unknown: str):
         "the flag": {"trainer": replace(CARDS.trainer, flags=CARDS.trainer.flags - {FLAG})},
     }
     made = planned(f"method: lora\n{SMALL}", **changes[unknown])
-    assert told(made) == (None, "activations kept, if a first step shows that they fit")
+    assert told(made) == (None, "activations kept if a first step shows that they fit")

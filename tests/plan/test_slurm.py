@@ -120,7 +120,7 @@ def test_the_site_says_what_the_spec_does_not(tmp_path: Path, monkeypatch: pytes
     ("slurm", "resources", "added", "said"),
     [
         ("", "gpus: all", "", "gpus_per_node"),
-        ("", "gpus: [0, 1]", "", "the number of cards"),
+        ("", "gpus: [0, 1]", "", "the number of GPUs"),
         ("container: docker", "gpus: 1", "", "no image is named"),
         ("", "gpus: 1", "container: {mounts: [/data]}\n", "apptainer"),
         ("", "gpus: 1", "container: {network: none}\n", "network: auto"),

@@ -16,24 +16,24 @@ CPU = replace(CARDS, gpu=GpuFacts(problem="none"))
 @pytest.mark.parametrize(
     ("lines", "on_cpu", "said"),
     [
-        ("", True, "float32 (the CPU; bf16 where it is asked for); rows end to end where"),
+        ("", True, "float32 (the CPU; bf16 if asked for); rows packed if"),
         (
             "",
             True,
-            "attention within each (the CPU), else sdpa; the head over tokens with loss alone; activations kept",
+            "attention within documents (the CPU), else sdpa; the head computes tokens with loss only; activations kept",
         ),
-        ("", False, "mixed bf16 (what the cards compute best in)"),
+        ("", False, "mixed bf16 (the fastest of these GPUs)"),
         (
             "",
             False,
-            "the head over tokens with loss alone; activations kept, if a first step shows that they fit",
+            "the head computes tokens with loss only; activations kept if a first step shows that they fit",
         ),
         ("accelerate: {mixed_precision: bf16}", True, "mixed bf16 (as asked; float32 where the CPU has neither"),
-        ("accelerate: {mixed_precision: fp16}", True, "float32 (fp16 was asked for, which"),
+        ("accelerate: {mixed_precision: fp16}", True, "float32 (fp16 was asked for, and"),
         ("accelerate: {mixed_precision: 'no'}", False, "float32 (as asked)"),
         ("trainer_args: {mixed-precision: bf16}", True, "mixed bf16 (as asked"),
         ("trainer_args: {packing: 'off', attention: eager}", True, "rows padded (as asked), attention eager"),
-        ("training: {batch_size: 1}", True, "rows padded (one is a batch), attention sdpa"),
+        ("training: {batch_size: 1}", True, "rows padded (a batch has one row), attention sdpa"),
         ("trainer_args: {activation-checkpointing: 'off'}", False, "activations kept (as asked)"),
     ],
 )
