@@ -149,7 +149,7 @@ def test_a_spec_decides_whether_activations_are_kept_and_the_caller_where_it_doe
 
 def test_what_cannot_fit_is_refused_with_the_smallest_changes_that_would():
     error = refused("method: full\nlora: {r: 8, alpha: 16}")
-    assert error.exit_status == 3 and "GiB of GPU memory, and a card has 24.0" in error.message
+    assert error.exit_status == 3 and "GiB of GPU memory, and a GPU has 24.0" in error.message
     assert "`--set method=lora`" in error.hint and "`--set method=qlora`" in error.hint
     assert "--set resources.memory_check=false" in error.hint
 

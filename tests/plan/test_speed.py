@@ -20,7 +20,8 @@ CPU = replace(CARDS, gpu=GpuFacts(problem="none"))
         (
             "",
             True,
-            "attention within documents (the CPU), else sdpa; the head computes tokens with loss only; activations kept",
+            "attention within documents (the CPU), else sdpa; the head computes tokens with loss only; "
+            "activations kept",
         ),
         ("", False, "mixed bf16 (the fastest of these GPUs)"),
         (
