@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from dimba.objectives.registry import OBJECTIVES
 from dimba.plan.strategy import Strategy
 from tests.conftest import REPOSITORY, write_rows
 from tests.trainers.test_ranks import start
@@ -67,7 +68,7 @@ class Jobs:
         script = str(REPOSITORY / f"scripts/finetuning/finetune_{mode}.py")
         named = ["--base-checkpoint", str(base), "--dataset", str(self.folder / "data.jsonl"), "--device", "cpu"]
         named += ["--output-dir", str(self.folder / name), "--learning-rate", "1e-3", *flags]
-        way = " ".join(Strategy("fsdp2", "").flags(mode)) + " --main_process_port 0" if sharded else ""
+        way = " ".join(Strategy("fsdp2", "").flags(OBJECTIVES[mode])) + " --main_process_port 0" if sharded else ""
         job = start(self.folder, 2, str(self.launcher), script, *named, way=way)
         out, _ = job.communicate(timeout=300)
         assert job.returncode == status, out
