@@ -1,7 +1,7 @@
 """From a trainer's flags to what it takes batches from, and a report of what that is."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -33,13 +33,26 @@ class Pieces:
         return len(self.index)
 
 
+class Stored(Protocol):
+    """What training takes batches from, in a token store."""
+
+    @property
+    def store(self) -> TokenStore:
+        """The tokens."""
+
+    def __len__(self) -> int: ...
+
+
+Taken = TypeVar("Taken", bound=Stored)
+
+
 @dataclass(frozen=True)
-class Data:
+class Data(Generic[Taken]):
     """What is trained and validated on; the report's `problem` says why it must not be."""
 
     tokenizer: Any
-    train: Pieces
-    validation: Pieces
+    train: Taken
+    validation: Taken
     report: DataReport
 
     @property
@@ -47,20 +60,20 @@ class Data:
         """The tokens that end the trained turns."""
         return tuple(self.train.store.note["turn_ends"])
 
-    def checked(self) -> "Data":
+    def checked(self) -> "Data[Taken]":
         """Itself; raises BadInput where it cannot be trained on as it is."""
         if self.report.problem:
             raise BadInput(self.report.problem, self.report.hint)
         return self
 
 
-def load_data(args: SftOptions, progress: Progress) -> Data:
+def load_data(args: SftOptions, progress: Progress) -> Data[Pieces]:
     """Reads, tokenises (or finds the tokens), holds out and cuts as `args` of a trainer say; raises BadInput."""
     tokenizer = load_tokenizer(args.base_checkpoint, code=args.trust_remote_code)
     said = prepare_tokenizer(tokenizer)
     source = source_of(args)
     store, cached = prepare(tokenizer, args.train_on, source, progress)
-    share, split = _held_out(args)
+    share, split = held_out(args)
     chosen = select(store, args.max_length, args.on_long, share, args.seed)
     other = prepare(tokenizer, args.train_on, replace(source, split=split), progress)[0] if split else None
     validation = Pieces(store, chosen.validation) if other is None else _all_of(other, args)
@@ -76,8 +89,8 @@ def load_data(args: SftOptions, progress: Progress) -> Data:
     return Data(tokenizer, Pieces(store, chosen.train), validation, report)
 
 
-def _held_out(args: SftOptions) -> tuple[float, str | None]:
-    """(share or number of rows, split of its own)."""
+def held_out(args: TrainerOptions) -> tuple[float, str | None]:
+    """(share or number of rows, split of its own); raises BadInput for a split of a file."""
     wanted = args.validation_split
     if isinstance(wanted, str) and names_a_path(args.dataset):
         raise BadInput(f"--validation-split: a file has no split `{wanted}`", "give a share (0.05) or a number of rows")

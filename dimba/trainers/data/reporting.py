@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from dimba.common.errors import printable
 from dimba.dataset.token_report import BadRowReport, Bar, DataReport, Part, Shown
 from dimba.trainers.data.chat import Example
 from dimba.trainers.data.selection import Selection
@@ -71,13 +72,14 @@ def _shown(store: TokenStore, piece: Any, tokenizer: Any, title: str) -> Shown:
     whole = store.row(row)
     parts = (
         *_told(start, "before are not seen"),
-        *_clipped(_slice(whole, slice(start, end)), tokenizer),
+        *clipped(_slice(whole, slice(start, end)), tokenizer),
         *_told(len(whole.input_ids) - end, "are not in this example"),
     )
     return Shown(where=f"{store.note['where']}{store.numbers[row]}", tokens=end - start, parts=parts, title=title)
 
 
-def _clipped(example: Example, tokenizer: Any) -> tuple[Part, ...]:
+def clipped(example: Example, tokenizer: Any) -> tuple[Part, ...]:
+    """`decoded`, without the middle of a long example."""
     size = len(example.input_ids)
     if size <= 2 * _SHOWN:
         return decoded(example, tokenizer)
@@ -112,3 +114,15 @@ def _whole_character(ids: list[int], start: int, edge: int, tokenizer: Any) -> i
         return edge
     longer = ((end, tokenizer.decode(ids[max(start, edge - _BYTES) : end])) for end in range(edge + 1, edge + _BYTES))
     return next((end for end, more in longer if end <= len(ids) and not more.startswith(text)), edge)
+
+
+def introduce(report: DataReport) -> None:
+    """The tokens that carry loss, before the first step."""
+    for line in report.lines():
+        print(f"data: {printable(line)}", flush=True)
+    first = report.shown[0]
+    opened, closed = first.brackets()
+    print(f"data: {printable(first.where)}, with what is trained in {opened} {closed}:", flush=True)
+    text = "".join(f"{opened}{part.text}{closed}" if part.trained else part.text for part in first.parts)
+    text = text if len(text) <= 600 else f"{text[:280]} … {text[-280:]}"
+    print("\n".join(f"  | {printable(line.expandtabs(4))}" for line in text.splitlines()), flush=True)

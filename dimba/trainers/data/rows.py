@@ -1,7 +1,7 @@
 """Rows from a file or from the Hub, as samples."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +13,7 @@ from dimba.common.errors import BadInput
 from dimba.dataset.files import Read, read_rows
 from dimba.dataset.formats import Format
 from dimba.dataset.summary import Samples, samples_of
+from dimba.trainers.data.tokens import Example
 
 # Splits of data sets that have no `train`.
 DEFAULT_SPLITS = {"HuggingFaceH4/ultrachat_200k": "train_sft"}
@@ -48,6 +49,10 @@ class Source:
         else:
             what = [self.dataset, self._builder.config_id, self._builder.hash, self._split]
         return [*what, sorted(self.columns.items())]
+
+    def fault(self, examples: Sequence[Example]) -> str:
+        """Nothing: a row is one example."""
+        return ""
 
     @property
     def _path(self) -> Path:

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dimba.common.errors import BadRow, HostCannot
-from dimba.dataset.formats import Sample
+from dimba.dataset.pairs import LeftOut, Tally
+from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import bad_rows
 from dimba.trainers.data.chat import ChatEncoder, Example, Rendered, TrainOn, Unmaskable
 from dimba.trainers.data.render import TemplateFault
-from dimba.trainers.data.rows import Source
 from dimba.trainers.data.token_store import TokenStore, TokenWriter
 
 _BATCH = 1000  # rows that are tokenised at once
@@ -28,9 +28,39 @@ _CODE = ("dataset", "trainers/data")
 
 Progress = Callable[[int], None]
 Problem = tuple[str, str]  # (what is wrong, what to do next)
+Read = Sample | tuple[Sample, ...] | BadRow | LeftOut  # what a row came to; of several samples all are kept or none
 
 
-def prepare(tokenizer: Any, train_on: TrainOn, source: Source, progress: Progress) -> tuple[TokenStore, bool]:
+class Shape(Protocol):
+    """A recognised format: its name, and our names of the columns that it reads."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
+    def columns(self) -> Iterable[str]:
+        """Ours."""
+
+
+class Rows(Protocol):
+    """Rows to tokenise, read as an objective reads them."""
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Ours: theirs."""
+
+    def identity(self) -> list[Any]:
+        """Stays the same as long as the rows and their reading do."""
+
+    def samples(self) -> tuple[Shape, Iterable[tuple[str, Read]]]:
+        """(format, (where, what it came to) of every row); raises BadInput."""
+
+    def fault(self, examples: Sequence[Example]) -> str:
+        """Why the examples of a row cannot be trained on together; empty where they can."""
+
+
+def prepare(tokenizer: Any, train_on: TrainOn, source: Rows, progress: Progress) -> tuple[TokenStore, bool]:
     """The tokens of `source`, and whether they were there already; `progress` gets the rows done so far.
 
     Of several processes that want the same tokens one makes them, and the others wait for it at a lock, without a
@@ -69,7 +99,7 @@ def cache_folder() -> Path:
     return Path(HF_HOME, "dimba", "tokens")
 
 
-def _key(tokenizer: Any, train_on: TrainOn, source: Source) -> str:
+def _key(tokenizer: Any, train_on: TrainOn, source: Rows) -> str:
     package = Path(__file__).resolve().parents[2]
     what = [source.identity(), train_on, tokenizer.chat_template, tokenizer.special_tokens_map, _versions()]
     digest = hashlib.sha256(json.dumps(what, default=str).encode())
@@ -94,40 +124,46 @@ def _locked(path: Path) -> Iterator[None]:
 class _Preparation:
     """Rows on their way to tokens, and what is noted beside them."""
 
-    def __init__(self, encoder: ChatEncoder, progress: Progress) -> None:
+    def __init__(self, encoder: ChatEncoder, source: Rows, progress: Progress) -> None:
         self._encoder = encoder
+        self._source = source
         self._progress = progress
         self.rows = self.unusable = 0
         self.altered = 0  # assistant turns of which the template shows a part only
         self.left_out: Counter[str] = Counter()  # rows of which the template leaves something out, by what
         self.faults: Counter[str] = Counter()  # rows that the template does not get along with, by reason
+        self.skipped = Tally()
         self.bad: list[dict[str, str]] = []
         self.where = ""  # what stands before a row's number
 
-    def rendered(self, samples: Iterable[tuple[str, Sample | BadRow]]) -> Iterator[Rendered]:
-        """The text and trained spans of every row that has some."""
-        for where, sample in samples:
+    def rendered(self, found: Iterable[tuple[str, Read]]) -> Iterator[tuple[Rendered, ...]]:
+        """The texts and trained spans of every row that has some."""
+        for where, read in found:
             self.rows += 1
             self._progress(self.rows)
+            if isinstance(read, LeftOut):
+                self.skipped.add(read)
+                continue
             try:
-                if isinstance(sample, BadRow):
-                    raise sample
-                yield self._encoder.render(sample, where)
+                if isinstance(read, BadRow):
+                    raise read
+                samples = (read,) if isinstance(read, Sample) else read
+                yield tuple(self._encoder.render(sample, where) for sample in samples)
             except BadRow as error:
                 self._refuse(error)
 
-    def keep(self, batch: Sequence[Rendered], examples: Sequence[Example | Unmaskable], writer: TokenWriter) -> None:
-        """Writes the examples that carry loss."""
-        for row, example in zip(batch, examples, strict=True):
-            if isinstance(example, Unmaskable):
-                self._refuse(example)
-            elif not example.trained.any():
-                self._refuse(BadRow(row.where, "nothing in it carries loss"))
-            else:
-                self.altered += row.altered
-                self.left_out.update(row.left_out)
-                self.where, number = _split_number(row.where)
-                writer.add(example, number)
+    def keep(self, row: Sequence[Rendered], found: Sequence[Example | Unmaskable], writer: TokenWriter) -> None:
+        """Writes the examples of a row, where all of them carry loss."""
+        examples = [example for example in found if isinstance(example, Example)]
+        refused = next((each for each in found if isinstance(each, Unmaskable)), None)
+        if refused or (why := _no_loss(examples) or self._source.fault(examples)):
+            self._refuse(refused or BadRow(row[0].where, why))
+            return
+        self.altered += sum(each.altered for each in row)
+        self.left_out.update({name for each in row for name in each.left_out})
+        self.where, number = _split_number(row[0].where)
+        for example in examples:
+            writer.add(example, number)
 
     def _refuse(self, error: BadRow) -> None:
         self.unusable += 1
@@ -139,31 +175,49 @@ class _Preparation:
     def note(self) -> dict[str, Any]:
         """What was counted."""
         counted = ("rows", "unusable", "altered", "left_out", "faults", "bad", "where")
-        return {**{name: getattr(self, name) for name in counted}, "turn_ends": self._encoder.turn_ends}
+        skipped = {"counts": self.skipped.counts, "first": self.skipped.first}
+        return {
+            **{name: getattr(self, name) for name in counted},
+            "skipped": skipped,
+            "turn_ends": self._encoder.turn_ends,
+        }
 
 
-def _write(folder: Path, encoder: ChatEncoder, source: Source, progress: Progress) -> None:
-    form, samples = source.samples()
-    preparation = _Preparation(encoder, progress)
+def _no_loss(examples: Sequence[Example]) -> str:
+    return "" if all(example.trained.any() for example in examples) else "nothing in it carries loss"
+
+
+def _write(folder: Path, encoder: ChatEncoder, source: Rows, progress: Progress) -> None:
+    form, found = source.samples()
+    preparation = _Preparation(encoder, source, progress)
     with TokenWriter(folder) as writer:
-        for batch, examples in _encoded(encoder, preparation.rendered(samples)):
-            preparation.keep(batch, examples, writer)
+        for row, examples in _encoded(encoder, preparation.rendered(found)):
+            preparation.keep(row, examples, writer)
         columns = {ours: source.columns.get(ours, ours) for ours in form.columns}
         writer.finish({"format": form.name, "columns": columns, **preparation.note()})
 
 
-def _encoded(encoder: ChatEncoder, rows: Iterator[Rendered]) -> Iterator[tuple[list[Rendered], list[Any]]]:
-    """Batches with their tokens. Tokenising leaves Python's lock, so that the next rows are rendered meanwhile."""
+def _encoded(
+    encoder: ChatEncoder, rows: Iterator[tuple[Rendered, ...]]
+) -> Iterator[tuple[tuple[Rendered, ...], list[Example | Unmaskable]]]:
+    """Rows with their tokens. Tokenising leaves Python's lock, so that the next rows are rendered meanwhile."""
     with ThreadPoolExecutor(1) as pool:
-        before: list[Rendered] = []
+        before: list[tuple[Rendered, ...]] = []
         future = None
         while batch := list(islice(rows, _BATCH)):
-            following = pool.submit(encoder.encode_batch, batch)
+            following = pool.submit(encoder.encode_batch, [each for row in batch for each in row])
             if future:
-                yield before, future.result()
+                yield from _by_row(before, future.result())
             before, future = batch, following
         if future:
-            yield before, future.result()
+            yield from _by_row(before, future.result())
+
+
+def _by_row(
+    rows: list[tuple[Rendered, ...]], examples: Iterable[Example | Unmaskable]
+) -> Iterator[tuple[tuple[Rendered, ...], list[Example | Unmaskable]]]:
+    found = iter(examples)
+    return ((row, list(islice(found, len(row)))) for row in rows)
 
 
 def _split_number(where: str) -> tuple[str, int]:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,14 @@ def metrics_path(output_dir: str) -> Path:
 
 
 class Metrics(TrainerCallback):
-    """One JSON object a logged step, and a line for people: rewritten on a terminal, now and then on a pipe."""
+    """One JSON object a logged step, and a line for people: rewritten on a terminal, now and then on a pipe.
 
-    def __init__(self, path: Path) -> None:
+    `shown` are the metrics in that line; those that a step lacks are left out, and the loss stands in for all of them.
+    """
+
+    def __init__(self, path: Path, shown: Sequence[str] = ("loss",)) -> None:
         self.path = path
+        self._shown = shown
         self.live = sys.stdout.isatty()
         self.suffix = "  on the CPU instead of the GPUs asked for" if os.environ.get(ON_CPU_INSTEAD) else ""
         self.started = self.logged = self.spoke = 0.0
@@ -53,7 +58,7 @@ class Metrics(TrainerCallback):
             return
         if "eval_loss" in values:
             self.write(state, values)
-            print(f"step {state.global_step}/{state.max_steps}  validation loss {values['eval_loss']:.4f}", flush=True)
+            print(f"step {state.global_step}/{state.max_steps}  validation {self._told(values, 'eval_')}", flush=True)
         elif "loss" in values:
             self._on_step(state, values)
 
@@ -79,17 +84,19 @@ class Metrics(TrainerCallback):
     def _say(self, state: TrainerState, values: dict[str, float], now: float, *, last: bool) -> None:
         done = state.global_step - self.first_step
         left = (now - self.started) / max(done, 1) * (state.max_steps - state.global_step)
-        # The loss of GRPO says nothing to people: it is about zero, whatever is learnt.
-        telling = next(name for name in ("reward", "loss") if name in values)
-        shown = reward_label(values) if telling == "reward" else telling
         line = (
-            f"step {state.global_step}/{state.max_steps}  {shown} {values[telling]:.4f}  "
+            f"step {state.global_step}/{state.max_steps}  {self._told(values)}  "
             f"{values['tokens_per_second']:,.0f} tokens/s  ETA {clock(left)}{self.suffix}"
         )
         if self.live:
             print(f"\r\033[K{line}", end="\n" if last else "", flush=True)
         else:
             print(line, flush=True)
+
+    def _told(self, values: dict[str, float], prefix: str = "") -> str:
+        there = [name for name in self._shown if f"{prefix}{name}" in values] or ["loss"]
+        labels = {"reward": reward_label(values)}
+        return "  ".join(f"{labels.get(name, name)} {values[f'{prefix}{name}']:.4f}" for name in there)
 
 
 def clock(seconds: float) -> str:

@@ -51,6 +51,11 @@ def activations(args: TrainerOptions, compute: Compute, *, can_fall_back: bool) 
     return "kept" if compute.on_cpu or not can_fall_back else "kept, if a first step shows that they fit"
 
 
+def just_evaluated(state: Any) -> bool:
+    """Whether the held-out rows were evaluated after the last step."""
+    return any("eval_loss" in logs and logs["step"] == state.global_step for logs in state.log_history)
+
+
 def settled(trainer: Any) -> Any:
     """The trainer, training in float32 and quiet, watched for what must end it."""
     from transformers import PrinterCallback

@@ -82,7 +82,7 @@ def load_prompts(args: GrpoOptions, progress: Progress) -> Prompts:
     fitting = [each for each in asked if each.tokens <= limit]
     train, held_out = _held_out(fitting, args)
     problem, hint = _problem(args, read, asked, train, limit, tokenizer=tokenizer)
-    notes = (said, f"reward: {why}", *_idle(rewards, args), *_left_out_notes(read), *_notes(asked))
+    notes = (said, f"reward: {why}", *_idle(rewards, args), *read.left_out.notes(len(read.tasks)), *_notes(asked))
     report = _report(read, asked, limit, args, notes=tuple(note for note in notes if note))
     report = replace(report, examples=len(train), validation=len(held_out), problem=problem, hint=hint)
     return Prompts(tokenizer, tuple(train), tuple(held_out), rewards, ends, report)
@@ -243,11 +243,6 @@ def _long_problem(asked: Sequence[Asked], limit: int, args: GrpoOptions) -> Prob
         "raise `training.max_length` (--max-length) as far as the model's context goes, lower --max-completion-length, "
         "or leave them out with --on-long drop (in a spec `trainer_args: {on-long: drop}`)",
     )
-
-
-def _left_out_notes(read: _Read) -> Iterable[str]:
-    pairs = len(read.tasks) + read.left_out.total
-    return (f"{count:,} of {pairs:,} pairs are left out: {why}" for why, count in read.left_out.counts.items())
 
 
 def _notes(asked: Sequence[Asked]) -> Iterable[str]:

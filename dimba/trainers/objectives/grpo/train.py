@@ -147,7 +147,7 @@ def make_trainer(
     from dimba.trainers.objectives.run_settings import can_fall_back, settled
 
     path = metrics_path(args.output_dir)
-    metrics = Metrics(path)
+    metrics = Metrics(path, ("reward",))  # the loss is about zero, whatever is learnt
     model = load_model(args, compute)
     stop_where_turns_end(model, prompts.tokenizer, prompts.turn_ends)
     trainer = GroupTrainer(

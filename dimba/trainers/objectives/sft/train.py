@@ -4,16 +4,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import EXIT_STOPPED
-from dimba.common.errors import printable
 from dimba.dataset.token_report import DataReport
 from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.command import is_first_rank, say_rows, world_size
 from dimba.trainers.kernels.heap import keep_freed_memory
 from dimba.trainers.models.checkpoints import where_to_go_on
 from dimba.trainers.models.saving import output_folder, quiet, save, stop_where_turns_end
+from dimba.trainers.objectives.run_settings import just_evaluated
 
 if TYPE_CHECKING:
-    from dimba.trainers.data.loading import Data
+    from dimba.trainers.data.loading import Data, Pieces
     from dimba.trainers.data.tokenization import Progress
     from dimba.trainers.models.loading import Compute
 
@@ -26,7 +26,7 @@ def train(args: SftOptions) -> int:
     trainer.train(resume_from_checkpoint=begun)
     if stop.stopped:
         return EXIT_STOPPED
-    if len(data.validation) and not _just_evaluated(trainer.state):
+    if len(data.validation) and not just_evaluated(trainer.state):
         trainer.evaluate()
     stop_where_turns_end(trainer.model, data.tokenizer, data.turn_ends)
     save(trainer, args.output_dir)
@@ -40,8 +40,9 @@ def report(options: SftOptions, progress: "Progress") -> DataReport:
     return load_data(options, progress).report
 
 
-def _prepared(args: SftOptions) -> tuple[Any, Any, "Data"]:
+def _prepared(args: SftOptions) -> tuple[Any, Any, "Data[Pieces]"]:
     from dimba.trainers.data.loading import load_data
+    from dimba.trainers.data.reporting import introduce
     from dimba.trainers.models import loading
     from dimba.trainers.models.sharding import meet
 
@@ -56,23 +57,7 @@ def _prepared(args: SftOptions) -> tuple[Any, Any, "Data"]:
     return *_trainer(args, loading.load_model(args, compute), data, compute), data
 
 
-def _just_evaluated(state: Any) -> bool:
-    return any("eval_loss" in logs and logs["step"] == state.global_step for logs in state.log_history)
-
-
-def introduce(report: DataReport) -> None:
-    """The tokens that carry loss, before the first step."""
-    for line in report.lines():
-        print(f"data: {printable(line)}", flush=True)
-    first = report.shown[0]
-    opened, closed = first.brackets()
-    print(f"data: {printable(first.where)}, with what is trained in {opened} {closed}:", flush=True)
-    text = "".join(f"{opened}{part.text}{closed}" if part.trained else part.text for part in first.parts)
-    text = text if len(text) <= 600 else f"{text[:280]} … {text[-280:]}"
-    print("\n".join(f"  | {printable(line.expandtabs(4))}" for line in text.splitlines()), flush=True)
-
-
-def _trainer(args: SftOptions, model: Any, data: "Data", compute: "Compute") -> tuple[Any, Any]:
+def _trainer(args: SftOptions, model: Any, data: "Data[Pieces]", compute: "Compute") -> tuple[Any, Any]:
     from dimba.trainers.data.collation import choose_collator, told
     from dimba.trainers.data.loading import as_dataset
     from dimba.trainers.models.loading import adapter_config
