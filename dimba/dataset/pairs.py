@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -58,6 +58,11 @@ class Tally:
         if row.why != BEST:
             self.counts[row.why] += 1
             self.first.setdefault(row.why, row.where)
+
+    def notes(self, comparing: int) -> Iterator[str]:
+        """A line for each reason, with how many pairs it left out beside those `comparing`."""
+        pairs = comparing + self.total
+        return (f"{count:,} of {pairs:,} pairs are left out: {why}" for why, count in self.counts.items())
 
     def problem(self, comparing: int) -> tuple[str, str] | None:
         """(what, hint) where too many compare nothing for those `comparing` to be trusted; ties are no fault."""

@@ -1,13 +1,13 @@
-"""What GRPO starts from: rows that ask, and what an answer is held against. Both sides need it, as with formats."""
+"""Rows that ask, and what an answer is compared with: prompts and pairs. Both sides need it, as with formats."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
 from dimba.common.errors import BadInput, BadRow
-from dimba.dataset.dialogue import Row, Turn, Unfit, is_blank, text_of
+from dimba.dataset.dialogue import Message, Row, Turn, Unfit, is_blank, text_of
 from dimba.dataset.files import Read, read_rows
 from dimba.dataset.formats import in_their_words, renamed
 from dimba.dataset.pairs import LeftOut, Nothing, Tally, pair_of, transcript
@@ -32,7 +32,9 @@ __all__ = [
     "Tally",
     "Task",
     "TaskForm",
+    "answered",
     "first_prompt",
+    "first_task",
     "recognise_task",
     "survey_tasks",
     "tasks_of",
@@ -42,7 +44,10 @@ _PATIENCE = 1000  # rows without a readable one, after which a file is given up
 _SHOWN = 5  # bad rows that are told one by one
 
 
-def tasks_of(rows: Read, columns: Mapping[str, str]) -> tuple[TaskForm, Found]:
+Recognise = Callable[[Row, Mapping[str, str], str], TaskForm]  # of a row, the columns' names, and where it stands
+
+
+def tasks_of(rows: Read, columns: Mapping[str, str], recognise: Recognise = recognise_task) -> tuple[TaskForm, Found]:
     """The form of the first readable row, and every row as it reads it.
 
     Raises:
@@ -52,7 +57,7 @@ def tasks_of(rows: Read, columns: Mapping[str, str]) -> tuple[TaskForm, Found]:
     for where, row in rows:
         if not isinstance(row, BadRow):
             later = list(islice(rows, _PATIENCE)) if open_answers(row, columns) else []
-            form = recognise_task(with_answers(row, later, columns), columns, where)
+            form = recognise(with_answers(row, later, columns), columns, where)
             every: Iterable[tuple[str, Row | BadRow]] = chain(bad, [(where, row)], later, rows)
             scored = form.name == SCORED_RESPONSES
             return form, compared_responses(every, columns) if scored else _tasks(every, form, columns)
@@ -152,14 +157,18 @@ def _completion(row: Row, name: str) -> str:
 
 
 def survey_tasks(
-    path: Path, columns: Mapping[str, str], *, progress: Callable[[int], None] = lambda _rows: None
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    progress: Callable[[int], None] = lambda _rows: None,
+    recognise: Recognise = recognise_task,
 ) -> DataSummary:
-    """Reads every row of `path` as GRPO's trainer will, and says what they are; a bad one is counted.
+    """Reads every row of `path` as the trainer will, and says what they are; a bad one is counted.
 
     Raises:
         BadInput: the file is not readable, nothing asks, no row can be used, or too many pairs compare nothing.
     """
-    form, found = tasks_of(read_rows(path), columns)
+    form, found = tasks_of(read_rows(path), columns, recognise)
     tasks: list[Task] = []
     bad: list[BadRow] = []
     left_out = Tally()
@@ -195,11 +204,25 @@ def survey_tasks(
 
 def first_prompt(row: Row, columns: Mapping[str, str], where: str) -> Sample:
     """The prompt of a row, without an answer; raises BadInput for an unusable row."""
-    found = next(iter(_tasks([(where, row)], recognise_task(row, columns, where), columns)))[1]
+    return _asked_sample(first_task(row, columns, where))
+
+
+def first_task(row: Row, columns: Mapping[str, str], where: str, recognise: Recognise = recognise_task) -> Task:
+    """What a row asks, and its answers where they are in it; raises BadInput for an unusable row."""
+    found = next(iter(_tasks([(where, row)], recognise(row, columns, where), columns)))[1]
     if not isinstance(found, Task):
         raise BadRow(where, found.why)
-    return _asked_sample(found)
+    return found
+
+
+def answered(task: Task, answer: Sequence[Message] | None) -> Sample:
+    """What is asked as a chat, and an answer to it, which is trained."""
+    said = tuple(answer or ())
+    trained = tuple(message["role"] == "assistant" for message in said)
+    return Sample(
+        messages=(*task.messages, *said), trained=(*(False for _ in task.messages), *trained), tools=task.tools
+    )
 
 
 def _asked_sample(task: Task) -> Sample:
-    return Sample(messages=task.messages, trained=(False,) * len(task.messages))
+    return answered(replace(task, tools=None), None)

@@ -1,4 +1,4 @@
-"""The shapes of rows that GRPO can start from, and how they are recognised."""
+"""The shapes of rows that ask, and of pairs of answers, and how they are recognised."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -93,8 +93,8 @@ def recognise_task(row: Row, columns: Mapping[str, str], where: str) -> TaskForm
     filled = {key: value for key, value in row.items() if value is not None}
     ours = set(renamed(filled, columns))
     if unknown := sorted(set(columns) - set(_OURS)):
-        hint = f"GRPO knows {', '.join(_OURS)}"
-        raise UnknownFormat(f"{where}: `{unknown[0]}` is no column that GRPO reads", hint)
+        hint = f"the columns that are read: {', '.join(_OURS)}"
+        raise UnknownFormat(f"{where}: `{unknown[0]}` is no column of a prompt or of a pair", hint)
     there = set(renamed(row, columns))
     scored = _scored_form(ours, columns) or _scored_form(there, columns)
     return scored or _usual_form(ours, columns, row, where)
@@ -159,7 +159,7 @@ def _nothing_asks(ours: set[str], row: Row, where: str) -> UnknownFormat:
     half = next((name for name in _PAIR if name in row), None)
     missing = f"`{'rejected' if half == 'chosen' else 'chosen'}` is missing for pairs; " if half else ""
     return UnknownFormat(
-        f"{where}: nothing in this row asks: GRPO needs one of {', '.join(f'`{each}`' for each in _ASKS)}, "
+        f"{where}: nothing in this row asks: it needs one of {', '.join(f'`{each}`' for each in _ASKS)}, "
         f"or transcripts in `chosen` and `rejected`; the columns are {has}",
         f"{missing}name the column that asks: `dataset.columns: {{prompt: …}}`",
     )

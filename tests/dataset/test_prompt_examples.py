@@ -331,7 +331,7 @@ def test_rows_of_a_csv_hold_turns_as_text(tmp_path: Any):
         ({"chosen": "A"}, {}, "nothing in this row asks"),
         ({"prompt": "Q", "question": "Q"}, {}, "`prompt` and `question` could both be what is asked"),
         ({"prompt": "Q"}, {"prompt": "ask"}, "no column `ask`"),
-        ({"prompt": "Q"}, {"promt": "prompt"}, "`promt` is no column that GRPO reads"),
+        ({"prompt": "Q"}, {"promt": "prompt"}, "`promt` is no column of a prompt or of a pair"),
         ({**SCORED, "orig_response": "A", "orig_score": "5"}, {}, "nothing to compare it with"),
     ],
 )
