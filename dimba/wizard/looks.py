@@ -153,7 +153,7 @@ def _check_first_row(state: State, value: str, named: Mapping[str, str]) -> None
         if named or not state.asking:
             raise Wrong(error.message, with_flag(error.hint)) from None
     except BadInput as error:
-        raise Wrong(error.message, error.hint) from None
+        raise Wrong(error.message, with_flag(error.hint)) from None
 
 
 def with_flag(hint: str) -> str:

@@ -11,6 +11,7 @@ from dimba.common.runners import AUTO, RUNNERS
 from dimba.host.facts import TrainerFacts
 from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
+from dimba.objectives.registry import OBJECTIVES
 from dimba.wizard.looks import base_facts
 from dimba.wizard.machine import engine, gpu_facts
 from dimba.wizard.question import Said, Wrong
@@ -69,7 +70,7 @@ def spec_text(state: State, flags: frozenset[str]) -> str:
 
 
 _COMMENTS = {
-    "mode": "sft | grpo",
+    "mode": " | ".join(OBJECTIVES),
     "base_checkpoint": "a folder or a Hub id",
     "method": "full | lora | qlora",
     "training.max_steps": "wins over epochs where it is set",

@@ -108,6 +108,14 @@ def load_model(args: TrainerOptions, compute: Compute) -> Any:
     return _differentiable(_loaded(AutoModelForCausalLM, args.base_checkpoint, **options))
 
 
+def load_reference(args: TrainerOptions, compute: Compute) -> Any:
+    """The base once more, frozen, in the precision of a base under an adapter; raises BadInput."""
+    from transformers import AutoModelForCausalLM
+
+    options = _options(args, compute, frozen=True) | _attention(args, compute)
+    return _loaded(AutoModelForCausalLM, args.base_checkpoint, **options).requires_grad_(False)
+
+
 def _attention(args: TrainerOptions, compute: Compute) -> dict[str, str]:
     """What transformers is to be told of it; the rest is found out once the model is there."""
     kind = getattr(args, "attention", "auto")
