@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from dimba.objectives.registry import OBJECTIVES
 from dimba.plan.strategy import Strategy
 from tests.conftest import REPOSITORY, write_rows
 from tests.trainers.test_ranks import start
@@ -67,7 +68,7 @@ class Sharing:
         script = str(REPOSITORY / f"scripts/finetuning/finetune_{mode}.py")
         named = ["--base-checkpoint", str(base), "--dataset", str(self.folder / "data.jsonl"), "--device", "cpu"]
         named += ["--output-dir", str(self.folder / name), "--learning-rate", "1e-3", *flags]
-        way = " ".join(Strategy("fsdp2", "").flags(mode)) + " --main_process_port 0" if sharded else ""
+        way = " ".join(Strategy("fsdp2", "").flags(OBJECTIVES[mode])) + " --main_process_port 0" if sharded else ""
         job = start(self.folder, 2, str(self.told), script, *named, way=way)
         out, _ = job.communicate(timeout=300)
         assert job.returncode == status, out
@@ -150,6 +151,18 @@ def test_a_reward_model_is_trained_sharded_too(tiny_checkpoint: Path, sharing: S
     flags = (*GRPO, "--max-length", "128", "--reward", "preference", "--allow-weak-reward")
     said = sharing.train(tiny_checkpoint, "pairs", *flags, mode="grpo")
     assert "stage 2 of 2" in said and (sharing.folder / "pairs/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("method", [(), ("--use-lora",)])
+def test_dpo_compares_with_a_sharded_reference(tiny_checkpoint: Path, sharing: Sharing, method: tuple[str, ...]):
+    pairs = [{"prompt": f"Count to {n}", "chosen": "1" * n + " please", "rejected": "2" * n} for n in range(1, 14)]
+    write_rows(sharing.folder / "data.jsonl", pairs)
+    said = {}
+    for name, sharded in (("whole", False), ("sharded", True)):
+        flags = (*SFT, "--validation-split", "3", *method)
+        said[name] = sharing.train(tiny_checkpoint, name, *flags, mode="dpo", sharded=sharded)
+    assert farthest(sharing.folder / "whole", sharing.folder / "sharded") < 1e-6
+    assert "held-out pairs ordered rightly: 50.0% before training" in said["sharded"]
 
 
 def test_ddp_in_place_of_fsdp2_ends_the_job(tiny_checkpoint: Path, sharing: Sharing):
