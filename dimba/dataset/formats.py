@@ -148,7 +148,7 @@ def _pairs_hint(row: Row) -> str:
     asks = next((key for key in ("prompt", *_TURN_LISTS, "question", "instruction") if key in row), None)
     complete = asks is None or isinstance(row.get("chosen"), list | type(None))
     named = "{messages: chosen}" if complete else f"{{prompt: {asks}, response: chosen}}"
-    return f"they are for `mode: grpo`; or train on the chosen answers with `dataset.columns: {named}`"
+    return f"they are for `mode: dpo` or `mode: grpo`; or train on the chosen answers with `dataset.columns: {named}`"
 
 
 def _ambiguous(fitting: list[Format], columns: Mapping[str, str]) -> UnknownFormat:

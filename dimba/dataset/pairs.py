@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
@@ -62,6 +62,11 @@ class Tally:
         if pair.reason != BEST:
             self.counts[pair.reason] += 1
             self.first.setdefault(pair.reason, pair.where)
+
+    def notes(self, usable: int) -> Iterator[str]:
+        """A line per reason, with the number of pairs skipped for it beside the `usable` ones."""
+        pairs = usable + self.total
+        return (f"{count:,} of {pairs:,} pairs are skipped: {reason}" for reason, count in self.counts.items())
 
     def problem(self, usable: int) -> tuple[str, str] | None:
         """(cause, hint) if too many pairs are degenerate to trust the `usable` ones; ties do not count."""

@@ -1,16 +1,16 @@
-"""Prompt examples for GRPO: a row's prompt, and the answer or the pair that completions are compared with.
+"""Prompt examples: a row's prompt, and the answer or the pair that belongs to it.
 
 The launcher checks the data with it before a job starts; the trainer trains on the examples.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
 from dimba.common.errors import BadInput, Location, UnusableRow
-from dimba.dataset.dialogue import Row, Turn, is_blank, text_of
+from dimba.dataset.dialogue import Message, Row, Turn, is_blank, text_of
 from dimba.dataset.files import Read, read_rows
 from dimba.dataset.formats import check_present, with_our_names, with_their_name
 from dimba.dataset.pairs import SkippedPair, Tally, read_pair, transcript
@@ -34,14 +34,20 @@ __all__ = [
     "PromptFormat",
     "SkippedPair",
     "Tally",
+    "first_example",
     "first_prompt",
     "prompts_of",
     "recognise_prompt",
     "survey_prompts",
+    "with_answer",
 ]
 
+Recognise = Callable[[Row, Mapping[str, str], Location], PromptFormat]  # (row, columns, where) → format
 
-def prompts_of(rows: Read, columns: Mapping[str, str]) -> tuple[PromptFormat, Found]:
+
+def prompts_of(
+    rows: Read, columns: Mapping[str, str], recognise: Recognise = recognise_prompt
+) -> tuple[PromptFormat, Found]:
     """The format of the first readable row, and every row as a prompt example of it.
 
     Raises:
@@ -51,7 +57,7 @@ def prompts_of(rows: Read, columns: Mapping[str, str]) -> tuple[PromptFormat, Fo
     for where, row in rows:
         if not isinstance(row, UnusableRow):
             later = list(islice(rows, PATIENCE)) if null_answers(row, columns) else []
-            form = recognise_prompt(with_later_answers(row, later, columns), columns, where)
+            form = recognise(with_later_answers(row, later, columns), columns, where)
             every: Iterable[tuple[Location, Row | UnusableRow]] = chain(bad, [(where, row)], later, rows)
             scored = form.name == SCORED_RESPONSES
             return form, compare_responses(every, columns) if scored else _examples(every, form, columns)
@@ -161,14 +167,18 @@ def _completion(row: Row, name: str) -> str:
 
 
 def survey_prompts(
-    path: Path, columns: Mapping[str, str], *, progress: Callable[[int], None] = lambda _rows: None
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    progress: Callable[[int], None] = lambda _rows: None,
+    recognise: Recognise = recognise_prompt,
 ) -> DataSummary:
-    """Reads every row of `path` as GRPO's trainer will; returns their summary, which counts the unusable ones.
+    """Reads every row of `path` as the trainer will; returns their summary, which counts the unusable ones.
 
     Raises:
         BadInput: the file is not readable, no column asks, no row is usable, or too many pairs compare nothing.
     """
-    form, found = prompts_of(read_rows(path), columns)
+    form, found = prompts_of(read_rows(path), columns, recognise)
     first: PromptExample | None = None
     bad: list[UnusableRow] = []
     skipped = Tally()
@@ -205,12 +215,26 @@ def survey_prompts(
 
 def first_prompt(row: Row, columns: Mapping[str, str], where: Location) -> Sample:
     """The prompt of a row, without an answer; raises BadInput for an unusable row."""
-    found = next(iter(_examples([(where, row)], recognise_prompt(row, columns, where), columns)))[1]
+    return _prompt_sample(first_example(row, columns, where))
+
+
+def first_example(
+    row: Row, columns: Mapping[str, str], where: Location, recognise: Recognise = recognise_prompt
+) -> PromptExample:
+    """The prompt example of a row; raises BadInput for an unusable row."""
+    found = next(iter(_examples([(where, row)], recognise(row, columns, where), columns)))[1]
     if isinstance(found, SkippedPair):
         raise UnusableRow(found.reason).at(where)
     if isinstance(found, UnusableRow):
         raise found
-    return _prompt_sample(found)
+    return found
+
+
+def with_answer(example: PromptExample, answer: Sequence[Message] | None) -> Sample:
+    """The prompt as a chat, with an answer whose assistant turns are trained."""
+    turns = tuple(answer or ())
+    trained = (*(False for _ in example.messages), *(turn["role"] == "assistant" for turn in turns))
+    return Sample(messages=(*example.messages, *turns), trained=trained, tools=example.tools)
 
 
 def _prompt_sample(example: PromptExample) -> Sample:

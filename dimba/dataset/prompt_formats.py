@@ -1,4 +1,4 @@
-"""The formats of rows that GRPO can train on, and how a row's format is recognised."""
+"""The formats of prompts and of preference pairs, and how a row's format is recognised."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -88,8 +88,8 @@ def recognise_prompt(row: Row, columns: Mapping[str, str], where: Location) -> P
     filled = {key: value for key, value in row.items() if value is not None}
     ours = set(with_our_names(filled, columns))
     if unknown := sorted(set(columns) - set(_OURS)):
-        hint = f"GRPO knows {', '.join(_OURS)}"
-        raise UnknownFormat(f"`{unknown[0]}` is no column that GRPO reads", hint).at(where)
+        hint = f"known columns: {', '.join(_OURS)}"
+        raise UnknownFormat(f"`{unknown[0]}` is not a column of a prompt or a pair", hint).at(where)
     present = set(with_our_names(row, columns))
     scored = _scored_format(ours, columns) or _scored_format(present, columns)
     return scored or _usual_format(ours, columns, row, where)
@@ -155,7 +155,7 @@ def _no_question(ours: set[str], row: Row) -> UnknownFormat:
     half = next((name for name in _PAIR if name in row), None)
     missing = f"`{'rejected' if half == 'chosen' else 'chosen'}` is missing for pairs; " if half else ""
     return UnknownFormat(
-        f"no column of this row asks: GRPO needs one of {', '.join(f'`{each}`' for each in _ASKS)}, "
+        f"no column of this row asks: it needs one of {', '.join(f'`{each}`' for each in _ASKS)}, "
         f"or transcripts in `chosen` and `rejected`; the columns are {has}",
         f"{missing}name the column of the question: `dataset.columns: {{prompt: …}}`",
     )

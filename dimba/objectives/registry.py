@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from dimba.objectives.dpo import DPO
 from dimba.objectives.grpo import GRPO
 from dimba.objectives.objective import Objective
 from dimba.objectives.sft import SFT
 
-OBJECTIVES: dict[str, Objective[Any]] = {each.name: each for each in (SFT, GRPO)}
+OBJECTIVES: dict[str, Objective[Any]] = {each.name: each for each in (SFT, DPO, GRPO)}

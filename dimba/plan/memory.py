@@ -128,7 +128,10 @@ def _gathered(shape: ModelShape, precision: Precision) -> int:
 
 def _reference(job: ResolvedJob, checkpoint: CheckpointFacts, share: Share) -> int:
     """The frozen copy of a base that is trained in full; an adapter is switched off instead."""
-    return _base(job, checkpoint, on_cpu=False) if job.method == "full" and _terms(job, share).reference else 0
+    terms = _terms(job, share)
+    if job.method != "full" or not terms.reference:
+        return 0
+    return _base(job, checkpoint, on_cpu=False, trained=not terms.half_reference)
 
 
 def _reward(job: ResolvedJob, checkpoint: CheckpointFacts, share: Share) -> int:

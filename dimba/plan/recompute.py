@@ -37,4 +37,8 @@ def _never_tried(fit: Fit) -> str:
     """What our trainers do not try; the reason."""
     if fit.shards > 1:
         return "the model is in parts because of its size"
-    return "several cards sample together" if fit.job.objective.loss_waits and fit.processes > 1 else ""
+    objective = fit.job.objective
+    if not objective.loss_waits or fit.processes == 1:
+        return ""
+    samples = objective.memory(fit.job.trainer_args, fit.compares).samples
+    return "several cards sample together" if samples else "several cards wait for each other in the loss"

@@ -101,6 +101,11 @@ def _cases() -> list[Case]:
         for model in ("qwen2-0.5B", "llama-1B", "llama-8B")
         for method in METHODS
     ]
+    cases += [
+        Case(model, method, 2, 1024, mode="dpo")
+        for model in ("qwen2-0.5B", "llama-1B", "llama-8B")
+        for method in METHODS
+    ]
     for model in OTHERS:  # float32 experts cannot be traced: their kernel requires bf16
         methods = METHODS[1:] if model == "qwen3-moe" else METHODS
         cases += [Case(model, method, 4, 1024) for method in methods]
@@ -160,7 +165,9 @@ def compared(case: Case) -> tuple[int, Live, Any]:
     if case.prompt:
         live = traced_sampling(model, args, rows=case.batch, prompt=case.prompt, length=case.length)
     else:
-        live = traced_peak(model, args, _batch(case), masked=case.batch > 1)
+        copy = model_of(replace(case, method="lora"))[0] if (case.mode, case.method) == ("dpo", "full") else None
+        masked = case.batch > 1 or case.mode == "dpo"
+        live = traced_peak(model, args, _batch(case), masked=masked, reference=copy)
     return estimate.total - estimate.context - estimate.fragments, live, estimate
 
 
@@ -168,6 +175,9 @@ def _batch(case: Case) -> dict[str, Any]:
     shape = (case.batch, case.length)
     if case.mode == "grpo":
         return {"input_ids": shape, "attention_mask": shape, "completion_ids": (case.batch, case.length - 1)}
+    if case.mode == "dpo":
+        shape = (2 * case.batch, case.length)
+        return dict.fromkeys(("input_ids", "attention_mask", "completion_mask"), shape)
     positions = {"position_ids": shape} if case.batch > 1 else {}
     return {"input_ids": shape, "labels": shape, **positions}
 

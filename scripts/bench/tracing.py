@@ -21,6 +21,12 @@ from torch.utils._pytree import tree_leaves
 
 from scripts.bench import nf4
 
+# Outputs of the fused head, by mode.
+_OUTPUTS = {
+    "sft": ("log_probs",),
+    "grpo": ("log_probs", "entropy"),
+    "dpo": ("log_probs", "entropy", "mean_logits", "is_top1"),
+}
 _ROUND = 512  # bytes; CUDA's allocator rounds sizes up to multiples of it
 
 
@@ -108,12 +114,19 @@ def one_document(_positions: Any) -> None:
     """Replace transformers' detection of packed rows, as fake tensors have no positions: nothing is packed."""
 
 
-def traced_peak(model: torch.nn.Module, args: Any, batch: dict[str, Any], *, masked: bool) -> Live:
-    """Trace an optimiser step of `model`, which is on the meta device; `batch` gives the inputs' shapes by name."""
+def traced_peak(
+    model: torch.nn.Module, args: Any, batch: dict[str, Any], *, masked: bool, reference: Any = None
+) -> Live:
+    """Trace an optimiser step of `model`, which is on the meta device; `batch` gives the inputs' shapes by name.
+
+    `reference` is a frozen model beside it, on the meta device as well.
+    """
     from trl.trainer.utils import add_fused_lm_head
 
     apart = mock.patch("transformers.masking_utils.find_packed_sequence_indices", one_document)
-    add_fused_lm_head(model, outputs=("log_probs", "entropy") if args.mode == "grpo" else ("log_probs",))
+    add_fused_lm_head(model, outputs=_OUTPUTS[args.mode])
+    if reference is not None:
+        add_fused_lm_head(reference)
     trained = adapted(model, args)
     if args.recomputes:
         trained.activation_checkpointing_enable()
@@ -122,7 +135,9 @@ def traced_peak(model: torch.nn.Module, args: Any, batch: dict[str, Any], *, mas
     with FakeTensorMode(allow_non_fake_inputs=True), live, as_on_cuda(), nullcontext() if masked else apart:
         live.phase = "load"
         fake(trained)
-        _train(trained, args, batch, live)
+        if reference is not None:
+            fake(reference)
+        _train(trained, args, batch, live, reference)
     return live
 
 
@@ -139,7 +154,7 @@ def adapted(model: Any, args: Any) -> Any:
         return get_peft_model(model, adapter)
 
 
-def _train(model: Any, args: Any, batch: dict[str, Any], live: Live) -> None:
+def _train(model: Any, args: Any, batch: dict[str, Any], live: Live, reference: Any) -> None:
     parameters = [each for each in model.parameters() if each.requires_grad]
     for each in parameters:
         each.data = each.data.float()  # as `run_settings.configure` does
@@ -152,7 +167,7 @@ def _train(model: Any, args: Any, batch: dict[str, Any], live: Live) -> None:
     live.peak = 0
     for _ in range(min(args.accumulation, 2)):  # a third batch has the memory of the second
         live.phase = "forward"
-        loss = LOSSES[args.mode](model, inputs)
+        loss = _dpo_loss(model, inputs, reference) if args.mode == "dpo" else LOSSES[args.mode](model, inputs)
         live.phase = "backward"
         loss.backward()
         del loss
@@ -185,6 +200,20 @@ def _grpo_loss(model: Any, inputs: dict[str, Any]) -> Any:
     )
     ratio = torch.exp(logps - logps.detach())
     return -(torch.min(ratio, ratio.clamp(0.8, 1.2)) * inputs["completion_ids"]).sum() / entropies.shape[0]
+
+
+def _dpo_loss(model: Any, inputs: dict[str, Any], reference: Any) -> Any:
+    """As DPOTrainer's: what it logs beside has sizes that fake tensors do not know."""
+    from trl.models.utils import disable_gradient_checkpointing
+
+    labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+    given = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
+    outputs = Autocast(model)(**given, labels=labels, fused_lm_head=True)
+    off = nullcontext() if reference is not None else model.disable_adapter()
+    with torch.no_grad(), disable_gradient_checkpointing(model), off:
+        base = Autocast(reference if reference is not None else model)(**given, labels=labels, fused_lm_head=True)
+    chosen, rejected = (outputs.log_probs.sum(dim=1) - base.log_probs.sum(dim=1)).chunk(2)
+    return -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean()
 
 
 class Autocast:

@@ -201,10 +201,10 @@ def test_a_column_that_is_null_counts_only_where_nothing_fits_without():
         ({"conversations": [HUMAN], "chosen": GPT, "rejected": GPT}, "{prompt: conversations, response: chosen}"),
     ],
 )
-def test_preference_pairs_are_for_grpo_or_to_be_named(row: dict, hint: str):
+def test_preference_pairs_are_for_dpo_or_grpo_or_to_be_named(row: dict, hint: str):
     with pytest.raises(BadInput) as raised:
         sample(row)
-    assert "`mode: grpo`" in raised.value.hint and hint in raised.value.hint
+    assert "`mode: dpo` or `mode: grpo`" in raised.value.hint and hint in raised.value.hint
     columns = dict(pair.split(": ") for pair in hint.strip("{}").split(", "))
     assert chat(row, columns) == CHAT
 

@@ -352,7 +352,7 @@ def test_rows_of_a_csv_hold_turns_as_text(tmp_path: Any):
         ({"chosen": "A"}, {}, "no column of this row asks"),
         ({"prompt": "Q", "question": "Q"}, {}, "`prompt` and `question` could both hold the question"),
         ({"prompt": "Q"}, {"prompt": "ask"}, "no column `ask`"),
-        ({"prompt": "Q"}, {"promt": "prompt"}, "`promt` is no column that GRPO reads"),
+        ({"prompt": "Q"}, {"promt": "prompt"}, "`promt` is not a column of a prompt or a pair"),
         ({**SCORED, "orig_response": "A", "orig_score": "5"}, {}, "nothing to compare it with"),
     ],
 )

@@ -342,7 +342,7 @@ def test_the_other_modes_trainer_is_planned_with_a_note(job: Path, dimba: Dimba)
     script(job, arguments("--mode", "--model", "--dataset", "--lora!"), other)
     made = planned(dimba, job, other)
     assert made["flags"][:2] == ["--mode", "sft"]
-    note = "is the other mode's; check that its `--mode sft` does what you mean"
+    note = "is the trainer of another mode; check what its `--mode sft` does"
     assert any(each.endswith(note) for each in made["notes"])
 
 
@@ -351,4 +351,4 @@ def test_the_other_modes_trainer_is_refused_without_a_mode_flag(job: Path, dimba
     script(job, arguments("--model", "--dataset", "--lora!"), other)
     done = plan(dimba, job, f"trainer={other}")
     assert done.returncode == 2
-    assert "is for the other mode, and has no --mode flag" in done.stderr
+    assert "is for another mode, and has no --mode flag" in done.stderr

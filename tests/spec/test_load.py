@@ -88,7 +88,7 @@ def test_a_file_is_no_name_of_a_data_set(name: str):
 
 
 def test_every_mistake_is_told_at_once():
-    text = complaint("version: 2\nmode: dpo\ndataset: {}\nmethod: lora\nfoo: 1\n")
+    text = complaint("version: 2\nmode: kto\ndataset: {}\nmethod: lora\nfoo: 1\n")
     assert len(text.splitlines()) == 5
     assert "job.yaml:1: base_checkpoint: required, and not given" in text
 

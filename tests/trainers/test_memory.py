@@ -63,6 +63,11 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 GRPO = "grpo, full, with a reference"
+ROWS = {
+    "sft": QUESTIONS,
+    "grpo": [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)],
+    "dpo": [{"prompt": f"What is {n} + {n}?", "chosen": f"It is {2 * n}.", "rejected": "No."} for n in range(12)],
+}
 JOBS = {
     "sft, full": ("sft", ("--batch-size", 3, "--grad-accumulation-steps", 2)),
     "sft, lora": ("sft", ("--batch-size", 1, "--grad-accumulation-steps", 1, "--use-lora")),
@@ -70,6 +75,8 @@ JOBS = {
         "grpo",
         ("--batch-size", 4, "--grad-accumulation-steps", 2, "--max-completion-length", 8, "--beta", 0.1),
     ),
+    "dpo, full": ("dpo", ("--batch-size", 3, "--grad-accumulation-steps", 2)),
+    "dpo, lora": ("dpo", ("--batch-size", 2, "--grad-accumulation-steps", 1, "--use-lora")),
 }
 
 
@@ -78,8 +85,7 @@ def test_a_probed_run_ends_with_the_same_weights_to_the_last_bit(
     job: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     mode, flags = JOBS[job]
-    sums = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)]
-    rows = write_rows(tmp_path / "rows.jsonl", QUESTIONS if mode == "sft" else sums)
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS[mode])
     base = _with_dropout(tiny_checkpoint, tmp_path / "base")
     train(mode, base, rows, tmp_path / "plain", *flags)
     monkeypatch.setattr("dimba.trainers.models.memory.meter_of", lambda _device: PretendedGpu())
@@ -116,9 +122,7 @@ def _without_memory_to_keep_activations(trainer: Any, model: Any, inputs: Any) -
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
 
-@pytest.mark.parametrize(
-    ("job", "why"), [("sft, full", "nearly"), *((job, "out of memory") for job in ("sft, full", "sft, lora", GRPO))]
-)
+@pytest.mark.parametrize(("job", "why"), [("sft, full", "nearly"), *((job, "out of memory") for job in JOBS)])
 def test_activations_that_do_not_fit_switch_on_checkpointing_and_train_the_same(
     job: str, why: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -127,8 +131,7 @@ def test_activations_that_do_not_fit_switch_on_checkpointing_and_train_the_same(
             return 19 << 30, 18 << 30
 
     mode, flags = JOBS[job]
-    sums = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)]
-    rows = write_rows(tmp_path / "rows.jsonl", QUESTIONS if mode == "sft" else sums)
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS[mode])
     train(mode, tiny_checkpoint, rows, tmp_path / "kept", *flags)
     meter = PretendedGpu() if why == "out of memory" else NearlyFull()
     monkeypatch.setattr("dimba.trainers.models.memory.meter_of", lambda _device: meter)

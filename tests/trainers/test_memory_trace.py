@@ -25,6 +25,8 @@ CASES = [
     ("qwen3-0.6B", "lora", 1, 8192, {}),
     ("gemma-2B", "full", 2, 1024, {"mode": "grpo"}),
     ("qwen2-0.5B", "lora", 8, 1024, {"mode": "grpo"}),
+    ("llama-8B", "full", 2, 1024, {"mode": "dpo"}),
+    ("qwen3-0.6B", "lora", 2, 1024, {"mode": "dpo", "recomputes": False}),
     ("llama-8B", "full", 1, 2048, {"recomputes": False}),
     ("llama-8B", "lora", 2, 2048, {"recomputes": False}),
     ("qwen3-0.6B", "full", 2, 2048, {"recomputes": False}),

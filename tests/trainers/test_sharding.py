@@ -153,6 +153,17 @@ def test_a_sharded_job_trains_its_reward_model_first(tiny_checkpoint: Path, jobs
     assert "stage 2 of 2" in output and (jobs.folder / "pairs/model.safetensors").exists()
 
 
+@pytest.mark.parametrize("method", [(), ("--use-lora",)])
+def test_dpo_compares_with_a_sharded_reference(tiny_checkpoint: Path, jobs: Jobs, method: tuple[str, ...]):
+    pairs = [{"prompt": f"Count to {n}", "chosen": "1" * n + " please", "rejected": "2" * n} for n in range(1, 14)]
+    write_rows(jobs.folder / "data.jsonl", pairs)
+    flags = (*SFT, "--validation-split", "3", *method)
+    for name, sharded in (("unsharded", False), ("sharded", True)):
+        output = jobs.train(tiny_checkpoint, name, *flags, mode="dpo", sharded=sharded)
+        assert "held-out pairs ordered rightly: 50.0% before training" in output
+    assert largest_difference(jobs.folder / "unsharded", jobs.folder / "sharded") < 1e-6
+
+
 def test_a_job_that_gets_ddp_in_place_of_fsdp2_is_refused(tiny_checkpoint: Path, jobs: Jobs):
     jobs.launcher.write_text(
         "import runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -47,13 +47,26 @@ class Pieces:
         return Example(found.input_ids[start:end], found.trained[start:end])
 
 
+class Stored(Protocol):
+    """Examples in a token store."""
+
+    @property
+    def store(self) -> TokenStore:
+        """The tokens."""
+
+    def __len__(self) -> int: ...
+
+
+Examples = TypeVar("Examples", bound=Stored)
+
+
 @dataclass(frozen=True)
-class Data:
+class Data(Generic[Examples]):
     """Training and validation examples; `report.problem` is the reason why they must not be used, or empty."""
 
     tokenizer: PreTrainedTokenizerFast
-    train: Pieces
-    validation: Pieces
+    train: Examples
+    validation: Examples
     report: DataReport
 
     @property
@@ -61,14 +74,14 @@ class Data:
         """The tokens that end the trained turns."""
         return tuple(self.train.store.note["turn_ends"])
 
-    def require_usable(self) -> Data:
+    def require_usable(self) -> Data[Examples]:
         """These data; raises BadInput if the report names a problem."""
         if self.report.problem:
             raise BadInput(self.report.problem, self.report.hint)
         return self
 
 
-def load_data(options: SftOptions, progress: Progress) -> Data:
+def load_data(options: SftOptions, progress: Progress) -> Data[Pieces]:
     """The examples for a trainer's flags: rows read, tokenised or taken from the cache, held out and cut.
 
     Raises:
@@ -78,7 +91,7 @@ def load_data(options: SftOptions, progress: Progress) -> Data:
     tokenizer_note = prepare_tokenizer(tokenizer)
     source = source_from(options)
     store, is_cached = load_or_tokenize(tokenizer, options.train_on, source, progress)
-    share, split = _held_out(options)
+    share, split = held_out_rows(options)
     selection = select(store, options.max_length, options.on_long, share, options.seed)
     other = load_or_tokenize(tokenizer, options.train_on, replace(source, split=split), progress)[0] if split else None
     validation = Pieces(store, selection.validation) if other is None else _all_pieces(other, options)
@@ -104,8 +117,8 @@ def source_from(options: TrainerOptions) -> Source:
     return Source(options.dataset, config=options.dataset_config, split=options.dataset_split, columns=columns)
 
 
-def _held_out(options: SftOptions) -> tuple[float, str | None]:
-    """(share or number of rows, name of another split) of --validation-split."""
+def held_out_rows(options: TrainerOptions) -> tuple[float, str | None]:
+    """(share or number of rows, name of another split) of --validation-split; raises BadInput."""
     wanted = options.validation_split
     if isinstance(wanted, str) and names_a_path(options.dataset):
         raise BadInput(

@@ -76,13 +76,14 @@ def _shown(store: TokenStore, piece: np.ndarray, tokenizer: PreTrainedTokenizerB
     row = store.row(index)
     parts = (
         *_gap(start, "before are not seen"),
-        *_shortened(_slice(row, slice(start, end)), tokenizer),
+        *shortened(_slice(row, slice(start, end)), tokenizer),
         *_gap(len(row.input_ids) - end, "are not in this example"),
     )
     return Shown(where=f"{store.note['where']}{store.numbers[index]}", tokens=end - start, parts=parts, title=title)
 
 
-def _shortened(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[Part, ...]:
+def shortened(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[Part, ...]:
+    """The example decoded, without the middle of a long one."""
     size = len(example.input_ids)
     if size <= 2 * _SHOWN:
         return decode(example, tokenizer)

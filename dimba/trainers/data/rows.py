@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +15,7 @@ from dimba.common.errors import BadInput, Location
 from dimba.dataset.files import Read, read_rows
 from dimba.dataset.formats import Format
 from dimba.dataset.summary import Samples, samples_of
+from dimba.trainers.data.encoding import Example
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder, DatasetInfo
@@ -53,6 +54,10 @@ class Source:
         else:
             values = [self.dataset, self._builder.config_id, self._builder.hash, self._split]
         return [*values, sorted(self.columns.items())]
+
+    def problem(self, examples: Sequence[Example]) -> str:
+        """Empty: a row is one example."""
+        return ""
 
     @property
     def _path(self) -> Path:

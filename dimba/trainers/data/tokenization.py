@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from huggingface_hub import constants
 
 from dimba.common.errors import HostCannot, Location, UnusableRow
-from dimba.dataset.formats import Sample
+from dimba.dataset.pairs import SkippedPair, Tally
+from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import bad_rows
 from dimba.trainers.data.chat import ChatEncoder, TrainOn
 from dimba.trainers.data.encoding import Example, Rendered
 from dimba.trainers.data.render import TemplateFault, Unmaskable
-from dimba.trainers.data.rows import Source
 from dimba.trainers.data.token_store import TokenStore, TokenWriter
 from dimba.trainers.progress import Progress
 
@@ -34,10 +34,41 @@ _SHOWN = 5  # unusable rows in a report
 _CODE = ("dataset", "trainers/data")  # the code that decides the tokens of a row
 
 Problem = tuple[str, str]  # (message, hint)
+# A row as an objective reads it; of several samples all are kept, or none.
+RowResult = Sample | tuple[Sample, ...] | UnusableRow | SkippedPair
+
+
+class RowFormat(Protocol):
+    """A recognised format: its name, and our names of the columns that it reads."""
+
+    @property
+    def name(self) -> str:
+        """The name for people."""
+
+    @property
+    def columns(self) -> Iterable[str]:
+        """Our names of its columns."""
+
+
+class Rows(Protocol):
+    """Rows to tokenise, as an objective reads them."""
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Our names of columns → the names in the data."""
+
+    def identity(self) -> list[Any]:
+        """Values that are equal as long as the rows are, and are read alike."""
+
+    def samples(self) -> tuple[RowFormat, Iterable[tuple[Location, RowResult]]]:
+        """(format, (where, result) of every row); raises BadInput."""
+
+    def problem(self, examples: Sequence[Example]) -> str:
+        """Why the examples of a row cannot be trained on together; empty if they can."""
 
 
 def load_or_tokenize(
-    tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, source: Source, progress: Progress
+    tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, source: Rows, progress: Progress
 ) -> tuple[TokenStore, bool]:
     """(the tokens of `source`, whether the cache had them).
 
@@ -74,7 +105,7 @@ def cache_folder() -> Path:
     return Path(constants.HF_HOME, "dimba", "tokens")
 
 
-def _key(tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, source: Source) -> str:
+def _key(tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, source: Rows) -> str:
     package = Path(__file__).resolve().parents[2]
     parts = [source.identity(), train_on, tokenizer.chat_template, tokenizer.special_tokens_map, _versions()]
     digest = hashlib.sha256(json.dumps(parts, default=str).encode())
@@ -104,6 +135,7 @@ class Counts:
         self.altered = 0  # assistant turns that the template shows in part only
         self.omitted: Counter[str] = Counter()  # rows by what the template omits (keys of omissions.NAMES)
         self.faults: Counter[str] = Counter()  # rows on which the template fails, by reason
+        self.skipped = Tally()
         self.bad: list[dict[str, str]] = []
         self.where = ""  # the text before a row's number
 
@@ -115,63 +147,94 @@ class Counts:
         if len(self.bad) < _SHOWN:
             self.bad.append({"where": str(error.location), "why": error.finding})
 
-    def add_written(self, row: Rendered) -> int:
+    def add_written(self, row: Sequence[Rendered]) -> int:
         """Counts a row that is written; returns its number in the file."""
-        self.altered += row.altered
-        self.omitted.update(row.omitted)
-        self.where = row.where.prefix
-        return row.where.line or row.where.row or 0
+        self.altered += sum(each.altered for each in row)
+        self.omitted.update({name for each in row for name in each.omitted})
+        where = row[0].where
+        self.where = where.prefix
+        return where.line or where.row or 0
+
+    def as_note(self) -> dict[str, Any]:
+        """The counts as JSON."""
+        skipped = {"counts": self.skipped.counts, "first": {why: str(at) for why, at in self.skipped.first.items()}}
+        return {**vars(self), "skipped": skipped}
 
 
-def _write(folder: Path, encoder: ChatEncoder, source: Source, progress: Progress) -> None:
-    form, samples = source.samples()
+def _write(folder: Path, encoder: ChatEncoder, source: Rows, progress: Progress) -> None:
+    form, results = source.samples()
     counts = Counts()
     with TokenWriter(folder) as writer:
-        for batch, examples in _encoded(encoder, _rendered(encoder, samples, counts, progress)):
-            _write_examples(batch, examples, writer, counts)
+        for row, examples in _encoded(encoder, _rendered(encoder, results, counts, progress)):
+            _write_examples(row, examples, source, writer, counts)
         columns = {ours: source.columns.get(ours, ours) for ours in form.columns}
-        note = {"format": form.name, "columns": columns, **vars(counts), "turn_ends": encoder.turn_ends}
+        note = {"format": form.name, "columns": columns, **counts.as_note(), "turn_ends": encoder.turn_ends}
         writer.finish(note)
 
 
 def _rendered(
-    encoder: ChatEncoder, samples: Iterable[tuple[Location, Sample | UnusableRow]], counts: Counts, progress: Progress
-) -> Iterator[Rendered]:
-    for where, sample in samples:
+    encoder: ChatEncoder, results: Iterable[tuple[Location, RowResult]], counts: Counts, progress: Progress
+) -> Iterator[tuple[Rendered, ...]]:
+    for where, result in results:
         counts.rows += 1
         progress(counts.rows)
+        if isinstance(result, SkippedPair):
+            counts.skipped.add(result)
+            continue
         try:
-            if isinstance(sample, UnusableRow):
-                raise sample
-            yield encoder.render(sample, where)
+            if isinstance(result, UnusableRow):
+                raise result
+            samples = (result,) if isinstance(result, Sample) else result
+            yield tuple(encoder.render(sample, where) for sample in samples)
         except UnusableRow as error:
             counts.add_unusable(error)
 
 
-def _encoded(encoder: ChatEncoder, rows: Iterator[Rendered]) -> Iterator[tuple[list[Rendered], list[Any]]]:
-    """Batches of rows with their tokens. The tokenizer releases Python's lock, so the next rows render meanwhile."""
+def _encoded(
+    encoder: ChatEncoder, rows: Iterator[tuple[Rendered, ...]]
+) -> Iterator[tuple[tuple[Rendered, ...], list[Example | Unmaskable]]]:
+    """Rows with their tokens. The tokenizer releases Python's lock, so the next rows render meanwhile."""
     with ThreadPoolExecutor(1) as pool:
-        before: list[Rendered] = []
+        before: list[tuple[Rendered, ...]] = []
         future = None
         while batch := list(islice(rows, _BATCH)):
-            following = pool.submit(encoder.encode_batch, batch)
+            following = pool.submit(encoder.encode_batch, [each for row in batch for each in row])
             if future:
-                yield before, future.result()
+                yield from _by_row(before, future.result())
             before, future = batch, following
         if future:
-            yield before, future.result()
+            yield from _by_row(before, future.result())
+
+
+def _by_row(
+    rows: list[tuple[Rendered, ...]], examples: Iterable[Example | Unmaskable]
+) -> Iterator[tuple[tuple[Rendered, ...], list[Example | Unmaskable]]]:
+    found = iter(examples)
+    return ((row, list(islice(found, len(row)))) for row in rows)
 
 
 def _write_examples(
-    batch: Sequence[Rendered], examples: Sequence[Example | Unmaskable], writer: TokenWriter, counts: Counts
+    row: Sequence[Rendered],
+    encoded: Sequence[Example | Unmaskable],
+    source: Rows,
+    writer: TokenWriter,
+    counts: Counts,
 ) -> None:
-    for row, example in zip(batch, examples, strict=True):
-        if isinstance(example, Unmaskable):
-            counts.add_unusable(example)
-        elif not example.trained.any():
-            counts.add_unusable(UnusableRow("no token of the row carries loss").at(row.where))
-        else:
-            writer.add(example, counts.add_written(row))
+    """Writes the examples of a row if all of them carry loss and fit together."""
+    examples = [each for each in encoded if isinstance(each, Example)]
+    refused = next((each for each in encoded if isinstance(each, Unmaskable)), None)
+    if refused:
+        counts.add_unusable(refused)
+    elif problem := _without_loss(examples) or source.problem(examples):
+        counts.add_unusable(UnusableRow(problem).at(row[0].where))
+    else:
+        number = counts.add_written(row)
+        for example in examples:
+            writer.add(example, number)
+
+
+def _without_loss(examples: Sequence[Example]) -> str:
+    return "" if all(example.trained.any() for example in examples) else "no token of the row carries loss"
 
 
 def row_problem(note: Mapping[str, Any], *, skip_bad: bool) -> Problem | None:

@@ -127,6 +127,13 @@ def load_model(options: TrainerOptions, compute: Compute, *, attention: str = "a
     return _differentiable(_load(AutoModelForCausalLM, options.base_checkpoint, **settings))
 
 
+def load_reference(options: TrainerOptions, compute: Compute, *, attention: str = "auto") -> PreTrainedModel:
+    """A frozen copy of the base, in the precision of a base under an adapter; raises BadInput."""
+    settings = _settings(options, compute, frozen=True) | _attention(attention, compute)
+    model: PreTrainedModel = _load(AutoModelForCausalLM, options.base_checkpoint, **settings)
+    return model.requires_grad_(False)
+
+
 def _attention(kind: str, compute: Compute) -> dict[str, str]:
     if kind in ("auto", "documents"):  # chosen once the model is loaded (`choose_collator`)
         return {}

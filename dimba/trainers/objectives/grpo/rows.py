@@ -44,9 +44,7 @@ class PromptRows:
 
     def notes(self) -> Iterator[str]:
         """A line for each reason why pairs are skipped."""
-        pairs = len(self.examples) + self.skipped.total
-        for reason, count in self.skipped.counts.items():
-            yield f"{count:,} of {pairs:,} pairs are skipped: {reason}"
+        return self.skipped.notes(len(self.examples))
 
     def with_references(self, spec: RewardSpec, *, clear: bool) -> "PromptRows":
         """These rows; those without the reference that the reward needs are unusable (`clear`: `check_reference`)."""

@@ -2,7 +2,7 @@
 
 from dimba.common.contract import EXIT_STOPPED
 from dimba.objectives.sft import SftOptions
-from dimba.trainers.data.loading import Data, load_data
+from dimba.trainers.data.loading import Data, Pieces, load_data
 from dimba.trainers.kernels.heap import keep_freed_memory
 from dimba.trainers.models.checkpoints import checkpoint_to_resume
 from dimba.trainers.models.loading import Compute, choose_compute, load_model
@@ -36,7 +36,7 @@ def train(options: SftOptions) -> int:
     return 0
 
 
-def _load_data(options: SftOptions, compute: Compute) -> Data:
+def _load_data(options: SftOptions, compute: Compute) -> Data[Pieces]:
     if compute.on_cpu:
         keep_freed_memory()
     data = load_data(options, row_printer()).require_usable()

@@ -7,7 +7,7 @@ from trl import SFTConfig
 
 from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.data.collation import choose_collator, speed_summary
-from dimba.trainers.data.loading import Data, as_dataset
+from dimba.trainers.data.loading import Data, Pieces, as_dataset
 from dimba.trainers.models.loading import Compute, adapter_config
 from dimba.trainers.models.memory import add_probe, longest_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
@@ -17,7 +17,7 @@ from dimba.trainers.ranks import is_main_process, world_size
 
 
 def make_trainer(
-    options: SftOptions, model: PreTrainedModel, data: Data, compute: Compute, stop: StopOnSignal
+    options: SftOptions, model: PreTrainedModel, data: Data[Pieces], compute: Compute, stop: StopOnSignal
 ) -> CausalTrainer:
     """The trainer, its memory probed before the first step; prints the choices made for speed."""
     metrics, at_once = metrics_path(options.output_dir), options.batch_size * world_size()

@@ -1,0 +1,167 @@
+"""DPO: make the preferred answer of a pair more likely than the rejected one."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dimba.common.errors import BadInput, Location
+from dimba.dataset.formats import UnknownFormat, with_our_names
+from dimba.dataset.prompt_examples import PromptFormat, first_example, recognise_prompt, survey_prompts, with_answer
+from dimba.dataset.samples import Sample
+from dimba.dataset.summary import DataSummary
+from dimba.objectives.batches import RowBatches
+from dimba.objectives.budgets import by_method
+from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
+from dimba.objectives.sft import SftOptions
+from dimba.options import table
+from dimba.options.kinds import Number, OneOf, Text
+from dimba.options.param import Param, option
+
+_PAIR = ("chosen", "rejected")
+
+# TRL's losses that compare the answers of one pair and need no other option.
+LOSSES = (
+    *("sigmoid", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard"),
+    *("apo_zero", "apo_down", "discopop", "sigmoid_norm"),
+)
+LOSS_TYPE = Param(
+    flags=("--loss-type",),
+    kind=OneOf(LOSSES),
+    default=LOSSES[0],
+    help=f"loss of a pair, by TRL's names (default: {LOSSES[0]})",
+)
+
+
+@dataclass(frozen=True)
+class _WordsBut(Text):
+    """One of some words; a word of other objectives is refused with the reason."""
+
+    words: tuple[str, ...]
+    refused: str
+    reason: str
+
+    def __call__(self, text: str) -> str:
+        """Parse a command-line argument."""
+        if text == self.refused:
+            raise argparse.ArgumentTypeError(self.reason)
+        if text not in self.words:
+            raise argparse.ArgumentTypeError(f"invalid choice: `{text}` (choose from {', '.join(self.words)})")
+        return text
+
+
+_ON_LONG = _WordsBut(
+    ("truncate", "drop"),
+    refused="split",
+    reason="`split` separates answers from their prompt; use `truncate` or `drop`",
+)
+_ATTENTION = _WordsBut(
+    ("auto", "sdpa", "eager", "flash_attention_2"),
+    refused="documents",
+    reason="`documents` is for packed rows, and pairs are padded; leave out --attention",
+)
+
+
+def _one_of(kind: _WordsBut) -> str:
+    return f"{{{','.join(kind.words)}}}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoOptions(SftOptions):
+    """Options of `finetune_dpo.py`."""
+
+    epochs: float = option(table.EPOCHS, default=1.0)
+    learning_rate: float = option(table.LEARNING_RATE, help="default: 5e-06 for adapters, 5e-07 for full")
+    batch_size: int = option(table.BATCH_SIZE, help="pairs per GPU and forward pass")
+    max_length: int = option(table.MAX_LENGTH, help="tokens of a prompt and one of its answers at most")
+    validation_split: float | str | None = option(
+        table.VALIDATION_SPLIT,
+        help="pairs to hold out: a share (0.05), a number, or a Hub split; pairs of one prompt stay together",
+    )
+    on_long: str | None = option(
+        table.ON_LONG,
+        kind=_ON_LONG,
+        metavar=_one_of(_ON_LONG),
+        help="pairs with an answer over --max-length; required where more than a tenth of the trained tokens would be "
+        "cut",
+    )
+    packing: str = option(table.PACKING, help="of no effect: pairs are padded")
+    attention: str = option(
+        table.ATTENTION, kind=_ATTENTION, metavar=_one_of(_ATTENTION), help="attention kernel (auto: sdpa)"
+    )
+    beta: float = option(
+        table.BETA,
+        kind=Number(above=0),
+        default=0.1,
+        help="how closely the model stays to the base; a smaller value lets it move further (default: 0.1)",
+    )
+    loss_type: str = option(LOSS_TYPE)
+
+
+def recognise_pairs(row: Mapping[str, Any], columns: Columns, where: Location) -> PromptFormat:
+    """The format of a row with two answers; raises BadInput for any other row."""
+    try:
+        form = recognise_prompt(row, columns, where)
+    except UnknownFormat:
+        if columns or set(_PAIR) <= row.keys():
+            raise
+    else:
+        if form.pairs:
+            return form
+    absent = [f"`{each}`" for each in _PAIR if each not in with_our_names(row, columns)]
+    present = ", ".join(f"`{key}`" for key in row) or "(none)"
+    raise BadInput(
+        f"DPO compares two answers, and this row has no {' and no '.join(absent)}; the columns are {present}",
+        "name them with `dataset.columns: {prompt: …, chosen: …, rejected: …}`; rows of one answer are for `mode: sft`",
+    ).at(where)
+
+
+class _Pairs:
+    """Rows with a preferred and a rejected answer."""
+
+    def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
+        """Read every row of `path` as the trainer will; raises BadInput where none is usable."""
+        return survey_prompts(path, columns, progress=progress, recognise=recognise_pairs)
+
+    def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
+        """The format's name; raises BadInput for an unknown one."""
+        return recognise_pairs(row, columns, where).name
+
+    def first_sample(self, row: Mapping[str, Any], columns: Columns, where: Location) -> Sample:
+        """The prompt with its preferred answer; raises BadInput for an unusable row."""
+        example = first_example(row, columns, where, recognise_pairs)
+        return with_answer(example, example.chosen)
+
+
+class _PairBatches(RowBatches):
+    """Batches of pairs."""
+
+    unit = "pair"
+
+
+def _memory(_args: TrainerArgs, _open_pairs: bool) -> MemoryTerms:
+    return MemoryTerms(sequences=2, masked=True, reference=True, half_reference=True)
+
+
+DPO = Objective(
+    name="dpo",
+    summary="DPO: make the preferred answer of each pair more likely than the rejected one; full, LoRA or Q-LoRA.",
+    choice="learn from pairs of a preferred and a rejected answer; on top of an SFT model",
+    options=DpoOptions,
+    rates=Rates(adapter=5e-6, full=5e-7),  # of TRL's scripts/dpo.py; Zephyr's recipes for full and for Q-LoRA
+    starts={
+        4: Start(accumulation=by_method("64/32/32"), max_steps=500),
+        8: Start(accumulation=by_method("32/16/32"), max_steps=500),
+        16: Start(accumulation=by_method("16/8/16"), max_steps=800),
+        24: Start(accumulation=by_method("8/4/8"), max_steps=1000),
+        40: Start(accumulation=by_method("4/2/4"), max_steps=1000),
+    },
+    batches=_PairBatches(),
+    rows=_Pairs(),
+    memory=_memory,
+    wants="preferences",
+    preset="Code-Feedback",
+    bf16_on_cpu=True,
+    tokenizes_first=True,
+)

@@ -1,0 +1,1 @@
+"""DPO: pairs of answers, and the reference that they are compared under."""

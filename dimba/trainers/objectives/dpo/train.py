@@ -1,0 +1,186 @@
+"""DPO, from options to a saved model: pairs, a frozen reference, and the accuracy on held-out pairs."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from dimba.common.contract import EXIT_STOPPED
+from dimba.dataset.token_report import DataReport, counted
+from dimba.objectives.dpo import DPO, DpoOptions
+from dimba.trainers.data.collation import speed_summary
+from dimba.trainers.data.loading import Data
+from dimba.trainers.kernels.heap import keep_freed_memory
+from dimba.trainers.models.checkpoints import CompleteCheckpoints, checkpoint_to_resume
+from dimba.trainers.models.loading import Compute, adapter_config, choose_compute, load_model, load_reference
+from dimba.trainers.models.memory import add_probe
+from dimba.trainers.models.saving import output_folder, quiet, save, stop_where_turns_end
+from dimba.trainers.models.sharding import connect_ranks
+from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
+from dimba.trainers.objectives.data_output import print_data
+from dimba.trainers.objectives.dpo.pairs import Pairs, as_dataset, collate_pairs, load_pairs, longest_pairs, repeated
+from dimba.trainers.objectives.run_settings import (
+    activations,
+    can_fall_back,
+    configure,
+    has_just_evaluated,
+    run_settings,
+)
+from dimba.trainers.progress import Progress, row_printer
+from dimba.trainers.ranks import is_main_process, world_size
+
+# TRL's names of metrics, and ours beside them.
+_PLAIN = {
+    "rewards/margins": "margin",
+    "rewards/accuracies": "accuracy",
+    "rewards/chosen": "reward_chosen",
+    "rewards/rejected": "reward_rejected",
+}
+
+
+def train(options: DpoOptions) -> int:
+    """Train and save; returns the exit status: 0, or EXIT_STOPPED for a run that was stopped and saved."""
+    quiet()
+    with output_folder(options):
+        checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
+        compute = choose_compute(options.device, options.mixed_precision)
+        data = _load_data(options, compute)
+        stop = StopOnSignal()
+        trainer = make_trainer(options, data, compute, stop)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if stop.stopped:
+        return EXIT_STOPPED
+    if len(data.validation) and not has_just_evaluated(trainer.state):
+        trainer.evaluate()
+    stop_where_turns_end(trainer.model, data.tokenizer, data.turn_ends)
+    save(trainer, options.output_dir)
+    if len(data.validation) and is_main_process():
+        print(_held_out_summary(trainer.state.log_history, len(data.validation)), flush=True)
+    return 0
+
+
+def report(options: DpoOptions, progress: Progress) -> DataReport:
+    """The pairs as training would read them; raises BadInput."""
+    return load_pairs(options, progress).report
+
+
+def _load_data(options: DpoOptions, compute: Compute) -> Data[Pairs]:
+    if compute.on_cpu:
+        keep_freed_memory()
+    data = load_pairs(options, row_printer()).require_usable()
+    if is_main_process():
+        print_data(data.report)
+    connect_ranks()
+    return data
+
+
+def _held_out_summary(history: list[dict[str, float]], pairs: int) -> str:
+    """The share of held-out pairs whose chosen answer has the higher reward, before and after training."""
+    evaluated = [logs for logs in history if "eval_accuracy" in logs]
+    first, last = evaluated[0], evaluated[-1]
+    before = f"{first['eval_accuracy']:.1%} before training, " if not first["step"] else ""
+    after = f"{last['eval_accuracy']:.1%} after (margin {last['eval_margin']:+.4f})"
+    return f"held-out pairs ordered rightly: {before}{after}, of {counted(pairs, 'pair')}"
+
+
+class PairTraining:
+    """A mix-in before TRL's DPOTrainer: dimba's tokens, and plain names of its metrics."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        return dataset  # the pairs are tokens already: TRL must not template or cut them again
+
+    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+        trainer: Any = self
+        loss = super()._compute_loss(model, inputs, return_outputs)  # type: ignore[misc]  # the trainer beside this
+        seen = trainer._metrics["train" if trainer.model.training else "eval"]
+        # An accuracy and a margin of 0 mean that all pairs are ties, as before the first step: half of them count.
+        if seen["rewards/accuracies"][-1] == seen["rewards/margins"][-1] == 0:
+            seen["rewards/accuracies"][-1] = 0.5
+        seen["pairs"].append(len(inputs["input_ids"]) // 2)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add plain names of TRL's metrics, as means over pairs: the last batch of an evaluation may be smaller."""
+        trainer: Any = self
+        seen = trainer._metrics["train" if trainer.model.training else "eval"]
+        pairs = seen.pop("pairs", [])
+        for name, values in seen.items():
+            if len(values) == len(pairs):
+                seen[name] = [sum(value * count for value, count in zip(values, pairs, strict=True)) / sum(pairs)]
+        seen.update({ours: seen[theirs] for theirs, ours in _PLAIN.items() if theirs in seen})
+        super().log(logs, start_time)  # type: ignore[misc]
+
+    def probed_loss(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """The loss of pairs that are not trained on, for `dimba.trainers.models.memory`."""
+        trainer: Any = self
+        tokens = trainer._total_train_tokens
+        loss = trainer.compute_loss(model, inputs)
+        trainer._total_train_tokens = tokens
+        return loss
+
+
+class PairTrainer(PairTraining, CompleteCheckpoints, DPOTrainer):
+    """TRL's trainer with complete checkpoints."""
+
+
+def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop: StopOnSignal) -> PairTrainer:
+    """The trainer, its memory probed before the first step; full fine-tuning loads a frozen reference as well."""
+    metrics = metrics_path(options.output_dir)
+    validation = as_dataset(data.validation) if len(data.validation) else None
+    full = options.method == "full"
+    trainer = PairTrainer(
+        model=load_model(options, compute, attention=options.attention),
+        ref_model=load_reference(options, compute, attention=options.attention) if full else None,
+        args=_config(options, compute, validates=validation is not None),
+        train_dataset=as_dataset(data.train, step=_effective_batch(options)),
+        eval_dataset=validation,
+        data_collator=partial(collate_pairs, pad_id=data.tokenizer.pad_token_id),
+        processing_class=data.tokenizer,
+        peft_config=adapter_config(options),
+        callbacks=[Metrics(metrics, ("loss", "margin", "accuracy")), stop],
+    )
+    if is_main_process():
+        _print_choices(options, trainer, len(data.train), compute)
+    length = min(options.max_length, data.report.longest)
+    batch = partial(longest_pairs, rows=options.batch_size, length=length, pad_id=data.tokenizer.pad_token_id)
+    add_probe(trainer, batch, metrics, may_keep=can_fall_back(options, DPO))
+    configure(trainer)
+    return trainer
+
+
+def _effective_batch(options: DpoOptions) -> int:
+    """Pairs per optimiser step, on all processes."""
+    return options.batch_size * options.grad_accumulation_steps * world_size()
+
+
+def _print_choices(options: DpoOptions, trainer: PairTrainer, pairs: int, compute: Compute) -> None:
+    checkpointing = activations(options, compute, can_fall_back=can_fall_back(options, DPO))
+    summary = speed_summary(trainer.model, trainer.data_collator, mixed=compute.mixed, activations=checkpointing)
+    print(summary, flush=True)
+    print(f"reference: {'a frozen copy of the base' if trainer.ref_model else 'the base, the adapter switched off'}")
+    step = _effective_batch(options)
+    if again := repeated(pairs, step):
+        print(f"{counted(again, 'pair')} trained on once more to fill the last step of {step}", flush=True)
+
+
+def _config(options: DpoOptions, compute: Compute, *, validates: bool) -> DPOConfig:
+    return DPOConfig(
+        output_dir=options.output_dir,
+        per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.grad_accumulation_steps,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps or -1,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,  # a share of all steps, as in Zephyr's recipes
+        beta=options.beta,
+        loss_type=[options.loss_type],
+        max_length=None,  # longer pairs were cut or skipped before, and reported
+        eval_strategy=("steps" if options.eval_steps else "epoch") if validates else "no",
+        eval_steps=options.eval_steps,
+        eval_on_start=validates and options.resume_from_checkpoint is None,
+        per_device_eval_batch_size=options.batch_size,
+        **run_settings(options, compute, can_fall_back=can_fall_back(options, DPO)),
+    )
