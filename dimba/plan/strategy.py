@@ -55,10 +55,12 @@ def choose_strategy(fit: Fit) -> Strategy:
         return Strategy("fsdp2", f"as asked: each of {processes} processes holds a part of the model")
     if asked == "auto" and job.method == "full" and large and fit.ours:
         return Strategy("fsdp2", f"{large}: each of {processes} processes holds a part")
-    return Strategy("ddp", f"{_why_whole(job)}: each of {processes} processes holds the complete model{_advice(large)}")
+    return Strategy(
+        "ddp", f"{_why_unsharded(job)}: each of {processes} processes holds the complete model{_advice(large)}"
+    )
 
 
-def _why_whole(job: ResolvedJob) -> str:
+def _why_unsharded(job: ResolvedJob) -> str:
     if job.accelerate.strategy == "ddp":
         return "as asked"
     return "a quantised base cannot be sharded" if job.method == "qlora" else "the fastest"
