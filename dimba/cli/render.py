@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dimba.cli.live import LaunchReporter
     from dimba.commands.demo import DemoResult
     from dimba.commands.doctor import Check
-    from dimba.host.facts import Harm
+    from dimba.host.facts import TrustRequirement
     from dimba.records import RunRecord
 
 _MARKS = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "[red]error[/]  "}
@@ -71,10 +71,10 @@ def can_ask() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def ask_for_trust(source: str, requirements: "Sequence[Harm]") -> bool:
+def ask_for_trust(source: str, requirements: "Sequence[TrustRequirement]") -> bool:
     """List the parts of a spec that require trust and ask once; a grave one requires the answer `yes` in full."""
     console = errors_console()
-    console.print(f"run {source} only if you trust its author:", markup=False)
+    console.print(f"{source} can run code, or reach files, that you did not choose:", markup=False)
     for each in requirements:
         console.print(f"  {printable(str(each))}", markup=False, style="bold red" if each.grave else None)
     grave = any(each.grave for each in requirements)

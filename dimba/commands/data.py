@@ -11,7 +11,7 @@ from dimba.host.trainer import own_trainer
 from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.data_preview import cannot_preview, flag_problems, preview, remembered
 from dimba.jobs.lifecycle import Reporter
-from dimba.jobs.trust import harms_of
+from dimba.jobs.trust import trust_requirements_of
 from dimba.plan.checks import data_error, input_problems
 from dimba.plan.job import ResolvedJob, resolved
 from dimba.plan.placement import choose_runner
@@ -31,7 +31,7 @@ def look_at_data(loaded: LoadedSpec, reporter: Reporter, *, trust: bool = False)
         DimbaError: there is nothing to look at, with the reason and the line of the spec.
     """
     try:
-        strange = () if trust else harms_of(loaded, Path.cwd())
+        strange = () if trust else trust_requirements_of(loaded, Path.cwd())
         return _report(loaded, {each.key for each in strange}, reporter)
     except DimbaError as error:
         raise loaded.locate(error) from None

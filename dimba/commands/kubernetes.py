@@ -48,7 +48,7 @@ def render(loaded: LoadedSpec, progress: RowsRead) -> Rendered:
 
 
 def _notes(plan: LaunchPlan, facts: HostFacts) -> list[str]:
-    trust = [f"it brings along what could do harm, if it is a stranger's: {each}" for each in plan.trust]
+    trust = [f"requires trust in the spec's author: {each}" for each in plan.trust]
     cache = [_NO_CACHE] if facts.cache.is_relative_to(IMAGE_HOME) else []
     return [*plan.notes, *trust, *cache, NOT_RUN]
 

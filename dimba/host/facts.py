@@ -150,7 +150,7 @@ class OutputFacts:
 
 
 @dataclass(frozen=True)
-class Harm:
+class TrustRequirement:
     """A part of a spec that executes foreign code or exposes this machine, so that launching it requires trust."""
 
     key: str  # of the spec
@@ -201,7 +201,7 @@ class HostFacts:
     short_secrets: frozenset[str] = frozenset()  # variables whose values are too short to be masked in a log
     slurm: SlurmSite | None = None  # the user's description of the cluster; None if Slurm has no part in the job
     named: Mapping[str, NamedPath] = field(default_factory=dict)  # files and mounts, by their text in the spec
-    harms: tuple[Harm, ...] = ()  # parts of the spec that require trust
+    trust_requirements: tuple[TrustRequirement, ...] = ()  # parts of the spec that require trust
 
     def on(self, nodes: ClusterNodes) -> "HostFacts":
         """The facts of this machine's files, with the GPUs and cores of a cluster's nodes."""

@@ -9,7 +9,7 @@ from dimba.common.contract import absolute
 from dimba.common.errors import BadInput
 from dimba.common.runners import AUTO, RUNNERS
 from dimba.host.build_context import in_context
-from dimba.host.facts import Harm
+from dimba.host.facts import TrustRequirement
 from dimba.host.trainer import find_trainer
 from dimba.objectives.rewards import parse_reward
 from dimba.spec import JobSpec
@@ -25,9 +25,9 @@ _SOCKETS = Path("/run")  # engines listen there
 _DISKS = Path("/run/media")
 
 
-def find_harms(
+def find_trust_requirements(
     spec: JobSpec, folder: Path, project: Path, environment: Collection[str] | None = None
-) -> tuple[Harm, ...]:
+) -> tuple[TrustRequirement, ...]:
     """Every part of `spec` that requires trust; relative paths start in `folder`, files in `project` are dimba's.
 
     `environment`: the names of the user's own variables, by default those of this process.
@@ -35,7 +35,7 @@ def find_harms(
     environment = os.environ if environment is None else environment
     found = [*_programs(spec, folder, project), *_container(spec, folder, environment), *_cluster(spec)]
     if found and (machines := _uncontained(spec)):
-        found.append(Harm("runner", f"`{spec.runner}` runs all of this on {machines} without a container"))
+        found.append(TrustRequirement("runner", f"`{spec.runner}` runs all of this on {machines} without a container"))
     return tuple(found)
 
 
@@ -48,24 +48,24 @@ def _uncontained(spec: JobSpec) -> str:
     return "the cluster's machines" if spec.slurm.container in (None, "none") else ""
 
 
-def beyond(harms: Sequence[Harm], overrides: Sequence[str]) -> tuple[Harm, ...]:
+def not_overridden(requirements: Sequence[TrustRequirement], overrides: Sequence[str]) -> tuple[TrustRequirement, ...]:
     """Those whose key no override (`key=value`) of the command line sets."""
     keys = [override.partition("=")[0] for override in overrides]
-    return tuple(each for each in harms if not any(f"{each.key}.".startswith(f"{key}.") for key in keys))
+    return tuple(each for each in requirements if not any(f"{each.key}.".startswith(f"{key}.") for key in keys))
 
 
-def _programs(spec: JobSpec, folder: Path, project: Path) -> Iterator[Harm]:
+def _programs(spec: JobSpec, folder: Path, project: Path) -> Iterator[TrustRequirement]:
     trainer = find_trainer(spec.trainer, spec.mode, folder, project).path
     if trainer and in_context(trainer, project) is None:
-        yield Harm("trainer", f"the job executes {trainer}, which is not part of dimba")
+        yield TrustRequirement("trainer", f"the job executes {trainer}, which is not part of dimba")
     for file in _reward_files(spec):
         path = absolute(file, folder)
         if os.path.exists(path) and in_context(path, project) is None:
-            yield Harm("trainer_args.reward", f"the job executes {path}, which is not part of dimba")
+            yield TrustRequirement("trainer_args.reward", f"the job executes {path}, which is not part of dimba")
     for name, value in spec.trainer_args.items():
         what = CODE_FLAGS.get(name.replace("_", "-"))
         if what and value is not False:
-            yield Harm(f"trainer_args.{name}", what)
+            yield TrustRequirement(f"trainer_args.{name}", what)
 
 
 def _reward_files(spec: JobSpec) -> Iterator[str]:
@@ -79,41 +79,43 @@ def _reward_files(spec: JobSpec) -> Iterator[str]:
             yield file
 
 
-def _container(spec: JobSpec, folder: Path, environment: Collection[str]) -> Iterator[Harm]:
+def _container(spec: JobSpec, folder: Path, environment: Collection[str]) -> Iterator[TrustRequirement]:
     container = spec.container
     for key, image in zip(IMAGES, (container.image, container.base_image), strict=True):
         if image:
-            yield Harm(key, f"the job runs in the image `{image}`")
+            yield TrustRequirement(key, f"the job runs in the image `{image}`")
     for item in container.env:
         name, equals, _value = item.partition("=")
         if equals:
-            yield Harm("container.env", f"the spec sets {name} for the job")
+            yield TrustRequirement("container.env", f"the spec sets {name} for the job")
         elif name in environment and not name.startswith(USUAL_VARIABLES):
-            yield Harm("container.env", f"the job receives {name} from your environment")
+            yield TrustRequirement("container.env", f"the job receives {name} from your environment")
     if container.network == "host":
-        yield Harm("container.network", "`host` lets the job reach services that listen only on this machine")
+        yield TrustRequirement(
+            "container.network", "`host` lets the job reach services that listen only on this machine"
+        )
     for mount in container.mounts:
         yield _mount(mount, folder)
 
 
-def _cluster(spec: JobSpec) -> Iterator[Harm]:
+def _cluster(spec: JobSpec) -> Iterator[TrustRequirement]:
     if spec.runner == AUTO or not RUNNERS[spec.runner].several_nodes:
         return
     if spec.slurm.image:
-        yield Harm("slurm.image", f"the job runs in the image `{spec.slurm.image}`")
+        yield TrustRequirement("slurm.image", f"the job runs in the image `{spec.slurm.image}`")
     if spec.slurm.extra:
-        yield Harm("slurm.extra", f"the scheduler receives the options {' '.join(spec.slurm.extra)}")
+        yield TrustRequirement("slurm.extra", f"the scheduler receives the options {' '.join(spec.slurm.extra)}")
 
 
-def _mount(text: str, folder: Path) -> Harm:
+def _mount(text: str, folder: Path) -> TrustRequirement:
     source = absolute(text.split(":", maxsplit=1)[0], folder)
     if _leads_to_an_engine(source):
         what = "gives the job the sockets of this machine's engine, and with them root's rights"
-        return Harm("container.mounts", f"`{text}` {what}", grave=True)
+        return TrustRequirement("container.mounts", f"`{text}` {what}", grave=True)
     if _is_socket(source):
         what = "gives the job control over the service that listens on this socket"
-        return Harm("container.mounts", f"`{text}` {what}", grave=True)
-    return Harm("container.mounts", f"`{text}` exposes more of this machine than base, data and output")
+        return TrustRequirement("container.mounts", f"`{text}` {what}", grave=True)
+    return TrustRequirement("container.mounts", f"`{text}` exposes more of this machine than base, data and output")
 
 
 def _leads_to_an_engine(source: Path) -> bool:

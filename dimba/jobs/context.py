@@ -12,7 +12,7 @@ from dimba.host.facts import GpuFacts, HostFacts, ImageFacts
 from dimba.host.probe import probe
 from dimba.host.trust_requirements import IMAGES
 from dimba.jobs.data_preview import with_report
-from dimba.jobs.trust import harms_of
+from dimba.jobs.trust import trust_requirements_of
 from dimba.plan.build import Choices, make_plan
 from dimba.plan.flags import EVERY_ALIAS
 from dimba.plan.job import resolved
@@ -129,7 +129,7 @@ def _probed(loaded: LoadedSpec, found: FoundRunner, policy: Policy, progress: Ro
         in_container=can.runs_in_image and not engine.rootless and (engine.reachable or not can.uses_engine),
     )
     facts = facts.on(nodes) if nodes else facts
-    facts = replace(facts, harms=() if policy.trusts_spec else harms_of(loaded, facts.folder))
+    facts = replace(facts, trust_requirements=() if policy.trusts_spec else trust_requirements_of(loaded, facts.folder))
     return policy.elsewhere(facts) if policy.elsewhere else replace(facts, image=_image(spec, runner, policy))
 
 
@@ -146,13 +146,13 @@ def _image(spec: JobSpec, runner: Runner, policy: Policy) -> ImageFacts | None:
 def _stays_contained(spec: JobSpec, runner: Runner, facts: HostFacts) -> bool:
     """Whether the job runs where its spec means it to, rather than without the container it was written for."""
     return spec.runner == runner.name or (
-        spec.runner == AUTO and (runner.capabilities.runs_in_image or not facts.harms)
+        spec.runner == AUTO and (runner.capabilities.runs_in_image or not facts.trust_requirements)
     )
 
 
 def _unless_foreign(image: ImageFacts | None, facts: HostFacts) -> ImageFacts | None:
     """The image, without its id if the spec's author chose it: nothing may be executed in it then."""
-    foreign = any(each.key in IMAGES for each in facts.harms)
+    foreign = any(each.key in IMAGES for each in facts.trust_requirements)
     return replace(image, id=None) if image and foreign else image
 
 
@@ -162,7 +162,7 @@ def _asked(spec: JobSpec, facts: HostFacts, runner: Runner, policy: Policy, prog
     usable = replace(facts, image=facts.image if may_ask else _unless_foreign(facts.image, facts))
     usable = replace(usable, trainer=trainer_facts(usable, usable.image, runner.run_once, ask=may_ask))
     rows = facts.data.summary.rows if facts.data.summary else 0
-    flagged = any(each.key.startswith("trainer_args.") for each in facts.harms)
+    flagged = any(each.key.startswith("trainer_args.") for each in facts.trust_requirements)
     tokenises = policy.tokenises and (may_ask or not flagged)
     reported = with_report(
         resolved(spec), usable, runner, now=(lambda done: progress(done, rows)) if tokenises else None

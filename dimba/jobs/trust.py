@@ -5,48 +5,48 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dimba.common.errors import BadInput
-from dimba.host.facts import Harm
+from dimba.host.facts import TrustRequirement
 from dimba.host.findings import recall, remember
 from dimba.host.probe import project_root
-from dimba.host.trust_requirements import beyond, find_harms
+from dimba.host.trust_requirements import find_trust_requirements, not_overridden
 from dimba.spec import LoadedSpec
 
-Ask = Callable[[str, Sequence[Harm]], bool]  # (the spec's file, what it requires trust for)
+Ask = Callable[[str, Sequence[TrustRequirement]], bool]  # (the spec's file, what it requires trust for)
 
 _KIND = "trusted"
 _BY_WIZARD = "written by the wizard in "
 
 
-def harms_of(loaded: LoadedSpec, folder: Path) -> tuple[Harm, ...]:
+def trust_requirements_of(loaded: LoadedSpec, folder: Path) -> tuple[TrustRequirement, ...]:
     """The trust requirements of a spec, without those that the user wrote or confirmed."""
     if _BY_WIZARD + str(folder) in _agreed(_name(loaded.data)):
         return ()
-    return beyond(find_harms(loaded.spec, folder, project_root()), loaded.overrides)
+    return not_overridden(find_trust_requirements(loaded.spec, folder, project_root()), loaded.overrides)
 
 
 def require_trust(loaded: LoadedSpec, folder: Path, *, trust: bool, ask: Ask | None) -> None:
     """Ask for trust once per file content; raises BadInput if it is refused, or without a terminal."""
-    harms = harms_of(loaded, folder)
-    if trust or _covers(_agreed(_name(loaded.data)), harms):
+    requirements = trust_requirements_of(loaded, folder)
+    if trust or _covers(_agreed(_name(loaded.data)), requirements):
         return
-    if ask is None or not ask(loaded.source, harms):
-        raise _untrusted(loaded.source, loaded, harms, "launch it with --trust-spec")
-    _remember(_name(loaded.data), [str(each) for each in harms])
+    if ask is None or not ask(loaded.source, requirements):
+        raise _untrusted(loaded.source, loaded, requirements, "launch it with --trust-spec")
+    _remember(_name(loaded.data), [str(each) for each in requirements])
 
 
 def require_trust_in_run(run_id: str, loaded: LoadedSpec, folder: Path, *, trust: bool) -> None:
     """The same for a run that is resumed: the trust of its launch holds. Its folder may be foreign, too."""
-    harms = find_harms(loaded.spec, folder, project_root())
-    if not trust and not _covers(_agreed(_name(loaded.data, run_id)), harms):
-        raise _untrusted(run_id, loaded, harms, "resume it with --trust-spec")
+    requirements = find_trust_requirements(loaded.spec, folder, project_root())
+    if not trust and not _covers(_agreed(_name(loaded.data, run_id)), requirements):
+        raise _untrusted(run_id, loaded, requirements, "resume it with --trust-spec")
 
 
 def remember_run(run_id: str, loaded: LoadedSpec, folder: Path) -> tuple[str, ...]:
     """Remember the trust that a launch was given, for resuming the run."""
-    harms = tuple(str(each) for each in find_harms(loaded.spec, folder, project_root()))
-    if harms:
-        _remember(_name(loaded.data, run_id), harms)
-    return harms
+    requirements = tuple(str(each) for each in find_trust_requirements(loaded.spec, folder, project_root()))
+    if requirements:
+        _remember(_name(loaded.data, run_id), requirements)
+    return requirements
 
 
 def remember_written(data: bytes, folder: Path) -> None:
@@ -54,14 +54,14 @@ def remember_written(data: bytes, folder: Path) -> None:
     _remember(_name(data), [_BY_WIZARD + str(folder)])
 
 
-def _untrusted(source: str, loaded: LoadedSpec, harms: Sequence[Harm], how: str) -> BadInput:
-    lines = "\n".join(f"  {loaded.location(each.key)}: {each}" for each in harms)
+def _untrusted(source: str, loaded: LoadedSpec, requirements: Sequence[TrustRequirement], how: str) -> BadInput:
+    lines = "\n".join(f"  {loaded.location(each.key)}: {each}" for each in requirements)
     cause = f"{source} can run code, or reach files, that you did not choose:\n{lines}"
     return BadInput(cause, f"read it; if you trust it, {how}")
 
 
-def _covers(agreed: frozenset[str], harms: Sequence[Harm]) -> bool:
-    return all(str(each) in agreed for each in harms)
+def _covers(agreed: frozenset[str], requirements: Sequence[TrustRequirement]) -> bool:
+    return all(str(each) in agreed for each in requirements)
 
 
 def _name(data: bytes, run_id: str = "") -> str:

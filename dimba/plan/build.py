@@ -151,7 +151,7 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
         nodes=spec.resources.nodes,
         slurm=_slurm(spec, facts, facts.slurm, per_node) if facts.slurm else None,
         speed=speed if parts.fit.ours else (),
-        trust=tuple(str(each) for each in facts.harms),
+        trust=tuple(str(each) for each in facts.trust_requirements),
     )
 
 

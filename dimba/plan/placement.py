@@ -45,8 +45,8 @@ def _fallback(container: Container, facts: HostFacts) -> str:
     if container.image or container.mounts or container.network == "none":
         hint = f"start one, or set `runner: {ON_HOST}` and remove `image`, `mounts` and `network` from `container`"
         raise EngineFailed(f"the spec configures a container, and no engine answers: {problem}", hint)
-    if facts.harms:
-        brought = f"the spec needs trust, so it runs in a container only ({facts.harms[0]})"
+    if facts.trust_requirements:
+        brought = f"the spec needs trust, so it runs in a container only ({facts.trust_requirements[0]})"
         hint = f"start one, or pass `--runner {ON_HOST}` to run it on this machine itself, with your permissions"
         raise EngineFailed(f"{brought}, and no engine answers: {problem}", hint)
     return f"no container engine ({problem}): running on this machine itself, with {facts.python}"

@@ -1,4 +1,4 @@
-"""`dimba data`: what it finds, what it shows, and that a launch holds to it."""
+"""`dimba data`: its report, its page of text, and the launches that it refuses."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def page(report: DataReport, **options: object) -> str:
     return stream.getvalue()
 
 
-def test_a_page_tells_what_is_trained_and_what_is_lost():
+def test_the_page_reports_trained_tokens_and_cut_rows():
     text = page(REPORT)
     assert "ask" in text and "1,000, of which 7 are unusable" in text
     assert text.count("data.jsonl:5: not valid JSON") == 1
@@ -54,8 +54,8 @@ def test_a_page_tells_what_is_trained_and_what_is_lost():
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
-def test_rows_in_the_way_of_a_launch_are_told_once_within_the_width():
-    why = "not valid JSON, as somebody put words into it that no quotation marks stand around"
+def test_rows_that_prevent_a_launch_are_listed_once_within_the_width():
+    why = "not valid JSON, as it contains a number of words that are not within quotation marks"
     text = page(
         replace(REPORT, bad=(UnusableRowReport(where="data.jsonl:5", why=why),), problem=f"data.jsonl:5: {why}")
     )
@@ -63,24 +63,24 @@ def test_rows_in_the_way_of_a_launch_are_told_once_within_the_width():
     assert f"a launch would refuse this data: data.jsonl:5: {why}" in " ".join(text.split())
 
 
-def test_colour_takes_the_place_of_brackets():
+def test_colour_replaces_brackets():
     text = page(REPORT, force_terminal=True, color_system="standard")
     assert "\x1b[32mThat.<|end|>" in text and "[[" not in text
 
 
-def test_brackets_that_the_text_holds_itself_are_not_used():
+def test_brackets_that_occur_in_the_text_are_not_used_as_marks():
     parts = (Part(text="a [[b]]", trained=False), Part(text="c }}", trained=True))
     text = page(replace(REPORT, shown=(Shown(where="x", tokens=1, parts=parts),)))
     assert "trained in << >>" in text and "a [[b]]<<c }}>>" in text
 
 
-@pytest.mark.parametrize(("cut", "told"), [(0, ""), (21, "; 21 tokens are in no piece with a trained one")])
-def test_what_a_split_loses_is_told(cut: int, told: str):
+@pytest.mark.parametrize(("cut", "note"), [(0, ""), (21, "; 21 tokens are in no piece with a trained one")])
+def test_the_tokens_that_a_split_loses_are_reported(cut: int, note: str):
     fate = replace(REPORT, on_long="split", cut_tokens=cut).long_rows_outcome()
-    assert fate == f"split; every trained token is kept, later pieces do not see what came before{told}"
+    assert fate == f"split; every trained token is kept, later pieces do not see what came before{note}"
 
 
-def test_text_from_the_data_does_not_reach_the_terminal_as_commands():
+def test_control_characters_of_the_data_do_not_reach_the_terminal():
     parts = (Part(text="\x1b]0;owned\x07 [red]x", trained=True),)
     text = page(replace(REPORT, shown=(Shown(where="x", tokens=1, parts=parts),)))
     assert "\x1b" not in text and "\x07" not in text and "[red]x" in text
@@ -91,7 +91,7 @@ def test_a_report_survives_json():
 
 
 @pytest.mark.slow
-def test_the_data_are_shown_as_the_trainer_will_see_them(tiny_job: Path, dimba: Dimba):
+def test_data_reports_the_rows_and_tokens_that_the_trainer_will_see(tiny_job: Path, dimba: Dimba):
     write_rows(tiny_job / "data.jsonl", [*QUESTIONS, {"question": "Q", "answer": None}])
     done = dimba("data", "job.yaml", "--json", cwd=tiny_job, **NO_ENGINE)
     assert done.returncode == 0, done.stderr
@@ -112,7 +112,7 @@ def test_the_data_are_shown_as_the_trainer_will_see_them(tiny_job: Path, dimba: 
 
 
 @pytest.mark.slow
-def test_a_job_that_would_lose_much_of_its_data_is_refused_until_it_is_told_how(tiny_job: Path, dimba: Dimba):
+def test_a_job_that_would_cut_much_of_its_data_is_refused_without_on_long(tiny_job: Path, dimba: Dimba):
     write_rows(tiny_job / "data.jsonl", [*QUESTIONS, {"question": "Q", "answer": "word " * 400}])
     refused = dimba("launch", "job.yaml", cwd=tiny_job, **NO_ENGINE)
     assert refused.returncode == 2 and "--on-long" in refused.stderr and "of the trained tokens" in refused.stderr
@@ -126,7 +126,7 @@ def test_a_job_that_would_lose_much_of_its_data_is_refused_until_it_is_told_how(
 
 
 @pytest.mark.slow
-def test_what_was_found_out_is_remembered_and_refuses_before_anything_starts(tiny_job: Path, dimba: Dimba):
+def test_a_remembered_report_refuses_a_launch_before_it_starts(tiny_job: Path, dimba: Dimba):
     write_rows(tiny_job / "data.jsonl", [{"question": "Q", "answer": "word " * 400}])
     first = dimba("data", "job.yaml", cwd=tiny_job, **NO_ENGINE)
     assert first.returncode == 0 and "a launch would refuse this data" in first.stdout
@@ -136,18 +136,18 @@ def test_what_was_found_out_is_remembered_and_refuses_before_anything_starts(tin
 
 
 @pytest.mark.slow
-def test_nothing_of_a_strangers_spec_is_executed(tiny_job: Path, new_dimba: Dimba):
+def test_data_executes_nothing_of_an_untrusted_spec(tiny_job: Path, new_dimba: Dimba):
     (tiny_job / "lib").mkdir()
     for name in ("mine.py", "numpy.py", "lib/sitecustomize.py"):
         (tiny_job / name).write_text("open('executed', 'w')\n", encoding="utf-8")
     with (tiny_job / "job.yaml").open("a", encoding="utf-8") as file:
         file.write(f"trainer: mine.py\ncontainer: {{env: ['PYTHONPATH={tiny_job}/lib']}}\n")
     done = new_dimba("data", "job.yaml", cwd=tiny_job, **NO_ENGINE)
-    assert done.returncode == 0 and "may read the data otherwise" in done.stdout
+    assert done.returncode == 0 and "may read the data differently" in " ".join(done.stdout.split())
     assert not (tiny_job / "executed").exists()
 
 
-def test_what_cannot_be_looked_at_says_why(job: Path, dimba: Dimba):
+def test_the_error_for_data_that_cannot_be_read_names_the_cause(job: Path, dimba: Dimba):
     done = dimba("data", "job.yaml", cwd=job, **NO_ENGINE)
     assert done.returncode == 2 and "no tokenizer.json" in done.stderr and "hint: " in done.stderr
     (job / "data.jsonl").unlink()
@@ -157,7 +157,7 @@ def test_what_cannot_be_looked_at_says_why(job: Path, dimba: Dimba):
 
 @pytest.mark.parametrize("command", ["data", "plan", "launch"])
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("on-long", "cut", "choose from"),
         ("packing", "maybe", "choose from"),
@@ -169,28 +169,28 @@ def test_what_cannot_be_looked_at_says_why(job: Path, dimba: Dimba):
         ("max-length", "64", "set `training.max_length`"),
     ],
 )
-def test_a_wrong_option_of_our_own_trainer_is_told_with_its_line(
+def test_an_invalid_option_of_dimbas_own_trainer_is_reported_with_its_line(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, key: str, value: str,
-    said: str,
+    message: str,
 ):  # fmt: skip
     (job / "base/tokenizer.json").write_text("{}", encoding="utf-8")
     (job / "job.yaml").write_text(f"{SPEC}runner: process\ntrainer_args:\n  {key}: {value}\n", encoding="utf-8")
     monkeypatch.chdir(job)
     assert main([command, "job.yaml"]) == 2
-    assert f"job.yaml:11: trainer_args.{key}: " in (err := capsys.readouterr().err) and said in err
+    assert f"job.yaml:11: trainer_args.{key}: " in (err := capsys.readouterr().err) and message in err
     assert not (job / "runs").exists()
 
 
 @pytest.mark.slow
-def test_a_refusal_has_the_line_of_its_key_is_json_too_and_is_remembered(tiny_job: Path, dimba: Dimba):
+def test_a_refusal_names_the_line_of_its_key_also_as_json_and_is_remembered(tiny_job: Path, dimba: Dimba):
     text = (tiny_job / "job.yaml").read_text(encoding="utf-8")
     named = text.replace("{path: data.jsonl}", "\n  path: data.jsonl\n  columns: {question: asked}")
     (tiny_job / "job.yaml").write_text(named, encoding="utf-8")
     done = dimba("data", "job.yaml", "--json", cwd=tiny_job, **NO_ENGINE)
     assert done.returncode == 2 and "job.yaml:6: dataset.columns.question: " in done.stderr
-    told = json.loads(done.stdout)
-    assert "no column `asked`" in told["error"] and "the columns are: answer, question" in told["hint"]
-    # What would look again is broken: the answer comes from memory.
+    refusal = json.loads(done.stdout)
+    assert "no column `asked`" in refusal["error"] and "the columns are: answer, question" in refusal["hint"]
+    # The second cache is unusable: the refusal comes from memory.
     again = dimba("data", "job.yaml", "--json", cwd=tiny_job, **NO_ENGINE, HF_HOME="/dev/null/none")
     assert (again.returncode, again.stdout) == (2, done.stdout)
     plan = dimba("plan", "job.yaml", cwd=tiny_job, **NO_ENGINE)

@@ -10,10 +10,10 @@ import pexpect
 import pytest
 
 from dimba.common.errors import BadInput
-from dimba.host.facts import Harm
+from dimba.host.facts import TrustRequirement
 from dimba.host.probe import project_root
-from dimba.host.trust_requirements import beyond, find_harms
-from dimba.jobs.trust import harms_of, remember_run, remember_written, require_trust, require_trust_in_run
+from dimba.host.trust_requirements import find_trust_requirements, not_overridden
+from dimba.jobs.trust import remember_run, remember_written, require_trust, require_trust_in_run, trust_requirements_of
 from dimba.spec import LoadedSpec, parse_spec
 from tests.conftest import NO_ENGINE, REPOSITORY, Dimba
 
@@ -32,9 +32,9 @@ def parsed(added: str = "", *overrides: str) -> LoadedSpec:
     return parse_spec((SPARSE + added).encode(), source="job.yaml", overrides=overrides)
 
 
-def found(folder: Path, added: str, *overrides: str) -> list[Harm]:
+def found(folder: Path, added: str, *overrides: str) -> list[TrustRequirement]:
     loaded = parsed(added, *overrides)
-    return list(beyond(find_harms(loaded.spec, folder, project_root()), overrides))
+    return list(not_overridden(find_trust_requirements(loaded.spec, folder, project_root()), overrides))
 
 
 def stranger(job: Path) -> None:
@@ -69,8 +69,8 @@ def test_what_could_do_harm_is_found_and_named(tmp_path: Path, added: str, monke
     key, what = BRINGS[added]
     text = SPARSE.replace("mode: sft\n", "") if added.startswith("mode") else SPARSE
     spec = parse_spec(f"{text}{added}\n".encode(), source="x").spec
-    (harm,) = find_harms(spec, tmp_path, project_root())
-    assert harm.key == key and what in harm.what and not harm.grave
+    (requirement,) = find_trust_requirements(spec, tmp_path, project_root())
+    assert requirement.key == key and what in requirement.what and not requirement.grave
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_a_trainer_that_the_folder_brings_along_is_not_dimbas(tmp_path: Path):
     usual = tmp_path / "scripts" / "finetuning" / "finetune_sft.py"
     usual.parent.mkdir(parents=True)
     usual.touch()
-    (harm,) = found(tmp_path, "")
-    assert harm.key == "trainer" and str(usual) in harm.what
+    (requirement,) = found(tmp_path, "")
+    assert requirement.key == "trainer" and str(usual) in requirement.what
 
 
 def test_sockets_are_told_in_so_many_words(tmp_path: Path):
@@ -101,8 +101,8 @@ def test_sockets_are_told_in_so_many_words(tmp_path: Path):
         (own,) = found(tmp_path, "container: {mounts: [./s]}\n")
     assert own.grave and "socket" in own.what
     for mount in ("/var/run/docker.sock", "/run:/x:rw", "/", "/var/../run/docker.sock"):
-        (harm,) = found(tmp_path, f"container: {{mounts: ['{mount}']}}\n")
-        assert harm.grave and "root's rights" in harm.what
+        (requirement,) = found(tmp_path, f"container: {{mounts: ['{mount}']}}\n")
+        assert requirement.grave and "root's rights" in requirement.what
 
 
 def test_a_process_holds_nothing_back_and_that_is_said(tmp_path: Path):
@@ -120,7 +120,7 @@ def test_it_is_asked_once_for_a_files_content(tmp_path: Path):
     (tmp_path / "mine.py").touch()
     asked: list[str] = []
 
-    def yes(source: str, harms: object) -> bool:
+    def yes(source: str, requirements: object) -> bool:
         asked.append(source)
         return True
 
@@ -154,12 +154,14 @@ def test_no_is_no_and_the_flag_is_for_one_time(tmp_path: Path):
 def test_what_the_wizard_wrote_is_trusted_where_it_wrote_it(tmp_path: Path):
     (tmp_path / "mine.py").touch()
     loaded = parsed("trainer: mine.py\n# the wizard's\n")
-    assert harms_of(loaded, tmp_path)
+    assert trust_requirements_of(loaded, tmp_path)
     remember_written(loaded.data, tmp_path)
-    assert not harms_of(loaded, tmp_path) and harms_of(loaded, REPOSITORY.parent) == ()  # no mine.py there
+    assert (
+        not trust_requirements_of(loaded, tmp_path) and trust_requirements_of(loaded, REPOSITORY.parent) == ()
+    )  # no mine.py there
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.py").touch()
-    assert harms_of(loaded, tmp_path / "other")
+    assert trust_requirements_of(loaded, tmp_path / "other")
 
 
 def test_a_run_goes_on_with_what_its_launch_agreed_to_and_a_strangers_does_not(tmp_path: Path):

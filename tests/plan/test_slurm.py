@@ -10,7 +10,7 @@ import pytest
 from dimba.common.errors import BadInput, DimbaError
 from dimba.host.facts import GpuFacts
 from dimba.host.named_paths import look_at_named_paths
-from dimba.jobs.trust import harms_of
+from dimba.jobs.trust import trust_requirements_of
 from dimba.plan.build import make_plan
 from dimba.plan.slurm import cluster_cards, cluster_image, cluster_nodes, slurm_script, slurm_seconds
 from dimba.spec import SlurmSite, load_site, parse_spec
@@ -148,8 +148,8 @@ def test_times_are_read_as_sbatch_reads_them():
 
 def test_a_strangers_words_to_the_scheduler_and_their_image_are_asked_about():
     text = f"{SPARSE}runner: slurm\nslurm: {{container: docker, image: theirs/x:1, extra: [--uid=0]}}\n"
-    harms = harms_of(parse_spec(text.encode(), source="job.yaml"), Path("/work"))
-    assert {"slurm.image", "slurm.extra"} <= {each.key for each in harms}
+    requirements = trust_requirements_of(parse_spec(text.encode(), source="job.yaml"), Path("/work"))
+    assert {"slurm.image", "slurm.extra"} <= {each.key for each in requirements}
 
 
 def test_the_cards_are_the_nodes_own_not_this_machines():

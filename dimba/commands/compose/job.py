@@ -18,7 +18,7 @@ from dimba.common.runners import IN_ENGINE
 from dimba.host.build_context import image_extra
 from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
 from dimba.host.probe import project_root
-from dimba.host.trust_requirements import find_harms
+from dimba.host.trust_requirements import find_trust_requirements
 from dimba.jobs.context import JobContext, Policy, gather
 from dimba.plan.build import Choices
 from dimba.plan.model import LaunchPlan
@@ -110,7 +110,7 @@ def _context(loaded: LoadedSpec, secrets: dict[str, str], gpu: GpuFacts) -> JobC
 def _unsupported(spec: JobSpec) -> Iterator[DimbaError]:
     """A problem for each part of a spec that this container lacks, or that requires trust."""
     # The environment holds only variables that compose.yaml and the command line set, so none of them needs trust.
-    for requirement in find_harms(spec, Path.cwd(), project_root(), environment=()):
+    for requirement in find_trust_requirements(spec, Path.cwd(), project_root(), environment=()):
         yield BadInput(requirement.what, key=requirement.key)
     if spec.container.network in ("none", "host"):
         yield BadInput(f"compose.yaml does not provide `{spec.container.network}`", key="container.network")
