@@ -6,7 +6,7 @@ import textwrap
 from rich.console import Console
 
 from dimba.common.units import millions, size
-from dimba.dataset.token_report import counted
+from dimba.dataset.token_report import quantity
 from dimba.plan.model import LaunchPlan
 
 _GIB = 1 << 30
@@ -57,7 +57,7 @@ def _data_line(plan: LaunchPlan) -> str:
     summary = plan.data.summary
     if summary is None:
         return " (on the Hub, not read; `dimba data` reads it)"
-    text = f": {summary.format}, {counted(summary.usable, 'row')}"
+    text = f": {summary.format}, {quantity(summary.usable, 'row')}"
     if summary.unusable:
         text += f", and {summary.unusable:,} unusable"
     return text if plan.data.report else f"{text} (`dimba data` shows their tokens)"

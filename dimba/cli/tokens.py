@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dimba.common.errors import printable
-from dimba.dataset.token_report import DataReport, Shown, bad_rows, counted
+from dimba.dataset.token_report import DataReport, Shown, list_unusable_rows, quantity
 
 _BAR = 30  # columns
 _SHOWN_LINES = 14
@@ -49,14 +49,14 @@ def _facts(report: DataReport, bar: str) -> Iterator[tuple[str, str]]:
     yield "rows", _rows(report)
     yield "tokens", _tokens(report)
     yield "lengths", _histogram(report, bar)
-    yield "prompts" if report.asks else "examples", report.halves()
+    yield "prompts" if report.asks else "examples", report.split_summary()
     for note in report.notes:
         yield "note", note
 
 
 def _rows(report: DataReport) -> str:
     count = f"{report.rows:,}" + (f", of which {report.unusable:,} are unusable" if report.unusable else "")
-    lines = bad_rows(((each.where, each.why) for each in report.bad), report.unusable, report.rows)
+    lines = list_unusable_rows(((each.where, each.why) for each in report.bad), report.unusable, report.rows)
     # If they prevent a launch, the problem lists them.
     return count if report.problem == "\n".join(lines) else "\n".join([count, *lines[: len(report.bad)]])
 
@@ -64,11 +64,11 @@ def _rows(report: DataReport) -> str:
 def _tokens(report: DataReport) -> str:
     if report.asks:
         prompts = f"{report.tokens:,} of prompts; the trained completions are sampled"
-        return f"{prompts}\n{report.too_long()}" if report.long_rows else prompts
+        return f"{prompts}\n{report.long_rows_summary()}" if report.long_rows else prompts
     share = f" ({report.trained_tokens / report.tokens:.0%})" if report.tokens else ""
     lines = [f"{report.tokens:,}, {report.trained_tokens:,} of them trained{share}"]
     if report.long_rows:
-        lines.append(report.too_long())
+        lines.append(report.long_rows_summary())
     return "\n".join(lines)
 
 
@@ -95,7 +95,7 @@ def _show_example(example: Shown, console: Console) -> None:
     opened, closed = example.brackets()
     marked = f"in {opened} {closed}" if plain else "in green"
     trained = f", trained {marked}" if any(part.trained for part in example.parts) else ""
-    _print(f"{example.where} ({example.title}, {counted(example.tokens, 'token')}){trained}:", console, indent=2)
+    _print(f"{example.where} ({example.title}, {quantity(example.tokens, 'token')}){trained}:", console, indent=2)
     text = Text()
     for part in example.parts:
         part_text = printable(part.text.expandtabs(4))

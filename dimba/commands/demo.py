@@ -16,7 +16,7 @@ from dimba.jobs.launch import launch
 from dimba.jobs.lifecycle import Reporter
 from dimba.plan.model import Mount
 from dimba.records import RunRecord
-from dimba.records.store import make_folder, write_whole
+from dimba.records.store import make_folder, write_atomically
 from dimba.runners.protocol import OneShot, Runner
 from dimba.runners.registry import find_engine, find_runner
 from dimba.spec import json_schema, load_spec, parse_spec, spec_yaml
@@ -61,8 +61,8 @@ def run_demo(reporter: Reporter, folder: Path) -> DemoResult:
     make_folder(folder / place, uid, gid)
     values = demo_spec(place, name)
     source = spec_yaml(values, "job.schema.json")
-    write_whole(folder / place / "job.yaml", source.encode(), uid, gid)
-    write_whole(folder / place / "job.schema.json", json.dumps(json_schema(), indent=2).encode(), uid, gid)
+    write_atomically(folder / place / "job.yaml", source.encode(), uid, gid)
+    write_atomically(folder / place / "job.schema.json", json.dumps(json_schema(), indent=2).encode(), uid, gid)
     runner, _ = find_runner(name)
     loaded = parse_spec(source.encode(), source="the demo's spec")
     image = runner.prepare(loaded.spec, reporter.progress)

@@ -8,7 +8,7 @@ AUTO = "auto"
 class Capabilities(NamedTuple):
     """What a runner does with a job; callers ask for a capability, never for a name."""
 
-    summary: str  # where the job runs, for menus
+    summary: str  # the place where the job runs, for menus
     uses_engine: bool = False  # jobs are containers of this machine's engine, named by the container's id
     runs_in_image: bool = False  # always; a scheduler's job does if its spec names an image
     leases_gpus: bool = False  # dimba leases this machine's GPUs to the job; otherwise a scheduler allocates them

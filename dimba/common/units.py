@@ -1,24 +1,24 @@
-"""Numbers as people read them. Standard library only."""
+"""Sizes, durations and counts as text, and back. Standard library only."""
 
 
 def size(count: float) -> str:
-    """Bytes in the unit that reads best."""
+    """A number of bytes in the largest unit that fits: 512 B, 1.5 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
         count /= 1024
-    raise AssertionError("the last unit takes everything")
+    raise AssertionError("the last unit fits every number")
 
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def seconds(text: str) -> float:
-    """A stretch of time, such as 90s, 30m, 2h or 7d; bare numbers are seconds. Raises ValueError."""
+    """The seconds of a duration such as 90s, 30m, 2h or 7d; bare numbers are seconds. Raises ValueError."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
     value = float(number) * _SECONDS[unit]
     if not 0 <= value < float("inf"):
-        raise ValueError(f"`{text}` is no stretch of time")
+        raise ValueError(f"`{text}` is not a duration")
     return value
 
 
@@ -28,7 +28,7 @@ def millions(count: int) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time in the unit that reads best: 40 s, 12 min, 5 h, 30 d."""
+    """A duration in the largest unit that fits: 40 s, 12 min, 5 h, 30 d."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:,.0f} {unit}"

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dimba.common.checkpoints import CONFIGS, names_code
-from dimba.common.contract import absolute, names_a_path
+from dimba.common.checkpoints import CONFIGS, asks_for_code
+from dimba.common.contract import absolute, is_path
 from dimba.host.facts import CheckpointFacts
 from dimba.host.model_shape import EXPERT, model_shape
 from dimba.host.places import why_not_read
@@ -30,7 +30,7 @@ def look_at_checkpoint(reference: str, folder: Path, *, allow_pickle: bool = Fal
     path = absolute(reference, folder)
     if path.is_symlink() and not os.path.exists(path):
         return _refused(path, "is a broken link", "fix the link, or give another path")
-    if not (os.path.exists(path) or names_a_path(reference)):
+    if not (os.path.exists(path) or is_path(reference)):
         if reference.count("/") > 1:
             return _refused(path, "is neither a folder nor a Hub id", "give a path, or `owner/name`")
         return CheckpointFacts(reference=reference, local=False)
@@ -215,7 +215,7 @@ def _own_code(path: Path) -> str:
             config = json.loads((path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if names_code(config):
+        if asks_for_code(config):
             return name
     return ""
 

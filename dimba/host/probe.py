@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, names_a_secret
+from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, is_secret_name
 from dimba.common.errors import CORRECT, BadInput
 from dimba.dataset.summary import DataSummary
-from dimba.dataset.token_report import bad_rows
+from dimba.dataset.token_report import list_unusable_rows
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
 from dimba.host.gpus import find_gpus
@@ -75,7 +75,7 @@ def probe(
 
 
 def _is_short_secret(name: str, value: str) -> bool:
-    return names_a_secret(name) and len(value) < SHORTEST_SECRET and value.lower() not in _SWITCHES
+    return is_secret_name(name) and len(value) < SHORTEST_SECRET and value.lower() not in _SWITCHES
 
 
 def _unreadable(
@@ -124,7 +124,7 @@ def look_at_data(
 
 def _bad_rows(summary: DataSummary) -> tuple[str, str]:
     """(problem, hint): the first invalid rows, each with its line, and their number."""
-    lines = bad_rows(summary.bad, summary.unusable, summary.rows)
+    lines = list_unusable_rows(summary.bad, summary.unusable, summary.rows)
     fix = CORRECT if summary.unusable == 1 else "correct these rows or remove them"
     if summary.hint and summary.hint != CORRECT:
         fix = summary.hint

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import names_a_secret
+from dimba.common.contract import is_secret_name
 from dimba.host.facts import CheckpointFacts, DataFacts, HostFacts
 from dimba.host.fingerprint import file_hash, fingerprint
 from dimba.spec.secrets import mask_secrets
@@ -66,7 +66,7 @@ def _diff(project: Path) -> str:
 
 
 def _secret_values(named: Iterable[str]) -> list[str]:
-    return [value for name, value in os.environ.items() if name in set(named) or names_a_secret(name)]
+    return [value for name, value in os.environ.items() if name in set(named) or is_secret_name(name)]
 
 
 def _hash(path: Path) -> str | None:

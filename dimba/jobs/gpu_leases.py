@@ -10,7 +10,7 @@ from dimba.common.runners import RUNNERS
 from dimba.host.facts import HostFacts
 from dimba.host.gpus import used_by_processes
 from dimba.plan.model import LaunchPlan
-from dimba.records.leases import Answer, Lease, Leases, Wanted
+from dimba.records.leases import Answer, GpuRequest, Lease, Leases
 from dimba.records.locks import locks_folder
 from dimba.records.store import RunFolder
 from dimba.runners.protocol import Runner
@@ -56,12 +56,12 @@ class Machine:
         return {runner.name: _jobs_of(runner) for runner in self.runners}
 
 
-def wanted_by(spec: JobSpec, plan: LaunchPlan, facts: HostFacts) -> Wanted:
+def wanted_by(spec: JobSpec, plan: LaunchPlan, facts: HostFacts) -> GpuRequest:
     """A number of any GPUs, or the GPUs that the plan names."""
     asked = spec.resources.gpus
     if isinstance(asked, int):
-        return Wanted(candidates=tuple(gpu.id for gpu in facts.gpu.gpus), count=asked)
-    return Wanted(candidates=plan.gpu_ids, count=len(plan.gpu_ids))
+        return GpuRequest(candidates=tuple(gpu.id for gpu in facts.gpu.gpus), count=asked)
+    return GpuRequest(candidates=plan.gpu_ids, count=len(plan.gpu_ids))
 
 
 class GpuLeases:
@@ -72,7 +72,7 @@ class GpuLeases:
         self._jobs: dict[str, Jobs] = {}
         self._leases = Leases(locks_folder(), self._job_lives)
 
-    def ask(self, wanted: Wanted) -> Answer:
+    def ask(self, wanted: GpuRequest) -> Answer:
         """Requests the GPUs; the answer has them, or the runs that hold them."""
         self._jobs = self._machine.jobs()  # asked once for all leases, before their table is locked
         held = (item for jobs in self._jobs.values() for item in (jobs.held or {}).items())
@@ -86,7 +86,7 @@ class GpuLeases:
         self._jobs = self._machine.jobs()
         self._leases.take(self._run.id, gpus, runner=self._runner)
 
-    def wait(self, wanted: Wanted, say: Callable[[str], None]) -> tuple[str, ...]:
+    def wait(self, wanted: GpuRequest, say: Callable[[str], None]) -> tuple[str, ...]:
         """Waits for the GPUs in the order of requests; raises Interrupted if the run is stopped meanwhile."""
         said = ""
         while (answer := self.ask(wanted)).gpus is None:
@@ -94,8 +94,8 @@ class GpuLeases:
                 said = text
                 say(text)
             time.sleep(_POLL)
-            if self._run.is_asked_to_stop():
-                self._leases.give_back(self._run.id)
+            if self._run.has_stop_request():
+                self._leases.release(self._run.id)
                 raise Interrupted(f"run {self._run.id} was stopped while it waited", "")
         return answer.gpus
 
@@ -105,7 +105,7 @@ class GpuLeases:
 
     def give_back(self) -> None:
         """Releases the GPUs."""
-        self._leases.give_back(self._run.id)
+        self._leases.release(self._run.id)
 
     def _job_lives(self, lease: Lease) -> bool | None:
         if jobs := self._jobs.get(lease.runner):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common import contract
-from dimba.common.checkpoints import newest_whole
+from dimba.common.checkpoints import newest_checkpoint
 from dimba.common.errors import RunFailed
 from dimba.host.provenance import provenance
 from dimba.jobs.context import JobContext, Policy, gather
@@ -147,5 +147,5 @@ def _attempt(run: Run, context: JobContext, leases: GpuLeases | None, reporter: 
         finally:
             if leases and not (detach and run.record.status == "running"):
                 leases.give_back()
-    newest = newest_whole(context.plan().output_dir)
+    newest = newest_checkpoint(context.plan().output_dir)
     carry_on(run, context.resumed_from(newest), reporter, detach=detach)

@@ -19,10 +19,10 @@ from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
 from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory
 from dimba.plan.model import LaunchPlan
-from dimba.records import SETTLING, RunFolder, create_run
-from dimba.records.processes import myself
+from dimba.records import PENDING, RunFolder, create_run
+from dimba.records.processes import own_process
 from dimba.records.record import Attempt, RunRecord, now
-from dimba.records.store import make_folder, write_whole
+from dimba.records.store import make_folder, write_atomically
 from dimba.runners.protocol import Ending, Runner
 from dimba.runners.tail import Tail
 from dimba.spec import LoadedSpec
@@ -97,7 +97,7 @@ class Run:
             overrides=loaded.overrides,
             created=now(),
             folder=str(facts.folder),
-            launcher=myself(),
+            launcher=own_process(),
             **vars(options),
             **_cut(made_of, folder),
         )
@@ -120,7 +120,11 @@ class Run:
         attempts = (*self.record.attempts, Attempt(number=number, started=now()))
         self.record = replace(self.record, stop_grace=plan.stop_grace, **_image(plan), **recorded_gpus(plan))
         self.update(
-            **IN_HAND, launcher=myself(), status="starting", started=self.record.started or now(), attempts=attempts
+            **IN_HAND,
+            launcher=own_process(),
+            status="starting",
+            started=self.record.started or now(),
+            attempts=attempts,
         )
         self.check_wanted()
         job = runner.start(
@@ -144,7 +148,7 @@ class Run:
 
     def check_wanted(self) -> None:
         """Raise Interrupted if the run was stopped before its job began."""
-        if self.folder.is_asked_to_stop():
+        if self.folder.has_stop_request():
             raise Interrupted(f"run {self.folder.id} was stopped before its job began", "")
 
     def interrupt(self) -> None:
@@ -211,7 +215,7 @@ class Run:
             yield
         except (DimbaError, KeyboardInterrupt) as error:
             stopped = isinstance(error, KeyboardInterrupt | Interrupted)
-            if self.record.status in SETTLING:
+            if self.record.status in PENDING:
                 ending = ("stopped", "stopped_by_user") if stopped else ("failed", "start_failed")
                 self.record = self.record.closed(*ending, None)
                 self.update()
@@ -269,7 +273,7 @@ def claim_output(plan: LaunchPlan, run: Path) -> None:
         "argv": plan.argv,
     }
     data = json.dumps(note, indent=2).encode()
-    write_whole(plan.output_dir / contract.OUTPUT_FILE, data, plan.uid, plan.gid)
+    write_atomically(plan.output_dir / contract.OUTPUT_FILE, data, plan.uid, plan.gid)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common import contract
-from dimba.common.checkpoints import newest_whole
+from dimba.common.checkpoints import newest_checkpoint
 from dimba.common.errors import BadInput, DimbaError, HostCannot, Interrupted, RunFailed, from_json
 from dimba.records import RunFolder
 from dimba.runners.protocol import Ending
@@ -46,7 +46,7 @@ class FinalError:
     def holds(self, line: str) -> bool:
         """Whether `line` is part of the trainer's error, which is printed later."""
         if line.startswith("error: "):
-            self._expected = f"error: {from_json(contract.json_object(self._path))}".split("\n")
+            self._expected = f"error: {from_json(contract.read_json_object(self._path))}".split("\n")
         if self._expected[:1] != [line]:
             return False
         self._held.append(self._expected.pop(0))
@@ -54,7 +54,7 @@ class FinalError:
 
     def unreported(self, error: DimbaError | None) -> Iterable[str]:
         """The lines that were held back, if the run's error does not contain them."""
-        word = from_json(contract.json_object(self._path))
+        word = from_json(contract.read_json_object(self._path))
         return () if error and word.message in error.message else self._held
 
 
@@ -182,7 +182,7 @@ def _next_steps(folder: RunFolder) -> str:
     """The commands that print the log and resume the run."""
     logs = f"`dimba logs {folder.id}` prints its log"
     try:
-        newest = newest_whole(Path(folder.record().output_dir))
+        newest = newest_checkpoint(Path(folder.record().output_dir))
     except BadInput:
         newest = None
     return f"{logs}; `dimba resume {folder.id}` continues from {newest.name}" if newest else logs

@@ -11,9 +11,9 @@ from dimba.host.provenance import hub_commits
 from dimba.jobs.lifecycle import container_of, patience
 from dimba.jobs.outcome import TRANSIENT, classify_outcome
 from dimba.jobs.supervisor import lock_of, spawn_supervisor
-from dimba.records import ACTIVE, SETTLING, RunFolder, RunRecord
+from dimba.records import ACTIVE, PENDING, RunFolder, RunRecord
 from dimba.records.locks import is_held
-from dimba.records.processes import lives
+from dimba.records.processes import is_alive
 from dimba.runners.registry import runner_of
 
 _OBEYS, _POLL = 60.0, 0.2  # seconds
@@ -24,7 +24,7 @@ def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
     record = reconciled(folder)
     if record.status not in ACTIVE:
         raise BadInput(f"{record.id} does not run: {record.status}", "`dimba ps` lists what does")
-    if record.status in SETTLING and not record.is_started:
+    if record.status in PENDING and not record.is_started:
         record = _withdraw(folder, record)
         if record.status not in ACTIVE:
             return record
@@ -41,24 +41,24 @@ def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
 
 def _withdraw(folder: RunFolder, record: RunRecord) -> RunRecord:
     """Asks the launcher of a run not to start it; returns the record once it obeys or the job runs."""
-    folder.ask_to_stop()
-    if record.launcher and lives(record.launcher):
+    folder.request_stop()
+    if record.launcher and is_alive(record.launcher):
         with suppress(PermissionError):  # of another user: its launcher reads the request
             os.kill(int(record.launcher.partition(":")[0]), signal.SIGTERM)
     deadline = time.monotonic() + _OBEYS
-    while record.status in SETTLING and time.monotonic() < deadline:
+    while record.status in PENDING and time.monotonic() < deadline:
         if not _in_hand(folder, record):
             return _closed(folder, record, record.closed("stopped", "stopped_by_user", None))
         time.sleep(_POLL)
         record = folder.record()
-    if record.status in SETTLING:
+    if record.status in PENDING:
         hint = f"`kill {record.launcher}`" if record.launcher else "try again"
         raise RunFailed(f"{record.id} is being started by a process that does not obey", hint)
     return record
 
 
 def _in_hand(folder: RunFolder, record: RunRecord) -> bool:
-    return lives(record.launcher) or is_held(lock_of(folder))
+    return is_alive(record.launcher) or is_held(lock_of(folder))
 
 
 def reconciled(folder: RunFolder) -> RunRecord:
@@ -67,7 +67,7 @@ def reconciled(folder: RunFolder) -> RunRecord:
     if record.status not in ACTIVE:
         return record
     try:
-        if record.status in SETTLING and not record.is_started:
+        if record.status in PENDING and not record.is_started:
             return _reconciled_start(folder, record)
         return _reconciled_job(folder, record)
     except EngineFailed:
@@ -84,7 +84,7 @@ def _reconciled_start(folder: RunFolder, record: RunRecord) -> RunRecord:
         found = replace(found, container_id=container_of(runner, job))
         folder.write_record(found)
         return _reconciled_job(folder, found)
-    if record.status == "queued" and _is_mine(folder) and not folder.is_asked_to_stop():
+    if record.status == "queued" and _is_mine(folder) and not folder.has_stop_request():
         spawn_supervisor(folder)
         return record
     return _closed(folder, record, record.closed("failed", "start_failed", None))

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dimba.common.checkpoints import newest_whole, step_of
+from dimba.common.checkpoints import newest_checkpoint, step_of
 from dimba.common.contract import SPEC_FILE
 from dimba.common.errors import BadInput
 from dimba.jobs.context import Policy, gather
@@ -15,9 +15,9 @@ from dimba.jobs.supervisor import lock_of
 from dimba.jobs.trust import remember_run, require_trust_in_run
 from dimba.options import table
 from dimba.plan.flags import flag_for
-from dimba.records import ACTIVE, SETTLING, RunFolder, RunRecord
-from dimba.records.locks import if_free
-from dimba.records.processes import myself
+from dimba.records import ACTIVE, PENDING, RunFolder, RunRecord
+from dimba.records.locks import try_lock
+from dimba.records.processes import own_process
 from dimba.runners.registry import find_runner
 from dimba.spec import LoadedSpec, parse_spec
 
@@ -36,15 +36,15 @@ def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool =
         raise BadInput(
             f"run {folder.id} succeeded: its model is in {record.output_dir}", "launch a spec to train again"
         )
-    folder.forget_stop()
+    folder.clear_stop_request()
     return _resume_run(folder, record, reporter, detach=detach, trust=trust)
 
 
 def supervise(folder: RunFolder, reporter: Reporter) -> None:
     """Waits for the run's turn, starts it, and stays if it may have to retry."""
-    with if_free(lock_of(folder)) as free:
+    with try_lock(lock_of(folder)) as free:
         record = folder.record()
-        if free and record.status in SETTLING:
+        if free and record.status in PENDING:
             _resume_run(folder, record, reporter, detach=record.retries == 0)
 
 
@@ -54,7 +54,7 @@ def _resume_run(
     loaded = spec_of(folder, record)
     require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
     remember_run(folder.id, loaded, Path.cwd())
-    newest = newest_whole(Path(record.output_dir)) if record.attempts else None
+    newest = newest_checkpoint(Path(record.output_dir)) if record.attempts else None
     options = options_of(record)
     choices = choices_of(options, run_id=folder.id, checkpoint=newest)
     policy = Policy(asks="any", choices=choices, earlier_image=record.image, runs=folder.path.parent)
@@ -67,7 +67,7 @@ def _resume_run(
     run = Run(folder, record)
     with run.closing_on_failure():
         run.check_wanted()
-    run.update(**IN_HAND, status="queued", launcher=myself())
+    run.update(**IN_HAND, status="queued", launcher=own_process())
     return carry_on(run, context, reporter, detach=detach)
 
 

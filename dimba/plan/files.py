@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dimba.common.contract import is_written_as_path
+from dimba.common.contract import looks_like_path
 from dimba.common.errors import BadInput
 from dimba.host.facts import HostFacts
 from dimba.host.named_paths import file_of_reward
@@ -27,7 +27,7 @@ def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
         return {}
     keys = {file: _REWARD for each in rewards(spec) if (file := file_of_reward(each))}
     model = spec.trainer_args.get(_MODEL)
-    if isinstance(model, str) and (is_written_as_path(model) or facts.named[model].exists):
+    if isinstance(model, str) and (looks_like_path(model) or facts.named[model].exists):
         keys[model] = _MODEL
     for text, key in keys.items():
         named = facts.named[text]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dimba.common import contract
-from dimba.common.contract import STOP_MARGIN, WHOLE_FILE
+from dimba.common.contract import COMPLETE_FILE, STOP_MARGIN
 from dimba.common.errors import BadInput, DimbaError
 from dimba.host.facts import ClusterNodes, Gpu, GpuFacts, ImageFacts
 from dimba.plan.model import LaunchPlan, SlurmJob
@@ -122,7 +122,7 @@ def slurm_script(plan: LaunchPlan) -> str:
         "set -u\n" + _places(plan, attempt),
         _meeting(),
         _argv(plan),
-        _START.format(whole=WHOLE_FILE, flag=job.resume_flag) if job.resume_flag else "",
+        _START.format(whole=COMPLETE_FILE, flag=job.resume_flag) if job.resume_flag else "",
         _on_node(plan, job),
         _STEP.format(srun=_srun(plan, job)),
         _AGAIN if job.resume_flag else "",

@@ -1,6 +1,6 @@
-"""What runs leave on disk."""
+"""Run records, GPU leases and locks on disk."""
 
-from dimba.records.record import ACTIVE, SETTLING, RunRecord
+from dimba.records.record import ACTIVE, PENDING, RunRecord
 from dimba.records.store import RunFolder, all_runs, create_run, find_run
 
-__all__ = ["ACTIVE", "SETTLING", "RunFolder", "RunRecord", "all_runs", "create_run", "find_run"]
+__all__ = ["ACTIVE", "PENDING", "RunFolder", "RunRecord", "all_runs", "create_run", "find_run"]

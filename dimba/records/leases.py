@@ -1,6 +1,6 @@
-"""Which run holds which GPU of this machine, and who waits: one table for all folders and users.
+"""GPU leases of this machine and the queue for them: one table for all folders and users.
 
-A lease lasts as long as what it is for: its launcher until the job runs, then the job. Nobody has to give it back.
+A lease lasts as long as its launcher, and once the job runs as long as the job, so a killed run leaves none behind.
 """
 
 import json
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dimba.records.locks import locked
-from dimba.records.processes import lives, myself
+from dimba.records.processes import is_alive, own_process
 
 _TABLE, _LOCK = "leases.json", "leases.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Any `count` of `candidates`."""
+class GpuRequest:
+    """A request for any `count` of the GPUs in `candidates`."""
 
     candidates: tuple[str, ...]
     count: int
@@ -26,7 +26,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """Cards that a run holds; `job` names it once it runs."""
+    """The GPUs that a run holds; `job` is its job once that runs."""
 
     run: str
     gpus: tuple[str, ...]
@@ -37,26 +37,26 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Waiter:
-    """A run that waits, since when, and the process that waits for it."""
+    """A run in the queue: its request, the time it queued, and the process that waits for it."""
 
     run: str
-    wanted: Wanted
+    wanted: GpuRequest
     since: float
     launcher: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The cards that a run was given, or in whose hands they are."""
+    """The GPUs that a run gets; None if it has to wait, with the holders of those that it asked for."""
 
     gpus: tuple[str, ...] | None
-    holders: Mapping[str, str] = field(default_factory=dict)  # card: who has it
+    holders: Mapping[str, str] = field(default_factory=dict)  # GPU: its holder
 
 
-def choose(wanted: Wanted, free: Sequence[str], before: Iterable[Wanted]) -> tuple[str, ...] | None:
-    """The cards for `wanted`, after those who came `before` have had, or kept back, theirs; None to wait.
+def assign(wanted: GpuRequest, free: Sequence[str], before: Iterable[GpuRequest]) -> tuple[str, ...] | None:
+    """The GPUs for `wanted`, after the requests `before` it got or reserved theirs; None to wait.
 
-    Who cannot be served yet keeps back every free card that it could use: whoever passes it must not delay it.
+    A request that cannot be met yet reserves every free GPU that it could use, so that later ones do not delay it.
     """
     left = list(free)
     for other in before:
@@ -68,62 +68,62 @@ def choose(wanted: Wanted, free: Sequence[str], before: Iterable[Wanted]) -> tup
 
 
 class Leases:
-    """The table in `folder`; `job_lives` says of a lease whether its job runs, None where nobody can be asked."""
+    """The table in `folder`; `job_lives` returns whether the job of a lease runs, None where that is unknown."""
 
     def __init__(self, folder: Path, job_lives: Callable[[Lease], bool | None]) -> None:
         self._folder, self._job_lives = folder, job_lives
 
-    def ask(self, run: str, wanted: Wanted, *, since: float, runner: str, others: Mapping[str, str]) -> Answer:
-        """Cards for a run, else a place in the queue; `others` are cards that somebody holds without a lease."""
+    def ask(self, run: str, wanted: GpuRequest, *, since: float, runner: str, others: Mapping[str, str]) -> Answer:
+        """Leases GPUs to a run, else queues it; `others` are the holders of GPUs that are in use without a lease."""
         with locked(self._folder / _LOCK):
             leases, waiting = self._read()
             leases = [each for each in leases if each.run != run and self._holds(each)]
-            waiting = [each for each in waiting if each.run != run and lives(each.launcher)]
+            waiting = [each for each in waiting if each.run != run and is_alive(each.launcher)]
             held = {**others, **{gpu: f"run {each.run}" for each in leases for gpu in each.gpus}}
             free = [gpu for gpu in wanted.candidates if gpu not in held]
-            me = Waiter(run=run, wanted=wanted, since=since, launcher=myself())
+            me = Waiter(run=run, wanted=wanted, since=since, launcher=own_process())
             before = sorted((each for each in waiting if _place(each) < _place(me)), key=_place)
             for each in before:
                 free += [gpu for gpu in each.wanted.candidates if gpu not in (*held, *free)]
-            gpus = choose(wanted, free, [each.wanted for each in before])
+            gpus = assign(wanted, free, [each.wanted for each in before])
             if gpus is not None:
-                leases.append(Lease(run=run, gpus=gpus, launcher=myself(), runner=runner))
+                leases.append(Lease(run=run, gpus=gpus, launcher=own_process(), runner=runner))
             self._write(leases, waiting if gpus is not None else [*waiting, me])
-        ahead = {gpu: f"run {each.run}, which was here first" for each in before for gpu in each.wanted.candidates}
+        ahead = {gpu: f"run {each.run}, which queued earlier" for each in before for gpu in each.wanted.candidates}
         return Answer(gpus, {gpu: {**ahead, **held}[gpu] for gpu in wanted.candidates if gpu in ahead or gpu in held})
 
     def take(self, run: str, gpus: tuple[str, ...], *, runner: str) -> None:
-        """Cards whoever holds them (`--share`); others will find them taken."""
+        """Leases GPUs to a run even if others hold them (`--share`)."""
         with locked(self._folder / _LOCK):
             leases, waiting = self._read()
             leases = [each for each in leases if each.run != run and self._holds(each)]
-            self._write([*leases, Lease(run=run, gpus=gpus, launcher=myself(), runner=runner)], waiting)
+            self._write([*leases, Lease(run=run, gpus=gpus, launcher=own_process(), runner=runner)], waiting)
 
     def hand_over(self, run: str, job: str) -> None:
-        """From the launcher to the job, which it outlives from now on."""
+        """Binds the lease of a run to its job, rather than to the launcher."""
         with locked(self._folder / _LOCK):
             leases, waiting = self._read()
             self._write([_with_job(each, job) if each.run == run else each for each in leases], waiting)
 
-    def give_back(self, run: str) -> None:
-        """Neither holds nor waits any more."""
+    def release(self, run: str) -> None:
+        """Removes the lease of a run, and its place in the queue."""
         with locked(self._folder / _LOCK):
             leases, waiting = self._read()
             self._write([each for each in leases if each.run != run], [each for each in waiting if each.run != run])
 
     def holders(self) -> dict[str, str]:
-        """The cards that are held, and by which run."""
+        """The GPUs that runs hold, each with its run."""
         with locked(self._folder / _LOCK):
             leases, _ = self._read()
         return {gpu: f"run {each.run}" for each in leases if self._holds(each) for gpu in each.gpus}
 
     def _holds(self, lease: Lease) -> bool:
-        if lives(lease.launcher) and lease.job is None:
+        if is_alive(lease.launcher) and lease.job is None:
             return True
         return self._job_lives(lease) is not False
 
     def _read(self) -> tuple[list[Lease], list[Waiter]]:
-        """What is on the table; one that cannot be read is empty, as containers carry their cards in labels too."""
+        """Reads the table; an unreadable one counts as empty, because containers have their GPUs in labels too."""
         try:
             value = json.loads((self._folder / _TABLE).read_text(encoding="utf-8"))
             return [_lease(each) for each in value["leases"]], [_waiter(each) for each in value["waiting"]]
@@ -152,4 +152,4 @@ def _lease(value: Mapping[str, Any]) -> Lease:
 
 def _waiter(value: Mapping[str, Any]) -> Waiter:
     wanted = value["wanted"]
-    return Waiter(**{**value, "wanted": Wanted(candidates=tuple(wanted["candidates"]), count=wanted["count"])})
+    return Waiter(**{**value, "wanted": GpuRequest(candidates=tuple(wanted["candidates"]), count=wanted["count"])})

@@ -1,4 +1,4 @@
-"""One at a time, across processes and users: a lock goes with the process that held it."""
+"""File locks across processes and users; the system releases a lock when its process ends."""
 
 # Not filelock: it polls where the kernel queues (longest wait of 8 processes 1.06 s, here 0.03 s); 40 ms to import.
 
@@ -15,31 +15,31 @@ _USUAL, _ELSE = Path("/run/lock/dimba"), Path("/tmp/dimba-locks")  # noqa: S108 
 
 
 def locks_folder() -> Path:
-    """The folder that every user of this machine shares, and that a reboot empties; raises HostCannot."""
+    """The folder of locks that all users of this machine share, and that a reboot empties; raises HostCannot."""
     named = os.environ.get(ENV_LEASES)
     usable = _USUAL.is_dir() or os.access(_USUAL.parent, os.W_OK)
     return shared_folder(Path(named) if named else _USUAL if usable else _ELSE)
 
 
 def shared_folder(path: Path) -> Path:
-    """A folder that everybody may write in."""
+    """Makes a folder that every user may write in, and returns it; raises HostCannot."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HostCannot(
             str(error.strerror), f"name a folder that all users share with {ENV_LEASES}", file=path
         ) from None
-    with suppress(PermissionError):  # somebody else's, who has opened it to all
+    with suppress(PermissionError):  # another user made it, and opened it to all
         path.chmod(0o777)
     if not os.access(path, os.W_OK):
-        hint = f"`sudo chmod 777 {path}`: GPUs are given out there, to every user of this machine"
-        raise HostCannot(f"{path} may not be written in", hint)
+        hint = f"`sudo chmod 777 {path}`: all users of this machine lease GPUs there"
+        raise HostCannot(f"{path} is not writable", hint)
     return path
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits for its turn, and holds it for the block."""
+    """Waits for the lock, and holds it for the block."""
     descriptor = _open(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -49,8 +49,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def if_free(path: Path) -> Iterator[bool]:
-    """Holds it for the block where nobody else does; says whether."""
+def try_lock(path: Path) -> Iterator[bool]:
+    """Holds the lock for the block if it is free; yields whether it was."""
     descriptor = _open(path)
     try:
         try:
@@ -64,10 +64,10 @@ def if_free(path: Path) -> Iterator[bool]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds it now."""
+    """Whether a process holds the lock now."""
     if not path.exists():
         return False
-    with if_free(path) as free:
+    with try_lock(path) as free:
         return not free
 
 

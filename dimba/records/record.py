@@ -1,11 +1,11 @@
-"""RunRecord: run.json, as a value."""
+"""RunRecord: run.json as a value."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
-SETTLING = ("queued", "building", "starting")  # on record, and its job does not run yet
-ACTIVE = (*SETTLING, "running", "stopping")
+PENDING = ("queued", "building", "starting")  # the run is on record, and its job does not run yet
+ACTIVE = (*PENDING, "running", "stopping")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What is known about one run; times are ISO 8601 in UTC."""
+    """The record of a run; times are ISO 8601 in UTC."""
 
     id: str
     name: str
@@ -38,9 +38,9 @@ class RunRecord:
     image_digest: str | None = None
     git_revision: str | None = None
     git_dirty: bool | None = None
-    git_diff: str | None = None  # masked; what is long is cut, and whole in changes.patch
+    git_diff: str | None = None  # masked; a long one is cut here and complete in changes.patch
     lock_hash: str | None = None
-    base_hash: str | None = None  # sha256:… of local files, commit:… of what came from the Hub
+    base_hash: str | None = None  # sha256:… of local files, commit:… of those from the Hub
     data_hash: str | None = None
     seed: int | None = None
     command: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class RunRecord:
     gpus: tuple[str, ...] = ()
     gpu_names: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
-    trusted: tuple[str, ...] = ()  # what its spec brought along, and whoever launched it agreed to
+    trusted: tuple[str, ...] = ()  # the trust requirements that the user agreed to
     attempts: tuple[Attempt, ...] = ()
     created: str = ""
     started: str | None = None
@@ -57,49 +57,49 @@ class RunRecord:
     allow_cpu: bool = False
     share: bool = False
     retries: int = 0
-    time_limit: float | None = None  # seconds an attempt
+    time_limit: float | None = None  # seconds per attempt
     restart_hung: bool = False
     stop_grace: float = 60.0  # seconds
-    estimated_memory_bytes: int | None = None  # of one GPU
-    peak_memory_bytes: int | None = None  # as torch measured it on the first one
-    folder: str = ""  # that dimba was run in, which relative paths of the spec mean
-    launcher: str | None = None  # the process that has it in hand until its job runs
-    waits_for: str | None = None  # while it is queued
+    estimated_memory_bytes: int | None = None  # per GPU
+    peak_memory_bytes: int | None = None  # of the first GPU, as torch measured it
+    folder: str = ""  # the current one at the launch, to which the spec's paths are relative
+    launcher: str | None = None  # the process responsible for the run until its job runs
+    waits_for: str | None = None  # while the run is queued
 
     @property
     def is_started(self) -> bool:
-        """Whether its newest attempt has a job that has not ended, as far as is on record."""
+        """Whether the newest attempt has a job without a recorded end."""
         return bool(self.attempts and self.attempts[-1].job and not self.attempts[-1].ended)
 
     def as_json(self) -> dict[str, Any]:
-        """What run.json holds."""
+        """The content of run.json."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "RunRecord":
-        """Reads what any version wrote: keys that are not known are ignored."""
+        """Reads the record of any version; ignores unknown keys, and raises ValueError for a value of a wrong type."""
         known = _known(cls, value)
         attempts = tuple(Attempt(**_known(Attempt, each)) for each in known.pop("attempts", ()))
         for key in ("gpus", "gpu_names", "overrides", "trusted", "command"):
             known[key] = tuple(known.get(key) or ())
-        return cls(attempts=attempts, **known)._checked()
+        return cls(attempts=attempts, **known)._validated()
 
-    def _checked(self) -> "RunRecord":
-        """Whatever is there is of its kind: a record may have been written by anybody. Raises ValueError."""
+    def _validated(self) -> "RunRecord":
+        """This record, if its values have their types, as any program may have written it. Raises ValueError."""
         texts = {name: getattr(self, name) for name in ("id", "name", "status", "runner", "output_dir", "created")}
         if wrong := [name for name, value in texts.items() if not isinstance(value, str)]:
-            raise ValueError(f"`{wrong[0]}` is no text")
+            raise ValueError(f"`{wrong[0]}` is not text")
         for time in filter(None, (self.created, self.started, self.ended)):
             datetime.fromisoformat(time)
         return self
 
     def with_attempt(self, **changes: Any) -> "RunRecord":
-        """The same record with its last attempt changed."""
+        """This record with changes to its last attempt."""
         *before, last = self.attempts
         return replace(self, attempts=(*before, replace(last, **changes)))
 
     def closed(self, status: str, reason: str, exit_code: int | None) -> "RunRecord":
-        """The record of a run that has ended now."""
+        """This record, with the run ended now."""
         ended = now()
         last = self.with_attempt(ended=ended, exit_code=exit_code, exit_reason=reason) if self.attempts else self
         return replace(last, status=status, exit_reason=reason, exit_code=exit_code, ended=ended)
@@ -111,5 +111,5 @@ def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def now() -> str:
-    """The time, UTC, to the second."""
+    """The current time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

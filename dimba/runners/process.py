@@ -17,7 +17,7 @@ from dimba.common.errors import HostCannot
 from dimba.common.runners import RUNNERS
 from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
-from dimba.records.processes import lives, start_time
+from dimba.records.processes import is_alive, start_time
 from dimba.runners.deadline import deadline
 from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.tail import follow_file
@@ -105,7 +105,7 @@ class ProcessRunner:
         """Whether that very process, not another with its pid, still runs."""
         if child := self._children.get(job):
             return child.poll() is None
-        return lives(job)
+        return is_alive(job)
 
     def waiting(self, job: str) -> str | None:
         """Nothing waits once it has been started."""

@@ -1,4 +1,4 @@
-"""The job spec: what a person writes, checked and completed."""
+"""The job spec: strict YAML in and out, checked and completed with defaults."""
 
 from dimba.spec.load import LoadedSpec, load_spec, parse_spec
 from dimba.spec.model import Container, Dataset, JobSpec, Slurm, SlurmSite

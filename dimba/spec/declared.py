@@ -9,7 +9,7 @@ from dimba.options.param import Param
 
 
 def bounds(param: Param) -> Any:
-    """The bounds of a parameter, as annotation of a type."""
+    """The bounds of a parameter, as a type's annotation."""
     kind = param.kind
     if isinstance(kind, Integer):
         return Field(ge=kind.least, le=kind.most)
@@ -19,5 +19,5 @@ def bounds(param: Param) -> Any:
 
 
 def declared(param: Param, **changes: Any) -> Any:
-    """The default and the description of a parameter, as the default of a model's field; `changes` go first."""
+    """The default and the description of a parameter for a model's field; `changes` override them."""
     return Field(**{"default": param.default, "description": param.help, **changes})

@@ -1,4 +1,4 @@
-"""From a file to a JobSpec, with every problem at its line."""
+"""Reads a file as a JobSpec, and reports every problem at its line."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -11,14 +11,14 @@ from pydantic import BaseModel, ValidationError
 from dimba.common.errors import BadInput, DimbaError, Location, SeveralErrors
 from dimba.spec.model import JobSpec
 from dimba.spec.secrets import secrets_in
-from dimba.spec.yaml12 import Document, Key, dotted
+from dimba.spec.yaml12 import Document, Key, key_path
 
-_SHOWN = 80  # characters of what was given
+_SHOWN = 80  # characters of a value in a message
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedSpec:
-    """A checked spec beside the bytes it was read from."""
+    """A checked spec, and the bytes that it was read from."""
 
     spec: JobSpec
     source: str
@@ -27,11 +27,11 @@ class LoadedSpec:
     lines: dict[str, int]
 
     def location(self, key: str) -> Location:
-        """The line that a key is on; the file alone where the key is not written in it."""
+        """The line of a key; the file alone if it does not have the key."""
         return Location(self.source, self.lines.get(key))
 
     def locate(self, error: DimbaError) -> DimbaError:
-        """The error, with the line of this spec that its key is on."""
+        """The error, located at the line of its key in this spec."""
         for each in error.errors if isinstance(error, SeveralErrors) else (error,):
             if each.key in self.lines:
                 each.at(self.location(each.key))
@@ -39,7 +39,7 @@ class LoadedSpec:
 
 
 class BadSpec(BadInput):
-    """All problems of a file, in the order of its lines; in words, a line each."""
+    """All problems of a file in the order of its lines; its message has a line for each."""
 
     def __init__(self, file: str, problems: Iterable[BadInput], hint: str = "") -> None:
         super().__init__("the file has mistakes", hint, file=file)
@@ -47,7 +47,7 @@ class BadSpec(BadInput):
 
     @property
     def message(self) -> str:
-        """The problems, a line each."""
+        """`file:line: key: cause` of every problem, a line each."""
         return "\n".join(each.message for each in self.problems)
 
 
@@ -59,7 +59,7 @@ def _placed(problem: BadInput, file: str) -> BadInput:
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
-    """Reads and checks `path`; raises BadInput with everything that is wrong with it."""
+    """Reads and checks the spec in `path`; raises BadInput with all its problems."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -69,7 +69,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
 
 
 def parse_spec(data: bytes, *, source: str, overrides: Sequence[str] = ()) -> LoadedSpec:
-    """`load_spec` for bytes already read."""
+    """The spec in `data`, checked; raises BadInput with all its problems."""
     document = Document(data)
     problems = list(document.problems)
     if not isinstance(document.value, dict):
@@ -77,21 +77,21 @@ def parse_spec(data: bytes, *, source: str, overrides: Sequence[str] = ()) -> Lo
         raise BadSpec(source, problems)
     value = document.value
     for override in overrides:
-        _note_origin(document, _apply(value, override))
+        _drop_line(document, _apply(value, override))
     problems += [_at(document, key, cause) for key, cause in secrets_in(value)]
     try:
         spec = JobSpec.model_validate(value)
     except ValidationError as error:
         problems += _invalid(document, [dict(each) for each in error.errors()])
-        raise BadSpec(source, _once(problems)) from None
+        raise BadSpec(source, _without_repeats(problems)) from None
     if problems:
         raise BadSpec(source, problems)
-    lines = {dotted(key): line for key, line in document.lines.items()}
+    lines = {key_path(key): line for key, line in document.lines.items()}
     return LoadedSpec(spec=spec, source=source, data=data, overrides=tuple(overrides), lines=lines)
 
 
 def _apply(value: dict[str, Any], override: str) -> Key:
-    """Sets `a.b=value`; returns the key."""
+    """Sets `a.b=value` in `value`; returns the key."""
     name, equals, text = override.partition("=")
     if not name or not equals:
         raise BadInput(f"--set {override}: expected key=value", "for example --set training.batch_size=2")
@@ -100,7 +100,7 @@ def _apply(value: dict[str, Any], override: str) -> Key:
         raise BadInput(f"--set {override}: {parsed.problems[0].cause}", "quote the value as in YAML")
     *parents, last = name.split(".")
     for parent in parents:
-        # A section written as nothing (`training:`) is an empty one.
+        # `training:` without a value is an empty section.
         child = value.get(parent)
         value[parent] = child = {} if child is None else child
         if not isinstance(child, dict):
@@ -110,21 +110,21 @@ def _apply(value: dict[str, Any], override: str) -> Key:
     return (*parents, last)
 
 
-def _note_origin(document: Document, key: Key) -> None:
-    """What is said on the command line has no line, nor have the sections that are there for it alone."""
+def _drop_line(document: Document, key: Key) -> None:
+    """Marks a key of the command line, and the sections that exist for it alone, as having no line."""
     document.lines[key] = 0
     for end in range(1, len(key)):
         document.lines.setdefault(key[:end], 0)
 
 
 def _invalid(document: Document, errors: list[dict[str, Any]]) -> list[BadInput]:
-    words = {_key(each): each["ctx"]["expected"] for each in errors if each["type"] == "literal_error"}
-    return [_problem(document, each, word=words.get(_key(each))) for each in errors]
+    choices = {_key(each): each["ctx"]["expected"] for each in errors if each["type"] == "literal_error"}
+    return [_problem(document, each, choice=choices.get(_key(each))) for each in errors]
 
 
-def _problem(document: Document, error: dict[str, Any], word: str | None) -> BadInput:
+def _problem(document: Document, error: dict[str, Any], choice: str | None) -> BadInput:
     key = _key(error)
-    return _at(document, _known(document, key), _cause(error, key, word), shown=key)
+    return _at(document, _known(document, key), _cause(error, key, choice), shown=key)
 
 
 def _key(error: dict[str, Any]) -> Key:
@@ -149,11 +149,11 @@ def _known(document: Document, key: Key) -> Key:
 
 def _at(document: Document, key: Key, cause: str, shown: Key | None = None) -> BadInput:
     line = document.lines.get(_known(document, key), 1)
-    return BadInput(cause, key=dotted(key if shown is None else shown), line=line)
+    return BadInput(cause, key=key_path(key if shown is None else shown), line=line)
 
 
-def _cause(error: dict[str, Any], key: Key, word: str | None) -> str:
-    """The mistake in words; `word` is allowed in place of a number."""
+def _cause(error: dict[str, Any], key: Key, choice: str | None) -> str:
+    """The mistake in words; `choice` names the texts that are allowed in place of a number."""
     given = error.get("input")
     match error["type"]:
         case "extra_forbidden":
@@ -166,8 +166,8 @@ def _cause(error: dict[str, Any], key: Key, word: str | None) -> str:
             return str(error["ctx"]["error"])
         case "string_pattern_mismatch":
             return f"`{_clipped(given)}`: letters, digits, dots, dashes and underscores, 64 at most"
-        case "int_type" if word:
-            return f"expected an integer or {word.replace(chr(39), '`')}, not {_shown(given)}"
+        case "int_type" if choice:
+            return f"expected an integer or {choice.replace(chr(39), '`')}, not {_shown(given)}"
         case "model_type" | "dict_type":
             return f"expected a section of keys, not {_shown(given)}"
         case _:
@@ -208,8 +208,8 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; known here: {', '.join(known)}" if known else ""
 
 
-def _once(problems: list[BadInput]) -> list[BadInput]:
-    # A union reports the same key once a member; the first says enough.
+def _without_repeats(problems: list[BadInput]) -> list[BadInput]:
+    # A union reports a key once for each of its members; the first report is enough.
     seen: dict[tuple[int | None, str], BadInput] = {}
     for problem in problems:
         seen.setdefault((problem.line, problem.key), problem)

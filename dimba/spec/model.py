@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from dimba.common.contract import is_written_as_path
+from dimba.common.contract import looks_like_path
 from dimba.common.runners import AUTO, RUNNERS
 from dimba.objectives.objective import Objective
 from dimba.objectives.registry import OBJECTIVES
@@ -49,7 +49,7 @@ def size_in_bytes(value: int | str) -> int:
         raise ValueError("expected a size such as 512m or 8g")
     size = float(match[1]) * 1024 ** ("kmgt".index(match[2].lower()) + 1 if match[2] else 0)
     if size >= 2**60:
-        raise ValueError("is more than any machine has")
+        raise ValueError("is more memory than any machine has")
     return int(size)
 
 
@@ -58,8 +58,8 @@ def _size(value: Any) -> Any:
 
 
 def _gpus(value: Any) -> Any:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if value in ("all", "none") or (whole and value >= 0):
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    if value in ("all", "none") or (is_count and value >= 0):
         return value
     if isinstance(value, list) and value and all(type(item) in (int, str) for item in value):
         if len(set(value)) == len(value) and all(isinstance(item, str) or item >= 0 for item in value):
@@ -68,7 +68,7 @@ def _gpus(value: Any) -> Any:
     raise ValueError("expected all, none, a number, or a list of indices or UUIDs")
 
 
-# Written sizes stay as they were read; the plan wants bytes.
+# A size keeps its bytes when it is written: the plan wants bytes.
 Size = Annotated[int | None, BeforeValidator(_size), PlainSerializer(lambda value: value)]
 Gpus = Annotated[Literal["all", "none"] | int | list[int | str], BeforeValidator(_gpus)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
@@ -86,7 +86,7 @@ def _not_too_long(value: str) -> str:
     return value
 
 
-# What becomes a path, an image's or a variable's name, and is shown to whoever is asked to trust it.
+# Texts that become a path or the name of an image or a variable, and that the question of trust prints.
 Line = Annotated[str, AfterValidator(_one_line)]
 Place = Annotated[Line, AfterValidator(_not_too_long)]
 
@@ -96,7 +96,7 @@ class _Part(BaseModel):
 
 
 class Dataset(_Part):
-    """Where the rows come from: `name` on the Hub, or `path` to a local file."""
+    """The source of the rows: `name` on the Hub, or `path` to a local file."""
 
     name: Place | None = Field(None, min_length=1, description="a data set's id on the Hugging Face Hub")
     path: Place | None = Field(None, min_length=1, description="a local file")
@@ -107,7 +107,7 @@ class Dataset(_Part):
     @field_validator("name")
     @classmethod
     def _no_path(cls, value: str | None) -> str | None:
-        if value is not None and is_written_as_path(value):
+        if value is not None and looks_like_path(value):
             raise ValueError(f"`{value}` is a file: use `dataset.path` for it; `name` is a Hub id")
         return value
 
@@ -146,7 +146,7 @@ class Training(_Part):
 
 
 class Resources(_Part):
-    """What the job may use of the machine."""
+    """The machine's resources that the job may use."""
 
     gpus: Gpus = Field("all", description=table.GPUS.help)
     vram_gb: Annotated[float, Field(gt=0, le=MOST)] | None = None
@@ -157,7 +157,7 @@ class Resources(_Part):
 
 
 class Accelerate(_Part):
-    """How the job is spread and in which precision it computes."""
+    """The distribution strategy and the precision."""
 
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
@@ -193,12 +193,12 @@ ClusterName = Annotated[str, AfterValidator(_cluster_name)]
 
 
 class Kubernetes(_Part):
-    """What `plan --runner kubernetes` has to know of a cluster; nothing else reads it."""
+    """The cluster of `plan --runner kubernetes`; no other command reads it."""
 
-    image: Place | None = Field(None, min_length=1, description="what the cluster pulls")
+    image: Place | None = Field(None, min_length=1, description="the image that the cluster pulls")
     namespace: ClusterName | None = None
     volumes: dict[ClusterName, Place] = Field(
-        default_factory=dict, description="claim: where it is mounted, at the path that its files have here"
+        default_factory=dict, description="claim: its mount point, at the path that its files have here"
     )
     secret: ClusterName | None = Field(None, description="the Secret whose keys are the variables of container.env")
     queue: ClusterName | None = Field(None, description="Kueue's LocalQueue")
@@ -224,7 +224,7 @@ def _slurm_option(value: str) -> str:
     if not match:
         raise ValueError(f"`{value}` is no option of sbatch's: write it as --name or --name=value")
     if match[1] in _SLURM_OWN:
-        raise ValueError(f"`--{match[1]}` is what dimba sets itself")
+        raise ValueError(f"dimba sets `--{match[1]}` itself")
     return value
 
 
@@ -234,10 +234,10 @@ SlurmOption = Annotated[Line, AfterValidator(_slurm_option)]
 
 
 class Slurm(_Part):
-    """How the job is handed to Slurm; what is not said, the site's file says, and then the cluster."""
+    """How the job is submitted to Slurm; the site file, then the cluster give the defaults."""
 
     container: Literal["none", "docker", "podman", "apptainer", "pyxis"] | None = None
-    image: Place | None = Field(None, min_length=1, description="as the nodes know it: a reference, or a .sif file")
+    image: Place | None = Field(None, min_length=1, description="a reference or a .sif file, as the nodes know it")
     partition: SlurmName | None = None
     account: SlurmName | None = None
     qos: SlurmName | None = None
@@ -247,15 +247,15 @@ class Slurm(_Part):
 
 
 class SlurmSite(Slurm):
-    """A user's own file about their cluster."""
+    """The site file: a user's settings for their cluster."""
 
-    gpus_per_node: Count | None = Field(None, description="what `resources.gpus: all` means there")
+    gpus_per_node: Count | None = Field(None, description="the number that `resources.gpus: all` means there")
 
     def settings(self, asked: Slurm) -> Slurm:
-        """What a spec asks for, and the site's word for the rest; both give further options."""
-        said = {name: value for name, value in asked if value not in (None, [])}
+        """The settings of a spec, with the site's for those it lacks; the options of both are joined."""
+        given = {name: value for name, value in asked if value not in (None, [])}
         ours = {name: value for name, value in self if name in Slurm.model_fields}
-        return Slurm(**{**ours, **said, "extra": [*self.extra, *asked.extra]})
+        return Slurm(**{**ours, **given, "extra": [*self.extra, *asked.extra]})
 
 
 class JobSpec(_Part):

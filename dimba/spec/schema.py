@@ -6,7 +6,7 @@ from dimba.spec.model import JobSpec
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of `jobs/*.yaml`."""
+    """The JSON Schema (2020-12) of `jobs/*.yaml`."""
     schema = JobSpec.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "dimba job spec, version 1"

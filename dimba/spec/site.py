@@ -1,4 +1,4 @@
-"""What a user wrote down once about their cluster, for all of their specs."""
+"""The site file: a user's settings for their cluster, for all of their specs."""
 
 import os
 from pathlib import Path
@@ -8,16 +8,16 @@ from pydantic import ValidationError
 from dimba.common.errors import BadInput
 from dimba.spec.load import BadSpec
 from dimba.spec.model import SlurmSite
-from dimba.spec.yaml12 import Document, Key, dotted
+from dimba.spec.yaml12 import Document, Key, key_path
 
 
 def site_file() -> Path:
-    """Where it lies: `dimba/slurm.yaml` among the user's configuration."""
+    """The path of the site file: `dimba/slurm.yaml` in the user's configuration folder."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dimba" / "slurm.yaml"
 
 
 def load_site() -> SlurmSite:
-    """The site's defaults, none where there is no file; raises BadInput with everything that is wrong with it."""
+    """The settings of the site file, empty without one; raises BadInput with all its problems."""
     path = site_file()
     try:
         data = path.read_bytes()
@@ -38,4 +38,4 @@ def load_site() -> SlurmSite:
 def _problem(document: Document, key: Key, cause: str) -> BadInput:
     while key not in document.lines:
         key = key[:-1]
-    return BadInput(cause, key=dotted(key), line=document.lines[key])
+    return BadInput(cause, key=key_path(key), line=document.lines[key])

@@ -1,4 +1,4 @@
-"""A spec as a file that is pleasant to read and edit."""
+"""Writes a spec as YAML that is easy to read and edit."""
 
 import io
 import re
@@ -10,15 +10,15 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 _LINE, _COMMENT_COLUMN = 80, 40
-# What no version of YAML takes for anything but a text; kubectl's takes `no` and `y` for something else.
+# A text in every version of YAML; kubectl's reads `no` and `y` as booleans.
 _PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[A-Za-z/][\w./-]*", re.IGNORECASE)
 SCHEMA_LINE = "# yaml-language-server: $schema={}\n"
 
 
 def spec_yaml(values: dict[str, Any], schema: str, comments: Mapping[str, str] | None = None) -> str:
-    """YAML of `values` (the keys of a job spec), with the editor's schema line.
+    """The YAML of `values` (the keys of a job spec), with the editor's schema line.
 
-    Short sections take one line, long ones a line a key; `comments` stand beside `key` or `section.key`.
+    Short sections take one line, long ones a line per key; `comments` stand beside `key` or `section.key`.
     """
     yaml = YAML()
     yaml.width = 4096  # a long path stays on its line
@@ -40,7 +40,7 @@ def _null(representer: Any, _value: None) -> Any:
 
 
 def _float(representer: Any, value: float) -> Any:
-    """`2.0e-4` rather than Python's 0.0002, as learning rates are written everywhere."""
+    """Writes `2.0e-4`, the usual form of learning rates, rather than Python's 0.0002."""
     text = repr(value)
     if 0 < abs(value) < 1e-2:
         digits, _, exponent = f"{value:e}".partition("e")
@@ -69,7 +69,7 @@ def _flow(value: Any) -> Any:
 
 
 def documents_yaml(documents: Sequence[dict[str, Any]]) -> str:
-    """YAML of several documents, read alike by whatever version of it."""
+    """The YAML of several documents, with the same meaning in every version of YAML."""
     yaml = YAML()
     yaml.width = 4096
     yaml.indent(sequence=4, offset=2)

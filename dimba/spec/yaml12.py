@@ -11,10 +11,10 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from dimba.common.errors import BadInput
 
 MAX_BYTES = 1 << 20
-_DEEPEST = 50  # collections in collections
+_DEEPEST = 50  # nested collections
 Key = tuple[str | int, ...]
 _CORE = "tag:yaml.org,2002:"
-# No path, flag or variable can hold these.
+# Paths, flags and variables cannot contain these.
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 _BROKEN = "holds a NUL, or half a character: write plain text"
 _MOST_DIGITS = 400
@@ -44,7 +44,7 @@ class Document:
         try:
             text = data.decode("utf-8-sig")
             depth = 0
-            # Events first: aliases are refused before anything can expand them, and depth before it takes minutes.
+            # Events first: refuses aliases before they expand, and deep nesting before composing it takes minutes.
             for event in self._yaml.parse(text):
                 line = event.start_mark.line + 1
                 if isinstance(event, AliasEvent):
@@ -68,7 +68,7 @@ class Document:
         return node
 
     def _fail(self, line: int, cause: str, key: Key = ()) -> None:
-        self.problems.append(BadInput(cause, key=dotted(key), line=line))
+        self.problems.append(BadInput(cause, key=key_path(key), line=line))
 
     def _value(self, node: Node, key: Key) -> Any:
         line = node.start_mark.line + 1
@@ -106,14 +106,14 @@ class Document:
         if kind not in _SCALARS:
             return node.value
         if len(node.value) > _MOST_DIGITS:
-            return node.value  # no number that anybody means, and one that Python may not write down
+            return node.value  # longer than any meant number, and than Python converts
         try:
             return self._yaml.constructor.construct_object(node)
         except (ValueError, YAMLError):
             return node.value
 
 
-def dotted(key: Key) -> str:
+def key_path(key: Key) -> str:
     """`('lora', 'r')` as `lora.r`; list positions as `[0]`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
     return text.removeprefix(".")

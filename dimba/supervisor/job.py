@@ -55,7 +55,7 @@ def run_in_ranks(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
         status = _launch(with_configuration(argv, configuration), job, RankNotes(folder))
         if job.exit_reason:
             return status or contract.EXIT_STOPPED, {"reason": job.exit_reason}
-        return status, contract.json_object(folder / contract.WORD_FILE) if status else {}
+        return status, contract.read_json_object(folder / contract.WORD_FILE) if status else {}
 
 
 def _launch(argv: list[str], job: Job, ranks: RankNotes) -> int:

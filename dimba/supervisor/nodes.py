@@ -66,7 +66,7 @@ class Node:
 
     def _other_exit_notes(self, folder: Path) -> list[dict[str, Any]]:
         stem, suffix = Path(contract.EXIT_FILE).stem, Path(contract.EXIT_FILE).suffix
-        return [contract.json_object(path) for path in folder.glob(f"{stem}-*{suffix}")]
+        return [contract.read_json_object(path) for path in folder.glob(f"{stem}-*{suffix}")]
 
 
 def _without_node_flags(launch: Sequence[str]) -> list[str]:

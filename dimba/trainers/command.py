@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dimba.common.contract import json_object
+from dimba.common.contract import read_json_object
 from dimba.common.errors import DimbaError, RunFailed
 from dimba.objectives.objective import Objective, Options
 from dimba.options.trainer import TrainerOptions
@@ -52,4 +52,4 @@ def hide_bitsandbytes(options: TrainerOptions) -> None:
 
 def _is_unquantized_folder(checkpoint: str) -> bool:
     config = Path(checkpoint, "config.json").expanduser()
-    return config.is_file() and "quantization_config" not in json_object(config)
+    return config.is_file() and "quantization_config" not in read_json_object(config)

@@ -4,7 +4,7 @@ from dimba.objectives.batches import total_steps
 from dimba.options.grpo_table import GENERATIONS
 from dimba.wizard.batches import accumulation, batch_size, is_auto, processes, why_auto
 from dimba.wizard.facts import known_rows
-from dimba.wizard.lines import Line, counted
+from dimba.wizard.lines import Line, quantity
 from dimba.wizard.state import State
 
 _MANY_PASSES = 10
@@ -20,7 +20,7 @@ def adjustment_lines(state: State) -> list[Line]:
     batch = state.value("batch_size")
     group = state.value("num_generations")
     if group is None or batch * wanted % group == 0:
-        why = f"shared evenly by {counted(processes(state), 'GPU')}"
+        why = f"shared evenly by {quantity(processes(state), 'GPU')}"
         return [Line(f"gradient accumulation {wanted} → {needed}: {why}", "warn")]
     why = f"{batch} × {wanted} completions do not make complete groups of {group}"
     return [Line(f"gradient accumulation {wanted} → {needed}: {why}, {batch} × {needed} do", "warn")]
@@ -39,9 +39,9 @@ def batch_lines(state: State) -> list[Line]:
     steps = accumulation(state)
     gpus = f", shared by {count} GPUs" if count > 1 else ""
     effective = batch * steps
-    text = f"{counted(effective, state.objective.batches.unit)} per step ({batch} × {steps}{gpus})"
+    text = f"{quantity(effective, state.objective.batches.unit)} per step ({batch} × {steps}{gpus})"
     if group := state.value("num_generations"):
-        text += f", {counted(effective // group, 'prompt')} × {group}"
+        text += f", {quantity(effective // group, 'prompt')} × {group}"
     return [Line(f"{text}; {_steps(state, steps)}", "dim")]
 
 
@@ -56,9 +56,9 @@ def _per_pass(state: State, steps: int) -> int | None:
 def _steps(state: State, steps: int) -> str:
     per_pass, limit = _per_pass(state, steps), state.value("max_steps")
     if per_pass is None:
-        return f"{counted(limit, 'step')} in total" if limit else "the number of steps depends on the rows"
+        return f"{quantity(limit, 'step')} in total" if limit else "the number of steps depends on the rows"
     total = total_steps(per_pass, epochs=state.value("epochs"), max_steps=limit)
-    return f"{counted(per_pass, 'step')} per epoch, {total:,} in total"
+    return f"{quantity(per_pass, 'step')} per epoch, {total:,} in total"
 
 
 def max_steps_lines(state: State) -> list[Line]:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dimba.common.contract import absolute, names_a_path
+from dimba.common.contract import absolute, is_path
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files import Read, read_rows
 from dimba.dataset.formats import UnknownFormat
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def base_is_local(state: State) -> bool:
     """Whether the base checkpoint is a folder."""
-    return names_a_path(state.value("base_checkpoint") or "")
+    return is_path(state.value("base_checkpoint") or "")
 
 
 def base_facts(state: State) -> CheckpointFacts | None:

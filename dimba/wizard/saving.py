@@ -28,18 +28,18 @@ def save(state: State, made: Preview) -> Outcome:
     """Write the spec and the schema that its first line names; an existing file of that name is backed up."""
     from dimba.host.output import job_user, nearest_existing
     from dimba.jobs.trust import remember_written
-    from dimba.records.store import make_folder, write_whole
+    from dimba.records.store import make_folder, write_atomically
     from dimba.spec import json_schema
 
     path, content = absolute(state.value("out"), state.folder), made.text.encode()
     uid, gid = job_user(nearest_existing(path.parent))
     make_folder(path.parent, uid, gid)
     backup_notes = _back_up(path, content)
-    write_whole(path, content, uid, gid)
+    write_atomically(path, content, uid, gid)
     remember_written(content, state.folder)
     schema = path.parent / "job.schema.json"
     if not schema.exists():
-        write_whole(schema, (json.dumps(json_schema(), indent=2) + "\n").encode(), uid, gid)
+        write_atomically(schema, (json.dumps(json_schema(), indent=2) + "\n").encode(), uid, gid)
     notes = (*_unused_flags(state), *([] if state.interactive else _warnings(state)), *backup_notes)
     return Outcome(path=path, launch=bool(state.value("launch")), preview=made, notes=notes)
 

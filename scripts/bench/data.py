@@ -23,7 +23,7 @@ ROUNDS = 3
 PREPARE = """
 import json, sys, time
 from dimba.objectives.sft import SFT
-from dimba.trainers.data import chat, loading, rows, tokenization  # imports are not counted
+from dimba.trainers.data import chat, loading, rows, tokenization  # imports are not quantity
 import transformers, tokenizers
 from dimba.trainers.models.loading import load_tokenizer
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dimba.common.checkpoints import newest_whole, step_of
+from dimba.common.checkpoints import newest_checkpoint, step_of
 from dimba.trainers.models.tiny import make_checkpoint
 from tests.kills import write_job
 
@@ -46,7 +46,7 @@ def stopped(folder: Path) -> dict[str, float]:
     step = statistics.median(b["elapsed"] - a["elapsed"] for a, b in itertools.pairwise(metrics))
     at, signalled = metrics[-1]["step"], time.time()
     launcher.send_signal(signal.SIGTERM)
-    while (saved := newest_whole(folder / "out")) is None:
+    while (saved := newest_checkpoint(folder / "out")) is None:
         time.sleep(0.002)
     took = time.time() - signalled
     launcher.wait()

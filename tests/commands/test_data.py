@@ -76,7 +76,7 @@ def test_brackets_that_the_text_holds_itself_are_not_used():
 
 @pytest.mark.parametrize(("cut", "told"), [(0, ""), (21, "; 21 tokens are in no piece with a trained one")])
 def test_what_a_split_loses_is_told(cut: int, told: str):
-    fate = replace(REPORT, on_long="split", cut_tokens=cut).fate()
+    fate = replace(REPORT, on_long="split", cut_tokens=cut).long_rows_outcome()
     assert fate == f"split; every trained token is kept, later pieces do not see what came before{told}"
 
 

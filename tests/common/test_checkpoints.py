@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there."""
+"""Checkpoints: an incomplete one is never used."""
 
 import errno
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dimba.common.checkpoints import is_whole, newest_whole, whole_checkpoints
+from dimba.common.checkpoints import complete_checkpoints, is_complete, newest_checkpoint
 from dimba.common.errors import BadInput, RunFailed
 from dimba.trainers.models.checkpoints import checkpoint_to_resume, full_disk_reported, move_into_place
 
@@ -23,11 +23,11 @@ def checkpoint(folder: Path, step: int, **files: str) -> Path:
     return place
 
 
-def test_the_newest_is_by_step_not_by_name(tmp_path: Path):
+def test_the_newest_checkpoint_is_the_one_of_the_highest_step(tmp_path: Path):
     made = [checkpoint(tmp_path, step) for step in (9, 100, 20)]
-    assert whole_checkpoints(tmp_path) == [made[0], made[2], made[1]]
-    assert newest_whole(tmp_path) == made[1]
-    assert newest_whole(tmp_path / "nowhere") is None
+    assert complete_checkpoints(tmp_path) == [made[0], made[2], made[1]]
+    assert newest_checkpoint(tmp_path) == made[1]
+    assert newest_checkpoint(tmp_path / "nowhere") is None
 
 
 def spoil(how: str, place: Path) -> None:
@@ -35,7 +35,7 @@ def spoil(how: str, place: Path) -> None:
     match how:
         case "a file is short":
             (place / "model").write_text("w", encoding="utf-8")
-        case "a file is gone":
+        case "a file is missing":
             (place / "model").unlink()
         case "no note":
             note.unlink()
@@ -49,18 +49,18 @@ def spoil(how: str, place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["a file is short", "a file is gone", "no note", "half a note", "an empty note", "a folder for a file"]
+    "how", ["a file is short", "a file is missing", "no note", "half a note", "an empty note", "a folder for a file"]
 )
-def test_what_was_being_written_when_the_run_ended_does_not_count(tmp_path: Path, how: str):
+def test_a_checkpoint_that_a_killed_run_was_writing_is_not_used(tmp_path: Path, how: str):
     older, newer = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
     spoil(how, newer)
-    assert not is_whole(newer) and newest_whole(tmp_path) == older
+    assert not is_complete(newer) and newest_checkpoint(tmp_path) == older
     with pytest.raises(BadInput, match="is not complete") as raised:
         checkpoint_to_resume(str(newer))
     assert str(older) in raised.value.hint
 
 
-def test_an_output_folder_means_its_newest_checkpoint(tmp_path: Path):
+def test_resuming_from_an_output_folder_takes_its_newest_checkpoint(tmp_path: Path):
     place = checkpoint(tmp_path, 3)
     assert checkpoint_to_resume(str(tmp_path)) == checkpoint_to_resume(str(place)) == str(place)
     assert checkpoint_to_resume(None) is None
@@ -69,21 +69,21 @@ def test_an_output_folder_means_its_newest_checkpoint(tmp_path: Path):
         checkpoint_to_resume(str(tmp_path))
 
 
-def test_a_checkpoint_of_another_trainer_will_do(tmp_path: Path):
+def test_a_checkpoint_of_a_custom_trainer_is_accepted(tmp_path: Path):
     place = tmp_path / "checkpoint-7"
     place.mkdir()
     (place / "trainer_state.json").write_text("{}", encoding="utf-8")
     assert checkpoint_to_resume(str(place)) == str(place)
 
 
-def test_a_save_that_cannot_fit_is_refused_before_it_begins(tmp_path: Path):
+def test_a_save_that_does_not_fit_on_the_disk_fails_before_it_begins(tmp_path: Path):
     kept = checkpoint(tmp_path, 5)
     with (
         pytest.raises(RunFailed, match=r"a checkpoint needs .* GiB, .* are free") as raised,
         full_disk_reported(tmp_path, 1 << 60, check_first=True),
     ):
-        pytest.fail("began all the same")
-    assert raised.value.reason == "disk_full" and "checkpoint-5 is kept" in raised.value.hint and is_whole(kept)
+        pytest.fail("the save began")
+    assert raised.value.reason == "disk_full" and "checkpoint-5 is kept" in raised.value.hint and is_complete(kept)
 
 
 @pytest.mark.parametrize(
@@ -94,19 +94,19 @@ def test_a_save_that_cannot_fit_is_refused_before_it_begins(tmp_path: Path):
         OSError(errno.EDQUOT, "Disk quota exceeded"),
     ],
 )
-def test_a_disk_that_fills_up_while_saving_is_told_and_tidied(tmp_path: Path, error: Exception):
+def test_a_disk_full_while_saving_is_reported_and_the_partial_checkpoint_removed(tmp_path: Path, error: Exception):
     (tmp_path / ".saving" / "checkpoint-1").mkdir(parents=True)
     with pytest.raises(RunFailed) as raised, full_disk_reported(tmp_path, 10, check_first=True):
         raise error
     assert raised.value.reason == "disk_full" and not (tmp_path / ".saving").exists()
 
 
-def test_what_else_goes_wrong_while_saving_stays_what_it_is(tmp_path: Path):
+def test_other_errors_while_saving_are_raised_unchanged(tmp_path: Path):
     with pytest.raises(ValueError, match="else"), full_disk_reported(tmp_path, 10, check_first=True):
         raise ValueError("something else")
 
 
-def test_a_model_takes_its_place_whole(tmp_path: Path):
+def test_a_model_replaces_the_old_one_in_one_move(tmp_path: Path):
     aside = tmp_path / ".saving" / "model"
     aside.mkdir(parents=True)
     (aside / "model.safetensors").write_text("new", encoding="utf-8")

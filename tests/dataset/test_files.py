@@ -1,4 +1,4 @@
-"""Files of rows: every kind is read, and what is broken is told with its place while the rest is still read."""
+"""Files of rows: every kind is read, and a broken row is reported with its location while the others are read."""
 
 import csv
 import gzip
@@ -96,13 +96,13 @@ def test_each_line_of_text_is_a_row(tmp_path: Path):
     assert read(path) == [(":1", {"text": "Once"}), (":3", {"text": "  upon a\u2028time"})]
 
 
-def test_a_row_of_a_table_stands_where_it_begins(tmp_path: Path):
+def test_a_row_of_a_table_has_the_line_that_it_begins_on(tmp_path: Path):
     path = tmp_path / "rows.csv"
     path.write_text(as_csv(ROWS) + "\n\nlast,one\n", encoding="utf-8")
     assert [where for where, _ in read(path)] == [":2", ":4", ":6", ":10"]
 
 
-# A file in which one row is broken: (name, content, where it is, why, rows that are read all the same).
+# A file in which one row is broken: (name, content, its location and cause, number of the other rows).
 BROKEN_ROWS = [
     ("a.jsonl", f'{GOOD}\n{{"question": \n{GOOD}', ":2: not valid JSON: Expecting value at column", 2),
     ("a.jsonl", f"{GOOD}\n\n[1, 2]\n{GOOD}", ":3: is a list, expected an object", 2),
@@ -126,17 +126,19 @@ BROKEN_ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "told", "others"), BROKEN_ROWS, ids=[row[2][:60] for row in BROKEN_ROWS])
-def test_a_broken_row_is_told_and_the_others_are_read(
-    tmp_path: Path, name: str, content: str | bytes, told: str, others: int
+@pytest.mark.parametrize(
+    ("name", "content", "message", "others"), BROKEN_ROWS, ids=[row[2][:60] for row in BROKEN_ROWS]
+)
+def test_a_broken_row_is_reported_and_the_others_are_read(
+    tmp_path: Path, name: str, content: str | bytes, message: str, others: int
 ):
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    assert len(bad(path)) == 1 and told in bad(path)[0], bad(path)
+    assert len(bad(path)) == 1 and message in bad(path)[0], bad(path)
     assert len(good(path)) == others
 
 
-def test_a_string_of_parquet_that_is_not_utf8_is_told(tmp_path: Path):
+def test_a_string_of_parquet_that_is_not_utf8_is_reported(tmp_path: Path):
     import pyarrow
 
     raw = pyarrow.array([b"a", b"Zo\xeb", b"c"], pyarrow.binary()).view(pyarrow.string())
@@ -144,7 +146,7 @@ def test_a_string_of_parquet_that_is_not_utf8_is_told(tmp_path: Path):
     assert good(path) == [{"text": "a"}, {"text": "c"}] and bad(path) == [": row 2: not UTF-8"]
 
 
-# A file that cannot be read at all: (name, content, why).
+# A file without a readable row: (name, content, cause).
 BROKEN_FILES = [
     ("a.jsonl", b"", "no rows"),
     ("a.jsonl", b"\n \n", "no rows"),
@@ -179,7 +181,7 @@ BROKEN_FILES = [
 ]
 
 
-# A break behind which rows would be lost unseen: (name, content, why, what to do).
+# A mistake after which rows would be lost unseen: (name, content, cause, hint).
 BREAKS = [
     (
         "a.json",
@@ -231,20 +233,22 @@ BREAKS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "told", "hint"), BREAKS, ids=[row[2][:60] for row in BREAKS])
-def test_a_break_that_would_hide_rows_ends_the_reading(tmp_path: Path, name: str, content: str, told: str, hint: str):
+@pytest.mark.parametrize(("name", "content", "message", "hint"), BREAKS, ids=[row[2][:60] for row in BREAKS])
+def test_a_mistake_that_would_hide_rows_ends_the_reading(
+    tmp_path: Path, name: str, content: str, message: str, hint: str
+):
     (tmp_path / name).write_text(content)
     refused = refusal(tmp_path / name)
-    assert told in refused.message and hint in refused.hint and not isinstance(refused, UnusableRow)
+    assert message in refused.message and hint in refused.hint and not isinstance(refused, UnusableRow)
 
 
-@pytest.mark.parametrize(("name", "content", "told"), BROKEN_FILES, ids=[f"{row[0]} {row[2]}" for row in BROKEN_FILES])
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, name: str, content: bytes, told: str):
+@pytest.mark.parametrize(("name", "content", "cause"), BROKEN_FILES, ids=[f"{row[0]} {row[2]}" for row in BROKEN_FILES])
+def test_an_unreadable_file_is_an_error(tmp_path: Path, name: str, content: bytes, cause: str):
     (tmp_path / name).write_bytes(content)
-    assert told in refusal(tmp_path / name).message
+    assert cause in refusal(tmp_path / name).message
 
 
-def test_a_missing_file_and_a_folder_are_told(tmp_path: Path):
+def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path):
     (tmp_path / "folder.json").mkdir()
     assert "does not exist" in refusal(tmp_path / "missing.jsonl").message
     assert "is a folder" in refusal(tmp_path / "folder.json").message
@@ -264,7 +268,7 @@ def test_a_row_of_ten_megabytes_is_read(tmp_path: Path, name: str):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt"])
-def test_a_row_without_an_end_is_told_before_it_fills_the_memory(tmp_path: Path, name: str, monkeypatch):
+def test_a_row_without_an_end_is_reported_before_it_fills_the_memory(tmp_path: Path, name: str, monkeypatch):
     for module in ("lines", "array"):
         monkeypatch.setattr(f"dimba.dataset.files.{module}.LONGEST", 2 << 20)
     path = tmp_path / name
@@ -276,7 +280,7 @@ def test_a_row_without_an_end_is_told_before_it_fills_the_memory(tmp_path: Path,
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_an_array_is_read_a_window_at_a_time(tmp_path: Path, indent: int | None):
+def test_an_array_is_read_in_bounded_memory(tmp_path: Path, indent: int | None):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"n": n, "text": "word " * 400} for n in range(10_000)], indent=indent))
     tracemalloc.start()
@@ -288,7 +292,7 @@ def test_an_array_is_read_a_window_at_a_time(tmp_path: Path, indent: int | None)
     assert path.stat().st_size > 20_000_000 and peak < 10 << 20
 
 
-def test_the_first_row_of_a_large_file_comes_at_once(tmp_path: Path):
+def test_the_first_row_of_a_large_file_is_read_without_the_rest(tmp_path: Path):
     path = tmp_path / "a.json"
     path.write_text("[" + GOOD + ", " + "x" * (20 << 20))
     rows = read_rows(path)

@@ -1,4 +1,4 @@
-"""Rows: the formats recognised, what becomes of them, and what a bad row is told."""
+"""Formats: how rows are recognised and converted, and the errors for unusable rows."""
 
 import json
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_tool_calls_their_results_and_the_tools_are_kept():
     assert sample({"messages": CHAT, "tools": None}).tools is sample({"messages": CHAT, "tools": "[]"}).tools is None
 
 
-def test_a_function_call_is_what_the_assistant_says():
+def test_a_function_call_is_a_turn_of_the_assistant():
     turns = [HUMAN, {"from": "function_call", "value": "{}"}, {"from": "observation", "value": "3"}, GPT]
     read = sample({"conversations": turns})
     assert [message["role"] for message in read.messages] == ["user", "assistant", "tool", "assistant"]
@@ -107,7 +107,7 @@ def test_a_turn_with_the_weight_0_carries_no_loss(key: str):
     assert sample({"messages": turns}).trained == (False, False, False, True, False, True)
 
 
-def test_plain_text_is_taken_as_it_is():
+def test_plain_text_is_used_unchanged():
     assert sample({"text": " Once\n", "label": 1}) == Sample(text=" Once\n")
     assert sample({"body": "Once"}, {"text": "body"}) == Sample(text="Once")
 
@@ -124,11 +124,11 @@ def test_plain_text_is_taken_as_it_is():
         ({"text": "Q", "answer": "A"}, {"question": "text", "answer": "answer"}),
     ],
 )
-def test_columns_are_renamed_by_option(row: dict, columns: dict):
+def test_dataset_columns_renames_columns(row: dict, columns: dict):
     assert chat(row, columns) == CHAT
 
 
-def test_plain_text_is_what_it_is_called_where_nothing_else_fits():
+def test_a_text_column_is_plain_text_only_if_no_other_format_fits():
     assert recognise(["instruction", "input", "output", "text"], {}, HERE).name == "instruction/output"
     assert recognise(["instruction", "output", "text"], {"text": "text"}, HERE).name == "text"
 
@@ -147,7 +147,7 @@ def test_plain_text_is_what_it_is_called_where_nothing_else_fits():
         ("messages conversations", "messages", "conversations", "{messages: messages}"),
     ],
 )
-def test_two_formats_that_fit_are_named_with_what_decides(row: str, first: str, second: str, named: str):
+def test_two_formats_that_fit_are_listed_with_the_columns_that_decide(row: str, first: str, second: str, named: str):
     keys = row.split()
     with pytest.raises(UnknownFormat, match=f"the columns fit `{first}` and `{second}` equally well") as raised:
         recognise(keys, {}, HERE)
@@ -157,7 +157,7 @@ def test_two_formats_that_fit_are_named_with_what_decides(row: str, first: str, 
 
 
 @pytest.mark.parametrize(
-    ("columns", "told", "hint"),
+    ("columns", "cause", "hint"),
     [
         (
             {"prompt": "Ask"},
@@ -168,27 +168,27 @@ def test_two_formats_that_fit_are_named_with_what_decides(row: str, first: str, 
         ({"prompt": "Ask", "response": "Ask"}, "takes `Ask` for `prompt` and `response`", "a column of its own"),
     ],
 )
-def test_columns_that_are_named_wrongly_are_told(columns: dict, told: str, hint: str):
+def test_wrong_columns_are_reported(columns: dict, cause: str, hint: str):
     with pytest.raises(BadInput) as raised:
         recognise(("Ask", "reply"), columns, HERE)
-    assert told in raised.value.message and hint in raised.value.hint
+    assert cause in raised.value.message and hint in raised.value.hint
 
 
-def test_a_table_without_a_header_is_told_what_its_first_line_is(tmp_path: Path):
+def test_the_hint_for_a_table_without_a_header_explains_its_first_line(tmp_path: Path):
     (tmp_path / "a.csv").write_text("Where is it?,Here\nWho?,I\n")
     with pytest.raises(UnknownFormat) as raised:
         survey(tmp_path / "a.csv", {})
     assert "the first line of a .csv names its columns" in raised.value.hint
 
 
-def test_unknown_columns_are_named():
+def test_unknown_columns_are_listed():
     with pytest.raises(UnknownFormat, match="no known format has the columns `a`, `b`"):
         recognise({"b", "a"}, {}, HERE)
     with pytest.raises(BadInput, match="no column `ask`"):
         recognise({"a"}, {"prompt": "ask"}, HERE)
 
 
-def test_a_column_that_is_null_counts_only_where_nothing_fits_without():
+def test_a_null_column_counts_only_if_no_format_fits_without_it():
     assert recognise({"messages": None, "prompt": "Q", "response": "A"}, {}, HERE).name == "prompt/response"
     assert recognise({"question": "Q", "answer": None}, {}, HERE).name == "question/answer"
 
@@ -201,7 +201,7 @@ def test_a_column_that_is_null_counts_only_where_nothing_fits_without():
         ({"conversations": [HUMAN], "chosen": GPT, "rejected": GPT}, "{prompt: conversations, response: chosen}"),
     ],
 )
-def test_preference_pairs_are_for_dpo_or_grpo_or_to_be_named(row: dict, hint: str):
+def test_the_hint_for_preference_pairs_offers_dpo_grpo_and_the_chosen_answers(row: dict, hint: str):
     with pytest.raises(BadInput) as raised:
         sample(row)
     assert "`mode: dpo` or `mode: grpo`" in raised.value.hint and hint in raised.value.hint
@@ -209,7 +209,7 @@ def test_preference_pairs_are_for_dpo_or_grpo_or_to_be_named(row: dict, hint: st
     assert chat(row, columns) == CHAT
 
 
-def told(turns: Any) -> dict[str, Any]:
+def chat_of(turns: Any) -> dict[str, Any]:
     return {"messages": turns}
 
 
@@ -227,37 +227,40 @@ BAD_ROWS = [
     ({"instruction": "Q", "output": "A", "input": 7}, "`input` is a number, expected text"),
     ({"instruction": "Q", "output": "A", "history": [["q"]]}, "`history[0]` is a list, expected a list of a question"),
     ({"instruction": "Q", "output": "A", "history": [["q", None]]}, "`history[0][1]` is null, expected text"),
-    (told([]), "`messages` is empty, expected a list of turns"),
-    (told(5), "`messages` is a number, expected a list"),
-    (told("Q"), "`messages` is text, expected a list or one written as JSON (Expecting value"),
-    (told('{"a": 1}'), "`messages` is an object, expected a list"),
-    (told(["Q"]), "`messages[0]` is text, expected an object with `role` and `content`"),
-    (told([{"content": "Q"}]), "`messages[0]` has no `role` (or `from`)"),
-    (told([{"role": "user"}]), "`messages[0]` has no `content` (or `value`)"),
-    (told([USER, {**ASSISTANT, "content": None}]), "`messages[1].content` is null, expected text"),
-    (told([USER, {**ASSISTANT, "content": 5}]), "`messages[1].content` is a number, expected text"),
-    (told([{**USER, "role": "User"}]), "`messages[0].role` is `User`, no known role; did you mean `user`?"),
-    (told([{**USER, "role": None}]), "`messages[0].role` is null, no known role; known roles: system, user, human"),
-    (told([{**USER, "role": "x" * 99}]), f"is `{'x' * 40}…`, no known role"),
-    (told([USER]), "no assistant turn with text, so there is nothing to train on"),
-    (told([ASSISTANT]), "`messages[0].content` is the assistant's, and no question precedes it"),
-    (told([SYSTEM, USER, ASSISTANT, USER, {**ASSISTANT, "content": ""}]), "`messages[4].content` is blank"),
-    (told([USER, {**ASSISTANT, "weight": 0}]), "every assistant turn has the weight 0"),
+    (chat_of([]), "`messages` is empty, expected a list of turns"),
+    (chat_of(5), "`messages` is a number, expected a list"),
+    (chat_of("Q"), "`messages` is text, expected a list or one written as JSON (Expecting value"),
+    (chat_of('{"a": 1}'), "`messages` is an object, expected a list"),
+    (chat_of(["Q"]), "`messages[0]` is text, expected an object with `role` and `content`"),
+    (chat_of([{"content": "Q"}]), "`messages[0]` has no `role` (or `from`)"),
+    (chat_of([{"role": "user"}]), "`messages[0]` has no `content` (or `value`)"),
+    (chat_of([USER, {**ASSISTANT, "content": None}]), "`messages[1].content` is null, expected text"),
+    (chat_of([USER, {**ASSISTANT, "content": 5}]), "`messages[1].content` is a number, expected text"),
+    (chat_of([{**USER, "role": "User"}]), "`messages[0].role` is `User`, no known role; did you mean `user`?"),
+    (chat_of([{**USER, "role": None}]), "`messages[0].role` is null, no known role; known roles: system, user, human"),
+    (chat_of([{**USER, "role": "x" * 99}]), f"is `{'x' * 40}…`, no known role"),
+    (chat_of([USER]), "no assistant turn with text, so there is nothing to train on"),
+    (chat_of([ASSISTANT]), "`messages[0].content` is the assistant's, and no question precedes it"),
+    (chat_of([SYSTEM, USER, ASSISTANT, USER, {**ASSISTANT, "content": ""}]), "`messages[4].content` is blank"),
+    (chat_of([USER, {**ASSISTANT, "weight": 0}]), "every assistant turn has the weight 0"),
     (
-        told([USER, {**ASSISTANT, "weight": 0.5}]),
+        chat_of([USER, {**ASSISTANT, "weight": 0.5}]),
         "`messages[1].weight` is `0.5`: only 0 (no loss) and 1 are understood",
     ),
-    (told([USER, {**ASSISTANT, "weight": True}]), "`messages[1].weight` is `True`: only 0"),
-    (told([USER, {**ASSISTANT, "loss_weight": "1"}]), "`messages[1].loss_weight` is text: only 0"),
-    (told([USER, {**ASSISTANT, "tool_calls": "x"}]), "`messages[1].tool_calls` is text, expected a list"),
-    (told([{**USER, "content": [{"type": "image_url"}]}]), "`messages[0].content[0]` is of type `image_url`, expected"),
-    ({**told(CHAT), "tools": ["add"]}, "`tools[0]` is text, expected an object"),
-    ({**told(CHAT), "tools": "add"}, "`tools` is text, expected a list or one written as JSON"),
+    (chat_of([USER, {**ASSISTANT, "weight": True}]), "`messages[1].weight` is `True`: only 0"),
+    (chat_of([USER, {**ASSISTANT, "loss_weight": "1"}]), "`messages[1].loss_weight` is text: only 0"),
+    (chat_of([USER, {**ASSISTANT, "tool_calls": "x"}]), "`messages[1].tool_calls` is text, expected a list"),
+    (
+        chat_of([{**USER, "content": [{"type": "image_url"}]}]),
+        "`messages[0].content[0]` is of type `image_url`, expected",
+    ),
+    ({**chat_of(CHAT), "tools": ["add"]}, "`tools[0]` is text, expected an object"),
+    ({**chat_of(CHAT), "tools": "add"}, "`tools` is text, expected a list or one written as JSON"),
 ]
 
 
 @pytest.mark.parametrize(("row", "why"), BAD_ROWS, ids=[why[:60] for _, why in BAD_ROWS])
-def test_a_bad_row_is_told_and_the_others_count(tmp_path: Path, row: dict[str, Any], why: str):
+def test_an_unusable_row_is_reported_and_the_others_are_counted(tmp_path: Path, row: dict[str, Any], why: str):
     good = {"text": "T"} if "text" in row else {"messages": CHAT} if "messages" in row else None
     good = good or dict.fromkeys(["instruction", "output"] if "instruction" in row else ["question", "answer"], "A")
     path = write_rows(tmp_path / "data.jsonl", [good, good, row, good])
@@ -266,7 +269,7 @@ def test_a_bad_row_is_told_and_the_others_count(tmp_path: Path, row: dict[str, A
     assert found.bad[0][0] == f"{path}:3" and why in found.bad[0][1]
 
 
-def test_a_reason_calls_columns_by_the_names_in_the_file():
+def test_an_error_names_columns_as_the_file_does():
     columns = {"prompt": "ask", "response": "reply"}
     with pytest.raises(UnusableRow, match=r"here: `reply` is null"):
         sample({"ask": "Q", "reply": None}, columns)
@@ -274,13 +277,13 @@ def test_a_reason_calls_columns_by_the_names_in_the_file():
         sample({"chosen": [{}]}, {"messages": "chosen"})
 
 
-def test_a_python_list_in_a_table_is_told_how_to_write_it():
+def test_the_hint_for_a_python_list_in_a_table_is_json_dumps():
     with pytest.raises(UnusableRow, match=r"`messages` is text") as raised:
         sample({"messages": str(CHAT)})
     assert "json.dumps" in raised.value.hint
 
 
-def test_a_survey_tells_the_first_five_bad_rows_and_counts_all(tmp_path: Path):
+def test_a_survey_lists_the_first_five_unusable_rows_and_counts_all(tmp_path: Path):
     lines = ['{"question": "Q", "answer": "A"}'] * 10 + ["{"] * 9
     (tmp_path / "data.jsonl").write_text("[1]\n" + "\n".join(lines), encoding="utf-8")
     counted: list[int] = []
@@ -292,7 +295,7 @@ def test_a_survey_tells_the_first_five_bad_rows_and_counts_all(tmp_path: Path):
     assert found.first == Sample(messages=(USER, ASSISTANT), trained=(False, True)) and counted[-1] == 20
 
 
-def test_a_file_without_a_row_that_can_be_used_is_refused(tmp_path: Path):
+def test_a_file_without_a_usable_row_is_an_error(tmp_path: Path):
     path = write_rows(tmp_path / "data.jsonl", [{"question": "Q", "answer": ""}] * 3)
     with pytest.raises(BadInput, match=r"data.jsonl:1: `answer` is blank.*no other of the 3 rows read can be used"):
         survey(path, {})
@@ -323,7 +326,7 @@ PRESETS = {
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_read_as_it_is_published(name: str):
+def test_a_preset_is_read_as_published(name: str):
     path = SHARED_DATA / "presets" / f"{name}.jsonl"
     if not path.exists():
         pytest.skip(f"no {path}")
@@ -338,7 +341,7 @@ def test_a_preset_is_read_as_it_is_published(name: str):
 
 
 @pytest.mark.parametrize("name", ["alpaca-en-demo.json", "gsm8k-test-400.jsonl"])
-def test_real_data_are_read_whole(name: str):
+def test_real_data_have_no_unusable_row(name: str):
     if not (SHARED_DATA / name).exists():
         pytest.skip(f"no {name}")
     assert survey(SHARED_DATA / name, {}).unusable == 0

@@ -1,4 +1,4 @@
-"""What GRPO starts from: every shape of question, answer and pair, and what is wrong with rows."""
+"""Prompt examples: every form of question, answer and pair, and the errors for unusable rows."""
 
 import json
 from typing import Any
@@ -36,7 +36,7 @@ def read(*rows: dict[str, Any], columns: dict[str, str] | None = None) -> list[A
     return [each for _, each in found]
 
 
-def task(row: dict[str, Any], **columns: str) -> PromptExample:
+def example(row: dict[str, Any], **columns: str) -> PromptExample:
     [found] = read(row, columns=columns)
     assert isinstance(found, PromptExample), found
     return found
@@ -53,10 +53,10 @@ ASKED = {
         "instruction/output",
         ({"role": "user", "content": "Do\n\nthis"},),
     ),
-    "messages, the last answer is held against": ({"messages": [Q, A]}, "messages", (Q,)),
+    "messages, the last answer is the reference": ({"messages": [Q, A]}, "messages", (Q,)),
     "messages that end with a question": ({"messages": [Q, A, AGAIN]}, "messages", (Q, A, AGAIN)),
     "conversations": ({"conversations": [HUMAN, GPT]}, "conversations", (Q,)),
-    "turns that go on to an answer": ({"prompt": [Q, A]}, "prompt", (Q,)),
+    "turns that end with an answer": ({"prompt": [Q, A]}, "prompt", (Q,)),
     "a text beside turns": ({"prompt": "Q", "messages": [Q, A]}, "prompt", (Q,)),
     "a text beside plain text": ({"prompt": "Q", "text": "T"}, "prompt", (Q,)),
     "a transcript that asks": ({"prompt": "\n\nHuman: Q\n\nAssistant:", "answer": "1"}, "prompt/answer", (Q,)),
@@ -64,10 +64,10 @@ ASKED = {
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_what_is_asked(name: str):
+def test_a_prompt_is_read_from_every_format(name: str):
     row, form, messages = ASKED[name]
     found, _ = prompts_of(at_lines(row), {})
-    assert (found.name, task(row).messages, task(row).row) == (form, messages, row)
+    assert (found.name, example(row).messages, example(row).row) == (form, messages, row)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_what_is_asked(name: str):
         ({"prompt": "Q"}, None, False),
     ],
 )
-def test_what_answers_are_held_against(row: dict, reference: str | None, checkable: bool):
+def test_the_reference_is_the_answer_of_the_row(row: dict, reference: str | None, checkable: bool):
     form, _ = prompts_of(at_lines(row), {})
-    assert (task(row).reference, form.checkable, form.reference is not None) == (
+    assert (example(row).reference, form.checkable, form.reference is not None) == (
         reference,
         checkable,
         reference is not None,
@@ -105,17 +105,17 @@ PAIRS = {
     "texts": {"prompt": "Q", "chosen": "A", "rejected": "B"},
     "messages": {"prompt": [Q], "chosen": [A], "rejected": [B]},
     "one message each": {"conversations": [HUMAN], "chosen": GPT, "rejected": OTHER},
-    "whole chats": {"chosen": [Q, A], "rejected": [Q, B]},
-    "whole chats beside the question": {"prompt": "Q", "chosen": [Q, A], "rejected": [Q, B], "score_chosen": 9},
+    "complete chats": {"chosen": [Q, A], "rejected": [Q, B]},
+    "complete chats beside the question": {"prompt": "Q", "chosen": [Q, A], "rejected": [Q, B], "score_chosen": 9},
     "transcripts": {"chosen": hh("Q", "A"), "rejected": hh("Q", "B")},
     "transcripts that begin at once": {"chosen": hh("Q", "A")[2:], "rejected": hh("Q", "B")[2:]},
     "a question as a transcript": {"prompt": hh("Q", ""), "chosen": " A", "rejected": " B"},
     "lists as JSON text": {"prompt": "Q", "chosen": json.dumps([A]), "rejected": json.dumps([B])},
-    "whole chats as JSON text": {"chosen": json.dumps([Q, A]), "rejected": json.dumps([Q, B])},
+    "complete chats as JSON text": {"chosen": json.dumps([Q, A]), "rejected": json.dumps([Q, B])},
     "transcripts with other line ends": {
         "chosen": hh("Q", "A").replace("\n", "\r\n"), "rejected": hh("Q", "B").replace("\n", "\r\n"),
     },
-    "a chat that goes on to an answer": {"messages": [Q, A], "chosen": "A", "rejected": "B"},
+    "a chat that ends with an answer": {"messages": [Q, A], "chosen": "A", "rejected": "B"},
     "an instruction": {"instruction": "Q", "input": "", "chosen": "A", "rejected": "B"},
     "A and B": {
         "orig_instruction": "Q", "orig_response_A": "B", "orig_response_B": "A", "orig_score_A": "2",
@@ -128,33 +128,33 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_pairs(name: str):
-    found = task(PAIRS[name])
-    said = [each[0]["content"].strip() for each in (found.chosen or (), found.rejected or ())]
-    assert (found.messages, said) == ((Q,), ["A", "B"])
+def test_a_pair_is_read_from_every_format(name: str):
+    found = example(PAIRS[name])
+    answers = [each[0]["content"].strip() for each in (found.chosen or (), found.rejected or ())]
+    assert (found.messages, answers) == ((Q,), ["A", "B"])
 
 
-def test_transcripts_may_part_before_their_last_turn():
-    found = task({"chosen": hh("Q", "A", "And?", "B"), "rejected": hh("Q", "B")})
+def test_transcripts_may_differ_before_their_last_turn():
+    found = example({"chosen": hh("Q", "A", "And?", "B"), "rejected": hh("Q", "B")})
     assert (found.messages, found.chosen, found.rejected) == ((Q,), (A, AGAIN, B), (B,))
 
 
 @pytest.mark.parametrize(
     "beside", [{"system": "S"}, {"prompt": [SYSTEM, Q]}, {"prompt": "Q", "system": "S"}], ids=", ".join
 )
-def test_a_system_turn_beside_whole_chats_comes_first(beside: dict):
-    assert task({**beside, "chosen": [Q, A], "rejected": [Q, B]}).messages == (SYSTEM, Q)
+def test_a_system_turn_beside_complete_chats_comes_first(beside: dict):
+    assert example({**beside, "chosen": [Q, A], "rejected": [Q, B]}).messages == (SYSTEM, Q)
 
 
-def test_named_columns_win():
+def test_named_columns_take_precedence():
     row = {"prompt": "no", "text": "Q", "good": "A", "bad": "B"}
-    assert task(row, prompt="text", chosen="good", rejected="bad").messages == (Q,)
+    assert example(row, prompt="text", chosen="good", rejected="bad").messages == (Q,)
 
 
 SCORED = {"orig_instruction": "Q", "orig_criteria": "c"}
 
 
-def test_responses_scored_one_by_one_are_compared_with_the_best():
+def test_scored_responses_are_compared_with_the_best():
     rows = [{**SCORED, "orig_response": text, "orig_score": score} for text, score in (("x", "1"), ("A", 5), ("y", 5))]
     alone = {**SCORED, "orig_instruction": "alone", "orig_response": "z", "orig_score": "3"}
     worse, best, best_again, single = read(*rows, alone)
@@ -163,17 +163,17 @@ def test_responses_scored_one_by_one_are_compared_with_the_best():
     assert (skipped(best_again), skipped(single)) == (("rows:3", TIE), ("rows:4", TIE))
 
 
-def test_an_instruction_without_a_readable_response_compares_nothing():
+def test_an_instruction_without_a_readable_response_is_reported():
     bad = read({**SCORED, "orig_response": None, "orig_score": "5"})
     assert [each.finding for each in bad] == ["`orig_response` is null, expected text"]
 
 
-def test_a_single_scored_response_can_be_shown():
+def test_the_prompt_of_a_single_scored_response_is_read():
     row = {**SCORED, "orig_response": "A", "orig_score": "5", "orig_instruction": "Q"}
     assert first_prompt(row, {}, Location("here")).messages == (Q,)
 
 
-def test_what_is_shown_carries_no_loss(tmp_path: Any):
+def test_the_sample_of_a_prompt_carries_no_loss(tmp_path: Any):
     row = {"messages": [Q, A, AGAIN, B]}
     summary = survey_prompts(write_rows(tmp_path / "a.jsonl", [row]), {})
     assert summary.first == first_prompt(row, {}, Location("here"))
@@ -188,11 +188,11 @@ def test_what_is_shown_carries_no_loss(tmp_path: Any):
         ({"question": "Q", "answer": "4"}, False),
     ],
 )
-def test_whether_a_reward_model_is_needed_is_known(tmp_path: Any, row: dict[str, Any], compares: bool):
+def test_pairs_without_short_answers_need_a_reward_model(tmp_path: Any, row: dict[str, Any], compares: bool):
     assert survey_prompts(write_rows(tmp_path / "a.jsonl", [row]), {}).compares is compares
 
 
-def test_a_first_row_that_cannot_be_shown_says_why():
+def test_an_unusable_first_row_is_an_error_with_its_cause():
     with pytest.raises(BadInput, match="here: `prompt` is a number"):
         first_prompt({"prompt": 3}, {}, Location("here"))
     with pytest.raises(BadInput, match=f"here: {EQUAL}"):
@@ -222,7 +222,7 @@ def test_a_first_row_that_cannot_be_shown_says_why():
         ({**PAIRS["A and B"], "orig_score_A": "3", "orig_score_B": "3.0"}, TIE),
     ],
 )
-def test_what_compares_nothing_is_left_out(row: dict, why: str):
+def test_a_pair_that_compares_nothing_is_skipped(row: dict, why: str):
     assert [skipped(each) for each in read(row)] == [("rows:1", why)]
 
 
@@ -233,7 +233,7 @@ def tally(whys: list[str]) -> Tally:
     return made
 
 
-def test_more_than_one_in_twenty_is_an_error_but_ties_are_none(tmp_path: Any):
+def test_more_than_one_degenerate_pair_in_twenty_is_an_error_and_ties_do_not_count(tmp_path: Any):
     honest, bad = tally([EQUAL] * 5 + [TIE] * 50), tally([EQUAL] * 4 + [EMPTY] * 2)
     assert honest.problem(45) is None
     what, _ = bad.problem(94) or ("", "")
@@ -274,12 +274,12 @@ FIRST = {"question": "Q", "answer": "1", "chosen": "A", "rejected": "B"}
         ({}, "`question` is missing, unlike in the first row"),
     ],
 )
-def test_a_row_that_cannot_be_used_says_why(row: dict, why: str):
+def test_an_unusable_row_has_its_cause(row: dict, why: str):
     _, found = read(FIRST, row)
     assert isinstance(found, UnusableRow) and str(found.location) == "rows:2" and why in found.finding
 
 
-def test_a_row_with_both_has_a_reference_and_a_pair():
+def test_a_row_with_an_answer_and_a_pair_has_both():
     form, found = prompts_of(at_lines(FIRST), {})
     [(_, both)] = found
     assert (
@@ -303,13 +303,13 @@ def test_a_score_is_a_finite_number(score: Any):
 @pytest.mark.parametrize(
     "first", [{"prompt": "Q", "chosen": None, "rejected": "B"}, {**PAIRS["A and B"], "orig_response_A": None}]
 )
-def test_a_null_in_the_first_row_makes_no_other_form_of_all(first: dict):
+def test_a_null_in_the_first_row_does_not_change_the_format(first: dict):
     empty, found = read(first, {**PAIRS["A and B"], **PAIRS["texts"]})
     assert skipped(empty) == ("rows:1", EMPTY) and isinstance(found, PromptExample) and found.chosen == (A,)
 
 
 @pytest.mark.parametrize("name", ["answer", "solution", "response"])
-def test_an_answer_that_is_null_in_the_first_row_is_an_answer_all_the_same(name: str):
+def test_a_column_of_answers_may_be_null_in_the_first_row(name: str):
     rows = [{"question": "Q", name: None}, {"question": "Q", name: "7"}]
     form, found = prompts_of(at_lines(*rows), {})
     (_, bad), (_, good) = found
@@ -317,13 +317,13 @@ def test_an_answer_that_is_null_in_the_first_row_is_an_answer_all_the_same(name:
     assert isinstance(good, PromptExample) and good.reference == "7"
 
 
-def test_a_column_of_answers_without_any_is_none():
+def test_a_column_of_null_answers_is_no_reference():
     rows = [{"question": "Q", "answer": None, "chosen": "A", "rejected": "B"}] * 3
     form, _ = prompts_of(at_lines(*rows), {})
     assert form.reference is None and all(isinstance(each, PromptExample) for each in read(*rows))
 
 
-def test_a_weak_answer_beside_a_pair_is_not_asked_for():
+def test_a_response_beside_a_pair_is_no_reference():
     form, _ = prompts_of(at_lines({**PAIRS["texts"], "response": "R"}), {})
     assert form.reference is None and form.name == "prompt/chosen/rejected"
 
@@ -332,12 +332,12 @@ def test_a_weak_answer_beside_a_pair_is_not_asked_for():
     ("bad", "why"),
     [({"response": 3, "prompt": "A"}, "`response` is a number"), ({"response": "Q"}, "`prompt` is missing")],
 )
-def test_what_is_wrong_names_the_columns_of_the_data(bad: dict, why: str):
+def test_an_error_names_columns_as_the_data_do(bad: dict, why: str):
     _, found = read({"response": "Q", "prompt": "A"}, bad, columns={"prompt": "response", "response": "prompt"})
     assert isinstance(found, UnusableRow) and found.finding.startswith(why)
 
 
-def test_rows_of_a_csv_hold_turns_as_text(tmp_path: Any):
+def test_a_csv_holds_turns_as_json(tmp_path: Any):
     path = tmp_path / "a.csv"
     cells = (json.dumps([turn]).replace('"', '""') for turn in (Q, A, B))
     path.write_text("prompt,chosen,rejected\n" + ",".join(f'"{cell}"' for cell in cells) + "\n")
@@ -356,18 +356,18 @@ def test_rows_of_a_csv_hold_turns_as_text(tmp_path: Any):
         ({**SCORED, "orig_response": "A", "orig_score": "5"}, {}, "nothing to compare it with"),
     ],
 )
-def test_rows_that_start_nothing_are_refused(row: dict, columns: dict[str, str], message: str):
+def test_columns_without_one_clear_question_are_an_error(row: dict, columns: dict[str, str], message: str):
     with pytest.raises(BadInput, match=message) as refused:
         read(row, columns=columns)
     assert refused.value.hint
 
 
-def test_an_answer_that_a_text_quotes_is_no_turn():
-    found = task({"prompt": "Q", "chosen": "He said:\n\nHuman: hm", "rejected": "B"})
+def test_a_chat_that_an_answer_quotes_is_not_split_into_turns():
+    found = example({"prompt": "Q", "chosen": "He said:\n\nHuman: hm", "rejected": "B"})
     assert (found.chosen or ())[0]["content"] == "He said:\n\nHuman: hm"
 
 
-# As Anthropic's HH-RLHF has them: chosen, rejected, how many turns are asked, and answer each (or why none do).
+# As in Anthropic's HH-RLHF: chosen, rejected, the number of turns of the question and of each answer (or the reason).
 HH = [
     (hh("Q", "A"), hh("Q", "B"), 1, (1, 1)),
     (hh("Q", "A") + " \n", hh("Q", "B") + "  ", 1, (1, 1)),
@@ -394,7 +394,7 @@ HH = [
 
 
 @pytest.mark.parametrize(("chosen", "rejected", "asked", "outcome"), HH)
-def test_transcripts_as_people_have_written_them(chosen: str, rejected: str, asked: int, outcome: Any):
+def test_transcripts_of_real_conversations_are_read(chosen: str, rejected: str, asked: int, outcome: Any):
     [found] = read({"chosen": chosen, "rejected": rejected})
     if isinstance(outcome, str):
         assert skipped(found) == ("rows:1", outcome)
@@ -414,6 +414,6 @@ REAL = {
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no shared data here")
 @pytest.mark.parametrize("name", REAL)
-def test_real_data_are_read(name: str):
+def test_real_data_give_prompt_examples(name: str):
     form, found = prompts_of(read_rows(SHARED_DATA / name), {})
     assert (form.name, sum(isinstance(each, PromptExample) for _, each in found)) == REAL[name]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dimba.common.checkpoints import whole_checkpoints
+from dimba.common.checkpoints import complete_checkpoints
 from dimba.runners.docker.engine import Engine
 from tests.conftest import REPOSITORY, Dimba
 from tests.engine.test_docker import edit, inspect, trainer
@@ -123,7 +123,7 @@ def test_a_run_at_its_time_limit_saves_and_stops_and_can_be_resumed(tiny_job: Pa
     (found,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
     assert done.returncode == 1 and "reached its time limit" in done.stderr, done.stderr
     assert (found["status"], found["exit_reason"]) == ("stopped", "time_limit")
-    saved = whole_checkpoints(tiny_job / "out")[-1]
+    saved = complete_checkpoints(tiny_job / "out")[-1]
     assert f"dimba resume {found['id']}` continues from {saved.name}" in done.stderr
     assert dimba("resume", found["id"], "--detach", cwd=tiny_job).returncode == 0
     log = tiny_job / "runs" / found["id"] / "attempts" / "2" / "log.txt"

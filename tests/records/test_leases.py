@@ -1,4 +1,4 @@
-"""Who gets which GPU, and who waits."""
+"""GPU leases: which run gets which GPU, and which waits."""
 
 import json
 import os
@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dimba.records.leases import Lease, Leases, Wanted, choose
-from dimba.records.processes import lives, myself
+from dimba.records.leases import GpuRequest, Lease, Leases, assign
+from dimba.records.processes import is_alive, own_process
 
 TWO = ("GPU-a", "GPU-b")
 
 
-def want(count: int, *candidates: str) -> Wanted:
-    return Wanted(candidates=candidates or TWO, count=count)
+def want(count: int, *candidates: str) -> GpuRequest:
+    return GpuRequest(candidates=candidates or TWO, count=count)
 
 
 @pytest.mark.parametrize(
@@ -27,37 +27,41 @@ def want(count: int, *candidates: str) -> Wanted:
         (want(1), ("GPU-b",), [], ("GPU-b",)),
         (want(2), ("GPU-b",), [], None),
         (want(1, "GPU-a"), ("GPU-b",), [], None),
-        # Who came first gets its cards first …
+        # An earlier request gets its GPUs first …
         (want(1), TWO, [want(1)], ("GPU-b",)),
         (want(1), TWO, [want(1), want(1)], None),
-        # … and is not delayed by a small one that passes it.
+        # … and a smaller, later one does not delay it.
         (want(1), ("GPU-b",), [want(2)], None),
-        # A card that it does not want may be passed on.
+        # A GPU that it did not ask for goes to the later one.
         (want(1), ("GPU-b",), [want(1, "GPU-a")], ("GPU-b",)),
         (want(0), (), [want(2)], ()),
     ],
 )
-def test_first_come_first_served(wanted: Wanted, free: tuple[str, ...], before: list[Wanted], given: object):
-    assert choose(wanted, free, before) == given
+def test_earlier_requests_are_served_first(
+    wanted: GpuRequest, free: tuple[str, ...], before: list[GpuRequest], given: object
+):
+    assert assign(wanted, free, before) == given
 
 
 CARDS = tuple("abcd")
 WANTS = st.lists(
     st.sets(st.sampled_from(CARDS), min_size=1).flatmap(
-        lambda some: st.integers(1, len(some)).map(lambda count: Wanted(candidates=tuple(sorted(some)), count=count))
+        lambda some: st.integers(1, len(some)).map(
+            lambda count: GpuRequest(candidates=tuple(sorted(some)), count=count)
+        )
     ),
     max_size=6,
 )
 
 
 @given(WANTS, st.sets(st.sampled_from(CARDS)))
-def test_nobody_is_delayed_and_nothing_is_given_twice(queue: list[Wanted], free_cards: set[str]):
+def test_no_request_is_delayed_by_a_later_one_and_no_gpu_is_leased_twice(queue: list[GpuRequest], free_cards: set[str]):
     free = sorted(free_cards)
-    given = [choose(wanted, free, queue[:place]) for place, wanted in enumerate(queue)]
+    given = [assign(wanted, free, queue[:place]) for place, wanted in enumerate(queue)]
     cards = [card for each in given for card in each or ()]
     assert len(cards) == len(set(cards)) and set(cards) <= free_cards
     for place, wanted in enumerate(queue):
-        if given[place] is None:  # whoever came later got nothing that this one could use
+        if given[place] is None:  # later requests got no GPU that this one could use
             later = {card for each in given[place + 1 :] for card in each or ()}
             assert not later & set(wanted.candidates)
 
@@ -70,50 +74,50 @@ def ask(table: Leases, run: str, count: int = 1, **others: str):
     return table.ask(run, want(count), since=float(len(run)), runner="process", others=others)
 
 
-def test_a_card_is_held_until_its_job_is_over(tmp_path: Path):
+def test_a_gpu_is_held_until_its_job_ends(tmp_path: Path):
     table = leases(tmp_path)
     assert ask(table, "r1").gpus == ("GPU-a",)
     table.hand_over("r1", "job")
     assert ask(table, "r22").gpus == ("GPU-b",)
     waits = ask(table, "r333")
     assert waits.gpus is None and waits.holders == {"GPU-a": "run r1", "GPU-b": "run r22"}
-    table.give_back("r333")
-    assert ask(leases(tmp_path, alive=False), "r4444").gpus == ("GPU-a",), "r1's job is over; r22 is being launched"
+    table.release("r333")
+    assert ask(leases(tmp_path, alive=False), "r4444").gpus == ("GPU-a",), "r1's job has ended; r22 is being launched"
 
 
-def test_where_nobody_can_be_asked_a_card_stays_held(tmp_path: Path):
+def test_a_gpu_stays_held_if_it_is_unknown_whether_its_job_runs(tmp_path: Path):
     ask(leases(tmp_path), "r1", 2)
     leases(tmp_path).hand_over("r1", "container")
     assert ask(leases(tmp_path, alive=None), "r2").gpus is None
 
 
-def test_a_launcher_that_died_holds_nothing(tmp_path: Path):
+def test_a_dead_launcher_holds_no_gpu(tmp_path: Path):
     dead = Lease(run="r1", gpus=TWO, launcher="1:1", runner="process")
     (tmp_path / "leases.json").write_text(json.dumps({"leases": [vars(dead)], "waiting": []}), encoding="utf-8")
     assert ask(leases(tmp_path, alive=False), "r2", 2).gpus == TWO
 
 
-def test_cards_that_others_use_are_not_free(tmp_path: Path):
+def test_a_gpu_in_use_without_a_lease_is_not_free(tmp_path: Path):
     answer = ask(leases(tmp_path), "r1", 2, **{"GPU-a": "process 7 (python)"})
     assert answer.gpus is None and answer.holders == {"GPU-a": "process 7 (python)"}
 
 
-def test_sharing_takes_what_is_held_and_keeps_it_from_others(tmp_path: Path):
+def test_a_sharing_run_leases_a_held_gpu_and_later_runs_do_not_get_it(tmp_path: Path):
     table = leases(tmp_path)
     ask(table, "r1", 2)
     table.take("r2", ("GPU-a",), runner="process")
-    table.give_back("r1")
+    table.release("r1")
     assert ask(table, "r3").gpus == ("GPU-b",) and ask(table, "r4").gpus is None
 
 
-def test_who_waits_and_died_holds_nobody_up(tmp_path: Path):
+def test_a_dead_process_in_the_queue_delays_no_run(tmp_path: Path):
     waiter = {"run": "r0", "wanted": {"candidates": TWO, "count": 2}, "since": 0.0, "launcher": "1:1"}
     (tmp_path / "leases.json").write_text(json.dumps({"leases": [], "waiting": [waiter]}), encoding="utf-8")
     assert ask(leases(tmp_path), "r1").gpus == ("GPU-a",)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"leases": [1], "waiting": []}', '{"leases": [{"run": "x"}]}'])
-def test_a_broken_table_is_an_empty_one(tmp_path: Path, text: str):
+def test_a_broken_table_counts_as_empty(tmp_path: Path, text: str):
     (tmp_path / "leases.json").write_text(text, encoding="utf-8")
     assert ask(leases(tmp_path), "r1").gpus == ("GPU-a",)
 
@@ -121,16 +125,16 @@ def test_a_broken_table_is_an_empty_one(tmp_path: Path, text: str):
 ASKS = """
 import sys, time
 from pathlib import Path
-from dimba.records.leases import Leases, Wanted
+from dimba.records.leases import Leases, GpuRequest
 table = Leases(Path(sys.argv[1]), lambda lease: False)
-want = Wanted(candidates=("GPU-a", "GPU-b"), count=1)
+want = GpuRequest(candidates=("GPU-a", "GPU-b"), count=1)
 answer = table.ask(sys.argv[2], want, since=time.time(), runner="process", others={})
 print(*(answer.gpus or ()), flush=True)
 sys.stdin.read()
 """
 
 
-def test_fifty_that_ask_at_once_never_get_the_same_card(tmp_path: Path):
+def test_fifty_processes_that_ask_at_once_never_get_the_same_gpu(tmp_path: Path):
     asking = [
         subprocess.Popen(
             [sys.executable, "-c", ASKS, str(tmp_path), f"r{n}"],
@@ -146,8 +150,8 @@ def test_fifty_that_ask_at_once_never_get_the_same_card(tmp_path: Path):
         each.communicate("", timeout=30)
 
 
-def test_a_process_is_known_by_more_than_its_number():
-    pid, _, started = myself().partition(":")
-    assert lives(myself()) and lives(f"{myself()}:and more")
-    assert not lives(f"{pid}:{int(started) + 1}") and not lives(None) and not lives("") and not lives("x:1")
+def test_a_later_process_with_the_same_pid_has_another_name():
+    pid, _, started = own_process().partition(":")
+    assert is_alive(own_process()) and is_alive(f"{own_process()}:and more")
+    assert not is_alive(f"{pid}:{int(started) + 1}") and not is_alive(None) and not is_alive("") and not is_alive("x:1")
     assert os.getpid() == int(pid)

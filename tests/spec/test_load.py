@@ -1,4 +1,4 @@
-"""The spec: what is accepted, what is completed, and what each mistake is told."""
+"""The spec: accepted values, defaults, and the error for each mistake."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_the_learning_rate_defaults_by_mode_and_method(mode: str, method: str, r
     assert parse(text).spec.training.learning_rate == rate
 
 
-def test_scalars_are_those_of_yaml_1_2():
+def test_scalars_follow_yaml_1_2():
     spec = parse(SPARSE.replace("data.jsonl", "no") + "training: {learning_rate: 2e-4, seed: 010}\nname: 'yes'\n").spec
     assert spec.dataset.path == "no"
     assert spec.training.learning_rate == 2e-4
@@ -47,7 +47,7 @@ def test_scalars_are_those_of_yaml_1_2():
     assert spec.name == "yes"
 
 
-def test_a_size_is_read_in_bytes():
+def test_sizes_are_read_as_bytes():
     assert parse(SPARSE + "resources: {shm_size: 2g, memory: 512 MiB}\n").spec.resources.shm_size == 2 << 30
 
 
@@ -77,24 +77,24 @@ def test_a_size_is_read_in_bytes():
         ("name: [\n", "not valid YAML"),
     ],
 )
-def test_a_mistake_is_told_with_its_line_key_and_remedy(added: str, expected: str):
+def test_a_mistake_is_reported_with_its_line_and_key(added: str, expected: str):
     assert expected in complaint(SPARSE + added)
 
 
 @pytest.mark.parametrize("name", ["data/x", "./x", "x.jsonl", "owner/x.csv.gz", "~/x"])
-def test_a_file_is_no_name_of_a_data_set(name: str):
-    said = complaint(SPARSE.replace("{path: data.jsonl}", f"{{name: {name}}}"))
-    assert "job.yaml:4: dataset.name: " in said and f"`{name}` is a file: use `dataset.path`" in said
+def test_a_file_as_the_name_of_a_data_set_is_an_error(name: str):
+    text = complaint(SPARSE.replace("{path: data.jsonl}", f"{{name: {name}}}"))
+    assert "job.yaml:4: dataset.name: " in text and f"`{name}` is a file: use `dataset.path`" in text
 
 
-def test_every_mistake_is_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     text = complaint("version: 2\nmode: kto\ndataset: {}\nmethod: lora\nfoo: 1\n")
     assert len(text.splitlines()) == 5
     assert "job.yaml:1: base_checkpoint: required, and not given" in text
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n", "just text\n", "null\n"])
-def test_what_is_no_mapping_is_refused(text: str):
+def test_a_document_that_is_not_a_mapping_is_an_error(text: str):
     assert "expected a mapping of keys" in complaint(text)
 
 
@@ -103,13 +103,13 @@ def test_a_file_of_more_than_a_mebibyte_is_refused():
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "0x" + "f" * 9000, "1e" + "9" * 500])
-def test_a_number_without_end_is_refused_in_few_words(number: str):
+def test_the_error_for_an_endless_number_is_short(number: str):
     text = complaint(SPARSE + f"training: {{max_length: {number}}}\n")
     assert "job.yaml:6: training.max_length: expected an integer" in text and len(text) < 200
 
 
 @pytest.mark.parametrize("written", ['"a\\0b"', '"\\ud800"', '"a\\nb"', '"\\e[2J"', "x" * 300])
-def test_what_no_path_can_be_is_refused(written: str):
+def test_a_text_that_cannot_be_a_path_is_an_error(written: str):
     assert "job.yaml:6: output_dir: " in complaint(SPARSE.replace("output_dir: out\n", "") + f"output_dir: {written}\n")
 
 
@@ -158,7 +158,7 @@ def test_a_secret_on_the_command_line_is_refused_too(key: str):
         "container: {env: [WANDB_API_KEY, 'HF_ENDPOINT=https://mirror:8080/x@y']}\n",
     ],
 )
-def test_what_only_sounds_like_a_secret_is_accepted(added: str):
+def test_a_value_that_only_resembles_a_secret_is_accepted(added: str):
     parse(SPARSE + added)
 
 
@@ -214,7 +214,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(KEYS, VALUES, max_size=6))
-def test_no_document_gives_anything_but_a_refusal(value: dict[str, object]):
+def test_any_other_document_is_an_error_and_never_a_crash(value: dict[str, object]):
     import json
 
     complaint(json.dumps(value))
@@ -222,6 +222,6 @@ def test_no_document_gives_anything_but_a_refusal(value: dict[str, object]):
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-def test_no_bytes_give_anything_but_a_refusal(data: bytes):
+def test_any_bytes_are_an_error_and_never_a_crash(data: bytes):
     with pytest.raises(BadInput):
         parse_spec(data, source="job.yaml")

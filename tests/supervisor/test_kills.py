@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dimba.common.checkpoints import whole_checkpoints
+from dimba.common.checkpoints import complete_checkpoints
 from tests.kills import dimba, kill_often, record, weights, write_job
 
 
@@ -16,6 +16,6 @@ def test_a_run_killed_at_random_moments_ends_with_the_weights_of_a_quiet_one(tmp
     found = record(killed)
     assert found["status"] == "succeeded" and len(found["attempts"]) == hit + 1 >= 4
     assert weights(killed) == weights(quiet)
-    kept = whole_checkpoints(killed / "out")
+    kept = complete_checkpoints(killed / "out")
     assert [each.name for each in kept] == [each.name for each in sorted((killed / "out").glob("checkpoint-*"))]
     assert len(kept) == 2 and not (killed / "out" / ".saving").exists()

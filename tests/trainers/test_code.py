@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dimba.common.checkpoints import names_code
+from dimba.common.checkpoints import asks_for_code
 from dimba.common.errors import BadInput
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.objectives.sft import SFT
@@ -92,7 +92,7 @@ def test_a_tokenizers_code_is_refused_too(base: Path):
     ],
 )
 def test_code_is_found_wherever_a_configuration_names_it(config: Any, names: bool):
-    assert names_code(config) is names
+    assert asks_for_code(config) is names
 
 
 def test_pickled_weights_are_read_only_with_allow_pickle(pickled: Path):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from dimba.common.checkpoints import newest_whole, step_of, whole_checkpoints
+from dimba.common.checkpoints import complete_checkpoints, newest_checkpoint, step_of
 from tests.conftest import write_rows
 
 pytestmark = pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     train(tiny_checkpoint, tmp_path, tmp_path / "uninterrupted", *flags)
     stop_at(4, monkeypatch)
     train(tiny_checkpoint, tmp_path, tmp_path / "cut", *flags, status=143)
-    newest = newest_whole(tmp_path / "cut")
+    newest = newest_checkpoint(tmp_path / "cut")
     assert newest and step_of(newest) == 4 and not list((tmp_path / "cut").glob("*model.safetensors"))
     monkeypatch.undo()
     train(tiny_checkpoint, tmp_path, tmp_path / "cut", *flags, "--resume-from-checkpoint", tmp_path / "cut")
@@ -135,7 +135,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_save_total_limit_checkpoints_are_kept_without_pickled_arguments(tiny_checkpoint: Path, tmp_path: Path):
     out = tmp_path / "out"
     sft(tiny_checkpoint, tmp_path, out, "--max-steps", "9", "--save-steps", "2", "--save-total-limit", "2")
-    assert [step_of(each) for each in whole_checkpoints(out)] == [8, 9]
+    assert [step_of(each) for each in complete_checkpoints(out)] == [8, 9]
     assert not list(out.rglob("training_args.bin")) and not (out / ".saving").exists()
 
 
@@ -146,7 +146,7 @@ def test_a_loss_of_nan_fails_the_run_and_is_not_saved(tiny_checkpoint: Path, tmp
     assert "the loss is not a number since step" in text and "training.learning_rate" in text
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     first = next(line["step"] for line in lines if line["loss"] is None)
-    assert all(step_of(each) < first for each in whole_checkpoints(out))
+    assert all(step_of(each) < first for each in complete_checkpoints(out))
     assert not (out / "model.safetensors").exists()
 
 
@@ -168,7 +168,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_reports_the_needed_space(
     out = small_disk / "out"
     text = sft(tiny_checkpoint, tmp_path, out, "--max-steps", "9", "--save-steps", "2", status=1)
     assert "is full: a checkpoint needs" in text and "are free" in text and "checkpoint-2 is kept" in text
-    assert [step_of(each) for each in whole_checkpoints(out)] == [2] and not (out / ".saving").exists()
+    assert [step_of(each) for each in complete_checkpoints(out)] == [2] and not (out / ".saving").exists()
 
 
 def test_a_disk_that_fills_up_during_a_save_is_reported_the_same_way(
@@ -178,4 +178,4 @@ def test_a_disk_that_fills_up_during_a_save_is_reported_the_same_way(
     out = small_disk / "out"
     text = sft(tiny_checkpoint, tmp_path, out, "--max-steps", "9", "--save-steps", "2", status=1)
     assert "is full: a checkpoint needs" in text and "checkpoint-2 is kept" in text, text
-    assert [step_of(each) for each in whole_checkpoints(out)] == [2] and not (out / ".saving").exists()
+    assert [step_of(each) for each in complete_checkpoints(out)] == [2] and not (out / ".saving").exists()

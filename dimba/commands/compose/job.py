@@ -12,7 +12,7 @@ from pathlib import Path
 from dimba.commands.compose.command import Command, read_secrets
 from dimba.commands.compose.gpus import usable_gpus, visible_devices
 from dimba.commands.compose.mounts import is_mounted
-from dimba.common.contract import ENV_ALLOW_CPU, SHORTEST_SECRET, absolute, is_written_as_path
+from dimba.common.contract import ENV_ALLOW_CPU, SHORTEST_SECRET, absolute, looks_like_path
 from dimba.common.errors import BadInput, DimbaError, raise_all
 from dimba.common.runners import IN_ENGINE
 from dimba.host.build_context import image_extra
@@ -118,7 +118,7 @@ def _unsupported(spec: JobSpec) -> Iterator[DimbaError]:
         yield BadInput("compose.yaml limits no memory", key="resources.memory")
     places = {"base_checkpoint": spec.base_checkpoint, "dataset.path": spec.dataset.path, "output_dir": spec.output_dir}
     for key, place in places.items():
-        if place and (key != "base_checkpoint" or is_written_as_path(place)) and not is_mounted(absolute(place)):
+        if place and (key != "base_checkpoint" or looks_like_path(place)) and not is_mounted(absolute(place)):
             yield BadInput(f"{absolute(place)} is not mounted in this container", key=key)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import EXIT_FILE, EXIT_STOPPED, json_object
+from dimba.common.contract import EXIT_FILE, EXIT_STOPPED, read_json_object
 from dimba.common.errors import EngineFailed
 from dimba.common.runners import RUNNERS
 from dimba.host.facts import ClusterNodes, ImageFacts
@@ -140,7 +140,7 @@ def _number(job: str) -> str:
 
 
 def _word(job: str) -> dict[str, Any]:
-    return json_object(Path(job.partition(":")[2], EXIT_FILE))
+    return read_json_object(Path(job.partition(":")[2], EXIT_FILE))
 
 
 def _ending(found: Standing | None, word: Mapping[str, Any]) -> Ending | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from dimba.common.contract import names_a_path
+from dimba.common.contract import is_path
 from dimba.common.errors import BadInput
 from dimba.dataset.token_report import DataReport, longer_rows
 from dimba.objectives.sft import SftOptions
@@ -120,7 +120,7 @@ def source_from(options: TrainerOptions) -> Source:
 def held_out_rows(options: TrainerOptions) -> tuple[float, str | None]:
     """(share or number of rows, name of another split) of --validation-split; raises BadInput."""
     wanted = options.validation_split
-    if isinstance(wanted, str) and names_a_path(options.dataset):
+    if isinstance(wanted, str) and is_path(options.dataset):
         raise BadInput(
             f"a file has no split `{wanted}`", "give a share (0.05) or a number of rows", key="--validation-split"
         )

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dimba.common.contract import names_a_path
+from dimba.common.contract import is_path
 from dimba.common.errors import BadInput, Location
 from dimba.dataset.files import Read, read_rows
 from dimba.dataset.formats import Format
@@ -43,13 +43,13 @@ class Source:
 
     def rows(self) -> Read:
         """(where, row) of every row as it is in the data; raises BadInput."""
-        if names_a_path(self.dataset):
+        if is_path(self.dataset):
             return read_rows(self._path)
         return _rows_of_hub(self._builder, self.dataset, self._split)
 
     def identity(self) -> list[Any]:
         """Values that are equal as long as the rows are: of a local file its content, of a Hub data set its files."""
-        if names_a_path(self.dataset):
+        if is_path(self.dataset):
             values = [str(self._path), _digest(self._path)]  # the path is part of each row's `where`
         else:
             values = [self.dataset, self._builder.config_id, self._builder.hash, self._split]

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from dimba.common.errors import HostCannot, Location, UnusableRow
 from dimba.dataset.pairs import SkippedPair, Tally
 from dimba.dataset.samples import Sample
-from dimba.dataset.token_report import bad_rows
+from dimba.dataset.token_report import list_unusable_rows
 from dimba.trainers.data.chat import ChatEncoder, TrainOn
 from dimba.trainers.data.encoding import Example, Rendered
 from dimba.trainers.data.render import TemplateFault, Unmaskable
@@ -243,6 +243,6 @@ def row_problem(note: Mapping[str, Any], *, skip_bad: bool) -> Problem | None:
     if not note["unusable"] or (skip_bad and not none_left):
         return None
     bad = [(each["where"], each["why"]) for each in note["bad"]]
-    lines = bad_rows(bad, note["unusable"], note["rows"])
+    lines = list_unusable_rows(bad, note["unusable"], note["rows"])
     skip = ", or skip them with --skip-bad-rows (in a spec `trainer_args: {skip-bad-rows: true}`)"
     return "\n".join(lines), f"correct or remove them{'' if none_left else skip}"

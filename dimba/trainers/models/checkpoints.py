@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dimba.common.checkpoints import file_sizes, is_whole, newest_whole, step_of, whole_checkpoints
-from dimba.common.contract import SAVING_FOLDER, WHOLE_FILE
+from dimba.common.checkpoints import complete_checkpoints, file_sizes, is_complete, newest_checkpoint, step_of
+from dimba.common.contract import COMPLETE_FILE, SAVING_FOLDER
 from dimba.common.errors import BadInput, RunFailed
 from dimba.common.units import size
 from dimba.options.table import RESUME
@@ -58,7 +58,7 @@ def _publish(output: Path, name: str) -> None:
     """Renames the checkpoint written aside into place, once all of it is on the disk."""
     aside, place = output / SAVING_FOLDER / name, output / name
     (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
-    note = aside / WHOLE_FILE
+    note = aside / COMPLETE_FILE
     note.write_text(json.dumps({"step": step_of(place), "files": file_sizes(aside)}), encoding="utf-8")
     for path in (*aside.rglob("*"), aside):
         _sync(path)
@@ -79,7 +79,7 @@ def _sync(path: Path) -> None:
 
 def _remove_old(output: Path, limit: int | None) -> None:
     """Keeps the newest complete checkpoints; removes older and incomplete ones."""
-    kept = whole_checkpoints(output)[-limit:] if limit else whole_checkpoints(output)
+    kept = complete_checkpoints(output)[-limit:] if limit else complete_checkpoints(output)
     for folder in output.glob("checkpoint-*"):
         if step_of(folder) >= 0 and folder not in kept and step_of(folder) < step_of(kept[-1]):
             shutil.rmtree(folder, ignore_errors=True)
@@ -87,7 +87,7 @@ def _remove_old(output: Path, limit: int | None) -> None:
 
 def _expected_bytes(trainer: Trainer, output: Path) -> int:
     """The size of the last checkpoint, else of weights and optimiser moments."""
-    if last := newest_whole(output):
+    if last := newest_checkpoint(output):
         return sum(file_sizes(last).values())
     trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
     return model_bytes(trainer.model) + _ADAM_BYTES * trained
@@ -141,7 +141,7 @@ def _means_full_disk(error: BaseException | None) -> bool:
 
 
 def _disk_full(output: Path, needed: int, free: int) -> RunFailed:
-    kept = newest_whole(output)
+    kept = newest_checkpoint(output)
     problem = f"the disk of {output} is full: a checkpoint needs {size(needed)}, {size(free)} are free"
     left = f"{kept.name} is kept, and `dimba resume` continues from it" if kept else "no checkpoint was written yet"
     return RunFailed(problem, f"free space on it; {left}", reason="disk_full")
@@ -161,16 +161,16 @@ def checkpoint_to_resume(name: str | None) -> str | None:
     if step_of(folder) < 0:
         return str(_newest_of(folder))
     # Checkpoints of other trainers lack dimba's note; those trainers write this file last.
-    is_foreign = not (folder / WHOLE_FILE).exists() and (folder / "trainer_state.json").is_file()
-    if not (is_whole(folder) or is_foreign):
-        other = newest_whole(folder.parent)
+    is_foreign = not (folder / COMPLETE_FILE).exists() and (folder / "trainer_state.json").is_file()
+    if not (is_complete(folder) or is_foreign):
+        other = newest_checkpoint(folder.parent)
         hint = f"{other} is complete" if other else "leave it out to start over"
         raise BadInput(f"{folder} is not complete: its run ended while saving it", hint, key=RESUME.flag)
     return str(folder)
 
 
 def _newest_of(folder: Path) -> Path:
-    newest = newest_whole(folder)
+    newest = newest_checkpoint(folder)
     if newest is None:
         raise BadInput(f"no complete checkpoint in {folder}", "leave it out to start over", key=RESUME.flag)
     return newest

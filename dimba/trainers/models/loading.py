@@ -23,8 +23,8 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from dimba.common.checkpoints import CONFIGS, names_code
-from dimba.common.contract import ENV_ON_CPU_INSTEAD, RUN_ITS_CODE, absolute, names_a_path
+from dimba.common.checkpoints import CONFIGS, asks_for_code
+from dimba.common.contract import ENV_ON_CPU_INSTEAD, RUN_ITS_CODE, absolute, is_path
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.ranks import is_main_process
@@ -224,7 +224,7 @@ def _device(compute: Compute) -> str | int:
 
 def _load(kind: Any, checkpoint: str, flag: str = "--base-checkpoint", **settings: Any) -> Any:
     """`kind.from_pretrained(checkpoint)`; raises BadInput, which names `flag`."""
-    if names_a_path(checkpoint):
+    if is_path(checkpoint):
         checkpoint = _local_checkpoint(Path(checkpoint).expanduser(), flag)
     try:
         if not settings["trust_remote_code"]:
@@ -254,5 +254,5 @@ def _refuse_code(checkpoint: str, flag: str) -> None:
             _raise_exceptions_for_connection_errors=False,
             _raise_exceptions_for_gated_repo=False,
         )
-        if found and names_code(json.loads(Path(found).read_text(encoding="utf-8"))):
+        if found and asks_for_code(json.loads(Path(found).read_text(encoding="utf-8"))):
             raise BadInput(f"{checkpoint} brings code of its own ({name} asks for it)", RUN_ITS_CODE, key=flag)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import names_a_path
+from dimba.common.contract import is_path
 from dimba.common.units import millions
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
@@ -43,7 +43,7 @@ def _parse(text: str, state: State) -> str:
 
 
 def _check(value: str, state: State) -> None:
-    if names_a_path(value):
+    if is_path(value):
         return
     found = hub_model(state, value)
     if found.status == "missing":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import DATA_SUFFIXES, absolute, names_a_path
+from dimba.common.contract import DATA_SUFFIXES, absolute, is_path
 from dimba.common.errors import BadInput
 from dimba.dataset.files import KINDS
 from dimba.dataset.formats import UnknownFormat
@@ -195,7 +195,7 @@ def _from_flag(text: str, state: State) -> dict[str, Any]:
     preset = find_preset(text)
     if preset and text not in preset.ids.values():
         return {"preset": preset.label}
-    if names_a_path(text):
+    if is_path(text):
         return {"preset": LOCAL, "dataset_path": _parse_path(text, state)}
     if text.isdecimal() or text in (CUSTOM, LOCAL):
         raise InvalidAnswer(f"`{text}` names no data set", "give its Hub id, or the file's path")

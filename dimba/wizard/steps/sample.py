@@ -9,7 +9,7 @@ from dimba.common.contract import DEFAULT_CHAT_TEMPLATE, absolute
 from dimba.common.errors import BadInput, Location, printable
 from dimba.dataset.formats import Sample
 from dimba.wizard.facts import chosen_on_hub, is_local, local_data
-from dimba.wizard.lines import Line, counted
+from dimba.wizard.lines import Line, quantity
 from dimba.wizard.state import State
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ def sample(state: State, reference: str, columns: Mapping[str, str]) -> list[Lin
         summary = local_data(state, reference, columns).summary
         assert summary is not None, "local_data refuses a file without rows"
         assert summary.first is not None, "a file without a usable row is refused too"
-        rows = counted(summary.rows, "row")
+        rows = quantity(summary.rows, "row")
         return [Line(f"{summary.format}: {rows}, all read", "good"), *_example(state, summary.first)]
     found = chosen_on_hub(state)
     if found.status != "found":
         return [Line(found.why if found.status == "gated" else f"not checked: {found.why}", "warn")]
-    rows = counted(found.rows, "row") if found.rows else "number of rows unknown"
+    rows = quantity(found.rows, "row") if found.rows else "number of rows unknown"
     if not found.first:
         return [Line(f"on the Hub, {rows}; its rows were not checked ({found.why or 'no viewer'})", "warn")]
     return _first_on_hub(state, found, columns, rows)
@@ -77,7 +77,7 @@ def _loss(example: Sample) -> str:
     replies = [n for n, message in enumerate(example.messages) if message["role"] == "assistant"]
     if all(example.trained[n] for n in replies):
         return "the loss is on the assistant's turns"
-    return f"the loss is on {sum(example.trained)} of {counted(len(replies), 'turn')} of the assistant"
+    return f"the loss is on {sum(example.trained)} of {quantity(len(replies), 'turn')} of the assistant"
 
 
 def _turns(example: Sample) -> str:

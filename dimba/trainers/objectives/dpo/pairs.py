@@ -12,7 +12,7 @@ from dimba.common.errors import BadInput, Location
 from dimba.dataset.pairs import Tally
 from dimba.dataset.prompt_examples import PromptExample, PromptFormat, prompts_of, with_answer
 from dimba.dataset.samples import Sample
-from dimba.dataset.token_report import DataReport, Part, Shown, UnusableRowReport, counted
+from dimba.dataset.token_report import DataReport, Part, Shown, UnusableRowReport, quantity
 from dimba.objectives.dpo import DpoOptions, recognise_pairs
 from dimba.options import table
 from dimba.trainers.data.chat import prepare_tokenizer
@@ -176,7 +176,7 @@ def _held_out(pairs: Pairs, kept: Any, wanted: float, seed: int) -> Any:
     different = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
     chosen = hold_out(np.arange(len(different)), wanted, seed)
     if not 0 < len(chosen) < len(different):
-        cause = f"{wanted:g} of {counted(len(kept), 'pair')} with {len(different):,} different prompts"
+        cause = f"{wanted:g} of {quantity(len(kept), 'pair')} with {len(different):,} different prompts"
         hint = "hold out at least one prompt, and fewer than all: pairs of one prompt stay together"
         raise BadInput(cause, hint, key=table.VALIDATION_SPLIT.flag)
     return kept[np.isin([different[prompt] for prompt in prompts], chosen)]
@@ -208,7 +208,7 @@ def _length_problem(selection: _Selection, options: DpoOptions) -> Problem | Non
     if options.on_long or selection.cut_trained <= MOST_CUT * trained:
         return None
     return (
-        f"{counted(len(selection.long), 'pair')} with an answer longer than max_length {limit:,}: "
+        f"{quantity(len(selection.long), 'pair')} with an answer longer than max_length {limit:,}: "
         f"{selection.cut_trained / trained:.0%} of the trained tokens ({selection.cut_trained:,} of {trained:,}) would "
         "be cut off",
         f"raise `training.max_length` (the longest has {longest:,} tokens), or choose what happens with --on-long "

@@ -8,7 +8,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from dimba.common.contract import EXIT_STOPPED
-from dimba.dataset.token_report import DataReport, counted
+from dimba.dataset.token_report import DataReport, quantity
 from dimba.objectives.dpo import DPO, DpoOptions
 from dimba.trainers.data.collation import speed_summary
 from dimba.trainers.data.loading import Data
@@ -82,7 +82,7 @@ def _held_out_summary(history: list[dict[str, float]], pairs: int) -> str:
     first, last = evaluated[0], evaluated[-1]
     before = f"{first['eval_accuracy']:.1%} before training, " if not first["step"] else ""
     after = f"{last['eval_accuracy']:.1%} after (margin {last['eval_margin']:+.4f})"
-    return f"held-out pairs ordered rightly: {before}{after}, of {counted(pairs, 'pair')}"
+    return f"held-out pairs ordered rightly: {before}{after}, of {quantity(pairs, 'pair')}"
 
 
 class PairTraining:
@@ -162,7 +162,7 @@ def _print_choices(options: DpoOptions, trainer: PairTrainer, pairs: int, comput
     print(f"reference: {'a frozen copy of the base' if trainer.ref_model else 'the base, the adapter switched off'}")
     step = _effective_batch(options)
     if again := repeated(pairs, step):
-        print(f"{counted(again, 'pair')} trained on once more to fill the last step of {step}", flush=True)
+        print(f"{quantity(again, 'pair')} trained on once more to fill the last step of {step}", flush=True)
 
 
 def _config(options: DpoOptions, compute: Compute, *, validates: bool) -> DPOConfig:

@@ -18,7 +18,7 @@ def print_prompts(report: DataReport) -> None:
     """Print the counts of the prompts, and the first prompt with its reference."""
     print_report(report)
     if not report.validation:  # else the report has this line already
-        print_line(report.halves())
+        print_line(report.split_summary())
     print_line("the first row:")
     print_excerpt("".join(part.text for part in report.shown[0].parts))
 

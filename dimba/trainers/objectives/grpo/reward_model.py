@@ -15,7 +15,7 @@ from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig, RewardTrainer
 
-from dimba.common.checkpoints import newest_whole
+from dimba.common.checkpoints import newest_checkpoint
 from dimba.common.contract import absolute
 from dimba.common.errors import BadInput
 from dimba.dataset.prompt_examples import PromptExample
@@ -63,7 +63,7 @@ def train_or_reuse(
 def _train(trainer: PairTrainer, folder: Path, stop: StopOnSignal) -> bool:
     """Train and move the model to `folder`, from the newest checkpoint if there is one; False if it was stopped."""
     part = Path(trainer.args.output_dir)
-    if (checkpoint := newest_whole(part)) and is_main_process():
+    if (checkpoint := newest_checkpoint(part)) and is_main_process():
         print(f"resuming the reward model from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.stopped:
