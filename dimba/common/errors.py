@@ -32,8 +32,8 @@ class Location(NamedTuple):
 class DimbaError(Exception):
     """A failure: its cause in one clause, where it lies, and in `hint` one action that resolves it.
 
-    `key` is a key of the spec or a trainer's flag, `column` a column of the data, which may go on to the value in it
-    (`messages[2].content`); with a `column`, the cause is what is said of it.
+    `key` is a key of the spec or a trainer's flag; `column` is a column of the data, or a value in it as
+    `messages[2].content`. With a `column`, the cause is a predicate of it: "is null, expected text".
     """
 
     exit_status: ClassVar[int] = 1

@@ -1,1 +1,1 @@
-"""Files, formats, rows and pairs: what a row is, on both sides of the container wall."""
+"""Files, formats, rows and pairs of data, for both sides of the container wall."""

@@ -122,7 +122,7 @@ class DataReport:
     def long_rows_outcome(self) -> str:
         """How training treats rows that are too long."""
         if self.asks:
-            return "left out" if self.on_long == "drop" else "no room for a whole completion behind them"
+            return "left out" if self.on_long == "drop" else "no room for a complete completion behind them"
         if self.on_long == "split":
             kept = "split; every trained token is kept, later pieces do not see what came before"
             return f"{kept}; {self.cut_tokens:,} tokens are in no piece with a trained one" if self.cut_tokens else kept

@@ -152,7 +152,7 @@ class Resources(_Part):
     vram_gb: Annotated[float, Field(gt=0, le=MOST)] | None = None
     shm_size: Size = None
     memory: Size = None
-    memory_check: bool = Field(True, description="refuse what cannot fit a card's memory, by the estimate")
+    memory_check: bool = Field(True, description="refuse a job that cannot fit the GPU's memory, by the estimate")
     nodes: Count = 1
 
 

@@ -57,7 +57,7 @@ def refusal(path: Path) -> BadInput:
     return raised.value
 
 
-WHOLE = [
+FILES = [
     ("lines.jsonl", lines_of(ROWS)),
     ("windows.jsonl", "\ufeff" + lines_of(ROWS).replace("\n", "\r\n\r\n")),
     ("lines.json", lines_of(ROWS)),
@@ -71,7 +71,7 @@ WHOLE = [
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
-@pytest.mark.parametrize(("name", "text"), WHOLE, ids=[name for name, _ in WHOLE])
+@pytest.mark.parametrize(("name", "text"), FILES, ids=[name for name, _ in FILES])
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str, text: str, packed: bool):
     path = tmp_path / (name + ".gz" * packed)
     path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())

@@ -43,9 +43,9 @@ def test_earlier_requests_are_served_first(
     assert assign(wanted, free, before) == given
 
 
-CARDS = tuple("abcd")
+GPUS = tuple("abcd")
 WANTS = st.lists(
-    st.sets(st.sampled_from(CARDS), min_size=1).flatmap(
+    st.sets(st.sampled_from(GPUS), min_size=1).flatmap(
         lambda some: st.integers(1, len(some)).map(
             lambda count: GpuRequest(candidates=tuple(sorted(some)), count=count)
         )
@@ -54,15 +54,15 @@ WANTS = st.lists(
 )
 
 
-@given(WANTS, st.sets(st.sampled_from(CARDS)))
-def test_no_request_is_delayed_by_a_later_one_and_no_gpu_is_leased_twice(queue: list[GpuRequest], free_cards: set[str]):
-    free = sorted(free_cards)
+@given(WANTS, st.sets(st.sampled_from(GPUS)))
+def test_no_request_is_delayed_by_a_later_one_and_no_gpu_is_leased_twice(queue: list[GpuRequest], free_gpus: set[str]):
+    free = sorted(free_gpus)
     given = [assign(wanted, free, queue[:place]) for place, wanted in enumerate(queue)]
-    cards = [card for each in given for card in each or ()]
-    assert len(cards) == len(set(cards)) and set(cards) <= free_cards
+    gpus = [gpu for each in given for gpu in each or ()]
+    assert len(gpus) == len(set(gpus)) and set(gpus) <= free_gpus
     for place, wanted in enumerate(queue):
         if given[place] is None:  # later requests got no GPU that this one could use
-            later = {card for each in given[place + 1 :] for card in each or ()}
+            later = {gpu for each in given[place + 1 :] for gpu in each or ()}
             assert not later & set(wanted.candidates)
 
 
@@ -145,7 +145,7 @@ def test_fifty_processes_that_ask_at_once_never_get_the_same_gpu(tmp_path: Path)
         for n in range(50)
     ]
     given = [each.stdout.readline().strip() for each in asking if each.stdout]
-    assert sorted(card for card in given if card) == ["GPU-a", "GPU-b"]
+    assert sorted(gpu for gpu in given if gpu) == ["GPU-a", "GPU-b"]
     for each in asking:
         each.communicate("", timeout=30)
 

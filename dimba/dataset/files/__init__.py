@@ -27,7 +27,7 @@ _READERS: dict[str, Callable[[io.BufferedReader, Path], Read]] = {
     ".txt": text_lines,
 }
 _PARQUET = b"PAR1"
-# The first bytes of files whose content is not of the kind that their name says.
+# The first bytes of files whose content is of another kind than their name.
 _STARTS = (
     (b"\xff\xfe\x00\x00", "is UTF-32, expected UTF-8", AS_UTF8.format("UTF-32")),
     (b"\x00\x00\xfe\xff", "is UTF-32, expected UTF-8", AS_UTF8.format("UTF-32")),
@@ -51,7 +51,7 @@ def read_rows(path: Path) -> Generator[tuple[Location, dict[str, Any] | Unusable
     """Yields every row of a file with its location, an UnusableRow in place of one that cannot be read.
 
     Raises:
-        BadInput: the file is missing, of another kind, broken as a whole, or empty.
+        BadInput: the file is missing, of another kind, unreadable, or empty.
     """
     found = False
     try:

@@ -14,7 +14,7 @@ from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files.lines import AS_UTF8, LONGEST, Read, has_escapes, not_utf8, with_nul
 
 _QUOTES = (
-    "no row within can be told from another: correct the quotes from that line on "
+    "the rows in it cannot be separated: correct the quotes from that line on "
     "(a cell with a quote stands in quotes, and the quote within it is written twice)"
 )
 _NAMES = "the first line names the columns: add one that does, if it is a row of data already"
@@ -149,7 +149,7 @@ def _batch_rows(metadata: Any) -> int:
 
 
 def _batch(batch: Any) -> Iterator[dict[str, Any] | UnusableRow]:
-    """Yields the rows; where the batch does not convert as a whole, one by one."""
+    """Yields the rows; one by one, if the batch does not convert at once."""
     try:
         yield from batch.to_pylist()
     except (ValueError, OverflowError):
