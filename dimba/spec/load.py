@@ -33,7 +33,7 @@ class LoadedSpec:
     def locate(self, error: DimbaError) -> DimbaError:
         """The error, located at the line of its key in this spec."""
         for each in error.errors if isinstance(error, SeveralErrors) else (error,):
-            if each.key in self.lines:
+            if each.key and each.key in self.lines:
                 each.at(self.location(each.key))
         return error
 

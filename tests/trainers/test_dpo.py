@@ -374,13 +374,13 @@ def test_it_resumes_exactly(method: tuple[str, ...], tiny_checkpoint: Path, pair
 def test_a_run_that_is_stopped_saves_a_complete_checkpoint(
     tiny_checkpoint: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from dimba.common.checkpoints import newest_complete
+    from dimba.common.checkpoints import newest_checkpoint
     from dimba.trainers.objectives.callbacks import StopOnSignal
 
     monkeypatch.setattr(StopOnSignal, "__init__", lambda self: self.__dict__.update(requested=True, stopped=False))
     printed = run(tiny_checkpoint, pairs, tmp_path / "out", *QUICK, "--max-steps", 3, status=EXIT_STOPPED)
     assert "stopping: saving checkpoint-1" in printed
-    assert newest_complete(tmp_path / "out") == tmp_path / "out" / "checkpoint-1"
+    assert newest_checkpoint(tmp_path / "out") == tmp_path / "out" / "checkpoint-1"
 
 
 def test_bad_input_is_status_2_with_a_hint(tiny_checkpoint: Path, pairs: Path, tmp_path: Path):
