@@ -70,7 +70,7 @@ def _no_extra(_args: TrainerArgs) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Generic[Options]):
-    """One training objective. Its training half is `dimba.trainers.objectives.<name>.train`."""
+    """One training objective. Its training half is the package `dimba.trainers.objectives.<name>`."""
 
     name: str
     summary: str  # of its trainer, in one line

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 from dimba.dataset.token_report import DataReport
 from dimba.options.trainer import TrainerOptions
@@ -11,7 +10,7 @@ from dimba.trainers.progress import Progress
 
 @dataclass(frozen=True)
 class TrainingHalf:
-    """The modules `train` and `report` of `dimba.trainers.objectives.<name>`.
+    """The package `dimba.trainers.objectives.<name>`: its function `report`, and `train` of its module `train`.
 
     Each is imported when it is called: a report of the data takes place without trl and peft, which cost seconds.
     """
@@ -20,16 +19,13 @@ class TrainingHalf:
 
     def train(self, options: TrainerOptions) -> int:
         """Train and save; returns the exit status: 0, or EXIT_STOPPED for a run that was stopped and saved."""
-        status: int = self._module("train").train(options)
+        status: int = import_module(f"{__package__}.{self.name}.train").train(options)
         return status
 
     def report(self, options: TrainerOptions, progress: Progress) -> DataReport:
         """Read and tokenise the data as training would; raises BadInput."""
-        report: DataReport = self._module("report").report(options, progress)
+        report: DataReport = import_module(f"{__package__}.{self.name}").report(options, progress)
         return report
-
-    def _module(self, module: str) -> Any:
-        return import_module(f"dimba.trainers.objectives.{self.name}.{module}")
 
 
 def training_half(name: str) -> TrainingHalf:

@@ -8,7 +8,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from dimba.common.contract import EXIT_STOPPED
-from dimba.dataset.token_report import DataReport, quantity
+from dimba.dataset.token_report import quantity
 from dimba.objectives.dpo import DPO, DpoOptions
 from dimba.trainers.data.collation import speed_summary
 from dimba.trainers.data.loading import Data
@@ -28,7 +28,7 @@ from dimba.trainers.objectives.run_settings import (
     has_just_evaluated,
     run_settings,
 )
-from dimba.trainers.progress import Progress, row_printer
+from dimba.trainers.progress import row_printer
 from dimba.trainers.ranks import is_main_process, world_size
 
 # TRL's names of metrics, and ours beside them.
@@ -59,11 +59,6 @@ def train(options: DpoOptions) -> int:
     if len(data.validation) and is_main_process():
         print(_held_out_summary(trainer.state.log_history, len(data.validation)), flush=True)
     return 0
-
-
-def report(options: DpoOptions, progress: Progress) -> DataReport:
-    """The pairs as training would read them; raises BadInput."""
-    return load_pairs(options, progress).report
 
 
 def _load_data(options: DpoOptions, compute: Compute) -> Data[Pairs]:
