@@ -207,6 +207,7 @@ def _flags(
         raise BadInput(
             f"{found}{trainer.path} is for another mode, and has no --mode flag",
             f"name one for `{job.mode}` with `trainer:`; a trainer of another mode needs a --mode flag",
+            key="trainer",
         )
     at = Resolved(
         base=facts.checkpoint.reference,

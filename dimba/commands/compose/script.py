@@ -47,6 +47,7 @@ def _refuse_unmounted_output(args: TrainerOptions) -> None:
     folder = absolute(args.output_dir or CHECKPOINTS)
     if not is_mounted(folder):
         raise BadInput(
-            f"--output-dir: {folder} lies only in the container and would be lost with it",
+            f"{folder} lies only in the container and would be lost with it",
             f"give a folder in {absolute(CHECKPOINTS)}, or mount yours: `docker compose run -v FOLDER:FOLDER …`",
+            key="--output-dir",
         )
