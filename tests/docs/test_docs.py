@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dimba.cli import main
-from dimba.spec import json_schema, parse_spec
+from dimba.spec import parse_spec
 from tests.conftest import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -160,7 +160,7 @@ def test_index_links_to_every_page():
 
 
 def test_every_page_has_one_title_and_states_its_limits_last():
-    exempt = {"index.md", "limits.md", "getting-started.md", "dpo.md"}
+    exempt = {"index.md", "limits.md", "getting-started.md"}
     for page in PAGES:
         headings = re.findall(r"^(#{1,2}) (.+)$", prose(page), re.MULTILINE)
         assert [level for level, _ in headings].count("#") == 1, name(page)
@@ -182,13 +182,10 @@ def test_every_yaml_block_is_a_job_spec_or_a_part_of_one():
         "dataset": {"path": "data/rows.jsonl"},
         "method": "lora",
     }
-    found, modes = blocks("yaml"), json_schema()["properties"]["mode"]["enum"]
+    found = blocks("yaml")
     assert any("version:" in block.text for block in found)
     for block in found:
         given = yaml.safe_load(block.text)
-        if given.get("mode", "sft") not in modes:
-            assert given["mode"] == "dpo", f"{block}: no such mode"  # until the spec has it
-            continue
         missing = {} if "version" in given else {key: value for key, value in least.items() if key not in given}
         text = block.text + "".join(yaml.safe_dump({key: value}) for key, value in missing.items())
         parse_spec(text.encode(), source=str(block))
@@ -235,7 +232,7 @@ def test_every_make_target_named_exists():
 def test_every_script_named_exists():
     named = {(name(page), path) for page in [*TEXTS, SCRIPTS] for path in SCRIPT.findall(read(page))}
     made_by_the_reader = {"jobs/mine.yaml", "jobs/first.yaml", "scripts/my_trainer.py"}
-    trainers_looked_for = {"scripts/train.py", "scripts/finetuning/train.py", "scripts/finetuning/finetune_dpo.py"}
+    trainers_looked_for = {"scripts/train.py", "scripts/finetuning/train.py"}
     missing = {each for each in named if not (REPOSITORY / each[1]).exists()}
     assert not {each for each in missing if each[1] not in made_by_the_reader | trainers_looked_for}
 
