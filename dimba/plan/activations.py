@@ -1,7 +1,7 @@
-"""What a training step holds beside its model states: bytes of activations, by the shape of the model. Pure.
+"""Bytes of the activations of a training step, by the shape of the model. Pure.
 
 Counted are the tensors that are alive at the moments at which most of them are, for the trainers' own step: what every
-layer keeps for its backward pass, or its input alone, and one layer computed again at a time (Chen et al., Training
+layer keeps for its backward pass, or its input alone, and one recomputed layer at a time (Chen et al., Training
 Deep Nets with Sublinear Memory Cost, arXiv:1604.06174), attention that
 keeps no scores (Dao et al., FlashAttention, arXiv:2205.14135), a head that projects in tiles of 4,096 tokens by 32,768
 words (TRL's `add_fused_lm_head`), and autocast, which keeps a stream of the weights' own type between layers. A token
@@ -60,9 +60,9 @@ def kept_inputs(shape: ModelShape, batch: Batch, precision: Precision) -> int:
 
 
 def saved(shape: ModelShape, batch: Batch, precision: Precision, *, rank: int) -> int:
-    """What one layer keeps for its backward pass where nothing is computed again; `rank` is its adapters'.
+    """Bytes that one layer saves for its backward pass without activation checkpointing; `rank` is its adapters'.
 
-    The mask is among it: every layer makes numbers of it anew.
+    The mask is among them: every layer converts it to numbers.
     """
     half, hidden, norms = precision.compute, shape.hidden, _norms(shape)
     wide = 2 if shape.plain else 4  # gate, up, act(gate) and their product, or up and act(up)
@@ -90,7 +90,7 @@ def weight_copies(shape: ModelShape, precision: Precision) -> int:
 
 
 def largest_layer(shape: ModelShape, batch: Batch, precision: Precision, *, new_gradients: bool) -> int:
-    """One layer computed again, and what its backward pass adds; `new_gradients` are beside those of batches before."""
+    """Bytes of one recomputed layer and its backward pass; `new_gradients`: beside those of earlier batches."""
     attention = _attention(shape, batch, precision)
     at_mlp = _mlp(shape, batch, precision) + attention + _weights_at_hand(shape, precision)
     at_norm = _norm(shape, batch, precision) + attention

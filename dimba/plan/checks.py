@@ -60,7 +60,7 @@ def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
         hint = "give another `output_dir`; `dimba ps` shows whether that run is active"
         return [BadInput(f"run `{output.run_id}` is writing to {output.path}", hint, key=_OUTPUT)]
     if output.holds and (run_id is None or output.run_id != run_id):
-        whose = f"run `{output.run_id}`" if output.run_id else "somebody"
+        whose = f"run `{output.run_id}`" if output.run_id else "an unknown run"
         what = f"{output.path} already holds a model of {whose} ({output.holds[0]})"
         hint = "give another `output_dir` (or `--set output_dir=…`), move that folder away, or remove it"
         if output.run_id:

@@ -170,7 +170,7 @@ def _training(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryE
     )
     head = activations.head(shape, batch, precision)
     yield replace(ended, peak="the end of the forward pass", head=head)
-    # Where nothing is computed again, copies stay until the backward pass has used them; a mask has become numbers.
+    # Without activation checkpointing, copies stay until the backward pass has used them; a mask has become numbers.
     returning = replace(ended, copies=0) if share.recomputes else replace(ended, mask=0)
     head = activations.head_backward(shape, batch, precision)
     yield replace(returning, peak="the head's gradients", head=head)

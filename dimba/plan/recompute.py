@@ -1,4 +1,4 @@
-"""Whether activations are computed again in the backward pass: where memory needs it, and nowhere else. Pure."""
+"""Activation checkpointing: on where memory needs it, otherwise off. Pure."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -11,10 +11,10 @@ _GIB = 1 << 30
 
 
 def resolve_activations(fit: Fit, flags: Collection[str]) -> tuple[Fit, str]:
-    """(the job with what memory wants of them, why so); as it is where the spec says, and where nobody knows.
+    """(the job, with activation checkpointing if memory needs it; the reason). Unchanged if the spec decides.
 
-    Our trainers keep activations where a first step shows that they fit: only the contrary is told them, by the flag
-    that those of an image may not have.
+    The project's own trainers keep activations if a first step shows that they fit, so only `on` is passed to them. A
+    trainer in an older image may lack the flag.
     """
     if (
         not fit.gpus
@@ -34,11 +34,11 @@ def resolve_activations(fit: Fit, flags: Collection[str]) -> tuple[Fit, str]:
 
 
 def _never_tried(fit: Fit) -> str:
-    """What our trainers do not try; the reason."""
+    """Why the trainers would not try to keep activations; empty if they would."""
     if fit.shards > 1:
-        return "the model is in parts because of its size"
+        return "the model is sharded because of its size"
     objective = fit.job.objective
     if not objective.loss_waits or fit.processes == 1:
         return ""
     samples = objective.memory(fit.job.trainer_args, fit.compares).samples
-    return "several cards sample together" if samples else "several cards wait for each other in the loss"
+    return "several GPUs sample together" if samples else "several GPUs wait for each other in the loss"

@@ -58,7 +58,7 @@ def _mlp(shape: ModelShape, precision: Precision) -> int:
 
 
 def _last_token(shape: ModelShape, batch: Batch, precision: Precision) -> int:
-    """Copies of weights are told apart; they are gone when a word is drawn."""
+    """Bytes beside the cache for the last token; copies of weights are freed before a token is drawn."""
     words = batch.rows * shape.vocabulary
     head = shape.vocabulary * shape.hidden * precision.compute + words * precision.compute if precision.copies else 0
     drawn = 4 * words * FLOAT32 - activations.weight_copies(

@@ -185,7 +185,7 @@ def _handed_on(child: "subprocess.Popen[str]", on_line: OnLine) -> Iterator[str]
 
 
 def identity(uid: int, gid: int) -> dict[str, Any]:
-    """Root runs the job as whoever owns the output folder's place."""
+    """Arguments of Popen by which root runs the job as the given user; empty for other callers."""
     if os.geteuid() != 0 or uid == 0:
         return {}
     return {"user": uid, "group": gid, "extra_groups": []}

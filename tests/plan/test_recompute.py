@@ -1,4 +1,4 @@
-"""Activations are kept where memory allows it, and what decides is told."""
+"""Activation checkpointing is on only where memory needs it, and the plan gives the reason."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,8 +24,8 @@ def planned(added: str, *, mib: int | None = 24564, cards: int = 1, **facts: Any
     return plan(added, replace(CARDS, **{"checkpoint": LARGE, "gpu": GpuFacts(gpus=gpus), **facts}))
 
 
-def told(made: LaunchPlan) -> tuple[str | None, str]:
-    """(what the trainer is told of activations, what the plan says of them)."""
+def checkpointing(made: LaunchPlan) -> tuple[str | None, str]:
+    """(the flag that the trainer gets, the plan's sentence)."""
     asked = made.argv[made.argv.index(FLAG) + 1] if FLAG in made.argv else None
     return asked, made.speed[-1]
 
@@ -37,21 +37,21 @@ def total(made: LaunchPlan) -> int:
 
 def test_what_fits_is_kept_and_the_estimate_is_of_that():
     kept, again = planned(f"method: lora\n{SMALL}"), planned(f"method: lora\n{SMALL}\ntrainer_args: {{{FLAG[2:]}: on}}")
-    assert told(kept) == (
+    assert checkpointing(kept) == (
         None,
         f"activations kept (with them kept the job takes {total(kept) / (1 << 30):.1f} of 24.0 GiB)",
     )
-    assert told(again) == ("on", "activations checkpointed (as asked)")
+    assert checkpointing(again) == ("on", "activations checkpointed (as asked)")
     assert total(kept) > total(again)
 
 
 def test_what_does_not_fit_is_computed_again_and_the_trainer_told_so():
     made = planned(f"method: lora\n{LONG}")
-    asked, said = told(made)
+    asked, said = checkpointing(made)
     assert asked == "on" and said.startswith("activations checkpointed (with them kept the job takes ")
     assert total(made) <= 24564 << 20
     larger = planned(f"method: lora\n{LONG}", mib=81559 * 2)
-    assert told(larger)[0] is None and total(larger) > total(made)
+    assert checkpointing(larger)[0] is None and total(larger) > total(made)
 
 
 def test_activations_that_have_to_be_kept_and_do_not_fit_are_refused_with_the_flag_that_helps():
@@ -62,16 +62,16 @@ def test_activations_that_have_to_be_kept_and_do_not_fit_are_refused_with_the_fl
 
 def test_ranks_that_would_wait_for_each_other_do_not_try():
     sharded = planned(f"method: full\n{SMALL}", mib=81559, cards=4)
-    assert sharded.strategy == "fsdp2" and told(sharded) == (
+    assert sharded.strategy == "fsdp2" and checkpointing(sharded) == (
         "on",
-        "activations checkpointed (the model is in parts because of its size)",
+        "activations checkpointed (the model is sharded because of its size)",
     )
     ours = replace(CARDS.trainer, path=own_trainer("grpo", CARDS.project))
     sampling = [
         planned(f"mode: grpo\nmethod: lora\n{SAMPLED}", mib=81559, cards=cards, trainer=ours) for cards in (1, 2)
     ]
-    assert told(sampling[0])[0] is None
-    assert told(sampling[1]) == ("on", "activations checkpointed (several cards sample together)")
+    assert checkpointing(sampling[0])[0] is None
+    assert checkpointing(sampling[1]) == ("on", "activations checkpointed (several GPUs sample together)")
 
 
 @pytest.mark.parametrize("unknown", ["the card's memory", "the model's shape", "the flag"])
@@ -82,4 +82,4 @@ def test_where_nobody_knows_the_first_step_decides(unknown: str):
         "the flag": {"trainer": replace(CARDS.trainer, flags=CARDS.trainer.flags - {FLAG})},
     }
     made = planned(f"method: lora\n{SMALL}", **changes[unknown])
-    assert told(made) == (None, "activations kept if a first step shows that they fit")
+    assert checkpointing(made) == (None, "activations kept if a first step shows that they fit")

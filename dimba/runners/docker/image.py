@@ -184,7 +184,9 @@ def _failed(step: str, error: str, last: Iterable[str]) -> DimbaError:
     full = any("no space left" in line.lower() for line in last)
     kind = HostCannot if full else EngineFailed
     hint = (
-        "`docker system df` shows what takes the disk" if full else "mend that step of the Dockerfile or what it needs"
+        "`docker system df` shows what fills the disk"
+        if full
+        else "fix that step of the Dockerfile, or provide what it needs"
     )
     return kind(f"the image does not build: {step}\n{lines}\n  {error.strip()}", hint)
 

@@ -16,7 +16,7 @@ _CONFLICT = 409
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """Anybody's container; `run_id` is empty for one that is not ours."""
+    """A container; `run_id` is empty for one that dimba did not create."""
 
     id: str
     name: str
@@ -29,7 +29,7 @@ class Container:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image that carries the label of our key; one that somebody made from ours inherits it."""
+    """An image with the label of the image key, which derived images inherit."""
 
     id: str
     key: str

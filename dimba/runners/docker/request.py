@@ -8,14 +8,14 @@ from docker.types import DeviceRequest, Mount
 from dimba.host.facts import Gpu
 from dimba.plan.model import Mount as PlannedMount
 
-# Without a network nobody tells a job its own name, nor that of the address by which ranks see each other.
+# Without a network, a job can resolve neither its own name nor the address at which its ranks rendezvous.
 OWN_NAME = "dimba"
 NAMES = {OWN_NAME: "127.0.0.1", "ranks": "::ffff:127.0.0.1"}
 LOCKED_DOWN: dict[str, Any] = {"init": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
 
 
 def gpu_requests(gpus: Sequence[Gpu], cdi_devices: Sequence[str]) -> list[DeviceRequest]:
-    """By id on both paths, as a count always means the first cards."""
+    """Requests by id, as a count always means the first GPUs."""
     if not gpus:
         return []
     if cdi_devices:

@@ -31,7 +31,7 @@ from dimba.spec import Container, JobSpec
 
 _LOG = {"max-size": "50m", "max-file": "3"}
 _POLL = 0.2  # seconds between two looks at a container
-_GONE = "start it again; `dimba ps` then says what became of the run, which may well go on"
+_GONE = "restart it; the run may still be active: check `dimba ps`"
 
 
 @dataclass
@@ -203,7 +203,7 @@ class DockerRunner:
                 raise translated(str(error.explanation), "stopping the container") from None
 
     def held_gpus(self) -> dict[str, str]:
-        """Cards that running containers of ours hold, each with the run's id. Raises EngineFailed."""
+        """The GPUs of running jobs → the run's id, by the labels of their containers. Raises EngineFailed."""
         try:
             found = self.api.containers(filters={"label": LABEL_RUN_ID})
         except (APIError, RequestException) as error:
@@ -212,14 +212,14 @@ class DockerRunner:
         return {gpu: each[LABEL_RUN_ID] for each in labels for gpu in each.get(LABEL_GPUS, "").split(",") if gpu}
 
     def waiting(self, job: str) -> str | None:
-        """Nothing waits once it has been started."""
+        """None: a started container runs at once."""
         return None
 
     def find(self, run_id: str) -> str | None:
         """The newest container of a run, by its label."""
         try:
             found = self.api.containers(all=True, filters={"label": f"{LABEL_RUN_ID}={run_id}"})
-            for each in found:  # that nobody lived to start
+            for each in found:  # created by a launcher that ended before it started them
                 if each["State"] == "created":
                     self.api.remove_container(each["Id"], force=True)
         except (APIError, RequestException) as error:

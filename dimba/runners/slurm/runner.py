@@ -128,7 +128,7 @@ class SlurmRunner:
             time.sleep(_POLL)
 
     def _goes_on(self, job: str) -> bool:
-        """The same for whoever waits anyway: a scheduler that does not answer now may do so later."""
+        """Whether the job runs, or the scheduler does not answer: a caller that waits asks again."""
         try:
             return self.is_running(job)
         except EngineFailed:
