@@ -7,4 +7,4 @@ from dimba.objectives.grpo import GRPO
 from dimba.objectives.objective import Objective
 from dimba.objectives.sft import SFT
 
-OBJECTIVES: dict[str, Objective[Any]] = {each.name: each for each in (SFT, DPO, GRPO)}
+OBJECTIVES: dict[str, Objective[Any]] = {each.name: each for each in (SFT, GRPO, DPO)}

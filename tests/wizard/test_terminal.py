@@ -176,7 +176,7 @@ def test_an_invalid_answer_in_a_draft_is_asked_again(wizard: Open, place: Path):
     (file,) = (place.parent / "state/dimba/drafts").iterdir()
     assert file.name == draft_file(place).name
     draft = json.loads(file.read_text())
-    draft["answers"]["mode"] = "dpo"
+    draft["answers"]["mode"] = "kto"
     file.write_text(json.dumps(draft))
     again = wizard()
     again.wait("continue the draft")
@@ -349,7 +349,7 @@ def test_no_color_is_obeyed(wizard: Open):
 @pytest.mark.parametrize("how", [{"TERM": "dumb"}, {"ACCESSIBLE": "1"}, {}])
 def test_plain_lines_serve_a_screen_reader(wizard: Open, place: Path, how: dict[str, str]):
     terminal = wizard(*([] if how else ["--plain"]), GPUS=ONE_8, **how)
-    terminal.wait("Mode, 1 to 2 [1]:")
+    terminal.wait("Mode, 1 to 3 [1]:")
     answers = {
         "Base checkpoint [checkpoints/base]:": "",
         "Data set, 1 to 6 [1]:": "6",
