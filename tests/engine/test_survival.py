@@ -119,7 +119,7 @@ def test_the_log_of_a_detached_run_is_on_disk_and_outlives_the_container(job: Pa
 
 def test_a_run_at_its_time_limit_saves_and_stops_and_can_be_resumed(tiny_job: Path, dimba: Dimba):
     edit(tiny_job, "max_steps: 3", "max_steps: 100000")
-    done = dimba("launch", "job.yaml", "--time-limit", "20s", cwd=tiny_job)  # the start takes ten of them
+    done = dimba("launch", "job.yaml", "--time-limit", "40s", cwd=tiny_job)  # a slow start takes half
     (found,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
     assert done.returncode == 1 and "reached its time limit" in done.stderr, done.stderr
     assert (found["status"], found["exit_reason"]) == ("stopped", "time_limit")
