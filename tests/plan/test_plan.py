@@ -134,7 +134,7 @@ def test_dpo_passes_beta_and_loss_to_its_own_trainer_with_its_rate():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("on-long: split", "trainer_args.on-long: `split` parts an answer from its prompt"),
+        ("on-long: split", "trainer_args.on-long: `split` separates answers from their prompt"),
         ("attention: documents", "trainer_args.attention: `documents` is for packed rows"),
         ("loss-type: robust", "trainer_args.loss-type: "),
         ("beta: 0", "trainer_args.beta: 0 is not above zero"),
