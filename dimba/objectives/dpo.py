@@ -30,7 +30,8 @@ LOSS_TYPE = Param(
     flags=("--loss-type",),
     kind=OneOf(LOSSES),
     default=LOSSES[0],
-    help=f"loss of a pair, by TRL's names (default: {LOSSES[0]})",
+    group="optimisation",
+    help="loss of a pair, by the names of TRL's DPOTrainer",
 )
 
 
@@ -94,7 +95,7 @@ class DpoOptions(SftOptions):
         table.BETA,
         kind=Number(above=0),
         default=0.1,
-        help="how closely the model stays to the base; a smaller value lets it move further (default: 0.1)",
+        help="how closely the model stays to the base; a smaller value lets it move further",
     )
     loss_type: str = option(LOSS_TYPE)
 

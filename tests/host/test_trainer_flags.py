@@ -88,6 +88,17 @@ def test_trainers_are_found_in_the_order_of_the_mode(tmp_path: Path):
     assert "no trainer found" in find_trainer("mine.py", "sft", tmp_path, nowhere).problem
 
 
+def test_dpo_takes_its_own_trainer_first_and_another_modes_last(tmp_path: Path):
+    folder, nowhere = tmp_path / "scripts" / "finetuning", tmp_path / "nowhere"
+    folder.mkdir(parents=True)
+    names = [f"scripts/finetuning/finetune_{mode}.py" for mode in ("dpo", "sft", "grpo")]
+    for name in (*names, "scripts/finetuning/train.py"):
+        (tmp_path / name).touch()
+    offered = [(name, facts.other_mode) for name, facts in find_trainers("dpo", tmp_path, nowhere)]
+    assert offered == [(names[0], False), ("scripts/finetuning/train.py", False), (names[1], True), (names[2], True)]
+    assert find_trainer(None, "dpo", tmp_path, nowhere).path == tmp_path / names[0]
+
+
 def test_prose_below_the_options_defines_nothing():
     text = "options:\n  --base B  the base\n\nNote that\n  --model M  is not there any more.\n"
     assert flags_in_help(text) == {"--base"}

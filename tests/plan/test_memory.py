@@ -114,6 +114,19 @@ def test_grpo_counts_the_completions_of_a_whole_step_and_its_other_models():
     assert more and (more.reference, more.reward) == (LARGE.parameters * 4, LARGE.parameters * 2)
 
 
+def test_dpo_counts_both_answers_and_a_reference_in_half_precision():
+    spec = parse_spec(SPARSE.replace("mode: sft", "mode: dpo").encode(), source="").spec
+    share = Share(batch_size=2, accumulation=4)
+    full, lora = (
+        estimated(spec.model_copy(update={"method": method}), LARGE, on_cpu=False, share=share)
+        for method in ("full", "lora")
+    )
+    assert full and lora and (full.reference, lora.reference) == (LARGE.parameters * 2, 0)
+    sft = parse_spec(SPARSE.encode(), source="").spec
+    alone = estimated(sft, LARGE, on_cpu=False, share=Share(batch_size=4, accumulation=4))
+    assert alone and (lora.inputs, lora.mask) == (alone.inputs, alone.mask), "as four rows of SFT"
+
+
 def test_pairs_without_a_reward_named_need_a_reward_model():
     grpo = SPARSE.replace("mode: sft", "mode: grpo").replace("lora", "full")
     spec = parse_spec(grpo.encode(), source="").spec

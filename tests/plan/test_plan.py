@@ -19,6 +19,8 @@ from dimba.host.facts import (
     TrainerFacts,
 )
 from dimba.host.named_paths import look_at_named_paths
+from dimba.objectives.dpo import DPO
+from dimba.options.param import flags_of
 from dimba.plan.build import Choices, make_plan
 from dimba.spec import parse_spec
 from tests.plan.pure import no_disk
@@ -113,6 +115,33 @@ def test_the_argv_is_one_token_each_and_says_what_the_spec_says():
 def test_completions_a_prompt_are_counted_however_yaml_has_them():
     grpo = 'mode: grpo\ntrainer_args: {num-generations: "6"}'
     assert plan(grpo, trainer(*FLAGS, "--mode", "--num-generations", other_mode=True)).steps.completions == 6
+
+
+def dpo_facts() -> HostFacts:
+    script = FACTS.project / DPO.script
+    return trainer(*flags_of(DPO.options), path=script, in_image=f"/opt/dimba/{DPO.script}")
+
+
+def test_dpo_passes_beta_and_loss_to_its_own_trainer_with_its_rate():
+    found = plan("mode: dpo\ntrainer_args: {beta: 0.3, loss-type: ipo}", dpo_facts())
+    assert "/opt/dimba/scripts/finetuning/finetune_dpo.py" in found.argv
+    assert (after(found.argv, "--beta"), after(found.argv, "--loss-type")) == ("0.3", "ipo")
+    assert (after(found.argv, "--learning-rate"), after(found.argv, "--epochs")) == ("5e-06", "1")
+    assert after(plan("mode: dpo\nmethod: full", dpo_facts()).argv, "--learning-rate") == "5e-07"
+    assert (found.steps.effective_batch, found.steps.per_epoch) == (64, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("on-long: split", "trainer_args.on-long: `split` separates answers from their prompt"),
+        ("attention: documents", "trainer_args.attention: `documents` is for packed rows"),
+        ("loss-type: robust", "trainer_args.loss-type: "),
+        ("beta: 0", "trainer_args.beta: 0 is not above zero"),
+    ],
+)
+def test_a_flag_that_means_nothing_for_pairs_is_refused_with_the_reason(value: str, message: str):
+    assert message in refusal(f"mode: dpo\ntrainer_args: {{{value}}}", dpo_facts()).message
 
 
 def test_qlora_passes_its_flag_and_loras_where_there_is_one():

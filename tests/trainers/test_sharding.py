@@ -38,12 +38,12 @@ from dimba.trainers.models import loading
 
 os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
 loading.choose_compute = lambda *_, **__: loading.Compute(on_cpu=True, mixed="no")  # transformers refuses bf16 on a CPU
-options = loading._options
+settings = loading._settings
 
 def reduced(*args, frozen):
-    return {**options(*args, frozen=frozen), "dtype": torch.bfloat16 if frozen else torch.float32}
+    return {**settings(*args, frozen=frozen), "dtype": torch.bfloat16 if frozen else torch.float32}
 
-loading._options = reduced
+loading._settings = reduced
 """
 
 SFT = ["--num-epochs", "2", "--batch-size", "2", "--grad-accumulation-steps", "2", "--max-length", "64"]

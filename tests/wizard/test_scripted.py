@@ -146,6 +146,7 @@ def test_every_answer_has_a_flag(place: Path, dimba: Dimba):
         ("Code-Feedback", "grpo", "m-a-p/CodeFeedback-Filtered-Preference", "train"),
         ("OpenHermes-2.5", "sft", "teknium/OpenHermes-2.5", "train"),
         ("4", "grpo", "argilla/feedback-collection", "train"),
+        ("Code-Feedback", "dpo", "m-a-p/CodeFeedback-Filtered-Preference", "train"),
         ("HuggingFaceH4/ultrachat_200k", "sft", "HuggingFaceH4/ultrachat_200k", "train_sft"),
         ("owner/questions", "sft", "owner/questions", "train"),
     ],
@@ -390,6 +391,21 @@ def test_grpo_starts_from_prompts_alone(wizard: Any, place: Path, dimba: Dimba):
     assert dimba("plan", "p.yaml", cwd=place).returncode == 0
     planned = dimba("plan", "p.yaml", cwd=place)
     assert "8 completions per step" in planned.stdout
+
+
+def test_dpo_starts_from_pairs(wizard: Any, refused: Any, place: Path, dimba: Dimba):
+    assert "no `chosen` and no `rejected`" in refused("--mode", "dpo", "--dataset", "qa.jsonl")
+    rows = [{"ask": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(3)]
+    write_rows(place / "pairs.jsonl", rows)
+    columns = ("--columns", "prompt=ask")
+    spec = wizard("--mode", "dpo", "--dataset", "pairs.jsonl", *columns, "--out", "p.yaml", GPUS=TWO_24)
+    assert (spec.mode, spec.output_dir) == ("dpo", "checkpoints/finetune_dpo_lora")
+    assert (spec.training.learning_rate, spec.training.epochs) == (5e-6, 1)
+    assert spec.trainer == "scripts/finetuning/finetune_dpo.py" and not spec.trainer_args
+    assert dimba("validate", "p.yaml", cwd=place).returncode == 0
+    planned = dimba("plan", "p.yaml", "--json", cwd=place)
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["data"]["summary"]["format"] == "prompt/chosen/rejected"
 
 
 def test_max_steps_of_many_passes_gets_a_warning(place: Path, dimba: Dimba):

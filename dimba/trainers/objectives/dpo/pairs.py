@@ -1,10 +1,12 @@
 """Pairs of tokenised answers for DPO, a report of them, and batches."""
 
+from __future__ import annotations
+
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from dimba.options import table
 from dimba.trainers.data.chat import prepare_tokenizer
 from dimba.trainers.data.encoding import IGNORED, Example
 from dimba.trainers.data.loading import Data, held_out_rows, source_from
-from dimba.trainers.data.packing import collate_padded
+from dimba.trainers.data.packing import Batch, Feature, collate_padded
 from dimba.trainers.data.reporting import histogram, shortened, typical_examples
 from dimba.trainers.data.rows import Source
 from dimba.trainers.data.selection import MOST_CUT, hold_out
@@ -27,6 +29,10 @@ from dimba.trainers.data.token_store import TokenStore
 from dimba.trainers.data.tokenization import Problem, RowResult, load_or_tokenize, row_problem
 from dimba.trainers.models.loading import load_tokenizer
 from dimba.trainers.progress import Progress
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 SIDES = ("chosen", "rejected")
 
@@ -78,7 +84,7 @@ class Pairs:
     """
 
     store: TokenStore
-    numbers: Any
+    numbers: np.ndarray
     max_length: int
 
     def __len__(self) -> int:
@@ -106,7 +112,7 @@ class _Selection:
 
     train: Pairs
     validation: Pairs
-    long: Any  # numbers
+    long: np.ndarray  # numbers
     left_out: int
     cut: int  # tokens in no pair that is trained on
     cut_trained: int
@@ -168,7 +174,7 @@ def _lost(store: TokenStore, pair: int, limit: int) -> tuple[int, int]:
     return sum(len(each) for each in behind), sum(int(each.sum()) for each in behind)
 
 
-def _held_out(pairs: Pairs, kept: Any, wanted: float, seed: int) -> Any:
+def _held_out(pairs: Pairs, kept: np.ndarray, wanted: float, seed: int) -> np.ndarray:
     """The numbers of pairs to validate on: pairs of one prompt are on the same side; raises BadInput."""
     if not wanted:
         return kept[:0]
@@ -187,7 +193,7 @@ def _prompt(pairs: Pairs, pair: int) -> bytes:
     return hashlib.sha256(chosen.input_ids[: prompt_length(chosen, rejected)].tobytes()).digest()
 
 
-def _problem(selection: _Selection, tokenizer: Any, options: DpoOptions) -> Problem:
+def _problem(selection: _Selection, tokenizer: PreTrainedTokenizerFast, options: DpoOptions) -> Problem:
     """The first problem of the data; two empty texts if there is none."""
     stores = {id(each.store): each.store for each in (selection.train, selection.validation)}.values()
     found = [template_problem(each, tokenizer, options.base_checkpoint) for each in stores]
@@ -216,7 +222,7 @@ def _length_problem(selection: _Selection, options: DpoOptions) -> Problem | Non
     )
 
 
-def _report(selection: _Selection, tokenizer: Any, options: DpoOptions) -> DataReport:
+def _report(selection: _Selection, tokenizer: PreTrainedTokenizerFast, options: DpoOptions) -> DataReport:
     """Everything that can be counted; the length of a pair is that of its longer side."""
     store, taken = selection.train.store, selection.train if len(selection.train) else selection.validation
     note, lengths = store.note, store.lengths.reshape(-1, 2).max(axis=1)
@@ -244,7 +250,7 @@ def _report(selection: _Selection, tokenizer: Any, options: DpoOptions) -> DataR
     )
 
 
-def _shown(pairs: Pairs, pair: int, tokenizer: Any, title: str) -> Shown:
+def _shown(pairs: Pairs, pair: int, tokenizer: PreTrainedTokenizerFast, title: str) -> Shown:
     """The prompt with the chosen answer, whose trained part is marked, and the rejected answer below."""
     chosen, rejected = pairs.sides(pair)
     start = prompt_length(chosen, rejected)
@@ -254,13 +260,13 @@ def _shown(pairs: Pairs, pair: int, tokenizer: Any, title: str) -> Shown:
     return Shown(where=where, tokens=len(chosen.input_ids) + len(rejected.input_ids), parts=parts, title=title)
 
 
-def as_dataset(pairs: Pairs, *, step: int = 1) -> Any:
+def as_dataset(pairs: Pairs, *, step: int = 1) -> Dataset:
     """A `datasets.Dataset` of `Pairs.feature`, read from the token store when asked for.
 
     The first pairs come again at the end until they are a multiple of `step`: no pair is left out, and each step has
     the same pairs on any number of processes.
     """
-    from datasets import Dataset
+    from datasets import Dataset  # takes 0.7 s, which a preview does not need
 
     def fetch(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         features = [pairs.feature(pair) for pair in batch["pair"]]
@@ -275,7 +281,7 @@ def repeated(pairs: int, step: int) -> int:
     return -pairs % step
 
 
-def collate_pairs(features: Sequence[Mapping[str, Sequence[int]]], *, pad_id: int) -> dict[str, Any]:
+def collate_pairs(features: Sequence[Feature], *, pad_id: int) -> Batch:
     """A batch for TRL's DPOTrainer: `input_ids`, `attention_mask` and `completion_mask`, int64 [2 × pairs, longest].
 
     The chosen sides come first; `completion_mask` is 1 for the tokens that carry loss, as SFT's labels have it.
@@ -288,11 +294,3 @@ def collate_pairs(features: Sequence[Mapping[str, Sequence[int]]], *, pad_id: in
     batch = collate_padded(sides, pad_id=pad_id)
     mask = (batch["labels"] != IGNORED).long()
     return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "completion_mask": mask}
-
-
-def longest_pairs(*, rows: int, length: int, pad_id: int) -> dict[str, Any]:
-    """A batch of `rows` pairs of which both sides are `length` tokens, to probe the memory with."""
-    side = [1] * length
-    return collate_pairs(
-        [{f"{name}_{what}": side for name in SIDES for what in ("ids", "labels")}] * rows, pad_id=pad_id
-    )

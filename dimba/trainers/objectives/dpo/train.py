@@ -1,9 +1,9 @@
 """DPO, from options to a saved model: pairs, a frozen reference, and the accuracy on held-out pairs."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
@@ -12,6 +12,7 @@ from dimba.dataset.token_report import quantity
 from dimba.objectives.dpo import DPO, DpoOptions
 from dimba.trainers.data.collation import speed_summary
 from dimba.trainers.data.loading import Data
+from dimba.trainers.data.packing import Batch
 from dimba.trainers.kernels.heap import keep_freed_memory
 from dimba.trainers.models.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from dimba.trainers.models.loading import Compute, adapter_config, choose_compute, load_model, load_reference
@@ -20,7 +21,7 @@ from dimba.trainers.models.saving import output_folder, quiet, save, stop_where_
 from dimba.trainers.models.sharding import connect_ranks
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
 from dimba.trainers.objectives.data_output import print_data
-from dimba.trainers.objectives.dpo.pairs import Pairs, as_dataset, collate_pairs, load_pairs, longest_pairs, repeated
+from dimba.trainers.objectives.dpo.pairs import SIDES, Pairs, as_dataset, collate_pairs, load_pairs, repeated
 from dimba.trainers.objectives.run_settings import (
     activations,
     can_fall_back,
@@ -80,44 +81,46 @@ def _held_out_summary(history: list[dict[str, float]], pairs: int) -> str:
     return f"held-out pairs ordered rightly: {before}{after}, of {quantity(pairs, 'pair')}"
 
 
-class PairTraining:
-    """A mix-in before TRL's DPOTrainer: dimba's tokens, and plain names of its metrics."""
+class PairTrainer(CompleteCheckpoints, DPOTrainer):
+    """TRL's trainer, with batches of `collate_pairs` and plain names of its metrics."""
+
+    _total_train_tokens: int  # TRL's
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset  # the pairs are tokens already: TRL must not template or cut them again
 
-    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
-        trainer: Any = self
-        loss = super()._compute_loss(model, inputs, return_outputs)  # type: ignore[misc]  # the trainer beside this
-        seen = trainer._metrics["train" if trainer.model.training else "eval"]
+    def _compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool
+    ) -> torch.Tensor:
+        loss: torch.Tensor = super()._compute_loss(model, inputs, return_outputs)
+        batches = self._batch_metrics()
         # An accuracy and a margin of 0 mean that all pairs are ties, as before the first step: half of them count.
-        if seen["rewards/accuracies"][-1] == seen["rewards/margins"][-1] == 0:
-            seen["rewards/accuracies"][-1] = 0.5
-        seen["pairs"].append(len(inputs["input_ids"]) // 2)
+        if batches["rewards/accuracies"][-1] == batches["rewards/margins"][-1] == 0:
+            batches["rewards/accuracies"][-1] = 0.5
+        batches["pairs"].append(len(inputs["input_ids"]) // 2)
         return loss
+
+    def _batch_metrics(self) -> dict[str, list[float]]:
+        """TRL's metrics of the batches since the last log, by their name."""
+        batches: dict[str, list[float]] = self._metrics["train" if self.model.training else "eval"]
+        return batches
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add plain names of TRL's metrics, as means over pairs: the last batch of an evaluation may be smaller."""
-        trainer: Any = self
-        seen = trainer._metrics["train" if trainer.model.training else "eval"]
-        pairs = seen.pop("pairs", [])
-        for name, values in seen.items():
+        batches = self._batch_metrics()
+        pairs = batches.pop("pairs", [])
+        for name, values in batches.items():
             if len(values) == len(pairs):
-                seen[name] = [sum(value * count for value, count in zip(values, pairs, strict=True)) / sum(pairs)]
-        seen.update({ours: seen[theirs] for theirs, ours in _PLAIN.items() if theirs in seen})
-        super().log(logs, start_time)  # type: ignore[misc]
+                batches[name] = [sum(value * count for value, count in zip(values, pairs, strict=True)) / sum(pairs)]
+        batches.update({ours: batches[theirs] for theirs, ours in _PLAIN.items() if theirs in batches})
+        super().log(logs, start_time)
 
-    def probed_loss(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+    def probed_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The loss of pairs that are not trained on, for `dimba.trainers.models.memory`."""
-        trainer: Any = self
-        tokens = trainer._total_train_tokens
-        loss = trainer.compute_loss(model, inputs)
-        trainer._total_train_tokens = tokens
+        tokens = self._total_train_tokens
+        loss: torch.Tensor = self.compute_loss(model, inputs)
+        self._total_train_tokens = tokens
         return loss
-
-
-class PairTrainer(PairTraining, CompleteCheckpoints, DPOTrainer):
-    """TRL's trainer with complete checkpoints."""
 
 
 def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop: StopOnSignal) -> PairTrainer:
@@ -139,10 +142,16 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
     if is_main_process():
         _print_choices(options, trainer, len(data.train), compute)
     length = min(options.max_length, data.report.longest)
-    batch = partial(longest_pairs, rows=options.batch_size, length=length, pad_id=data.tokenizer.pad_token_id)
+    batch = partial(_longest_pairs, rows=options.batch_size, length=length, pad_id=data.tokenizer.pad_token_id)
     add_probe(trainer, batch, metrics, may_keep=can_fall_back(options, DPO))
     configure(trainer)
     return trainer
+
+
+def _longest_pairs(*, rows: int, length: int, pad_id: int) -> Batch:
+    """A batch of `rows` pairs of which both sides are `length` tokens, to probe the memory with."""
+    pair = {f"{side}_{part}": [1] * length for side in SIDES for part in ("ids", "labels")}
+    return collate_pairs([pair] * rows, pad_id=pad_id)
 
 
 def _effective_batch(options: DpoOptions) -> int:
@@ -153,8 +162,8 @@ def _effective_batch(options: DpoOptions) -> int:
 def _print_choices(options: DpoOptions, trainer: PairTrainer, pairs: int, compute: Compute) -> None:
     checkpointing = activations(options, compute, can_fall_back=can_fall_back(options, DPO))
     summary = speed_summary(trainer.model, trainer.data_collator, mixed=compute.mixed, activations=checkpointing)
-    print(summary, flush=True)
-    print(f"reference: {'a frozen copy of the base' if trainer.ref_model else 'the base, the adapter switched off'}")
+    reference = "a frozen copy of the base" if trainer.ref_model else "the base, the adapter switched off"
+    print(f"{summary}\nreference: {reference}", flush=True)
     step = _effective_batch(options)
     if again := repeated(pairs, step):
         print(f"{quantity(again, 'pair')} trained on once more to fill the last step of {step}", flush=True)
