@@ -130,7 +130,7 @@ def test_a_spec_whose_base_brings_code_must_be_trusted(job: Path, tiny_checkpoin
     for command in ("plan", "data", "launch"):
         done = dimba(command, "job.yaml", "--runner", "process", cwd=job, **here)
         assert done.returncode == 2 and "job.yaml:3: base_checkpoint: " in done.stderr, done.stderr
-        assert "brings code of its own" in done.stderr and "trust-remote-code" in done.stderr
+        assert "contains code" in done.stderr and "trust-remote-code" in done.stderr
     with (job / "job.yaml").open("a", encoding="utf-8") as file:
         file.write("trainer_args: {trust-remote-code: true}\n")
     for command, status in (("plan", 0), ("data", 2), ("launch", 2)):
