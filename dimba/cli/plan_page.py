@@ -5,8 +5,7 @@ import textwrap
 
 from rich.console import Console
 
-from dimba.common.units import millions, size
-from dimba.dataset.token_report import quantity
+from dimba.common.units import millions, quantity, size
 from dimba.plan.model import LaunchPlan
 
 _GIB = 1 << 30

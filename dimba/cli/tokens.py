@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.text import Text
 
 from dimba.common.errors import printable
-from dimba.dataset.token_report import DataReport, Shown, list_unusable_rows, quantity
+from dimba.common.units import quantity
+from dimba.dataset.token_report import DataReport, Shown, list_unusable_rows
 
 _BAR = 30  # columns
 _SHOWN_LINES = 14

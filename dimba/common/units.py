@@ -33,3 +33,8 @@ def span(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds // length:,.0f} {unit}"
     return f"{max(0.0, seconds):,.0f} s"
+
+
+def quantity(number: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from dimba.common.units import quantity
+
 _BRACKETS = (("[[", "]]"), ("{{", "}}"), ("<<", ">>"), ("[[[[", "]]]]"))
 
 
@@ -19,11 +21,6 @@ def list_unusable_rows(bad: Iterable[tuple[str, str]], unusable: int, rows: int)
     """The lines that list the first unusable rows, each with its location and cause, and how many there are."""
     lines = [f"{where}: {why}" for where, why in bad]
     return [*lines, f"{unusable:,} of {rows:,} rows cannot be used"] if len(lines) > 1 else lines
-
-
-def quantity(number: int, noun: str) -> str:
-    """The number with its noun: `1 row`, `2 rows`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def longer_rows(number: int, most: int) -> str:

@@ -27,7 +27,7 @@ from dimba.records.store import make_folder
 from dimba.runners.protocol import OneShot, Runner
 
 _KIND = "data"
-_ROOMS = ("dataset", "objectives", "options", "trainers/data", "trainers/objectives")
+_ROOMS = ("common", "dataset", "objectives", "options", "trainers/data", "trainers/objectives")
 _NO_LIMIT = 7 * 24 * 3600.0  # seconds
 _OUTPUT_LINES = 15
 _TOKEN = "HF_TOKEN"  # noqa: S105  # a variable's name

@@ -1,10 +1,11 @@
 """The consequences of the hyperparameters: effective batch, optimiser steps, passes over the data."""
 
+from dimba.common.units import quantity
 from dimba.objectives.batches import total_steps
 from dimba.options.grpo_table import GENERATIONS
 from dimba.wizard.batches import accumulation, batch_size, is_auto, processes, why_auto
 from dimba.wizard.facts import known_rows
-from dimba.wizard.lines import Line, quantity
+from dimba.wizard.lines import Line
 from dimba.wizard.state import State
 
 _MANY_PASSES = 10

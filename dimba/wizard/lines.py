@@ -1,4 +1,4 @@
-"""Lines that a screen shows, and the numbers in them."""
+"""Lines that a screen shows."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,3 @@ class Line:
 
     text: str
     kind: str = "plain"
-
-
-def quantity(number: int, noun: str) -> str:
-    """`1 row`, `2,000 rows`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from dimba.common.contract import DEFAULT_CHAT_TEMPLATE, absolute
 from dimba.common.errors import BadInput, Location, printable
+from dimba.common.units import quantity
 from dimba.dataset.formats import Sample
 from dimba.wizard.facts import chosen_on_hub, is_local, local_data
-from dimba.wizard.lines import Line, quantity
+from dimba.wizard.lines import Line
 from dimba.wizard.state import State
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dimba.common.errors import BadInput, Location
+from dimba.common.units import quantity
 from dimba.dataset.pairs import Tally
 from dimba.dataset.prompt_examples import PromptExample, PromptFormat, prompts_of, with_answer
 from dimba.dataset.samples import Sample
-from dimba.dataset.token_report import DataReport, Part, Shown, UnusableRowReport, quantity
+from dimba.dataset.token_report import DataReport, Part, Shown, UnusableRowReport
 from dimba.objectives.dpo import DpoOptions, recognise_pairs
 from dimba.options import table
 from dimba.trainers.data.chat import prepare_tokenizer

@@ -8,7 +8,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from dimba.common.contract import EXIT_STOPPED
-from dimba.dataset.token_report import quantity
+from dimba.common.units import quantity
 from dimba.objectives.dpo import DPO, DpoOptions
 from dimba.trainers.data.collation import speed_summary
 from dimba.trainers.data.loading import Data
