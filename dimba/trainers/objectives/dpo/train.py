@@ -7,29 +7,19 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from dimba.common.contract import EXIT_STOPPED
 from dimba.common.units import quantity
 from dimba.objectives.dpo import DPO, DpoOptions
 from dimba.trainers.data.collation import speed_summary
 from dimba.trainers.data.loading import Data
 from dimba.trainers.data.packing import Batch
-from dimba.trainers.kernels.heap import keep_freed_memory
 from dimba.trainers.models.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from dimba.trainers.models.loading import Compute, adapter_config, choose_compute, load_model, load_reference
 from dimba.trainers.models.memory import add_probe
-from dimba.trainers.models.saving import output_folder, quiet, save, stop_where_turns_end
-from dimba.trainers.models.sharding import connect_ranks
+from dimba.trainers.models.saving import output_folder, quiet
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
-from dimba.trainers.objectives.data_output import print_data
 from dimba.trainers.objectives.dpo.pairs import SIDES, Pairs, as_dataset, collate_pairs, load_pairs, repeated
-from dimba.trainers.objectives.run_settings import (
-    activations,
-    can_fall_back,
-    configure,
-    has_just_evaluated,
-    run_settings,
-)
-from dimba.trainers.progress import row_printer
+from dimba.trainers.objectives.example_run import example_settings, prepare_data, train_and_save
+from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
 from dimba.trainers.ranks import is_main_process, world_size
 
 # TRL's names of metrics, and ours beside them.
@@ -47,29 +37,13 @@ def train(options: DpoOptions) -> int:
     with output_folder(options):
         checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
         compute = choose_compute(options.device, options.mixed_precision)
-        data = _load_data(options, compute)
+        data = prepare_data(load_pairs, options, compute)
         stop = StopOnSignal()
         trainer = make_trainer(options, data, compute, stop)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if stop.stopped:
-        return EXIT_STOPPED
-    if len(data.validation) and not has_just_evaluated(trainer.state):
-        trainer.evaluate()
-    stop_where_turns_end(trainer.model, data.tokenizer, data.turn_ends)
-    save(trainer, options.output_dir)
-    if len(data.validation) and is_main_process():
+    status = train_and_save(trainer, data, options, stop, checkpoint)
+    if status == 0 and len(data.validation) and is_main_process():
         print(_held_out_summary(trainer.state.log_history, len(data.validation)), flush=True)
-    return 0
-
-
-def _load_data(options: DpoOptions, compute: Compute) -> Data[Pairs]:
-    if compute.on_cpu:
-        keep_freed_memory()
-    data = load_pairs(options, row_printer()).require_usable()
-    if is_main_process():
-        print_data(data.report)
-    connect_ranks()
-    return data
+    return status
 
 
 def _held_out_summary(history: list[dict[str, float]], pairs: int) -> str:
@@ -171,20 +145,9 @@ def _print_choices(options: DpoOptions, trainer: PairTrainer, pairs: int, comput
 
 def _config(options: DpoOptions, compute: Compute, *, validates: bool) -> DPOConfig:
     return DPOConfig(
-        output_dir=options.output_dir,
-        per_device_train_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.grad_accumulation_steps,
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps or -1,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=0.1,  # a share of all steps, as in Zephyr's recipes
         beta=options.beta,
         loss_type=[options.loss_type],
-        max_length=None,  # longer pairs were cut or skipped before, and reported
-        eval_strategy=("steps" if options.eval_steps else "epoch") if validates else "no",
-        eval_steps=options.eval_steps,
         eval_on_start=validates and options.resume_from_checkpoint is None,
-        per_device_eval_batch_size=options.batch_size,
-        **run_settings(options, compute, can_fall_back=can_fall_back(options, DPO)),
+        **example_settings(options, compute, DPO, validates=validates),
     )

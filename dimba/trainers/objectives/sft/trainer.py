@@ -11,7 +11,8 @@ from dimba.trainers.data.loading import Data, Pieces, as_dataset
 from dimba.trainers.models.loading import Compute, adapter_config
 from dimba.trainers.models.memory import add_probe, longest_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
-from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure, run_settings
+from dimba.trainers.objectives.example_run import example_settings
+from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
 from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
 from dimba.trainers.ranks import is_main_process, world_size
 
@@ -45,20 +46,9 @@ def make_trainer(
 
 def _config(options: SftOptions, compute: Compute, *, validates: bool) -> SFTConfig:
     return SFTConfig(
-        output_dir=options.output_dir,
-        per_device_train_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.grad_accumulation_steps,
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps or -1,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=0.03,
-        # The rows are tokens and labels already: TRL must not template, cut or pack them again.
-        max_length=None,
+        # The rows are tokens and labels already: TRL must not template or pack them again.
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-        eval_strategy=("steps" if options.eval_steps else "epoch") if validates else "no",
-        eval_steps=options.eval_steps,
-        per_device_eval_batch_size=options.batch_size,
-        **run_settings(options, compute, can_fall_back=can_fall_back(options, SFT)),
+        **example_settings(options, compute, SFT, validates=validates),
     )

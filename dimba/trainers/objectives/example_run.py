@@ -1,0 +1,69 @@
+"""What the objectives that learn from given answers share: their data, and the run from first step to saved model."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from transformers import Trainer
+
+from dimba.common.contract import EXIT_STOPPED
+from dimba.objectives.objective import Objective
+from dimba.objectives.sft import SftOptions
+from dimba.trainers.data.loading import Data, Examples
+from dimba.trainers.kernels.heap import keep_freed_memory
+from dimba.trainers.models.loading import Compute
+from dimba.trainers.models.saving import save, stop_where_turns_end
+from dimba.trainers.models.sharding import connect_ranks
+from dimba.trainers.objectives.callbacks import StopOnSignal
+from dimba.trainers.objectives.data_output import print_data
+from dimba.trainers.objectives.run_settings import can_fall_back, has_just_evaluated, run_settings
+from dimba.trainers.progress import Progress, row_printer
+from dimba.trainers.ranks import is_main_process
+
+Options = TypeVar("Options", bound=SftOptions)
+
+
+def prepare_data(
+    load: Callable[[Options, Progress], Data[Examples]], options: Options, compute: Compute
+) -> Data[Examples]:
+    """The data from `load`, printed once, after which the ranks are connected; raises BadInput for unusable data."""
+    if compute.on_cpu:
+        keep_freed_memory()
+    data = load(options, row_printer()).require_usable()
+    if is_main_process():
+        print_data(data.report)
+    connect_ranks()
+    return data
+
+
+def example_settings(
+    options: SftOptions, compute: Compute, objective: Objective[Any], *, validates: bool
+) -> dict[str, Any]:
+    """Keyword arguments of the configuration of TRL, those of `run_settings` included."""
+    return {
+        "output_dir": options.output_dir,
+        "per_device_train_batch_size": options.batch_size,
+        "gradient_accumulation_steps": options.grad_accumulation_steps,
+        "num_train_epochs": options.epochs,
+        "max_steps": options.max_steps or -1,
+        "learning_rate": options.learning_rate,
+        "lr_scheduler_type": "linear",
+        "max_length": None,  # the rows are tokens already: TRL must not cut them again
+        "eval_strategy": ("steps" if options.eval_steps else "epoch") if validates else "no",
+        "eval_steps": options.eval_steps,
+        "per_device_eval_batch_size": options.batch_size,
+        **run_settings(options, compute, can_fall_back=can_fall_back(options, objective)),
+    }
+
+
+def train_and_save(
+    trainer: Trainer, data: Data[Any], options: SftOptions, stop: StopOnSignal, checkpoint: str | None
+) -> int:
+    """Train from the checkpoint, evaluate the last step, and save; returns 0, or EXIT_STOPPED for a stopped run."""
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if stop.stopped:
+        return EXIT_STOPPED
+    if len(data.validation) and not has_just_evaluated(trainer.state):
+        trainer.evaluate()
+    stop_where_turns_end(trainer.model, data.tokenizer, data.turn_ends)
+    save(trainer, options.output_dir)
+    return 0
