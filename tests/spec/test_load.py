@@ -1,5 +1,6 @@
 """The spec: accepted values, defaults, and the error for each mistake."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,11 @@ def test_overrides_are_yaml_and_checked_like_the_file():
 
 
 def test_every_shipped_job_loads_and_names_its_schema():
-    jobs = sorted((REPOSITORY / "jobs").glob("*.yaml"))
+    """Those in git: a user writes specs of their own into the same folder."""
+    listed = subprocess.run(
+        ["git", "ls-files", "jobs/*.yaml"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    jobs = [REPOSITORY / name for name in listed.stdout.splitlines()]
     assert len(jobs) >= 4
     for path in jobs:
         load_spec(path)
