@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dimba.dataset.token_report import Bar, DataReport, Part, Shown, UnusableRowReport
 from dimba.trainers.data.encoding import Example
-from dimba.trainers.data.selection import Selection
+from dimba.trainers.data.selection import Selected, Selection
 from dimba.trainers.data.token_store import TokenStore
 
 if TYPE_CHECKING:
@@ -23,14 +23,31 @@ def report_on(
     store: TokenStore, selection: Selection, tokenizer: PreTrainedTokenizerBase, *, max_length: int, on_long: str | None
 ) -> DataReport:
     """The report of the rows in `store` and of the examples selected from them."""
-    note, lengths = store.note, store.lengths
+    shown = tuple(
+        _shown(store, selection.shown[at], tokenizer, title)
+        for title, at in typical_examples(selection.shown[:, 2] - selection.shown[:, 1])
+    )
+    return count(store, store.lengths, selection, shown, max_length=max_length, on_long=on_long)
+
+
+def count(
+    store: TokenStore,
+    lengths: np.ndarray,
+    selection: Selected[Any],
+    shown: tuple[Shown, ...],
+    *,
+    max_length: int,
+    on_long: str | None,
+) -> DataReport:
+    """The report with these examples shown; `lengths` are those that `max_length` limits, in tokens [rows]."""
+    note = store.note
     return DataReport(
         format=note["format"],
         columns=note["columns"],
         rows=note["rows"],
         unusable=note["unusable"],
         bad=tuple(UnusableRowReport(**each) for each in note["bad"]),
-        tokens=int(lengths.sum()),
+        tokens=int(store.lengths.sum()),
         trained_tokens=int(store.trained_counts.sum()),
         max_length=max_length,
         on_long=on_long,
@@ -43,10 +60,7 @@ def report_on(
         median=int(np.median(lengths)) if len(lengths) else 0,
         longest=int(lengths.max(initial=0)),
         lengths=histogram(lengths, max_length),
-        shown=tuple(
-            _shown(store, selection.shown[at], tokenizer, title)
-            for title, at in typical_examples(selection.shown[:, 2] - selection.shown[:, 1])
-        ),
+        shown=shown,
     )
 
 

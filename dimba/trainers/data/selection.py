@@ -1,30 +1,41 @@
 """From tokenised rows to training examples: rows held out for validation, and pieces of rows that are too long."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from dimba.trainers.data.token_store import TokenStore
 
-MOST_CUT = 0.1  # of the trained tokens, as long as --on-long is not given
+_MOST_CUT = 0.1  # of the trained tokens, as long as --on-long is not given
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Pieces of rows, int32 [examples, 3]: row, first token, end token; and counts of what they leave out."""
+Chosen = TypeVar("Chosen", bound=Sized)
 
-    train: np.ndarray
-    validation: np.ndarray
+
+@dataclass(frozen=True, kw_only=True)
+class Selected(Generic[Chosen]):
+    """What to train on and to validate on, and counts of what that leaves out."""
+
+    train: Chosen
+    validation: Chosen
     long_rows: int
     cut_tokens: int
     cut_trained_tokens: int
     dropped_rows: int
-    held_out_rows: int
 
     @property
-    def shown(self) -> np.ndarray:
-        """The pieces to train on; those to validate on if there are no others."""
+    def shown(self) -> Chosen:
+        """What to train on; what to validate on if there is nothing else."""
         return self.train if len(self.train) else self.validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Selected[np.ndarray]):
+    """Pieces of rows, int32 [examples, 3]: row, first token, end token."""
+
+    held_out_rows: int
 
 
 def select(store: TokenStore, max_length: int, on_long: str | None, wanted: float = 0, seed: int = 0) -> Selection:
@@ -53,9 +64,9 @@ def hold_out(rows: np.ndarray | range, wanted: float, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(rows)[:count])
 
 
-def cuts_too_much(store: TokenStore, selection: Selection, on_long: str | None) -> bool:
-    """Whether more than MOST_CUT of the trained tokens would be lost without --on-long."""
-    return on_long is None and selection.cut_trained_tokens > MOST_CUT * int(store.trained_counts.sum())
+def cuts_too_much(store: TokenStore, selection: Selected[Any], on_long: str | None) -> bool:
+    """Whether more than _MOST_CUT of the trained tokens would be lost without --on-long."""
+    return on_long is None and selection.cut_trained_tokens > _MOST_CUT * int(store.trained_counts.sum())
 
 
 def _pieces(store: TokenStore, max_length: int, on_long: str, long_rows: np.ndarray) -> tuple[np.ndarray, int]:

@@ -15,16 +15,16 @@ from dimba.common.units import quantity
 from dimba.dataset.pairs import Tally
 from dimba.dataset.prompt_examples import PromptExample, PromptFormat, prompts_of, with_answer
 from dimba.dataset.samples import Sample
-from dimba.dataset.token_report import DataReport, Part, Shown, UnusableRowReport
+from dimba.dataset.token_report import DataReport, Part, Shown
 from dimba.objectives.dpo import DpoOptions, recognise_pairs
 from dimba.options import table
 from dimba.trainers.data.chat import prepare_tokenizer
 from dimba.trainers.data.encoding import IGNORED, Example
 from dimba.trainers.data.loading import Data, held_out_rows, source_from
 from dimba.trainers.data.packing import Batch, Feature, collate_padded
-from dimba.trainers.data.reporting import histogram, shortened, typical_examples
+from dimba.trainers.data.reporting import count, shortened, typical_examples
 from dimba.trainers.data.rows import Source
-from dimba.trainers.data.selection import MOST_CUT, hold_out
+from dimba.trainers.data.selection import Selected, cuts_too_much, hold_out
 from dimba.trainers.data.template_notes import template_notes, template_problem
 from dimba.trainers.data.token_store import TokenStore
 from dimba.trainers.data.tokenization import Problem, RowResult, load_or_tokenize, row_problem
@@ -107,18 +107,6 @@ class Pairs:
         return found
 
 
-@dataclass(frozen=True)
-class _Selection:
-    """The pairs of a store, sorted: `long` ones have a side over the limit."""
-
-    train: Pairs
-    validation: Pairs
-    long: np.ndarray  # numbers
-    left_out: int
-    cut: int  # tokens in no pair that is trained on
-    cut_trained: int
-
-
 def load_pairs(options: DpoOptions, progress: Progress) -> Data[Pairs]:
     """The pairs of the data, tokenised or taken from the cache, held out and cut; raises BadInput."""
     tokenizer = load_tokenizer(options.base_checkpoint, code=options.trust_remote_code)
@@ -148,7 +136,7 @@ def _token_note(store: TokenStore) -> str:
     return f"trained tokens: {chosen:,} of chosen answers, {rejected:,} of rejected ones"
 
 
-def _select(store: TokenStore, options: DpoOptions, wanted: float) -> _Selection:
+def _select(store: TokenStore, options: DpoOptions, wanted: float) -> Selected[Pairs]:
     limit = options.max_length
     every, longest = np.arange(len(store) // 2), store.lengths.reshape(-1, 2).max(axis=1)
     long = np.flatnonzero(longest > limit)
@@ -160,7 +148,14 @@ def _select(store: TokenStore, options: DpoOptions, wanted: float) -> _Selection
     lost = [_lost(store, int(pair), 0 if pair in left_out else limit) for pair in long]
     cut, cut_trained = np.array(lost, dtype=np.int64).reshape(-1, 2).sum(axis=0).tolist()
     train, validation = (Pairs(store, numbers, limit) for numbers in (np.setdiff1d(kept, chosen), chosen))
-    return _Selection(train, validation, long, len(left_out), cut, cut_trained)
+    return Selected(
+        train=train,
+        validation=validation,
+        long_rows=len(long),
+        cut_tokens=cut,
+        cut_trained_tokens=cut_trained,
+        dropped_rows=len(left_out),
+    )
 
 
 def _compares(chosen: Example, rejected: Example) -> bool:
@@ -194,7 +189,7 @@ def _prompt(pairs: Pairs, pair: int) -> bytes:
     return hashlib.sha256(chosen.input_ids[: prompt_length(chosen, rejected)].tobytes()).digest()
 
 
-def _problem(selection: _Selection, tokenizer: PreTrainedTokenizerFast, options: DpoOptions) -> Problem:
+def _problem(selection: Selected[Pairs], tokenizer: PreTrainedTokenizerFast, options: DpoOptions) -> Problem:
     """The first problem of the data; two empty texts if there is none."""
     stores = {id(each.store): each.store for each in (selection.train, selection.validation)}.values()
     found = [template_problem(each, tokenizer, options.base_checkpoint) for each in stores]
@@ -204,51 +199,31 @@ def _problem(selection: _Selection, tokenizer: PreTrainedTokenizerFast, options:
     return next((problem for problem in found if problem), ("", ""))
 
 
-def _length_problem(selection: _Selection, options: DpoOptions) -> Problem | None:
+def _length_problem(selection: Selected[Pairs], options: DpoOptions) -> Problem | None:
     store, limit = selection.train.store, options.max_length
     if not len(store):
         return "every pair compares nothing", "give other pairs"
     longest = int(store.lengths.max())
     if not len(selection.train):
         return f"no pair compares anything within {limit:,} tokens", f"raise `training.max_length` (up to {longest:,})"
-    trained = int(store.trained_counts.sum())
-    if options.on_long or selection.cut_trained <= MOST_CUT * trained:
+    if not cuts_too_much(store, selection, options.on_long):
         return None
+    cut, trained = selection.cut_trained_tokens, int(store.trained_counts.sum())
     return (
-        f"{quantity(len(selection.long), 'pair')} with an answer longer than max_length {limit:,}: "
-        f"{selection.cut_trained / trained:.0%} of the trained tokens ({selection.cut_trained:,} of {trained:,}) would "
-        "be cut off",
+        f"{quantity(selection.long_rows, 'pair')} with an answer longer than max_length {limit:,}: "
+        f"{cut / trained:.0%} of the trained tokens ({cut:,} of {trained:,}) would be cut off",
         f"raise `training.max_length` (the longest has {longest:,} tokens), or choose what happens with --on-long "
         "truncate or drop (in a spec `trainer_args: {on-long: drop}`)",
     )
 
 
-def _report(selection: _Selection, tokenizer: PreTrainedTokenizerFast, options: DpoOptions) -> DataReport:
+def _report(selection: Selected[Pairs], tokenizer: PreTrainedTokenizerFast, options: DpoOptions) -> DataReport:
     """Everything that can be counted; the length of a pair is that of its longer side."""
-    store, taken = selection.train.store, selection.train if len(selection.train) else selection.validation
-    note, lengths = store.note, store.lengths.reshape(-1, 2).max(axis=1)
-    shown = np.array([max(len(side.input_ids) for side in taken.sides(int(pair))) for pair in taken.numbers])
-    return DataReport(
-        format=note["format"],
-        columns=note["columns"],
-        rows=note["rows"],
-        unusable=note["unusable"],
-        bad=tuple(UnusableRowReport(**each) for each in note["bad"]),
-        tokens=int(store.lengths.sum()),
-        trained_tokens=int(store.trained_counts.sum()),
-        max_length=options.max_length,
-        on_long=options.on_long,
-        long_rows=len(selection.long),
-        cut_tokens=selection.cut,
-        cut_trained_tokens=selection.cut_trained,
-        left_out=selection.left_out,
-        examples=len(selection.train),
-        validation=len(selection.validation),
-        median=int(np.median(lengths)) if len(lengths) else 0,
-        longest=int(lengths.max(initial=0)),
-        lengths=histogram(lengths, options.max_length),
-        shown=tuple(_shown(taken, int(taken.numbers[at]), tokenizer, title) for title, at in typical_examples(shown)),
-    )
+    store, taken = selection.train.store, selection.shown
+    lengths = np.array([max(len(side.input_ids) for side in taken.sides(int(pair))) for pair in taken.numbers])
+    shown = tuple(_shown(taken, int(taken.numbers[at]), tokenizer, title) for title, at in typical_examples(lengths))
+    longer = store.lengths.reshape(-1, 2).max(axis=1)
+    return count(store, longer, selection, shown, max_length=options.max_length, on_long=options.on_long)
 
 
 def _shown(pairs: Pairs, pair: int, tokenizer: PreTrainedTokenizerFast, title: str) -> Shown:
