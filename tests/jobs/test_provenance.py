@@ -103,7 +103,7 @@ def test_a_run_is_repeated_to_the_last_bit_and_not_on_other_data(tiny_job: Path,
     with (tiny_job / "data.jsonl").open("a", encoding="utf-8") as rows:
         rows.write('{"question": "one more", "answer": "row"}\n')
     other = dimba("launch", "--same-as", first["id"], cwd=tiny_job)
-    assert other.returncode == 2 and "dataset: not what" in other.stderr and "job.yaml" in other.stderr
+    assert other.returncode == 2 and "dataset: its files have changed" in other.stderr and "job.yaml" in other.stderr
     assert len(json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)) == 2
 
 

@@ -139,7 +139,7 @@ def test_a_spec_whose_base_brings_code_must_be_trusted(job: Path, tiny_checkpoin
     assert not (job / "ran").exists(), "its code was not executed"
     done = dimba("launch", "job.yaml", "--runner", "process", "--trust-spec", cwd=job, **here)
     assert done.returncode == 0 and (job / "ran").exists(), done.stdout + done.stderr
-    assert "code that the checkpoint brings along runs in the job" in done.stderr
+    assert "code from the checkpoint runs in the job" in done.stderr
     (record,) = (job / "runs").glob("*/run.json")
     assert "trust-remote-code" in record.read_text(encoding="utf-8")
 
