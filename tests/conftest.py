@@ -99,7 +99,7 @@ def job(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real Llama of 0.4 M parameters with a tokenizer and a chat template."""
-    from dimba.trainers.models.tiny import make_checkpoint
+    from dimba.trainers.tiny import make_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny") / "base"
     make_checkpoint(folder, [text for row in QUESTIONS for text in row.values()])

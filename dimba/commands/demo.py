@@ -100,7 +100,7 @@ def demo_spec(place: Path, runner: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Tool:
-    """`dimba.trainers.models.tiny`, run where the trainer runs."""
+    """`dimba.trainers.tiny`, run where the trainer runs."""
 
     runner: Runner
     place: OneShot
@@ -108,9 +108,9 @@ class _Tool:
     def run(self, *arguments: str) -> dict[str, Any]:
         """The JSON of its last line; raises RunFailed with its output."""
         python = "python" if self.place.image else sys.executable
-        done = self.runner.run_once([python, "-m", "dimba.trainers.models.tiny", *arguments], self.place)
+        done = self.runner.run_once([python, "-m", "dimba.trainers.tiny", *arguments], self.place)
         if done.exit_code != 0:
-            raise RunFailed(f"dimba.trainers.models.tiny {arguments[0]}: {done.text.strip()}", "run `dimba doctor`")
+            raise RunFailed(f"dimba.trainers.tiny {arguments[0]}: {done.text.strip()}", "run `dimba doctor`")
         value: dict[str, Any] = json.loads(done.text.strip().splitlines()[-1])
         return value
 

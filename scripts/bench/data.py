@@ -124,7 +124,7 @@ def as_prompt_completion(row: dict[str, str]) -> dict[str, list[dict[str, str]]]
 
 
 def make_base(folder: Path, rows: list[dict[str, str]]) -> Path:
-    from dimba.trainers.models.tiny import make_checkpoint
+    from dimba.trainers.tiny import make_checkpoint
 
     make_checkpoint(folder / "base", [text for row in rows for text in row.values()])
     return folder / "base"

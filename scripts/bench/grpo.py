@@ -37,7 +37,7 @@ def main() -> None:
 
 def make_base(folder: Path, rows: list[dict[str, str]]) -> None:
     """Write the rows and a random checkpoint, which hardly ever ends its turn, so that both sample as many tokens."""
-    from dimba.trainers.models.tiny import make_checkpoint
+    from dimba.trainers.tiny import make_checkpoint
 
     heads = {"num_attention_heads": 6, "num_key_value_heads": 6, "tie_word_embeddings": True}
     size: dict[str, Any] = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, **heads}

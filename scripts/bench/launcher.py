@@ -91,7 +91,7 @@ def validate_costs() -> None:
 
 def make_job(folder: Path) -> None:
     """Write a tiny checkpoint, and rows long enough for steps of tens of milliseconds."""
-    from dimba.trainers.models.tiny import conversations, make_checkpoint
+    from dimba.trainers.tiny import conversations, make_checkpoint
 
     texts = [turn["content"] for row in conversations() for turn in row["messages"]]
     make_checkpoint(folder / "base", texts)

@@ -63,7 +63,7 @@ def train(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
 
 def make_base(folder: Path, rows: list[dict[str, str]]) -> tuple[Path, Path]:
     """Write a checkpoint with a vocabulary of the rows, and the rows; returns both paths."""
-    from dimba.trainers.models.tiny import make_checkpoint
+    from dimba.trainers.tiny import make_checkpoint
 
     texts = [text for row in rows for text in row.values()]
     heads = {"num_attention_heads": 6, "num_key_value_heads": 6, "tie_word_embeddings": True}

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dimba.trainers.models.tiny import make_checkpoint
+from dimba.trainers.tiny import make_checkpoint
 from tests.conftest import REPOSITORY, write_rows
 from tests.trainers.test_ranks import start
 

@@ -49,7 +49,7 @@ def main() -> None:
 
 def make_job(folder: Path) -> None:
     """Write a job of one step on a tiny model."""
-    from dimba.trainers.models.tiny import make_checkpoint
+    from dimba.trainers.tiny import make_checkpoint
 
     rows = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}."} for n in range(20)]
     make_checkpoint(folder / "base", [text for row in rows for text in row.values()])

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from dimba.common.checkpoints import newest_checkpoint, step_of
-from dimba.trainers.models.tiny import make_checkpoint
+from dimba.trainers.tiny import make_checkpoint
 from tests.kills import write_job
 
 ROUNDS, STEPS_BEFORE = 5, 6

@@ -79,7 +79,7 @@ def arguments() -> argparse.Namespace:
 
 def prepared(args: argparse.Namespace, folder: Path) -> tuple[Work, Callable[[Path], float], int, int]:
     """(the work in the files that each trainer reads, the held-out loss of a model, tokens, parameters)."""
-    from dimba.trainers.models.tiny import make_checkpoint
+    from dimba.trainers.tiny import make_checkpoint
 
     rows = rows_of(args.file) if args.file else made_up(1000)
     shape = shape_of(args)
@@ -143,7 +143,7 @@ def loss(chats: list[Any], model: Path) -> float:
     """The loss on held-out chats, in nats per trained token."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from dimba.trainers.models.tiny import mean_loss
+    from dimba.trainers.tiny import mean_loss
 
     return mean_loss(AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model), chats)
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dimba.trainers.models.tiny import make_checkpoint
+from dimba.trainers.tiny import make_checkpoint
 from tests.kills import dimba, kill_often, record, weights, write_job
 
 KILLS, STEPS_PER_KILL = 50, 30

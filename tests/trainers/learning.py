@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
-from dimba.trainers.models.tiny import make_checkpoint
+from dimba.trainers.tiny import make_checkpoint
 from tests.conftest import write_rows
 
 _THINGS = "apple river stone cloud house table light water paper glass bread chair mouse piano tiger zebra honey lemon"

@@ -6,7 +6,7 @@ from dimba.common.contract import DEFAULT_CHAT_TEMPLATE
 from dimba.common.errors import BadInput, Location
 from dimba.trainers.data.chat import encode, prepare_tokenizer
 from dimba.trainers.data.encoding import IGNORED
-from dimba.trainers.models.tiny import TEMPLATE
+from dimba.trainers.tiny import TEMPLATE
 
 CHATML = (
     "{% for message in messages %}<|user|>{{ message['role'] }}\n{{ message['content'] | trim }}<|end|>\n{% endfor %}"

@@ -13,7 +13,7 @@ from dimba.dataset.formats import Sample
 from dimba.trainers.data.chat import ChatEncoder
 from dimba.trainers.data.encoding import IGNORED
 from dimba.trainers.data.render import Unmaskable
-from dimba.trainers.models.tiny import TEMPLATE
+from dimba.trainers.tiny import TEMPLATE
 from tests.trainers.test_chat import DROPS_REASONING, MERGES_SYSTEM
 
 ASK = "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"

@@ -8,7 +8,7 @@ import pytest
 from dimba.dataset.formats import Sample
 from dimba.dataset.token_report import DataReport
 from dimba.trainers.data.chat import ChatEncoder
-from dimba.trainers.models.tiny import TEMPLATE
+from dimba.trainers.tiny import TEMPLATE
 from tests.conftest import write_rows
 from tests.trainers.test_chat import NEVER_ENDS
 from tests.trainers.test_masks import ASK, CALLS, COUNTS, LOOKS_INTO

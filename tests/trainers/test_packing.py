@@ -238,8 +238,8 @@ def train(folder: Path, adapter: bool, way: str) -> tuple[list[float], dict[str,
     from transformers import PreTrainedTokenizerFast
     from trl import SFTConfig, SFTTrainer
 
-    from dimba.trainers.models.tiny import make_tokenizer
     from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
+    from dimba.trainers.tiny import make_tokenizer
 
     tokenizer: PreTrainedTokenizerFast = make_tokenizer(["a"])
     padded = partial(collate_padded, pad_id=0)

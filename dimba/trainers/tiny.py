@@ -1,6 +1,6 @@
 """A tiny chat checkpoint and data set, and the loss and an answer of the tuned model.
 
-`python -m dimba.trainers.models.tiny make FOLDER` and `… show BASE TUNED DATA`: the demo runs both where the trainer
+`python -m dimba.trainers.tiny make FOLDER` and `… show BASE TUNED DATA`: the demo runs both where the trainer
 runs, because they need the training packages.
 """
 
