@@ -53,6 +53,8 @@ def begin(
 ) -> RunRecord:
     """Plans the job, records its provenance and carries it on; `repeats` compares it with the run that it repeats."""
     plan = context.assuming_flags().plan()
+    if not context.runner.can_train():
+        context.runner.prepare(context.spec, reporter.progress)  # raises with the command that installs the packages
     for note in plan.notes:
         reporter.note(note)
     made_of = provenance(context.facts, plan.host_environment, reporter.progress)

@@ -50,7 +50,7 @@ class Machine:
     def skipped_check(self, name: str) -> Check:
         """The result of a check that needs a container if none can run."""
         if self.docker:
-            fix = f"`docker pull {self.base}`"
+            fix = f"`docker pull {self.base}`" if self.base else "the fix of the check `base image`"
             return Check(name=name, status="warning", detail="skipped: the base image is not here", fix=fix)
         fix = "`sudo systemctl start docker`, or the fix of the check `engine`"
         return Check(name=name, status="warning", detail="skipped: no engine of this machine answers", fix=fix)
