@@ -68,7 +68,8 @@ def configured_proxies(address: str) -> dict[str, str]:
     from docker.utils.proxy import ProxyConfig
 
     proxies = load_general_config().get("proxies", {})
-    return dict(ProxyConfig.from_dict(proxies.get(address, proxies.get("default", {}))).get_environment())
+    found = ProxyConfig.from_dict(proxies.get(address, proxies.get("default", {}))).get_environment()
+    return {name: str(value) for name, value in found.items()}
 
 
 def engine_started(facts: EngineFacts) -> float:
