@@ -16,10 +16,9 @@ def missing_packages() -> tuple[str, ...]:
 
 def install_command(project: Path) -> str:
     """The command that installs the training packages for this Python, in the versions of the project's image."""
-    lists = project / "docker"
     # Without dimba's own metadata, pip would look `dimba[train]` up in an index, where the name may be another's.
-    packages = "'dimba[train]'" if _is_installed() else f"-r {shlex.quote(str(lists / 'requirements.txt'))}"
-    return f"{_pip()} {packages} -c {shlex.quote(str(lists / 'constraints.txt'))}"
+    packages = "'dimba[train]'" if _is_installed() else f"-r {shlex.quote(str(project / 'docker/requirements.txt'))}"
+    return f"{_pip()} {packages} -c {shlex.quote(str(project / 'docker/constraints.txt'))}"
 
 
 def _is_installed() -> bool:
