@@ -14,6 +14,7 @@ IMAGE_EXTRAS = ("", "-vllm")  # every value of `image_extra`
 _LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints") for extra in IMAGE_EXTRAS]
 _FILES = ("Dockerfile", *_LISTS)
 _CODE = ("dimba", "scripts")
+_SUFFIXES = (".py", ".json", ".jsonl")  # code, and the tables that it reads
 CERTS, WHEELS = "docker/certs", "docker/wheels"
 
 
@@ -30,7 +31,7 @@ def in_context(path: Path, project: Path) -> str | None:
     if not path.is_relative_to(project):
         return None
     name = path.relative_to(project)
-    return str(name) if name.parts[0] in _CODE and name.suffix == ".py" else None
+    return str(name) if name.parts[0] in _CODE and name.suffix in _SUFFIXES else None
 
 
 def gather_context(project: Path) -> BuildContext:
@@ -46,7 +47,7 @@ def gather_context(project: Path) -> BuildContext:
         raise EngineFailed(f"the image cannot be built without {project / missing[0]}", hint)
     files = {name: project / name for name in _FILES}
     for room in _CODE:
-        code = (project / room).rglob("*.py")
+        code = (path for path in (project / room).rglob("*") if path.suffix in _SUFFIXES)
         files |= {str(path.relative_to(project)): path for path in code if "__pycache__" not in path.parts}
     files |= _extras(project)
     return BuildContext(files=dict(sorted(files.items())), digest=_digest(files))
