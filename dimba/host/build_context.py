@@ -14,6 +14,7 @@ IMAGE_EXTRAS = ("", "-vllm")  # every value of `image_extra`
 # Everything else in the repository (checkpoints, runs, data) stays out, as in `.dockerignore`, which Compose reads.
 _LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints") for extra in IMAGE_EXTRAS]
 _FILES = ("Dockerfile", *_LISTS)
+_SUFFIXES = (".py", ".json", ".jsonl")  # code, and the tables that it reads
 CERTS, WHEELS = "docker/certs", "docker/wheels"
 PACKAGED = "_project"  # in the package of a wheel: the files of the repository that dimba needs
 # Folders of code, and what no job needs of them: the development tools, which a wheel lacks, stay out so that a wheel
@@ -37,7 +38,7 @@ def package_folder(project: Path) -> Path:
 def in_context(path: Path, project: Path) -> str | None:
     """The file's path in the context, which is its path in the image too; None if the context lacks it."""
     for room, folder in _code_folders(project):
-        if path.suffix == ".py" and path.is_relative_to(folder) and "__pycache__" not in path.parts:
+        if path.suffix in _SUFFIXES and path.is_relative_to(folder) and "__pycache__" not in path.parts:
             name = path.relative_to(folder)
             return None if name.parts[0] in _CODE[room] else str(Path(room, name))
     return None
@@ -70,7 +71,7 @@ def code_digest(project: Path) -> str:
 
 
 def _code_files(project: Path) -> dict[str, Path]:
-    files = (path for _room, folder in _code_folders(project) for path in folder.rglob("*.py"))
+    files = (path for _room, folder in _code_folders(project) for path in folder.rglob("*"))
     return {name: path for path in files if (name := in_context(path, project))}
 
 

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from dimba.common.checkpoint.check import is_installed
+from dimba.common.checkpoint.quantization import PACKAGES
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, is_secret_name
 from dimba.common.errors import CORRECT, BadInput
 from dimba.dataset.summary import DataSummary
@@ -73,6 +75,7 @@ def probe(
         gpu=gpu or find_gpus(engine.cdi_devices),
         engine=engine,
         checkpoint=checkpoint,
+        packages=frozenset(filter(is_installed, PACKAGES)) if checkpoint.quantization else frozenset(),
         data=data,
         trainer=find_trainer(spec.trainer, spec.mode, folder, project_root()),
         output=output,
