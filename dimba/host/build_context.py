@@ -19,7 +19,7 @@ CERTS, WHEELS = "docker/certs", "docker/wheels"
 PACKAGED = "_project"  # in the package of a wheel: the files of the repository that dimba needs
 # Folders of code, and what no job needs of them: the development tools, which a wheel lacks, stay out so that a wheel
 # and a checkout of one revision share an image.
-_CODE = {"scripts": ("bench", "docs", "soak"), "dimba": (PACKAGED,)}
+_CODE = {"scripts": ("bench", "docs", "soak", "tables"), "dimba": (PACKAGED,)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,18 @@ def test_the_plan_reports_that_the_own_trainer_runs_in_place_of_its_copy(tmp_pat
 
 
 def test_the_image_has_no_development_tools_and_a_project_has_its_own_scripts(tmp_path: Path):
-    assert not [name for name in gather_context(REPOSITORY).files if name.startswith("scripts/bench")]
+    tracked = subprocess.run(
+        ["git", "ls-files", "scripts"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    tools = {Path(name).parts[1] for name in tracked.stdout.split() if name.count("/") > 1} - {"finetuning"}
+    ignored = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    names = gather_context(REPOSITORY).files
+    missing = (
+        "name it in host/build_context.py and .dockerignore: an installed dimba lacks it, and would build another image"
+    )
+    for tool in sorted(tools):
+        assert not [name for name in names if name.startswith(f"scripts/{tool}/")], f"scripts/{tool}: {missing}"
+        assert f"scripts/{tool}" in ignored, f"scripts/{tool}: {missing}"
     assert in_context(REPOSITORY / "scripts" / "soak" / "kills.py", REPOSITORY) is None
     assert in_context(REPOSITORY / "scripts" / "mine.py", REPOSITORY) == "scripts/mine.py"
     assert in_context(tmp_path / "scripts" / "mine.py", REPOSITORY) is None
