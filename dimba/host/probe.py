@@ -9,9 +9,9 @@ from dimba.common.checkpoint.check import is_installed
 from dimba.common.checkpoint.quantization import PACKAGES
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, is_secret_name
 from dimba.common.errors import CORRECT, BadInput
+from dimba.common.project import project_root
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import list_unusable_rows
-from dimba.host.build_context import PACKAGED
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
 from dimba.host.gpus import find_gpus
@@ -26,13 +26,6 @@ from dimba.objectives.registry import OBJECTIVES
 from dimba.spec import Dataset, JobSpec
 
 _SWITCHES = ("0", "1", "true", "false", "yes", "no", "on", "off")  # HF_HUB_DISABLE_IMPLICIT_TOKEN=1 is no secret
-
-
-def project_root() -> Path:
-    """The folder of the trainers and of the image's files: the checkout of this package, or their copy in a wheel."""
-    package = Path(__file__).resolve().parents[1]
-    packaged = package / PACKAGED
-    return packaged if packaged.is_dir() else package.parent
 
 
 def runs_folder(folder: Path) -> Path:
