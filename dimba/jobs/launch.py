@@ -61,6 +61,8 @@ def begin(
     The caller owns the output folder for the run that the context names.
     """
     plan = context.assuming_flags().plan()
+    if not context.runner.can_train():
+        context.runner.prepare(context.spec, reporter.progress)  # raises with the command that installs the packages
     for note in plan.notes:
         reporter.note(note)
     made_of = provenance(context.facts, plan.host_environment, reporter.progress)

@@ -69,7 +69,8 @@ def _refuse_other_files(record: RunRecord, made_of: dict[str, Any]) -> None:
 def _differences(record: RunRecord, before: dict[str, Any], plan: LaunchPlan, made_of: dict[str, Any]) -> Iterator[str]:
     image = plan.image.id if plan.image else None
     if record.image_digest != image or (image is None and _code(record) != _code_now(made_of)):
-        yield f"the code: {record.image_digest or record.git_revision}, now {image or made_of['git_revision']}"
+        before_code = record.image_digest or record.git_revision or record.code_hash
+        yield f"the code: {before_code}, now {image or made_of['git_revision'] or made_of['code_hash']}"
     now = made_of | recorded_gpus(plan)
     for name, what in _REPORTED.items():
         if getattr(record, name) != now[name]:
@@ -81,8 +82,8 @@ def _differences(record: RunRecord, before: dict[str, Any], plan: LaunchPlan, ma
 
 
 def _code(record: RunRecord) -> tuple[Any, ...]:
-    return record.git_revision, record.git_diff
+    return record.git_revision, record.git_diff, record.code_hash
 
 
 def _code_now(made_of: dict[str, Any]) -> tuple[Any, ...]:
-    return made_of["git_revision"], made_of["git_diff"]
+    return made_of["git_revision"], made_of["git_diff"], made_of["code_hash"]

@@ -36,6 +36,7 @@ class RunRecord:
     git_revision: str | None = None
     git_dirty: bool | None = None
     git_diff: str | None = None  # masked; a long one is cut here and complete in changes.patch
+    code_hash: str | None = None  # of dimba's own files, if no git repository tracks them
     lock_hash: str | None = None
     base_hash: str | None = None  # sha256:… of local files, commit:… of those from the Hub
     data_hash: str | None = None

@@ -5,7 +5,7 @@ import re
 import tarfile
 import tempfile
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,9 +16,12 @@ from dimba.common.contract import ENV_BASE_IMAGE, LABEL_IMAGE_KEY
 from dimba.common.errors import DimbaError, EngineFailed, HostCannot
 from dimba.host.build_context import IMAGE_EXTRAS, BuildContext, gather_context, image_extra, image_key
 from dimba.host.facts import ImageFacts
+from dimba.host.proxies import build_proxies, is_on_this_machine, secrets_of
+from dimba.runners.docker.engine import configured_proxies, engine_address
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Progress
 from dimba.spec import Container, JobSpec
+from dimba.spec.secrets import mask_secrets
 
 REPOSITORY = "dimba"
 _STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
@@ -131,6 +134,8 @@ def pull(api: docker.APIClient, reference: str, progress: Progress) -> None:
 def build(api: docker.APIClient, image: ImageFacts, project: Path, progress: Progress) -> None:
     """Builds `image` from the project; raises EngineFailed with the failing step and its last lines."""
     assert image.base is not None and image.key is not None, "only our own images are built"
+    proxies = configured_proxies(engine_address()) | build_proxies()
+    is_local = any(map(is_on_this_machine, proxies.values()))
     with tempfile.TemporaryFile() as tar:
         _pack(gather_context(project), tar)
         tar.seek(0)
@@ -141,10 +146,11 @@ def build(api: docker.APIClient, image: ImageFacts, project: Path, progress: Pro
             tag=image.reference,
             rm=True,
             forcerm=True,
-            buildargs={"BASE_IMAGE": image.base, "WITH": image.extra},
+            buildargs={"BASE_IMAGE": image.base, "WITH": image.extra, **proxies},
+            network_mode="host" if is_local else None,
             labels={LABEL_IMAGE_KEY: image.key},
         )
-        _follow(messages, progress)
+        _follow(messages, progress, secrets_of(proxies))
 
 
 def _pack(context: BuildContext, file: IO[bytes]) -> None:
@@ -158,7 +164,7 @@ def _pack(context: BuildContext, file: IO[bytes]) -> None:
                 tar.addfile(entry, content)
 
 
-def _follow(messages: Iterable[dict[str, Any]], progress: Progress) -> None:
+def _follow(messages: Iterable[dict[str, Any]], progress: Progress, secrets: Sequence[str] = ()) -> None:
     step, last = "the build", deque[str](maxlen=_LAST_LINES)
     try:
         for message in messages:
@@ -168,9 +174,9 @@ def _follow(messages: Iterable[dict[str, Any]], progress: Progress) -> None:
                 last.clear()
                 progress(_shortened(match[3]), int(match[1]) - 1, int(match[2]))
             elif "error" in message:
-                raise _failed(step, message["error"], last)
+                raise _failed(step, mask_secrets(message["error"], secrets), last)
             elif text.strip() and not text.lstrip().startswith("--->"):
-                last.extend(text.strip().splitlines())
+                last.extend(mask_secrets(text.strip(), secrets).splitlines())
                 progress("", -1, 0)
     except APIError as error:
         raise translated(str(error.explanation), f"image build, {step}") from None
