@@ -145,7 +145,6 @@ def _print_choices(options: DpoOptions, trainer: PairTrainer, pairs: int, comput
 
 def _config(options: DpoOptions, compute: Compute, *, validates: bool) -> DPOConfig:
     return DPOConfig(
-        warmup_steps=0.1,  # a share of all steps, as in Zephyr's recipes
         beta=options.beta,
         loss_type=[options.loss_type],
         eval_on_start=validates and options.resume_from_checkpoint is None,

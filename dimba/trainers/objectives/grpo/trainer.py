@@ -81,8 +81,6 @@ def _config(options: GrpoOptions, prompts: Prompts, compute: Compute) -> GRPOCon
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
         learning_rate=options.learning_rate,
-        # Published recipes hold the rate; with a falling one the last prompts would count less than the first.
-        lr_scheduler_type="constant",
         use_vllm=options.use_vllm,
         vllm_mode="colocate",
         **run_settings(options, compute, can_fall_back=can_fall_back(options, GRPO)),

@@ -46,7 +46,6 @@ def make_trainer(
 
 def _config(options: SftOptions, compute: Compute, *, validates: bool) -> SFTConfig:
     return SFTConfig(
-        warmup_steps=0.03,
         # The rows are tokens and labels already: TRL must not template or pack them again.
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
