@@ -1,5 +1,6 @@
 """Parameters of the adapter beside its rank and scale: which weights it covers, and how it starts."""
 
+import re
 from functools import partial
 
 from dimba.options.kinds import Number, OneOf, Switch
@@ -79,3 +80,17 @@ INIT = _lora(
     question="LoRA start",
 )
 PARAMS = (DROPOUT, TARGET_MODULES, MODULES_TO_SAVE, TRAINABLE_TOKENS, USE_RSLORA, USE_DORA, INIT)
+
+
+def is_pattern(target: str) -> bool:
+    """Whether a target module is a regular expression of whole names, rather than a name or the end of one."""
+    return target == ALL_LINEAR or re.fullmatch(r"[\w.]+", target) is None
+
+
+def matches(target: str, module: str) -> bool:
+    """Whether a target module covers the linear module of this name, as peft decides it."""
+    if target == ALL_LINEAR:
+        return True
+    if is_pattern(target):
+        return re.fullmatch(target, module) is not None
+    return module == target or module.endswith(f".{target}")

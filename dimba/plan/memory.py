@@ -12,6 +12,7 @@ from dimba.objectives.objective import MemoryTerms
 from dimba.options.optimiser_table import OPTIMIZERS
 from dimba.plan import activations
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
+from dimba.plan.adapter import adapter_parameters
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import MemoryEstimate
 from dimba.plan.sampling import sampling
@@ -76,10 +77,10 @@ def moments(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEst
 
 
 def _states(job: ResolvedJob, checkpoint: CheckpointFacts, *, on_cpu: bool, shards: int) -> MemoryEstimate | None:
-    parameters, sides = checkpoint.parameters, checkpoint.linear_sides
-    if parameters is None or sides is None:
+    parameters = checkpoint.parameters
+    if parameters is None or checkpoint.linear_sides is None:
         return None
-    trained = parameters if job.method == "full" else job.lora.r * sides
+    trained = parameters if job.method == "full" else adapter_parameters(job, checkpoint)
     states = MemoryEstimate(
         weights=_base(job, checkpoint, on_cpu=on_cpu) // shards,
         adapter=0 if job.method == "full" else trained * FLOAT32 // shards,

@@ -69,7 +69,7 @@ def test_an_adapter_trains_and_saves_the_new_rows(tied: bool, tiny_checkpoint: P
     given, tokenizer = options(base, "--use-lora"), more_tokens(base)
     model = load_model(given, CPU)
     new = prepare_base(model, given, tokenizer)
-    model = get_peft_model(model, adapter_config(given, model, new))
+    model = get_peft_model(model, adapter_config(given, model, tokenizer, new))
     optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=1.0)
     ids = torch.tensor([[5, new[0], 7, new[1], 9]])
     before = model(input_ids=ids).logits.detach()

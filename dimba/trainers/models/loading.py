@@ -27,12 +27,11 @@ from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.pretrained import load, load_complete, load_scored
 from dimba.trainers.models.sharding import is_sharded
-from dimba.trainers.models.text_part import beyond_context, excluded_pattern, freeze_other_modules
-from dimba.trainers.models.vocabulary import add_rows, added_rows_note, trained_rows, untrained_ends
+from dimba.trainers.models.text_part import beyond_context, freeze_other_modules
+from dimba.trainers.models.vocabulary import add_rows, added_rows_note, untrained_ends
 from dimba.trainers.ranks import is_main_process
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
@@ -215,24 +214,6 @@ def _settings(options: TrainerOptions, compute: Compute, *, frozen: bool) -> dic
     if options.use_qlora:
         settings |= {"quantization_config": _nf4(dtype), "device_map": {"": _device(compute)}}
     return settings
-
-
-def adapter_config(
-    options: TrainerOptions, model: PreTrainedModel | None = None, new_tokens: Sequence[int] = ()
-) -> LoraConfig | None:
-    """LoRA on every linear layer of the text part, and the rows of new tokens; None for full fine-tuning."""
-    if not (options.use_lora or options.use_qlora):
-        return None
-    from peft import LoraConfig  # two seconds, which a preview of data does not need
-
-    return LoraConfig(
-        r=options.lora_r,
-        lora_alpha=options.lora_alpha,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-        exclude_modules=excluded_pattern(model) if model else None,
-        trainable_token_indices=trained_rows(model, new_tokens) if model and new_tokens else None,
-    )
 
 
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:

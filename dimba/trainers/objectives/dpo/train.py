@@ -13,10 +13,10 @@ from dimba.objectives.dpo import DPO, DpoOptions
 from dimba.trainers.data.collation import speed_summary
 from dimba.trainers.data.loading import Data
 from dimba.trainers.data.packing import Batch
+from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from dimba.trainers.models.loading import (
     Compute,
-    adapter_config,
     check_checkpoint,
     choose_compute,
     load_model,
@@ -122,7 +122,7 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
         eval_dataset=validation,
         data_collator=partial(collate_pairs, pad_id=data.tokenizer.pad_token_id),
         processing_class=data.tokenizer,
-        peft_config=adapter_config(options, model, new),
+        peft_config=adapter_config(options, model, data.tokenizer, new),
         callbacks=[Metrics(metrics, ("loss", "margin", "accuracy")), stop],
     )
     if is_main_process():

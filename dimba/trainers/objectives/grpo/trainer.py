@@ -7,7 +7,8 @@ from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from dimba.objectives.grpo import BETA_WITH_REWARD_MODEL, GRPO, GrpoOptions
-from dimba.trainers.models.loading import Compute, adapter_config, load_model, prepare_base
+from dimba.trainers.models.adapters import adapter_config
+from dimba.trainers.models.loading import Compute, load_model, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_completions
 from dimba.trainers.models.saving import stop_where_turns_end
 from dimba.trainers.objectives.callbacks import metrics_path
@@ -42,7 +43,7 @@ def make_trainer(
         model=model,
         args=_config(options, prompts, compute),
         processing_class=prompts.tokenizer,
-        peft_config=adapter_config(options, model, new),
+        peft_config=adapter_config(options, model, prompts.tokenizer, new),
         callbacks=[*callbacks, Alarms()],
     )
     _probe_memory(trainer, options, prompts)
