@@ -206,7 +206,7 @@ def _parameters_by_module(tensors: Tensors) -> Mapping[str, int]:
     counts: Counter[str] = Counter()
     for name, tensor in tensors.items():
         counts[name.rpartition(".")[0] or name] += math.prod(tensor["shape"])
-    return counts
+    return dict(counts)
 
 
 def _own_code(path: Path) -> str:

@@ -79,6 +79,8 @@ INIT = _lora(
     help="start of the adapter, as peft names it; true: the adapter changes nothing before the first step",
     question="LoRA start",
 )
+NOT_QUANTISED = ("orthogonal",)  # starts that peft computes from weights in 16 or 32 bits
+START_HINT = "use `init: true` or `gaussian`, or `method: lora`"
 PARAMS = (DROPOUT, TARGET_MODULES, MODULES_TO_SAVE, TRAINABLE_TOKENS, USE_RSLORA, USE_DORA, INIT)
 
 

@@ -5,7 +5,16 @@ from difflib import get_close_matches
 
 from dimba.common.errors import BadInput
 from dimba.host.facts import CheckpointFacts
-from dimba.options.lora_table import ALL_LINEAR, MODULES_TO_SAVE, TARGET_MODULES, is_pattern, matches
+from dimba.options.lora_table import (
+    ALL_LINEAR,
+    INIT,
+    MODULES_TO_SAVE,
+    NOT_QUANTISED,
+    START_HINT,
+    TARGET_MODULES,
+    is_pattern,
+    matches,
+)
 from dimba.options.param import Param
 from dimba.plan.job import ResolvedJob
 from dimba.spec import JobSpec
@@ -29,10 +38,12 @@ def adapter_parameters(job: ResolvedJob, checkpoint: CheckpointFacts) -> int:
 
 
 def adapter_problems(job: ResolvedJob, checkpoint: CheckpointFacts) -> Iterator[BadInput]:
-    """Names of `lora` that no module of the base has, as far as the names in its files tell.
+    """What `lora` asks for and the base does not have, as far as the names in its files tell.
 
     Transformers renames some modules while loading, such as fused experts: a base with experts is left to the trainer.
     """
+    if job.method == "qlora" and job.lora.init in NOT_QUANTISED:
+        yield BadInput(f"{job.lora.init} needs a base that is not quantised", START_HINT, key=INIT.key)
     names = {part for module in checkpoint.modules for part in module.split(".") if not part.isdecimal()}
     if not names or "experts" in names or checkpoint.quantization or job.method == "full":
         return

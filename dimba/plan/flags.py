@@ -173,8 +173,10 @@ def _optimiser(training: Training) -> Iterator[Value]:
 
 def _further(job: ResolvedJob, flags: frozenset[str], at: Resolved) -> Iterator[str]:
     ours = {alias: value.param.key for value in values(job, at) for alias in value.aliases}
-    unset = (table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE)
-    unset += (*lora_table.PARAMS, *optimiser_table.PARAMS)
+    unset = (
+        *(table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE),
+        *(*lora_table.PARAMS, *optimiser_table.PARAMS),
+    )
     ours |= {alias: param.key for param in unset for alias in param.spellings}
     for name, value in job.trainer_args.items():
         flag = f"--{name}"

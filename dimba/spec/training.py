@@ -11,7 +11,8 @@ from dimba.spec.declared import bounds, declared
 from dimba.spec.part import Part
 
 if TYPE_CHECKING:
-    Optimizer = Scheduler = str
+    Optimizer = str
+    Scheduler = str
 else:
     Optimizer = Literal[tuple(optimiser_table.OPTIMIZERS)]
     Scheduler = Literal[optimiser_table.SCHEDULERS]

@@ -160,9 +160,16 @@ def compared(case: Case) -> tuple[int, Live, Any]:
     """(estimated bytes of the traced terms, the trace, the complete estimate)."""
     model, facts = model_of(case)
     estimate = estimated(case, facts)
-    method = {"use_lora": case.method == "lora", "use_qlora": case.method == "qlora"}
-    places = dict.fromkeys(("base_checkpoint", "dataset", "output_dir"), "")
-    args = Namespace(**asdict(SftOptions(**places, **method, lora_r=RANK, lora_alpha=2 * RANK)))
+    options = SftOptions(
+        base_checkpoint="",
+        dataset="",
+        output_dir="",
+        use_lora=case.method == "lora",
+        use_qlora=case.method == "qlora",
+        lora_r=RANK,
+        lora_alpha=2 * RANK,
+    )
+    args = Namespace(**asdict(options))
     args.mode, args.accumulation, args.recomputes = case.mode, case.accumulation, case.recomputes
     if case.prompt:
         live = traced_sampling(model, args, rows=case.batch, prompt=case.prompt, length=case.length)

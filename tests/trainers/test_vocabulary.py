@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dimba.objectives.sft import SFT, SftOptions
+from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.loading import (
     Compute,
-    adapter_config,
     load_model,
     load_reference,
     load_tokenizer,

@@ -11,7 +11,17 @@ from torch import nn
 
 from dimba.common.errors import BadInput
 from dimba.common.units import quantity
-from dimba.options.lora_table import ALL_LINEAR, MODULES_TO_SAVE, TARGET_MODULES, TRAINABLE_TOKENS, is_pattern, matches
+from dimba.options.lora_table import (
+    ALL_LINEAR,
+    INIT,
+    MODULES_TO_SAVE,
+    NOT_QUANTISED,
+    START_HINT,
+    TARGET_MODULES,
+    TRAINABLE_TOKENS,
+    is_pattern,
+    matches,
+)
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.text_part import excluded_pattern
 from dimba.trainers.models.vocabulary import trained_rows
@@ -40,9 +50,11 @@ def adapter_config(
         return None
     from peft import LoraConfig  # two seconds, which a preview of data does not need
 
+    if options.use_qlora and options.lora_init in NOT_QUANTISED:
+        raise BadInput(f"{options.lora_init} needs a base that is not quantised", START_HINT, key=INIT.flag)
     _check_names(options, model)
     rows = trained_rows(model, sorted({*new_tokens, *_token_ids(options, tokenizer)}))
-    return LoraConfig(
+    config = LoraConfig(
         r=options.lora_r,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
@@ -57,6 +69,23 @@ def adapter_config(
         ensure_weight_tying=bool(options.lora_modules_to_save) and _is_tied(model),
         task_type="CAUSAL_LM",
     )
+    _spare_fused_routers(config, options, model)
+    return config
+
+
+def _spare_fused_routers(config: LoraConfig, options: TrainerOptions, model: PreTrainedModel) -> None:
+    """Drops the routers that peft adapts as parameters, where transformers has made one of each layer's experts."""
+    from peft.utils.transformers_weight_conversion import (
+        convert_peft_config_for_transformers,
+        get_model_conversion_mapping,
+    )
+
+    if options.lora_target_modules != (ALL_LINEAR,):
+        return
+    convert_peft_config_for_transformers(config, model, get_model_conversion_mapping(model))
+    if config.target_parameters:
+        names = {each for each in config.target_parameters if not _chooses(each.removesuffix(".weight"))}
+        config.target_parameters = sorted(names)
 
 
 def _targets(options: TrainerOptions) -> str | list[str]:
@@ -77,7 +106,7 @@ def _excluded(options: TrainerOptions, model: PreTrainedModel) -> str | None:
 
 
 def router_names(model: nn.Module) -> Iterator[str]:
-    """The linear modules beside a layer's experts that choose among them, by name."""
+    """The modules beside a layer's experts that choose among them, by name."""
     for name, block in model.named_modules():
         children = dict(block.named_children())
         if "experts" not in children:
@@ -88,7 +117,13 @@ def router_names(model: nn.Module) -> Iterator[str]:
             if child != "experts"
             for below, module in part.named_modules()
         )
-        yield from (f"{name}.{path}" for path, module in beside if isinstance(module, nn.Linear) and _chooses(path))
+        yield from (f"{name}.{path}" for path, module in beside if _is_matrix(module) and _chooses(path))
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    """Whether it has a matrix of its own: not every router is a `Linear`."""
+    weight = dict(module.named_parameters(recurse=False)).get("weight")
+    return weight is not None and weight.dim() == 2
 
 
 def _chooses(path: str) -> bool:
