@@ -17,7 +17,7 @@ from dimba.common import contract
 from dimba.common.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory
+from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory, proof_of_learning
 from dimba.plan.model import LaunchPlan
 from dimba.records import PENDING, RunFolder, create_run
 from dimba.records.processes import own_process
@@ -205,7 +205,8 @@ class Run:
         stopping = self.stopping or self.folder.record().status == "stopping"
         status, reason, error = classify_outcome(ending, self.folder, stopping=stopping)
         self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
-        self.update(**hub_commits(self.folder.plan()), **measured_memory(self.folder))
+        measured = {**measured_memory(self.folder), **(proof_of_learning(self.folder) if status == "succeeded" else {})}
+        self.update(**hub_commits(self.folder.plan()), **measured)
         return error
 
     @contextmanager
@@ -226,7 +227,7 @@ class Run:
 
 _LONGEST_DIFF = 1 << 16  # characters
 
-IN_HAND: dict[str, Any] = {"exit_reason": None, "exit_code": None, "ended": None, "waits_for": None}
+IN_HAND: dict[str, Any] = dict.fromkeys(("exit_reason", "exit_code", "ended", "waits_for", "learned", "learning"))
 
 
 def container_of(runner: Runner, job: str) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from dimba.common.errors import BadInput, DimbaError, EngineFailed, RunFailed
 from dimba.host.provenance import hub_commits
 from dimba.jobs.lifecycle import container_of, patience
-from dimba.jobs.outcome import TRANSIENT, classify_outcome
+from dimba.jobs.outcome import TRANSIENT, classify_outcome, proof_of_learning
 from dimba.jobs.supervisor import lock_of, spawn_supervisor
 from dimba.records import ACTIVE, PENDING, RunFolder, RunRecord
 from dimba.records.locks import is_held
@@ -107,7 +107,8 @@ def _reconciled_job(folder: RunFolder, record: RunRecord) -> RunRecord:
     ending = runner.wait(job) if job else None
     status, reason, _ = classify_outcome(ending, folder, stopping=record.status == "stopping")
     closed = record.closed(status, reason, ending.exit_code if ending else folder.last_word().get("exit_code"))
-    closed = replace(closed, **hub_commits(folder.plan()))
+    learned = proof_of_learning(folder) if status == "succeeded" else {}
+    closed = replace(closed, **hub_commits(folder.plan()), **learned)
     closed = _closed(folder, record, closed)
     if reason in TRANSIENT and status == "failed" and len(record.attempts) <= record.retries and _is_mine(folder):
         closed = replace(closed, status="queued")

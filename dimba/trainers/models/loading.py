@@ -27,6 +27,7 @@ from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import ENV_ON_CPU_INSTEAD, RUN_ITS_CODE, absolute, is_path
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
+from dimba.trainers.models.generation import repaired_generation_config
 from dimba.trainers.ranks import is_main_process
 
 if TYPE_CHECKING:
@@ -124,13 +125,25 @@ def load_model(options: TrainerOptions, compute: Compute, *, attention: str = "a
     """The base: float32 for full fine-tuning and on the CPU; on CUDA under an adapter frozen in bf16, fp16 or nf4."""
     is_frozen = options.method != "full"
     settings = _settings(options, compute, frozen=is_frozen) | _attention(attention, compute)
-    return _differentiable(_load(AutoModelForCausalLM, options.base_checkpoint, **settings))
+    generation, changes = _generation_config(options.base_checkpoint)
+    for change in changes if is_main_process() else ():
+        print(f"generation config: {change}", flush=True)
+    return _differentiable(_load(AutoModelForCausalLM, options.base_checkpoint, **settings, **generation))
+
+
+def _generation_config(checkpoint: str) -> tuple[dict[str, Any], list[str]]:
+    """(the setting that replaces a generation config which the library refuses, what was changed in it)."""
+    if is_path(checkpoint):
+        checkpoint = str(Path(checkpoint).expanduser())
+    config, changes = repaired_generation_config(checkpoint)
+    return ({"generation_config": config} if config else {}), changes
 
 
 def load_reference(options: TrainerOptions, compute: Compute, *, attention: str = "auto") -> PreTrainedModel:
     """A frozen copy of the base, in the precision of a base under an adapter; raises BadInput."""
     settings = _settings(options, compute, frozen=True) | _attention(attention, compute)
-    model: PreTrainedModel = _load(AutoModelForCausalLM, options.base_checkpoint, **settings)
+    generation, _ = _generation_config(options.base_checkpoint)
+    model: PreTrainedModel = _load(AutoModelForCausalLM, options.base_checkpoint, **settings, **generation)
     return model.requires_grad_(False)
 
 
