@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dimba.common.checkpoint import Positions, Quantization, Refusal, TokenCounts
+from dimba.common.ownership import Owner
+from dimba.common.units import millions
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import DataReport
 from dimba.spec import SlurmSite
@@ -47,6 +50,7 @@ class EngineFacts:
     local: bool = True
     rootless: bool = False
     cdi_devices: frozenset[str] = frozenset()
+    proxies: frozenset[str] = frozenset()  # variables that the client's configuration sets in every container
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +105,27 @@ class CheckpointFacts:
     shape: ModelShape | None = None  # None if config.json lacks a number or contradicts the weights
     dtype: str | None = None  # as the safetensors headers name it: F32, BF16
     context_length: int | None = None  # tokens
+    refusal: Refusal | None = None  # of dimba's own trainers, whatever the method
+    quantization: Quantization | None = None
+    positions: Positions | None = None
+    tokens: TokenCounts | None = None
+    sees: tuple[str, ...] = ()  # what a multimodal model reads beside text
     has_chat_template: bool | None = None
     own_code: str = ""  # the name of its file that requires code from the checkpoint or the Hub
     instead: Path | None = None  # a nearby folder that holds a complete checkpoint
     linked_files: tuple[tuple[Path, Path], ...] = ()  # (target of a link as seen from the folder, the real file)
+
+
+def described(facts: CheckpointFacts) -> str:
+    """The facts of a checkpoint in one line."""
+    parts = [
+        facts.architecture or "unknown architecture",
+        f"{millions(facts.parameters)} parameters" if facts.parameters else "",
+        facts.quantization.label if facts.quantization else facts.dtype or "",
+        f"context {facts.context_length:,}" if facts.context_length else "",
+        {True: "chat template", False: "no chat template", None: ""}[facts.has_chat_template],
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +146,7 @@ class TrainerFacts:
     """The trainer: its path on this machine and in the image, and the flags that it defines."""
 
     path: Path | None  # on this machine; None if no trainer was found
+    copy: Path | None = None  # the file that was found, if it is a copy of dimba's own trainer at `path`
     problem: str = ""
     hint: str = ""
     in_image: str | None = None  # its path in the image; None if it has to be mounted
@@ -145,8 +167,8 @@ class OutputFacts:
     hint: str = ""
     user_error: bool = False  # the spec is wrong rather than the machine
     holds: tuple[str, ...] = ()  # names of trained files already there
-    run_id: str | None = None
-    run_active: bool = False  # according to its record
+    run_id: str | None = None  # of the run whose model it holds
+    owner: Owner | None = None  # who writes there now
 
 
 @dataclass(frozen=True)
@@ -198,8 +220,12 @@ class HostFacts:
     output: OutputFacts
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # files that the job's user may not read
+    local_proxies: frozenset[str] = frozenset()  # variables that name a proxy on this machine's loopback
+    packages: frozenset[str] = frozenset()  # of those that load quantised weights, what this Python has
     short_secrets: frozenset[str] = frozenset()  # variables whose values are too short to be masked in a log
     slurm: SlurmSite | None = None  # the user's description of the cluster; None if Slurm has no part in the job
+    missing_packages: tuple[str, ...] = ()  # training packages that this machine's Python lacks
+    install_command: str = ""  # installs them
     named: Mapping[str, NamedPath] = field(default_factory=dict)  # files and mounts, by their text in the spec
     trust_requirements: tuple[TrustRequirement, ...] = ()  # parts of the spec that require trust
 

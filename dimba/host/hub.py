@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-from dimba.host.checkpoint import context_length
+from dimba.common.checkpoint import context_length
 from dimba.host.http import REFUSED, Answer, ask, count, mapping, mappings
 
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")

@@ -1,5 +1,6 @@
 """The problems of a job on this machine, all of them at once."""
 
+from dimba.common.checkpoint.quantization import IN_IMAGE
 from dimba.common.contract import RUN_ITS_CODE, SHORTEST_SECRET
 from dimba.common.errors import BadInput, DimbaError, HostCannot
 from dimba.host.facts import HostFacts
@@ -44,6 +45,8 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     if checkpoint.own_code and ours and job.trainer_args.get("trust-remote-code") is not True:
         brings = f"contains code of its own (`auto_map` or similar in {checkpoint.own_code})"
         errors.append(BadInput(f"{checkpoint.reference} {brings}", RUN_ITS_CODE, key=_BASE))
+    if ours:
+        errors += base_problems(job, facts)
     if data.problem:
         errors.append(BadInput(data.problem, data.hint, key=data.key))
     if data.report and data.report.problem:
@@ -51,14 +54,35 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     return errors
 
 
+def base_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
+    """The reasons why one of the project's own trainers cannot train this base."""
+    base = facts.checkpoint
+    refusal = base.refusal
+    if refusal is None and base.quantization:
+        refusal = base.quantization.refusal(job.method, lambda package: _may_have(package, facts))
+    errors: list[DimbaError] = (
+        [BadInput(f"{base.reference} {refusal.problem}", refusal.hint, key=_BASE)] if refusal else []
+    )
+    if base.positions and (long := base.positions.refusal(job.max_length)):
+        errors.append(BadInput(f"{base.reference} {long.problem}", long.hint, key="training.max_length"))
+    return errors
+
+
+def _may_have(package: str, facts: HostFacts) -> bool:
+    """Whether the job may be able to import a package; an image that dimba did not build can hold any."""
+    if facts.image is None:
+        return facts.slurm is not None or package in facts.packages
+    return facts.image.key is None or package in IN_IMAGE
+
+
 def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     output = facts.output
     if output.problem:
         kind = BadInput if output.user_error else HostCannot
         return [kind(output.problem, output.hint, key=_OUTPUT)]
-    if output.run_active and output.run_id != run_id:
-        hint = "give another `output_dir`; `dimba ps` shows whether that run is active"
-        return [BadInput(f"run `{output.run_id}` is writing to {output.path}", hint, key=_OUTPUT)]
+    if output.owner and (run_id is None or output.owner.run_id != run_id):
+        hint = "give another `output_dir`; `dimba ps` shows whether a run of this folder is active"
+        return [BadInput(f"{output.path} is in use by {output.owner}", hint, key=_OUTPUT)]
     if output.holds and (run_id is None or output.run_id != run_id):
         whose = f"run `{output.run_id}`" if output.run_id else "an unknown run"
         what = f"{output.path} already holds a model of {whose} ({output.holds[0]})"

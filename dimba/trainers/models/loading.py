@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from dimba.common.checkpoint import check_base
 from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import ENV_ON_CPU_INSTEAD, RUN_ITS_CODE, absolute, is_path
 from dimba.common.errors import BadInput, HostCannot
@@ -123,6 +124,8 @@ def load_context(checkpoint: str, *, code: bool = False) -> int | None:
 
 def load_model(options: TrainerOptions, compute: Compute, *, attention: str = "auto") -> PreTrainedModel:
     """The base: float32 for full fine-tuning and on the CPU; on CUDA under an adapter frozen in bf16, fp16 or nf4."""
+    if is_path(options.base_checkpoint):
+        check_base(absolute(options.base_checkpoint), options.method, options.max_length)
     is_frozen = options.method != "full"
     settings = _settings(options, compute, frozen=is_frozen) | _attention(attention, compute)
     generation, changes = _generation_config(options.base_checkpoint)
