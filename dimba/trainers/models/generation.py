@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
-from dimba.common.contract import read_json_object
+from dimba.common.contract import is_path, read_json_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,6 +37,7 @@ def repaired_generation_config(checkpoint: str) -> tuple[GenerationConfig | None
 
     Its values come from generation_config.json, or from config.json of an older checkpoint without that file.
     """
+    checkpoint = str(Path(checkpoint).expanduser()) if is_path(checkpoint) else checkpoint
     file = _file(checkpoint, GENERATION_CONFIG_NAME)
     own = read_json_object(file) if file else {}
     values = own or _generation_values(checkpoint)

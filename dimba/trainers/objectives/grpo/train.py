@@ -7,9 +7,8 @@ from dimba.common.contract import EXIT_STOPPED
 from dimba.common.errors import BadInput
 from dimba.common.project import project_root
 from dimba.objectives.grpo import GrpoOptions
-from dimba.trainers.data.prompt_rendering import chat_text
 from dimba.trainers.models.checkpoints import checkpoint_to_resume
-from dimba.trainers.models.loading import Compute, choose_compute
+from dimba.trainers.models.loading import Compute, check_checkpoint, choose_compute
 from dimba.trainers.models.precision import base_precision
 from dimba.trainers.models.rehearsal import rehearse
 from dimba.trainers.models.saving import output_folder, quiet, save
@@ -38,6 +37,7 @@ def train(options: GrpoOptions) -> int:
         checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
         compute = choose_compute(options.device, samples=True)
         check_vllm(options, compute)
+        check_checkpoint(options)
         prompts = _load_prompts(options)
         stop = StopOnSignal()
         rewards = list(_ready_rewards(options, prompts, compute, stop))
@@ -52,8 +52,7 @@ def train(options: GrpoOptions) -> int:
 def _prepare_to_save(options: GrpoOptions, trainer: GroupTrainer, prompts: Prompts) -> LearningProof:
     """Rehearse the save, and look at the model before it is trained; raises BadInput for what cannot be saved."""
     rows = (prompts.held_out or prompts.train)[:ROWS]
-    texts = (chat_text(prompts.tokenizer, each.example.messages, each.where, ask=True) for each in rows)
-    token_ids = [last_tokens(prompts.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    token_ids = [last_tokens(list(each.ids)) for each in rows]
     precision = base_precision(options.base_checkpoint)
     rehearse(trainer, precision, token_ids, options.base_checkpoint)
     return LearningProof(trainer, token_ids, precision)
