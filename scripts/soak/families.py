@@ -163,11 +163,11 @@ def _captured(trained: list[Any]) -> Iterator[None]:
         trained.append(trainer)
         save(trainer, *others, **named)
 
-    example_run.save = saved  # type: ignore[assignment]
+    example_run.save = saved  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        example_run.save = save
+        example_run.save = save  # type: ignore[attr-defined]
 
 
 def _compared(trainer: Any, method: str) -> Outcome:

@@ -73,7 +73,7 @@ def in_type(base: Path, name: str) -> None:
     edit(base / "config.json", dtype=name)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["sft", *(pytest.param(mode, marks=pytest.mark.proof) for mode in ("dpo", "grpo"))])
 def test_sampling_flags_in_the_generation_config_are_saved_with_the_model(mode: str, base: Path, tmp_path: Path):
     edit(base / "generation_config.json", bos_token_id=1, eos_token_id=2, temperature=0.9, top_p=0.6)
     output = train(mode, base, tmp_path / "out")
@@ -84,6 +84,7 @@ def test_sampling_flags_in_the_generation_config_are_saved_with_the_model(mode: 
     assert not (tmp_path / "out" / ".saving").exists()
 
 
+@pytest.mark.proof
 def test_a_run_that_failed_at_its_save_resumes_from_its_checkpoint(base: Path, tmp_path: Path):
     edit(base / "generation_config.json", bos_token_id=1, eos_token_id=2, temperature=0.9)
     train("sft", base, tmp_path / "out")
@@ -178,6 +179,7 @@ def test_a_chat_template_under_a_name_that_is_no_file_name_is_left_out(tiny_chec
     check_tokenizer(tokenizer, tmp_path / "saved")
 
 
+@pytest.mark.proof
 def test_of_a_large_model_all_but_the_large_tensors_is_rehearsed(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -188,6 +190,7 @@ def test_of_a_large_model_all_but_the_large_tensors_is_rehearsed(
     assert learning(tmp_path / "out")["saved_model"] == "equal"
 
 
+@pytest.mark.proof
 def test_continuations_before_and_after_are_shown_and_written(tiny_checkpoint: Path, tmp_path: Path):
     flags = ("--max-steps", "30", "--learning-rate", "3e-3", "--validation-split", "3")
     output = train("sft", tiny_checkpoint, tmp_path / "out", *flags)
@@ -198,18 +201,21 @@ def test_continuations_before_and_after_are_shown_and_written(tiny_checkpoint: P
     assert found["continuations"][0]["after"] in output
 
 
+@pytest.mark.proof
 def test_one_step_with_a_warm_up_that_starts_at_0_learns_nothing(tiny_checkpoint: Path, tmp_path: Path):
     output = train("sft", tiny_checkpoint, tmp_path / "out", "--max-steps", "1", "--use-lora")
     assert "warning: nothing was learned: the learning rate was 0 in 1 step" in output
     assert learning(tmp_path / "out")["learned"] is False
 
 
+@pytest.mark.proof
 def test_equal_rewards_in_every_group_teach_nothing(tiny_checkpoint: Path, tmp_path: Path):
     output = train("grpo", tiny_checkpoint, tmp_path / "out", "--reward", "exact_match", "--max-steps", "1")
     assert "warning: nothing was learned: in every group all completions got the same reward" in output
     assert learning(tmp_path / "out")["changed_tensors"] == 0
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("flag", ["", "--use-lora"])
 def test_a_saved_model_with_other_weights_is_noticed(
     flag: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
