@@ -40,7 +40,9 @@ def load_prompts(options: GrpoOptions, progress: Progress) -> Prompts:
     train, held_out = _hold_out([each for each in prompts if each.tokens <= limit], options)
     measured = MeasuredRows(rows, prompts, limit, options)
     report = replace(
-        measured.report(notes=(tokenizer_note, f"reward: {reason}", *constant_rewards(rewards, options))),
+        measured.report(
+            notes=(*rows.file_notes, tokenizer_note, f"reward: {reason}", *constant_rewards(rewards, options))
+        ),
         examples=len(train),
         validation=len(held_out),
     )
