@@ -9,9 +9,9 @@ from typing import Any
 
 from dimba.common.contract import ENV_BASE_IMAGE
 from dimba.common.errors import RunFailed
+from dimba.common.project import project_root
 from dimba.common.runners import ON_HOST
 from dimba.host.output import job_user, nearest_existing
-from dimba.host.probe import project_root
 from dimba.jobs.launch import launch
 from dimba.jobs.lifecycle import Reporter
 from dimba.plan.model import Mount

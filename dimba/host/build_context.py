@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dimba.common.contract import ENV_CA_CERT, ENV_WHEELS, absolute
 from dimba.common.errors import BadInput, EngineFailed
+from dimba.common.project import PACKAGED
 from dimba.spec import JobSpec
 
 IMAGE_EXTRAS = ("", "-vllm")  # every value of `image_extra`
@@ -16,7 +17,6 @@ _LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints"
 _FILES = ("Dockerfile", *_LISTS)
 _SUFFIXES = (".py", ".json", ".jsonl")  # code, and the tables that it reads
 CERTS, WHEELS = "docker/certs", "docker/wheels"
-PACKAGED = "_project"  # in the package of a wheel: the files of the repository that dimba needs
 # Folders of code, and what no job needs of them: the development tools, which a wheel lacks, stay out so that a wheel
 # and a checkout of one revision share an image.
 _CODE = {"scripts": ("bench", "docs", "soak", "tables"), "dimba": (PACKAGED,)}

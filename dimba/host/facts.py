@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dimba.common.checkpoint import Positions, Quantization, Refusal, TokenCounts
+from dimba.common.ownership import Owner
 from dimba.common.units import millions
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import DataReport
@@ -170,8 +171,8 @@ class OutputFacts:
     hint: str = ""
     user_error: bool = False  # the spec is wrong rather than the machine
     holds: tuple[str, ...] = ()  # names of trained files already there
-    run_id: str | None = None
-    run_active: bool = False  # according to its record
+    run_id: str | None = None  # of the run whose model it holds
+    owner: Owner | None = None  # who writes there now
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from dimba.common.checkpoint.check import is_installed
 from dimba.common.checkpoint.quantization import PACKAGES
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, is_secret_name
-from dimba.host.build_context import PACKAGED
+from dimba.common.project import project_root
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.data import look_at_data
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
@@ -21,13 +21,6 @@ from dimba.host.trainer import find_trainer
 from dimba.spec import JobSpec
 
 _SWITCHES = ("0", "1", "true", "false", "yes", "no", "on", "off")  # HF_HUB_DISABLE_IMPLICIT_TOKEN=1 is no secret
-
-
-def project_root() -> Path:
-    """The folder of the trainers and of the image's files: the checkout of this package, or their copy in a wheel."""
-    package = Path(__file__).resolve().parents[1]
-    packaged = package / PACKAGED
-    return packaged if packaged.is_dir() else package.parent
 
 
 def runs_folder(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from dimba.host.places import why_not_read
 from dimba.objectives.objective import Objective
 from dimba.objectives.registry import OBJECTIVES
 
+SCRIPTS = tuple(each.script for each in OBJECTIVES.values())
 _ANY_MODE = ("scripts/finetuning/train.py", "scripts/train.py")
 
 
@@ -35,6 +36,7 @@ def find_trainer(trainer: str | None, mode: str, folder: Path, project: Path) ->
         return facts
     tried = ", ".join(f"`{name}`" for name in names)
     hint = "give the path of a training script, relative to the folder that dimba is run in"
+    hint += ", or leave `trainer` out for dimba's own" if trainer else ""
     return TrainerFacts(path=None, problem=f"no trainer found: {tried}", hint=hint)
 
 
@@ -67,7 +69,7 @@ def _existing(names: Sequence[str], mode: str, folder: Path, project: Path) -> l
 
 def _shipped(path: Path, project: Path) -> Path:
     """dimba's own trainer with the content of `path`, wherever that copy lies; `path` itself if there is none."""
-    own = [project / each.script for each in OBJECTIVES.values()]
+    own = [project / script for script in SCRIPTS]
     return path if path in own else next((each for each in own if _have_equal_content(path, each)), path)
 
 

@@ -8,11 +8,14 @@ from typing import Any
 from dimba.common.errors import BadInput
 from dimba.jobs.context import Policy, gather
 from dimba.jobs.launch import begin, choices_of
-from dimba.jobs.lifecycle import Reporter, recorded_gpus
+from dimba.jobs.lifecycle import Reporter
+from dimba.jobs.output_owner import owned_output
+from dimba.jobs.recorded import recorded_gpus
 from dimba.jobs.resume import options_of, spec_of
 from dimba.jobs.trust import remember_run, require_trust_in_run
 from dimba.plan.model import LaunchPlan
 from dimba.records import RunFolder, RunRecord
+from dimba.records.store import new_run_id
 from dimba.runners.registry import find_runner
 
 # A change of these changes the losses, so it is refused; a change of the others is reported.
@@ -34,9 +37,10 @@ def repeat(
     require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
     remember_run(folder.id, loaded, Path.cwd())
     options = options_of(record)
-    choices, runs = choices_of(options), folder.path.parent
-    policy = Policy(asks="any", choices=choices, earlier_image=record.image, runs=runs)
-    context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
+    run = folder.path.parent / new_run_id(loaded.spec.name)
+    policy = Policy(
+        asks="any", choices=choices_of(options, run_id=run.name), earlier_image=record.image, runs=run.parent
+    )
 
     def compare(plan: LaunchPlan, made_of: dict[str, Any]) -> dict[str, Any]:
         _refuse_other_files(record, made_of)
@@ -44,7 +48,9 @@ def repeat(
             reporter.note(f"not as in {record.id}: {text}")
         return {"same_as": record.id}
 
-    return begin(context, options, reporter, detach=detach, repeats=compare)
+    with owned_output(loaded.spec.output_dir, run):
+        context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
+        return begin(context, options, reporter, detach=detach, repeats=compare)
 
 
 def _fresh(record: RunRecord) -> Path:

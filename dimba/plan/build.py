@@ -9,7 +9,7 @@ from dimba.common import contract
 from dimba.common.errors import BadInput, DimbaError, raise_all
 from dimba.common.runners import Capabilities, capabilities_of, resolve_runner
 from dimba.host.facts import Gpu, HostFacts, TrainerFacts
-from dimba.host.trainer import objective_of
+from dimba.host.trainer import SCRIPTS, objective_of
 from dimba.options import table
 from dimba.plan.base import base_notes
 from dimba.plan.checks import problems
@@ -200,8 +200,12 @@ def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
 
 
 def _about_copy(facts: HostFacts) -> str | None:
-    copy = facts.trainer.copy
-    return f"trainer: {copy} has the content of dimba's own, which runs in its place" if copy else None
+    path, copy = facts.trainer.path, facts.trainer.copy
+    if copy:
+        return f"trainer: {copy} has the content of dimba's own, which runs in its place"
+    if path and objective_of(path, facts.project) is None and any(path.match(script) for script in SCRIPTS):
+        return f"trainer: {path} is custom: it has the name of dimba's own, and another content"
+    return None
 
 
 def _about_packages(facts: HostFacts) -> str | None:

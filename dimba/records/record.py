@@ -4,9 +4,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
-PENDING = ("queued", "building", "starting")  # the run is on record, and its job does not run yet
-ACTIVE = (*PENDING, "running", "stopping")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
@@ -65,6 +62,10 @@ class RunRecord:
     peak_memory_bytes: int | None = None  # of the first GPU, as torch measured it
     folder: str = ""  # the current one at the launch, to which the spec's paths are relative
     launcher: str | None = None  # the process responsible for the run until its job runs
+    # The machine of the launcher, its boot, and the namespace of process ids.
+    host: str | None = None
+    boot: str | None = None
+    pids: str | None = None
     waits_for: str | None = None  # while the run is queued
 
     @property

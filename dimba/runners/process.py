@@ -12,12 +12,12 @@ from typing import Any
 
 from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID, ENV_SECRETS_ON_STDIN, EXIT_FILE
 from dimba.common.errors import HostCannot
+from dimba.common.processes import is_alive, start_time
+from dimba.common.project import project_root
 from dimba.common.runners import RUNNERS
 from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.host.packages import install_command, missing_packages
-from dimba.host.probe import project_root
 from dimba.plan.model import LaunchPlan
-from dimba.records.processes import is_alive, start_time
 from dimba.runners.deadline import deadline
 from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.tail import follow_file

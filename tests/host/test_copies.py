@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dimba.host.build_context import PACKAGED, gather_context, in_context, package_folder
-from dimba.host.probe import project_root
+from dimba.common.project import PACKAGED, project_root
+from dimba.host.build_context import gather_context, in_context, package_folder
 from dimba.host.provenance import provenance
 from dimba.host.trainer import find_trainer, find_trainers
 from dimba.host.trust_requirements import find_trust_requirements
@@ -59,6 +59,13 @@ def test_the_plan_reports_that_the_own_trainer_runs_in_place_of_its_copy(tmp_pat
     notes = make_plan(spec(), replace(FACTS, trainer=trainer)).notes
     assert f"trainer: {tmp_path / 'x.py'} has the content of dimba's own, which runs in its place" in notes
     assert not any("content of dimba's own" in note for note in make_plan(spec(), FACTS).notes)
+
+
+def test_the_plan_reports_a_custom_trainer_that_has_the_name_of_dimbas_own(tmp_path: Path):
+    trainer = replace(FACTS.trainer, path=tmp_path / OBJECTIVES["sft"].script)
+    notes = make_plan(spec(), replace(FACTS, trainer=trainer)).notes
+    assert f"trainer: {trainer.path} is custom: it has the name of dimba's own, and another content" in notes
+    assert not any("is custom" in note for note in make_plan(spec(), FACTS).notes)
 
 
 def test_the_image_has_no_development_tools_and_a_project_has_its_own_scripts(tmp_path: Path):

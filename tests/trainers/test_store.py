@@ -1,6 +1,7 @@
 """Tokenised rows: stored completely or not at all, and cut into examples with every lost token counted."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest

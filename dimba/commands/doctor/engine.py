@@ -6,8 +6,8 @@ import re
 from dimba.commands.doctor.check import Check
 from dimba.commands.doctor.machine import Machine
 from dimba.common.contract import ENV_BASE_IMAGE
+from dimba.common.project import project_root
 from dimba.host.packages import install_command
-from dimba.host.probe import project_root
 from dimba.runners.registry import host_runner
 
 RESTART = "`sudo systemctl restart docker`"

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from dimba.commands.doctor.check import Check
 from dimba.common.contract import ENV_GPU_PATH, absolute
 from dimba.common.errors import DimbaError
+from dimba.common.project import project_root
 from dimba.host.facts import EngineFacts, GpuFacts
 from dimba.host.gpus import cdi_device
 from dimba.host.output import home_of, job_user, nearest_existing
-from dimba.host.probe import hub_cache, project_root
+from dimba.host.probe import hub_cache
 from dimba.runners import registry
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What the engine says, in words that say what to do next."""
 
 from dimba.common.errors import BadInput, DimbaError, EngineFailed, HostCannot
-from dimba.host.probe import project_root
+from dimba.common.project import project_root
 
 _GPU_HINT = "install nvidia-container-toolkit and restart the engine, or set `gpus: none`; `dimba doctor` looks closer"
 _BASE_HINT = (

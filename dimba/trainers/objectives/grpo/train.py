@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 from dimba.common.contract import EXIT_STOPPED
 from dimba.common.errors import BadInput
+from dimba.common.project import project_root
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.models.checkpoints import checkpoint_to_resume
 from dimba.trainers.models.loading import Compute, choose_compute
@@ -67,7 +68,8 @@ def check_vllm(options: GrpoOptions, compute: Compute) -> None:
     if compute.on_cpu:
         raise BadInput("vLLM shares the GPU with training, and this job trains on the CPU", hint, key="--use-vllm")
     if find_spec("vllm") is None:
-        requirements = "-r docker/requirements-vllm.txt -c docker/constraints-vllm.txt"
+        root = project_root()
+        requirements = f"-r {root}/docker/requirements-vllm.txt -c {root}/docker/constraints-vllm.txt"
         raise BadInput("vLLM is not installed here", f"`pip install {requirements}`, or {hint}", key="--use-vllm")
 
 
