@@ -160,7 +160,7 @@ class Counts:
         if len(self.bad) < _SHOWN:
             self.bad.append({"where": str(error.location), "why": error.finding})
 
-    def add_written(self, row: Sequence[Rendered], at: int) -> int:
+    def add_written(self, row: Sequence[Rendered], at: int = 0) -> int:
         """Counts a row that is written from row `at` of the store on; returns its number in the file."""
         self.altered += sum(each.altered for each in row)
         self.omitted.update({name for each in row for name in each.omitted})
