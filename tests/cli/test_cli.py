@@ -216,7 +216,7 @@ def test_a_second_run_may_not_share_the_output_of_an_active_one_which_another_pr
             break
         time.sleep(0.1)
     second = dimba("launch", "job.yaml", *AS_A_PROCESS, cwd=job, **NO_ENGINE)
-    assert second.returncode == 2 and f"run `{run}` is writing to" in second.stderr
+    assert second.returncode == 2 and f"is in use by run `{run}`" in second.stderr
     assert f"{run}: stopped, stopped_by_user" in dimba("stop", run, cwd=job, **NO_ENGINE).stderr
     assert log.read_text() == "ready\nsaved\n"
     again = dimba("stop", run, cwd=job, **NO_ENGINE)
