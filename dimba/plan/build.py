@@ -202,7 +202,7 @@ def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
 def _about_copy(facts: HostFacts) -> str | None:
     path, copy = facts.trainer.path, facts.trainer.copy
     if copy:
-        return f"trainer: {copy} has the content of dimba's own, which runs in its place"
+        return f"trainer: {copy} has the content of dimba's own {path}, which runs in its place"
     if path and objective_of(path, facts.project) is None and any(path.match(script) for script in SCRIPTS):
         return f"trainer: {path} is custom: it has the name of dimba's own, and another content"
     return None

@@ -46,6 +46,8 @@ def proxy_notes(job: ResolvedJob, facts: HostFacts, network: str | None) -> Iter
     built = proxies_in(facts.environment | facts.engine.proxies)
     if built and facts.image and facts.image.key and not facts.image.id:
         yield f"the image's build uses the proxies of this machine ({', '.join(built)}), and does not keep them"
+    if (set_there := proxies_in(facts.engine.proxies)) and network in ("bridge", "host"):
+        yield f"the Docker client's configuration sets {', '.join(set_there)} in the container"
     given = proxies_in(item.partition("=")[0] for item in job.spec.container.env) or proxies_in(facts.engine.proxies)
     if here and not given and network in ("bridge", "host") and next(_needs(job, facts), ""):
         wanted = ", ".join(sorted(PROXY_VARIABLES & facts.environment))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dimba.common.errors import EngineFailed
+from dimba.common.errors import DimbaError, EngineFailed
 from dimba.host.facts import DataFacts, HostFacts
 from dimba.host.proxies import build_proxies, is_on_this_machine, proxies_in, secrets_of
 from dimba.plan.build import make_plan
@@ -24,7 +24,11 @@ def spec(*overrides: str) -> JobSpec:
 
 
 def notes(facts: HostFacts, *overrides: str) -> str:
-    return "\n".join(note for note in make_plan(spec(*overrides), facts).notes if "prox" in note)
+    return "\n".join(note for note in make_plan(spec(*overrides), facts).notes if "prox" in note)  # not PROXY alone
+
+
+def all_notes(facts: HostFacts, *overrides: str) -> str:
+    return "\n".join(make_plan(spec(*overrides), facts).notes)
 
 
 def here(facts: HostFacts, *names: str, **changes: object) -> HostFacts:
@@ -53,6 +57,24 @@ def test_a_login_is_masked_in_what_a_build_prints():
     assert "correct-horse" not in str(failed.value) and "cannot connect to" in str(failed.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "way"),
+    [
+        ("E: Unable to fetch: No space left on device", "docker system df"),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] unable", "DIMBA_CA_CERT"),
+        ("after connection broken by 'ProxyError('Cannot connect to proxy.'", "correct HTTP_PROXY"),
+        ("Temporary failure resolving 'deb.debian.org': Temporary failure in name resolution", "HTTPS_PROXY=http"),
+        ("NewConnectionError: Failed to establish a new connection: [Errno 111]", "HTTPS_PROXY=http"),
+        ("SyntaxError: invalid syntax", "fix that step"),
+    ],
+)
+def test_a_failed_build_names_its_cause(line: str, way: str):
+    messages = [{"stream": "Step 1/2 : RUN x"}, {"stream": line}, {"error": "returned a non-zero code: 1"}]
+    with pytest.raises(DimbaError) as failed:
+        _follow(messages, lambda *_: None)
+    assert way in failed.value.hint and line in failed.value.message
+
+
 def test_the_plan_of_an_image_to_be_built_names_the_proxies():
     assert FACTS.image is not None
     to_build = replace(FACTS, image=replace(FACTS.image, id=None))
@@ -69,7 +91,9 @@ def test_a_job_that_needs_the_hub_is_shown_how_to_get_the_proxy():
     assert "{env: [HTTPS_PROXY, NO_PROXY], network: host}" in notes(local, hub), "a bridge does not reach the loopback"
     assert notes(facts, hub, "container.env=[HTTPS_PROXY]") == ""
     configured = replace(facts, engine=replace(facts.engine, proxies=frozenset({"HTTPS_PROXY"})))
-    assert notes(configured, hub) == "", "the Docker client's configuration sets it in every container"
+    assert notes(configured, hub) == "" and "configuration sets HTTPS_PROXY in the container" in all_notes(
+        configured, hub
+    )
     assert notes(replace(facts, data=FACTS.data)) == "", "a local job has no network"
 
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 from docker.errors import APIError, ImageNotFound
 
 import docker
-from dimba.common.contract import ENV_BASE_IMAGE, LABEL_IMAGE_KEY
+from dimba.common.contract import ENV_BASE_IMAGE, ENV_CA_CERT, ENV_WHEELS, LABEL_IMAGE_KEY
 from dimba.common.errors import DimbaError, EngineFailed, HostCannot
 from dimba.host.build_context import IMAGE_EXTRAS, BuildContext, gather_context, image_extra, image_key
 from dimba.host.facts import ImageFacts
@@ -27,6 +27,29 @@ REPOSITORY = "dimba"
 _STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the engine paints what a step writes to stderr
 _LAST_LINES = 15
+# (words of a failed step's last lines, kind, what to do)
+_CAUSES: tuple[tuple[re.Pattern[str], type[DimbaError], str], ...] = (
+    (re.compile(r"no space left", re.I), HostCannot, "`docker system df` shows what fills the disk"),
+    (
+        re.compile(r"certificate[ _]verify[ _]failed|certificate verification failed", re.I),
+        EngineFailed,
+        f"let the image trust your company's CA: `export {ENV_CA_CERT}=/path/to/ca.crt`",
+    ),
+    (
+        re.compile(r"proxyerror|proxy authentication|\b407\b", re.I),
+        EngineFailed,
+        "correct HTTP_PROXY and HTTPS_PROXY, or unset them",
+    ),
+    (
+        re.compile(
+            r"name resolution|could not resolve|name or service not known|network is unreachable|timed out"
+            r"|could not connect|newconnectionerror|connection refused",
+            re.I,
+        ),
+        EngineFailed,
+        f"a proxy: `export HTTPS_PROXY=http://…`; without a network: `export {ENV_WHEELS}=/path/to/wheels`",
+    ),
+)
 
 
 def look_at_image(
@@ -186,14 +209,10 @@ def _failed(step: str, error: str, last: Iterable[str]) -> DimbaError:
     known = translated(error, f"image build, {step}")
     if known.hint and not known.hint.startswith("`dimba doctor`"):
         return known
+    text = "\n".join(last)
     lines = "\n".join(f"  | {line}" for line in last)
-    full = any("no space left" in line.lower() for line in last)
-    kind = HostCannot if full else EngineFailed
-    hint = (
-        "`docker system df` shows what fills the disk"
-        if full
-        else "fix that step of the Dockerfile, or provide what it needs"
-    )
+    causes = ((kind, hint) for words, kind, hint in _CAUSES if words.search(text))
+    kind, hint = next(causes, (EngineFailed, "fix that step of the Dockerfile, or provide what it needs"))
     return kind(f"the image does not build: {step}\n{lines}\n  {error.strip()}", hint)
 
 

@@ -8,7 +8,7 @@ from dimba.common.errors import BadInput
 from dimba.common.project import project_root
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.models.checkpoints import checkpoint_to_resume
-from dimba.trainers.models.loading import Compute, choose_compute
+from dimba.trainers.models.loading import Compute, check_checkpoint, choose_compute
 from dimba.trainers.models.saving import output_folder, quiet, save
 from dimba.trainers.models.sharding import is_sharded
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
@@ -33,6 +33,7 @@ def train(options: GrpoOptions) -> int:
         checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
         compute = choose_compute(options.device, samples=True)
         check_vllm(options, compute)
+        check_checkpoint(options)
         prompts = _load_prompts(options)
         stop = StopOnSignal()
         rewards = list(_ready_rewards(options, prompts, compute, stop))
