@@ -167,6 +167,7 @@ def _adapter(path: Path, refusal: Refusal) -> CheckpointFacts:
 def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
     path, config, kind = checkpoint.folder, checkpoint.config, kind_of(checkpoint.config)
     quantization, positions = quantization_of(checkpoint), positions_of(checkpoint)
+    template = _chat_template(path)
     sizes = facts_of_tensors(config, {} if quantization else checkpoint.tensors)
     return replace(
         sizes,
@@ -178,7 +179,8 @@ def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
         sees=kind.sees,
         architecture=(config.get("architectures") or [config.get("model_type")])[0],
         context_length=positions.count if positions else None,
-        has_chat_template=_has_chat_template(path),
+        has_chat_template=bool(template),
+        shows_date="strftime_now" in template,
         own_code=_own_code(path),
         linked_files=tuple(sorted({pair for file in path.iterdir() for pair in _links(file, path)})),
     )
@@ -251,11 +253,13 @@ def _sides(name: str, shape: list[int]) -> int:
     return sum(shape) + (shape[0] if joined else 0)
 
 
-def _has_chat_template(path: Path) -> bool:
-    if (path / "chat_template.jinja").exists():
-        return True
+def _chat_template(path: Path) -> str:
+    """The source of the chat template, of all of them if it has several; empty without one."""
     try:
+        if (path / "chat_template.jinja").exists():
+            return (path / "chat_template.jinja").read_text(encoding="utf-8", errors="replace") or " "
         config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return bool(config.get("chat_template"))
+        return ""
+    found = config.get("chat_template") if isinstance(config, dict) else None
+    return found if isinstance(found, str) else json.dumps(found) if found else ""

@@ -111,6 +111,7 @@ class CheckpointFacts:
     tokens: TokenCounts | None = None
     sees: tuple[str, ...] = ()  # what a multimodal model reads beside text
     has_chat_template: bool | None = None
+    shows_date: bool = False  # its chat template asks the clock
     own_code: str = ""  # the name of its file that requires code from the checkpoint or the Hub
     instead: Path | None = None  # a nearby folder that holds a complete checkpoint
     linked_files: tuple[tuple[Path, Path], ...] = ()  # (target of a link as seen from the folder, the real file)
