@@ -288,3 +288,16 @@ def test_a_data_file_that_fits_two_formats_is_refused(job: Path, dimba: Dimba):
     write_rows(job / "data.jsonl", [{**QUESTIONS[0], "prompt": "P", "response": "R"}])
     done = dimba("plan", "job.yaml", cwd=job, **NO_ENGINE)
     assert done.returncode == 2 and "equally well" in done.stderr and "dataset.columns" in done.stderr
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_ps_cuts_no_word_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from dimba.cli.render import show_runs
+    from dimba.records import RunRecord
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    run = "finetune_sft_lora-20261128-193719-2b3e"
+    show_runs([RunRecord(id=run, name="x", status="succeeded", exit_reason="completed", runner="process")])
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in (run, "succeeded", "completed", "process")) and "…" not in printed
+    assert ("RUNNER" in printed) == (width >= 80)
