@@ -107,6 +107,7 @@ class CheckpointFacts:
     quantization: Quantization | None = None
     positions: Positions | None = None
     tokens: TokenCounts | None = None
+    tokenizer_needs: tuple[str, ...] = ()  # packages that read it
     sees: tuple[str, ...] = ()  # what a multimodal model reads beside text
     has_chat_template: bool | None = None
     own_code: str = ""  # the name of its file that requires code from the checkpoint or the Hub
@@ -217,7 +218,7 @@ class HostFacts:
     output: OutputFacts
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # files that the job's user may not read
-    packages: frozenset[str] = frozenset()  # of those that load quantised weights, what this Python has
+    packages: frozenset[str] = frozenset()  # of those that a base may need, what this Python has
     short_secrets: frozenset[str] = frozenset()  # variables whose values are too short to be masked in a log
     slurm: SlurmSite | None = None  # the user's description of the cluster; None if Slurm has no part in the job
     named: Mapping[str, NamedPath] = field(default_factory=dict)  # files and mounts, by their text in the spec

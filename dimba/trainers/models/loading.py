@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from dimba.common.checkpoint import check_base
+from dimba.common.checkpoint import check_base, check_tokenizer
 from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import ENV_ON_CPU_INSTEAD, RUN_ITS_CODE, absolute, is_path
 from dimba.common.errors import BadInput, HostCannot
@@ -111,6 +111,8 @@ def _cpu_precision_problem(requested: str, *, samples: bool) -> str:
 
 def load_tokenizer(checkpoint: str, flag: str = "--base-checkpoint", *, code: bool = False) -> PreTrainedTokenizerFast:
     """The checkpoint's tokenizer; with `code` its own code may run. Raises BadInput, which names `flag`."""
+    if is_path(checkpoint):
+        check_tokenizer(absolute(checkpoint), flag)
     return _load(AutoTokenizer, checkpoint, flag, trust_remote_code=code)
 
 
