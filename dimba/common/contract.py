@@ -13,6 +13,7 @@ IMAGE_HOME = "/home/dimba"
 
 # Environment of a job.
 ENV_RUN_ID = "DIMBA_RUN_ID"
+ENV_OUTPUT_DIR = "DIMBA_OUTPUT_DIR"
 ENV_ATTEMPT_DIR = "DIMBA_ATTEMPT_DIR"  # the folder of log.txt and metrics.jsonl of this attempt
 ENV_GPU_COUNT = "DIMBA_GPU_COUNT"  # the number of GPUs that must work in the container; 0 on the CPU
 ENV_ALLOW_CPU = "DIMBA_ALLOW_CPU"  # train on the CPU if they do not, and report it
@@ -59,11 +60,16 @@ METRICS_FILE = "metrics.jsonl"
 EXIT_FILE = "exit.json"  # how the job ended, written by the entry point in the attempt's folder
 WORD_FILE = "word.json"  # how our trainer ended, written by itself there and in the ranks' folder
 OUTPUT_FILE = "dimba.json"
+OWNER_FILE = "dimba-owner.json"  # in the output folder: who writes there now
 COMPLETE_FILE = "dimba-whole.json"  # in a checkpoint: the list of its files, which marks it complete
 SAVING_FOLDER = ".saving"  # in the output folder: checkpoints that are being written
 
 LINES = "--lines"  # for the preview of data: print text, as the trainer follows
 PREPARE = "--prepare"  # for the entry point: tokenise the data before the ranks start
+
+# Statuses of a run.
+PENDING = ("queued", "building", "starting")  # the run is on record, and its job does not run yet
+ACTIVE = (*PENDING, "running", "stopping")
 
 # Exit statuses of a job with a meaning for the launcher; it passes on the trainer's others.
 REFUSED = "refused"  # the reason of a trainer that ended with an error before it trained

@@ -4,12 +4,25 @@ The launcher checks the data with it before a job starts; the trainer trains on 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.dialogue import Row, is_blank, text_of
-from dimba.dataset.samples import Convert, NoAnswer, Sample, check_chat, instruction, pair, tools_of, turns
+from dimba.dataset.samples import (
+    ARGUMENTS,
+    DOCUMENTS,
+    Convert,
+    NoAnswer,
+    Sample,
+    arguments_of,
+    check_chat,
+    instruction,
+    pair,
+    tools_of,
+    turns,
+)
 
 __all__ = [
     "FORMATS",
@@ -203,4 +216,16 @@ def _sample(row: Row, form: Format) -> Sample:
         messages=tuple(turn.message for turn in chat),
         trained=tuple(turn.trained for turn in chat),
         tools=tools_of(row) if "tools" in form.optional else None,
+        arguments=arguments_of(row),
     )
+
+
+def unread_columns(row: Row, read: Collection[str], arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of a row that hold something, are not among `read`, and are no arguments of the template."""
+    unread = (name for name, value in row.items() if name not in read and value not in (None, "", []))
+    return tuple(name for name in unread if name != DOCUMENTS or DOCUMENTS not in arguments)
+
+
+def read_columns(form: Format, columns: Mapping[str, str]) -> frozenset[str]:
+    """The columns that the format reads, by the names in the data."""
+    return frozenset([*(columns.get(ours, ours) for ours in form.columns), *([ARGUMENTS] if form.convert else [])])

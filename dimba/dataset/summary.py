@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files import Read, read_rows
-from dimba.dataset.formats import Format, as_sample, recognise, with_our_names
+from dimba.dataset.formats import Format, as_sample, read_columns, recognise, unread_columns, with_our_names
 from dimba.dataset.samples import Sample
+from dimba.dataset.values import KeyOrder
 
 Samples = Iterator[tuple[Location, Sample | UnusableRow]]
 SHOWN = 5  # unusable rows that are listed one by one
@@ -37,15 +38,27 @@ def samples_of(rows: Read, columns: Mapping[str, str]) -> tuple[Format, Samples]
 
 
 def _samples(rows: Read, form: Format, columns: Mapping[str, str]) -> Samples:
+    order, read = KeyOrder(), read_columns(form, columns)
     for where, row in rows:
         if isinstance(row, UnusableRow):
             yield where, row
             continue
         try:
-            sample: Sample | UnusableRow = as_sample(row, form, columns, where)
+            sample = as_sample(row, form, columns, where)
         except UnusableRow as error:
-            sample = error
-        yield where, sample
+            yield where, error
+        else:
+            unread = unread_columns(row, read, sample.arguments)
+            yield where, replace(_ordered(sample, order), unread=unread) if unread else _ordered(sample, order)
+
+
+def _ordered(sample: Sample, order: KeyOrder) -> Sample:
+    return replace(
+        sample,
+        messages=order.messages(sample.messages),
+        tools=order.apply(sample.tools, "tools"),
+        arguments=order.apply(sample.arguments, "arguments"),
+    )
 
 
 def no_usable_rows(rows: int, first: UnusableRow | None) -> BadInput:
@@ -74,6 +87,7 @@ class DataSummary:
     skipped: int = 0  # pairs that compare nothing
     bad: tuple[tuple[str, str], ...] = ()  # (location, cause)
     hint: str = ""  # the action that fixes all of `bad`
+    unread: tuple[str, ...] = ()  # columns that hold something and are not read
     compares: bool = False  # pairs without short answers, for which `reward: auto` means a reward model
 
     @property
@@ -95,11 +109,13 @@ def survey(
     rows, unusable = 0, 0
     first: Sample | None = None
     bad: list[UnusableRow] = []
+    unread: dict[str, None] = {}
     for _where, sample in samples:
         rows += 1
         progress(rows)
         if not isinstance(sample, UnusableRow):
             first = first or sample
+            unread.update(dict.fromkeys(sample.unread))
             continue
         unusable += 1
         if len(bad) < SHOWN:
@@ -114,6 +130,7 @@ def survey(
         unusable=unusable,
         bad=tuple((str(each.location), each.finding) for each in bad),
         hint=shared_hint(bad),
+        unread=tuple(unread),
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dimba.common.checkpoint import Positions, Quantization, Refusal, TokenCounts
+from dimba.common.ownership import Owner
 from dimba.common.units import millions
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import DataReport
@@ -49,6 +50,7 @@ class EngineFacts:
     local: bool = True
     rootless: bool = False
     cdi_devices: frozenset[str] = frozenset()
+    proxies: frozenset[str] = frozenset()  # variables that the client's configuration sets in every container
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,7 @@ class TrainerFacts:
     """The trainer: its path on this machine and in the image, and the flags that it defines."""
 
     path: Path | None  # on this machine; None if no trainer was found
+    copy: Path | None = None  # the file that was found, if it is a copy of dimba's own trainer at `path`
     problem: str = ""
     hint: str = ""
     in_image: str | None = None  # its path in the image; None if it has to be mounted
@@ -165,8 +168,8 @@ class OutputFacts:
     hint: str = ""
     user_error: bool = False  # the spec is wrong rather than the machine
     holds: tuple[str, ...] = ()  # names of trained files already there
-    run_id: str | None = None
-    run_active: bool = False  # according to its record
+    run_id: str | None = None  # of the run whose model it holds
+    owner: Owner | None = None  # who writes there now
 
 
 @dataclass(frozen=True)
@@ -218,9 +221,12 @@ class HostFacts:
     output: OutputFacts
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # files that the job's user may not read
+    local_proxies: frozenset[str] = frozenset()  # variables that name a proxy on this machine's loopback
     packages: frozenset[str] = frozenset()  # of those that a base may need, what this Python has
     short_secrets: frozenset[str] = frozenset()  # variables whose values are too short to be masked in a log
     slurm: SlurmSite | None = None  # the user's description of the cluster; None if Slurm has no part in the job
+    missing_packages: tuple[str, ...] = ()  # training packages that this machine's Python lacks
+    install_command: str = ""  # installs them
     named: Mapping[str, NamedPath] = field(default_factory=dict)  # files and mounts, by their text in the spec
     trust_requirements: tuple[TrustRequirement, ...] = ()  # parts of the spec that require trust
 

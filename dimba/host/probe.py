@@ -9,6 +9,7 @@ from dimba.common.checkpoint.check import is_installed
 from dimba.common.checkpoint.quantization import PACKAGES
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, is_secret_name
 from dimba.common.errors import CORRECT, BadInput
+from dimba.common.project import project_root
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import list_unusable_rows
 from dimba.host.checkpoint import look_at_checkpoint
@@ -16,18 +17,15 @@ from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, 
 from dimba.host.gpus import find_gpus
 from dimba.host.named_paths import look_at_named_paths
 from dimba.host.output import look_at_output, may_read
+from dimba.host.packages import install_command, missing_packages
 from dimba.host.places import why_not_read
+from dimba.host.proxies import is_on_this_machine, proxies_in
 from dimba.host.stamp import stamp
 from dimba.host.trainer import find_trainer
 from dimba.objectives.registry import OBJECTIVES
 from dimba.spec import Dataset, JobSpec
 
 _SWITCHES = ("0", "1", "true", "false", "yes", "no", "on", "off")  # HF_HUB_DISABLE_IMPLICIT_TOKEN=1 is no secret
-
-
-def project_root() -> Path:
-    """The checkout that this package is part of, from which the image is built."""
-    return Path(__file__).resolve().parents[2]
 
 
 def runs_folder(folder: Path) -> Path:
@@ -56,6 +54,7 @@ def probe(
     )
     skip_bad = spec.trainer_args.get(SKIP_BAD_ROWS) is True
     data = look_at_data(spec.dataset, folder, progress, spec.mode, skip_bad=skip_bad, read=read)
+    missing = missing_packages()
     return HostFacts(
         folder=folder,
         runs=runs or runs_folder(folder),
@@ -64,6 +63,7 @@ def probe(
         cores=len(os.sched_getaffinity(0)),
         cache=hub_cache(output.uid, output.home, folder),
         environment=frozenset(os.environ),
+        local_proxies=frozenset(name for name in proxies_in(os.environ) if is_on_this_machine(os.environ[name])),
         short_secrets=frozenset(name for name, value in os.environ.items() if _is_short_secret(name, value)),
         gpu=gpu or find_gpus(engine.cdi_devices),
         engine=engine,
@@ -72,6 +72,8 @@ def probe(
         data=data,
         trainer=find_trainer(spec.trainer, spec.mode, folder, project_root()),
         output=output,
+        missing_packages=missing,
+        install_command=install_command(project_root()) if missing else "",
         named=look_at_named_paths(spec, folder),
         unreadable=_unreadable(checkpoint, data, output, in_container=in_container),
     )

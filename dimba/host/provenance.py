@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import is_secret_name
+from dimba.host.build_context import code_digest
 from dimba.host.facts import CheckpointFacts, DataFacts, HostFacts
 from dimba.host.fingerprint import file_hash, fingerprint
 from dimba.spec.secrets import mask_secrets
@@ -22,11 +23,14 @@ def provenance(facts: HostFacts, named: Iterable[str], progress: Progress) -> di
     The diff masks the values of the variables `named` in a spec and of every variable with a secret's name.
     """
     project = facts.project
-    changes = _git(project, "status", "--porcelain")
+    # An installed dimba may lie in an environment inside the user's repository, which does not track it.
+    tracked = _git(project, "ls-files", "--error-unmatch", "Dockerfile") is not None
+    changes = _git(project, "status", "--porcelain") if tracked else None
     return {
-        "git_revision": _git(project, "rev-parse", "HEAD"),
+        "git_revision": _git(project, "rev-parse", "HEAD") if tracked else None,
         "git_dirty": None if changes is None else bool(changes),
         "git_diff": mask_secrets(_diff(project), _secret_values(named)) if changes else None,
+        "code_hash": None if tracked else f"sha256:{code_digest(project)}",
         "lock_hash": _hash(project / "docker" / "constraints.txt"),
         "base_hash": _content(facts.checkpoint, lambda done, total: progress("hashing the checkpoint", done, total)),
         "data_hash": _content(facts.data, lambda done, total: progress("hashing the data", done, total)),

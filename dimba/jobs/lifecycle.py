@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -18,11 +17,19 @@ from dimba.common.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
 from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory
+from dimba.jobs.recorded import (
+    claim_output,
+    container_of,
+    cut_diff,
+    launched_here,
+    patience,
+    recorded_gpus,
+    recorded_image,
+)
 from dimba.plan.model import LaunchPlan
 from dimba.records import PENDING, RunFolder, create_run
-from dimba.records.processes import own_process
 from dimba.records.record import Attempt, RunRecord, now
-from dimba.records.store import make_folder, write_atomically
+from dimba.records.store import make_folder, new_run_id
 from dimba.runners.protocol import Ending, Runner
 from dimba.runners.tail import Tail
 from dimba.spec import LoadedSpec
@@ -80,10 +87,17 @@ class Run:
 
     @classmethod
     def create(
-        cls, plan: LaunchPlan, loaded: LoadedSpec, facts: HostFacts, options: Options, made_of: dict[str, Any]
+        cls,
+        plan: LaunchPlan,
+        loaded: LoadedSpec,
+        facts: HostFacts,
+        options: Options,
+        made_of: dict[str, Any],
+        *,
+        run_id: str | None = None,
     ) -> "Run":
         """Record the run with its provenance (`made_of`) before anything of it starts."""
-        folder = create_run(facts.runs, plan.name, plan.uid, plan.gid)
+        folder = create_run(facts.runs, run_id or new_run_id(plan.name), plan.uid, plan.gid)
         folder.write_bytes(contract.SPEC_FILE, loaded.data)
         record = RunRecord(
             id=folder.id,
@@ -97,9 +111,9 @@ class Run:
             overrides=loaded.overrides,
             created=now(),
             folder=str(facts.folder),
-            launcher=own_process(),
+            **launched_here(),
             **vars(options),
-            **_cut(made_of, folder),
+            **cut_diff(made_of, folder),
         )
         folder.write_record(record)
         return cls(folder, record)
@@ -118,10 +132,9 @@ class Run:
         plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
         self.folder.write_json(contract.PLAN_FILE, plan.as_json())
         attempts = (*self.record.attempts, Attempt(number=number, started=now()))
-        self.record = replace(self.record, stop_grace=plan.stop_grace, **_image(plan), **recorded_gpus(plan))
+        self.record = replace(self.record, stop_grace=plan.stop_grace, **recorded_image(plan), **recorded_gpus(plan))
         self.update(
-            **IN_HAND,
-            launcher=own_process(),
+            **launched_here(),
             status="starting",
             started=self.record.started or now(),
             attempts=attempts,
@@ -222,58 +235,6 @@ class Run:
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted("interrupted before the job had started", "nothing of it is left running") from None
             raise
-
-
-_LONGEST_DIFF = 1 << 16  # characters
-
-IN_HAND: dict[str, Any] = {"exit_reason": None, "exit_code": None, "ended": None, "waits_for": None}
-
-
-def container_of(runner: Runner, job: str) -> str | None:
-    """The container id of a job that is a container."""
-    return job if runner.capabilities.uses_engine else None
-
-
-def patience(record: RunRecord) -> float:
-    """Seconds after which a job that was asked to stop is killed: twice its grace period, and a margin."""
-    return 2 * record.stop_grace + contract.STOP_MARGIN
-
-
-def _image(plan: LaunchPlan) -> dict[str, Any]:
-    image = plan.image
-    return {"image": image.reference, "image_digest": image.id} if image else {}
-
-
-def recorded_gpus(plan: LaunchPlan) -> dict[str, Any]:
-    """The record's fields of a plan's GPUs."""
-    return {
-        "driver": next((gpu.driver for gpu in plan.gpus), None),
-        "gpus": plan.gpu_ids,
-        "gpu_names": tuple(gpu.name or "unnamed" for gpu in plan.gpus),
-    }
-
-
-def _cut(made_of: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-    """`made_of` with a long diff moved to a file of its own, as every command reads the record."""
-    diff = made_of.get("git_diff") or ""
-    if len(diff) <= _LONGEST_DIFF:
-        return made_of
-    folder.write_bytes(contract.DIFF_FILE, diff.encode())
-    cut = f"{diff[:_LONGEST_DIFF]}\n… {len(diff) - _LONGEST_DIFF:,} more characters in {contract.DIFF_FILE}"
-    return {**made_of, "git_diff": cut}
-
-
-def claim_output(plan: LaunchPlan, run: Path) -> None:
-    """Write dimba.json: the run that the output folder belongs to."""
-    note = {
-        "run_id": run.name,
-        "run": str(run),
-        "name": plan.name,
-        "base_checkpoint": plan.checkpoint.reference,
-        "argv": plan.argv,
-    }
-    data = json.dumps(note, indent=2).encode()
-    write_atomically(plan.output_dir / contract.OUTPUT_FILE, data, plan.uid, plan.gid)
 
 
 @contextmanager

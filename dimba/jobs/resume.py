@@ -9,15 +9,16 @@ from dimba.common.contract import SPEC_FILE
 from dimba.common.errors import BadInput
 from dimba.jobs.context import Policy, gather
 from dimba.jobs.launch import carry_on, choices_of
-from dimba.jobs.lifecycle import IN_HAND, Options, Reporter, Run
+from dimba.jobs.lifecycle import Options, Reporter, Run
+from dimba.jobs.output_owner import owned_output
 from dimba.jobs.reconcile import reconciled
+from dimba.jobs.recorded import launched_here
 from dimba.jobs.supervisor import lock_of
 from dimba.jobs.trust import remember_run, require_trust_in_run
 from dimba.options import table
 from dimba.plan.flags import flag_for
 from dimba.records import ACTIVE, PENDING, RunFolder, RunRecord
 from dimba.records.locks import try_lock
-from dimba.records.processes import own_process
 from dimba.runners.registry import find_runner
 from dimba.spec import LoadedSpec, parse_spec
 
@@ -28,6 +29,15 @@ def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool =
     Raises:
         DimbaError: the run is active, succeeded, or cannot be resumed.
     """
+    record = _resumable(folder)
+    with owned_output(record.output_dir, folder.path):
+        record = _resumable(folder)  # another `dimba resume` may have been faster
+        folder.clear_stop_request()
+        return _resume_run(folder, record, reporter, detach=detach, trust=trust)
+
+
+def _resumable(folder: RunFolder) -> RunRecord:
+    """The record of a run that may be resumed; raises BadInput."""
     record = reconciled(folder)
     if record.status in ACTIVE:
         hint = f"`dimba logs -f {folder.id}` follows it, `dimba stop {folder.id}` saves and ends it"
@@ -36,8 +46,7 @@ def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool =
         raise BadInput(
             f"run {folder.id} succeeded: its model is in {record.output_dir}", "launch a spec to train again"
         )
-    folder.clear_stop_request()
-    return _resume_run(folder, record, reporter, detach=detach, trust=trust)
+    return record
 
 
 def supervise(folder: RunFolder, reporter: Reporter) -> None:
@@ -45,7 +54,8 @@ def supervise(folder: RunFolder, reporter: Reporter) -> None:
     with try_lock(lock_of(folder)) as free:
         record = folder.record()
         if free and record.status in PENDING:
-            _resume_run(folder, record, reporter, detach=record.retries == 0)
+            with owned_output(record.output_dir, folder.path, adopts=True):
+                _resume_run(folder, record, reporter, detach=record.retries == 0)
 
 
 def _resume_run(
@@ -67,7 +77,7 @@ def _resume_run(
     run = Run(folder, record)
     with run.closing_on_failure():
         run.check_wanted()
-    run.update(**IN_HAND, status="queued", launcher=own_process())
+    run.update(**launched_here(), status="queued")
     return carry_on(run, context, reporter, detach=detach)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dimba.options import table
+from dimba.options import table, template_table
 from dimba.options.param import option
 
 
@@ -33,6 +33,9 @@ class TrainerOptions:
     seed: int = option(table.SEED)
 
     skip_bad_rows: bool = option(table.SKIP_BAD_ROWS)
+    chat_template_kwargs: str | None = option(template_table.CHAT_TEMPLATE_KWARGS)
+    template_date: str | None = option(template_table.TEMPLATE_DATE)
+    control_tokens: str = option(template_table.CONTROL_TOKENS)
     validation_split: float | str | None = option(table.VALIDATION_SPLIT)
 
     device: str = option(table.DEVICE)

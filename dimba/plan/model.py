@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID
+from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_OUTPUT_DIR, ENV_RUN_ID
 from dimba.host.facts import CheckpointFacts, DataFacts, Gpu, ImageFacts
 
 
@@ -150,7 +150,12 @@ class LaunchPlan:
         return replace(
             self,
             mounts=(*self.mounts, Mount(source=folder, target=folder, read_only=False)),
-            environment={**self.environment, ENV_RUN_ID: run_id, ENV_ATTEMPT_DIR: folder},
+            environment={
+                **self.environment,
+                ENV_RUN_ID: run_id,
+                ENV_ATTEMPT_DIR: folder,
+                ENV_OUTPUT_DIR: str(self.output_dir),
+            },
         )
 
     def as_json(self) -> dict[str, Any]:

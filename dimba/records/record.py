@@ -4,9 +4,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
-PENDING = ("queued", "building", "starting")  # the run is on record, and its job does not run yet
-ACTIVE = (*PENDING, "running", "stopping")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
@@ -39,6 +36,7 @@ class RunRecord:
     git_revision: str | None = None
     git_dirty: bool | None = None
     git_diff: str | None = None  # masked; a long one is cut here and complete in changes.patch
+    code_hash: str | None = None  # of dimba's own files, if no git repository tracks them
     lock_hash: str | None = None
     base_hash: str | None = None  # sha256:… of local files, commit:… of those from the Hub
     data_hash: str | None = None
@@ -64,6 +62,10 @@ class RunRecord:
     peak_memory_bytes: int | None = None  # of the first GPU, as torch measured it
     folder: str = ""  # the current one at the launch, to which the spec's paths are relative
     launcher: str | None = None  # the process responsible for the run until its job runs
+    # The machine of the launcher, its boot, and the namespace of process ids.
+    host: str | None = None
+    boot: str | None = None
+    pids: str | None = None
     waits_for: str | None = None  # while the run is queued
 
     @property

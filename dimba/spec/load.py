@@ -63,7 +63,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     try:
         data = path.read_bytes()
     except OSError as error:
-        hint = "give the path of a job spec; `jobs/` in dimba's repository has some"
+        hint = "give the path of a job spec; `dimba wizard` writes one"
         raise BadInput(str(error.strerror), hint, file=path) from None
     return parse_spec(data, source=str(path), overrides=overrides)
 

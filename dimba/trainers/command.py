@@ -9,6 +9,7 @@ from dimba.common.errors import DimbaError, RunFailed
 from dimba.objectives.objective import Objective, Options
 from dimba.options.trainer import TrainerOptions
 from dimba.supervisor.last_word import has_reported_error, is_first_report, write_last_word
+from dimba.trainers.models.output_owner import leave_output
 from dimba.trainers.objectives.registry import training_half
 from dimba.trainers.ranks import end_rank, is_main_process
 
@@ -39,6 +40,8 @@ def run_trainer(train: Callable[[Options], int], options: Options) -> int:
         if has_reported_error():
             return RunFailed.exit_status  # a rank that has ended breaks the connections of the others
         raise
+    finally:
+        leave_output()
 
 
 def hide_bitsandbytes(options: TrainerOptions) -> None:

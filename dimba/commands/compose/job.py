@@ -14,10 +14,10 @@ from dimba.commands.compose.gpus import usable_gpus, visible_devices
 from dimba.commands.compose.mounts import is_mounted
 from dimba.common.contract import ENV_ALLOW_CPU, SHORTEST_SECRET, absolute, looks_like_path
 from dimba.common.errors import BadInput, DimbaError, raise_all
+from dimba.common.project import project_root
 from dimba.common.runners import IN_ENGINE
 from dimba.host.build_context import image_extra
 from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
-from dimba.host.probe import project_root
 from dimba.host.trust_requirements import find_trust_requirements
 from dimba.jobs.context import JobContext, Policy, gather
 from dimba.plan.build import Choices

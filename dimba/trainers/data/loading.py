@@ -14,10 +14,11 @@ from dimba.objectives.sft import SftOptions
 from dimba.options.trainer import TrainerOptions, column_names
 from dimba.trainers.data.chat import prepare_tokenizer
 from dimba.trainers.data.encoding import Example
+from dimba.trainers.data.render import TemplateSettings
 from dimba.trainers.data.reporting import report_on
 from dimba.trainers.data.rows import Source
 from dimba.trainers.data.selection import Selection, cuts_too_much, select
-from dimba.trainers.data.template_notes import template_notes, template_problem
+from dimba.trainers.data.template_notes import control_problem, template_notes, template_problem
 from dimba.trainers.data.token_store import TokenStore
 from dimba.trainers.data.tokenization import Problem, load_or_tokenize, row_problem
 from dimba.trainers.models.loading import load_tokenizer
@@ -89,14 +90,16 @@ def load_data(options: SftOptions, progress: Progress) -> Data[Pieces]:
     """
     tokenizer = load_tokenizer(options.base_checkpoint, code=options.trust_remote_code)
     tokenizer_note = prepare_tokenizer(tokenizer)
-    source = source_from(options)
-    store, is_cached = load_or_tokenize(tokenizer, options.train_on, source, progress)
+    source, settings = source_from(options), TemplateSettings.of(options)
+    store, is_cached = load_or_tokenize(tokenizer, options.train_on, source, progress, settings)
     share, split = held_out_rows(options)
     selection = select(store, options.max_length, options.on_long, share, options.seed)
-    other = load_or_tokenize(tokenizer, options.train_on, replace(source, split=split), progress)[0] if split else None
+    other = None
+    if split:
+        other, _ = load_or_tokenize(tokenizer, options.train_on, replace(source, split=split), progress, settings)
     validation = Pieces(store, selection.validation) if other is None else _all_pieces(other, options)
     problem, hint = _problem(store, other, selection, tokenizer, options)
-    notes = (tokenizer_note, _held_out_note(selection), *template_notes(store, tokenizer))
+    notes = (tokenizer_note, _held_out_note(selection), *template_notes(store, tokenizer, options))
     report = replace(
         report_on(store, selection, tokenizer, max_length=options.max_length, on_long=options.on_long),
         validation=len(validation),
@@ -147,6 +150,7 @@ def _problem(
     stores = [store, *([other] if other else [])]
     problems = [template_problem(each, tokenizer, options.base_checkpoint) for each in stores]
     problems += [row_problem(each.note, skip_bad=options.skip_bad_rows) for each in stores]
+    problems += [control_problem(each.note, options) for each in stores]
     problems += [_selection_problem(selection, options), _cut_problem(store, selection, options)]
     return next((problem for problem in problems if problem), ("", ""))
 

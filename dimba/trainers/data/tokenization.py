@@ -22,7 +22,7 @@ from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import list_unusable_rows
 from dimba.trainers.data.chat import ChatEncoder, TrainOn
 from dimba.trainers.data.encoding import Example, Rendered
-from dimba.trainers.data.render import TemplateFault, Unmaskable
+from dimba.trainers.data.render import TemplateFault, TemplateSettings, Unmaskable
 from dimba.trainers.data.token_store import TokenStore, TokenWriter
 from dimba.trainers.progress import Progress
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _BATCH = 1000  # rows per call of the tokenizer
 _SHOWN = 5  # unusable rows in a report
+# What became of control tokens in a row's words: they were split, they stayed, or they stand in plain text, where they
+# may be meant.
+SPLIT, KEPT, TEXT = "split", "kept", "text"
 _CODE = ("dataset", "trainers/data")  # the code that decides the tokens of a row
 
 Problem = tuple[str, str]  # (message, hint)
@@ -68,7 +71,11 @@ class Rows(Protocol):
 
 
 def load_or_tokenize(
-    tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, source: Rows, progress: Progress
+    tokenizer: PreTrainedTokenizerFast,
+    train_on: TrainOn,
+    source: Rows,
+    progress: Progress,
+    settings: TemplateSettings | None = None,
 ) -> tuple[TokenStore, bool]:
     """(the tokens of `source`, whether the cache had them).
 
@@ -78,14 +85,16 @@ def load_or_tokenize(
     Raises:
         BadInput: the data cannot be read or have no known format; HostCannot: the cache cannot be written.
     """
-    folder = cache_folder() / _key(tokenizer, train_on, source)
+    settings = settings or TemplateSettings()
+    folder = cache_folder() / _key(tokenizer, train_on, source, settings)
     if store := _open_cached(folder):
         return store, True
     try:
         with _locked(folder.with_suffix(".lock")):
             if store := _open_cached(folder):  # made by another process while this one waited
                 return store, True
-            _write(folder, ChatEncoder(tokenizer, train_on=train_on), source, progress)
+            encoder = ChatEncoder(tokenizer, train_on=train_on, settings=settings)
+            _write(folder, encoder, source, progress)
             return TokenStore.open(folder), False
     except OSError as error:
         fix = "fix the permissions of" if isinstance(error, PermissionError) else "free space in"
@@ -105,9 +114,10 @@ def cache_folder() -> Path:
     return Path(constants.HF_HOME, "dimba", "tokens")
 
 
-def _key(tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, source: Rows) -> str:
+def _key(tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, source: Rows, settings: TemplateSettings) -> str:
     package = Path(__file__).resolve().parents[2]
-    parts = [source.identity(), train_on, tokenizer.chat_template, tokenizer.special_tokens_map, _versions()]
+    rendering = [train_on, tokenizer.chat_template, tokenizer.special_tokens_map, settings.identity()]
+    parts = [source.identity(), *rendering, _versions()]
     digest = hashlib.sha256(json.dumps(parts, default=str).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for path in sorted(path for room in _CODE for path in (package / room).rglob("*.py")):
@@ -134,6 +144,9 @@ class Counts:
         self.rows = self.unusable = 0
         self.altered = 0  # assistant turns that the template shows in part only
         self.omitted: Counter[str] = Counter()  # rows by what the template omits (keys of omissions.NAMES)
+        self.unread: Counter[str] = Counter()  # rows by a column that holds something and is not read
+        self.control: Counter[str] = Counter()  # rows with control tokens in their words, by their outcome
+        self.control_tokens: dict[str, None] = {}  # the first of them
         self.faults: Counter[str] = Counter()  # rows on which the template fails, by reason
         self.skipped = Tally()
         self.bad: list[dict[str, str]] = []
@@ -155,10 +168,19 @@ class Counts:
         self.where = where.prefix
         return where.line or where.row or 0
 
+    def add_control(self, row: Sequence[Rendered], examples: Sequence[Example]) -> None:
+        """Counts a row if people wrote control tokens in it."""
+        tokens = [token for each in row for token in each.control]
+        if tokens:
+            is_kept = any(example.has_control for example in examples)
+            self.control[TEXT if row[0].spans is None else KEPT if is_kept else SPLIT] += 1
+        for token in tokens[:_SHOWN] if len(self.control_tokens) < _SHOWN else ():
+            self.control_tokens[token] = None
+
     def as_note(self) -> dict[str, Any]:
         """The counts as JSON."""
         skipped = {"counts": self.skipped.counts, "first": {why: str(at) for why, at in self.skipped.first.items()}}
-        return {**vars(self), "skipped": skipped}
+        return {**vars(self), "skipped": skipped, "control_tokens": list(self.control_tokens)}
 
 
 def _write(folder: Path, encoder: ChatEncoder, source: Rows, progress: Progress) -> None:
@@ -169,6 +191,7 @@ def _write(folder: Path, encoder: ChatEncoder, source: Rows, progress: Progress)
             _write_examples(row, examples, source, writer, counts)
         columns = {ours: source.columns.get(ours, ours) for ours in form.columns}
         note = {"format": form.name, "columns": columns, **counts.as_note(), "turn_ends": encoder.turn_ends}
+        note["shown_time"] = encoder.shown_time
         writer.finish(note)
 
 
@@ -185,6 +208,7 @@ def _rendered(
             if isinstance(result, UnusableRow):
                 raise result
             samples = (result,) if isinstance(result, Sample) else result
+            counts.unread.update(samples[0].unread)
             yield tuple(encoder.render(sample, where) for sample in samples)
         except UnusableRow as error:
             counts.add_unusable(error)
@@ -229,6 +253,7 @@ def _write_examples(
         counts.add_unusable(UnusableRow(problem).at(row[0].where))
     else:
         number = counts.add_written(row)
+        counts.add_control(row, examples)
         for example in examples:
             writer.add(example, number)
 

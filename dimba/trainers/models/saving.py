@@ -16,6 +16,7 @@ from dimba.common.contract import ENV_RUN_ID, OUTPUT_FILE, SAVING_FOLDER, traine
 from dimba.common.errors import BadInput
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.checkpoints import full_disk_reported, model_bytes, move_into_place
+from dimba.trainers.models.output_owner import leave_output, own_output
 from dimba.trainers.models.sharding import full_weights, is_sharded
 from dimba.trainers.ranks import is_main_process
 
@@ -32,22 +33,28 @@ def output_folder(options: TrainerOptions) -> Iterator[None]:
     """
     folder = Path(options.output_dir)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    _make_output(options, folder)
     try:
+        _make_output(folder)
+        own_output(folder)  # before its content is looked at
+        _refuse_trained(options, folder)
         yield
     except BaseException:
+        leave_output()
         with suppress(OSError):  # a folder with files in it stays
             for each in made:
                 each.rmdir()
         raise
 
 
-def _make_output(options: TrainerOptions, folder: Path) -> None:
+def _refuse_trained(options: TrainerOptions, folder: Path) -> None:
     is_own = os.environ.get(ENV_RUN_ID) and (folder / OUTPUT_FILE).exists()
     there = trained_files(folder)
     if there and not is_own and not options.resume_from_checkpoint:
         hint = "give another --output-dir, move that folder away, or --resume-from-checkpoint one of its checkpoints"
         raise BadInput(f"{folder} already holds a model ({there[0].name})", hint, key="--output-dir")
+
+
+def _make_output(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -22,10 +22,11 @@ from dimba.trainers.data.chat import prepare_tokenizer
 from dimba.trainers.data.encoding import IGNORED, Example
 from dimba.trainers.data.loading import Data, held_out_rows, source_from
 from dimba.trainers.data.packing import Batch, Feature, collate_padded
+from dimba.trainers.data.render import TemplateSettings
 from dimba.trainers.data.reporting import count, shortened, typical_examples
 from dimba.trainers.data.rows import Source
 from dimba.trainers.data.selection import Selected, cuts_too_much, hold_out
-from dimba.trainers.data.template_notes import template_notes, template_problem
+from dimba.trainers.data.template_notes import control_problem, template_notes, template_problem
 from dimba.trainers.data.token_store import TokenStore
 from dimba.trainers.data.tokenization import Problem, RowResult, load_or_tokenize, row_problem
 from dimba.trainers.models.loading import load_tokenizer
@@ -111,17 +112,18 @@ def load_pairs(options: DpoOptions, progress: Progress) -> Data[Pairs]:
     """The pairs of the data, tokenised or taken from the cache, held out and cut; raises BadInput."""
     tokenizer = load_tokenizer(options.base_checkpoint, code=options.trust_remote_code)
     tokenizer_note = prepare_tokenizer(tokenizer)
-    source = source_from(options)
-    store, cached = load_or_tokenize(tokenizer, options.train_on, PairRows(source), progress)
+    source, settings = source_from(options), TemplateSettings.of(options)
+    store, cached = load_or_tokenize(tokenizer, options.train_on, PairRows(source), progress, settings)
     share, split = held_out_rows(options)
     selection = _select(store, options, share)
     if split:
-        other, _ = load_or_tokenize(tokenizer, options.train_on, PairRows(replace(source, split=split)), progress)
+        rows = PairRows(replace(source, split=split))
+        other, _ = load_or_tokenize(tokenizer, options.train_on, rows, progress, settings)
         selection = replace(selection, validation=_select(other, options, 0).train)
     problem, hint = _problem(selection, tokenizer, options)
     report = _report(selection, tokenizer, options)
     skipped = _skipped(store).notes(len(store) // 2)
-    notes = (tokenizer_note, *skipped, _token_note(store), *template_notes(store, tokenizer))
+    notes = (tokenizer_note, *skipped, _token_note(store), *template_notes(store, tokenizer, options))
     report = replace(report, notes=tuple(filter(None, notes)), problem=problem, hint=hint, cached=cached)
     return Data(tokenizer, selection.train, selection.validation, report)
 
@@ -194,6 +196,7 @@ def _problem(selection: Selected[Pairs], tokenizer: PreTrainedTokenizerFast, opt
     stores = {id(each.store): each.store for each in (selection.train, selection.validation)}.values()
     found = [template_problem(each, tokenizer, options.base_checkpoint) for each in stores]
     found += [row_problem(each.note, skip_bad=options.skip_bad_rows) for each in stores if each.note["rows"]]
+    found += [control_problem(each.note, options) for each in stores]
     found += [_skipped(each).problem(len(each) // 2) for each in stores]
     found.append(_length_problem(selection, options))
     return next((problem for problem in found if problem), ("", ""))

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer
 
 from dimba.common.units import quantity
@@ -13,9 +14,18 @@ from dimba.trainers.data.collation import speed_summary
 from dimba.trainers.data.loading import Data
 from dimba.trainers.data.packing import Batch
 from dimba.trainers.models.checkpoints import CompleteCheckpoints, checkpoint_to_resume
-from dimba.trainers.models.loading import Compute, adapter_config, choose_compute, load_model, load_reference
+from dimba.trainers.models.loading import (
+    Compute,
+    adapter_config,
+    check_checkpoint,
+    choose_compute,
+    load_model,
+    load_reference,
+    prepare_base,
+)
 from dimba.trainers.models.memory import add_probe
 from dimba.trainers.models.saving import output_folder, quiet
+from dimba.trainers.models.vocabulary import add_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
 from dimba.trainers.objectives.dpo.pairs import SIDES, Pairs, as_dataset, collate_pairs, load_pairs, repeated
 from dimba.trainers.objectives.example_run import example_settings, prepare_data, train_and_save
@@ -37,6 +47,7 @@ def train(options: DpoOptions) -> int:
     with output_folder(options):
         checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
         compute = choose_compute(options.device, options.mixed_precision)
+        check_checkpoint(options)
         data = prepare_data(load_pairs, options, compute)
         stop = StopOnSignal()
         trainer = make_trainer(options, data, compute, stop)
@@ -101,16 +112,17 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
     """The trainer, its memory probed before the first step; full fine-tuning loads a frozen reference as well."""
     metrics = metrics_path(options.output_dir)
     validation = as_dataset(data.validation) if len(data.validation) else None
-    full = options.method == "full"
+    model = load_model(options, compute, attention=options.attention)
+    new = prepare_base(model, options, data.tokenizer, data.turn_ends)
     trainer = PairTrainer(
-        model=load_model(options, compute, attention=options.attention),
-        ref_model=load_reference(options, compute, attention=options.attention) if full else None,
+        model=model,
+        ref_model=_reference(options, data, compute),
         args=_config(options, compute, validates=validation is not None),
         train_dataset=as_dataset(data.train, step=_effective_batch(options)),
         eval_dataset=validation,
         data_collator=partial(collate_pairs, pad_id=data.tokenizer.pad_token_id),
         processing_class=data.tokenizer,
-        peft_config=adapter_config(options),
+        peft_config=adapter_config(options, model, new),
         callbacks=[Metrics(metrics, ("loss", "margin", "accuracy")), stop],
     )
     if is_main_process():
@@ -120,6 +132,15 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
     add_probe(trainer, batch, metrics, may_keep=can_fall_back(options, DPO))
     configure(trainer)
     return trainer
+
+
+def _reference(options: DpoOptions, data: Data[Pairs], compute: Compute) -> PreTrainedModel | None:
+    """A frozen copy of the base with the rows of the trained one; an adapter needs none."""
+    if options.method != "full":
+        return None
+    reference = load_reference(options, compute, attention=options.attention)
+    add_rows(reference, data.tokenizer)
+    return reference
 
 
 def _longest_pairs(*, rows: int, length: int, pad_id: int) -> Batch:

@@ -5,9 +5,10 @@ from importlib.util import find_spec
 
 from dimba.common.contract import EXIT_STOPPED
 from dimba.common.errors import BadInput
+from dimba.common.project import project_root
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.models.checkpoints import checkpoint_to_resume
-from dimba.trainers.models.loading import Compute, choose_compute
+from dimba.trainers.models.loading import Compute, check_checkpoint, choose_compute
 from dimba.trainers.models.saving import output_folder, quiet, save
 from dimba.trainers.models.sharding import is_sharded
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
@@ -32,6 +33,7 @@ def train(options: GrpoOptions) -> int:
         checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
         compute = choose_compute(options.device, samples=True)
         check_vllm(options, compute)
+        check_checkpoint(options)
         prompts = _load_prompts(options)
         stop = StopOnSignal()
         rewards = list(_ready_rewards(options, prompts, compute, stop))
@@ -67,7 +69,8 @@ def check_vllm(options: GrpoOptions, compute: Compute) -> None:
     if compute.on_cpu:
         raise BadInput("vLLM shares the GPU with training, and this job trains on the CPU", hint, key="--use-vllm")
     if find_spec("vllm") is None:
-        requirements = "-r docker/requirements-vllm.txt -c docker/constraints-vllm.txt"
+        root = project_root()
+        requirements = f"-r {root}/docker/requirements-vllm.txt -c {root}/docker/constraints-vllm.txt"
         raise BadInput("vLLM is not installed here", f"`pip install {requirements}`, or {hint}", key="--use-vllm")
 
 

@@ -3,7 +3,7 @@
 from dimba.objectives.sft import SftOptions
 from dimba.trainers.data.loading import load_data
 from dimba.trainers.models.checkpoints import checkpoint_to_resume
-from dimba.trainers.models.loading import choose_compute, load_model
+from dimba.trainers.models.loading import check_checkpoint, choose_compute, load_model
 from dimba.trainers.models.saving import output_folder, quiet
 from dimba.trainers.objectives.callbacks import StopOnSignal
 from dimba.trainers.objectives.example_run import prepare_data, train_and_save
@@ -16,6 +16,7 @@ def train(options: SftOptions) -> int:
     with output_folder(options):
         checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
         compute = choose_compute(options.device, options.mixed_precision)
+        check_checkpoint(options)
         data = prepare_data(load_data, options, compute)
         model = load_model(options, compute, attention=options.attention)
         stop = StopOnSignal()

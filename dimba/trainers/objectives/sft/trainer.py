@@ -8,7 +8,7 @@ from trl import SFTConfig
 from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.data.collation import choose_collator, speed_summary
 from dimba.trainers.data.loading import Data, Pieces, as_dataset
-from dimba.trainers.models.loading import Compute, adapter_config
+from dimba.trainers.models.loading import Compute, adapter_config, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
 from dimba.trainers.objectives.example_run import example_settings
@@ -22,6 +22,7 @@ def make_trainer(
 ) -> CausalTrainer:
     """The trainer, its memory probed before the first step; prints the choices made for speed."""
     metrics, at_once = metrics_path(options.output_dir), options.batch_size * world_size()
+    new = prepare_base(model, options, data.tokenizer, data.turn_ends)
     collate = choose_collator(options, model, data.tokenizer.pad_token_id, on_cpu=compute.on_cpu)
     may_keep = can_fall_back(options, SFT)
     if is_main_process():
@@ -34,7 +35,7 @@ def make_trainer(
         eval_dataset=as_dataset(data.validation, step=at_once) if len(data.validation) else None,
         data_collator=collate,
         processing_class=data.tokenizer,
-        peft_config=adapter_config(options),
+        peft_config=adapter_config(options, model, new),
         callbacks=[Metrics(metrics), stop],
     )
     longest = min(options.max_length, data.report.longest)
