@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from dimba.common.checkpoint.files import INDEX, PICKLED_INDEX, Tensors
 from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import absolute, is_path, read_json_object
 from dimba.host.facts import CheckpointFacts
+from dimba.host.links import links_out_of
 from dimba.host.model_shape import EXPERT, model_shape
 from dimba.host.places import why_not_read
 
@@ -165,6 +166,7 @@ def _adapter(path: Path, refusal: Refusal) -> CheckpointFacts:
 def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
     path, config, kind = checkpoint.folder, checkpoint.config, kind_of(checkpoint.config)
     quantization, positions = quantization_of(checkpoint), positions_of(checkpoint)
+    template = _chat_template(path)
     sizes = facts_of_tensors(config, {} if quantization else checkpoint.tensors)
     return replace(
         sizes,
@@ -177,9 +179,12 @@ def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
         sees=kind.sees,
         architecture=(config.get("architectures") or [config.get("model_type")])[0],
         context_length=positions.count if positions else None,
-        has_chat_template=_has_chat_template(path),
+        has_chat_template=bool(template),
+        shows_date="strftime_now" in template,
         own_code=_own_code(path),
-        linked_files=tuple(sorted({pair for file in path.iterdir() for pair in _links(file, path)})),
+        linked_files=tuple(
+            sorted({pair for file in path.iterdir() if file.is_file() for pair in links_out_of(file, path)})
+        ),
     )
 
 
@@ -221,20 +226,6 @@ def _dtype(tensors: list[Mapping[str, Any]]) -> str:
     return max(sizes, key=sizes.__getitem__)
 
 
-def _links(file: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
-    """(link target, real file) for each link of a chain that leads out of `folder`.
-
-    The container must have the file at each of these paths too.
-    """
-    real, stop = file.resolve(), file
-    for _ in range(40):  # as many links as the kernel follows
-        if not stop.is_symlink() or not real.is_file():
-            return
-        stop = Path(os.path.normpath(stop.parent / stop.readlink()))
-        if not stop.is_relative_to(folder):
-            yield stop, real
-
-
 def _is_linear(name: str, tensor: Mapping[str, Any]) -> bool:
     """Whether LoRA adapts this matrix."""
     others = ("embed", "lm_head", "wte", "wpe")
@@ -250,11 +241,13 @@ def _sides(name: str, shape: list[int]) -> int:
     return sum(shape) + (shape[0] if joined else 0)
 
 
-def _has_chat_template(path: Path) -> bool:
-    if (path / "chat_template.jinja").exists():
-        return True
+def _chat_template(path: Path) -> str:
+    """The source of the chat template, of all of them if it has several; empty without one."""
     try:
+        if (path / "chat_template.jinja").exists():
+            return (path / "chat_template.jinja").read_text(encoding="utf-8", errors="replace") or " "
         config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return bool(config.get("chat_template"))
+        return ""
+    found = config.get("chat_template") if isinstance(config, dict) else None
+    return found if isinstance(found, str) else json.dumps(found) if found else ""

@@ -33,6 +33,7 @@ from dimba.plan.placement import (
     world_size,
 )
 from dimba.plan.recompute import resolve_activations
+from dimba.plan.rows import row_notes
 from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out
@@ -174,7 +175,7 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     if not facts.checkpoint.local:
         base = facts.checkpoint.reference
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is the id of a model on the Hub")
-    notes += base_notes(facts.checkpoint, spec.training.max_length)
+    notes += [*base_notes(facts.checkpoint, spec.training.max_length), *row_notes(spec, facts)]
     if spec.trainer_args.get("trust-remote-code") is True:
         notes.append("trust-remote-code: code from the checkpoint runs in the job")
     if choices.allow_cpu and gpus:
@@ -202,7 +203,7 @@ def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
 def _about_copy(facts: HostFacts) -> str | None:
     path, copy = facts.trainer.path, facts.trainer.copy
     if copy:
-        return f"trainer: {copy} has the content of dimba's own, which runs in its place"
+        return f"trainer: {copy} has the content of dimba's own {path}, which runs in its place"
     if path and objective_of(path, facts.project) is None and any(path.match(script) for script in SCRIPTS):
         return f"trainer: {path} is custom: it has the name of dimba's own, and another content"
     return None

@@ -57,7 +57,9 @@ def test_one_changed_byte_makes_it_a_custom_trainer(tmp_path: Path):
 def test_the_plan_reports_that_the_own_trainer_runs_in_place_of_its_copy(tmp_path: Path):
     trainer = replace(FACTS.trainer, copy=tmp_path / "x.py")
     notes = make_plan(spec(), replace(FACTS, trainer=trainer)).notes
-    assert f"trainer: {tmp_path / 'x.py'} has the content of dimba's own, which runs in its place" in notes
+    assert (
+        f"trainer: {tmp_path / 'x.py'} has the content of dimba's own {trainer.path}, which runs in its place" in notes
+    )
     assert not any("content of dimba's own" in note for note in make_plan(spec(), FACTS).notes)
 
 

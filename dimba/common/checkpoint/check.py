@@ -34,13 +34,14 @@ def refusal_for_method(
 def check_base(folder: Path, method: str, max_length: int | None = None, key: str = "--base-checkpoint") -> None:
     """Raises BadInput, which names `key`, if the checkpoint in `folder` cannot be trained by `method`.
 
-    Whatever is broken otherwise is left to transformers. Packages are looked for in this process.
+    Packages are looked for in this process. Weights are left to loading, which compares every tensor.
     """
     try:
         checkpoint = read_checkpoint(folder)
     except (OSError, ValueError):
         return
-    found = refusal_of(checkpoint) or refusal_for_method(checkpoint, method, max_length, is_installed)
+    found = adapter_refusal(folder) or kind_of(checkpoint.config).refusal
+    found = found or refusal_for_method(checkpoint, method, max_length, is_installed)
     if found:
         raise BadInput(f"{folder} {found.problem}", found.hint, key=key)
 

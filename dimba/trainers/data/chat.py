@@ -105,7 +105,10 @@ class ChatEncoder:
     def render_prompt(self, sample: Sample, where: Location) -> Rendered:
         """The sample as text up to the generation prompt, without any loss; raises UnusableRow."""
         chat = self._chat(sample, where, ask=True)
-        omitted = omitted_parts(self._chat(sample, where), None, (), self._masker.render)
+        try:
+            omitted = omitted_parts(self._chat(sample, where), None, (), self._masker.render)
+        except UnusableRow:  # a template may accept a question only with the generation prompt behind it
+            omitted = ()
         return self._with_literals(Rendered(where, chat.text, (), omitted=omitted), chat, ask=True)
 
     def _chat(self, sample: Sample, where: Location, *, ask: bool = False) -> Chat:

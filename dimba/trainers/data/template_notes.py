@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dimba.options.trainer import TrainerOptions
 
 _MOST_CONTROL = 0.01  # of the rows may have control tokens among their words that cannot be kept as text
+_UNREAD = "columns not read"
 _OUTCOMES = {
     SPLIT: "they are tokenised as text",
     KEPT: "they are control tokens for the model too",
@@ -68,10 +69,20 @@ def control_problem(note: Mapping[str, Any], options: TrainerOptions) -> Problem
     )
 
 
-def row_notes(note: Mapping[str, Any], options: TrainerOptions) -> Iterator[str]:
+def prompt_notes(note: Mapping[str, Any], options: TrainerOptions, *, own_reward: bool) -> Iterator[str]:
+    """Notes on GRPO's prompts: row_notes and omitted parts; `own_reward`: a user's function gets every column."""
+    yield from row_notes(note, options, unread="columns for the reward functions only" if own_reward else _UNREAD)
+    yield from _omission_notes(note["omitted"])
+
+
+def _omission_notes(rows: Mapping[str, int]) -> Iterator[str]:
+    return (f"{rows[key]:,} rows: the chat template omits {name}" for key, name in NAMES.items() if key in rows)
+
+
+def row_notes(note: Mapping[str, Any], options: TrainerOptions, unread: str = _UNREAD) -> Iterator[str]:
     """Notes on unread columns, on control tokens among the words of rows, and on the template's clock."""
-    if unread := note["unread"]:
-        yield f"columns not read: {', '.join(unread)}"
+    if columns := note["unread"]:
+        yield f"{unread}: {', '.join(columns)}"
     for outcome, rows in note["control"].items():
         yield f"control tokens that people wrote in {quantity(rows, 'row')} ({_tokens(note)}): {_OUTCOMES[outcome]}"
     if time := note["shown_time"]:
@@ -94,8 +105,7 @@ def template_notes(store: TokenStore, tokenizer: PreTrainedTokenizerBase, option
     notes = list(row_notes(store.note, options))
     if altered := store.note["altered"]:
         notes.append(f"the chat template shows {altered:,} assistant turns in part only (not earlier reasoning)")
-    rows = store.note["omitted"]
-    notes += [f"{rows[key]:,} rows: the chat template omits {name}" for key, name in NAMES.items() if key in rows]
+    notes += _omission_notes(store.note["omitted"])
     if others := [end for end in store.note["turn_ends"] if tokenizer.eos_token not in end]:
         ends = f"`{others[0]}`, not with the end-of-sequence token `{tokenizer.eos_token}`"
         notes.append(f"the chat template ends a turn with {ends}: generation has to stop there too")

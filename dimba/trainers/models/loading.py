@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from dimba.common.checkpoint import check_base, check_tokenizer
+from dimba.common.checkpoints import asks_for_code
 from dimba.common.contract import ENV_ON_CPU_INSTEAD, absolute, is_path, read_json_object
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
@@ -140,8 +141,9 @@ def check_checkpoint(options: TrainerOptions) -> None:
     if not is_path(options.base_checkpoint):
         return
     check_base(absolute(options.base_checkpoint), options.method, options.max_length)
-    is_packed = "quantization_config" in read_json_object(absolute(options.base_checkpoint) / "config.json")
-    if is_packed or is_sharded() or options.allow_pickle:  # names change while loading, or are in pickles
+    config = read_json_object(absolute(options.base_checkpoint) / "config.json")
+    is_known = not ("quantization_config" in config or asks_for_code(config) or options.allow_pickle)
+    if is_sharded() or not is_known:  # only loading tells: packed weights, code that may need values, pickles
         return
     settings = {"dtype": torch.float32, "trust_remote_code": options.trust_remote_code, "use_safetensors": True}
     load_complete(AutoModelForCausalLM, options.base_checkpoint, quiet=True, device_map={"": "meta"}, **settings)
