@@ -14,6 +14,7 @@ IMAGE_HOME = "/home/dimba"
 # Environment of a job.
 ENV_RUN_ID = "DIMBA_RUN_ID"
 ENV_OUTPUT_DIR = "DIMBA_OUTPUT_DIR"
+ENV_ANYWAY = "DIMBA_RESUME_ANYWAY"  # resume from a checkpoint of other data or another batch
 ENV_ATTEMPT_DIR = "DIMBA_ATTEMPT_DIR"  # the folder of log.txt and metrics.jsonl of this attempt
 ENV_GPU_COUNT = "DIMBA_GPU_COUNT"  # the number of GPUs that must work in the container; 0 on the CPU
 ENV_ALLOW_CPU = "DIMBA_ALLOW_CPU"  # train on the CPU if they do not, and report it

@@ -46,7 +46,10 @@ def look_at_checkpoint(reference: str, folder: Path, *, allow_pickle: bool = Fal
             return _refused(path, "is neither a folder nor a Hub id", "give a path, or `owner/name`")
         return CheckpointFacts(reference=reference, local=False)
     if not os.path.exists(path):
-        hint = "put a checkpoint there, or give another path or a Hub id (`owner/name`)"
+        hint = (
+            "correct the path, which is relative to the folder that dimba is run in if it does not start with `/`; "
+            "or give a Hub id (`owner/name`)"
+        )
         return _refused(path, "does not exist", hint)
     if why := why_not_read(path):
         return _refused(path, why, "give a folder of your own that holds config.json and the weights")
