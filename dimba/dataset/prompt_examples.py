@@ -208,6 +208,7 @@ def survey_prompts(
     columns: Mapping[str, str],
     *,
     progress: Callable[[int], None] = lambda _rows: None,
+    split: str | None = None,
     recognise: Recognise = recognise_prompt,
 ) -> DataSummary:
     """Reads every row of `path` as the trainer will; returns their summary, which counts the unusable ones.
@@ -215,7 +216,7 @@ def survey_prompts(
     Raises:
         BadInput: the file is not readable, no column asks, no row is usable, or too many pairs compare nothing.
     """
-    form, found = prompts_of(read_rows(path), columns, recognise)
+    form, found = prompts_of(read_rows(path, split), columns, recognise)
     first: PromptExample | None = None
     bad: list[UnusableRow] = []
     skipped = Tally()

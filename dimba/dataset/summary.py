@@ -101,7 +101,11 @@ class DataSummary:
 
 
 def survey(
-    path: Path, columns: Mapping[str, str], *, progress: Callable[[int], None] = lambda _rows: None
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    progress: Callable[[int], None] = lambda _rows: None,
+    split: str | None = None,
 ) -> DataSummary:
     """Reads every row of `path` as the trainer will; returns their summary, which counts the unusable ones.
 
@@ -109,7 +113,7 @@ def survey(
         BadInput: the file or its format is not readable, or no row is usable.
     """
     keys: list[str] = []
-    form, samples = samples_of(_noting_columns(read_rows(path), keys), columns)
+    form, samples = samples_of(_noting_columns(read_rows(path, split), keys), columns)
     rows, unusable = 0, 0
     first: Sample | None = None
     bad: list[UnusableRow] = []

@@ -131,10 +131,14 @@ def described(facts: CheckpointFacts) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """The data: the facts of a local file, or only the reference of a Hub id."""
+    """The data: the facts of local files, or only the reference of a Hub id."""
 
-    reference: str
+    reference: str  # a file, a folder or a pattern on this machine, or a Hub id
     local: bool
+    files: tuple[Path, ...] = ()  # that hold the rows, in the order in which they are read
+    places: tuple[Path, ...] = ()  # the files and folders that a container needs to have all of `files`
+    linked_files: tuple[tuple[Path, Path], ...] = ()  # as in CheckpointFacts
+    notes: tuple[str, ...] = ()  # on files that are not read
     problem: str = ""
     hint: str = ""
     key: str = "dataset"  # the spec's key that `problem` is about

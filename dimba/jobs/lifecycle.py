@@ -23,8 +23,7 @@ from dimba.jobs.recorded import (
     cut_diff,
     launched_here,
     patience,
-    recorded_gpus,
-    recorded_image,
+    recorded_plan,
 )
 from dimba.plan.model import LaunchPlan
 from dimba.records import PENDING, RunFolder, create_run
@@ -130,9 +129,11 @@ class Run:
         claim_output(plan, self.folder.path)
         number = self.folder.new_attempt()
         plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
+        if self.record.departures:
+            plan = replace(plan, environment={**plan.environment, contract.ENV_ANYWAY: "1"})
         self.folder.write_json(contract.PLAN_FILE, plan.as_json())
         attempts = (*self.record.attempts, Attempt(number=number, started=now()))
-        self.record = replace(self.record, stop_grace=plan.stop_grace, **recorded_image(plan), **recorded_gpus(plan))
+        self.record = replace(self.record, **recorded_plan(plan))
         self.update(
             **launched_here(),
             status="starting",

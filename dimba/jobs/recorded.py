@@ -30,10 +30,11 @@ def patience(record: RunRecord) -> float:
     return 2 * record.stop_grace + contract.STOP_MARGIN
 
 
-def recorded_image(plan: LaunchPlan) -> dict[str, Any]:
-    """The fields of a plan's image; none without one."""
-    image = plan.image
-    return {"image": image.reference, "image_digest": image.id} if image else {}
+def recorded_plan(plan: LaunchPlan) -> dict[str, Any]:
+    """The fields of a plan whose job starts."""
+    image = {"image": plan.image.reference, "image_digest": plan.image.id} if plan.image else {}
+    batch = {"stop_grace": plan.stop_grace, "effective_batch": plan.steps.effective_batch}
+    return {**batch, **image, **recorded_gpus(plan)}
 
 
 def recorded_gpus(plan: LaunchPlan) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """RunRecord: run.json as a value."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +40,12 @@ class RunRecord:
     lock_hash: str | None = None
     base_hash: str | None = None  # sha256:… of local files, commit:… of those from the Hub
     data_hash: str | None = None
+    trainer_hash: str | None = None  # of a trainer that is in no image
+    files: dict[str, str] = field(default_factory=dict)  # hashes of the files that trainer_args name
+    spec_hash: str | None = None
+    packages: dict[str, str] = field(default_factory=dict)  # versions that train, without an image
+    effective_batch: int | None = None
+    departures: tuple[dict[str, Any], ...] = ()  # `resume --anyway`: the attempt, and what had changed
     seed: int | None = None
     command: tuple[str, ...] = ()
     same_as: str | None = None  # the run that it repeats
@@ -82,7 +88,7 @@ class RunRecord:
         """Reads the record of any version; ignores unknown keys, and raises ValueError for a value of a wrong type."""
         known = _known(cls, value)
         attempts = tuple(Attempt(**_known(Attempt, each)) for each in known.pop("attempts", ()))
-        for key in ("gpus", "gpu_names", "overrides", "trusted", "command"):
+        for key in ("gpus", "gpu_names", "overrides", "trusted", "command", "departures"):
             known[key] = tuple(known.get(key) or ())
         return cls(attempts=attempts, **known)._validated()
 
