@@ -313,7 +313,7 @@ def test_a_trainer_refuses_what_the_plan_refuses(tmp_path: Path):
     base = folder(tmp_path / "base", {**LLAMA, "architectures": ["LlamaForSequenceClassification"]})
     with pytest.raises(BadInput, match=r"--base-checkpoint: .*base is a classifier"):
         check_base(base, "lora", 64)
-    base = folder(tmp_path / "base", {"model_type": "gpt2", "n_positions": 16}, tensors(wpe__weight=("F32", [16, 2])))
+    base = folder(tmp_path / "base", {"model_type": "new", "n_positions": 16}, tensors(wpe__weight=("F32", [16, 2])))
     with pytest.raises(BadInput, match="learned positions for 16 tokens") as error:
         check_base(base, "lora", 17)
     assert "`--max-length 16`" in error.value.hint

@@ -22,7 +22,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from dimba.common.checkpoint import check_base
+from dimba.common.checkpoint import check_base, check_tokenizer
 from dimba.common.checkpoints import asks_for_code
 from dimba.common.contract import ENV_ON_CPU_INSTEAD, absolute, is_path, read_json_object
 from dimba.common.errors import BadInput, HostCannot
@@ -120,6 +120,8 @@ def _cpu_precision_problem(requested: str, *, samples: bool) -> str:
 
 def load_tokenizer(checkpoint: str, flag: str = "--base-checkpoint", *, code: bool = False) -> PreTrainedTokenizerFast:
     """The checkpoint's tokenizer; with `code` its own code may run. Raises BadInput, which names `flag`."""
+    if is_path(checkpoint):
+        check_tokenizer(absolute(checkpoint), flag)
     return load(AutoTokenizer, checkpoint, flag, trust_remote_code=code)
 
 
