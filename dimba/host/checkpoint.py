@@ -20,6 +20,7 @@ from dimba.common.checkpoint import (
     quantization_of,
     read_checkpoint,
     refusal_of,
+    tokenizer_needs,
 )
 from dimba.common.checkpoint.files import INDEX, PICKLED_INDEX, Tensors
 from dimba.common.checkpoints import CONFIGS, asks_for_code
@@ -29,7 +30,7 @@ from dimba.host.links import links_out_of
 from dimba.host.model_shape import EXPERT, model_shape
 from dimba.host.places import why_not_read
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json", "spiece.model")
 
 
 def look_at_checkpoint(reference: str, folder: Path, *, allow_pickle: bool = False) -> CheckpointFacts:
@@ -177,6 +178,7 @@ def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
         quantization=quantization,
         positions=positions,
         tokens=count_tokens(checkpoint),
+        tokenizer_needs=tokenizer_needs(path),
         sees=kind.sees,
         architecture=(config.get("architectures") or [config.get("model_type")])[0],
         context_length=positions.count if positions else None,

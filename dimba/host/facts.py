@@ -109,6 +109,7 @@ class CheckpointFacts:
     quantization: Quantization | None = None
     positions: Positions | None = None
     tokens: TokenCounts | None = None
+    tokenizer_needs: tuple[str, ...] = ()  # packages that read it
     sees: tuple[str, ...] = ()  # what a multimodal model reads beside text
     has_chat_template: bool | None = None
     shows_date: bool = False  # its chat template asks the clock
@@ -226,7 +227,7 @@ class HostFacts:
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # files that the job's user may not read
     local_proxies: frozenset[str] = frozenset()  # variables that name a proxy on this machine's loopback
-    packages: frozenset[str] = frozenset()  # of those that load quantised weights, what this Python has
+    packages: frozenset[str] = frozenset()  # of those that a base may need, what this Python has
     short_secrets: frozenset[str] = frozenset()  # variables whose values are too short to be masked in a log
     slurm: SlurmSite | None = None  # the user's description of the cluster; None if Slurm has no part in the job
     missing_packages: tuple[str, ...] = ()  # training packages that this machine's Python lacks

@@ -63,7 +63,7 @@ def probe(
         gpu=gpu or find_gpus(engine.cdi_devices),
         engine=engine,
         checkpoint=checkpoint,
-        packages=frozenset(filter(is_installed, PACKAGES)) if checkpoint.quantization else frozenset(),
+        packages=_packages(checkpoint),
         data=data,
         trainer=find_trainer(spec.trainer, spec.mode, folder, project_root()),
         output=output,
@@ -72,6 +72,11 @@ def probe(
         named=look_at_named_paths(spec, folder),
         unreadable=_unreadable(checkpoint, data, output, in_container=in_container),
     )
+
+
+def _packages(base: CheckpointFacts) -> frozenset[str]:
+    needed = (*(PACKAGES if base.quantization else ()), *base.tokenizer_needs)
+    return frozenset(filter(is_installed, needed))
 
 
 def _is_short_secret(name: str, value: str) -> bool:

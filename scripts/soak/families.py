@@ -135,7 +135,10 @@ def outcome(method: str) -> Outcome:
         refusal = _refused(lambda: run_trainer(train, options), "train")
     if refusal:
         return refusal
-    return _compared(trained[0], method)
+    try:
+        return _compared(trained[0], method)
+    except Exception as error:
+        return Outcome("wrong", "saved", f"{type(error).__name__}: {error}"[:300])
 
 
 def _preview_here(job: ResolvedJob, facts: HostFacts, _: Any, progress: Callable[[int], object]) -> DataReport:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -21,14 +22,20 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from dimba.common.checkpoint import check_base
+from dimba.common.checkpoint import check_base, check_tokenizer
 from dimba.common.checkpoints import asks_for_code
 from dimba.common.contract import ENV_ON_CPU_INSTEAD, absolute, is_path, read_json_object
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.pretrained import load, load_complete, load_scored
 from dimba.trainers.models.sharding import is_sharded
-from dimba.trainers.models.text_part import beyond_context, excluded_pattern, freeze_other_modules
+from dimba.trainers.models.text_part import (
+    beyond_context,
+    complete_names,
+    excluded_pattern,
+    freeze_other_modules,
+    routers_note,
+)
 from dimba.trainers.models.vocabulary import add_rows, added_rows_note, trained_rows, untrained_ends
 from dimba.trainers.ranks import is_main_process
 
@@ -113,6 +120,8 @@ def _cpu_precision_problem(requested: str, *, samples: bool) -> str:
 
 def load_tokenizer(checkpoint: str, flag: str = "--base-checkpoint", *, code: bool = False) -> PreTrainedTokenizerFast:
     """The checkpoint's tokenizer; with `code` its own code may run. Raises BadInput, which names `flag`."""
+    if is_path(checkpoint):
+        check_tokenizer(absolute(checkpoint), flag)
     return load(AutoTokenizer, checkpoint, flag, trust_remote_code=code)
 
 
@@ -159,12 +168,25 @@ def prepare_base(
 ) -> list[int]:
     """Fits a base that is trained to rows of text; prints each change, and returns the ids of the rows it added."""
     is_adapter = options.method != "full"
-    notes = [freeze_other_modules(model), untrained_ends(model, tokenizer, ends) if is_adapter else ""]
+    if not is_adapter:
+        _check_loads_again(model, options.base_checkpoint)
+    complete_names(model)
+    notes = [freeze_other_modules(model)]
+    notes += [routers_note(model), untrained_ends(model, tokenizer, ends)] if is_adapter else []
     new = add_rows(model, tokenizer)
     notes += [added_rows_note(new, adapter=is_adapter), beyond_context(model, options.max_length)]
     for note in filter(None, notes if is_main_process() else ()):
         print(note, flush=True)
     return new
+
+
+def _check_loads_again(model: PreTrainedModel, checkpoint: str) -> None:
+    """Raises BadInput for a text part, as Mllama's, whose own configuration AutoModelForCausalLM would not load."""
+    if type(model).__module__.startswith("transformers.") and type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        problem = (
+            f"the text part ({type(model).__name__}) of {checkpoint} would be saved, but not load again"
+        )
+        raise BadInput(problem, "train an adapter, with `method: lora` (--use-lora)", key="--base-checkpoint")
 
 
 def _attention(kind: str, compute: Compute) -> dict[str, str]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from dimba.common.units import quantity
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
+
+_ROUTER = re.compile(r"(^|\.)(gate|router)$")
 
 
 def other_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -29,6 +32,15 @@ def other_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     }
 
 
+def complete_names(model: PreTrainedModel) -> None:
+    """Gives a model the names by which TRL finds its parts, where its class has those of its multimodal relative."""
+    if not hasattr(model, model.base_model_prefix) and hasattr(model, "model"):
+        model.base_model_prefix = "model"  # of Llama 4 and Mllama it is `language_model`
+    config = model.config.get_text_config()
+    if not hasattr(config, "num_experts") and hasattr(config, "num_local_experts"):
+        config.num_experts = config.num_local_experts  # PhiMoE
+
+
 def _has_other_senses(model: PreTrainedModel) -> bool:
     return model.config.get_text_config(decoder=True) is not model.config
 
@@ -46,9 +58,21 @@ def freeze_other_modules(model: PreTrainedModel) -> str:
 
 
 def excluded_pattern(model: PreTrainedModel) -> str | None:
-    """peft's `exclude_modules`: everything below the modules that rows of text do not reach."""
-    names = "|".join(map(re.escape, other_modules(model)))
+    """peft's `exclude_modules`: routers of experts, and everything below modules that rows of text do not reach."""
+    names = "|".join(map(re.escape, [*other_modules(model), *routers(model)]))
     return rf"({names})(\..*)?" if names else None
+
+
+def routers(model: PreTrainedModel) -> list[str]:
+    """The linear layers that choose experts: some return several values, which an adapter cannot add to."""
+    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    return [name for name, module in layers if _ROUTER.search(name) or "Router" in type(module).__name__]
+
+
+def routers_note(model: PreTrainedModel) -> str:
+    """One line on routers that get no adapter; empty for a model without experts."""
+    found = routers(model)
+    return f"the routers of experts get no adapter: `{found[0]}`, {quantity(len(found), 'layer')}" if found else ""
 
 
 def beyond_context(model: PreTrainedModel, max_length: int) -> str:
