@@ -34,6 +34,7 @@ soak: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/soak/kills.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/launches.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/specs.py
+	PYTHONPATH=. $(BIN)/python scripts/soak/families.py
 
 bench: $(DEV) $(TRAIN)
 	$(BIN)/python scripts/bench/launcher.py

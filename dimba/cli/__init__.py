@@ -125,6 +125,8 @@ def _add_run_commands(commands: Commands) -> None:
     _add_run(resume)
     resume.add_argument("--detach", action="store_true", help=_DETACH)
     resume.add_argument("--trust-spec", action="store_true", help=_TRUST)
+    anyway = "continue though the base, data, trainer, batch or libraries have changed, and note it in run.json"
+    resume.add_argument("--anyway", action="store_true", help=anyway)
     commands.add_parser(ATTEND).add_argument("run")  # internal: the supervisor of a detached run
     ps = commands.add_parser("ps", help="list runs")
     ps.add_argument("-a", "--all", action="store_true", help="include ended runs")

@@ -44,7 +44,7 @@ def _plan_lines(plan: LaunchPlan) -> list[tuple[str, str]]:
     ]
     lines += [("trust", each) for each in trust_notes(plan)]
     lines += [("omitted", f"{each.key} {each.value}: the trainer has no flag for it") for each in plan.omitted]
-    return [*lines, *(("note", each) for each in plan.notes)]
+    return [*lines, *(("note", each) for each in (*plan.data.notes, *plan.notes))]
 
 
 def trust_notes(plan: LaunchPlan) -> list[str]:
@@ -56,7 +56,8 @@ def _data_line(plan: LaunchPlan) -> str:
     summary = plan.data.summary
     if summary is None:
         return " (on the Hub, not read; `dimba data` reads it)"
-    text = f": {summary.format}, {quantity(summary.usable, 'row')}"
+    files = f" of {len(plan.data.files):,} files" if len(plan.data.files) > 1 else ""
+    text = f": {summary.format}, {quantity(summary.usable, 'row')}{files}"
     if summary.unusable:
         text += f", and {summary.unusable:,} unusable"
     return text if plan.data.report else f"{text} (`dimba data` shows their tokens)"

@@ -83,17 +83,45 @@ def ask_for_trust(source: str, requirements: "Sequence[TrustRequirement]") -> bo
     return answer.strip().lower() in (("yes",) if grave else ("y", "yes"))
 
 
+_COLUMNS = ("RUN", "STATUS", "REASON", "RUNNER", "CREATED")
+
+
 def show_runs(records: "Sequence[RunRecord]") -> None:
-    """Print a table of runs, the oldest first."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("RUN", "STATUS", "REASON", "RUNNER", "CREATED"):
-        table.add_column(column, no_wrap=column in ("RUN", "STATUS"), overflow="fold")
+    """Print a table of runs, the oldest first; two lines for each run where the table does not fit."""
+    console = output_console()
+    if _least_width(records) <= console.width:
+        console.print(_runs_table(records))
+        return
     for record in records:
-        on_cpu = " (CPU)" if record.allow_cpu and record.gpus else ""
-        status = Text(record.status + on_cpu, style=_STATUS.get(record.status, ""))
-        plain = (record.exit_reason or record.waits_for or "", record.runner, _clock(record.created))
-        table.add_row(Text(record.id), status, *(Text(str(each)) for each in plain))
-    output_console().print(table)
+        run, status, *rest = _cells(record)
+        console.print(Text.assemble(run, "  ", status), soft_wrap=True)
+        console.print(Text("  " + ", ".join(each.plain for each in rest if each.plain)))
+
+
+def _runs_table(records: "Sequence[RunRecord]") -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in _COLUMNS:
+        # A sentence may wrap between words, names and times may not.
+        table.add_column(column, no_wrap=column != "REASON", min_width=len(column))
+    for record in records:
+        table.add_row(*_cells(record))
+    return table
+
+
+def _least_width(records: "Sequence[RunRecord]") -> int:
+    """The width at which no cell is cut; a reason may wrap between words."""
+    rows = [[cell.plain for cell in _cells(record)] for record in records]
+    columns = zip(_COLUMNS, *rows, strict=True)
+    words = ([word for cell in each for word in cell.split()] if each[0] == "REASON" else each for each in columns)
+    return sum(max(map(len, each)) + 2 for each in words) - 2
+
+
+def _cells(record: "RunRecord") -> tuple[Text, ...]:
+    on_cpu = " (CPU)" if record.allow_cpu and record.gpus else ""
+    status = Text(record.status + on_cpu, style=_STATUS.get(record.status, ""))
+    reason = "learned nothing" if record.learning_problem else record.exit_reason or record.waits_for or ""
+    plain = (reason, record.runner, _clock(record.created))
+    return Text(record.id), status, *(Text(str(each)) for each in plain)
 
 
 def _clock(time: str) -> str:
@@ -106,6 +134,9 @@ def show_ending(record: "RunRecord", seconds: float) -> None:
     minutes, second = divmod(round(seconds), 60)
     console.print(f"[green]{record.status}[/] in {minutes}:{second:02d}: ", end="")
     console.print(record.output_dir, markup=False)
+    if record.learning_problem:
+        console.print("[yellow]warning:[/] ", end="")
+        console.print(f"nothing was learned: {printable(record.learning_problem)}", markup=False)
     if record.peak_memory_bytes:
         estimate = record.estimated_memory_bytes
         estimated = f", {size(estimate)} estimated" if estimate else ""

@@ -4,7 +4,7 @@ The launcher checks the data with it before a job starts; the trainer trains on 
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,12 +220,22 @@ def _sample(row: Row, form: Format) -> Sample:
     )
 
 
-def unread_columns(row: Row, read: Collection[str], arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """The columns of a row that hold something, are not among `read`, and are no arguments of the template."""
-    unread = (name for name, value in row.items() if name not in read and value not in (None, "", []))
-    return tuple(name for name in unread if name != DOCUMENTS or DOCUMENTS not in arguments)
+class UnreadColumns:
+    """Finds the columns of rows that hold something and are not read; names each once."""
+
+    def __init__(self, read: Iterable[str]) -> None:
+        self._known = set(read)
+
+    def new(self, row: Row, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """The columns of the row that no row before had; those that are arguments of the template are read."""
+        if row.keys() <= self._known:
+            return ()
+        unread = (name for name, value in row.items() if name not in self._known and value not in (None, "", []))
+        found = tuple(name for name in unread if name != DOCUMENTS or DOCUMENTS not in arguments)
+        self._known.update(found)
+        return found
 
 
-def read_columns(form: Format, columns: Mapping[str, str]) -> frozenset[str]:
+def read_columns(form: Format, columns: Mapping[str, str]) -> list[str]:
     """The columns that the format reads, by the names in the data."""
-    return frozenset([*(columns.get(ours, ours) for ours in form.columns), *([ARGUMENTS] if form.convert else [])])
+    return [*(columns.get(ours, ours) for ours in form.columns), *([ARGUMENTS] if form.convert else [])]

@@ -12,7 +12,7 @@ from pathlib import Path
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.dialogue import Message, Row, Turn, is_blank, text_of
 from dimba.dataset.files import Read, read_rows
-from dimba.dataset.formats import check_present, unread_columns, with_our_names, with_their_name
+from dimba.dataset.formats import UnreadColumns, check_present, with_our_names, with_their_name
 from dimba.dataset.pairs import SkippedPair, Tally, read_pair, transcript
 from dimba.dataset.prompt_formats import (
     LISTS,
@@ -81,13 +81,13 @@ def _examples(
     rows: Iterable[tuple[Location, Row | UnusableRow]], form: PromptFormat, columns: Mapping[str, str]
 ) -> Found:
     read = {TWO_RESPONSES: two_responses, SCORED_RESPONSES: prompt_alone}.get(form.name, _usual)
-    order, names = KeyOrder(), frozenset([*form.columns.values(), ARGUMENTS])
+    order, unread = KeyOrder(), UnreadColumns([*form.columns.values(), ARGUMENTS])
     for where, row in rows:
         found = row if isinstance(row, UnusableRow) else _example(read, where, row, form, columns)
-        yield where, _settled(found, order, names) if isinstance(found, PromptExample) else found
+        yield where, _settled(found, order, unread) if isinstance(found, PromptExample) else found
 
 
-def _settled(example: PromptExample, order: KeyOrder, read: frozenset[str]) -> PromptExample:
+def _settled(example: PromptExample, order: KeyOrder, unread: UnreadColumns) -> PromptExample:
     """The example with its keys in order and its unread columns named."""
     return replace(
         example,
@@ -96,7 +96,7 @@ def _settled(example: PromptExample, order: KeyOrder, read: frozenset[str]) -> P
         rejected=example.rejected and order.messages(example.rejected),
         tools=order.apply(example.tools, "tools"),
         arguments=order.apply(example.arguments, "arguments"),
-        unread=unread_columns(example.row, read, example.arguments),
+        unread=unread.new(example.row, example.arguments),
     )
 
 
@@ -208,6 +208,7 @@ def survey_prompts(
     columns: Mapping[str, str],
     *,
     progress: Callable[[int], None] = lambda _rows: None,
+    split: str | None = None,
     recognise: Recognise = recognise_prompt,
 ) -> DataSummary:
     """Reads every row of `path` as the trainer will; returns their summary, which counts the unusable ones.
@@ -215,7 +216,7 @@ def survey_prompts(
     Raises:
         BadInput: the file is not readable, no column asks, no row is usable, or too many pairs compare nothing.
     """
-    form, found = prompts_of(read_rows(path), columns, recognise)
+    form, found = prompts_of(read_rows(path, split), columns, recognise)
     first: PromptExample | None = None
     bad: list[UnusableRow] = []
     skipped = Tally()

@@ -28,7 +28,7 @@ class PromptExample:
 
     `messages` ends with a question; `chosen` and `rejected` continue it. `row` is the unchanged row of the data, which
     reward functions get; `plain` tells whether its question is plain text. `arguments` are given to the chat template
-    beside the messages; `unread` are the columns of the row that only reward functions see.
+    beside the messages; `unread` are columns that only reward functions see, named by the first example that has them.
     """
 
     messages: tuple[Message, ...]

@@ -18,7 +18,8 @@ class Sample:
 
     A message has `role`, `content` (text) and, where an assistant calls tools, `tool_calls`, as chat templates take
     them. `trained` holds for each message whether it carries loss; only an assistant's can. `arguments` are given to
-    the chat template beside the messages; `unread` are the columns of the row that nothing reads.
+    the chat template beside the messages; `unread` are columns that nothing reads, named by the first row that
+    holds something in them.
     """
 
     messages: tuple[dict[str, Any], ...] = ()
@@ -85,6 +86,8 @@ def parse_arguments(value: object, column: str) -> dict[str, Any]:
 
 def _documents(value: object) -> list[dict[str, Any]] | None:
     """The documents if they are a list of objects; else None, as columns of that name hold other things too."""
+    if not value:
+        return None
     try:
         return objects_in(value, DOCUMENTS)
     except UnusableRow:

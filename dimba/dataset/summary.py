@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files import Read, read_rows
-from dimba.dataset.formats import Format, as_sample, read_columns, recognise, unread_columns, with_our_names
+from dimba.dataset.formats import Format, UnreadColumns, as_sample, read_columns, recognise, with_our_names
 from dimba.dataset.samples import Sample
 from dimba.dataset.values import KeyOrder
 
@@ -38,7 +38,7 @@ def samples_of(rows: Read, columns: Mapping[str, str]) -> tuple[Format, Samples]
 
 
 def _samples(rows: Read, form: Format, columns: Mapping[str, str]) -> Samples:
-    order, read = KeyOrder(), read_columns(form, columns)
+    order, unread = KeyOrder(), UnreadColumns(read_columns(form, columns))
     for where, row in rows:
         if isinstance(row, UnusableRow):
             yield where, row
@@ -48,14 +48,18 @@ def _samples(rows: Read, form: Format, columns: Mapping[str, str]) -> Samples:
         except UnusableRow as error:
             yield where, error
         else:
-            unread = unread_columns(row, read, sample.arguments)
-            yield where, replace(_ordered(sample, order), unread=unread) if unread else _ordered(sample, order)
+            new = unread.new(row, sample.arguments)
+            sample = replace(sample, unread=new) if new else sample
+            yield where, _ordered(sample, order)
 
 
 def _ordered(sample: Sample, order: KeyOrder) -> Sample:
+    messages = order.messages(sample.messages)
+    if messages is sample.messages and not sample.tools and not sample.arguments:
+        return sample
     return replace(
         sample,
-        messages=order.messages(sample.messages),
+        messages=messages,
         tools=order.apply(sample.tools, "tools"),
         arguments=order.apply(sample.arguments, "arguments"),
     )
@@ -97,7 +101,11 @@ class DataSummary:
 
 
 def survey(
-    path: Path, columns: Mapping[str, str], *, progress: Callable[[int], None] = lambda _rows: None
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    progress: Callable[[int], None] = lambda _rows: None,
+    split: str | None = None,
 ) -> DataSummary:
     """Reads every row of `path` as the trainer will; returns their summary, which counts the unusable ones.
 
@@ -105,7 +113,7 @@ def survey(
         BadInput: the file or its format is not readable, or no row is usable.
     """
     keys: list[str] = []
-    form, samples = samples_of(_noting_columns(read_rows(path), keys), columns)
+    form, samples = samples_of(_noting_columns(read_rows(path, split), keys), columns)
     rows, unusable = 0, 0
     first: Sample | None = None
     bad: list[UnusableRow] = []

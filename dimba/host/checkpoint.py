@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,17 @@ from dimba.common.checkpoint import (
     quantization_of,
     read_checkpoint,
     refusal_of,
+    tokenizer_needs,
 )
 from dimba.common.checkpoint.files import INDEX, PICKLED_INDEX, Tensors
 from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import absolute, is_path, read_json_object
 from dimba.host.facts import CheckpointFacts
+from dimba.host.links import links_out_of
 from dimba.host.model_shape import EXPERT, model_shape
 from dimba.host.places import why_not_read
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json", "spiece.model")
 
 
 def look_at_checkpoint(reference: str, folder: Path, *, allow_pickle: bool = False) -> CheckpointFacts:
@@ -44,7 +46,10 @@ def look_at_checkpoint(reference: str, folder: Path, *, allow_pickle: bool = Fal
             return _refused(path, "is neither a folder nor a Hub id", "give a path, or `owner/name`")
         return CheckpointFacts(reference=reference, local=False)
     if not os.path.exists(path):
-        hint = "put a checkpoint there, or give another path or a Hub id (`owner/name`)"
+        hint = (
+            "correct the path, which is relative to the folder that dimba is run in if it does not start with `/`; "
+            "or give a Hub id (`owner/name`)"
+        )
         return _refused(path, "does not exist", hint)
     if why := why_not_read(path):
         return _refused(path, why, "give a folder of your own that holds config.json and the weights")
@@ -173,13 +178,16 @@ def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
         quantization=quantization,
         positions=positions,
         tokens=count_tokens(checkpoint),
+        tokenizer_needs=tokenizer_needs(path),
         sees=kind.sees,
         architecture=(config.get("architectures") or [config.get("model_type")])[0],
         context_length=positions.count if positions else None,
         has_chat_template=bool(template),
         shows_date="strftime_now" in template,
         own_code=_own_code(path),
-        linked_files=tuple(sorted({pair for file in path.iterdir() for pair in _links(file, path)})),
+        linked_files=tuple(
+            sorted({pair for file in path.iterdir() if file.is_file() for pair in links_out_of(file, path)})
+        ),
     )
 
 
@@ -227,20 +235,6 @@ def _dtype(tensors: list[Mapping[str, Any]]) -> str:
     for tensor in tensors:
         sizes[str(tensor["dtype"])] += math.prod(tensor["shape"])
     return max(sizes, key=sizes.__getitem__)
-
-
-def _links(file: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
-    """(link target, real file) for each link of a chain that leads out of `folder`.
-
-    The container must have the file at each of these paths too.
-    """
-    real, stop = file.resolve(), file
-    for _ in range(40):  # as many links as the kernel follows
-        if not stop.is_symlink() or not real.is_file():
-            return
-        stop = Path(os.path.normpath(stop.parent / stop.readlink()))
-        if not stop.is_relative_to(folder):
-            yield stop, real
 
 
 def _is_linear(name: str, tensor: Mapping[str, Any]) -> bool:

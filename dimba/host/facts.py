@@ -110,6 +110,7 @@ class CheckpointFacts:
     quantization: Quantization | None = None
     positions: Positions | None = None
     tokens: TokenCounts | None = None
+    tokenizer_needs: tuple[str, ...] = ()  # packages that read it
     sees: tuple[str, ...] = ()  # what a multimodal model reads beside text
     has_chat_template: bool | None = None
     shows_date: bool = False  # its chat template asks the clock
@@ -132,10 +133,14 @@ def described(facts: CheckpointFacts) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """The data: the facts of a local file, or only the reference of a Hub id."""
+    """The data: the facts of local files, or only the reference of a Hub id."""
 
-    reference: str
+    reference: str  # a file, a folder or a pattern on this machine, or a Hub id
     local: bool
+    files: tuple[Path, ...] = ()  # that hold the rows, in the order in which they are read
+    places: tuple[Path, ...] = ()  # the files and folders that a container needs to have all of `files`
+    linked_files: tuple[tuple[Path, Path], ...] = ()  # as in CheckpointFacts
+    notes: tuple[str, ...] = ()  # on files that are not read
     problem: str = ""
     hint: str = ""
     key: str = "dataset"  # the spec's key that `problem` is about
@@ -223,7 +228,7 @@ class HostFacts:
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # files that the job's user may not read
     local_proxies: frozenset[str] = frozenset()  # variables that name a proxy on this machine's loopback
-    packages: frozenset[str] = frozenset()  # of those that load quantised weights, what this Python has
+    packages: frozenset[str] = frozenset()  # of those that a base may need, what this Python has
     short_secrets: frozenset[str] = frozenset()  # variables whose values are too short to be masked in a log
     slurm: SlurmSite | None = None  # the user's description of the cluster; None if Slurm has no part in the job
     missing_packages: tuple[str, ...] = ()  # training packages that this machine's Python lacks

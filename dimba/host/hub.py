@@ -94,6 +94,13 @@ def look_at_dataset(id: str, config: str | None = None, split: str | None = None
     return _with_rows(found, config, split)
 
 
+def commit_of(kind: str, id: str) -> str | None:
+    """The newest commit of a repository of the kind `models` or `datasets`; None if the Hub does not report it."""
+    status, _, body = _existence(kind, id)
+    sha = body.get("sha")
+    return sha if status == "found" and isinstance(sha, str) else None
+
+
 def _checked(found: HubDataset, config: str | None, split: str | None) -> HubDataset:
     if found.configs and config not in found.configs:
         return replace(found, status="missing_config", why=f"no config `{config}`; there are {_named(found.configs)}")

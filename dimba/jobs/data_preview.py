@@ -196,6 +196,6 @@ def _versions() -> list[str]:
 
 def _name(job: ResolvedJob, facts: HostFacts) -> str:
     code = facts.image.id if facts.image else [facts.python, *_code(package_folder(facts.project)), *_versions()]
-    files = [stamp(Path(facts.checkpoint.reference)), stamp(Path(facts.data.reference))]
+    files = [stamp(Path(facts.checkpoint.reference)), [(str(each), stamp(each)) for each in facts.data.files]]
     what = json.dumps([preview_argv(job, facts), code, files])
     return hashlib.sha256(what.encode()).hexdigest()[:32]

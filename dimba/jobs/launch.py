@@ -17,6 +17,7 @@ from dimba.jobs.outcome import TRANSIENT
 from dimba.jobs.output_owner import owned_output
 from dimba.jobs.supervisor import spawn_supervisor
 from dimba.jobs.trust import Ask, remember_run, require_trust
+from dimba.jobs.unchanged import differences, made_with, present, refuse, uncompared
 from dimba.plan.build import Choices
 from dimba.plan.model import LaunchPlan
 from dimba.records import RunRecord
@@ -66,6 +67,7 @@ def begin(
     for note in plan.notes:
         reporter.note(note)
     made_of = provenance(context.facts, plan.host_environment, reporter.progress)
+    made_of |= made_with(plan, context.loaded.data)
     reporter.ended()
     if repeats:
         made_of |= repeats(plan, made_of)
@@ -104,6 +106,29 @@ def carry_on(run: Run, context: JobContext, reporter: Reporter, *, detach: bool)
             return run.record
         _attempt(run, context.with_gpus(gpu_ids), leases, reporter, detach=detach)
     return run.record
+
+
+def hold(run: Run, context: JobContext, reporter: Reporter, *, anyway: bool = False) -> None:
+    """Refuses to continue with another base, data, trainer, batch or software; with `anyway`, notes what has changed.
+
+    Raises:
+        BadInput: something has changed since the run began.
+    """
+    plan, record = context.plan(), run.record
+    made_of = provenance(context.facts, plan.host_environment, reporter.progress)
+    reporter.ended()
+    now = present(record, plan, made_of | made_with(plan, context.loaded.data))
+    for text in uncompared(record, now) if record.attempts else ():
+        reporter.note(text)
+    found = differences(record, run.folder.plan(), plan, now)
+    if found and not anyway:
+        raise refuse(record.id, found)
+    if found:
+        texts = [str(each) for each in found]
+        reporter.note(f"continuing all the same (--anyway): {'; '.join(texts)}")
+        departure = {"attempt": len(record.attempts) + 1, "differences": texts}
+        kept = {name: value for name, value in now.items() if value is not None and not name.startswith("git_")}
+        run.update(**kept, departures=(*record.departures, departure))
 
 
 def _prepared(run: Run, context: JobContext, reporter: Reporter) -> JobContext:
@@ -157,5 +182,6 @@ def _attempt(run: Run, context: JobContext, leases: GpuLeases | None, reporter: 
         finally:
             if leases and not (detach and run.record.status == "running"):
                 leases.give_back()
+    hold(run, context, reporter)
     newest = newest_checkpoint(context.plan().output_dir)
     carry_on(run, context.resumed_from(newest), reporter, detach=detach)

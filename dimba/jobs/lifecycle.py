@@ -16,15 +16,14 @@ from dimba.common import contract
 from dimba.common.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory
+from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory, proof_of_learning
 from dimba.jobs.recorded import (
     claim_output,
     container_of,
     cut_diff,
     launched_here,
     patience,
-    recorded_gpus,
-    recorded_image,
+    recorded_plan,
 )
 from dimba.plan.model import LaunchPlan
 from dimba.records import PENDING, RunFolder, create_run
@@ -130,9 +129,11 @@ class Run:
         claim_output(plan, self.folder.path)
         number = self.folder.new_attempt()
         plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
+        if self.record.departures:
+            plan = replace(plan, environment={**plan.environment, contract.ENV_ANYWAY: "1"})
         self.folder.write_json(contract.PLAN_FILE, plan.as_json())
         attempts = (*self.record.attempts, Attempt(number=number, started=now()))
-        self.record = replace(self.record, stop_grace=plan.stop_grace, **recorded_image(plan), **recorded_gpus(plan))
+        self.record = replace(self.record, **recorded_plan(plan))
         self.update(
             **launched_here(),
             status="starting",
@@ -218,7 +219,8 @@ class Run:
         stopping = self.stopping or self.folder.record().status == "stopping"
         status, reason, error = classify_outcome(ending, self.folder, stopping=stopping)
         self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
-        self.update(**hub_commits(self.folder.plan()), **measured_memory(self.folder))
+        measured = {**measured_memory(self.folder), **(proof_of_learning(self.folder) if status == "succeeded" else {})}
+        self.update(**hub_commits(self.folder.plan()), **measured)
         return error
 
     @contextmanager

@@ -16,8 +16,13 @@ _LONGEST_DIFF = 1 << 16  # characters
 
 def launched_here() -> dict[str, Any]:
     """The fields of a run that this process is responsible for from now on."""
-    ended = {"exit_reason": None, "exit_code": None, "ended": None, "waits_for": None}
-    return ended | {"launcher": own_process(), "host": own_host(), "boot": own_boot(), "pids": own_pids()}
+    ended = ("exit_reason", "exit_code", "ended", "waits_for", "learned", "learning")
+    return dict.fromkeys(ended) | {
+        "launcher": own_process(),
+        "host": own_host(),
+        "boot": own_boot(),
+        "pids": own_pids(),
+    }
 
 
 def container_of(runner: Runner, job: str) -> str | None:
@@ -30,10 +35,11 @@ def patience(record: RunRecord) -> float:
     return 2 * record.stop_grace + contract.STOP_MARGIN
 
 
-def recorded_image(plan: LaunchPlan) -> dict[str, Any]:
-    """The fields of a plan's image; none without one."""
-    image = plan.image
-    return {"image": image.reference, "image_digest": image.id} if image else {}
+def recorded_plan(plan: LaunchPlan) -> dict[str, Any]:
+    """The fields of a plan whose job starts."""
+    image = {"image": plan.image.reference, "image_digest": plan.image.id} if plan.image else {}
+    batch = {"stop_grace": plan.stop_grace, "effective_batch": plan.steps.effective_batch}
+    return {**batch, **image, **recorded_gpus(plan)}
 
 
 def recorded_gpus(plan: LaunchPlan) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dimba.common.checkpoints import newest_checkpoint, step_of
 from dimba.common.contract import SPEC_FILE
 from dimba.common.errors import BadInput
 from dimba.jobs.context import Policy, gather
-from dimba.jobs.launch import carry_on, choices_of
+from dimba.jobs.launch import carry_on, choices_of, hold
 from dimba.jobs.lifecycle import Options, Reporter, Run
 from dimba.jobs.output_owner import owned_output
 from dimba.jobs.reconcile import reconciled
@@ -23,8 +23,12 @@ from dimba.runners.registry import find_runner
 from dimba.spec import LoadedSpec, parse_spec
 
 
-def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool = False) -> RunRecord:
+def resume(
+    folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool = False, anyway: bool = False
+) -> RunRecord:
     """Resumes from the newest complete checkpoint with the same spec; without one, starts over.
+
+    What the run began with must be as it was, unless `anyway`.
 
     Raises:
         DimbaError: the run is active, succeeded, or cannot be resumed.
@@ -33,7 +37,7 @@ def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool =
     with owned_output(record.output_dir, folder.path):
         record = _resumable(folder)  # another `dimba resume` may have been faster
         folder.clear_stop_request()
-        return _resume_run(folder, record, reporter, detach=detach, trust=trust)
+        return _resume_run(folder, record, reporter, detach=detach, trust=trust, anyway=anyway)
 
 
 def _resumable(folder: RunFolder) -> RunRecord:
@@ -59,7 +63,13 @@ def supervise(folder: RunFolder, reporter: Reporter) -> None:
 
 
 def _resume_run(
-    folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: bool, trust: bool = False
+    folder: RunFolder,
+    record: RunRecord,
+    reporter: Reporter,
+    *,
+    detach: bool,
+    trust: bool = False,
+    anyway: bool = False,
 ) -> RunRecord:
     loaded = spec_of(folder, record)
     require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
@@ -69,13 +79,11 @@ def _resume_run(
     choices = choices_of(options, run_id=folder.id, checkpoint=newest)
     policy = Policy(asks="any", choices=choices, earlier_image=record.image, runs=folder.path.parent)
     context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
-    plan = context.plan()
     if record.attempts:
         reporter.note(_where(newest, takes_it=flag_for(table.RESUME, context.facts.trainer.flags) is not None))
-        if record.image and plan.image and plan.image.reference != record.image:
-            reporter.note(f"{record.image}, its image, is gone: it continues in {plan.image.reference}")
     run = Run(folder, record)
     with run.closing_on_failure():
+        hold(run, context, reporter, anyway=anyway)
         run.check_wanted()
     run.update(**launched_here(), status="queued")
     return carry_on(run, context, reporter, detach=detach)

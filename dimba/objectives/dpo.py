@@ -122,9 +122,11 @@ def recognise_pairs(row: Mapping[str, Any], columns: Columns, where: Location) -
 class _Pairs:
     """Rows with a preferred and a rejected answer."""
 
-    def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
+    def survey(
+        self, path: Path, columns: Columns, *, progress: Callable[[int], None], split: str | None = None
+    ) -> DataSummary:
         """Read every row of `path` as the trainer will; raises BadInput where none is usable."""
-        return survey_prompts(path, columns, progress=progress, recognise=recognise_pairs)
+        return survey_prompts(path, columns, progress=progress, split=split, recognise=recognise_pairs)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""

@@ -35,9 +35,11 @@ class SftOptions(TrainerOptions):
 class _Answers:
     """Rows with answers to learn from."""
 
-    def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
+    def survey(
+        self, path: Path, columns: Columns, *, progress: Callable[[int], None], split: str | None = None
+    ) -> DataSummary:
         """Read every row of `path` as the trainer will; raises BadInput if none is usable."""
-        return survey(path, columns, progress=progress)
+        return survey(path, columns, progress=progress, split=split)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""

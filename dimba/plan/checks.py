@@ -1,5 +1,8 @@
 """The problems of a job on this machine, all of them at once."""
 
+from functools import partial
+
+from dimba.common.checkpoint import tokenizer_refusal
 from dimba.common.checkpoint.quantization import IN_IMAGE
 from dimba.common.contract import RUN_ITS_CODE, SHORTEST_SECRET
 from dimba.common.errors import BadInput, DimbaError, HostCannot
@@ -57,19 +60,19 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
 
 def base_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     """The reasons why one of the project's own trainers cannot train this base."""
-    base = facts.checkpoint
-    refusal = base.refusal
-    if refusal is None and base.quantization:
-        refusal = base.quantization.refusal(job.method, lambda package: _may_have(package, facts))
-    errors: list[DimbaError] = (
-        [BadInput(f"{base.reference} {refusal.problem}", refusal.hint, key=_BASE)] if refusal else []
-    )
+    base, may_have = facts.checkpoint, partial(_may_have, facts)
+    refusals = [base.refusal, tokenizer_refusal(base.reference, base.tokenizer_needs, may_have)]
+    if base.refusal is None and base.quantization:
+        refusals.append(base.quantization.refusal(job.method, may_have))
+    errors: list[DimbaError] = [
+        BadInput(f"{base.reference} {refusal.problem}", refusal.hint, key=_BASE) for refusal in refusals if refusal
+    ]
     if base.positions and (long := base.positions.refusal(job.max_length)):
         errors.append(BadInput(f"{base.reference} {long.problem}", long.hint, key="training.max_length"))
     return [*errors, *adapter_problems(job, base)]
 
 
-def _may_have(package: str, facts: HostFacts) -> bool:
+def _may_have(facts: HostFacts, package: str) -> bool:
     """Whether the job may be able to import a package; an image that dimba did not build can hold any."""
     if facts.image is None:
         return facts.slurm is not None or package in facts.packages

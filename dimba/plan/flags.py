@@ -114,7 +114,8 @@ def _data(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
     if data.path is not None:
         suffix = PurePath(data.path.removesuffix(".gz")).suffix.removeprefix(".")
         yield Value(table.LOCAL_DATA, (at.data,), needed=True)
-        yield Value(table.DATA_FORMAT, (suffix,), silent=True)
+        if suffix:
+            yield Value(table.DATA_FORMAT, (suffix,), silent=True)
     else:
         yield Value(table.DATASET, (at.data,), needed=True)
     if data.config is not None:

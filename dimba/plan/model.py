@@ -167,6 +167,9 @@ class LaunchPlan:
         value["writable"] = [str(path) for path in self.writable]
         for inner in ("linked_files", "instead", "refusal", "linear_sides", "modules"):
             value["checkpoint"].pop(inner)
+        for inner in ("files", "places", "linked_files"):
+            value["data"].pop(inner)
+        value["data"]["file_count"] = len(self.data.files)
         # Records contain no rows.
         if self.data.summary:
             value["data"]["summary"].pop("first")

@@ -1,6 +1,6 @@
 """RunRecord: run.json as a value."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +40,12 @@ class RunRecord:
     lock_hash: str | None = None
     base_hash: str | None = None  # sha256:… of local files, commit:… of those from the Hub
     data_hash: str | None = None
+    trainer_hash: str | None = None  # of a trainer that is in no image
+    files: dict[str, str] = field(default_factory=dict)  # hashes of the files that trainer_args name
+    spec_hash: str | None = None
+    packages: dict[str, str] = field(default_factory=dict)  # versions that train, without an image
+    effective_batch: int | None = None
+    departures: tuple[dict[str, Any], ...] = ()  # `resume --anyway`: the attempt, and what had changed
     seed: int | None = None
     command: tuple[str, ...] = ()
     same_as: str | None = None  # the run that it repeats
@@ -60,6 +66,8 @@ class RunRecord:
     stop_grace: float = 60.0  # seconds
     estimated_memory_bytes: int | None = None  # per GPU
     peak_memory_bytes: int | None = None  # of the first GPU, as torch measured it
+    learned: bool | None = None  # whether the run learned anything; None if the trainer does not report it
+    learning: dict[str, Any] | None = None  # learning.json of the last attempt: cause, continuations and more
     folder: str = ""  # the current one at the launch, to which the spec's paths are relative
     launcher: str | None = None  # the process responsible for the run until its job runs
     # The machine of the launcher, its boot, and the namespace of process ids.
@@ -73,6 +81,14 @@ class RunRecord:
         """Whether the newest attempt has a job without a recorded end."""
         return bool(self.attempts and self.attempts[-1].job and not self.attempts[-1].ended)
 
+    @property
+    def learning_problem(self) -> str:
+        """Why a run that succeeded learned nothing; empty for any other run."""
+        if self.learned is not False:
+            return ""
+        cause = self.learning.get("cause") if isinstance(self.learning, dict) else None
+        return str(cause or "its trainer gives no cause")
+
     def as_json(self) -> dict[str, Any]:
         """The content of run.json."""
         return asdict(self)
@@ -82,7 +98,7 @@ class RunRecord:
         """Reads the record of any version; ignores unknown keys, and raises ValueError for a value of a wrong type."""
         known = _known(cls, value)
         attempts = tuple(Attempt(**_known(Attempt, each)) for each in known.pop("attempts", ()))
-        for key in ("gpus", "gpu_names", "overrides", "trusted", "command"):
+        for key in ("gpus", "gpu_names", "overrides", "trusted", "command", "departures"):
             known[key] = tuple(known.get(key) or ())
         return cls(attempts=attempts, **known)._validated()
 

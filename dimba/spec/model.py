@@ -91,10 +91,10 @@ Place = Annotated[Line, AfterValidator(_not_too_long)]
 
 
 class Dataset(Part):
-    """The source of the rows: `name` on the Hub, or `path` to a local file."""
+    """The source of the rows: `name` on the Hub, or `path` on this machine."""
 
     name: Place | None = Field(None, min_length=1, description="a data set's id on the Hugging Face Hub")
-    path: Place | None = Field(None, min_length=1, description="a local file")
+    path: Place | None = Field(None, min_length=1, description=table.LOCAL_DATA.help)
     config: Line | None = Field(None, description=table.DATASET_CONFIG.help)
     split: Line | None = Field(None, description=table.DATASET_SPLIT.help)
     columns: dict[str, str] = Field(default_factory=dict, description="our column: yours")
@@ -109,7 +109,7 @@ class Dataset(Part):
     @model_validator(mode="after")
     def _one_source(self) -> "Dataset":
         if (self.name is None) == (self.path is None):
-            raise ValueError("give one of `name` (a Hub id) and `path` (a local file)")
+            raise ValueError("give one of `name` (a Hub id) and `path` (a file, a folder or a pattern)")
         return self
 
 

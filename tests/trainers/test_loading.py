@@ -87,6 +87,31 @@ def test_weights_that_are_not_those_of_the_model_are_refused_before_they_are_rea
         assert hint.replace("\\", "") in error.value.hint, error.value.hint
 
 
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("change", ["missing", "cut", "extra"])
+def test_experts_that_do_not_fit_together_are_refused(family: str, change: str, tmp_path: Path) -> None:
+    from tests.families import make_family
+
+    def broken(found: Weights) -> Weights:
+        name = min(name for name in found if ".experts.0." in name)
+        kept = {other: each for other, each in found.items() if other != name}
+        if change == "extra":
+            return {**found, name.replace(".0.", ".9.").replace("layers.9", "layers.0"): found[name]}
+        return kept if change == "missing" else {**kept, name: found[name][:-3]}
+
+    make_family(family, tmp_path)
+    change_weights(tmp_path, broken)
+    for check in (check_checkpoint, lambda given: load_model(given, CPU)):
+        with pytest.raises(BadInput, match=r"layers\.0\.mlp\.experts"):
+            check(options(tmp_path))
+
+
+def test_a_base_that_is_quantised_already_is_loaded_for_an_adapter(base: Path, tmp_path: Path) -> None:
+    model = load_model(options(base, "--use-qlora"), CPU)
+    model.save_pretrained(tmp_path / "packed")
+    assert load_model(options(tmp_path / "packed", "--use-lora"), CPU).is_loaded_in_4bit
+
+
 def test_what_is_loaded_beside_the_trained_model_is_held_to_the_same(base: Path) -> None:
     change_weights(base, without("layers.1."))
     for load in (

@@ -10,12 +10,14 @@ from dimba.common.checkpoint.kind import kind_of
 from dimba.common.checkpoint.positions import positions_of
 from dimba.common.checkpoint.quantization import quantization_of
 from dimba.common.checkpoint.refusal import Refusal
+from dimba.common.checkpoint.tokenizer import tokenizer_needs, tokenizer_refusal
+from dimba.common.checkpoint.weights import weights_refusal
 from dimba.common.errors import BadInput
 
 
 def refusal_of(checkpoint: Checkpoint) -> Refusal | None:
     """The reason why no method trains this checkpoint as a language model; None if there is none."""
-    return adapter_refusal(checkpoint.folder) or kind_of(checkpoint.config).refusal
+    return adapter_refusal(checkpoint.folder) or kind_of(checkpoint.config).refusal or weights_refusal(checkpoint)
 
 
 def refusal_for_method(
@@ -32,13 +34,21 @@ def refusal_for_method(
 def check_base(folder: Path, method: str, max_length: int | None = None, key: str = "--base-checkpoint") -> None:
     """Raises BadInput, which names `key`, if the checkpoint in `folder` cannot be trained by `method`.
 
-    Whatever is broken otherwise is left to transformers. Packages are looked for in this process.
+    Packages are looked for in this process. Weights are left to loading, which compares every tensor.
     """
     try:
         checkpoint = read_checkpoint(folder)
     except (OSError, ValueError):
         return
-    found = refusal_of(checkpoint) or refusal_for_method(checkpoint, method, max_length, is_installed)
+    found = adapter_refusal(folder) or kind_of(checkpoint.config).refusal
+    found = found or refusal_for_method(checkpoint, method, max_length, is_installed)
+    if found:
+        raise BadInput(f"{folder} {found.problem}", found.hint, key=key)
+
+
+def check_tokenizer(folder: Path, key: str = "--base-checkpoint") -> None:
+    """Raises BadInput, which names `key`, if this process lacks what the tokenizer in `folder` needs."""
+    found = tokenizer_refusal(folder, tokenizer_needs(folder), is_installed)
     if found:
         raise BadInput(f"{folder} {found.problem}", found.hint, key=key)
 

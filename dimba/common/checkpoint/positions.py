@@ -11,10 +11,16 @@ from dimba.common.checkpoint.refusal import Refusal
 _KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
 _LEARNED = re.compile(r"(wpe|embed_positions|position_embeddings?|positions_embed|pos_embed(ding)?s?)\.weight$")
 _OTHER_SENSES = re.compile(r"vision|visual|vit|image|audio|encoder\.")
-# Their positions come from a table that is not among the weights: an index beyond it fails as well.
-_TABLES = ("codegen", "gptj", "ctrl", "biogpt", "git", "gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt")
+# Families that fail beyond their positions, with a table of them among the weights or without.
+_TABLES = (
+    "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "biogpt", "blenderbot", "blenderbot-small",
+    "codegen", "ctrl", "electra", "ernie", "git", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "marian",
+    "mbart", "megatron-bert", "mpt", "mvp", "openai-gpt", "opt", "pegasus", "plbart", "rembert", "roc_bert", "roformer",
+    "trocr",
+)  # fmt: skip
 _AFTER_PADDING = ("roberta", "camembert", "xmod", "data2vec")  # positions start behind the padding token's id
-_OFFSET = 2  # rows that OPT, BART and others keep in front of the first position
+_OFFSET = 2  # rows in front of the first position, in these families
+_WITH_OFFSET = ("bart", "biogpt", "mbart", "mvp", "opt", "plbart", "trocr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,5 @@ def _table_rows(checkpoint: Checkpoint) -> int | None:
     for name, tensor in checkpoint.tensors.items():
         if _LEARNED.search(name) and not _OTHER_SENSES.search(name) and len(tensor["shape"]) == 2:
             rows = int(tensor["shape"][0])
-            count = context_length(checkpoint.text_config)
-            return rows - _OFFSET if name.endswith("embed_positions.weight") and rows != count else rows
+            return rows - _OFFSET if checkpoint.text_config.get("model_type") in _WITH_OFFSET else rows
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -99,7 +100,7 @@ def load_data(options: SftOptions, progress: Progress) -> Data[Pieces]:
         other, _ = load_or_tokenize(tokenizer, options.train_on, replace(source, split=split), progress, settings)
     validation = Pieces(store, selection.validation) if other is None else _all_pieces(other, options)
     problem, hint = _problem(store, other, selection, tokenizer, options)
-    notes = (tokenizer_note, _held_out_note(selection), *template_notes(store, tokenizer, options))
+    notes = (*source.files.notes, tokenizer_note, _held_out_note(selection), *template_notes(store, tokenizer, options))
     report = replace(
         report_on(store, selection, tokenizer, max_length=options.max_length, on_long=options.on_long),
         validation=len(validation),
@@ -123,7 +124,7 @@ def source_from(options: TrainerOptions) -> Source:
 def held_out_rows(options: TrainerOptions) -> tuple[float, str | None]:
     """(share or number of rows, name of another split) of --validation-split; raises BadInput."""
     wanted = options.validation_split
-    if isinstance(wanted, str) and is_path(options.dataset):
+    if isinstance(wanted, str) and is_path(options.dataset) and not Path(options.dataset).expanduser().is_dir():
         raise BadInput(
             f"a file has no split `{wanted}`", "give a share (0.05) or a number of rows", key="--validation-split"
         )

@@ -150,7 +150,7 @@ class Counts:
         self.faults: Counter[str] = Counter()  # rows on which the template fails, by reason
         self.skipped = Tally()
         self.bad: list[dict[str, str]] = []
-        self.where = ""  # the text before a row's number
+        self.places: list[tuple[int, str]] = []  # (first row of the store, the text before a row's number) by file
 
     def add_unusable(self, error: UnusableRow) -> None:
         """Counts an unusable row."""
@@ -160,12 +160,13 @@ class Counts:
         if len(self.bad) < _SHOWN:
             self.bad.append({"where": str(error.location), "why": error.finding})
 
-    def add_written(self, row: Sequence[Rendered]) -> int:
-        """Counts a row that is written; returns its number in the file."""
+    def add_written(self, row: Sequence[Rendered], at: int = 0) -> int:
+        """Counts a row that is written from row `at` of the store on; returns its number in the file."""
         self.altered += sum(each.altered for each in row)
         self.omitted.update({name for each in row for name in each.omitted})
         where = row[0].where
-        self.where = where.prefix
+        if not self.places or self.places[-1][1] != where.prefix:
+            self.places.append((at, where.prefix))
         return where.line or where.row or 0
 
     def add_control(self, row: Sequence[Rendered], examples: Sequence[Example]) -> None:
@@ -252,7 +253,7 @@ def _write_examples(
     elif problem := _without_loss(examples) or source.problem(examples):
         counts.add_unusable(UnusableRow(problem).at(row[0].where))
     else:
-        number = counts.add_written(row)
+        number = counts.add_written(row, len(writer))
         counts.add_control(row, examples)
         for example in examples:
             writer.add(example, number)

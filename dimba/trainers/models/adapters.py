@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _INIT = {"true": True, "false": False}
+_ROUTER = re.compile(r"(^|\.)(router(\.|$)|gate$)")
 _SHOWN = 12  # names in a hint
 
 
@@ -97,7 +98,7 @@ def _targets(options: TrainerOptions) -> str | list[str]:
 def _excluded(options: TrainerOptions, model: PreTrainedModel) -> str | None:
     patterns = [excluded_pattern(model)]
     if options.lora_target_modules == (ALL_LINEAR,):
-        routers = list(router_names(model))
+        routers = router_names(model)
         patterns += map(re.escape, routers)
         if routers and is_main_process():
             kinds = ", ".join(f"`{name}`" for name in dict.fromkeys(each.rpartition(".")[2] for each in routers))
@@ -105,16 +106,19 @@ def _excluded(options: TrainerOptions, model: PreTrainedModel) -> str | None:
     return "|".join(filter(None, patterns)) or None
 
 
-def router_names(model: nn.Module) -> Iterator[str]:
-    """The modules beside a layer's experts that choose among them, by name."""
+def router_names(model: nn.Module) -> list[str]:
+    """The modules that choose among the experts of a layer, by name; an adapter on some of them fails."""
+    named = [name for name, module in model.named_modules() if _is_matrix(module) and _ROUTER.search(name)]
+    return list(dict.fromkeys([*named, *_beside_experts(model)]))
+
+
+def _beside_experts(model: nn.Module) -> Iterator[str]:
     for name, block in model.named_modules():
         children = dict(block.named_children())
-        if "experts" not in children:
-            continue
         beside = (
             (f"{child}.{below}".rstrip("."), module)
             for child, part in children.items()
-            if child != "experts"
+            if "experts" in children and child != "experts"
             for below, module in part.named_modules()
         )
         yield from (f"{name}.{path}" for path, module in beside if _is_matrix(module) and _chooses(path))

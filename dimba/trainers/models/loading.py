@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -21,13 +22,18 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from dimba.common.checkpoint import check_base
+from dimba.common.checkpoint import check_base, check_tokenizer
+from dimba.common.checkpoints import asks_for_code
 from dimba.common.contract import ENV_ON_CPU_INSTEAD, absolute, is_path, read_json_object
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.pretrained import load, load_complete, load_scored
 from dimba.trainers.models.sharding import is_sharded
-from dimba.trainers.models.text_part import beyond_context, freeze_other_modules
+from dimba.trainers.models.text_part import (
+    beyond_context,
+    complete_names,
+    freeze_other_modules,
+)
 from dimba.trainers.models.vocabulary import add_rows, added_rows_note, untrained_ends
 from dimba.trainers.ranks import is_main_process
 
@@ -111,6 +117,8 @@ def _cpu_precision_problem(requested: str, *, samples: bool) -> str:
 
 def load_tokenizer(checkpoint: str, flag: str = "--base-checkpoint", *, code: bool = False) -> PreTrainedTokenizerFast:
     """The checkpoint's tokenizer; with `code` its own code may run. Raises BadInput, which names `flag`."""
+    if is_path(checkpoint):
+        check_tokenizer(absolute(checkpoint), flag)
     return load(AutoTokenizer, checkpoint, flag, trust_remote_code=code)
 
 
@@ -137,8 +145,9 @@ def check_checkpoint(options: TrainerOptions) -> None:
     if not is_path(options.base_checkpoint):
         return
     check_base(absolute(options.base_checkpoint), options.method, options.max_length)
-    is_packed = "quantization_config" in read_json_object(absolute(options.base_checkpoint) / "config.json")
-    if is_packed or is_sharded() or options.allow_pickle:  # names change while loading, or are in pickles
+    config = read_json_object(absolute(options.base_checkpoint) / "config.json")
+    is_known = not ("quantization_config" in config or asks_for_code(config) or options.allow_pickle)
+    if is_sharded() or not is_known:  # only loading tells: packed weights, code that may need values, pickles
         return
     settings = {"dtype": torch.float32, "trust_remote_code": options.trust_remote_code, "use_safetensors": True}
     load_complete(AutoModelForCausalLM, options.base_checkpoint, quiet=True, device_map={"": "meta"}, **settings)
@@ -156,12 +165,23 @@ def prepare_base(
 ) -> list[int]:
     """Fits a base that is trained to rows of text; prints each change, and returns the ids of the rows it added."""
     is_adapter = options.method != "full"
-    notes = [freeze_other_modules(model), untrained_ends(model, tokenizer, ends) if is_adapter else ""]
+    if not is_adapter:
+        _check_loads_again(model, options.base_checkpoint)
+    complete_names(model)
+    notes = [freeze_other_modules(model)]
+    notes += [untrained_ends(model, tokenizer, ends)] if is_adapter else []
     new = add_rows(model, tokenizer)
     notes += [added_rows_note(new, adapter=is_adapter), beyond_context(model, options.max_length)]
     for note in filter(None, notes if is_main_process() else ()):
         print(note, flush=True)
     return new
+
+
+def _check_loads_again(model: PreTrainedModel, checkpoint: str) -> None:
+    """Raises BadInput for a text part, as Mllama's, whose own configuration AutoModelForCausalLM would not load."""
+    if type(model).__module__.startswith("transformers.") and type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        problem = f"the text part ({type(model).__name__}) of {checkpoint} would be saved, but not load again"
+        raise BadInput(problem, "train an adapter, with `method: lora` (--use-lora)", key="--base-checkpoint")
 
 
 def _attention(kind: str, compute: Compute) -> dict[str, str]:

@@ -172,6 +172,11 @@ class LoadingReport:
         return f"remove it from the names: `{command}`"
 
 
+def unconverted_refusal(names: Collection[str]) -> Refusal:
+    """The refusal of files whose weights do not make up these of the model, such as experts in different shapes."""
+    return Refusal(f"has weights that do not fit together to `{min(names)}`{_others(names)} of the model", _COPY)
+
+
 def _others(names: Collection[Any]) -> str:
     return f" and {quantity(len(names) - 1, 'other')}" if len(names) > 1 else ""
 

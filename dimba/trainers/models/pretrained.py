@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from transformers.utils import cached_file
@@ -13,7 +14,8 @@ from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import RUN_ITS_CODE, absolute, is_path
 from dimba.common.errors import BadInput
 from dimba.trainers.models.finite import files_refusal, weights_refusal
-from dimba.trainers.models.loading_report import LoadingReport
+from dimba.trainers.models.generation import repaired_generation_config
+from dimba.trainers.models.loading_report import LoadingReport, unconverted_refusal
 from dimba.trainers.models.sharding import is_sharded
 from dimba.trainers.ranks import is_main_process
 
@@ -30,10 +32,13 @@ def load_complete(kind: Any, checkpoint: str, flag: str = _BASE, *, quiet: bool 
     Raises:
         BadInput: a weight would be made up, or the files have weights of another model, or values that are no numbers.
     """
-    model, info = _load_with_report(kind, checkpoint, flag, **settings)
+    generation, changes = repaired_generation_config(checkpoint)
+    replaced = {"generation_config": generation} if generation else {}
+    model, info = _load_with_report(kind, checkpoint, flag, **settings, **replaced)
     report = LoadingReport.of(checkpoint, model, info)
     _refuse(checkpoint, flag, report.refusal() or _infinite(model, checkpoint, settings))
-    if not quiet and (note := report.note()) and is_main_process():
+    notes = (*(f"generation config: {change}" for change in changes), report.note())
+    for note in filter(None, notes) if is_main_process() and not quiet else ():
         print(note, flush=True)
     return model
 
@@ -53,10 +58,22 @@ def load_scored(kind: Any, checkpoint: str, flag: str, *, has_head: bool, **sett
 
 def _load_with_report(kind: Any, checkpoint: str, flag: str, **settings: Any) -> tuple[Any, dict[str, Any]]:
     # Without `ignore_mismatched_sizes` the library ends with an error that does not name the weight.
-    model, info = load(kind, checkpoint, flag, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
+    settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        model, info = load(kind, checkpoint, flag, **settings)
+    except RuntimeError as error:
+        if names := _unconverted(error):
+            _refuse(checkpoint, flag, unconverted_refusal(names))
+        raise
     if is_sharded() and not is_main_process():  # only the first process reads the files
         info = {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": ()}
     return model, info
+
+
+def _unconverted(error: RuntimeError) -> list[str]:
+    """The weights that the library could not make of those in the files: its error leaves them in a silent log."""
+    infos = (frame.f_locals.get("loading_info") for frame, _ in walk_tb(error.__traceback__))
+    return sorted({name for info in infos for name in getattr(info, "conversion_errors", None) or ()})
 
 
 def _refuse(checkpoint: str, flag: str, refusal: Refusal | None) -> None:

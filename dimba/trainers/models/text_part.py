@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from dimba.common.units import quantity
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -27,6 +28,15 @@ def other_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
         for child, module in parent.named_children()
         if id(module) not in parents
     }
+
+
+def complete_names(model: PreTrainedModel) -> None:
+    """Gives a model the names by which TRL finds its parts, where its class has those of its multimodal relative."""
+    if not hasattr(model, model.base_model_prefix) and hasattr(model, "model"):
+        model.base_model_prefix = "model"  # of Llama 4 and Mllama it is `language_model`
+    config = model.config.get_text_config()
+    if not hasattr(config, "num_experts") and hasattr(config, "num_local_experts"):
+        config.num_experts = config.num_local_experts  # PhiMoE
 
 
 def _has_other_senses(model: PreTrainedModel) -> bool:

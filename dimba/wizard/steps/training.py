@@ -10,7 +10,7 @@ from dimba.options import grpo_table, table
 from dimba.options.param import Param
 from dimba.wizard.answers import InvalidAnswer, parse_number
 from dimba.wizard.batches import AUTO, accumulation, batch_size, exceeds_memory, fitting_generations, is_auto
-from dimba.wizard.consequences import adjustment_lines, batch_lines, max_steps_lines
+from dimba.wizard.consequences import adjustment_lines, batch_lines, max_steps_lines, steps_of_epochs
 from dimba.wizard.facts import base_facts
 from dimba.wizard.lines import Line
 from dimba.wizard.question import from_param
@@ -52,10 +52,11 @@ def _starting_accumulation(state: State) -> int:
 
 
 def _max_steps(state: State) -> int | None:
-    """The starting number of steps; None if the user chose the epochs."""
+    """The starting number of steps, at most those of the usual epochs; None if the user chose the epochs."""
     if "epochs" in state.answers or state.answers.get("tune") == EPOCHS:
         return None
-    return state.objective.start(state.value("vram")).max_steps
+    usual, passes = state.objective.start(state.value("vram")).max_steps, steps_of_epochs(state, state.objective.epochs)
+    return usual if passes is None else min(usual, passes)
 
 
 def _context(state: State) -> int | None:

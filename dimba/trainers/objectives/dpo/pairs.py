@@ -123,7 +123,8 @@ def load_pairs(options: DpoOptions, progress: Progress) -> Data[Pairs]:
     problem, hint = _problem(selection, tokenizer, options)
     report = _report(selection, tokenizer, options)
     skipped = _skipped(store).notes(len(store) // 2)
-    notes = (tokenizer_note, *skipped, _token_note(store), *template_notes(store, tokenizer, options))
+    further = (*skipped, _token_note(store), *template_notes(store, tokenizer, options))
+    notes = (*source.files.notes, tokenizer_note, *further)
     report = replace(report, notes=tuple(filter(None, notes)), problem=problem, hint=hint, cached=cached)
     return Data(tokenizer, selection.train, selection.validation, report)
 
@@ -235,7 +236,7 @@ def _shown(pairs: Pairs, pair: int, tokenizer: PreTrainedTokenizerFast, title: s
     start = prompt_length(chosen, rejected)
     answer = Example(rejected.input_ids[start:], np.zeros(len(rejected.input_ids) - start, dtype=bool))
     parts = (*shortened(chosen, tokenizer), Part(text="\nrejected: ", trained=False), *shortened(answer, tokenizer))
-    where = f"{pairs.store.note['where']}{pairs.store.numbers[2 * pair]}"
+    where = pairs.store.where(2 * pair)
     return Shown(where=where, tokens=len(chosen.input_ids) + len(rejected.input_ids), parts=parts, title=title)
 
 

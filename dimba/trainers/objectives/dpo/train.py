@@ -27,8 +27,17 @@ from dimba.trainers.models.memory import add_probe
 from dimba.trainers.models.saving import output_folder, quiet
 from dimba.trainers.models.vocabulary import add_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
-from dimba.trainers.objectives.dpo.pairs import SIDES, Pairs, as_dataset, collate_pairs, load_pairs, repeated
-from dimba.trainers.objectives.example_run import example_settings, prepare_data, train_and_save
+from dimba.trainers.objectives.continuations import Ids, prompt_of
+from dimba.trainers.objectives.dpo.pairs import (
+    SIDES,
+    Pairs,
+    as_dataset,
+    collate_pairs,
+    load_pairs,
+    prompt_length,
+    repeated,
+)
+from dimba.trainers.objectives.example_run import example_settings, prepare_data, prepare_to_save, train_and_save
 from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
 from dimba.trainers.ranks import is_main_process, world_size
 
@@ -51,10 +60,17 @@ def train(options: DpoOptions) -> int:
         data = prepare_data(load_pairs, options, compute)
         stop = StopOnSignal()
         trainer = make_trainer(options, data, compute, stop)
-    status = train_and_save(trainer, data, options, stop, checkpoint)
+        proof = prepare_to_save(trainer, data, options, _prompt)
+    status = train_and_save(trainer, data, options, stop, checkpoint=checkpoint, proof=proof)
     if status == 0 and len(data.validation) and is_main_process():
         print(_held_out_summary(trainer.state.log_history, len(data.validation)), flush=True)
     return status
+
+
+def _prompt(pairs: Pairs, number: int) -> Ids:
+    """The tokens in front of both answers."""
+    chosen, rejected = pairs.sides(int(pairs.numbers[number]))
+    return prompt_of(chosen, prompt_length(chosen, rejected))
 
 
 def _held_out_summary(history: list[dict[str, float]], pairs: int) -> str:

@@ -44,7 +44,7 @@ def load_prompts(options: GrpoOptions, progress: Progress) -> Prompts:
     train, held_out = _hold_out([each for each in prompts if each.tokens <= limit], options)
     measured = MeasuredRows(rows, prompts, limit, options, note)
     own_reward = any(spec.file for spec in rewards)
-    notes = (tokenizer_note, f"reward: {reason}", *constant_rewards(rewards, options))
+    notes = (*rows.file_notes, tokenizer_note, f"reward: {reason}", *constant_rewards(rewards, options))
     report = replace(
         measured.report(tokenizer, notes=(*notes, *prompt_notes(note, options, own_reward=own_reward))),
         examples=len(train),

@@ -28,6 +28,7 @@ class PromptRows:
     examples: tuple[Example, ...] = ()
     bad: tuple[UnusableRow, ...] = ()
     skipped: Tally = field(default_factory=Tally)  # pairs that compare nothing
+    file_notes: tuple[str, ...] = ()  # on files that are not read
     template_errors: Counter[str] = field(default_factory=Counter)  # rows by the chat template's message
 
     @property
@@ -71,4 +72,4 @@ def read_rows(options: GrpoOptions, progress: Progress) -> PromptRows:
             skipped.add(each)
         else:
             bad.append(each)
-    return PromptRows(form, count, tuple(examples), tuple(bad), skipped)
+    return PromptRows(form, count, tuple(examples), tuple(bad), skipped, source.files.notes)
