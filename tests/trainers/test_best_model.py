@@ -24,8 +24,10 @@ from tests.conftest import QUESTIONS, write_rows
 
 pytestmark = pytest.mark.slow
 # A rate at which the loss of the held-out rows rises again within a few steps.
-RISING = ("--validation-split", "4", "--eval-steps", "1", "--batch-size", "8", "--scheduler", "constant", "--warmup", "0")
-RISING += ("--grad-accumulation-steps", "1")
+RISING = (
+    *("--validation-split", "4", "--eval-steps", "1", "--scheduler", "constant", "--warmup", "0"),
+    *("--batch-size", "8", "--grad-accumulation-steps", "1"),
+)
 RATES = {"--use-lora": "1", "full": "1e-1"}
 
 
