@@ -123,3 +123,21 @@ def test_a_language_model_is_trained_whole(tiny_checkpoint: Path) -> None:
     model = load_model(options(tiny_checkpoint), CPU)
     assert not freeze_other_modules(model) and excluded_pattern(model) is None
     assert set(trained_rows(model, [3])) == {"model.embed_tokens", "lm_head"}
+
+
+@pytest.mark.parametrize("family", ["llama4", "phimoe", "falcon_h1"])
+def test_families_with_parts_of_their_own_get_an_adapter(family: str, tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    from tests.families import make_family
+
+    make_family(family, tmp_path)
+    given = options(tmp_path, "--use-lora")
+    model = load_model(given, CPU)
+    model = get_peft_model(
+        model, adapter_config(given, model, prepare_base(model, given, load_tokenizer(str(tmp_path))))
+    )
+    ids = torch.arange(6, 20)[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    adapted = {name for name, each in model.named_parameters() if each.requires_grad}
+    assert adapted and not any(".router." in name or ".gate." in name for name in adapted)

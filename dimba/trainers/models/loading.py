@@ -183,9 +183,7 @@ def prepare_base(
 def _check_loads_again(model: PreTrainedModel, checkpoint: str) -> None:
     """Raises BadInput for a text part, as Mllama's, whose own configuration AutoModelForCausalLM would not load."""
     if type(model).__module__.startswith("transformers.") and type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        problem = (
-            f"the text part ({type(model).__name__}) of {checkpoint} would be saved, but not load again"
-        )
+        problem = f"the text part ({type(model).__name__}) of {checkpoint} would be saved, but not load again"
         raise BadInput(problem, "train an adapter, with `method: lora` (--use-lora)", key="--base-checkpoint")
 
 
