@@ -119,7 +119,8 @@ def _least_width(records: "Sequence[RunRecord]") -> int:
 def _cells(record: "RunRecord") -> tuple[Text, ...]:
     on_cpu = " (CPU)" if record.allow_cpu and record.gpus else ""
     status = Text(record.status + on_cpu, style=_STATUS.get(record.status, ""))
-    plain = (record.exit_reason or record.waits_for or "", record.runner, _clock(record.created))
+    reason = "learned nothing" if record.learning_problem else record.exit_reason or record.waits_for or ""
+    plain = (reason, record.runner, _clock(record.created))
     return Text(record.id), status, *(Text(str(each)) for each in plain)
 
 
@@ -133,6 +134,9 @@ def show_ending(record: "RunRecord", seconds: float) -> None:
     minutes, second = divmod(round(seconds), 60)
     console.print(f"[green]{record.status}[/] in {minutes}:{second:02d}: ", end="")
     console.print(record.output_dir, markup=False)
+    if record.learning_problem:
+        console.print("[yellow]warning:[/] ", end="")
+        console.print(f"nothing was learned: {printable(record.learning_problem)}", markup=False)
     if record.peak_memory_bytes:
         estimate = record.estimated_memory_bytes
         estimated = f", {size(estimate)} estimated" if estimate else ""

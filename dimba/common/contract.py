@@ -58,6 +58,7 @@ RUN_FILE = "run.json"
 DIFF_FILE = "changes.patch"  # the repository's changes, if they are too long for the record
 LOG_FILE = "log.txt"
 METRICS_FILE = "metrics.jsonl"
+LEARNING_FILE = "learning.json"  # beside it: whether the run learned anything, written by our trainer at its end
 EXIT_FILE = "exit.json"  # how the job ended, written by the entry point in the attempt's folder
 WORD_FILE = "word.json"  # how our trainer ended, written by itself there and in the ranks' folder
 OUTPUT_FILE = "dimba.json"

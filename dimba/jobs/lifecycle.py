@@ -16,7 +16,7 @@ from dimba.common import contract
 from dimba.common.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory
+from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory, proof_of_learning
 from dimba.jobs.recorded import (
     claim_output,
     container_of,
@@ -219,7 +219,8 @@ class Run:
         stopping = self.stopping or self.folder.record().status == "stopping"
         status, reason, error = classify_outcome(ending, self.folder, stopping=stopping)
         self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
-        self.update(**hub_commits(self.folder.plan()), **measured_memory(self.folder))
+        measured = {**measured_memory(self.folder), **(proof_of_learning(self.folder) if status == "succeeded" else {})}
+        self.update(**hub_commits(self.folder.plan()), **measured)
         return error
 
     @contextmanager

@@ -12,7 +12,7 @@ from dimba.common.ownership import give_back, owner_lives
 from dimba.common.processes import is_alive, own_boot, own_host, own_pids
 from dimba.common.runners import RUNNERS
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import TRANSIENT, classify_outcome
+from dimba.jobs.outcome import TRANSIENT, classify_outcome, proof_of_learning
 from dimba.jobs.recorded import container_of, patience
 from dimba.jobs.supervisor import lock_of, spawn_supervisor
 from dimba.records import ACTIVE, PENDING, RunFolder, RunRecord
@@ -145,7 +145,8 @@ def _reconciled_job(folder: RunFolder, record: RunRecord) -> RunRecord:
     ending = runner.wait(job) if job else None
     status, reason, _ = classify_outcome(ending, folder, stopping=record.status == "stopping")
     closed = record.closed(status, reason, ending.exit_code if ending else folder.last_word().get("exit_code"))
-    closed = replace(closed, **hub_commits(folder.plan()))
+    learned = proof_of_learning(folder) if status == "succeeded" else {}
+    closed = replace(closed, **hub_commits(folder.plan()), **learned)
     closed = _closed(folder, record, closed)
     if reason in TRANSIENT and status == "failed" and len(record.attempts) <= record.retries and _is_mine(folder):
         closed = replace(closed, status="queued")

@@ -16,8 +16,13 @@ _LONGEST_DIFF = 1 << 16  # characters
 
 def launched_here() -> dict[str, Any]:
     """The fields of a run that this process is responsible for from now on."""
-    ended = {"exit_reason": None, "exit_code": None, "ended": None, "waits_for": None}
-    return ended | {"launcher": own_process(), "host": own_host(), "boot": own_boot(), "pids": own_pids()}
+    ended = ("exit_reason", "exit_code", "ended", "waits_for", "learned", "learning")
+    return dict.fromkeys(ended) | {
+        "launcher": own_process(),
+        "host": own_host(),
+        "boot": own_boot(),
+        "pids": own_pids(),
+    }
 
 
 def container_of(runner: Runner, job: str) -> str | None:

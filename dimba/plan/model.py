@@ -165,7 +165,7 @@ class LaunchPlan:
         value["env"] = sorted({*environment, *value.pop("host_environment")})
         value["output_dir"] = str(self.output_dir)
         value["writable"] = [str(path) for path in self.writable]
-        for inner in ("linked_files", "instead", "refusal"):
+        for inner in ("linked_files", "instead", "refusal", "linear_sides", "modules"):
             value["checkpoint"].pop(inner)
         for inner in ("files", "places", "linked_files"):
             value["data"].pop(inner)

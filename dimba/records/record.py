@@ -66,6 +66,8 @@ class RunRecord:
     stop_grace: float = 60.0  # seconds
     estimated_memory_bytes: int | None = None  # per GPU
     peak_memory_bytes: int | None = None  # of the first GPU, as torch measured it
+    learned: bool | None = None  # whether the run learned anything; None if the trainer does not report it
+    learning: dict[str, Any] | None = None  # learning.json of the last attempt: cause, continuations and more
     folder: str = ""  # the current one at the launch, to which the spec's paths are relative
     launcher: str | None = None  # the process responsible for the run until its job runs
     # The machine of the launcher, its boot, and the namespace of process ids.
@@ -78,6 +80,14 @@ class RunRecord:
     def is_started(self) -> bool:
         """Whether the newest attempt has a job without a recorded end."""
         return bool(self.attempts and self.attempts[-1].job and not self.attempts[-1].ended)
+
+    @property
+    def learning_problem(self) -> str:
+        """Why a run that succeeded learned nothing; empty for any other run."""
+        if self.learned is not False:
+            return ""
+        cause = self.learning.get("cause") if isinstance(self.learning, dict) else None
+        return str(cause or "its trainer gives no cause")
 
     def as_json(self) -> dict[str, Any]:
         """The content of run.json."""

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     field_validator,
@@ -21,7 +19,8 @@ from dimba.objectives.objective import Objective
 from dimba.objectives.registry import OBJECTIVES
 from dimba.options import table
 from dimba.options.kinds import MOST
-from dimba.spec.declared import bounds, declared
+from dimba.spec.part import Part
+from dimba.spec.training import Lora, Training
 
 if TYPE_CHECKING:
     Mode = str
@@ -91,11 +90,7 @@ Line = Annotated[str, AfterValidator(_one_line)]
 Place = Annotated[Line, AfterValidator(_not_too_long)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Dataset(_Part):
+class Dataset(Part):
     """The source of the rows: `name` on the Hub, or `path` on this machine."""
 
     name: Place | None = Field(None, min_length=1, description="a data set's id on the Hugging Face Hub")
@@ -118,34 +113,7 @@ class Dataset(_Part):
         return self
 
 
-class Lora(_Part):
-    """Rank and scale of the adapter."""
-
-    r: Annotated[int, bounds(table.LORA_R)] = declared(table.LORA_R)
-    alpha: Annotated[int, bounds(table.LORA_ALPHA)] = declared(table.LORA_ALPHA)
-
-
-class Training(_Part):
-    """Optimisation; `learning_rate` null takes the default of mode and method."""
-
-    batch_size: Annotated[int, bounds(table.BATCH_SIZE)] | Literal["auto"] = declared(
-        table.BATCH_SIZE, description=f"{table.BATCH_SIZE.help}; auto: the largest that fits the GPU's memory"
-    )
-    grad_accumulation_steps: Annotated[int, bounds(table.ACCUMULATION)] = declared(table.ACCUMULATION)
-    epochs: Annotated[float, bounds(table.EPOCHS)] | None = declared(table.EPOCHS)
-    max_steps: Annotated[int, bounds(table.MAX_STEPS)] | None = declared(table.MAX_STEPS)
-    learning_rate: Annotated[float, bounds(table.LEARNING_RATE)] | None = declared(table.LEARNING_RATE)
-    max_length: Annotated[int, bounds(table.MAX_LENGTH)] = declared(table.MAX_LENGTH)
-    seed: Annotated[int, bounds(table.SEED)] = declared(table.SEED)
-
-    @property
-    def rows(self) -> int:
-        """The batch size, once it is a number: `auto` was settled by the plan."""
-        assert self.batch_size != "auto", "dimba.plan.fitting has settled it"
-        return self.batch_size
-
-
-class Resources(_Part):
+class Resources(Part):
     """The machine's resources that the job may use."""
 
     gpus: Gpus = Field("all", description=table.GPUS.help)
@@ -156,14 +124,14 @@ class Resources(_Part):
     nodes: Count = 1
 
 
-class Accelerate(_Part):
+class Accelerate(Part):
     """The distribution strategy and the precision."""
 
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
 
 
-class Container(_Part):
+class Container(Part):
     """The image, the environment, further mounts and the network."""
 
     image: Place | None = Field(None, min_length=1)
@@ -192,7 +160,7 @@ def _cluster_name(value: str) -> str:
 ClusterName = Annotated[str, AfterValidator(_cluster_name)]
 
 
-class Kubernetes(_Part):
+class Kubernetes(Part):
     """The cluster of `plan --runner kubernetes`; no other command reads it."""
 
     image: Place | None = Field(None, min_length=1, description="the image that the cluster pulls")
@@ -233,7 +201,7 @@ SlurmTime = Annotated[str | None, BeforeValidator(_slurm_time)]
 SlurmOption = Annotated[Line, AfterValidator(_slurm_option)]
 
 
-class Slurm(_Part):
+class Slurm(Part):
     """How the job is submitted to Slurm; the site file, then the cluster give the defaults."""
 
     container: Literal["none", "docker", "podman", "apptainer", "pyxis"] | None = None
@@ -258,7 +226,7 @@ class SlurmSite(Slurm):
         return Slurm(**{**ours, **given, "extra": [*self.extra, *asked.extra]})
 
 
-class JobSpec(_Part):
+class JobSpec(Part):
     """One fine-tuning job, complete: every default is filled in."""
 
     version: Literal[1]

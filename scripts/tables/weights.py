@@ -209,7 +209,7 @@ def _default(kind: str, letter: str, name: str) -> int | str | None:
     sized = _config(kind, {CONFIG_MAPPING[kind].attribute_map.get(key, key): value for key, value in others.items()})
     value = getattr(sized, name, "?") if sized is not None else "?"
     if value == plain:
-        return plain
+        return plain if isinstance(plain, int) else None
     follows = {"d": _SIZES["h"][1][1] // _SIZES["a"][1][1], "k": _SIZES["a"][1][1]}
     return None if value == follows.get(letter) else "?"
 

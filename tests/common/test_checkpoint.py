@@ -16,6 +16,8 @@ from dimba.common.checkpoint import (
     quantization_of,
     read_checkpoint,
     refusal_of,
+    tokenizer_needs,
+    tokenizer_refusal,
 )
 from dimba.common.checkpoint.tokens import _ends
 from dimba.common.errors import BadInput
@@ -319,3 +321,15 @@ def test_a_trainer_refuses_what_the_plan_refuses(tmp_path: Path):
     assert "`--max-length 16`" in error.value.hint
     check_base(base, "lora", 16)
     check_base(tmp_path / "none", "lora", 16)  # broken folders are reported by others
+
+
+@pytest.mark.parametrize(("start", "package"), [(b"\n\x0e", "sentencepiece and protobuf"), (b"IQ== 0", "tiktoken")])
+def test_a_tokenizer_that_needs_its_library_is_refused_with_the_command_that_converts_it(
+    tmp_path: Path, start: bytes, package: str
+):
+    (tmp_path / "tokenizer.model").write_bytes(start)
+    found = tokenizer_refusal(tmp_path, tokenizer_needs(tmp_path), lambda _name: False)
+    assert found and package in found.problem and "AutoTokenizer" in found.hint
+    assert tokenizer_refusal(tmp_path, tokenizer_needs(tmp_path), lambda _name: True) is None
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    assert tokenizer_needs(tmp_path) == ()

@@ -60,7 +60,7 @@ FACTS = HostFacts(
     environment=frozenset({"HF_TOKEN"}),
     gpu=GpuFacts(gpus=CARDS, source="nvidia-smi"),
     engine=ENGINE,
-    checkpoint=CheckpointFacts(reference="/work/base", local=True, parameters=1000, linear_sides=10),
+    checkpoint=CheckpointFacts(reference="/work/base", local=True, parameters=1000, linear_sides={"mlp": 10}),
     data=DataFacts(
         reference="/work/data.jsonl",
         local=True,

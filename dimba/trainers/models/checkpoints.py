@@ -126,12 +126,13 @@ def full_disk_reported(output: Path, needed: int, *, check_first: bool) -> Itera
     except Exception as error:
         free = shutil.disk_usage(output).free
         shutil.rmtree(output / SAVING_FOLDER, ignore_errors=True)
-        if _means_full_disk(error) or free < max(needed // 10, _NEARLY_FULL):
+        if means_full_disk(error) or free < max(needed // 10, _NEARLY_FULL):
             raise _disk_full(output, needed, shutil.disk_usage(output).free) from error
         raise
 
 
-def _means_full_disk(error: BaseException | None) -> bool:
+def means_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, comes from a full disk."""
     while error is not None:
         has_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if has_number or "No space left" in str(error) or "quota exceeded" in str(error):

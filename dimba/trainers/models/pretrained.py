@@ -14,6 +14,7 @@ from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import RUN_ITS_CODE, absolute, is_path
 from dimba.common.errors import BadInput
 from dimba.trainers.models.finite import files_refusal, weights_refusal
+from dimba.trainers.models.generation import repaired_generation_config
 from dimba.trainers.models.loading_report import LoadingReport, unconverted_refusal
 from dimba.trainers.models.sharding import is_sharded
 from dimba.trainers.ranks import is_main_process
@@ -31,10 +32,13 @@ def load_complete(kind: Any, checkpoint: str, flag: str = _BASE, *, quiet: bool 
     Raises:
         BadInput: a weight would be made up, or the files have weights of another model, or values that are no numbers.
     """
-    model, info = _load_with_report(kind, checkpoint, flag, **settings)
+    generation, changes = repaired_generation_config(checkpoint)
+    replaced = {"generation_config": generation} if generation else {}
+    model, info = _load_with_report(kind, checkpoint, flag, **settings, **replaced)
     report = LoadingReport.of(checkpoint, model, info)
     _refuse(checkpoint, flag, report.refusal() or _infinite(model, checkpoint, settings))
-    if not quiet and (note := report.note()) and is_main_process():
+    notes = (*(f"generation config: {change}" for change in changes), report.note())
+    for note in filter(None, notes) if is_main_process() and not quiet else ():
         print(note, flush=True)
     return model
 

@@ -11,10 +11,14 @@ from dimba.objectives.sft import SftOptions
 from dimba.trainers.data.loading import Data, Examples
 from dimba.trainers.kernels.heap import keep_freed_memory
 from dimba.trainers.models.loading import Compute
+from dimba.trainers.models.precision import base_precision
+from dimba.trainers.models.rehearsal import rehearse
 from dimba.trainers.models.saving import save, stop_where_turns_end
 from dimba.trainers.models.sharding import connect_ranks
 from dimba.trainers.objectives.callbacks import StopOnSignal
+from dimba.trainers.objectives.continuations import ROWS, Ids
 from dimba.trainers.objectives.data_output import print_data
+from dimba.trainers.objectives.learning import LearningProof
 from dimba.trainers.objectives.run_settings import can_fall_back, has_just_evaluated, run_settings
 from dimba.trainers.progress import Progress, row_printer
 from dimba.trainers.ranks import is_main_process
@@ -46,7 +50,6 @@ def example_settings(
         "num_train_epochs": options.epochs,
         "max_steps": options.max_steps or -1,
         "learning_rate": options.learning_rate,
-        "lr_scheduler_type": "linear",
         "max_length": None,  # the rows are tokens already: TRL must not cut them again
         "eval_strategy": ("steps" if options.eval_steps else "epoch") if validates else "no",
         "eval_steps": options.eval_steps,
@@ -55,8 +58,30 @@ def example_settings(
     }
 
 
+def prepare_to_save(
+    trainer: Trainer, data: Data[Any], options: SftOptions, prompt: Callable[[Any, int], Ids]
+) -> LearningProof:
+    """Rehearse the save, and look at the model before it is trained; `prompt` returns the n-th row's prompt.
+
+    Raises:
+        BadInput: the model, its configuration or its tokenizer could not be saved at the end.
+    """
+    stop_where_turns_end(trainer.model, data.tokenizer, data.turn_ends)
+    rows = data.validation if len(data.validation) else data.train
+    prompts = [prompt(rows, number) for number in range(min(ROWS, len(rows)))]
+    precision = base_precision(options.base_checkpoint)
+    rehearse(trainer, precision, prompts, options.base_checkpoint)
+    return LearningProof(trainer, prompts, precision)
+
+
 def train_and_save(
-    trainer: Trainer, data: Data[Any], options: SftOptions, stop: StopOnSignal, checkpoint: str | None
+    trainer: Trainer,
+    data: Data[Any],
+    options: SftOptions,
+    stop: StopOnSignal,
+    *,
+    checkpoint: str | None,
+    proof: LearningProof,
 ) -> int:
     """Train from the checkpoint, evaluate the last step, and save; returns 0, or EXIT_STOPPED for a stopped run."""
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -65,5 +90,6 @@ def train_and_save(
     if len(data.validation) and not has_just_evaluated(trainer.state):
         trainer.evaluate()
     stop_where_turns_end(trainer.model, data.tokenizer, data.turn_ends)
-    save(trainer, options.output_dir)
+    save(trainer, options.output_dir, proof.precision)
+    proof.report(options.output_dir)
     return 0

@@ -13,10 +13,10 @@ from dimba.objectives.dpo import DPO, DpoOptions
 from dimba.trainers.data.collation import speed_summary
 from dimba.trainers.data.loading import Data
 from dimba.trainers.data.packing import Batch
+from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from dimba.trainers.models.loading import (
     Compute,
-    adapter_config,
     check_checkpoint,
     choose_compute,
     load_model,
@@ -27,8 +27,17 @@ from dimba.trainers.models.memory import add_probe
 from dimba.trainers.models.saving import output_folder, quiet
 from dimba.trainers.models.vocabulary import add_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
-from dimba.trainers.objectives.dpo.pairs import SIDES, Pairs, as_dataset, collate_pairs, load_pairs, repeated
-from dimba.trainers.objectives.example_run import example_settings, prepare_data, train_and_save
+from dimba.trainers.objectives.continuations import Ids, prompt_of
+from dimba.trainers.objectives.dpo.pairs import (
+    SIDES,
+    Pairs,
+    as_dataset,
+    collate_pairs,
+    load_pairs,
+    prompt_length,
+    repeated,
+)
+from dimba.trainers.objectives.example_run import example_settings, prepare_data, prepare_to_save, train_and_save
 from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
 from dimba.trainers.ranks import is_main_process, world_size
 
@@ -51,10 +60,17 @@ def train(options: DpoOptions) -> int:
         data = prepare_data(load_pairs, options, compute)
         stop = StopOnSignal()
         trainer = make_trainer(options, data, compute, stop)
-    status = train_and_save(trainer, data, options, stop, checkpoint)
+        proof = prepare_to_save(trainer, data, options, _prompt)
+    status = train_and_save(trainer, data, options, stop, checkpoint=checkpoint, proof=proof)
     if status == 0 and len(data.validation) and is_main_process():
         print(_held_out_summary(trainer.state.log_history, len(data.validation)), flush=True)
     return status
+
+
+def _prompt(pairs: Pairs, number: int) -> Ids:
+    """The tokens in front of both answers."""
+    chosen, rejected = pairs.sides(int(pairs.numbers[number]))
+    return prompt_of(chosen, prompt_length(chosen, rejected))
 
 
 def _held_out_summary(history: list[dict[str, float]], pairs: int) -> str:
@@ -122,7 +138,7 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
         eval_dataset=validation,
         data_collator=partial(collate_pairs, pad_id=data.tokenizer.pad_token_id),
         processing_class=data.tokenizer,
-        peft_config=adapter_config(options, model, new),
+        peft_config=adapter_config(options, model, data.tokenizer, new),
         callbacks=[Metrics(metrics, ("loss", "margin", "accuracy")), stop],
     )
     if is_main_process():
@@ -166,7 +182,6 @@ def _print_choices(options: DpoOptions, trainer: PairTrainer, pairs: int, comput
 
 def _config(options: DpoOptions, compute: Compute, *, validates: bool) -> DPOConfig:
     return DPOConfig(
-        warmup_steps=0.1,  # a share of all steps, as in Zephyr's recipes
         beta=options.beta,
         loss_type=[options.loss_type],
         eval_on_start=validates and options.resume_from_checkpoint is None,

@@ -24,6 +24,8 @@ from dimba.trainers.data.prompt_rendering import chat_ids
 from dimba.trainers.data.token_store import record_use
 from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.models.loading import Compute, load_classifier
+from dimba.trainers.models.precision import Precision
+from dimba.trainers.models.rehearsal import rehearse
 from dimba.trainers.models.saving import write_model
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
 from dimba.trainers.objectives.grpo.evaluation import pair_chat
@@ -57,12 +59,13 @@ def train_or_reuse(
         print(f"stage 1 of 2: a reward model, from {len(data):,} pairs", flush=True)
     trainer = _trainer(options, prompts.tokenizer, data, part_folder(folder, options.output_dir), compute)
     trainer.add_callback(stop)
-    return str(folder) if _train(trainer, folder, stop) else None
+    return str(folder) if _train(trainer, folder, options.base_checkpoint, stop) else None
 
 
-def _train(trainer: PairTrainer, folder: Path, stop: StopOnSignal) -> bool:
+def _train(trainer: PairTrainer, folder: Path, base: str, stop: StopOnSignal) -> bool:
     """Train and move the model to `folder`, from the newest checkpoint if there is one; False if it was stopped."""
     part = Path(trainer.args.output_dir)
+    rehearse(trainer, Precision(), [], base)
     if (checkpoint := newest_checkpoint(part)) and is_main_process():
         print(f"resuming the reward model from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -70,7 +73,6 @@ def _train(trainer: PairTrainer, folder: Path, stop: StopOnSignal) -> bool:
         return False
     write_model(trainer, str(part / "model"))
     if is_main_process():
-        (part / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
         keep(part, folder)
         print("stage 2 of 2: GRPO against it", flush=True)
     trainer.accelerator.wait_for_everyone()

@@ -6,7 +6,8 @@ from dimba.trainers.models.checkpoints import checkpoint_to_resume
 from dimba.trainers.models.loading import check_checkpoint, choose_compute, load_model
 from dimba.trainers.models.saving import output_folder, quiet
 from dimba.trainers.objectives.callbacks import StopOnSignal
-from dimba.trainers.objectives.example_run import prepare_data, train_and_save
+from dimba.trainers.objectives.continuations import prompt_of
+from dimba.trainers.objectives.example_run import prepare_data, prepare_to_save, train_and_save
 from dimba.trainers.objectives.sft.trainer import make_trainer
 
 
@@ -21,4 +22,5 @@ def train(options: SftOptions) -> int:
         model = load_model(options, compute, attention=options.attention)
         stop = StopOnSignal()
         trainer = make_trainer(options, model, data, compute, stop)
-    return train_and_save(trainer, data, options, stop, checkpoint)
+        proof = prepare_to_save(trainer, data, options, lambda rows, number: prompt_of(rows.example(number)))
+    return train_and_save(trainer, data, options, stop, checkpoint=checkpoint, proof=proof)
