@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _INIT = {"true": True, "false": False}
 _ROUTER = re.compile(r"(^|\.)(router(\.|$)|gate$)")
+_MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 _SHOWN = 12  # names in a hint
 
 
@@ -99,7 +100,7 @@ def _excluded(options: TrainerOptions, model: PreTrainedModel) -> str | None:
     patterns = [excluded_pattern(model)]
     if options.lora_target_modules == (ALL_LINEAR,):
         routers = router_names(model)
-        patterns += map(re.escape, routers)
+        patterns += map(re.escape, [*routers, *_state_projections(model)])
         if routers and is_main_process():
             kinds = ", ".join(f"`{name}`" for name in dict.fromkeys(each.rpartition(".")[2] for each in routers))
             print(f"the routers of the experts get no adapter: {quantity(len(routers), 'module')} named {kinds}")
@@ -110,6 +111,13 @@ def router_names(model: nn.Module) -> list[str]:
     """The modules that choose among the experts of a layer, by name; an adapter on some of them fails."""
     named = [name for name, module in model.named_modules() if _is_matrix(module) and _ROUTER.search(name)]
     return list(dict.fromkeys([*named, *_beside_experts(model)]))
+
+
+def _state_projections(model: PreTrainedModel) -> list[str]:
+    """The layers that Mamba's kernels read without calling them: peft refuses to adapt these."""
+    if getattr(model.config, "model_type", "") not in _MAMBA:
+        return []
+    return [name for name, _ in model.named_modules() if name.endswith((".out_proj", ".conv1d"))]
 
 
 def _beside_experts(model: nn.Module) -> Iterator[str]:

@@ -169,12 +169,17 @@ def prepare_base(
         _check_loads_again(model, options.base_checkpoint)
     complete_names(model)
     notes = [freeze_other_modules(model)]
-    notes += [untrained_ends(model, tokenizer, ends)] if is_adapter else []
+    notes += [untrained_ends(model, tokenizer, _untouched(options, ends))] if is_adapter else []
     new = add_rows(model, tokenizer)
     notes += [added_rows_note(new, adapter=is_adapter), beyond_context(model, options.max_length)]
     for note in filter(None, notes if is_main_process() else ()):
         print(note, flush=True)
     return new
+
+
+def _untouched(options: TrainerOptions, ends: Sequence[str]) -> list[str]:
+    """The ends of turns whose rows the adapter does not train."""
+    return [] if options.lora_modules_to_save else [end for end in ends if end not in options.lora_trainable_tokens]
 
 
 def _check_loads_again(model: PreTrainedModel, checkpoint: str) -> None:
