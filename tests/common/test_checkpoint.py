@@ -324,6 +324,14 @@ def test_the_ends_of_a_long_tokenizer_are_enough():
         assert found and found["model"]["vocab"] == {"": 41} and found["added_tokens"][-1]["id"] == 43
 
 
+def test_a_long_vocabulary_with_scores_is_counted():
+    texts = ["<unk>", '",-1]', "\\", '\\"', "[", "é", "z"]
+    model = {"type": "Unigram", "unk_id": 0, "vocab": [[text, -n / 3] for n, text in enumerate(texts)]}
+    for indent in (None, 2):
+        found = _ends(json.dumps({**tokenizer({}, 7), "model": model}, indent=indent).encode())
+        assert found and found["model"]["vocab"] == {"": 6} and found["added_tokens"][0]["id"] == 7
+
+
 def test_a_trainer_refuses_what_the_plan_refuses(tmp_path: Path):
     base = folder(tmp_path / "base", {**LLAMA, "architectures": ["LlamaForSequenceClassification"]})
     with pytest.raises(BadInput, match=r"--base-checkpoint: .*base is a classifier"):

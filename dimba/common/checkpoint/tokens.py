@@ -15,6 +15,7 @@ _EMBEDDING = re.compile(r"(embed_tokens|wte|embed_in|word_embeddings|tok_embeddi
 _OTHER_SENSES = re.compile(r"vision|visual|vit|image|audio|position|token_type|per_layer")
 _ROLES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _QUICKLY_PARSED = 4 << 20  # bytes
+_UNIGRAM, _SCORED = re.compile(rb'"type":\s*"Unigram"'), re.compile(rb'(?<!\\)(?:\\\\)*"\s*,\s*-?\d[\d.eE+-]*\s*\]')
 _LAST_ID = re.compile(rb":\s*(\d+)\s*\}\s*,?\s*$")
 
 
@@ -111,14 +112,20 @@ def _ids_of_tokenizer(content: bytes) -> Iterator[int]:
 
 
 def _ends(content: bytes) -> dict[str, Any] | None:
-    """The added tokens and the last entry of a vocabulary that is sorted by id, as `tokenizers` writes it."""
-    start, merges = content.find(b'"added_tokens"'), content.rfind(b'"merges"')
-    last = _LAST_ID.search(content[max(0, merges - 200) : merges]) if merges > 0 else None
-    opening = content.find(b"[", start)
-    if start < 0 or last is None or opening < 0:
+    """The added tokens and the last id of a vocabulary that is sorted by id, as `tokenizers` writes it."""
+    last, opening = _last_id(content), content.find(b"[", content.find(b'"added_tokens"'))
+    if last is None or b'"added_tokens"' not in content:
         return None
     listed, _ = json.JSONDecoder().raw_decode(content[opening : opening + _QUICKLY_PARSED].decode("utf-8", "replace"))
-    return {"added_tokens": listed, "model": {"vocab": {"": int(last[1])}}}
+    return {"added_tokens": listed, "model": {"vocab": {"": last}}}
+
+
+def _last_id(content: bytes) -> int | None:
+    if _UNIGRAM.search(content):  # a list of (text, score): the place is the id
+        return sum(1 for _ in _SCORED.finditer(content, content.rfind(b'"vocab"'))) - 1
+    merges = content.rfind(b'"merges"')
+    last = _LAST_ID.search(content[max(0, merges - 200) : merges]) if merges > 0 else None
+    return int(last[1]) if last else None
 
 
 def _numbers(values: Any) -> Iterator[int]:
