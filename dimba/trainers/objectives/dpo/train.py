@@ -14,7 +14,7 @@ from dimba.trainers.data.collation import speed_summary
 from dimba.trainers.data.loading import Data
 from dimba.trainers.data.packing import Batch
 from dimba.trainers.models.adapters import adapter_config
-from dimba.trainers.models.checkpoints import CompleteCheckpoints, checkpoint_to_resume
+from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.models.loading import (
     Compute,
     check_checkpoint,
@@ -38,6 +38,7 @@ from dimba.trainers.objectives.dpo.pairs import (
     repeated,
 )
 from dimba.trainers.objectives.example_run import example_settings, prepare_data, prepare_to_save, train_and_save
+from dimba.trainers.objectives.resuming import beginning_of
 from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
 from dimba.trainers.ranks import is_main_process, world_size
 
@@ -54,14 +55,15 @@ def train(options: DpoOptions) -> int:
     """Train and save; returns the exit status: 0, or EXIT_STOPPED for a run that was stopped and saved."""
     quiet()
     with output_folder(options):
-        checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
+        beginning = beginning_of(options, DPO)
         compute = choose_compute(options.device, options.mixed_precision)
         check_checkpoint(options)
         data = prepare_data(load_pairs, options, compute)
         stop = StopOnSignal()
         trainer = make_trainer(options, data, compute, stop)
+        trainer.trained_with = beginning.trained_with
         proof = prepare_to_save(trainer, data, options, _prompt)
-    status = train_and_save(trainer, data, options, stop, checkpoint=checkpoint, proof=proof)
+    status = train_and_save(trainer, data, options, stop, checkpoint=beginning.checkpoint, proof=proof)
     if status == 0 and len(data.validation) and is_main_process():
         print(_held_out_summary(trainer.state.log_history, len(data.validation)), flush=True)
     return status
