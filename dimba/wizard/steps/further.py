@@ -38,7 +38,7 @@ def _choices(param: Param) -> Callable[[State], Sequence[Choice]]:
 def _question(param: Param, applies: Callable[[State], bool]) -> Question:
     shape: dict[str, Any] = {}
     if isinstance(param.kind, OneOf | Switch):
-        shape = {"kind": "choice", "choices": _choices(param), "metavar": "|".join(param.words) or "yes|no"}
+        shape = {"kind": "choice", "choices": _choices(param), "metavar": param.metavar_of_words or "yes|no"}
     elif param.several:
         shape = {"parse": lambda text, _state: tuple(text.split()), "to_text": " ".join}
     return from_param(
