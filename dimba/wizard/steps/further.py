@@ -42,7 +42,7 @@ def _or_none(param: Param) -> Callable[[str, State], Any]:
 def _question(param: Param, applies: Callable[[State], bool]) -> Question:
     shape: dict[str, Any] = {}
     if isinstance(param.kind, OneOf | Switch):
-        shape = {"kind": "choice", "choices": _choices(param), "metavar": "|".join(param.words) or "yes|no"}
+        shape = {"kind": "choice", "choices": _choices(param), "metavar": param.metavar_of_words or "yes|no"}
     elif param.default is None and not param.several:
         shape = {"parse": _or_none(param), "to_text": lambda value: "none" if value is None else str(value)}
     elif param.several:
