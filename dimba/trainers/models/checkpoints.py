@@ -18,6 +18,8 @@ from dimba.common.contract import COMPLETE_FILE, SAVING_FOLDER
 from dimba.common.errors import BadInput, RunFailed
 from dimba.common.units import size
 from dimba.options.table import RESUME
+from dimba.trainers.models.checkpoint_weights import has_other_names, load_renamed
+from dimba.trainers.models.sharding import is_sharded
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -36,6 +38,14 @@ class CompleteCheckpoints:
     def _get_output_dir(self, trial: Any) -> str:
         folder: str = super()._get_output_dir(trial)  # type: ignore[misc]  # the trainer's
         return str(Path(folder, SAVING_FOLDER)) if self._writes_aside else folder
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        trainer: Any = self
+        own, folder = model or trainer.model, Path(resume_from_checkpoint)
+        if hasattr(own, "peft_config") or is_sharded() or not has_other_names(own, folder):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        else:
+            load_renamed(own, folder)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         trainer: Any = self
