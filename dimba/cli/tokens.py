@@ -47,6 +47,8 @@ def _print(line: str, console: Console, *, indent: int) -> None:
 def _facts(report: DataReport, bar: str) -> Iterator[tuple[str, str]]:
     read = [ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in report.columns.items()]
     yield "format", f"{report.format} (columns read: {', '.join(read)})"
+    if report.sources:
+        yield "sources", "\n".join(each.line(asks=report.asks) for each in report.sources)
     yield "rows", _rows(report)
     yield "tokens", _tokens(report)
     yield "lengths", _histogram(report, bar)

@@ -50,8 +50,8 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
         errors.append(BadInput(f"{checkpoint.reference} {brings}", RUN_ITS_CODE, key=_BASE))
     if ours:
         errors += base_problems(job, facts)
-    if data.problem:
-        errors.append(BadInput(data.problem, data.hint, key=data.key))
+    refused = [each for each in data.sources if each.problem] or ([data] if data.problem else [])
+    errors += [BadInput(each.problem, each.hint, key=each.key) for each in refused]
     if data.report and data.report.problem:
         errors.append(BadInput(data.report.problem, data.report.hint, key="dataset"))
     return errors

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from dimba.common.errors import BadInput, DimbaError
+from dimba.dataset.mixture import mixture_text
 from dimba.host.facts import TrainerFacts
 from dimba.host.own_flags import refusal
 from dimba.options import table
 from dimba.options.param import Param
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import Omitted
+from dimba.spec import WeightedDataset
 
 EVERY_ALIAS = frozenset(
     alias
@@ -19,6 +21,9 @@ EVERY_ALIAS = frozenset(
     if isinstance(param, Param) and param is not table.RESUME
     for alias in param.spellings
 )
+
+
+_ONE_SOURCE = (table.LOCAL_DATA, table.DATASET_CONFIG, table.DATASET_SPLIT, table.COLUMNS)  # a list has its own
 
 
 def flag_for(param: Param, flags: Collection[str]) -> str | None:
@@ -49,6 +54,7 @@ class Resolved:
     data: str
     output: str
     gpu_count: int
+    sources: tuple[str, ...] = ()  # of a list of data sets, in place of `data`
 
 
 def trainer_argv(job: ResolvedJob, trainer: TrainerFacts, at: Resolved) -> tuple[list[str], list[Omitted]]:
@@ -107,7 +113,11 @@ def values(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
 
 
 def _data(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
-    data = job.dataset
+    data = job.spec.dataset
+    if isinstance(data, list):
+        texts = (_mixture_text(each, place) for each, place in zip(data, at.sources, strict=True))
+        yield Value(table.MIXTURE, tuple(texts), needed=True)
+        return
     if data.path is not None:
         suffix = PurePath(data.path.removesuffix(".gz")).suffix.removeprefix(".")
         yield Value(table.LOCAL_DATA, (at.data,), needed=True)
@@ -123,6 +133,11 @@ def _data(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
         yield Value(table.COLUMNS, tuple(f"{ours}={theirs}" for ours, theirs in data.columns.items()))
 
 
+def _mixture_text(source: WeightedDataset, place: str) -> str:
+    given = source.model_dump(exclude_defaults=True, exclude={"name", "path"})
+    return mixture_text(place, local=source.path is not None, given=given)
+
+
 def _method(job: ResolvedJob) -> Iterator[Value]:
     if job.method == "full":
         yield Value(table.FULL, silent=True)
@@ -136,8 +151,9 @@ def _method(job: ResolvedJob) -> Iterator[Value]:
 
 def _further(job: ResolvedJob, flags: frozenset[str], at: Resolved) -> Iterator[str]:
     ours = {alias: value.param.key for value in values(job, at) for alias in value.aliases}
-    unset = (table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE)
-    ours |= {alias: param.key for param in unset for alias in param.spellings}
+    unset = [table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE]
+    unset += [table.MIXTURE, *(_ONE_SOURCE if isinstance(job.spec.dataset, list) else ())]
+    ours |= {alias: "dataset" if param in _ONE_SOURCE else param.key for param in unset for alias in param.spellings}
     for name, value in job.trainer_args.items():
         flag = f"--{name}"
         if flag in ours:
