@@ -66,6 +66,8 @@ _OWN: dict[str, dict[str, Any]] = {
     "qwen2_vl": {"embed_dim": 32, "hidden_size": 64},
     "mpt": {"n_heads": 4, "n_layers": 2, "max_seq_len": 512},
     "glm4_moe": {"partial_rotary_factor": 0.5},
+    "deepseek_v2": {"head_dim": 8, "num_key_value_heads": 4},
+    "deepseek_v3": {"head_dim": 8, "num_key_value_heads": 4},
 }
 _SECTIONS = {  # rotary positions of three axes, and their parts of a head
     "qwen2_vl": [2, 3, 3], "qwen2_5_vl": [2, 3, 3], "qwen3_vl": [2, 3, 3], "qwen3_5": [1, 0, 1],

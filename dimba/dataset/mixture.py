@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,11 @@ class MixtureSource:
             raise BadInput(f"`{text}` {why}", _FORM, key="--mixture")
         place = value.pop("path", None) or value.pop("name")
         return cls(dataset=place, **value)
+
+
+def data_sets(dataset: str, mixture: Sequence[str]) -> list[str]:
+    """The paths and Hub ids of a trainer's `--dataset` or `--mixture`; raises BadInput."""
+    return [MixtureSource.from_text(text).dataset for text in mixture] or [dataset]
 
 
 def mixture_text(place: str, *, local: bool, given: Mapping[str, Any]) -> str:

@@ -202,11 +202,19 @@ def facts_of_tensors(config: Mapping[str, Any], tensors: Tensors) -> CheckpointF
         facts,
         parameters=sum(math.prod(tensor["shape"]) for tensor in tensors.values()),
         weight_bytes=sum(end - start for start, end in stored),
-        linear_sides=sum(_sides(name, shape) for name, shape in linear.items()),
+        linear_sides={name.removesuffix(".weight"): _sides(name, shape) for name, shape in linear.items()},
+        modules=_parameters_by_module(tensors),
         linear_parameters=sum(math.prod(shape) for name, shape in linear.items() if EXPERT not in name),
         dtype=_dtype(list(tensors.values())),
         shape=model_shape(config, [(name, tensor["shape"]) for name, tensor in tensors.items()]),
     )
+
+
+def _parameters_by_module(tensors: Tensors) -> Mapping[str, int]:
+    counts: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        counts[name.rpartition(".")[0] or name] += math.prod(tensor["shape"])
+    return dict(counts)
 
 
 def _own_code(path: Path) -> str:

@@ -101,7 +101,8 @@ class CheckpointFacts:
     architecture: str | None = None
     parameters: int | None = None
     weight_bytes: int | None = None
-    linear_sides: int | None = None  # sum of in + out over the matrices that LoRA adapts
+    linear_sides: Mapping[str, int] | None = None  # in + out of each matrix that LoRA adapts, by the module's name
+    modules: Mapping[str, int] = field(default_factory=dict)  # parameters by the module's name
     linear_parameters: int | None = None  # of the same matrices, which Q-LoRA quantises
     shape: ModelShape | None = None  # None if config.json lacks a number or contradicts the weights
     dtype: str | None = None  # as the safetensors headers name it: F32, BF16

@@ -12,7 +12,7 @@ from dimba.dataset.summary import DataSummary, survey
 from dimba.objectives.batches import RowBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
-from dimba.options import table
+from dimba.options import optimiser_table, table
 from dimba.options.param import option
 from dimba.options.trainer import TrainerOptions
 
@@ -28,6 +28,7 @@ class SftOptions(TrainerOptions):
     eval_steps: int | None = option(table.EVAL_STEPS)
     packing: str = option(table.PACKING)
     attention: str = option(table.ATTENTION)
+    warmup: float = option(optimiser_table.WARMUP, default=0.03)
     mixed_precision: str = option(table.MIXED_PRECISION)
 
 

@@ -98,6 +98,26 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class StepsOrShare:
+    """A whole number of steps, or a share of all steps below 1."""
+
+    def __call__(self, text: str) -> float:
+        """Parse a command-line argument."""
+        try:
+            number = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
+        if problem := self.problem(number):
+            raise argparse.ArgumentTypeError(f"{text} {problem}")
+        return number
+
+    def problem(self, number: float) -> str:
+        """The reason why a number is neither; empty if it is one of them."""
+        is_valid = 0 <= number <= MOST and (number < 1 or number % 1 == 0)
+        return "" if is_valid else "is neither a whole number of steps nor a share below 1"
+
+
+@dataclass(frozen=True)
 class Date:
     """The text of a date, with or without a time of day."""
 
@@ -128,4 +148,4 @@ class JsonObject:
         return text
 
 
-Kind = Integer | Number | Text | OneOf | Switch | HeldOut | Date | JsonObject
+Kind = Integer | Number | Text | OneOf | Switch | HeldOut | StepsOrShare | Date | JsonObject

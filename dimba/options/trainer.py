@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dimba.options import table, template_table
+from dimba.options import lora_table, optimiser_table, table, template_table
 from dimba.options.param import option
 
 
@@ -24,12 +24,24 @@ class TrainerOptions:
     use_qlora: bool = option(table.USE_QLORA)
     lora_r: int = option(table.LORA_R)
     lora_alpha: int = option(table.LORA_ALPHA)
+    lora_dropout: float = option(lora_table.DROPOUT)
+    lora_target_modules: tuple[str, ...] = option(lora_table.TARGET_MODULES)
+    lora_modules_to_save: tuple[str, ...] = option(lora_table.MODULES_TO_SAVE)
+    lora_trainable_tokens: tuple[str, ...] = option(lora_table.TRAINABLE_TOKENS)
+    use_rslora: bool = option(lora_table.USE_RSLORA)
+    use_dora: bool = option(lora_table.USE_DORA)
+    lora_init: str = option(lora_table.INIT)
 
     batch_size: int = option(table.BATCH_SIZE)
     grad_accumulation_steps: int = option(table.ACCUMULATION)
     epochs: float = option(table.EPOCHS)
     max_steps: int | None = option(table.MAX_STEPS)
     learning_rate: float = option(table.LEARNING_RATE)
+    scheduler: str = option(optimiser_table.SCHEDULER)
+    warmup: float = option(optimiser_table.WARMUP)
+    weight_decay: float = option(optimiser_table.WEIGHT_DECAY)
+    max_grad_norm: float = option(optimiser_table.MAX_GRAD_NORM)
+    optimizer: str = option(optimiser_table.OPTIMIZER)
     max_length: int = option(table.MAX_LENGTH)
     seed: int = option(table.SEED)
 

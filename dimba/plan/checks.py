@@ -8,6 +8,7 @@ from dimba.common.contract import RUN_ITS_CODE, SHORTEST_SECRET
 from dimba.common.errors import BadInput, DimbaError, HostCannot
 from dimba.host.facts import HostFacts
 from dimba.host.trainer import own_trainer
+from dimba.plan.adapter import adapter_problems
 from dimba.plan.job import ResolvedJob, resolved
 from dimba.spec import JobSpec
 
@@ -16,7 +17,7 @@ _BASE, _OUTPUT, _ENV = "base_checkpoint", "output_dir", "container.env"
 
 def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     """All problems in the facts; `run_id` is the run that may continue in the output folder."""
-    errors = input_problems(resolved(spec), facts)
+    errors = [*input_problems(resolved(spec), facts), *_schedule(spec)]
     if facts.trainer.problem:
         errors.append(BadInput(facts.trainer.problem, facts.trainer.hint, key="trainer"))
     if facts.unreadable:
@@ -68,7 +69,7 @@ def base_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     ]
     if base.positions and (long := base.positions.refusal(job.max_length)):
         errors.append(BadInput(f"{base.reference} {long.problem}", long.hint, key="training.max_length"))
-    return errors
+    return [*errors, *adapter_problems(job, base)]
 
 
 def _may_have(facts: HostFacts, package: str) -> bool:
@@ -76,6 +77,14 @@ def _may_have(facts: HostFacts, package: str) -> bool:
     if facts.image is None:
         return facts.slurm is not None or package in facts.packages
     return facts.image.key is None or package in IN_IMAGE
+
+
+def _schedule(spec: JobSpec) -> list[DimbaError]:
+    scheduler = spec.training.scheduler or spec.objective.params["scheduler"].default
+    if not spec.training.warmup or scheduler != "constant":
+        return []
+    hint = "`training.scheduler: constant_with_warmup` has one, or leave out `training.warmup`"
+    return [BadInput("the scheduler `constant` has no warmup", hint, key="training.warmup")]
 
 
 def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:

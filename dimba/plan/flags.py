@@ -9,15 +9,17 @@ from dimba.common.errors import BadInput, DimbaError
 from dimba.dataset.mixture import mixture_text
 from dimba.host.facts import TrainerFacts
 from dimba.host.own_flags import refusal
-from dimba.options import table
+from dimba.options import lora_table, optimiser_table, table
+from dimba.options.lora_table import ALL_LINEAR
 from dimba.options.param import Param
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import Omitted
 from dimba.spec import WeightedDataset
+from dimba.spec.training import Lora, Training
 
 EVERY_ALIAS = frozenset(
     alias
-    for param in vars(table).values()
+    for param in (*vars(table).values(), *lora_table.PARAMS, *optimiser_table.PARAMS)
     if isinstance(param, Param) and param is not table.RESUME
     for alias in param.spellings
 )
@@ -104,6 +106,7 @@ def values(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
     if training.max_steps is not None:
         yield Value(table.MAX_STEPS, (str(training.max_steps),))
     yield Value(table.LEARNING_RATE, (str(training.learning_rate),))
+    yield from _optimiser(training)
     yield Value(table.MAX_LENGTH, (str(job.max_length),))
     yield Value(table.SEED, (str(training.seed),))
     yield Value(table.OUTPUT_DIR, (at.output,))
@@ -147,12 +150,50 @@ def _method(job: ResolvedJob) -> Iterator[Value]:
         yield Value(table.USE_QLORA, needed=True)
     yield Value(table.LORA_R, (str(job.lora.r),))
     yield Value(table.LORA_ALPHA, (str(job.lora.alpha),))
+    yield from _adapter(job.lora)
+
+
+def _adapter(lora: Lora) -> Iterator[Value]:
+    """What differs from the defaults; an adapter on other weights is another adapter."""
+    if lora.dropout:
+        yield Value(lora_table.DROPOUT, (f"{lora.dropout:g}",))
+    if lora.target_modules != ALL_LINEAR:
+        yield Value(lora_table.TARGET_MODULES, lora.targets, needed=True)
+    if lora.modules_to_save:
+        yield Value(lora_table.MODULES_TO_SAVE, tuple(lora.modules_to_save), needed=True)
+    if lora.trainable_tokens:
+        yield Value(lora_table.TRAINABLE_TOKENS, tuple(lora.trainable_tokens), needed=True)
+    if lora.use_rslora:
+        yield Value(lora_table.USE_RSLORA, needed=True)
+    if lora.use_dora:
+        yield Value(lora_table.USE_DORA, needed=True)
+    if lora.init is not True:
+        yield Value(lora_table.INIT, (str(lora.init).lower(),), needed=True)
+
+
+def _optimiser(training: Training) -> Iterator[Value]:
+    """What differs from the defaults."""
+    if training.scheduler is not None:
+        yield Value(optimiser_table.SCHEDULER, (training.scheduler,))
+    if training.warmup is not None:
+        yield Value(optimiser_table.WARMUP, (f"{training.warmup:g}",))
+    for param, value in (
+        (optimiser_table.WEIGHT_DECAY, training.weight_decay),
+        (optimiser_table.MAX_GRAD_NORM, training.max_grad_norm),
+    ):
+        if value != param.default:
+            yield Value(param, (f"{value:g}",))
+    if training.optimizer != optimiser_table.OPTIMIZER.default:
+        yield Value(optimiser_table.OPTIMIZER, (training.optimizer,))
 
 
 def _further(job: ResolvedJob, flags: frozenset[str], at: Resolved) -> Iterator[str]:
     ours = {alias: value.param.key for value in values(job, at) for alias in value.aliases}
-    unset = [table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE]
-    unset += [table.MIXTURE, *(_ONE_SOURCE if isinstance(job.spec.dataset, list) else ())]
+    unset = (
+        *(table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE),
+        *(*lora_table.PARAMS, *optimiser_table.PARAMS),
+        *(table.MIXTURE, *(_ONE_SOURCE if isinstance(job.spec.dataset, list) else ())),
+    )
     ours |= {alias: "dataset" if param in _ONE_SOURCE else param.key for param in unset for alias in param.spellings}
     for name, value in job.trainer_args.items():
         flag = f"--{name}"

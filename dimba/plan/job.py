@@ -6,7 +6,8 @@ from typing import Any
 
 from dimba.objectives.objective import Objective
 from dimba.spec import JobSpec
-from dimba.spec.model import Accelerate, Lora, Scalar
+from dimba.spec.model import Accelerate, Scalar
+from dimba.spec.training import Lora
 
 RECOMPUTE = "activation-checkpointing"  # of `trainer_args`
 Argument = Scalar | list[Scalar]

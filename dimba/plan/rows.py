@@ -24,7 +24,8 @@ def _about_date(spec: JobSpec) -> str:
     pinned = spec.trainer_args.get(TEMPLATE_DATE.name)
     if pinned is not None:
         return f"base_checkpoint: its chat template shows the date, {pinned} in every row"
+    when = "of the first run on these rows" if spec.objective.tokenizes_first else "on which the job starts or resumes"
     return (
-        "base_checkpoint: its chat template shows the date, that of the first run on these rows; "
+        f"base_checkpoint: its chat template shows the date, that {when}; "
         f"`trainer_args: {{{TEMPLATE_DATE.name}: 2026-11-28}}` sets it"
     )

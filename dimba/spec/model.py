@@ -19,8 +19,8 @@ from dimba.objectives.registry import OBJECTIVES
 from dimba.options import table
 from dimba.options.kinds import MOST
 from dimba.spec.dataset import Data, Dataset
-from dimba.spec.declared import bounds, declared
 from dimba.spec.part import Line, Part, Place
+from dimba.spec.training import Lora, Training
 
 if TYPE_CHECKING:
     Mode = str
@@ -71,33 +71,6 @@ def _gpus(value: Any) -> Any:
 Size = Annotated[int | None, BeforeValidator(_size), PlainSerializer(lambda value: value)]
 Gpus = Annotated[Literal["all", "none"] | int | list[int | str], BeforeValidator(_gpus)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
-
-
-class Lora(Part):
-    """Rank and scale of the adapter."""
-
-    r: Annotated[int, bounds(table.LORA_R)] = declared(table.LORA_R)
-    alpha: Annotated[int, bounds(table.LORA_ALPHA)] = declared(table.LORA_ALPHA)
-
-
-class Training(Part):
-    """Optimisation; `learning_rate` null takes the default of mode and method."""
-
-    batch_size: Annotated[int, bounds(table.BATCH_SIZE)] | Literal["auto"] = declared(
-        table.BATCH_SIZE, description=f"{table.BATCH_SIZE.help}; auto: the largest that fits the GPU's memory"
-    )
-    grad_accumulation_steps: Annotated[int, bounds(table.ACCUMULATION)] = declared(table.ACCUMULATION)
-    epochs: Annotated[float, bounds(table.EPOCHS)] | None = declared(table.EPOCHS)
-    max_steps: Annotated[int, bounds(table.MAX_STEPS)] | None = declared(table.MAX_STEPS)
-    learning_rate: Annotated[float, bounds(table.LEARNING_RATE)] | None = declared(table.LEARNING_RATE)
-    max_length: Annotated[int, bounds(table.MAX_LENGTH)] = declared(table.MAX_LENGTH)
-    seed: Annotated[int, bounds(table.SEED)] = declared(table.SEED)
-
-    @property
-    def rows(self) -> int:
-        """The batch size, once it is a number: `auto` was settled by the plan."""
-        assert self.batch_size != "auto", "dimba.plan.fitting has settled it"
-        return self.batch_size
 
 
 class Resources(Part):

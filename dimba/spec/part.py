@@ -25,6 +25,6 @@ Place = Annotated[Line, AfterValidator(_not_too_long)]
 
 
 class Part(BaseModel):
-    """A section: unknown keys are refused, and nothing changes it."""
+    """A section: unknown keys and values of another type are errors, and nothing changes it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -9,6 +9,7 @@ from dimba.common.errors import DimbaError, RunFailed
 from dimba.objectives.objective import Objective, Options
 from dimba.options.trainer import TrainerOptions
 from dimba.supervisor.last_word import has_reported_error, is_first_report, write_last_word
+from dimba.trainers.hub import use_cache_if_unreachable
 from dimba.trainers.models.output_owner import leave_output
 from dimba.trainers.objectives.registry import training_half
 from dimba.trainers.ranks import end_rank, is_main_process
@@ -21,7 +22,13 @@ def run_script(objective: Objective[Options]) -> int:
     """
     options = objective.parse()
     hide_bitsandbytes(options)
-    return run_trainer(training_half(objective.name).train, options)
+
+    def train(options: TrainerOptions) -> int:
+        if (note := use_cache_if_unreachable(options)) and is_main_process():
+            print(note, flush=True)
+        return training_half(objective.name).train(options)
+
+    return run_trainer(train, options)
 
 
 def run_trainer(train: Callable[[Options], int], options: Options) -> int:

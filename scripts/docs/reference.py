@@ -11,7 +11,7 @@ from typing import Any
 
 from dimba.cli import command_parser
 from dimba.objectives.registry import OBJECTIVES
-from dimba.options import table
+from dimba.options import lora_table, optimiser_table, table
 from dimba.options.param import Param
 from dimba.options.param import parser_of as trainer_parser
 from dimba.spec import json_schema
@@ -134,8 +134,15 @@ def _flags_page() -> str:
     )
 
 
+def _all_params() -> list[Param]:
+    return [
+        *(each for each in vars(table).values() if isinstance(each, Param)),
+        *(*lora_table.PARAMS, *optimiser_table.PARAMS),
+    ]
+
+
 def _alias_rows() -> list[Row]:
-    params = [each for each in vars(table).values() if isinstance(each, Param) and each.aliases]
+    params = [each for each in _all_params() if each.aliases]
     return [(f"`{each.key or each.name}`", " ".join(f"`{flag}`" for flag in each.spellings)) for each in params]
 
 

@@ -40,6 +40,7 @@ from dimba.trainers.models.saving import save
 from dimba.trainers.objectives import example_run
 from dimba.trainers.objectives.registry import training_half
 from dimba.trainers.objectives.sft.train import train
+from dimba.trainers.progress import Progress
 from dimba.trainers.tiny import conversations
 from tests.families import CAUSAL, OTHERS, VISION, make_family
 
@@ -110,7 +111,7 @@ def _write_outcomes(name: str, folder: Path) -> int:
     os.chdir(folder)
     os.environ.update(XDG_STATE_HOME=str(folder / "state"))
     torch.set_num_threads(1)
-    data_preview.preview = _preview_here
+    vars(data_preview)["preview"] = _preview_here
     with _silence():
         make_family(name, folder / "base")
         rows = "".join(json.dumps(row) + "\n" for row in conversations())
@@ -141,7 +142,7 @@ def outcome(method: str) -> Outcome:
         return Outcome("wrong", "saved", f"{type(error).__name__}: {error}"[:300])
 
 
-def _preview_here(job: ResolvedJob, facts: HostFacts, _: Any, progress: Callable[[int], object]) -> DataReport:
+def _preview_here(job: ResolvedJob, facts: HostFacts, _: Any, progress: Progress) -> DataReport:
     """The report that `plan` gets from a process of its own, without the seconds that starting one takes."""
     return training_half("sft").report(SFT.parse(data_preview.preview_argv(job, facts)), progress)
 
@@ -177,11 +178,11 @@ def _captured(trained: list[Any]) -> Iterator[None]:
         trained.append(trainer)
         save(trainer, *others, **named)
 
-    example_run.save = saved  # type: ignore[attr-defined]
+    vars(example_run)["save"] = saved
     try:
         yield
     finally:
-        example_run.save = save  # type: ignore[attr-defined]
+        vars(example_run)["save"] = save
 
 
 def _compared(trainer: Any, method: str) -> Outcome:

@@ -19,6 +19,7 @@ from dimba.trainers.data.mixture import weighted
 from dimba.trainers.objectives.dpo.pairs import Pairs, load_pairs
 from dimba.trainers.objectives.grpo.prompt_loading import load_prompts
 from dimba.trainers.objectives.grpo.prompts import Prompts
+from dimba.trainers.objectives.resuming import trained_with
 from tests.conftest import write_rows
 from tests.trainers.test_sft import metrics, run
 
@@ -200,6 +201,20 @@ def test_a_reward_needs_its_column_in_every_data_set(tiny_checkpoint: Path, tmp_
     with pytest.raises(BadInput, match="--reward numeric compares with the right answer"):
         grpo(tiny_checkpoint, *sources(first, alone), "--reward", "numeric")
     assert len(grpo(tiny_checkpoint, *sources(first, alone), "--reward", "length:5").train) == 14
+
+
+def test_a_run_continues_with_the_same_list_alone(tiny_checkpoint: Path, both: Any) -> None:
+    first, second = both
+
+    def data(*each: dict[str, Any]) -> Any:
+        return trained_with(SFT.parse(named(tiny_checkpoint, *sources(*each))), "sft")["dataset"]
+
+    before = data({**first, "weight": 2}, second)
+    assert before == data({**first, "weight": 2}, second) and "a.jsonl × 2" in before["name"]
+    others = [({**first, "weight": 3}, second), (second, {**first, "weight": 2}), (first, {**second, "columns": {}})]
+    assert before["content"] not in [data(*each)["content"] for each in others]
+    write_rows(Path(first["path"]), ASKED[1:])
+    assert before["content"] != data({**first, "weight": 2}, second)["content"]
 
 
 def test_a_list_of_data_sets_trains(tiny_checkpoint: Path, tmp_path: Path, both: Any) -> None:

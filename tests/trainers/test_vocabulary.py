@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dimba.objectives.sft import SFT, SftOptions
+from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.loading import (
     Compute,
-    adapter_config,
     load_model,
     load_reference,
     load_tokenizer,
@@ -69,7 +69,7 @@ def test_an_adapter_trains_and_saves_the_new_rows(tied: bool, tiny_checkpoint: P
     given, tokenizer = options(base, "--use-lora"), more_tokens(base)
     model = load_model(given, CPU)
     new = prepare_base(model, given, tokenizer)
-    model = get_peft_model(model, adapter_config(given, model, new))
+    model = get_peft_model(model, adapter_config(given, model, tokenizer, new))
     optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=1.0)
     ids = torch.tensor([[5, new[0], 7, new[1], 9]])
     before = model(input_ids=ids).logits.detach()
@@ -92,7 +92,7 @@ def test_an_end_token_that_was_never_trained_is_reported(change: str, sign: str,
     rows[2] *= {"zero": 0, "equal": 1, "small": 0.01}[change]
     rows[9:11] = rows[2] if change == "equal" else rows[9:11]
     note = untrained_ends(model, tokenizer, ["<|end|>"])
-    assert "`<|end|>`" in note and sign in note and "modules_to_save: [embed_tokens, lm_head]" in note
+    assert "`<|end|>`" in note and sign in note and 'trainable_tokens: ["<|end|>"]' in note
 
 
 def test_rows_beyond_the_context_of_rotary_positions_are_reported(tiny_checkpoint: Path) -> None:
@@ -123,3 +123,20 @@ def test_a_language_model_is_trained_whole(tiny_checkpoint: Path) -> None:
     model = load_model(options(tiny_checkpoint), CPU)
     assert not freeze_other_modules(model) and excluded_pattern(model) is None
     assert set(trained_rows(model, [3])) == {"model.embed_tokens", "lm_head"}
+
+
+@pytest.mark.parametrize("family", ["llama4", "phimoe", "falcon_h1"])
+def test_families_with_parts_of_their_own_get_an_adapter(family: str, tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    from tests.families import make_family
+
+    make_family(family, tmp_path)
+    given = options(tmp_path, "--use-lora")
+    model = load_model(given, CPU)
+    new = prepare_base(model, given, load_tokenizer(str(tmp_path)))
+    model = get_peft_model(model, adapter_config(given, model, new_tokens=new))
+    ids = torch.arange(6, 20)[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    adapted = {name for name, each in model.named_parameters() if each.requires_grad}
+    assert adapted and not any(".router." in name or ".gate." in name for name in adapted)

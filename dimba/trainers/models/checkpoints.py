@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from dimba.options.table import RESUME
 if TYPE_CHECKING:
     from transformers import Trainer
 
+TRAINED_WITH_FILE = "dimba-trained-with.json"  # in a checkpoint: what has to be the same where it is continued
 _ADAM_BYTES = 8  # per trained weight: both moments, in float32
 _NEARLY_FULL = 1 << 20  # free bytes of a full disk; torch's writer reports no error number
 
@@ -29,6 +30,7 @@ _NEARLY_FULL = 1 << 20  # free bytes of a full disk; torch's writer reports no e
 class CompleteCheckpoints:
     """A mixin for a trainer of transformers; it comes first among the bases."""
 
+    trained_with: Mapping[str, Any] = {}  # replaced, never changed
     _writes_aside = False
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -49,15 +51,17 @@ class CompleteCheckpoints:
                 self._writes_aside = False
             trainer.accelerator.wait_for_everyone()  # each rank has written its random state
             if trainer.args.should_save:
-                _publish(output, f"checkpoint-{trainer.state.global_step}")
+                _publish(output, f"checkpoint-{trainer.state.global_step}", self.trained_with)
                 _remove_old(output, trainer.args.save_total_limit)
             trainer.accelerator.wait_for_everyone()
 
 
-def _publish(output: Path, name: str) -> None:
+def _publish(output: Path, name: str, trained_with: Mapping[str, Any]) -> None:
     """Renames the checkpoint written aside into place, once all of it is on the disk."""
     aside, place = output / SAVING_FOLDER / name, output / name
     (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
+    if trained_with:
+        (aside / TRAINED_WITH_FILE).write_text(json.dumps(trained_with, indent=1), encoding="utf-8")
     note = aside / COMPLETE_FILE
     note.write_text(json.dumps({"step": step_of(place), "files": file_sizes(aside)}), encoding="utf-8")
     for path in (*aside.rglob("*"), aside):

@@ -32,15 +32,12 @@ from dimba.trainers.models.sharding import is_sharded
 from dimba.trainers.models.text_part import (
     beyond_context,
     complete_names,
-    excluded_pattern,
     freeze_other_modules,
-    routers_note,
 )
-from dimba.trainers.models.vocabulary import add_rows, added_rows_note, trained_rows, untrained_ends
+from dimba.trainers.models.vocabulary import add_rows, added_rows_note, untrained_ends
 from dimba.trainers.ranks import is_main_process
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
@@ -172,7 +169,7 @@ def prepare_base(
         _check_loads_again(model, options.base_checkpoint)
     complete_names(model)
     notes = [freeze_other_modules(model)]
-    notes += [routers_note(model), untrained_ends(model, tokenizer, ends)] if is_adapter else []
+    notes += [untrained_ends(model, tokenizer, _untouched(options, ends))] if is_adapter else []
     new = add_rows(model, tokenizer)
     notes += [added_rows_note(new, adapter=is_adapter), beyond_context(model, options.max_length)]
     for note in filter(None, notes if is_main_process() else ()):
@@ -180,12 +177,15 @@ def prepare_base(
     return new
 
 
+def _untouched(options: TrainerOptions, ends: Sequence[str]) -> list[str]:
+    """The ends of turns whose rows the adapter does not train."""
+    return [] if options.lora_modules_to_save else [end for end in ends if end not in options.lora_trainable_tokens]
+
+
 def _check_loads_again(model: PreTrainedModel, checkpoint: str) -> None:
     """Raises BadInput for a text part, as Mllama's, whose own configuration AutoModelForCausalLM would not load."""
     if type(model).__module__.startswith("transformers.") and type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        problem = (
-            f"the text part ({type(model).__name__}) of {checkpoint} would be saved, but not load again"
-        )
+        problem = f"the text part ({type(model).__name__}) of {checkpoint} would be saved, but not load again"
         raise BadInput(problem, "train an adapter, with `method: lora` (--use-lora)", key="--base-checkpoint")
 
 
@@ -239,24 +239,6 @@ def _settings(options: TrainerOptions, compute: Compute, *, frozen: bool) -> dic
     if options.use_qlora:
         settings |= {"quantization_config": _nf4(dtype), "device_map": {"": _device(compute)}}
     return settings
-
-
-def adapter_config(
-    options: TrainerOptions, model: PreTrainedModel | None = None, new_tokens: Sequence[int] = ()
-) -> LoraConfig | None:
-    """LoRA on every linear layer of the text part, and the rows of new tokens; None for full fine-tuning."""
-    if not (options.use_lora or options.use_qlora):
-        return None
-    from peft import LoraConfig  # two seconds, which a preview of data does not need
-
-    return LoraConfig(
-        r=options.lora_r,
-        lora_alpha=options.lora_alpha,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-        exclude_modules=excluded_pattern(model) if model else None,
-        trainable_token_indices=trained_rows(model, new_tokens) if model and new_tokens else None,
-    )
 
 
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -12,8 +12,6 @@ from dimba.common.units import quantity
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_ROUTER = re.compile(r"(^|\.)(gate|router)$")
-
 
 def other_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The modules of a multimodal model beside its language model, by name; empty for a language model."""
@@ -58,21 +56,9 @@ def freeze_other_modules(model: PreTrainedModel) -> str:
 
 
 def excluded_pattern(model: PreTrainedModel) -> str | None:
-    """peft's `exclude_modules`: routers of experts, and everything below modules that rows of text do not reach."""
-    names = "|".join(map(re.escape, [*other_modules(model), *routers(model)]))
+    """peft's `exclude_modules`: everything below the modules that rows of text do not reach."""
+    names = "|".join(map(re.escape, other_modules(model)))
     return rf"({names})(\..*)?" if names else None
-
-
-def routers(model: PreTrainedModel) -> list[str]:
-    """The linear layers that choose experts: some return several values, which an adapter cannot add to."""
-    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    return [name for name, module in layers if _ROUTER.search(name) or "Router" in type(module).__name__]
-
-
-def routers_note(model: PreTrainedModel) -> str:
-    """One line on routers that get no adapter; empty for a model without experts."""
-    found = routers(model)
-    return f"the routers of experts get no adapter: `{found[0]}`, {quantity(len(found), 'layer')}" if found else ""
 
 
 def beyond_context(model: PreTrainedModel, max_length: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -65,8 +66,8 @@ def untrained_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, e
     if not found:
         return ""
     named = "; ".join(f"`{end}` ({why})" for end, why in found.items())
-    layers = ", ".join(name.rpartition(".")[2] for name in trained_rows(model, [0]))
-    way = f"`lora: {{modules_to_save: [{layers}]}}` trains it, or `method: full`"
+    listed = ", ".join(json.dumps(end, ensure_ascii=False) for end in found)
+    way = f"`lora: {{trainable_tokens: [{listed}]}}` trains it, or `method: full`"
     return f"the base never trained the token that ends a turn, and an adapter does not change it: {named}; {way}"
 
 

@@ -50,7 +50,6 @@ def example_settings(
         "num_train_epochs": options.epochs,
         "max_steps": options.max_steps or -1,
         "learning_rate": options.learning_rate,
-        "lr_scheduler_type": "linear",
         "max_length": None,  # the rows are tokens already: TRL must not cut them again
         "eval_strategy": ("steps" if options.eval_steps else "epoch") if validates else "no",
         "eval_steps": options.eval_steps,

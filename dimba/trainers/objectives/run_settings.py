@@ -16,6 +16,11 @@ def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bo
     """Keyword arguments of any of TRL's configurations; `can_fall_back` as the function of that name returns it."""
     return {
         "seed": options.seed,
+        "lr_scheduler_type": options.scheduler,
+        "warmup_steps": options.warmup if options.warmup < 1 else int(options.warmup),
+        "weight_decay": options.weight_decay,
+        "max_grad_norm": options.max_grad_norm,
+        "optim": options.optimizer,
         "use_cpu": compute.on_cpu,
         "bf16": compute.mixed == "bf16",
         "fp16": compute.mixed == "fp16",

@@ -25,11 +25,13 @@ def _takes(param: Param) -> Callable[[State], bool]:
     return lambda state: state.objective.takes(param)
 
 
-def _is_adapter(state: State) -> bool:
+def is_adapter(state: State) -> bool:
+    """Whether the method trains an adapter."""
     return bool(state.value("method") != "full")
 
 
-def _is_tuned(state: State) -> bool:
+def is_tuned(state: State) -> bool:
+    """Whether the user changes the values one by one."""
     return bool(state.value("tune") == CHANGE)
 
 
@@ -139,7 +141,7 @@ VALUES = (
         help=f"{table.BATCH_SIZE.help}; auto: the largest that fits the GPU's memory",
         default=_batch,
         parse=_parse_batch,
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         after=_after_accumulation,
         live_hint=_batch_live,
     ),
@@ -147,7 +149,7 @@ VALUES = (
         table.ACCUMULATION,
         step=5,
         default=_accumulation,
-        is_asked=lambda state: _is_tuned(state) and not is_auto(state),
+        is_asked=lambda state: is_tuned(state) and not is_auto(state),
         after=_after_accumulation,
         live_hint=lambda _text, _state: "batches per optimiser step: a larger effective batch without more memory",
     ),
@@ -157,7 +159,7 @@ VALUES = (
         default=lambda state: _plain_number(state.objective.epochs),
         parse=lambda text, _state: _plain_number(parse_number(table.EPOCHS, text)),
         to_text=lambda value: f"{value:g}",
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         after=batch_lines,
     ),
     from_param(
@@ -167,7 +169,7 @@ VALUES = (
         default=_max_steps,
         parse=_parse_steps,
         to_text=lambda value: "none" if value is None else str(value),
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         after=lambda state: [*batch_lines(state), *max_steps_lines(state)],
         live_hint=lambda _text, _state: "optimiser steps in total, instead of epochs; none: the epochs decide",
     ),
@@ -176,7 +178,7 @@ VALUES = (
         step=5,
         default=learning_rate,
         to_text=show_rate,
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         live_hint=lambda _text, state: (
             f"usual for {state.value('mode')}, {state.value('method')}: {show_rate(learning_rate(state))}"
         ),
@@ -188,23 +190,23 @@ VALUES = (
         help=f"{table.MAX_LENGTH.help}; longer rows are cut, and reported",
         default=_max_length,
         check=_check_length,
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         live_hint=lambda _text, _state: "tokens per row; longer rows are cut, and reported before training",
     ),
     from_param(
         table.LORA_R,
         step=5,
         default=lambda state: starting_point(state.value("vram")).rank,
-        applies=_is_adapter,
-        is_asked=_is_tuned,
+        applies=is_adapter,
+        is_asked=is_tuned,
         live_hint=lambda _text, _state: "capacity of the adapter: 4 to 64 is usual",
     ),
     from_param(
         table.LORA_ALPHA,
         step=5,
         default=lambda state: 2 * state.value("lora_r"),
-        applies=_is_adapter,
-        is_asked=_is_tuned,
+        applies=is_adapter,
+        is_asked=is_tuned,
         live_hint=lambda _text, _state: "twice the rank is usual",
     ),
     from_param(
@@ -214,7 +216,7 @@ VALUES = (
         default=lambda _state: grpo_table.REWARD.default[0],
         parse=_parse_reward,
         applies=_takes(grpo_table.REWARD),
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         live_hint=lambda _text, _state: "auto decides by the rows; numeric, exact_match, …; or file.py:function",
     ),
     from_param(
@@ -222,7 +224,7 @@ VALUES = (
         step=5,
         default=fitting_generations,
         applies=_takes(grpo_table.NUM_GENERATIONS),
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         after=_after_accumulation,
         live_hint=_generations_live,
     ),

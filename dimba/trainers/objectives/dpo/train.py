@@ -13,10 +13,10 @@ from dimba.objectives.dpo import DPO, DpoOptions
 from dimba.trainers.data.collation import speed_summary
 from dimba.trainers.data.loading import Data
 from dimba.trainers.data.packing import Batch
-from dimba.trainers.models.checkpoints import CompleteCheckpoints, checkpoint_to_resume
+from dimba.trainers.models.adapters import adapter_config
+from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.models.loading import (
     Compute,
-    adapter_config,
     check_checkpoint,
     choose_compute,
     load_model,
@@ -38,6 +38,7 @@ from dimba.trainers.objectives.dpo.pairs import (
     repeated,
 )
 from dimba.trainers.objectives.example_run import example_settings, prepare_data, prepare_to_save, train_and_save
+from dimba.trainers.objectives.resuming import beginning_of
 from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
 from dimba.trainers.ranks import is_main_process, world_size
 
@@ -54,14 +55,15 @@ def train(options: DpoOptions) -> int:
     """Train and save; returns the exit status: 0, or EXIT_STOPPED for a run that was stopped and saved."""
     quiet()
     with output_folder(options):
-        checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
+        beginning = beginning_of(options, DPO)
         compute = choose_compute(options.device, options.mixed_precision)
         check_checkpoint(options)
         data = prepare_data(load_pairs, options, compute)
         stop = StopOnSignal()
         trainer = make_trainer(options, data, compute, stop)
+        trainer.trained_with = beginning.trained_with
         proof = prepare_to_save(trainer, data, options, _prompt)
-    status = train_and_save(trainer, data, options, stop, checkpoint=checkpoint, proof=proof)
+    status = train_and_save(trainer, data, options, stop, checkpoint=beginning.checkpoint, proof=proof)
     if status == 0 and len(data.validation) and is_main_process():
         print(_held_out_summary(trainer.state.log_history, len(data.validation)), flush=True)
     return status
@@ -138,7 +140,7 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
         eval_dataset=validation,
         data_collator=partial(collate_pairs, pad_id=data.tokenizer.pad_token_id),
         processing_class=data.tokenizer,
-        peft_config=adapter_config(options, model, new),
+        peft_config=adapter_config(options, model, data.tokenizer, new),
         callbacks=[Metrics(metrics, ("loss", "margin", "accuracy")), stop],
     )
     if is_main_process():
@@ -182,7 +184,6 @@ def _print_choices(options: DpoOptions, trainer: PairTrainer, pairs: int, comput
 
 def _config(options: DpoOptions, compute: Compute, *, validates: bool) -> DPOConfig:
     return DPOConfig(
-        warmup_steps=0.1,  # a share of all steps, as in Zephyr's recipes
         beta=options.beta,
         loss_type=[options.loss_type],
         eval_on_start=validates and options.resume_from_checkpoint is None,

@@ -6,8 +6,7 @@ from importlib.util import find_spec
 from dimba.common.contract import EXIT_STOPPED
 from dimba.common.errors import BadInput
 from dimba.common.project import project_root
-from dimba.objectives.grpo import GrpoOptions
-from dimba.trainers.models.checkpoints import checkpoint_to_resume
+from dimba.objectives.grpo import GRPO, GrpoOptions
 from dimba.trainers.models.loading import Compute, check_checkpoint, choose_compute
 from dimba.trainers.models.precision import base_precision
 from dimba.trainers.models.rehearsal import rehearse
@@ -25,6 +24,7 @@ from dimba.trainers.objectives.grpo.sampled import trial_completions
 from dimba.trainers.objectives.grpo.step_layout import planned_steps
 from dimba.trainers.objectives.grpo.trainer import make_trainer
 from dimba.trainers.objectives.learning import LearningProof
+from dimba.trainers.objectives.resuming import beginning_of
 from dimba.trainers.progress import row_printer
 from dimba.trainers.ranks import is_main_process
 from dimba.trainers.rewards import Reward, make_reward, probe
@@ -34,7 +34,7 @@ def train(options: GrpoOptions) -> int:
     """Train and save; returns the exit status: 0, or EXIT_STOPPED for a run that was stopped and saved."""
     quiet()
     with output_folder(options):
-        checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
+        beginning = beginning_of(options, GRPO)
         compute = choose_compute(options.device, samples=True)
         check_vllm(options, compute)
         check_checkpoint(options)
@@ -45,8 +45,11 @@ def train(options: GrpoOptions) -> int:
             return EXIT_STOPPED
         metrics = Metrics(metrics_path(options.output_dir), ("reward",))  # the loss stays about zero
         trainer = make_trainer(options, prompts, rewards, compute, [metrics, stop])
+        trainer.trained_with = beginning.trained_with
         proof = _prepare_to_save(options, trainer, prompts)
-    return _train(options, trainer, HeldOutTest(trainer, prompts, metrics), stop, checkpoint=checkpoint, proof=proof)
+    return _train(
+        options, trainer, HeldOutTest(trainer, prompts, metrics), stop, checkpoint=beginning.checkpoint, proof=proof
+    )
 
 
 def _prepare_to_save(options: GrpoOptions, trainer: GroupTrainer, prompts: Prompts) -> LearningProof:

@@ -7,7 +7,8 @@ from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from dimba.objectives.grpo import BETA_WITH_REWARD_MODEL, GRPO, GrpoOptions
-from dimba.trainers.models.loading import Compute, adapter_config, load_model, prepare_base
+from dimba.trainers.models.adapters import adapter_config
+from dimba.trainers.models.loading import Compute, load_model, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_completions
 from dimba.trainers.models.saving import stop_where_turns_end
 from dimba.trainers.objectives.callbacks import metrics_path
@@ -42,7 +43,7 @@ def make_trainer(
         model=model,
         args=_config(options, prompts, compute),
         processing_class=prompts.tokenizer,
-        peft_config=adapter_config(options, model, new),
+        peft_config=adapter_config(options, model, prompts.tokenizer, new),
         callbacks=[*callbacks, Alarms()],
     )
     _probe_memory(trainer, options, prompts)
@@ -82,8 +83,6 @@ def _config(options: GrpoOptions, prompts: Prompts, compute: Compute) -> GRPOCon
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
         learning_rate=options.learning_rate,
-        # Published recipes hold the rate; with a falling one the last prompts would count less than the first.
-        lr_scheduler_type="constant",
         use_vllm=options.use_vllm,
         vllm_mode="colocate",
         **run_settings(options, compute, can_fall_back=can_fall_back(options, GRPO)),

@@ -8,7 +8,8 @@ from trl import SFTConfig
 from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.data.collation import choose_collator, speed_summary
 from dimba.trainers.data.loading import Data, Pieces, as_dataset
-from dimba.trainers.models.loading import Compute, adapter_config, prepare_base
+from dimba.trainers.models.adapters import adapter_config
+from dimba.trainers.models.loading import Compute, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
 from dimba.trainers.objectives.example_run import example_settings
@@ -35,7 +36,7 @@ def make_trainer(
         eval_dataset=as_dataset(data.validation, step=at_once) if len(data.validation) else None,
         data_collator=collate,
         processing_class=data.tokenizer,
-        peft_config=adapter_config(options, model, new),
+        peft_config=adapter_config(options, model, data.tokenizer, new),
         callbacks=[Metrics(metrics), stop],
     )
     longest = min(options.max_length, data.report.longest)
@@ -47,7 +48,6 @@ def make_trainer(
 
 def _config(options: SftOptions, compute: Compute, *, validates: bool) -> SFTConfig:
     return SFTConfig(
-        warmup_steps=0.03,
         # The rows are tokens and labels already: TRL must not template or pack them again.
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
