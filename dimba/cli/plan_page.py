@@ -134,6 +134,8 @@ _TERMS = {
 
 def _memory_line(plan: LaunchPlan) -> str:
     memory = plan.memory
+    if memory is None and plan.checkpoint.quantization:
+        return f"unknown: at least the {size(plan.checkpoint.weight_bytes or 0)} of its packed weights"
     if memory is None:
         return "unknown: this machine has no safetensors of the checkpoint"
     if not memory.peak:

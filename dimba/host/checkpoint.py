@@ -174,12 +174,15 @@ def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
     return replace(
         sizes,
         reference=str(path),
+        weight_bytes=_stored_bytes(checkpoint.tensors),
         refusal=refusal_of(checkpoint),
         quantization=quantization,
         positions=positions,
         tokens=count_tokens(checkpoint),
         tokenizer_needs=tokenizer_needs(path),
         sees=kind.sees,
+        text_alone=kind.text_alone,
+        doubt=kind.doubt,
         architecture=(config.get("architectures") or [config.get("model_type")])[0],
         context_length=positions.count if positions else None,
         has_chat_template=bool(template),
@@ -197,11 +200,10 @@ def facts_of_tensors(config: Mapping[str, Any], tensors: Tensors) -> CheckpointF
     if not tensors:
         return facts
     linear = {name: tensor["shape"] for name, tensor in tensors.items() if _is_linear(name, tensor)}
-    stored = [tensor["data_offsets"] for tensor in tensors.values() if "data_offsets" in tensor]
     return replace(
         facts,
         parameters=sum(math.prod(tensor["shape"]) for tensor in tensors.values()),
-        weight_bytes=sum(end - start for start, end in stored),
+        weight_bytes=_stored_bytes(tensors),
         linear_sides={name.removesuffix(".weight"): _sides(name, shape) for name, shape in linear.items()},
         modules=_parameters_by_module(tensors),
         linear_parameters=sum(math.prod(shape) for name, shape in linear.items() if EXPERT not in name),
@@ -215,6 +217,11 @@ def _parameters_by_module(tensors: Tensors) -> Mapping[str, int]:
     for name, tensor in tensors.items():
         counts[name.rpartition(".")[0] or name] += math.prod(tensor["shape"])
     return dict(counts)
+
+
+def _stored_bytes(tensors: Tensors) -> int | None:
+    stored = [tensor["data_offsets"] for tensor in tensors.values() if "data_offsets" in tensor]
+    return sum(end - start for start, end in stored) or None
 
 
 def _own_code(path: Path) -> str:

@@ -113,6 +113,8 @@ class CheckpointFacts:
     tokens: TokenCounts | None = None
     tokenizer_needs: tuple[str, ...] = ()  # packages that read it
     sees: tuple[str, ...] = ()  # what a multimodal model reads beside text
+    text_alone: bool = False  # of a multimodal model, the text part alone is loaded
+    doubt: str = ""  # why transformers may not load it
     has_chat_template: bool | None = None
     shows_date: bool = False  # its chat template asks the clock
     own_code: str = ""  # the name of its file that requires code from the checkpoint or the Hub

@@ -54,7 +54,7 @@ LOCAL_DATA = _data(
     key="dataset.path",
     aliases=("--dataset-path", "--data-path", "--train-file", "--dataset-file", *_DATASET),
     help="a file, a folder of files, a folder of `save_to_disk`, or a pattern such as shards/*.jsonl",
-    question="File, folder or pattern",
+    question="File",
 )
 DATA_FORMAT = _data(
     key="dataset format", aliases=("--dataset-format", "--data-format"), help="the suffix of the local file"

@@ -9,7 +9,10 @@ from dimba.host.facts import CheckpointFacts
 def base_notes(base: CheckpointFacts, max_length: int) -> Iterator[str]:
     """One line for each thing to know about the base."""
     if base.sees:
-        yield f"base: it reads {' and '.join(base.sees)} too; only its text part is trained"
+        done = "loaded, trained and saved" if base.text_alone else "trained"
+        yield f"base: it reads {' and '.join(base.sees)} too; only its text part is {done}"
+    if base.doubt:
+        yield f"base: {base.doubt}"
     if base.quantization:
         yield f"base: its weights are quantised ({base.quantization.label}) and stay so; an adapter is trained on them"
     if base.tokens and (missing := base.tokens.missing_rows):

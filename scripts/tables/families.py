@@ -10,7 +10,6 @@ decoder: its attention is causal only with `is_decoder: true`
 seq2seq: the family has encoder-decoders
 sees:    the other kinds of input
 whole:   `causal` has the other parts too
-text:    the name of the module that holds the text part of `causal`
 needs:   packages that `causal` needs and dimba does not install
 fails:   transformers cannot make `causal` from the family's own configuration
 """
@@ -65,7 +64,7 @@ def _senses(kind: str) -> set[str]:
 
 
 def _text_part(kind: str) -> Iterator[tuple[str, Any]]:
-    """Where the text part of a multimodal causal class lies; nothing for a class of text alone."""
+    """Whether a multimodal causal class has its other parts too; nothing for a class of text alone."""
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(_small(kind))
@@ -78,12 +77,6 @@ def _text_part(kind: str) -> Iterator[tuple[str, Any]]:
     if type(model.config) is not CONFIG_MAPPING[kind]:
         return
     yield "whole", True
-    text = type(model.config.get_text_config())
-    names = [
-        name for name, module in model.named_modules() if isinstance(getattr(module, "config", None), text) and name
-    ]
-    if text is not type(model.config) and names:
-        yield "text", min(names, key=len)
 
 
 def _small(kind: str) -> Any:

@@ -124,11 +124,18 @@ def test_other_models_are_refused_as_what_they_are(
     assert refusal and why in f"{refusal.problem}, not a causal language model" and "ForCausalLM" in refusal.hint
 
 
-def test_the_text_part_of_a_multimodal_model_has_a_name():
+def test_what_is_loaded_of_a_multimodal_model_is_known():
     found = kind_of(config("gemma3", "Gemma3ForConditionalGeneration"))
-    assert (found.sees, found.text_part, found.text_alone) == (("images",), "model.language_model", False)
+    assert (found.sees, found.text_alone) == (("images",), False)
     assert kind_of(config("llama4", "Llama4ForConditionalGeneration")).text_alone
-    assert not kind_of(LLAMA).is_multimodal
+    assert not kind_of(LLAMA).sees
+
+
+def test_a_model_type_that_is_missing_or_unknown_is_reported():
+    assert "no `model_type`" in kind_of({"architectures": ["LlamaForCausalLM"]}).doubt
+    assert "`model_type: of_tomorrow`" in kind_of(config("of_tomorrow", None)).doubt
+    assert not kind_of(config("of_tomorrow", None, auto_map={"AutoConfig": "own.Config"})).doubt
+    assert not kind_of(LLAMA).doubt
 
 
 ADAPTER = {"base_model_name_or_path": "owner/base", "peft_type": "LORA"}
@@ -181,7 +188,7 @@ def test_weights_that_nothing_trains_are_refused_with_another_way(method: str):
     found = quantization_of(with_quantization(quant_method=method))
     refusal = found and found.refusal("lora", lambda _name: True)
     assert refusal and "no method trains" in refusal.problem
-    assert ("dequantize=True" in refusal.hint) == (method in ("fp8", "mxfp4"))
+    assert ("from_pretrained('/nowhere'" in refusal.hint) == (method in ("fp8", "mxfp4"))
 
 
 def test_a_base_of_bitsandbytes_takes_adapters_and_is_refused_in_full():
@@ -215,6 +222,7 @@ def test_bitnet_that_is_quantised_while_it_trains_is_no_packed_model():
         ("SCB", "I8", "bitsandbytes_8bit"),
         ("weight_packed", "I32", "compressed-tensors"),
         ("weight_scale_inv", "F8_E4M3", "fp8"),
+        ("weight", "I8", "integers"),
     ],
 )
 def test_names_of_packed_tensors_betray_undeclared_quantisation(name: str, dtype: str, method: str):
@@ -296,6 +304,11 @@ def tokenizer(vocabulary: Any, *added: int) -> dict[str, Any]:
         ({"tokenizer": tokenizer({"a": 7}), "tokenizer_config": {"added_tokens_decoder": {"8": {}}}}, 9),
         ({"tokenizer": tokenizer({"a": 7}), "added_tokens": {"<pad>": 8}}, 9),
         ({"vocab": {"a": 0, "b": 8}}, 9),
+        ({"vocab": {"a": 0, "b": 7}, "tokenizer_config": {"pad_token": "<pad>", "eos_token": "b"}}, 9),
+        ({"tokenizer": tokenizer({"é": 7}), "special_tokens_map": {"pad_token": "<p>", "eos_token": "é"}}, 9),
+        ({"tokenizer": tokenizer({"a": 7}), "tokenizer_config": {"additional_special_tokens": ["x", "y", "a"]}}, 10),
+        ({"tokenizer": tokenizer({"a": 7}), "tokenizer_config": {"extra_special_tokens": {"image": "<i>"}}}, 9),
+        ({"tokenizer": tokenizer({"a": 7}), "added_tokens": {"<i>": 8}, "tokenizer_config": {"pad_token": "<i>"}}, 9),
     ],
 )
 def test_tokens_are_counted_against_the_rows(tmp_path: Path, files: dict[str, Any], tokens: int):
@@ -309,6 +322,14 @@ def test_the_ends_of_a_long_tokenizer_are_enough():
         text = json.dumps({"version": "1.0", **tokenizer({}, 42, 43), "model": model}, indent=indent)
         found = _ends(text.encode())
         assert found and found["model"]["vocab"] == {"": 41} and found["added_tokens"][-1]["id"] == 43
+
+
+def test_a_long_vocabulary_with_scores_is_counted():
+    texts = ["<unk>", '",-1]', "\\", '\\"', "[", "é", "z"]
+    model = {"type": "Unigram", "unk_id": 0, "vocab": [[text, -n / 3] for n, text in enumerate(texts)]}
+    for indent in (None, 2):
+        found = _ends(json.dumps({**tokenizer({}, 7), "model": model}, indent=indent).encode())
+        assert found and found["model"]["vocab"] == {"": 6} and found["added_tokens"][0]["id"] == 7
 
 
 def test_a_trainer_refuses_what_the_plan_refuses(tmp_path: Path):

@@ -58,7 +58,9 @@ def test_a_missing_head_is_named_with_the_way_out():
 
 def test_missing_weights_are_named_and_counted():
     problem, _ = refused(without(r"layers\.1\..*proj")) or ("", "")
-    assert "which would be random: `layers.1.mlp.down_proj.weight`, `layers.1.mlp.gate_proj.weight`" in problem
+    assert (
+        "which would be random: `model.layers.1.mlp.down_proj.weight`, `model.layers.1.mlp.gate_proj.weight`" in problem
+    )
     assert problem.endswith("and 4 more")
 
 
@@ -75,12 +77,34 @@ def test_layers_are_counted_against_the_configuration():
 )
 def test_the_prefix_of_a_wrapper_is_named_with_the_command_that_removes_it(prefix: str, tmp_path: Path):
     problem, hint = refused({f"{prefix}{name}": shape for name, shape in LLAMA.items()}, tmp_path) or ("", "")
-    assert f"the prefix `{prefix}`" in problem and f"removeprefix('{prefix}')" in hint
+    first = re.split(r"(?<=\.)", prefix)[0]
+    assert f"`{first}" in problem and f"(`{prefix}model.embed_tokens.weight`)" in problem
+    assert "re.sub" in hint and str(tmp_path) in hint
 
 
-def test_a_model_saved_with_its_adapter_is_to_be_merged():
-    problem, hint = refused({f"base_model.model.{name}": shape for name, shape in LLAMA.items()}) or ("", "")
-    assert "`base_model.model.`" in problem and "merge_and_unload" in hint
+@pytest.mark.parametrize("part", ["_orig_mod.", "_fsdp_wrapped_module._checkpoint_wrapped_module."])
+def test_the_parts_of_wrappers_inside_of_names_are_found(part: str):
+    inside = {re.sub(r"(layers\.\d\.)", rf"\1{part}", name): shape for name, shape in LLAMA.items()}
+    problem, hint = refused(inside) or ("", "")
+    assert f"`{part.split('.')[0]}.`" in problem and "re.sub" in hint
+
+
+@pytest.mark.parametrize("prefix", ["", "base_model.model."])
+def test_a_model_saved_with_its_adapter_is_to_be_merged(prefix: str):
+    wrapped = {name.replace("q_proj", "q_proj.base_layer"): shape for name, shape in LLAMA.items()}
+    wrapped["model.layers.0.self_attn.q_proj.lora_A.default.weight"] = [8, 64]
+    for shapes in (wrapped, LLAMA | {"model.layers.0.self_attn.q_proj.lora_A.weight": [8, 64]}):
+        problem, hint = refused({f"{prefix}{name}": shape for name, shape in shapes.items()}) or ("", "")
+        assert "adapter that is not merged" in problem and "merge_and_unload" in hint
+
+
+@pytest.mark.parametrize("names", [["consolidated"], ["model-00001-of-00002", "model-00002-of-00002"]])
+def test_files_that_transformers_does_not_look_for_are_refused(names: list[str], tmp_path: Path):
+    for name in names:
+        (tmp_path / f"{name}.safetensors").touch()
+    problem, hint = refused(LLAMA, tmp_path) or ("", "")
+    assert names[0] in problem and "model.safetensors" in hint
+    assert refused(LLAMA, tmp_path, transformers_weights=f"{names[0]}.safetensors") is None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +119,7 @@ def test_a_model_saved_with_its_adapter_is_to_be_merged():
 )
 def test_a_misshapen_weight_is_named_with_the_keys_that_it_contradicts(name: str, shape: list[int], keys: str):
     problem, hint = refused(LLAMA | {name: shape}) or ("", "")
-    assert f"`{name.removeprefix('model.')}` of {'×'.join(map(str, shape))}" in problem and keys in problem
+    assert f"`{name}` of {'×'.join(map(str, shape))}" in problem and keys in problem
     assert "config.json" in hint
 
 

@@ -351,11 +351,11 @@ def test_every_kind_of_file_is_checked(place: Path, dimba: Dimba, name: str, con
     assert done.returncode == 0 and f"{name}: {facts}" in done.stderr, done.stderr
 
 
-def test_a_folder_is_refused_with_the_data_files_in_it(place: Path, refused: Any):
+def test_a_folder_with_files_of_several_kinds_is_refused_with_a_pattern_to_choose(place: Path, refused: Any):
     (place / "data").mkdir()
     for name in ("b.csv", "a.jsonl.gz", "notes.md"):
-        (place / "data" / name).touch()
-    assert "it holds a.jsonl.gz, b.csv" in refused("--dataset", "data/")
+        (place / "data" / name).write_text("x", encoding="utf-8")
+    assert "several kinds: .jsonl, .csv" in refused("--dataset", "data/")
 
 
 def test_rows_that_fit_two_formats_are_refused_with_the_flags_to_give(place: Path, refused: Any):

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dimba.common.checkpoint.refusal import Refusal
+
 INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 SINGLE = "model.safetensors"
 _MAX_HEADER = 100 << 20
@@ -56,6 +58,18 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / SINGLE]
     named = [folder / name for name in indexed_files(folder)]
     return [file for file in named if file.exists()] or sorted(folder.glob("*.safetensors"))
+
+
+def unnamed_files_refusal(folder: Path) -> Refusal | None:
+    """The refusal of safetensors under names that transformers does not look for."""
+    files = sorted(file.name for file in folder.glob("*.safetensors"))
+    if not files or any((folder / name).exists() for name in (SINGLE, INDEX, "pytorch_model.bin", PICKLED_INDEX)):
+        return None
+    if len(files) == 1:
+        problem = f"has its weights in {files[0]}, and transformers looks for {SINGLE}"
+        return Refusal(problem, f"`cd {folder} && mv {files[0]} {SINGLE}`")
+    problem = f"has {len(files)} files of weights ({files[0]}, …) without {INDEX}, which names them"
+    return Refusal(problem, f"copy {INDEX} of the same checkpoint there")
 
 
 def indexed_files(folder: Path, index: str = INDEX) -> list[str]:

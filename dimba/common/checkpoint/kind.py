@@ -6,7 +6,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ _HEADS = (
     (re.compile(r"ForMultipleChoice|ForNextSentencePrediction"), "a classifier"),
     (re.compile(r"ForMaskedLM$|MaskedLM|ForPreTraining$"), "an encoder with a masked language model's head"),
     (re.compile(r"ForCTC$|ForSpeechSeq2Seq|ForRNNT$|ForTDT$"), "a speech recogniser"),
-    (re.compile(r"TextEncod|EncoderModel$|ForTextEncoding|SentenceTransformer|ForRetrieval"), "an encoder"),
+    (
+        re.compile(r"TextEncod|(Encoder|Embed(ding)?|Bi)Model$|ForTextEncoding|SentenceTransformer|ForRetrieval"),
+        "an encoder",
+    ),
 )
 _WHOLE_HEADS = ("ForPreTraining",)  # also the name of multimodal and of causal classes
 _NOT_CAUSAL = ("xlnet", "xlm", "flaubert", "cpmant")  # they have a language model's head, and attend in both directions
@@ -35,14 +38,9 @@ class Kind:
 
     architecture: str = ""
     sees: tuple[str, ...] = ()  # the other kinds of input of a multimodal model: images, audio
-    text_part: str = ""  # the name of the module that holds the language model, such as `model.language_model`
+    doubt: str = ""  # why transformers may not load it
     text_alone: bool = False  # only the text part of a multimodal model is loaded, and saved
     refusal: Refusal | None = None
-
-    @property
-    def is_multimodal(self) -> bool:
-        """Whether the checkpoint reads more than text."""
-        return bool(self.sees)
 
 
 @cache
@@ -62,6 +60,8 @@ def kind_of(config: Mapping[str, Any]) -> Kind:
     mapped = config.get("auto_map")
     has_own_class = isinstance(mapped, Mapping) and "AutoModelForCausalLM" in mapped
     found = _multimodal(name, family or {})
+    if family is None and not mapped:
+        found = replace(found, doubt=_doubt(model_type))
     what = _head(name, family or {}) or _two_way(config, name, family or {})
     if what is None and family is not None and not has_own_class:
         what = _without_causal_class(model_type, name, family)
@@ -73,9 +73,14 @@ def _multimodal(name: str, family: Mapping[str, Any]) -> Kind:
     return Kind(
         architecture=name,
         sees=sees,
-        text_part=str(family.get("text", "")),
         text_alone=bool(sees) and not family.get("whole"),
     )
+
+
+def _doubt(model_type: str) -> str:
+    if not model_type:
+        return "config.json has no `model_type`, without which transformers does not load it"
+    return f"dimba's transformers does not know `model_type: {model_type}`; the job needs one that does"
 
 
 def _head(name: str, family: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from dimba.common.checkpoint.files import Checkpoint
@@ -60,7 +60,8 @@ _PACKED_NAMES = (
     (re.compile(r"_blocks$|_scales$"), "mxfp4"),
     (re.compile(r"\.weight_scale(_inv|_2)?$"), "fp8"),
 )
-_PACKED_TYPES = ("U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "I32", "U32")
+_INTEGERS = ("U8", "I8", "I32", "U32")
+_PACKED_TYPES = (*_INTEGERS, "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class Quantization:
     method: str
     bits: int | None = None
     declared: bool = True
-    linear_bytes: float | None = None  # per parameter of a linear layer, where transformers keeps it packed
+    folder: str = "BASE"
 
     @property
     def label(self) -> str:
@@ -100,7 +101,8 @@ class Quantization:
         return None
 
     def _dequantizing(self, scheme: _Scheme) -> str:
-        load = "M.from_pretrained('BASE', quantization_config=C(dequantize=True)).save_pretrained('BASE-bf16')"
+        load = f"M.from_pretrained('{self.folder}', quantization_config=C(dequantize=True))"
+        load += f".save_pretrained('{self.folder}-bf16')"
         code = f"from transformers import AutoModelForCausalLM as M, {scheme.config} as C; {load}"
         return f'unpack it once: `python -c "{code}"`, and copy the tokenizer\'s files there'
 
@@ -111,7 +113,7 @@ def quantization_of(checkpoint: Checkpoint) -> Quantization | None:
     if declared.get("linear_class") == "autobitlinear" and declared.get("quantization_mode") == "online":
         return None  # BitNet's unpacked weights, which are quantised in each forward pass and trained so
     if declared:
-        return _quantization(declared, declared=True)
+        return replace(_quantization(declared, declared=True), folder=str(checkpoint.folder))
     for name in _OTHER_FILES:
         found = read_json_object(checkpoint.folder / name)
         found = found.get("quantization") or found
@@ -133,9 +135,8 @@ def _quantization(settings: Mapping[str, Any], *, declared: bool) -> Quantizatio
     method = str(settings.get("quant_method") or settings.get("quant_algo") or unnamed).lower()
     bits = next((settings[key] for key in ("bits", "w_bit", "nbits") if type(settings.get(key)) is int), None)
     if settings.get("load_in_4bit") or settings.get("load_in_8bit") or method == "bitsandbytes":
-        four = bool(settings.get("load_in_4bit"))
-        method = f"bitsandbytes_{'4' if four else '8'}bit"
-        return Quantization(method=method, declared=declared, linear_bytes=0.53 if four else 1.0)
+        method = f"bitsandbytes_{4 if settings.get('load_in_4bit') else 8}bit"
+        return Quantization(method=method, declared=declared)
     return Quantization(method=method, bits=bits, declared=declared)
 
 
@@ -150,7 +151,10 @@ def _method_of_names(checkpoint: Checkpoint) -> str:
     for pattern, method in _PACKED_NAMES:
         if any(pattern.search(name) for name in checkpoint.tensors):
             return method
-    return ""
+    is_packed = any(
+        name.endswith(".weight") and each["dtype"] in _INTEGERS for name, each in checkpoint.tensors.items()
+    )
+    return "integers" if is_packed else ""
 
 
 def _is_packed(checkpoint: Checkpoint) -> bool:

@@ -6,28 +6,36 @@ refused here: the trainer compares every tensor before it loads one.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dimba.common.checkpoint.files import Checkpoint
+from dimba.common.checkpoint.files import Checkpoint, unnamed_files_refusal
 from dimba.common.checkpoint.quantization import quantization_of
 from dimba.common.checkpoint.refusal import Refusal
+from dimba.common.checkpoint.wrappers import adapter_name, unmerged_refusal, without_wrappers, wrapped_refusal
 
 _TABLE = Path(__file__).parent / "weights.jsonl"
 _COMPLETE = "copy config.json and all weights of one complete checkpoint"
 _SHOWN = 3
+_OWN = {"auto_map", "transformers_weights"}  # other classes, and other names of files
 
 
 def weights_refusal(checkpoint: Checkpoint) -> Refusal | None:
     """The refusal of weights that are missing, wrongly named or misshapen; None if the table cannot tell."""
     entry = _entry(str(checkpoint.config.get("model_type") or ""))
-    if entry is None or not checkpoint.tensors or "auto_map" in checkpoint.config or quantization_of(checkpoint):
+    if not checkpoint.tensors or _OWN & checkpoint.config.keys() or quantization_of(checkpoint):
         return None
+    if refusal := unnamed_files_refusal(checkpoint.folder):
+        return refusal
+    if entry is None:
+        return None
+    if adapter := adapter_name(checkpoint.tensors):
+        return unmerged_refusal(adapter)
     family = _Family(entry, checkpoint.config)
     shapes = {family.inner(name): list(tensor["shape"]) for name, tensor in checkpoint.tensors.items()}
-    needed = [family.inner(name) for name in family.names()]
-    missing = [name for name in needed if name not in shapes and not family.is_tied_copy(name, shapes)]
+    needed = list(family.names())
+    missing = [each for each in needed if family.inner(each) not in shapes and not family.is_tied_copy(each, shapes)]
     if missing:
         found = len(needed) - len(missing)
         return _wrapped(checkpoint, family, needed, found) or _missing(missing, family, shapes)
@@ -69,6 +77,7 @@ class _Family:
 
     def is_tied_copy(self, name: str, shapes: Mapping[str, Any]) -> bool:
         """Whether the other half of a tied pair stands in for a tensor."""
+        name = self.inner(name)
         return self.tied and (name == self.head or (name == self.embedding and self.head in shapes))
 
     def is_ignored(self, name: str) -> bool:
@@ -81,12 +90,12 @@ class _Family:
         for template, terms in self._entry["shapes"].items():
             sides = [_product(term, sizes) for term in terms]
             for number in range(self.layers) if "#" in template else (0,):
-                yield self.inner(template.replace("#", str(number), 1)), sides
+                yield template.replace("#", str(number), 1), sides
 
     def keys(self, name: str) -> str:
         """The keys of config.json that determine a tensor's shape."""
         template = re.sub(r"\.\d+\.", ".#.", name, count=1)
-        terms = self._entry["shapes"].get(template) or self._entry["shapes"].get(f"{self.prefix}{template}") or []
+        terms = self._entry["shapes"].get(template, [])
         letters = [letter for letter in self._entry["sizes"] if any(letter in term for term in terms)]
         return ", ".join(f"`{self._entry['sizes'][each][0]}`" for each in letters)
 
@@ -121,36 +130,26 @@ def _product(term: str, sizes: Mapping[str, int]) -> int | None:
 
 
 def _wrapped(checkpoint: Checkpoint, family: _Family, needed: list[str], present: int) -> Refusal | None:
-    """The refusal of a wrapper's prefix, as torch.compile and DDP leave it, without which more names than now fit."""
-    for name in (each for each in checkpoint.tensors if each.endswith(family.embedding)):
+    """The refusal of names that fit better without what a wrapper put into them."""
+    names, enough = list(checkpoint.tensors), max(present, len(needed) // 2)
+    if _count(family, needed, map(without_wrappers, names)) > enough:
+        return wrapped_refusal(checkpoint.folder, names)
+    for name in (each for each in names if each.endswith(family.embedding)):
         prefix = name.removesuffix(family.embedding).removesuffix(family.prefix)
-        bare = {family.inner(each.removeprefix(prefix)) for each in checkpoint.tensors if each.startswith(prefix)}
-        if prefix and sum(each in bare for each in needed) > max(present, len(needed) // 2):
-            return _prefixed(checkpoint, prefix)
+        bare = (each.removeprefix(prefix) for each in names if each.startswith(prefix))
+        if prefix and _count(family, needed, bare) > enough:
+            return wrapped_refusal(checkpoint.folder, names, prefix)
     return None
 
 
-def _prefixed(checkpoint: Checkpoint, prefix: str) -> Refusal:
-    name = next(name for name in checkpoint.tensors if name.startswith(prefix))
-    problem = (
-        f"has the prefix `{prefix}` in front of its weights' names (`{name}`), which transformers does not look for"
-    )
-    if prefix.startswith("base_model"):
-        return Refusal(
-            problem, "it holds a model with its adapter: merge them (`merge_and_unload` of peft) and save that"
-        )
-    files = "for f in glob.glob('*.safetensors')"
-    code = f"s({{k.removeprefix('{prefix}'): v for k, v in l(f).items()}}, f, metadata={{'format': 'pt'}})"
-    command = f'python -c "import glob; from safetensors.torch import load_file as l, save_file as s; [{code} {files}]"'
-    index = (
-        ", and correct the names in its index" if (checkpoint.folder / "model.safetensors.index.json").exists() else ""
-    )
-    return Refusal(problem, f"`cd {checkpoint.folder} && {command}` removes it{index}")
+def _count(family: _Family, needed: list[str], names: Iterable[str]) -> int:
+    present = {family.inner(name) for name in names}
+    return sum(family.inner(name) in present for name in needed)
 
 
 def _missing(missing: list[str], family: _Family, shapes: Mapping[str, Any]) -> Refusal:
-    if missing == [family.head] and family.embedding in shapes:
-        problem = f"lacks its language model's head (`{family.head}`), which would be random"
+    if [family.inner(name) for name in missing] == [family.head] and family.embedding in shapes:
+        problem = f"lacks its language model's head (`{missing[0]}`), which would be random"
         way = "if its head is the embedding, set `tie_word_embeddings: true` in config.json"
         return Refusal(problem, f"{way}; else give the checkpoint with the head, not its base model alone")
     named = ", ".join(f"`{name}`" for name in missing[:_SHOWN])
@@ -178,8 +177,8 @@ def _surplus_layers(family: _Family, shapes: Mapping[str, Any]) -> Refusal | Non
 
 def _misshapen(family: _Family, shapes: Mapping[str, list[int]]) -> Refusal | None:
     for name, wanted in family.shapes():
-        found = shapes.get(name)
-        if found is None or (name == family.head and family.tied):
+        found = shapes.get(family.inner(name))
+        if found is None or (family.inner(name) == family.head and family.tied):
             continue
         if len(found) != len(wanted) or any(side not in (None, is_) for side, is_ in zip(wanted, found, strict=True)):
             sizes = "×".join(map(str, found))

@@ -9,24 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimba.common.checkpoint.refusal import Refusal
+from dimba.common.checkpoint.wrappers import adapter_name, unmerged_refusal, without_wrappers, wrapped_refusal
 from dimba.common.units import quantity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Parts of names that torch.compile, FSDP, DDP, DeepSpeed and peft put around a module.
-_WRAPPERS = (
-    "_orig_mod.",
-    "_fsdp_wrapped_module.",
-    "_checkpoint_wrapped_module.",
-    "_forward_module.",
-    "base_model.model.",
-    "module.",
-)
 _COPY = "copy the checkpoint again, config.json and all weight files from the same one"
 _CAUSAL = "give the checkpoint of the causal model, which has its head"
 _HEADS = re.compile(r"(^|\.)(score|classifier|classification_head|qa_outputs|reward_head|cls|pooler)\.")
-_ADAPTER = re.compile(r"\.(lora_[AB]|lora_magnitude_vector|modules_to_save|base_layer|ia3_l)\b")
 _PACKED = re.compile(r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale\w*|absmax|quant_map|SCB)$|quant_state")
 _LAYER = re.compile(r"\.(?:layers|h|blocks|block|layer)\.(\d+)\.")
 # Leftovers that change nothing: buffers of older versions, layers that predict later tokens, other senses, PPO's value.
@@ -98,11 +89,10 @@ class LoadingReport:
         needs = (
             f"lacks `{self.missing[0]}`{_others(self.missing)} of the {total} weights of {type(self.model).__name__}"
         )
-        if wrapper := self._wrapper():
-            problem = (
-                f"has names with `{wrapper}` in them, as in `{self._with(wrapper)}`, which the model does not know"
-            )
-            return Refusal(problem, self._renaming(wrapper))
+        if adapter := adapter_name(self.unexpected):
+            return unmerged_refusal(adapter)
+        if wrapped := self._wrapped():
+            return wrapped
         heads = [name for name in self.unexpected if _HEADS.search(name)]
         if heads and self._only_head_is_missing():
             return Refusal(f"holds another model's head: it has `{heads[0]}` and {needs}", _CAUSAL)
@@ -129,8 +119,8 @@ class LoadingReport:
             return None
         kind = type(self.model).__name__
         problem = f"has `{strange[0]}`{_others(strange)} in its files, which {kind} of its config.json does not have"
-        if any(_ADAPTER.search(name) for name in strange):
-            return Refusal(problem, "merge the adapter into its base (`merge_and_unload` of peft)")
+        if adapter := adapter_name(strange):
+            return unmerged_refusal(adapter)
         if any(_PACKED.search(name) for name in strange):
             return Refusal(problem, "use the checkpoint that it was quantised from")
         if any(_HEADS.search(name) for name in strange):
@@ -146,30 +136,14 @@ class LoadingReport:
         weights = {name for name, module in self.model.named_modules() if module is head and head is not None}
         return bool(weights) and all(name.rpartition(".")[0] in weights for name in self.missing)
 
-    def _wrapper(self) -> str:
-        """The part that has to be removed from the files' names to give missing ones; empty if there is none."""
-        for wrapper in _WRAPPERS:
-            if {name.replace(wrapper, "") for name in self.unexpected if wrapper in name} & {*self.missing}:
-                return wrapper
-        for name in self.unexpected:
-            for missing in self.missing:
-                if name.endswith(f".{missing}"):
-                    return name.removesuffix(missing)
-        return ""
-
-    def _with(self, part: str) -> str:
-        return next(name for name in self.unexpected if part in name)
-
-    def _renaming(self, part: str) -> str:
-        """The command that removes `part` from the names in the files."""
+    def _wrapped(self) -> Refusal | None:
+        """The refusal of names that are missing ones with a wrapper's parts, or a prefix, in them."""
         folder = Path(self.checkpoint)
-        code = f"{{n.replace('{part}', ''): t.clone() for n, t in load_file(f).items()}}"
-        code = f"[save_file({code}, f, metadata={{'format': 'pt'}}) for f in glob('{folder}/*.safetensors')]"
-        command = f'python -c "from glob import glob; from safetensors.torch import load_file, save_file; {code}"'
-        index = folder / "model.safetensors.index.json"
-        if index.exists():
-            command += f" && sed -i 's/{re.escape(part)}//' {index}"
-        return f"remove it from the names: `{command}`"
+        if {without_wrappers(name) for name in self.unexpected} & {*self.missing}:
+            return wrapped_refusal(folder, self.unexpected)
+        ends = ((name, missing) for name in self.unexpected for missing in self.missing if name.endswith(f".{missing}"))
+        prefix = next((name.removesuffix(missing) for name, missing in ends), "")
+        return wrapped_refusal(folder, self.unexpected, prefix) if prefix else None
 
 
 def unconverted_refusal(names: Collection[str]) -> Refusal:
