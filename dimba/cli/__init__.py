@@ -180,6 +180,7 @@ def _add_spec(command: argparse.ArgumentParser, alternative: "argparse._Mutually
     key = "override a key of the spec, as training.max_steps=10; may be repeated"
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=key)
     runners = (AUTO, *RUNNERS, *RENDERED)
-    command.add_argument("--runner", choices=runners, help="override the spec's runner; only `plan` takes kubernetes")
+    about = f"override the spec's runner: {', '.join(runners)} (only `plan` takes kubernetes)"
+    command.add_argument("--runner", choices=runners, metavar="NAME", help=about)
     command.add_argument("--allow-cpu", action="store_true", help="use the CPU if the requested GPUs do not work")
     command.add_argument("--trust-spec", action="store_true", help=_TRUST)

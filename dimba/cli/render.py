@@ -1,6 +1,5 @@
 """Prints errors, notes, runs and checks for people."""
 
-import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dimba.cli.wrapping import asked_columns, width_of, wrapped
 from dimba.common.errors import DimbaError, Interrupted, printable
 from dimba.common.units import size
 from dimba.spec.load import BadSpec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dimba.host.facts import TrustRequirement
     from dimba.records import RunRecord
 
-_MARKS = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "[red]error[/]  "}
+_MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("error", "red")}
 _STATUS = {"succeeded": "green", "running": "cyan", "failed": "red", "lost": "red", "stopped": "yellow"}
 
 
@@ -34,7 +34,7 @@ def errors_console() -> Console:
 
 def output_console() -> Console:
     """A console on stdout, in colour if it is a terminal and NO_COLOR is not set."""
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "0")) or 120
+    width = None if sys.stdout.isatty() else asked_columns() or 120
     return Console(highlight=False, width=width)
 
 
@@ -159,7 +159,10 @@ def show_demo(result: "DemoResult", run: "Path") -> None:
 def show_check(check: "Check") -> None:
     """Print one check of the doctor, and its fix on the next line."""
     console = output_console()
-    console.print(f"{_MARKS[check.status]}  {check.name}: ", end="")
-    console.print(check.detail, markup=False, soft_wrap=True)
+    mark, style = _MARKS[check.status]
+    first, *rest = wrapped(f"{mark:<7}  {check.name}: {check.detail}", indent=9, width=width_of(console))
+    console.print(Text.assemble((mark, style), first[len(mark) :]), soft_wrap=True)
     if check.fix and check.status != "ok":
-        console.print(f"         fix: {check.fix}", markup=False, soft_wrap=True)
+        rest.append(f"         fix: {check.fix}")  # to be copied, so not broken
+    for line in rest:
+        console.print(line, markup=False, soft_wrap=True)

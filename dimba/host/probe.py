@@ -18,6 +18,7 @@ from dimba.host.output import look_at_output, may_read
 from dimba.host.packages import install_command, missing_packages
 from dimba.host.proxies import is_on_this_machine, proxies_in
 from dimba.host.trainer import find_trainer
+from dimba.options.tracking_table import TRACKERS
 from dimba.spec import JobSpec
 
 _SWITCHES = ("0", "1", "true", "false", "yes", "no", "on", "off")  # HF_HUB_DISABLE_IMPLICIT_TOKEN=1 is no secret
@@ -63,7 +64,7 @@ def probe(
         gpu=gpu or find_gpus(engine.cdi_devices),
         engine=engine,
         checkpoint=checkpoint,
-        packages=_packages(checkpoint),
+        packages=_packages(checkpoint, spec.training.report_to),
         data=data,
         trainer=find_trainer(spec.trainer, spec.mode, folder, project_root()),
         output=output,
@@ -74,8 +75,9 @@ def probe(
     )
 
 
-def _packages(base: CheckpointFacts) -> frozenset[str]:
-    needed = (*(PACKAGES if base.quantization else ()), *base.tokenizer_needs)
+def _packages(base: CheckpointFacts, tracker: str) -> frozenset[str]:
+    needed = [*(PACKAGES if base.quantization else ()), *base.tokenizer_needs]
+    needed += [TRACKERS[tracker]] if tracker in TRACKERS else []
     return frozenset(filter(is_installed, needed))
 
 

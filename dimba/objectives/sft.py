@@ -12,7 +12,7 @@ from dimba.dataset.summary import DataSummary, survey
 from dimba.objectives.batches import RowBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
-from dimba.options import optimiser_table, table
+from dimba.options import optimiser_table, table, tracking_table
 from dimba.options.param import option
 from dimba.options.trainer import TrainerOptions
 
@@ -26,6 +26,8 @@ class SftOptions(TrainerOptions):
     train_on: Literal["all", "last"] = option(table.TRAIN_ON)
     on_long: str | None = option(table.ON_LONG)
     eval_steps: int | None = option(table.EVAL_STEPS)
+    save_best: bool = option(tracking_table.SAVE_BEST)
+    early_stop: int | None = option(tracking_table.EARLY_STOP)
     packing: str = option(table.PACKING)
     attention: str = option(table.ATTENTION)
     warmup: float = option(optimiser_table.WARMUP, default=0.03)

@@ -15,13 +15,15 @@ SCHEDULERS = (
 )
 # Bytes of state per trained parameter, as measured on a matrix of 128 × 64 (a smaller tensor stays in 32 bits);
 # transformers' other optimisers need packages that no image of dimba has, or are for other devices.
-OPTIMIZERS: Mapping[str, float] = {
-    **{"adamw_torch_fused": 8, "adamw_torch": 8, "paged_adamw_32bit": 8},
-    **{"adamw_8bit": 2.28, "adamw_bnb_8bit": 2.28, "paged_adamw_8bit": 2.28},
+BITSANDBYTES: Mapping[str, float] = {
+    **{"paged_adamw_32bit": 8, "adamw_8bit": 2.28, "adamw_bnb_8bit": 2.28, "paged_adamw_8bit": 2.28},
     **{"ademamix": 12, "paged_ademamix_32bit": 12, "ademamix_8bit": 3.3, "paged_ademamix_8bit": 3.3},
     **{"lion_32bit": 4, "paged_lion_32bit": 4, "lion_8bit": 1.14, "paged_lion_8bit": 1.14},
-    **{"rmsprop": 4, "rmsprop_bnb": 4, "rmsprop_bnb_32bit": 4, "rmsprop_bnb_8bit": 1.14},
-    **{"adagrad": 4, "adafactor": 0.09, "sgd": 0},
+    **{"rmsprop_bnb": 4, "rmsprop_bnb_32bit": 4, "rmsprop_bnb_8bit": 1.14},
+}
+OPTIMIZERS: Mapping[str, float] = {
+    **{"adamw_torch_fused": 8, "adamw_torch": 8, "rmsprop": 4, "adagrad": 4, "adafactor": 0.09, "sgd": 0},
+    **BITSANDBYTES,
 }
 
 SCHEDULER = _optimiser(

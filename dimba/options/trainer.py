@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dimba.options import lora_table, optimiser_table, table, template_table
+from dimba.options import lora_table, optimiser_table, table, template_table, tracking_table
 from dimba.options.param import option
 
 
@@ -55,6 +55,7 @@ class TrainerOptions:
     activation_checkpointing: str = option(table.ACTIVATION_CHECKPOINTING)
     save_steps: int = option(table.SAVE_STEPS)
     save_total_limit: int = option(table.SAVE_TOTAL_LIMIT)
+    report_to: str = option(tracking_table.REPORT_TO)
     resume_from_checkpoint: str | None = option(table.RESUME)
 
     @property

@@ -9,7 +9,7 @@ from dimba.common.errors import BadInput, DimbaError
 from dimba.dataset.mixture import mixture_text
 from dimba.host.facts import TrainerFacts
 from dimba.host.own_flags import refusal
-from dimba.options import lora_table, optimiser_table, table
+from dimba.options import lora_table, optimiser_table, table, tracking_table
 from dimba.options.lora_table import ALL_LINEAR
 from dimba.options.param import Param
 from dimba.plan.job import ResolvedJob
@@ -17,9 +17,10 @@ from dimba.plan.model import Omitted
 from dimba.spec import WeightedDataset
 from dimba.spec.training import Lora, Training
 
+_SECTIONS = (*lora_table.PARAMS, *optimiser_table.PARAMS, *tracking_table.PARAMS)
 EVERY_ALIAS = frozenset(
     alias
-    for param in (*vars(table).values(), *lora_table.PARAMS, *optimiser_table.PARAMS)
+    for param in (*vars(table).values(), *_SECTIONS)
     if isinstance(param, Param) and param is not table.RESUME
     for alias in param.spellings
 )
@@ -107,6 +108,7 @@ def values(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
         yield Value(table.MAX_STEPS, (str(training.max_steps),))
     yield Value(table.LEARNING_RATE, (str(training.learning_rate),))
     yield from _optimiser(training)
+    yield from _tracking(job)
     yield Value(table.MAX_LENGTH, (str(job.max_length),))
     yield Value(table.SEED, (str(training.seed),))
     yield Value(table.OUTPUT_DIR, (at.output,))
@@ -187,11 +189,23 @@ def _optimiser(training: Training) -> Iterator[Value]:
         yield Value(optimiser_table.OPTIMIZER, (training.optimizer,))
 
 
+def _tracking(job: ResolvedJob) -> Iterator[Value]:
+    """What differs from the defaults; for an objective without a validation loss the plan refuses it elsewhere."""
+    training, takes = job.spec.training, job.objective.takes
+    if training.save_best:
+        yield Value(tracking_table.SAVE_BEST, needed=takes(tracking_table.SAVE_BEST))
+    if training.early_stop is not None:
+        needed = takes(tracking_table.EARLY_STOP)
+        yield Value(tracking_table.EARLY_STOP, (str(training.early_stop),), needed=needed)
+    if training.report_to != tracking_table.NO_TRACKER:
+        yield Value(tracking_table.REPORT_TO, (training.report_to,))
+
+
 def _further(job: ResolvedJob, flags: frozenset[str], at: Resolved) -> Iterator[str]:
     ours = {alias: value.param.key for value in values(job, at) for alias in value.aliases}
     unset = (
         *(table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE),
-        *(*lora_table.PARAMS, *optimiser_table.PARAMS),
+        *_SECTIONS,
         *(table.MIXTURE, *(_ONE_SOURCE if isinstance(job.spec.dataset, list) else ())),
     )
     ours |= {alias: "dataset" if param in _ONE_SOURCE else param.key for param in unset for alias in param.spellings}

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from dimba.options import lora_table, optimiser_table, table
+from dimba.options import lora_table, optimiser_table, table, tracking_table
 from dimba.options.kinds import StepsOrShare
 from dimba.options.lora_table import ALL_LINEAR
 from dimba.spec.declared import bounds, declared
@@ -13,9 +13,11 @@ from dimba.spec.part import Part
 if TYPE_CHECKING:
     Optimizer = str
     Scheduler = str
+    Tracker = str
 else:
     Optimizer = Literal[tuple(optimiser_table.OPTIMIZERS)]
     Scheduler = Literal[optimiser_table.SCHEDULERS]
+    Tracker = Literal[tracking_table.REPORT_TO.words]
 Init = bool | Literal["gaussian", "orthogonal"]
 _CHANGES_BASE = "computes the adapter from the base and changes the base with it, so that the adapter alone is wrong"
 _NEEDS_MORE = "needs data or settings that a spec does not have"
@@ -88,6 +90,9 @@ class Training(Part):
     weight_decay: Annotated[float, bounds(optimiser_table.WEIGHT_DECAY)] = declared(optimiser_table.WEIGHT_DECAY)
     max_grad_norm: Annotated[float, bounds(optimiser_table.MAX_GRAD_NORM)] = declared(optimiser_table.MAX_GRAD_NORM)
     optimizer: Optimizer = declared(optimiser_table.OPTIMIZER)
+    save_best: bool = declared(tracking_table.SAVE_BEST)
+    early_stop: Annotated[int, bounds(tracking_table.EARLY_STOP)] | None = declared(tracking_table.EARLY_STOP)
+    report_to: Tracker = declared(tracking_table.REPORT_TO)
 
     @property
     def rows(self) -> int:

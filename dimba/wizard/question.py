@@ -57,8 +57,8 @@ def from_param(param: Param, **changes: Any) -> Question:
         "key": param.name.replace("-", "_") if param.flags else param.key.replace(".", "_"),
         "label": param.question,
         "flag": param.flag if param.flags else None,
-        "metavar": param.metavar or "|".join(param.words) or "VALUE",
-        "help": param.help,
+        "metavar": param.metavar or param.metavar_of_words or "VALUE",
+        "help": param.help_of_words,
         "several": param.several,
         "parse": _parser(param),
     }

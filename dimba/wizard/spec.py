@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import absolute, trained_files
-from dimba.options import lora_table, optimiser_table
+from dimba.options import lora_table, optimiser_table, table, tracking_table
 from dimba.options.grpo_table import NUM_GENERATIONS, REWARD
 from dimba.options.param import Param
 from dimba.wizard.batches import accumulation, is_auto
@@ -64,13 +64,13 @@ def _training(state: State) -> dict[str, Any]:
         "max_steps": value("max_steps"),
         "learning_rate": value("learning_rate"),
         "max_length": value("max_length"),
-        **_changed(state, optimiser_table.PARAMS),
+        **_changed(state, (*optimiser_table.PARAMS, *tracking_table.PARAMS)),
     }
 
 
 def _changed(state: State, params: Iterable[Param]) -> dict[str, Any]:
     """The values that differ from the defaults, by their key in a section of the spec."""
-    values = [(param, state.value(key_of(param))) for param in params]
+    values = [(param, state.value(key_of(param))) for param in params if state.objective.takes(param)]
     changed = [(param, value) for param, value in values if value not in (None, default_of(param, state))]
     return {param.key.partition(".")[2]: _as_yaml(value) for param, value in changed}
 
@@ -89,7 +89,9 @@ def _trainer_args(state: State, flags: frozenset[str]) -> dict[str, Any]:
 def wanted_trainer_args(state: State) -> dict[str, Any]:
     """Answers without a key in the spec, by the trainer's own flags."""
     params = {"reward": REWARD, "num_generations": NUM_GENERATIONS}
-    return {param.name: state.value(key) for key, param in params.items() if state.objective.takes(param)}
+    wanted = {param.name: state.value(key) for key, param in params.items() if state.objective.takes(param)}
+    needs_rows = any(state.value(key_of(param)) for param in tracking_table.NEED_ROWS if state.objective.takes(param))
+    return wanted | ({table.VALIDATION_SPLIT.name: tracking_table.HELD_OUT} if needs_rows else {})
 
 
 def default_name(state: State) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dimba.cli import command_parser
 from dimba.objectives.registry import OBJECTIVES
-from dimba.options import lora_table, optimiser_table, table
+from dimba.options import lora_table, optimiser_table, table, tracking_table
 from dimba.options.param import Param
 from dimba.options.param import parser_of as trainer_parser
 from dimba.spec import json_schema
@@ -137,7 +137,7 @@ def _flags_page() -> str:
 def _all_params() -> list[Param]:
     return [
         *(each for each in vars(table).values() if isinstance(each, Param)),
-        *(*lora_table.PARAMS, *optimiser_table.PARAMS),
+        *(*lora_table.PARAMS, *optimiser_table.PARAMS, *tracking_table.PARAMS),
     ]
 
 

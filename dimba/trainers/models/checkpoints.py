@@ -49,10 +49,11 @@ class CompleteCheckpoints:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
             finally:
                 self._writes_aside = False
+                trainer.state.best_model_checkpoint = None  # it would name the folder that was written aside
             trainer.accelerator.wait_for_everyone()  # each rank has written its random state
             if trainer.args.should_save:
                 _publish(output, f"checkpoint-{trainer.state.global_step}", self.trained_with)
-                _remove_old(output, trainer.args.save_total_limit)
+                _remove_old(output, trainer.args.save_total_limit, trainer.state.best_global_step)
             trainer.accelerator.wait_for_everyone()
 
 
@@ -81,9 +82,10 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_old(output: Path, limit: int | None) -> None:
-    """Keeps the newest complete checkpoints; removes older and incomplete ones."""
-    kept = complete_checkpoints(output)[-limit:] if limit else complete_checkpoints(output)
+def _remove_old(output: Path, limit: int | None, best: int | None) -> None:
+    """Keeps the newest complete checkpoints, and that of the step `best`; removes older and incomplete ones."""
+    complete = complete_checkpoints(output)
+    kept = [each for each in complete if each in complete[-(limit or 0) :] or step_of(each) == best]
     for folder in output.glob("checkpoint-*"):
         if step_of(folder) >= 0 and folder not in kept and step_of(folder) < step_of(kept[-1]):
             shutil.rmtree(folder, ignore_errors=True)

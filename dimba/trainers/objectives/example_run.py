@@ -18,8 +18,10 @@ from dimba.trainers.models.sharding import connect_ranks
 from dimba.trainers.objectives.callbacks import StopOnSignal
 from dimba.trainers.objectives.continuations import ROWS, Ids
 from dimba.trainers.objectives.data_output import print_data
+from dimba.trainers.objectives.evaluations import check_validation, load_best
 from dimba.trainers.objectives.learning import LearningProof
 from dimba.trainers.objectives.run_settings import can_fall_back, has_just_evaluated, run_settings
+from dimba.trainers.objectives.trackers import check_tracker
 from dimba.trainers.progress import Progress, row_printer
 from dimba.trainers.ranks import is_main_process
 
@@ -32,6 +34,8 @@ def prepare_data(
     """The data from `load`, printed once, after which the ranks are connected; raises BadInput for unusable data."""
     if compute.on_cpu:
         keep_freed_memory()
+    check_validation(options)
+    check_tracker(options)
     data = load(options, row_printer()).require_usable()
     if is_main_process():
         print_data(data.report)
@@ -53,6 +57,8 @@ def example_settings(
         "max_length": None,  # the rows are tokens already: TRL must not cut them again
         "eval_strategy": ("steps" if options.eval_steps else "epoch") if validates else "no",
         "eval_steps": options.eval_steps,
+        "metric_for_best_model": "eval_loss" if options.save_best else None,
+        "greater_is_better": False if options.save_best else None,
         "per_device_eval_batch_size": options.batch_size,
         **run_settings(options, compute, can_fall_back=can_fall_back(options, objective)),
     }
@@ -89,6 +95,8 @@ def train_and_save(
         return EXIT_STOPPED
     if len(data.validation) and not has_just_evaluated(trainer.state):
         trainer.evaluate()
+    if options.save_best:
+        load_best(trainer)
     stop_where_turns_end(trainer.model, data.tokenizer, data.turn_ends)
     save(trainer, options.output_dir, proof.precision)
     proof.report(options.output_dir)

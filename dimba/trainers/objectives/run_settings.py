@@ -9,6 +9,7 @@ from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.loading import Compute
 from dimba.trainers.models.sharding import check_sharding, is_sharded
 from dimba.trainers.objectives.callbacks import EndOnNan, Heartbeat, metrics_path
+from dimba.trainers.objectives.trackers import run_name
 from dimba.trainers.ranks import world_size
 
 
@@ -31,7 +32,8 @@ def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bo
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # it would log the previous loss in place of NaN
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": options.report_to,
+        "run_name": run_name(options),
         "save_steps": options.save_steps,
         "save_total_limit": options.save_total_limit,
     }

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dimba.options import lora_table, optimiser_table
+from dimba.options import lora_table, optimiser_table, tracking_table
 from dimba.options.kinds import OneOf, Switch
 from dimba.options.param import Param
-from dimba.wizard.answers import Choice
+from dimba.wizard.answers import Choice, parse_number
 from dimba.wizard.question import Question, from_param
 from dimba.wizard.state import State
-from dimba.wizard.steps.training import is_adapter, is_tuned
+from dimba.wizard.steps.training import is_adapter, is_tuned, takes
 
 _KEEP, _CHANGE = "keep", "change"
 _SWITCH = (Choice(False, "no", "no"), Choice(True, "yes", "yes"))
@@ -35,10 +35,16 @@ def _choices(param: Param) -> Callable[[State], Sequence[Choice]]:
     return lambda _state: choices
 
 
+def _or_none(param: Param) -> Callable[[str, State], Any]:
+    return lambda text, _state: None if text.strip().lower() in ("none", "") else parse_number(param, text)
+
+
 def _question(param: Param, applies: Callable[[State], bool]) -> Question:
     shape: dict[str, Any] = {}
     if isinstance(param.kind, OneOf | Switch):
-        shape = {"kind": "choice", "choices": _choices(param), "metavar": "|".join(param.words) or "yes|no"}
+        shape = {"kind": "choice", "choices": _choices(param), "metavar": param.metavar_of_words or "yes|no"}
+    elif param.default is None and not param.several:
+        shape = {"parse": _or_none(param), "to_text": lambda value: "none" if value is None else str(value)}
     elif param.several:
         shape = {"parse": lambda text, _state: tuple(text.split()), "to_text": " ".join}
     return from_param(
@@ -66,9 +72,8 @@ FURTHER = Question(
     default=lambda _state: _KEEP,
     is_asked=is_tuned,
 )
-PARAMS = (*lora_table.PARAMS, *optimiser_table.PARAMS)
 QUESTIONS = (
     FURTHER,
     *(_question(param, is_adapter) for param in lora_table.PARAMS),
-    *(_question(param, lambda _state: True) for param in optimiser_table.PARAMS),
+    *(_question(param, takes(param)) for param in (*optimiser_table.PARAMS, *tracking_table.PARAMS)),
 )

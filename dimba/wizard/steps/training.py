@@ -20,7 +20,8 @@ _MOST_GENERATIONS = 64  # in the live hint
 EPOCHS, CHANGE, FIT = "epochs", "change", "fit"  # answers to the first question
 
 
-def _takes(param: Param) -> Callable[[State], bool]:
+def takes(param: Param) -> Callable[[State], bool]:
+    """Whether the chosen objective has this parameter."""
     """Whether the chosen objective's trainer has a parameter."""
     return lambda state: state.objective.takes(param)
 
@@ -215,7 +216,7 @@ VALUES = (
         several=False,
         default=lambda _state: grpo_table.REWARD.default[0],
         parse=_parse_reward,
-        applies=_takes(grpo_table.REWARD),
+        applies=takes(grpo_table.REWARD),
         is_asked=is_tuned,
         live_hint=lambda _text, _state: "auto decides by the rows; numeric, exact_match, …; or file.py:function",
     ),
@@ -223,7 +224,7 @@ VALUES = (
         grpo_table.NUM_GENERATIONS,
         step=5,
         default=fitting_generations,
-        applies=_takes(grpo_table.NUM_GENERATIONS),
+        applies=takes(grpo_table.NUM_GENERATIONS),
         is_asked=is_tuned,
         after=_after_accumulation,
         live_hint=_generations_live,

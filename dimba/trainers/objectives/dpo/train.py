@@ -37,6 +37,7 @@ from dimba.trainers.objectives.dpo.pairs import (
     prompt_length,
     repeated,
 )
+from dimba.trainers.objectives.evaluations import evaluation_callbacks
 from dimba.trainers.objectives.example_run import example_settings, prepare_data, prepare_to_save, train_and_save
 from dimba.trainers.objectives.resuming import beginning_of
 from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
@@ -141,7 +142,7 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
         data_collator=partial(collate_pairs, pad_id=data.tokenizer.pad_token_id),
         processing_class=data.tokenizer,
         peft_config=adapter_config(options, model, data.tokenizer, new),
-        callbacks=[Metrics(metrics, ("loss", "margin", "accuracy")), stop],
+        callbacks=[Metrics(metrics, ("loss", "margin", "accuracy")), stop, *evaluation_callbacks(options)],
     )
     if is_main_process():
         _print_choices(options, trainer, len(data.train), compute)

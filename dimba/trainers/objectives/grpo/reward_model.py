@@ -20,6 +20,8 @@ from dimba.common.contract import absolute
 from dimba.common.errors import BadInput
 from dimba.dataset.prompt_examples import PromptExample
 from dimba.objectives.grpo import GrpoOptions
+from dimba.options.optimiser_table import OPTIMIZER
+from dimba.options.tracking_table import NO_TRACKER
 from dimba.trainers.data.prompt_rendering import chat_ids
 from dimba.trainers.data.token_store import record_use
 from dimba.trainers.models.checkpoints import CompleteCheckpoints
@@ -37,6 +39,15 @@ from dimba.trainers.ranks import is_main_process, world_size
 _PAIRS_PER_STEP = 16
 _RANK = 16
 _METRICS_FILE = "reward_model.jsonl"
+# Options of the policy do not change the reward model, which all jobs on these pairs share.
+_OWN_SETTINGS = {
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "optim": OPTIMIZER.default,
+    "report_to": NO_TRACKER,
+}
 _ADAPTER_FILE = "adapter_config.json"
 
 
@@ -169,5 +180,5 @@ def _config(options: GrpoOptions, part: Path, compute: Compute) -> RewardConfig:
         num_train_epochs=options.reward_epochs,
         learning_rate=options.reward_learning_rate,
         max_length=None,  # longer pairs are skipped before, with a message
-        **run_settings(options, compute, can_fall_back=False),
+        **run_settings(options, compute, can_fall_back=False) | _OWN_SETTINGS,
     )

@@ -25,6 +25,7 @@ from dimba.trainers.objectives.grpo.step_layout import planned_steps
 from dimba.trainers.objectives.grpo.trainer import make_trainer
 from dimba.trainers.objectives.learning import LearningProof
 from dimba.trainers.objectives.resuming import beginning_of
+from dimba.trainers.objectives.trackers import check_tracker
 from dimba.trainers.progress import row_printer
 from dimba.trainers.ranks import is_main_process
 from dimba.trainers.rewards import Reward, make_reward, probe
@@ -37,6 +38,7 @@ def train(options: GrpoOptions) -> int:
         beginning = beginning_of(options, GRPO)
         compute = choose_compute(options.device, samples=True)
         check_vllm(options, compute)
+        check_tracker(options)
         check_checkpoint(options)
         prompts = _load_prompts(options)
         stop = StopOnSignal()

@@ -12,6 +12,7 @@ from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.loading import Compute, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
+from dimba.trainers.objectives.evaluations import evaluation_callbacks
 from dimba.trainers.objectives.example_run import example_settings
 from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
 from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
@@ -37,7 +38,7 @@ def make_trainer(
         data_collator=collate,
         processing_class=data.tokenizer,
         peft_config=adapter_config(options, model, data.tokenizer, new),
-        callbacks=[Metrics(metrics), stop],
+        callbacks=[Metrics(metrics), stop, *evaluation_callbacks(options)],
     )
     longest = min(options.max_length, data.report.longest)
     batch = partial(longest_rows, collate, rows=options.batch_size, length=longest)
