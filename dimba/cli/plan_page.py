@@ -2,11 +2,13 @@
 
 import shlex
 import textwrap
+from collections.abc import Iterator
 
 from rich.console import Console
 
 from dimba.cli.wrapping import print_wrapped, width_of
 from dimba.common.units import millions, quantity, size
+from dimba.dataset.mixture import rows_per_epoch
 from dimba.plan.model import LaunchPlan
 
 _GIB = 1 << 30
@@ -30,10 +32,11 @@ def show_plan(plan: LaunchPlan, console: Console) -> None:
 def _plan_lines(plan: LaunchPlan, columns: int) -> list[tuple[str, str]]:
     base = plan.checkpoint
     facts = f" ({base.architecture}, {millions(base.parameters)} parameters)" if base.parameters else ""
-    data = _data_line(plan)
+    data, several = _data_line(plan), len(plan.data.sources)
+    reference = quantity(several, "data set") if several else plan.data.reference
     lines = [
         ("base", base.reference + facts),
-        ("data", plan.data.reference + data),
+        ("data", "\n".join([reference + data, *_source_lines(plan)])),
         ("output", f"{plan.output_dir}, as user {plan.uid}:{plan.gid}"),
         ("image", _image_line(plan)),
         ("GPUs", ", ".join(f"{gpu.index} {gpu.name or ''}".strip() for gpu in plan.gpus) or "none"),
@@ -60,6 +63,8 @@ def trust_notes(plan: LaunchPlan) -> list[str]:
 
 def _data_line(plan: LaunchPlan) -> str:
     summary = plan.data.summary
+    if summary is None and plan.data.sources:
+        return " (not all on this machine; `dimba data` reads them)"
     if summary is None:
         return " (on the Hub, not read; `dimba data` reads it)"
     files = f" of {len(plan.data.files):,} files" if len(plan.data.files) > 1 else ""
@@ -67,6 +72,19 @@ def _data_line(plan: LaunchPlan) -> str:
     if summary.unusable:
         text += f", and {summary.unusable:,} unusable"
     return text if plan.data.report else f"{text} (`dimba data` shows their tokens)"
+
+
+def _source_lines(plan: LaunchPlan) -> Iterator[str]:
+    """A line for each of several data sets."""
+    for each in plan.data.sources:
+        summary, weight = each.summary, f"weight {each.weight:g}"
+        if summary is None:
+            yield f"  {each.reference} (on the Hub, not read), {weight}"
+            continue
+        unusable = f", and {summary.unusable:,} unusable" if summary.unusable else ""
+        epoch = rows_per_epoch(each.weight, summary.usable)
+        rows = f"{summary.format}, {quantity(summary.usable, 'row')}{unusable}"
+        yield f"  {each.reference}: {rows}, {weight}: {epoch:,} per epoch"
 
 
 def _image_line(plan: LaunchPlan) -> str:

@@ -44,6 +44,8 @@ def _width(console: Console) -> int:
 def _facts(report: DataReport, bar: str, columns: int) -> Iterator[tuple[str, str]]:
     read = [ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in report.columns.items()]
     yield "format", f"{report.format} (columns read: {', '.join(read)})"
+    if report.sources:
+        yield "sources", "\n".join(each.line(asks=report.asks) for each in report.sources)
     yield "rows", _rows(report)
     yield "tokens", _tokens(report)
     yield "lengths", _histogram(report, bar, columns)

@@ -40,6 +40,7 @@ class PromptExample:
     plain: bool
     arguments: Mapping[str, Any] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    source: int = 0  # the number of its data set in a list
 
 
 @dataclass(frozen=True, kw_only=True)

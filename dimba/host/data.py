@@ -1,7 +1,7 @@
 """Facts of the data: which files hold the rows, and a summary of all rows."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,21 +11,22 @@ from dimba.dataset.files import find_files
 from dimba.dataset.files.find import pattern_base
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import list_unusable_rows
+from dimba.host.data_list import Progress, look_at_list
 from dimba.host.facts import DataFacts
 from dimba.host.links import links_out_of
 from dimba.host.places import holds_more_than_a_job, why_not_read
 from dimba.host.stamp import stamp
 from dimba.objectives.registry import OBJECTIVES
-from dimba.spec import Dataset
+from dimba.spec import Dataset, WeightedDataset
 
 _MOST_MOUNTS = 100  # files that are mounted one by one
 _COPY = "give files of rows, or copy these to a folder of your own"
 
 
 def look_at_data(
-    dataset: Dataset,
+    dataset: Dataset | list[WeightedDataset],
     folder: Path,
-    progress: Callable[[int], None],
+    progress: Progress,
     mode: str,
     *,
     skip_bad: bool = False,
@@ -35,6 +36,16 @@ def look_at_data(
 
     Without `read`, the files are only found. Invalid rows are a problem, unless `skip_bad`.
     """
+
+    def look(one: Dataset, done: Progress) -> DataFacts:
+        return _look_at_one(one, folder, done, mode, skip_bad=skip_bad, read=read)
+
+    return look_at_list(dataset, look, progress) if isinstance(dataset, list) else look(dataset, progress)
+
+
+def _look_at_one(
+    dataset: Dataset, folder: Path, progress: Progress, mode: str, *, skip_bad: bool, read: bool
+) -> DataFacts:
     if dataset.path is None:
         return DataFacts(reference=str(dataset.name), local=False)
     facts = _find(absolute(dataset.path, folder), dataset.split)
@@ -119,7 +130,7 @@ def _bad_rows(summary: DataSummary) -> tuple[str, str]:
 _SURVEYS: dict[object, DataSummary] = {}
 
 
-def _surveyed(facts: DataFacts, dataset: Dataset, mode: str, progress: Callable[[int], None]) -> DataSummary:
+def _surveyed(facts: DataFacts, dataset: Dataset, mode: str, progress: Progress) -> DataSummary:
     path, columns = Path(facts.reference), dataset.columns
     stamps = tuple((file, stamp(file)) for file in facts.files)
     key = (path, dataset.split, stamps, tuple(columns.items()), mode)

@@ -7,6 +7,7 @@ from pathlib import Path
 from dimba.common.checkpoint import Positions, Quantization, Refusal, TokenCounts
 from dimba.common.ownership import Owner
 from dimba.common.units import millions
+from dimba.dataset.mixture import rows_per_epoch
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import DataReport
 from dimba.spec import SlurmSite
@@ -137,8 +138,8 @@ def described(facts: CheckpointFacts) -> str:
 class DataFacts:
     """The data: the facts of local files, or only the reference of a Hub id."""
 
-    reference: str  # a file, a folder or a pattern on this machine, or a Hub id
-    local: bool
+    reference: str  # a file, a folder or a pattern on this machine, or a Hub id; of a list, all of them
+    local: bool  # of a list: all of them
     files: tuple[Path, ...] = ()  # that hold the rows, in the order in which they are read
     places: tuple[Path, ...] = ()  # the files and folders that a container needs to have all of `files`
     linked_files: tuple[tuple[Path, Path], ...] = ()  # as in CheckpointFacts
@@ -148,6 +149,21 @@ class DataFacts:
     key: str = "dataset"  # the spec's key that `problem` is about
     summary: DataSummary | None = None
     report: DataReport | None = None  # None until the rows are tokenised
+    sources: tuple["DataFacts", ...] = ()  # of a list of data sets, whose facts the other fields combine
+    weight: float = 1.0  # in such a list
+
+    @property
+    def hub_ids(self) -> tuple[str, ...]:
+        """The data sets on the Hub."""
+        return tuple(each.reference for each in self.sources or (self,) if not each.local)
+
+    @property
+    def rows_per_epoch(self) -> int | None:
+        """Training rows of an epoch; of a list, each as often as its weight says. None until all rows are read."""
+        if not self.sources:
+            return self.summary.usable if self.summary else None
+        counts = [rows_per_epoch(each.weight, each.summary.usable) for each in self.sources if each.summary]
+        return sum(counts) if len(counts) == len(self.sources) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,8 +56,12 @@ def hub_commits(plan: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name, (part, kind) in kinds.items():
         facts = plan.get(part) or {}
-        if facts.get("local") is False and (commit := _commit(plan, kind, str(facts.get("reference")))):
-            found[name] = commit
+        sources = facts.get("sources") or [facts]
+        if any(each.get("local") is not False for each in sources):
+            continue  # the record has the hash of the files
+        commits = [_commit(plan, kind, str(each.get("reference"))) for each in sources]
+        if all(commits):
+            found[name] = f"commit:{'+'.join(filter(None, commits))}"
     return found
 
 
@@ -65,7 +69,7 @@ def _commit(plan: dict[str, Any], kind: str, reference: str) -> str | None:
     folder = f"{kind}--{reference.replace('/', '--')}"
     try:
         ref = Path(plan["writable"][0], "hub", folder, "refs", "main")
-        return f"commit:{ref.read_text(encoding='utf-8').strip()}"
+        return ref.read_text(encoding="utf-8").strip()
     except (OSError, ValueError, KeyError, IndexError):
         return None
 
@@ -77,7 +81,7 @@ def _content(facts: CheckpointFacts, progress: Callable[[int, int], None]) -> st
 
 def _data(facts: DataFacts, progress: Callable[[int, int], None]) -> str | None:
     """The hash of the file, or of all files that the data have: one more file changes it."""
-    if not facts.local:
+    if not facts.local and not facts.files:
         return None
     one = Path(facts.reference)
     several = facts.files not in ((), (one,))

@@ -108,7 +108,8 @@ def preview_argv(job: ResolvedJob, facts: HostFacts) -> list[str]:
     if facts.trainer.path != own:
         refused = {error.key for error in value_problems(job, own, facts.project)}
         ours = {key: ours[key] for key in ours if f"--{key}" in flags and f"trainer_args.{key}" not in refused}
-    at = Resolved(facts.checkpoint.reference, facts.data.reference, str(facts.output.path), gpu_count=0)
+    data, sources = facts.data.reference, tuple(each.reference for each in facts.data.sources)
+    at = Resolved(facts.checkpoint.reference, data, str(facts.output.path), gpu_count=0, sources=sources)
     trainer = TrainerFacts(path=None, flags=flags, flags_from="source")
     return trainer_argv(job.with_args(ours), trainer, at)[0]
 

@@ -54,13 +54,14 @@ def uncompared(record: RunRecord, now: Mapping[str, Any]) -> list[str]:
 
 def present(record: RunRecord, plan: LaunchPlan, now: Mapping[str, Any]) -> dict[str, Any]:
     """`now` with the commits that the Hub has at present, where the record has the earlier ones."""
-    sources = {
-        "base_hash": ("models", plan.checkpoint.local, plan.checkpoint.reference),
-        "data_hash": ("datasets", plan.data.local, plan.data.reference),
-    }
-    asked = {name: (kind, id) for name, (kind, local, id) in sources.items() if getattr(record, name) and not local}
-    commits = {name: commit_of(kind, id) for name, (kind, id) in asked.items()}
-    return {**now, **{name: f"commit:{commit}" for name, commit in commits.items() if commit}}
+    base = () if plan.checkpoint.local else (plan.checkpoint.reference,)
+    data = () if plan.data.files else plan.data.hub_ids  # of a list with files, those alone are compared
+    found = {}
+    for name, kind, ids in (("base_hash", "models", base), ("data_hash", "datasets", data)):
+        commits = [commit_of(kind, id) for id in ids] if getattr(record, name) else []
+        if commits and all(commits):
+            found[name] = f"commit:{'+'.join(filter(None, commits))}"
+    return {**now, **found}
 
 
 def refuse(run_id: str, found: list[Difference]) -> BadInput:

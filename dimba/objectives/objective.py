@@ -122,7 +122,10 @@ class Objective(Generic[Options]):
 
     def parse(self, argv: Sequence[str] | None = None) -> Options:
         """The options of a command line (`sys.argv` without one), every default filled in."""
-        options = parse(self.options, parser_of(self.options, self.summary), argv)
+        parser = parser_of(self.options, self.summary)
+        options = parse(self.options, parser, argv)
+        if bool(options.dataset) == bool(options.mixture):
+            parser.error("give one of --dataset and --mixture")
         return replace(
             options,
             learning_rate=options.learning_rate or self.rates.of(options.method),

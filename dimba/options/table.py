@@ -41,6 +41,15 @@ DATASET = _data(
     help="a Hub id, or a file (.jsonl, .json, .csv, .parquet, .arrow, .txt, also as .gz), a folder or a pattern",
     question="Data set",
 )
+MIXTURE = _data(
+    key="dataset",
+    flags=("--mixture",),
+    aliases=("--mixture",),
+    several=True,
+    default=[],
+    metavar="JSON",
+    help='several data sets in place of --dataset, each as \'{"path": …, "weight": 2}\'',
+)
 LOCAL_DATA = _data(
     key="dataset.path",
     aliases=("--dataset-path", "--data-path", "--train-file", "--dataset-file", *_DATASET),

@@ -11,7 +11,8 @@ class TrainerOptions:
     """Base, data, method, optimisation and output of a training run."""
 
     base_checkpoint: str = option(table.BASE, required=True)
-    dataset: str = option(table.DATASET, required=True)
+    dataset: str = option(table.DATASET, default="", help=f"{table.DATASET.help}; this or --mixture")
+    mixture: tuple[str, ...] = option(table.MIXTURE)
     dataset_config: str | None = option(table.DATASET_CONFIG)
     dataset_split: str | None = option(table.DATASET_SPLIT, help=f"{table.DATASET_SPLIT.help} (default: train)")
     columns: tuple[str, ...] = option(table.COLUMNS)

@@ -235,6 +235,7 @@ def _flags(
         data=facts.data.reference,
         output=str(facts.output.path),
         gpu_count=len(placement.gpus),
+        sources=tuple(each.reference for each in facts.data.sources),
     )
     made = trainer_argv(job, trainer, at)
     raise_all(value_problems(job, trainer.path, facts.project))

@@ -53,8 +53,8 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     if ours:
         errors += [*base_problems(job, facts), *evaluation_problems(job.spec)]
         errors += tracker_problems(job.spec, facts, partial(_may_have, facts))
-    if data.problem:
-        errors.append(BadInput(data.problem, data.hint, key=data.key))
+    refused = [each for each in data.sources if each.problem] or ([data] if data.problem else [])
+    errors += [BadInput(each.problem, each.hint, key=each.key) for each in refused]
     if data.report and data.report.problem:
         errors.append(BadInput(data.report.problem, data.report.hint, key="dataset"))
     return errors

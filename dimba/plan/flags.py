@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from dimba.common.errors import BadInput, DimbaError
+from dimba.dataset.mixture import mixture_text
 from dimba.host.facts import TrainerFacts
 from dimba.host.own_flags import refusal
 from dimba.options import lora_table, optimiser_table, table, tracking_table
@@ -13,6 +14,7 @@ from dimba.options.lora_table import ALL_LINEAR
 from dimba.options.param import Param
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import Omitted
+from dimba.spec import WeightedDataset
 from dimba.spec.training import Lora, Training
 
 _SECTIONS = (*lora_table.PARAMS, *optimiser_table.PARAMS, *tracking_table.PARAMS)
@@ -22,6 +24,9 @@ EVERY_ALIAS = frozenset(
     if isinstance(param, Param) and param is not table.RESUME
     for alias in param.spellings
 )
+
+
+_ONE_SOURCE = (table.LOCAL_DATA, table.DATASET_CONFIG, table.DATASET_SPLIT, table.COLUMNS)  # a list has its own
 
 
 def flag_for(param: Param, flags: Collection[str]) -> str | None:
@@ -52,6 +57,7 @@ class Resolved:
     data: str
     output: str
     gpu_count: int
+    sources: tuple[str, ...] = ()  # of a list of data sets, in place of `data`
 
 
 def trainer_argv(job: ResolvedJob, trainer: TrainerFacts, at: Resolved) -> tuple[list[str], list[Omitted]]:
@@ -112,7 +118,11 @@ def values(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
 
 
 def _data(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
-    data = job.dataset
+    data = job.spec.dataset
+    if isinstance(data, list):
+        texts = (_mixture_text(each, place) for each, place in zip(data, at.sources, strict=True))
+        yield Value(table.MIXTURE, tuple(texts), needed=True)
+        return
     if data.path is not None:
         suffix = PurePath(data.path.removesuffix(".gz")).suffix.removeprefix(".")
         yield Value(table.LOCAL_DATA, (at.data,), needed=True)
@@ -126,6 +136,11 @@ def _data(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
         yield Value(table.DATASET_SPLIT, (data.split,))
     if data.columns:
         yield Value(table.COLUMNS, tuple(f"{ours}={theirs}" for ours, theirs in data.columns.items()))
+
+
+def _mixture_text(source: WeightedDataset, place: str) -> str:
+    given = source.model_dump(exclude_defaults=True, exclude={"name", "path"})
+    return mixture_text(place, local=source.path is not None, given=given)
 
 
 def _method(job: ResolvedJob) -> Iterator[Value]:
@@ -191,8 +206,9 @@ def _further(job: ResolvedJob, flags: frozenset[str], at: Resolved) -> Iterator[
     unset = (
         *(table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE),
         *_SECTIONS,
+        *(table.MIXTURE, *(_ONE_SOURCE if isinstance(job.spec.dataset, list) else ())),
     )
-    ours |= {alias: param.key for param in unset for alias in param.spellings}
+    ours |= {alias: "dataset" if param in _ONE_SOURCE else param.key for param in unset for alias in param.spellings}
     for name, value in job.trainer_args.items():
         flag = f"--{name}"
         if flag in ours:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dimba.objectives.objective import Objective
-from dimba.spec import Dataset, JobSpec
+from dimba.spec import JobSpec
 from dimba.spec.model import Accelerate, Scalar
 from dimba.spec.training import Lora
 
@@ -38,11 +38,6 @@ class ResolvedJob:
     def lora(self) -> Lora:
         """The spec's."""
         return self.spec.lora
-
-    @property
-    def dataset(self) -> Dataset:
-        """The spec's."""
-        return self.spec.dataset
 
     @property
     def accelerate(self) -> Accelerate:

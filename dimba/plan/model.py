@@ -167,15 +167,21 @@ class LaunchPlan:
         value["writable"] = [str(path) for path in self.writable]
         for inner in ("linked_files", "instead", "refusal", "linear_sides", "modules"):
             value["checkpoint"].pop(inner)
-        for inner in ("files", "places", "linked_files"):
-            value["data"].pop(inner)
-        value["data"]["file_count"] = len(self.data.files)
-        # Records contain no rows.
-        if self.data.summary:
-            value["data"]["summary"].pop("first")
-        if self.data.report:
-            value["data"]["report"].pop("shown")
+        value["data"] = _data_json(self.data, value["data"])
         if self.memory:
             memory = self.memory
             value["memory"] |= {"total": memory.total, "lower_bound": memory.lower_bound}
         return value
+
+
+def _data_json(facts: DataFacts, value: dict[str, Any]) -> dict[str, Any]:
+    """`value`, the fields of the facts, without single files and without rows, which records do not contain."""
+    for inner in ("files", "places", "linked_files"):
+        value.pop(inner)
+    value["file_count"] = len(facts.files)
+    if facts.summary:
+        value["summary"].pop("first")
+    if facts.report:
+        value["report"].pop("shown")
+    value["sources"] = [_data_json(*each) for each in zip(facts.sources, value["sources"], strict=True)]
+    return value

@@ -31,8 +31,8 @@ def given_mounts(facts: HostFacts, *further: Path) -> list[Mount]:
     read_only: list[Path] = []
     if facts.checkpoint.local:
         read_only.append(Path(facts.checkpoint.reference))
-    if facts.data.local:
-        read_only += facts.data.places or (Path(facts.data.reference),)
+    if facts.data.local or facts.data.sources:
+        read_only += facts.data.places or (Path(facts.data.reference),) * (not facts.data.sources)
     if facts.trainer.path and not facts.trainer.in_image:
         read_only.append(facts.trainer.path)
     read_only += further

@@ -1,7 +1,6 @@
 """JobSpec, version 1: every key, its type and its default."""
 
 import re
-import unicodedata
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -13,13 +12,14 @@ from pydantic import (
     model_validator,
 )
 
-from dimba.common.contract import looks_like_path
 from dimba.common.runners import AUTO, RUNNERS
+from dimba.dataset.mixture import source_key
 from dimba.objectives.objective import Objective
 from dimba.objectives.registry import OBJECTIVES
 from dimba.options import table
 from dimba.options.kinds import MOST
-from dimba.spec.part import Part
+from dimba.spec.dataset import Data, Dataset
+from dimba.spec.part import Line, Part, Place
 from dimba.spec.training import Lora, Training
 
 if TYPE_CHECKING:
@@ -71,46 +71,6 @@ def _gpus(value: Any) -> Any:
 Size = Annotated[int | None, BeforeValidator(_size), PlainSerializer(lambda value: value)]
 Gpus = Annotated[Literal["all", "none"] | int | list[int | str], BeforeValidator(_gpus)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
-
-
-def _one_line(value: str) -> str:
-    if any(unicodedata.category(character) == "Cc" for character in value):
-        raise ValueError("holds a line break or another control character")
-    return value
-
-
-def _not_too_long(value: str) -> str:
-    if len(value) > 2000 or any(len(part.encode()) > 255 for part in re.split("[/:]", value)):
-        raise ValueError("is longer than a file's name may be")
-    return value
-
-
-# Texts that become a path or the name of an image or a variable, and that the question of trust prints.
-Line = Annotated[str, AfterValidator(_one_line)]
-Place = Annotated[Line, AfterValidator(_not_too_long)]
-
-
-class Dataset(Part):
-    """The source of the rows: `name` on the Hub, or `path` on this machine."""
-
-    name: Place | None = Field(None, min_length=1, description="a data set's id on the Hugging Face Hub")
-    path: Place | None = Field(None, min_length=1, description=table.LOCAL_DATA.help)
-    config: Line | None = Field(None, description=table.DATASET_CONFIG.help)
-    split: Line | None = Field(None, description=table.DATASET_SPLIT.help)
-    columns: dict[str, str] = Field(default_factory=dict, description="our column: yours")
-
-    @field_validator("name")
-    @classmethod
-    def _no_path(cls, value: str | None) -> str | None:
-        if value is not None and looks_like_path(value):
-            raise ValueError(f"`{value}` is a file: use `dataset.path` for it; `name` is a Hub id")
-        return value
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "Dataset":
-        if (self.name is None) == (self.path is None):
-            raise ValueError("give one of `name` (a Hub id) and `path` (a file, a folder or a pattern)")
-        return self
 
 
 class Resources(Part):
@@ -233,7 +193,7 @@ class JobSpec(Part):
     name: str = Field("", pattern=NAME)
     mode: Mode = Field(description=table.MODE.help)
     base_checkpoint: Place = Field(min_length=1, description=table.BASE.help)
-    dataset: Dataset
+    dataset: Data
     method: Method = Field(description=table.METHOD.help)
     lora: Lora = Lora()
     training: Training = Training()
@@ -258,6 +218,13 @@ class JobSpec(Part):
         object.__setattr__(self, "name", self.name or f"{self.mode}-{self.method}")
         object.__setattr__(self, "output_dir", self.output_dir or objective.output_dir(self.method))
         return self
+
+    @property
+    def sources(self) -> dict[str, Dataset]:
+        """Each data set by its key."""
+        if isinstance(self.dataset, list):
+            return {source_key(number): each for number, each in enumerate(self.dataset)}
+        return {"dataset": self.dataset}
 
     @property
     def objective(self) -> Objective[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from dimba.common.checkpoint.files import PICKLED_INDEX, SINGLE, indexed_files
 from dimba.common.contract import is_path
 from dimba.common.errors import HostCannot
+from dimba.dataset.mixture import data_sets
 from dimba.options.trainer import TrainerOptions
 
 # huggingface_hub takes 0.2 s to import, which a job without a Hub id does not need.
@@ -35,7 +36,7 @@ def use_cache_if_unreachable(options: TrainerOptions, *, weights: bool = True) -
         HostCannot: the Hub does not answer, and the cache lacks a file of what is named.
     """
     models = [each for each in options.model_checkpoints if not is_path(each)]
-    data = [options.dataset] if options.dataset and not is_path(options.dataset) else []
+    data = [each for each in data_sets(options.dataset, options.mixture) if each and not is_path(each)]
     if not (models or data) or _is_offline():
         return ""
     if not (why := _problem(models[0] if models else f"datasets/{data[0]}")):

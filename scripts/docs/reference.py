@@ -66,12 +66,22 @@ def _starts(name: str) -> str:
 def _keys(schema: dict[str, Any], section: dict[str, Any], prefix: str) -> Iterator[Row]:
     for name, about in section["properties"].items():
         key, found = f"{prefix}{name}", _resolved(schema, about)
-        if "properties" in found:
+        if "oneOf" in about:
+            yield from _section_or_list(schema, about["oneOf"], key)
+        elif "properties" in found:
             yield from _keys(schema, found, f"{key}.")
         else:
             required = name in section.get("required", ())
             default = "" if required else _default(about.get("default"))
             yield key, _values(schema, about), default, about.get("description", "")
+
+
+def _section_or_list(schema: dict[str, Any], kinds: list[dict[str, Any]], key: str) -> Iterator[Row]:
+    """The keys of a section, then those that only an item of a list of such sections has."""
+    section, item = _resolved(schema, kinds[0]), _resolved(schema, kinds[1]["items"])
+    yield from _keys(schema, section, f"{key}.")
+    further = {name: about for name, about in item["properties"].items() if name not in section["properties"]}
+    yield from _keys(schema, {"properties": further}, f"{key}[].")
 
 
 def _resolved(schema: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:

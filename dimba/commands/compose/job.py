@@ -116,8 +116,8 @@ def _unsupported(spec: JobSpec) -> Iterator[DimbaError]:
         yield BadInput(f"compose.yaml does not provide `{spec.container.network}`", key="container.network")
     if spec.resources.memory:
         yield BadInput("compose.yaml limits no memory", key="resources.memory")
-    places = {"base_checkpoint": spec.base_checkpoint, "dataset.path": spec.dataset.path, "output_dir": spec.output_dir}
-    for key, place in places.items():
+    data = [(f"{key}.path", each.path or "") for key, each in spec.sources.items()]
+    for key, place in [("base_checkpoint", spec.base_checkpoint), *data, ("output_dir", spec.output_dir)]:
         if place and (key != "base_checkpoint" or looks_like_path(place)) and not is_mounted(absolute(place)):
             yield BadInput(f"{absolute(place)} is not mounted in this container", key=key)
 

@@ -32,6 +32,13 @@ class Source:
     config: str | None = None
     split: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0  # in a list of data sets
+    key: str = "dataset"  # of the spec
+
+    @property
+    def origin(self) -> Source:
+        """Itself."""
+        return self
 
     def samples(self) -> tuple[Format, Samples]:
         """(format, (where, sample) of every row), a UnusableRow in place of an unusable sample.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from huggingface_hub import constants
 
 from dimba.common.errors import HostCannot, Location, UnusableRow
+from dimba.dataset.mixture import errors_under, joined, joined_columns
 from dimba.dataset.pairs import SkippedPair, Tally
 from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import list_unusable_rows
@@ -28,6 +29,8 @@ from dimba.trainers.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from dimba.trainers.data.rows import Source
 
 _BATCH = 1000  # rows per call of the tokenizer
 _SHOWN = 5  # unusable rows in a report
@@ -66,6 +69,10 @@ class Rows(Protocol):
     def samples(self) -> tuple[RowFormat, Iterable[tuple[Location, RowResult]]]:
         """(format, (where, result) of every row); raises BadInput."""
 
+    @property
+    def origin(self) -> Source:
+        """Where the rows come from."""
+
     def problem(self, examples: Sequence[Example]) -> str:
         """Why the examples of a row cannot be trained on together; empty if they can."""
 
@@ -73,11 +80,11 @@ class Rows(Protocol):
 def load_or_tokenize(
     tokenizer: PreTrainedTokenizerFast,
     train_on: TrainOn,
-    source: Rows,
+    sources: Sequence[Rows],
     progress: Progress,
     settings: TemplateSettings | None = None,
 ) -> tuple[TokenStore, bool]:
-    """(the tokens of `source`, whether the cache had them).
+    """(the tokens of `sources` one after the other, whether the cache had them).
 
     One of several processes that want the same tokens makes them. The others wait at a file lock: a collective
     operation could time out.
@@ -86,7 +93,7 @@ def load_or_tokenize(
         BadInput: the data cannot be read or have no known format; HostCannot: the cache cannot be written.
     """
     settings = settings or TemplateSettings()
-    folder = cache_folder() / _key(tokenizer, train_on, source, settings)
+    folder = cache_folder() / _key(tokenizer, train_on, sources, settings)
     if store := _open_cached(folder):
         return store, True
     try:
@@ -94,7 +101,7 @@ def load_or_tokenize(
             if store := _open_cached(folder):  # made by another process while this one waited
                 return store, True
             encoder = ChatEncoder(tokenizer, train_on=train_on, settings=settings)
-            _write(folder, encoder, source, progress)
+            _write(folder, encoder, sources, progress)
             return TokenStore.open(folder), False
     except OSError as error:
         fix = "fix the permissions of" if isinstance(error, PermissionError) else "free space in"
@@ -114,10 +121,12 @@ def cache_folder() -> Path:
     return Path(constants.HF_HOME, "dimba", "tokens")
 
 
-def _key(tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, source: Rows, settings: TemplateSettings) -> str:
+def _key(
+    tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, sources: Sequence[Rows], settings: TemplateSettings
+) -> str:
     package = Path(__file__).resolve().parents[2]
     rendering = [train_on, tokenizer.chat_template, tokenizer.special_tokens_map, settings.identity()]
-    parts = [source.identity(), *rendering, _versions()]
+    parts = [[each.identity() for each in sources], *rendering, _versions()]
     digest = hashlib.sha256(json.dumps(parts, default=str).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for path in sorted(path for room in _CODE for path in (package / room).rglob("*.py")):
@@ -184,15 +193,24 @@ class Counts:
         return {**vars(self), "skipped": skipped, "control_tokens": list(self.control_tokens)}
 
 
-def _write(folder: Path, encoder: ChatEncoder, source: Rows, progress: Progress) -> None:
-    form, results = source.samples()
-    counts = Counts()
+def _write(folder: Path, encoder: ChatEncoder, sources: Sequence[Rows], progress: Progress) -> None:
+    counts, notes, columns = Counts(), list[dict[str, Any]](), list[dict[str, str]]()
     with TokenWriter(folder) as writer:
-        for row, examples in _encoded(encoder, _rendered(encoder, results, counts, progress)):
-            _write_examples(row, examples, source, writer, counts)
-        columns = {ours: source.columns.get(ours, ours) for ours in form.columns}
-        note = {"format": form.name, "columns": columns, **counts.as_note(), "turn_ends": encoder.turn_ends}
-        note["shown_time"] = encoder.shown_time
+        for source in sources:
+            rows, unusable = counts.rows, counts.unusable
+            with errors_under(source.origin.key):
+                form, results = source.samples()
+                for row, examples in _encoded(encoder, _rendered(encoder, results, counts, progress)):
+                    _write_examples(row, examples, source, writer, counts)
+            read = {"rows": counts.rows - rows, "unusable": counts.unusable - unusable, "end": len(writer)}
+            notes.append({"format": form.name, **read})
+            columns.append({ours: source.columns.get(ours, ours) for ours in form.columns})
+        note = {
+            "format": joined(each["format"] for each in notes),
+            "columns": joined_columns(columns),
+            "sources": notes,
+        }
+        note |= {**counts.as_note(), "turn_ends": encoder.turn_ends, "shown_time": encoder.shown_time}
         writer.finish(note)
 
 

@@ -16,7 +16,7 @@ from dimba.objectives.objective import Objective
 from dimba.options.param import params
 from dimba.options.table import RESUME
 from dimba.options.trainer import TrainerOptions
-from dimba.trainers.data.loading import source_from
+from dimba.trainers.data.loading import sources_from
 from dimba.trainers.models.checkpoints import TRAINED_WITH_FILE, checkpoint_to_resume
 from dimba.trainers.ranks import is_main_process, world_size
 
@@ -58,7 +58,7 @@ def beginning_of(options: TrainerOptions, objective: Objective[Any]) -> Beginnin
 
 def trained_with(options: TrainerOptions, mode: str) -> dict[str, Any]:
     """What must stay the same for a run to continue, as JSON; local files are known by their content."""
-    base, data = options.base_checkpoint, options.dataset
+    base = options.base_checkpoint
     names = (*_ROWS, "optimizer", *(_ADAPTER if options.method != "full" else ()))
     values = {name: getattr(options, name) for name in names if hasattr(options, name)}
     found = {
@@ -66,11 +66,27 @@ def trained_with(options: TrainerOptions, mode: str) -> dict[str, Any]:
         "method": options.method,
         "effective_batch": options.batch_size * options.grad_accumulation_steps * world_size(),
         "base_checkpoint": {"name": base, "content": _digest(_base_files(base)) if is_path(base) else None},
-        "dataset": {"name": data, "content": _digest(source_from(options).files.files) if is_path(data) else None},
+        "dataset": _data(options),
         **values,
     }
     as_read: dict[str, Any] = json.loads(json.dumps(found))  # tuples become lists, as in the note
     return as_read
+
+
+def _data(options: TrainerOptions) -> dict[str, str | None]:
+    """The data with a hash of their content; of a list of data sets, of their settings too."""
+    sources = sources_from(options)
+    contents = [_digest(each.files.files) if is_path(each.dataset) else None for each in sources]
+    if not options.mixture:
+        return {"name": options.dataset, "content": contents[0]}
+    name = ", ".join(f"{each.dataset} × {each.weight:g}" for each in sources)
+    if any(is_path(each.dataset) and not content for each, content in zip(sources, contents, strict=True)):
+        return {"name": name, "content": None}
+    parts = [
+        (content or each.dataset, each.config, each.split, sorted(each.columns.items()), each.weight)
+        for each, content in zip(sources, contents, strict=True)
+    ]
+    return {"name": name, "content": hashlib.sha256(json.dumps(parts).encode()).hexdigest()}
 
 
 def _compare(checkpoint: Path, now: Mapping[str, Any], options: TrainerOptions) -> None:

@@ -11,6 +11,8 @@ from dimba.common.errors import BadInput, Location
 from dimba.dataset.samples import Sample
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.data.chat import ChatEncoder, prepare_tokenizer
+from dimba.trainers.data.loading import sources_from
+from dimba.trainers.data.mixture import source_problem, weighted
 from dimba.trainers.data.prompt_rendering import render_prompts
 from dimba.trainers.data.render import TemplateSettings
 from dimba.trainers.data.selection import hold_out
@@ -42,17 +44,28 @@ def load_prompts(options: GrpoOptions, progress: Progress) -> Prompts:
         rows = rows.with_references(spec, clear=is_auto(options))
     rows, prompts, note = _render(tokenizer, rows, options, pairs=has_reward_model(rewards))
     train, held_out = _hold_out([each for each in prompts if each.tokens <= limit], options)
+    epoch = _weighted(train, options)
     measured = MeasuredRows(rows, prompts, limit, options, note)
     own_reward = any(spec.file for spec in rewards)
     notes = (*rows.file_notes, tokenizer_note, f"reward: {reason}", *constant_rewards(rewards, options))
     report = replace(
         measured.report(tokenizer, notes=(*notes, *prompt_notes(note, options, own_reward=own_reward))),
-        examples=len(train),
+        examples=len(epoch),
         validation=len(held_out),
+        sources=measured.sources(epoch),
     )
-    if problem := measured.problem(tokenizer, has_train=bool(train)):
+    if problem := measured.problem(tokenizer, has_train=bool(train)) or source_problem(report.sources):
         report = replace(report, problem=problem[0], hint=problem[1])
-    return Prompts(tokenizer, tuple(train), tuple(held_out), rewards, turn_ends, report)
+    return Prompts(tokenizer, tuple(epoch), tuple(held_out), rewards, turn_ends, report)
+
+
+def _weighted(prompts: Sequence[Prompt], options: GrpoOptions) -> Sequence[Prompt]:
+    """The prompts of an epoch: each as often as the weight of its data set says."""
+    if not options.mixture:
+        return prompts
+    numbers = np.array([each.example.source for each in prompts], dtype=np.int64)
+    weights = [each.weight for each in sources_from(options)]
+    return [prompts[int(n)] for n in weighted(np.arange(len(prompts)), numbers, weights, options.seed)]
 
 
 def prompt_limit(options: GrpoOptions) -> int:

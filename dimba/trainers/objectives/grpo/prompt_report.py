@@ -8,10 +8,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dimba.dataset.dialogue import Message
-from dimba.dataset.token_report import DataReport, Part, Shown
+from dimba.dataset.token_report import DataReport, Part, Shown, SourceReport
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.data.encoding import Example
+from dimba.trainers.data.loading import sources_from
+from dimba.trainers.data.mixture import report_source
 from dimba.trainers.data.reporting import histogram, shortened, typical_examples
+from dimba.trainers.data.rows import Source
 from dimba.trainers.data.template_notes import control_problem, faults_problem
 from dimba.trainers.data.tokenization import Problem
 from dimba.trainers.objectives.grpo.prompts import Prompt
@@ -62,6 +65,19 @@ class MeasuredRows:
             asks=True,
             notes=tuple(note for note in (*notes, *rows.notes(), *self._tool_notes()) if note),
         )
+
+    def sources(self, epoch: Sequence[Prompt]) -> tuple[SourceReport, ...]:
+        """The counts of each data set of a list; `epoch` are the prompts of an epoch."""
+        found = sources_from(self.options) if self.options.mixture else []
+        return tuple(self._source(number, each, epoch) for number, each in enumerate(found))
+
+    def _source(self, number: int, source: Source, epoch: Sequence[Prompt]) -> SourceReport:
+        ours = [each for each in self.prompts if each.example.source == number]
+        read = self.rows.parts[number]
+        unusable = read.count - read.skipped.total - len(ours)
+        note = {"format": read.form.name, "rows": read.count, "unusable": unusable}
+        examples = sum(each.example.source == number for each in epoch)
+        return report_source(source, note, sum(each.tokens for each in ours), 0, examples)
 
     def _tool_notes(self) -> Iterator[str]:
         if count := sum(1 for each in self.prompts if each.example.tools):
