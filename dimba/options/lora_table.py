@@ -1,6 +1,7 @@
 """Parameters of the adapter beside its rank and scale: which weights it covers, and how it starts."""
 
 import re
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from dimba.options.kinds import Number, OneOf, Switch
@@ -80,6 +81,9 @@ INIT = _lora(
     question="LoRA start",
 )
 NOT_QUANTISED = ("orthogonal",)  # starts that peft computes from weights in 16 or 32 bits
+ON_EXPERTS_HINT = "name other `target_modules`, such as [q_proj, k_proj, v_proj, o_proj]"
+# Names that experts have in the files and peft takes for those of the joined parameters, in families that it knows.
+EXPERT_MATRICES = ("w1", "w2", "w3", "gate_proj", "up_proj", "down_proj")
 START_HINT = "use `init: true` or `gaussian`, or `method: lora`"
 PARAMS = (DROPOUT, TARGET_MODULES, MODULES_TO_SAVE, TRAINABLE_TOKENS, USE_RSLORA, USE_DORA, INIT)
 
@@ -96,3 +100,27 @@ def matches(target: str, module: str) -> bool:
     if is_pattern(target):
         return re.fullmatch(target, module) is not None
     return module == target or module.endswith(f".{target}")
+
+
+def covers(targets: Iterable[str], module: str) -> bool:
+    """Whether one of the targets covers the module of this name."""
+    return any(matches(each, module) for each in targets)
+
+
+def target_problem(targets: Sequence[str]) -> tuple[str, str] | None:
+    """The reason and the way out for target modules that no base could have."""
+    for each in targets:
+        try:
+            re.compile(each if is_pattern(each) else "")
+        except re.error as error:
+            return f"`{each}` is no regular expression: {error}", r"write it as Python does, such as .*\.q_proj"
+    if ALL_LINEAR in targets and len(targets) > 1:
+        return f"`{ALL_LINEAR}` stands alone", "name all modules, or add the others to `modules_to_save`"
+    return None
+
+
+def rank_problem(init: str, rank: int) -> tuple[str, str] | None:
+    """The reason and the way out for a rank that the start does not allow."""
+    if init == "orthogonal" and rank % 2:
+        return f"orthogonal needs an even rank, not {rank}", f"set `lora.r` to {rank + 1}"
+    return None

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from dimba.common.errors import BadInput
 from dimba.common.units import quantity
-from dimba.options.lora_table import (
-    ALL_LINEAR,
-    INIT,
-    MODULES_TO_SAVE,
-    NOT_QUANTISED,
-    START_HINT,
-    TARGET_MODULES,
-    TRAINABLE_TOKENS,
-    is_pattern,
-    matches,
-)
+from dimba.options.lora_table import ALL_LINEAR, TARGET_MODULES, TRAINABLE_TOKENS, covers, is_pattern
 from dimba.options.trainer import TrainerOptions
+from dimba.trainers.models.adapter_checks import check_adapter, check_joined_experts, joined_experts
 from dimba.trainers.models.text_part import excluded_pattern
 from dimba.trainers.models.vocabulary import trained_rows
 from dimba.trainers.ranks import is_main_process
@@ -34,7 +24,6 @@ if TYPE_CHECKING:
 _INIT = {"true": True, "false": False}
 _ROUTER = re.compile(r"(^|\.)(router(\.|$)|gate$)")
 _MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-_SHOWN = 12  # names in a hint
 
 
 def adapter_config(
@@ -46,54 +35,69 @@ def adapter_config(
     """The adapter on the text part, and the rows of new and named tokens; None for full fine-tuning.
 
     Raises:
-        BadInput: the options name a module or a token that the base does not have.
+        BadInput: the options name a module or a token that the base does not have, or what peft cannot train.
     """
     if not (options.use_lora or options.use_qlora):
         return None
     from peft import LoraConfig  # two seconds, which a preview of data does not need
 
-    if options.use_qlora and options.lora_init in NOT_QUANTISED:
-        raise BadInput(f"{options.lora_init} needs a base that is not quantised", START_HINT, key=INIT.flag)
-    _check_names(options, model)
     rows = trained_rows(model, sorted({*new_tokens, *_token_ids(options, tokenizer)}))
+    check_adapter(options, model, rows)
+    whole = options.lora_modules_to_save
     config = LoraConfig(
         r=options.lora_r,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
-        target_modules=_targets(options),
+        target_modules=_targets(options, model),
+        target_parameters=joined_experts(options, model) or None,
         exclude_modules=_excluded(options, model),
-        modules_to_save=list(options.lora_modules_to_save) or None,
-        trainable_token_indices=rows or None,
+        modules_to_save=list(whole) or None,
+        # A module that is trained whole has all its rows trained.
+        trainable_token_indices={each: ids for each, ids in rows.items() if not covers(whole, each)} or None,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
         init_lora_weights=_INIT.get(options.lora_init, options.lora_init),
         # A saved embedding and a head that shares its weights must stay one matrix.
-        ensure_weight_tying=bool(options.lora_modules_to_save) and _is_tied(model),
+        ensure_weight_tying=bool(whole) and _is_tied(model),
         task_type="CAUSAL_LM",
     )
-    _spare_fused_routers(config, options, model)
+    adapt_joined_experts(config, model, routers=options.lora_target_modules != (ALL_LINEAR,))
+    check_joined_experts(options, config)
     return config
 
 
-def _spare_fused_routers(config: LoraConfig, options: TrainerOptions, model: PreTrainedModel) -> None:
-    """Drops the routers that peft adapts as parameters, where transformers has made one of each layer's experts."""
+def adapt_joined_experts(config: LoraConfig, model: PreTrainedModel, *, routers: bool) -> None:
+    """Adapts as parameters what transformers has made of each layer's experts, for families that peft knows.
+
+    Without `routers` those that it would adapt with them are dropped.
+
+    Raises:
+        BadInput: the targets name a part of matrices that transformers has joined.
+    """
     from peft.utils.transformers_weight_conversion import (
         convert_peft_config_for_transformers,
         get_model_conversion_mapping,
     )
 
-    if options.lora_target_modules != (ALL_LINEAR,):
-        return
-    convert_peft_config_for_transformers(config, model, get_model_conversion_mapping(model))
-    if config.target_parameters:
+    try:
+        convert_peft_config_for_transformers(config, model, get_model_conversion_mapping(model))
+    except ValueError as error:
+        hint = "name all of them, such as w1, w2 and w3, or none"
+        raise BadInput(f"the experts' matrices are joined: {error}", hint, key=TARGET_MODULES.flag) from None
+    if config.target_parameters and not routers:
         names = {each for each in config.target_parameters if not _chooses(each.removesuffix(".weight"))}
         config.target_parameters = sorted(names)
 
 
-def _targets(options: TrainerOptions) -> str | list[str]:
+def _targets(options: TrainerOptions, model: PreTrainedModel) -> str | list[str]:
     """Peft reads a text as a regular expression of whole names, and a list as names or ends of names."""
-    names = options.lora_target_modules
-    return names[0] if len(names) == 1 and is_pattern(names[0]) else list(names)
+    joined = joined_experts(options, model)
+    names = [each for each in options.lora_target_modules if each not in joined]
+    if len(names) == 1 and is_pattern(names[0]):
+        return names[0]
+    if any(map(is_pattern, names)):  # in a list, peft would take a pattern for a name
+        return "|".join(each if is_pattern(each) else rf"(.*\.)?{re.escape(each)}" for each in names)
+    return names
 
 
 def _excluded(options: TrainerOptions, model: PreTrainedModel) -> str | None:
@@ -145,21 +149,6 @@ def _chooses(path: str) -> bool:
 def _is_tied(model: PreTrainedModel) -> bool:
     head = model.get_output_embeddings()
     return head is not None and head.weight is model.get_input_embeddings().weight
-
-
-def _check_names(options: TrainerOptions, model: PreTrainedModel) -> None:
-    names = [name for name, _ in model.named_modules() if name]
-    flags = {TARGET_MODULES.flag: options.lora_target_modules, MODULES_TO_SAVE.flag: options.lora_modules_to_save}
-    for flag, wanted in flags.items():
-        for each in wanted:
-            if not any(matches(each, name) for name in names):
-                raise BadInput(f"no module of the base is named `{each}`", _similar(each, names), key=flag)
-
-
-def _similar(wanted: str, names: Sequence[str]) -> str:
-    last = [name for name in dict.fromkeys(each.rpartition(".")[2] for each in names) if not name.isdecimal()]
-    close = get_close_matches(wanted, last, n=1)
-    return f"did you mean `{close[0]}`?" if close else f"its modules: {', '.join(last[:_SHOWN])}"
 
 
 def _token_ids(options: TrainerOptions, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[int]:
