@@ -22,12 +22,13 @@ from dimba.common.checkpoint import (
     refusal_of,
     tokenizer_needs,
 )
+from dimba.common.checkpoint.adapted import EXPERT, JOINED
 from dimba.common.checkpoint.files import INDEX, PICKLED_INDEX, Tensors
 from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import absolute, is_path, read_json_object
 from dimba.host.facts import CheckpointFacts
 from dimba.host.links import links_out_of
-from dimba.host.model_shape import EXPERT, model_shape
+from dimba.host.model_shape import model_shape
 from dimba.host.places import why_not_read
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json", "spiece.model")
@@ -200,11 +201,13 @@ def facts_of_tensors(config: Mapping[str, Any], tensors: Tensors) -> CheckpointF
     if not tensors:
         return facts
     linear = {name: tensor["shape"] for name, tensor in tensors.items() if _is_linear(name, tensor)}
+    model_type = str(config.get("model_type") or "")
     return replace(
         facts,
         parameters=sum(math.prod(tensor["shape"]) for tensor in tensors.values()),
         weight_bytes=_stored_bytes(tensors),
-        linear_sides={name.removesuffix(".weight"): _sides(name, shape) for name, shape in linear.items()},
+        model_type=model_type,
+        linear_sides={name.removesuffix(".weight"): _sides(name, shape, model_type) for name, shape in linear.items()},
         modules=_parameters_by_module(tensors),
         linear_parameters=sum(math.prod(shape) for name, shape in linear.items() if EXPERT not in name),
         dtype=_dtype(list(tensors.values())),
@@ -248,12 +251,13 @@ def _is_linear(name: str, tensor: Mapping[str, Any]) -> bool:
     """Whether LoRA adapts this matrix."""
     others = ("embed", "lm_head", "wte", "wpe")
     sides = (2, 3) if EXPERT in name else (2,)
-    return len(tensor["shape"]) in sides and not any(word in name for word in others)
+    is_matrix = name.endswith(".weight") or EXPERT in name  # states of Mamba are no layers
+    return is_matrix and len(tensor["shape"]) in sides and not any(word in name for word in others)
 
 
-def _sides(name: str, shape: list[int]) -> int:
+def _sides(name: str, shape: list[int], model_type: str) -> int:
     """The adapter's parameters per rank: in + out, for all experts of a joined tensor with fused gate and up."""
-    joined = EXPERT in name and any(word in name for word in ("gate", "up", "w1", "w3"))
+    joined = model_type in JOINED and EXPERT in name and any(word in name for word in ("gate", "up", "w1", "w3"))
     if len(shape) == 3:
         return shape[0] * (shape[1] + shape[2]) * (2 if joined else 1)
     return sum(shape) + (shape[0] if joined else 0)

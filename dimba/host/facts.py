@@ -99,6 +99,7 @@ class CheckpointFacts:
     problem: str = ""
     hint: str = ""
     architecture: str | None = None
+    model_type: str = ""  # of the model that is loaded
     parameters: int | None = None
     weight_bytes: int | None = None
     linear_sides: Mapping[str, int] | None = None  # in + out of each matrix that LoRA adapts, by the module's name

@@ -11,7 +11,7 @@ from dimba.common.runners import Capabilities, capabilities_of, resolve_runner
 from dimba.host.facts import Gpu, HostFacts, TrainerFacts
 from dimba.host.trainer import SCRIPTS, objective_of
 from dimba.options import table
-from dimba.plan.adapter import unused_notes
+from dimba.plan.adapter import adapter_notes
 from dimba.plan.base import base_notes
 from dimba.plan.checks import problems
 from dimba.plan.environment import job_environment, limit_environment, memory_environment, spec_environment
@@ -177,8 +177,8 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     if not facts.checkpoint.local:
         base = facts.checkpoint.reference
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is the id of a model on the Hub")
-    notes += [*base_notes(facts.checkpoint, spec.training.max_length), *row_notes(spec, facts), *unused_notes(spec)]
-    notes += evaluation_notes(spec)
+    notes += [*base_notes(facts.checkpoint, spec.training.max_length), *row_notes(spec, facts)]
+    notes += [*adapter_notes(spec, facts.checkpoint), *evaluation_notes(spec)]
     if spec.trainer_args.get("trust-remote-code") is True:
         notes.append("trust-remote-code: code from the checkpoint runs in the job")
     if choices.allow_cpu and gpus:

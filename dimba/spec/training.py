@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dimba.options import lora_table, optimiser_table, table, tracking_table
 from dimba.options.kinds import StepsOrShare
-from dimba.options.lora_table import ALL_LINEAR
+from dimba.options.lora_table import ALL_LINEAR, rank_problem, target_problem
 from dimba.spec.declared import bounds, declared
 from dimba.spec.part import Part
 
@@ -69,6 +69,13 @@ class Lora(Part):
     def targets(self) -> tuple[str, ...]:
         """The target modules as the trainer's flag takes them."""
         return (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Lora":
+        for found in (target_problem(self.targets), rank_problem(str(self.init), self.r)):
+            if found:
+                raise ValueError(": ".join(found))
+        return self
 
 
 class Training(Part):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SHOWN = 12  # names in a hint
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Rows = Mapping[str, Sequence[int]]  # tokens by the name of the layer whose rows are trained
 
 
@@ -52,7 +53,7 @@ def check_adapter(options: TrainerOptions, model: PreTrainedModel, rows: Rows) -
 
 def _check_names(options: TrainerOptions, model: PreTrainedModel) -> None:
     names = [name for name, _ in model.named_modules() if name]
-    joined = [*joined_experts(options, model), *(EXPERT_MATRICES if _has_joined_experts(model) else ())]
+    joined = [*joined_experts(options, model), *(EXPERT_MATRICES if any(joined_names(model)) else ())]
     flags = {TARGET_MODULES.flag: options.lora_target_modules, MODULES_TO_SAVE.flag: options.lora_modules_to_save}
     for flag, wanted in flags.items():
         for each in wanted:
@@ -68,7 +69,7 @@ def _similar(wanted: str, names: Sequence[str]) -> str:
 
 def joined_experts(options: TrainerOptions, model: nn.Module) -> list[str]:
     """The target modules that name a tensor of joined experts, which is a parameter and no module."""
-    names = [name for name, each in model.named_parameters() if each.dim() == 3 and not name.endswith(".weight")]
+    names = list(joined_names(model))
     return [
         each
         for each in options.lora_target_modules
@@ -76,8 +77,14 @@ def joined_experts(options: TrainerOptions, model: nn.Module) -> list[str]:
     ]
 
 
-def _has_joined_experts(model: nn.Module) -> bool:
-    return any(each.dim() == 3 for each in model.parameters())
+def joined_names(model: nn.Module) -> Iterator[str]:
+    """The names of the tensors that hold a matrix of each of a layer's experts."""
+    for name, module in model.named_modules():
+        if isinstance(module, _CONVOLUTIONS):
+            continue
+        for own, each in module.named_parameters(recurse=False):
+            if each.dim() == 3:
+                yield f"{name}.{own}"
 
 
 def _check_saved(options: TrainerOptions, model: nn.Module) -> None:
@@ -124,11 +131,15 @@ def _unsuitable(module: nn.Module) -> str:
         held = [name for name, _ in module.named_children()]
         return f"holds {', '.join(held[:_SHOWN])}: name those" if held else "has no weights"
     weight = dict(own).get("weight")
-    return "is no matrix" if weight is not None and weight.dim() < 2 and weight.is_floating_point() else ""
+    if weight is None or not weight.is_floating_point() or weight.dim() == 2 or isinstance(module, _CONVOLUTIONS):
+        return ""
+    return "is no matrix" if weight.dim() < 2 else "holds the experts of a layer: name its `.weight` too"
 
 
 def _matrices_hint(model: nn.Module) -> str:
-    names = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    head = model.get_output_embeddings()
+    linear = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    names = (name for name, module in linear if module is not head)
     last: Collection[str] = dict.fromkeys(name.rpartition(".")[2] for name in names)
     return f"its matrices: {', '.join(list(last)[:_SHOWN])}"
 

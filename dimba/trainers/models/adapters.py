@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from dimba.common.checkpoint.adapted import JOINED, MAMBA, chooses_experts, is_router
 from dimba.common.errors import BadInput
 from dimba.common.units import quantity
 from dimba.options.lora_table import ALL_LINEAR, TARGET_MODULES, TRAINABLE_TOKENS, covers, is_pattern
 from dimba.options.trainer import TrainerOptions
-from dimba.trainers.models.adapter_checks import check_adapter, check_joined_experts, joined_experts
+from dimba.trainers.models.adapter_checks import check_adapter, check_joined_experts, joined_experts, joined_names
 from dimba.trainers.models.text_part import excluded_pattern
 from dimba.trainers.models.vocabulary import trained_rows
 from dimba.trainers.ranks import is_main_process
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _INIT = {"true": True, "false": False}
-_ROUTER = re.compile(r"(^|\.)(router(\.|$)|gate$)")
-_MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 
 
 def adapter_config(
@@ -63,7 +62,22 @@ def adapter_config(
     )
     adapt_joined_experts(config, model, routers=options.lora_target_modules != (ALL_LINEAR,))
     check_joined_experts(options, config)
+    if options.lora_target_modules == (ALL_LINEAR,) and is_main_process():
+        print("".join(f"{note}\n" for note in _uncovered_notes(config, model)), end="", flush=True)
     return config
+
+
+def _uncovered_notes(config: LoraConfig, model: PreTrainedModel) -> Iterator[str]:
+    """Lines on the matrices that peft leaves out of all linear layers, beside head and routers."""
+    parameters = tuple(config.target_parameters or ())
+    experts = {".".join(name.split(".")[-2:]) for name in joined_names(model) if not covers(parameters, name)}
+    if experts:
+        named = ", ".join(f"`{name}`" for name in sorted(experts))
+        yield f"the experts get no adapter: name them with {TARGET_MODULES.flag} to adapt them too: {named}"
+    taken = JOINED.get(getattr(model.config, "model_type", ""), ()) if parameters else ()
+    linear = (name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    if outside := sorted(set(taken).intersection(linear)):
+        yield f"no adapter on {', '.join(f'`{name}`' for name in outside)} outside of the experts: peft joins the names"
 
 
 def adapt_joined_experts(config: LoraConfig, model: PreTrainedModel, *, routers: bool) -> None:
@@ -85,7 +99,7 @@ def adapt_joined_experts(config: LoraConfig, model: PreTrainedModel, *, routers:
         hint = "name all of them, such as w1, w2 and w3, or none"
         raise BadInput(f"the experts' matrices are joined: {error}", hint, key=TARGET_MODULES.flag) from None
     if config.target_parameters and not routers:
-        names = {each for each in config.target_parameters if not _chooses(each.removesuffix(".weight"))}
+        names = {each for each in config.target_parameters if not chooses_experts(each.removesuffix(".weight"))}
         config.target_parameters = sorted(names)
 
 
@@ -101,25 +115,31 @@ def _targets(options: TrainerOptions, model: PreTrainedModel) -> str | list[str]
 
 
 def _excluded(options: TrainerOptions, model: PreTrainedModel) -> str | None:
-    patterns = [excluded_pattern(model)]
-    if options.lora_target_modules == (ALL_LINEAR,):
-        routers = router_names(model)
-        patterns += map(re.escape, [*routers, *_state_projections(model)])
-        if routers and is_main_process():
-            kinds = ", ".join(f"`{name}`" for name in dict.fromkeys(each.rpartition(".")[2] for each in routers))
-            print(f"the routers of the experts get no adapter: {quantity(len(routers), 'module')} named {kinds}")
-    return "|".join(filter(None, patterns)) or None
+    return left_out(model) if options.lora_target_modules == (ALL_LINEAR,) else excluded_pattern(model)
+
+
+def left_out(model: PreTrainedModel) -> str | None:
+    """peft's `exclude_modules` for all linear layers of the text part: routers, and what peft cannot adapt."""
+    routers = router_names(model)
+    if routers and is_main_process():
+        kinds = ", ".join(f"`{name}`" for name in dict.fromkeys(each.rpartition(".")[2] for each in routers))
+        print(f"the routers of the experts get no adapter: {quantity(len(routers), 'module')} named {kinds}")
+    states = _state_projections(model)
+    if states and is_main_process():
+        print("no adapter on `out_proj` and `conv1d`, whose weights Mamba's kernels read themselves")
+    names = map(re.escape, [*routers, *states])
+    return "|".join(filter(None, [excluded_pattern(model), *names])) or None
 
 
 def router_names(model: nn.Module) -> list[str]:
     """The modules that choose among the experts of a layer, by name; an adapter on some of them fails."""
-    named = [name for name, module in model.named_modules() if _is_matrix(module) and _ROUTER.search(name)]
+    named = [name for name, module in model.named_modules() if _is_matrix(module) and is_router(name)]
     return list(dict.fromkeys([*named, *_beside_experts(model)]))
 
 
 def _state_projections(model: PreTrainedModel) -> list[str]:
     """The layers that Mamba's kernels read without calling them: peft refuses to adapt these."""
-    if getattr(model.config, "model_type", "") not in _MAMBA:
+    if getattr(model.config, "model_type", "") not in MAMBA:
         return []
     return [name for name, _ in model.named_modules() if name.endswith((".out_proj", ".conv1d"))]
 
@@ -133,17 +153,13 @@ def _beside_experts(model: nn.Module) -> Iterator[str]:
             if "experts" in children and child != "experts"
             for below, module in part.named_modules()
         )
-        yield from (f"{name}.{path}" for path, module in beside if _is_matrix(module) and _chooses(path))
+        yield from (f"{name}.{path}" for path, module in beside if _is_matrix(module) and chooses_experts(path))
 
 
 def _is_matrix(module: nn.Module) -> bool:
     """Whether it has a matrix of its own: not every router is a `Linear`."""
     weight = dict(module.named_parameters(recurse=False)).get("weight")
     return weight is not None and weight.dim() == 2
-
-
-def _chooses(path: str) -> bool:
-    return any(part in ("gate", "router") or part.endswith("_gate") for part in path.split("."))
 
 
 def _is_tied(model: PreTrainedModel) -> bool:

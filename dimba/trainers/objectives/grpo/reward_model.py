@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 from huggingface_hub import constants
 from peft import LoraConfig
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from dimba.common.checkpoints import newest_checkpoint
@@ -20,10 +20,12 @@ from dimba.common.contract import absolute
 from dimba.common.errors import BadInput
 from dimba.dataset.prompt_examples import PromptExample
 from dimba.objectives.grpo import GrpoOptions
+from dimba.options.lora_table import ALL_LINEAR
 from dimba.options.optimiser_table import OPTIMIZER
 from dimba.options.tracking_table import NO_TRACKER
 from dimba.trainers.data.prompt_rendering import chat_ids
 from dimba.trainers.data.token_store import record_use
+from dimba.trainers.models.adapters import adapt_joined_experts, left_out
 from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.models.loading import Compute, load_classifier
 from dimba.trainers.models.precision import Precision
@@ -153,22 +155,31 @@ def _trainer(
     metrics = Metrics(metrics_path(options.output_dir).with_name(_METRICS_FILE))
     set_seed(options.seed)  # the new head is random
     with new_head_expected():
+        model = load_classifier(options.base_checkpoint, options, compute)
         trainer = PairTrainer(
-            model=load_classifier(options.base_checkpoint, options, compute),
+            model=model,
             args=_config(options, part, compute),
             train_dataset=data,
             processing_class=tokenizer,
-            peft_config=_adapter(),
+            peft_config=_adapter(model),
             callbacks=[metrics],
         )
     configure(trainer)
     return trainer
 
 
-def _adapter() -> LoraConfig:
-    return LoraConfig(
-        r=_RANK, lora_alpha=2 * _RANK, target_modules="all-linear", modules_to_save=["score"], task_type="SEQ_CLS"
+def _adapter(model: PreTrainedModel) -> LoraConfig:
+    """On every linear layer but the routers of experts, and a new head."""
+    config = LoraConfig(
+        r=_RANK,
+        lora_alpha=2 * _RANK,
+        target_modules=ALL_LINEAR,
+        exclude_modules=left_out(model),
+        modules_to_save=["score"],
+        task_type="SEQ_CLS",
     )
+    adapt_joined_experts(config, model, routers=False)
+    return config
 
 
 def _config(options: GrpoOptions, part: Path, compute: Compute) -> RewardConfig:
