@@ -95,10 +95,16 @@ def _name_problems(lora: Lora, checkpoint: CheckpointFacts) -> Iterator[BadInput
             is_left = checkpoint.sees or (has_experts and (last in EXPERT_MATRICES or last not in names))
             if each in (ALL_LINEAR, _HEAD) or is_left:
                 continue
-            if not (_pattern_fits(each, checkpoint) if is_pattern(each) else last in names):
+            if not (
+                _pattern_fits(each, checkpoint) if is_pattern(each) else last in names or _is_part(each, checkpoint)
+            ):
                 yield _unknown(each, param, names)
             elif param is TARGET_MODULES:
                 yield from _target_problems(each, lora, checkpoint)
+
+
+def _is_part(name: str, checkpoint: CheckpointFacts) -> bool:
+    return any(f".{name}." in f".{module}." for module in checkpoint.modules)
 
 
 def _pattern_fits(pattern: str, checkpoint: CheckpointFacts) -> bool:
