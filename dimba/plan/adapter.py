@@ -104,7 +104,8 @@ def _name_problems(lora: Lora, checkpoint: CheckpointFacts) -> Iterator[BadInput
 
 
 def _is_part(name: str, checkpoint: CheckpointFacts) -> bool:
-    return any(f".{name}." in f".{module}." for module in checkpoint.modules)
+    """Whether a name is, or is the end of, that of a module or of what holds it."""
+    return any(f".{name}." in f".{prefix}{module}." for module in checkpoint.modules for prefix in _PREFIXES)
 
 
 def _pattern_fits(pattern: str, checkpoint: CheckpointFacts) -> bool:
