@@ -15,7 +15,8 @@ demo: $(HOST)
 	@$(BIN)/dimba demo
 
 test: test-fast
-	$(BIN)/pytest -m "engine or proof or slurm"
+	$(BIN)/pytest -n auto --dist worksteal -m "proof and not engine and not slurm"
+	$(BIN)/pytest -m "engine or slurm"
 
 test-fast: lint $(TRAIN)
 	$(BIN)/pytest -n auto --dist worksteal -m "not engine and not proof and not slurm"
@@ -33,6 +34,7 @@ soak: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/soak/kills.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/launches.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/specs.py
+	PYTHONPATH=. $(BIN)/python scripts/soak/families.py
 
 bench: $(DEV) $(TRAIN)
 	$(BIN)/python scripts/bench/launcher.py

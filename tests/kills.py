@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from dimba.records.record import ACTIVE
+from dimba.common.contract import ACTIVE
 from tests.conftest import REPOSITORY
 
 SPEC = """\

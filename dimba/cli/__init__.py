@@ -125,6 +125,8 @@ def _add_run_commands(commands: Commands) -> None:
     _add_run(resume)
     resume.add_argument("--detach", action="store_true", help=_DETACH)
     resume.add_argument("--trust-spec", action="store_true", help=_TRUST)
+    anyway = "continue though the base, data, trainer, batch or libraries have changed, and note it in run.json"
+    resume.add_argument("--anyway", action="store_true", help=anyway)
     commands.add_parser(ATTEND).add_argument("run")  # internal: the supervisor of a detached run
     ps = commands.add_parser("ps", help="list runs")
     ps.add_argument("-a", "--all", action="store_true", help="include ended runs")
@@ -178,6 +180,7 @@ def _add_spec(command: argparse.ArgumentParser, alternative: "argparse._Mutually
     key = "override a key of the spec, as training.max_steps=10; may be repeated"
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=key)
     runners = (AUTO, *RUNNERS, *RENDERED)
-    command.add_argument("--runner", choices=runners, help="override the spec's runner; only `plan` takes kubernetes")
+    about = f"override the spec's runner: {', '.join(runners)} (only `plan` takes kubernetes)"
+    command.add_argument("--runner", choices=runners, metavar="NAME", help=about)
     command.add_argument("--allow-cpu", action="store_true", help="use the CPU if the requested GPUs do not work")
     command.add_argument("--trust-spec", action="store_true", help=_TRUST)

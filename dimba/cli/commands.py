@@ -154,7 +154,8 @@ def resume(args: argparse.Namespace) -> None:
     from dimba.jobs.resume import resume as resume_run
 
     started = time.monotonic()
-    record = resume_run(find_run(_runs(), args.run), render.reporter(), detach=args.detach, trust=args.trust_spec)
+    folder = find_run(_runs(), args.run)
+    record = resume_run(folder, render.reporter(), detach=args.detach, trust=args.trust_spec, anyway=args.anyway)
     _show_start_or_end(record, started, detached=args.detach)
 
 

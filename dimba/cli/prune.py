@@ -11,11 +11,13 @@ from typing import Any
 from rich.table import Table
 
 from dimba.cli import render
+from dimba.cli.wrapping import print_wrapped
 from dimba.commands.prune import KINDS, Leftover, Pruner
 from dimba.common.errors import BadInput, DimbaError
 from dimba.common.units import size, span
 
 Kept = dict[str, DimbaError | str]  # the error, or the reason for keeping it, by the place of each kept leftover
+_TABLE = 80  # columns below which the table would break words
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -52,15 +54,25 @@ def _show(leftovers: Sequence[Leftover]) -> None:
     if not leftovers:
         render.note("nothing to remove")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("WHAT", "NAME", "SIZE", "AGE", "WHY"):
-        table.add_column(column, no_wrap=column not in ("NAME", "WHY"), overflow="fold")
-    for each in leftovers:
-        table.add_row(each.kind, each.name, size(each.size), span(each.age), each.why)
     console = render.output_console()
-    console.print(table)
+    if console.width >= _TABLE:
+        console.print(_table(leftovers))
+    else:  # two lines for each
+        for each in leftovers:
+            print_wrapped(f"{each.kind}  {each.name}", console, indent=2, width=console.width)
+            about = f"  {size(each.size)}, {span(each.age)} old: {each.why}"
+            print_wrapped(about, console, indent=2, width=console.width)
     shared = "; less is freed, as images share layers" if sum(each.kind == "image" for each in leftovers) > 1 else ""
     console.print(f"{len(leftovers)} in all, {_total(leftovers)}{shared}", markup=False)
+
+
+def _table(leftovers: Sequence[Leftover]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("WHAT", "NAME", "SIZE", "AGE", "WHY"):
+        table.add_column(column, no_wrap=column not in ("NAME", "WHY"), overflow="fold", min_width=len(column))
+    for each in leftovers:
+        table.add_row(each.kind, each.name, size(each.size), span(each.age), each.why)
+    return table
 
 
 def _total(leftovers: Sequence[Leftover]) -> str:

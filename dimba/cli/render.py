@@ -1,6 +1,5 @@
 """Prints errors, notes, runs and checks for people."""
 
-import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dimba.cli.wrapping import asked_columns, width_of, wrapped
 from dimba.common.errors import DimbaError, Interrupted, printable
 from dimba.common.units import size
 from dimba.spec.load import BadSpec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dimba.host.facts import TrustRequirement
     from dimba.records import RunRecord
 
-_MARKS = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "[red]error[/]  "}
+_MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("error", "red")}
 _STATUS = {"succeeded": "green", "running": "cyan", "failed": "red", "lost": "red", "stopped": "yellow"}
 
 
@@ -34,7 +34,7 @@ def errors_console() -> Console:
 
 def output_console() -> Console:
     """A console on stdout, in colour if it is a terminal and NO_COLOR is not set."""
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "0")) or 120
+    width = None if sys.stdout.isatty() else asked_columns() or 120
     return Console(highlight=False, width=width)
 
 
@@ -83,17 +83,45 @@ def ask_for_trust(source: str, requirements: "Sequence[TrustRequirement]") -> bo
     return answer.strip().lower() in (("yes",) if grave else ("y", "yes"))
 
 
+_COLUMNS = ("RUN", "STATUS", "REASON", "RUNNER", "CREATED")
+
+
 def show_runs(records: "Sequence[RunRecord]") -> None:
-    """Print a table of runs, the oldest first."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("RUN", "STATUS", "REASON", "RUNNER", "CREATED"):
-        table.add_column(column, no_wrap=column in ("RUN", "STATUS"), overflow="fold")
+    """Print a table of runs, the oldest first; two lines for each run where the table does not fit."""
+    console = output_console()
+    if _least_width(records) <= console.width:
+        console.print(_runs_table(records))
+        return
     for record in records:
-        on_cpu = " (CPU)" if record.allow_cpu and record.gpus else ""
-        status = Text(record.status + on_cpu, style=_STATUS.get(record.status, ""))
-        plain = (record.exit_reason or record.waits_for or "", record.runner, _clock(record.created))
-        table.add_row(Text(record.id), status, *(Text(str(each)) for each in plain))
-    output_console().print(table)
+        run, status, *rest = _cells(record)
+        console.print(Text.assemble(run, "  ", status), soft_wrap=True)
+        console.print(Text("  " + ", ".join(each.plain for each in rest if each.plain)))
+
+
+def _runs_table(records: "Sequence[RunRecord]") -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in _COLUMNS:
+        # A sentence may wrap between words, names and times may not.
+        table.add_column(column, no_wrap=column != "REASON", min_width=len(column))
+    for record in records:
+        table.add_row(*_cells(record))
+    return table
+
+
+def _least_width(records: "Sequence[RunRecord]") -> int:
+    """The width at which no cell is cut; a reason may wrap between words."""
+    rows = [[cell.plain for cell in _cells(record)] for record in records]
+    columns = zip(_COLUMNS, *rows, strict=True)
+    words = ([word for cell in each for word in cell.split()] if each[0] == "REASON" else each for each in columns)
+    return sum(max(map(len, each)) + 2 for each in words) - 2
+
+
+def _cells(record: "RunRecord") -> tuple[Text, ...]:
+    on_cpu = " (CPU)" if record.allow_cpu and record.gpus else ""
+    status = Text(record.status + on_cpu, style=_STATUS.get(record.status, ""))
+    reason = "learned nothing" if record.learning_problem else record.exit_reason or record.waits_for or ""
+    plain = (reason, record.runner, _clock(record.created))
+    return Text(record.id), status, *(Text(str(each)) for each in plain)
 
 
 def _clock(time: str) -> str:
@@ -106,6 +134,9 @@ def show_ending(record: "RunRecord", seconds: float) -> None:
     minutes, second = divmod(round(seconds), 60)
     console.print(f"[green]{record.status}[/] in {minutes}:{second:02d}: ", end="")
     console.print(record.output_dir, markup=False)
+    if record.learning_problem:
+        console.print("[yellow]warning:[/] ", end="")
+        console.print(f"nothing was learned: {printable(record.learning_problem)}", markup=False)
     if record.peak_memory_bytes:
         estimate = record.estimated_memory_bytes
         estimated = f", {size(estimate)} estimated" if estimate else ""
@@ -128,7 +159,10 @@ def show_demo(result: "DemoResult", run: "Path") -> None:
 def show_check(check: "Check") -> None:
     """Print one check of the doctor, and its fix on the next line."""
     console = output_console()
-    console.print(f"{_MARKS[check.status]}  {check.name}: ", end="")
-    console.print(check.detail, markup=False, soft_wrap=True)
+    mark, style = _MARKS[check.status]
+    first, *rest = wrapped(f"{mark:<7}  {check.name}: {check.detail}", indent=9, width=width_of(console))
+    console.print(Text.assemble((mark, style), first[len(mark) :]), soft_wrap=True)
     if check.fix and check.status != "ok":
-        console.print(f"         fix: {check.fix}", markup=False, soft_wrap=True)
+        rest.append(f"         fix: {check.fix}")  # to be copied, so not broken
+    for line in rest:
+        console.print(line, markup=False, soft_wrap=True)

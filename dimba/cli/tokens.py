@@ -1,23 +1,24 @@
 """The data report as text: counts, lengths as bars, and examples with the trained part marked."""
 
 from collections.abc import Iterator
-from textwrap import TextWrapper
 
 from rich.console import Console
 from rich.text import Text
 
+from dimba.cli.wrapping import print_wrapped, width_of
 from dimba.common.errors import printable
 from dimba.common.units import quantity
 from dimba.dataset.token_report import DataReport, Shown, list_unusable_rows
 
-_BAR = 30  # columns
+_BAR = 30  # columns at most
+_BESIDE_BAR = 36  # columns of the lengths and their count
 _SHOWN_LINES = 14
 
 
 def show_data(report: DataReport, console: Console) -> None:
     """Print the report, eighty columns wide on a pipe."""
     bar = "█" if (console.encoding or "").startswith("utf") else "#"
-    for name, text in _facts(report, bar):
+    for name, text in _facts(report, bar, max(8, min(_BAR, _width(console) - _BESIDE_BAR))):
         first, *rest = text.splitlines() or [""]
         for label, line in [(name, first), *(("", each) for each in rest)]:
             _print(f"{label:<10}{line}", console, indent=12)
@@ -33,23 +34,21 @@ def show_data(report: DataReport, console: Console) -> None:
 
 
 def _print(line: str, console: Console, *, indent: int) -> None:
-    """Print a line wrapped to the terminal's width, eighty columns on a pipe, with unbroken paths."""
-    width = console.width if console.is_terminal else min(console.width, 80)
-    start = line[: len(line) - len(line.lstrip())]
-    below = " " * indent
-    lines = [line]  # not wrapped if it fits: wrapping would collapse the blanks between a bar and its count
-    if len(line) > width:
-        lines = TextWrapper(width, start, below, break_long_words=False, break_on_hyphens=False).wrap(line.strip())
-    for each in lines:
-        console.print(printable(each), markup=False, soft_wrap=True)
+    print_wrapped(line, console, indent=indent, width=_width(console))
 
 
-def _facts(report: DataReport, bar: str) -> Iterator[tuple[str, str]]:
+def _width(console: Console) -> int:
+    return min(width_of(console, on_pipe=80), console.width)
+
+
+def _facts(report: DataReport, bar: str, columns: int) -> Iterator[tuple[str, str]]:
     read = [ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in report.columns.items()]
     yield "format", f"{report.format} (columns read: {', '.join(read)})"
+    if report.sources:
+        yield "sources", "\n".join(each.line(asks=report.asks) for each in report.sources)
     yield "rows", _rows(report)
     yield "tokens", _tokens(report)
-    yield "lengths", _histogram(report, bar)
+    yield "lengths", _histogram(report, bar, columns)
     yield "prompts" if report.asks else "examples", report.split_summary()
     for note in report.notes:
         yield "note", note
@@ -73,7 +72,7 @@ def _tokens(report: DataReport) -> str:
     return "\n".join(lines)
 
 
-def _histogram(report: DataReport, bar: str) -> str:
+def _histogram(report: DataReport, bar: str, columns: int) -> str:
     lines = [f"median {report.median:,}, longest {report.longest:,}, {_most(report)}"]
     most = max((each.rows for each in report.lengths), default=0) or 1
     starts = [0, *(each.below for each in report.lengths if each.below is not None)]
@@ -81,8 +80,8 @@ def _histogram(report: DataReport, bar: str) -> str:
         if each.below is None and not each.rows:
             continue
         span = f"{start:,} to {each.below - 1:,}" if each.below is not None else f"{start:,} and more"
-        drawn = bar * -(-_BAR * each.rows // most)
-        lines.append(f"{span:>16} {drawn:<{_BAR}} {each.rows:,}")
+        drawn = bar * -(-columns * each.rows // most)
+        lines.append(f"{span:>16} {drawn:<{columns}} {each.rows:,}")
     return "\n".join(lines)
 
 

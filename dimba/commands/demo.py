@@ -9,9 +9,9 @@ from typing import Any
 
 from dimba.common.contract import ENV_BASE_IMAGE
 from dimba.common.errors import RunFailed
+from dimba.common.project import project_root
 from dimba.common.runners import ON_HOST
 from dimba.host.output import job_user, nearest_existing
-from dimba.host.probe import project_root
 from dimba.jobs.launch import launch
 from dimba.jobs.lifecycle import Reporter
 from dimba.plan.model import Mount
@@ -57,16 +57,14 @@ def run_demo(reporter: Reporter, folder: Path) -> DemoResult:
         reporter.note(f"running as a process of this machine, without a container: {why_not}")
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     place = Path("demo") / stamp
+    source = spec_yaml(demo_spec(place, name), "job.schema.json")
+    runner, _ = find_runner(name)
+    image = runner.prepare(parse_spec(source.encode(), source="the demo's spec").spec, reporter.progress)
+    reporter.ended()
     uid, gid = job_user(nearest_existing(folder / place))
     make_folder(folder / place, uid, gid)
-    values = demo_spec(place, name)
-    source = spec_yaml(values, "job.schema.json")
     write_atomically(folder / place / "job.yaml", source.encode(), uid, gid)
     write_atomically(folder / place / "job.schema.json", json.dumps(json_schema(), indent=2).encode(), uid, gid)
-    runner, _ = find_runner(name)
-    loaded = parse_spec(source.encode(), source="the demo's spec")
-    image = runner.prepare(loaded.spec, reporter.progress)
-    reporter.ended()
     one_shot = OneShot(
         uid=uid,
         gid=gid,

@@ -13,6 +13,8 @@ IMAGE_HOME = "/home/dimba"
 
 # Environment of a job.
 ENV_RUN_ID = "DIMBA_RUN_ID"
+ENV_OUTPUT_DIR = "DIMBA_OUTPUT_DIR"
+ENV_ANYWAY = "DIMBA_RESUME_ANYWAY"  # resume from a checkpoint of other data or another batch
 ENV_ATTEMPT_DIR = "DIMBA_ATTEMPT_DIR"  # the folder of log.txt and metrics.jsonl of this attempt
 ENV_GPU_COUNT = "DIMBA_GPU_COUNT"  # the number of GPUs that must work in the container; 0 on the CPU
 ENV_ALLOW_CPU = "DIMBA_ALLOW_CPU"  # train on the CPU if they do not, and report it
@@ -56,14 +58,20 @@ RUN_FILE = "run.json"
 DIFF_FILE = "changes.patch"  # the repository's changes, if they are too long for the record
 LOG_FILE = "log.txt"
 METRICS_FILE = "metrics.jsonl"
+LEARNING_FILE = "learning.json"  # beside it: whether the run learned anything, written by our trainer at its end
 EXIT_FILE = "exit.json"  # how the job ended, written by the entry point in the attempt's folder
 WORD_FILE = "word.json"  # how our trainer ended, written by itself there and in the ranks' folder
 OUTPUT_FILE = "dimba.json"
+OWNER_FILE = "dimba-owner.json"  # in the output folder: who writes there now
 COMPLETE_FILE = "dimba-whole.json"  # in a checkpoint: the list of its files, which marks it complete
 SAVING_FOLDER = ".saving"  # in the output folder: checkpoints that are being written
 
 LINES = "--lines"  # for the preview of data: print text, as the trainer follows
 PREPARE = "--prepare"  # for the entry point: tokenise the data before the ranks start
+
+# Statuses of a run.
+PENDING = ("queued", "building", "starting")  # the run is on record, and its job does not run yet
+ACTIVE = (*PENDING, "running", "stopping")
 
 # Exit statuses of a job with a meaning for the launcher; it passes on the trainer's others.
 REFUSED = "refused"  # the reason of a trainer that ended with an error before it trained
@@ -94,19 +102,26 @@ RUN_ITS_CODE = (
     "--trust-spec too); where transformers has this model itself, take `auto_map` out of the configuration instead"
 )
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".txt")
+_PATTERN = re.compile(r"[*?[]")
 PATH_STARTS = ("./", "../", "/", "~", "data/", "checkpoints/")
 TRAINED_OUTPUT = ("config.json", "adapter_config.json", "*.safetensors", "checkpoint-*")
 
 
 def is_path(value: str) -> bool:
-    """Whether `value` is a path rather than a Hub id: it exists, starts like one or ends in a data suffix."""
+    """Whether `value` is a path or a pattern rather than a Hub id: it exists, or is written as one."""
     return looks_like_path(value) or os.path.exists(value)
 
 
 def looks_like_path(value: str) -> bool:
     """Whether `value` is written as a path; does not read the disk."""
-    return value.startswith(PATH_STARTS) or value.removesuffix(".gz").endswith(DATA_SUFFIXES)
+    written_as_path = value.startswith(PATH_STARTS) or value.removesuffix(".gz").endswith(DATA_SUFFIXES)
+    return written_as_path or is_pattern(value)
+
+
+def is_pattern(value: str) -> bool:
+    """Whether `value` is written as a pattern of paths, such as `shards/*.jsonl`."""
+    return bool(_PATTERN.search(value))
 
 
 def absolute(path: str | Path, folder: Path | None = None) -> Path:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from dimba.common.errors import CORRECT, UnusableRow
 from dimba.dataset.files import kind
+from dimba.dataset.values import plain
 
 Row = Mapping[str, Any]
 Message = dict[str, Any]
@@ -142,18 +143,35 @@ def _part(part: object, place: str) -> str:
 
 def _tool_calls(turn: Row, place: str) -> list[Any]:
     calls = turn.get("tool_calls")
-    if calls is None:
+    if calls is None or (isinstance(calls, str) and is_blank(calls)):
         return []
-    if not isinstance(calls, list):
-        raise UnusableRow(f"is {kind(calls)}, expected a list", column=f"{place}.tool_calls")
-    for n, call in enumerate(calls):
-        if not isinstance(call, dict):
-            raise UnusableRow(f"is {kind(call)}, expected an object", column=f"{place}.tool_calls[{n}]")
-    return [_with_parsed_arguments(call) for call in calls]
+    return [_with_parsed_arguments(call) for call in objects_in(calls, f"{place}.tool_calls")]
+
+
+def objects_in(value: object, column: str) -> list[dict[str, Any]]:
+    """The plain objects of a list; the list, or each of them, may be written as JSON. Raises UnusableRow."""
+    found = [_parse_object(each) for each in list_in(value, column)]
+    for n, each in enumerate(found):
+        if not isinstance(each, dict):
+            raise UnusableRow(f"is {kind(each)}, expected an object", column=f"{column}[{n}]")
+    return [plain(each) for each in found]
+
+
+def _parse_object(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return found if isinstance(found, dict) else value
 
 
 def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """The call with arguments that are JSON text, as some interfaces give them, parsed as chat templates expect."""
+    """The call with arguments that are JSON text, as some interfaces give them, parsed as chat templates expect.
+
+    A null in such text is kept: this is how an argument that is null is written.
+    """
     function = call.get("function")
     if isinstance(function, dict):
         return {**call, "function": _with_parsed_arguments(function)}

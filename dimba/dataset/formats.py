@@ -6,10 +6,23 @@ The launcher checks the data with it before a job starts; the trainer trains on 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.dialogue import Row, is_blank, text_of
-from dimba.dataset.samples import Convert, NoAnswer, Sample, check_chat, instruction, pair, tools_of, turns
+from dimba.dataset.samples import (
+    ARGUMENTS,
+    DOCUMENTS,
+    Convert,
+    NoAnswer,
+    Sample,
+    arguments_of,
+    check_chat,
+    instruction,
+    pair,
+    tools_of,
+    turns,
+)
 
 __all__ = [
     "FORMATS",
@@ -203,4 +216,26 @@ def _sample(row: Row, form: Format) -> Sample:
         messages=tuple(turn.message for turn in chat),
         trained=tuple(turn.trained for turn in chat),
         tools=tools_of(row) if "tools" in form.optional else None,
+        arguments=arguments_of(row),
     )
+
+
+class UnreadColumns:
+    """Finds the columns of rows that hold something and are not read; names each once."""
+
+    def __init__(self, read: Iterable[str]) -> None:
+        self._known = set(read)
+
+    def new(self, row: Row, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """The columns of the row that no row before had; those that are arguments of the template are read."""
+        if row.keys() <= self._known:
+            return ()
+        unread = (name for name, value in row.items() if name not in self._known and value not in (None, "", []))
+        found = tuple(name for name in unread if name != DOCUMENTS or DOCUMENTS not in arguments)
+        self._known.update(found)
+        return found
+
+
+def read_columns(form: Format, columns: Mapping[str, str]) -> list[str]:
+    """The columns that the format reads, by the names in the data."""
+    return [*(columns.get(ours, ours) for ours in form.columns), *([ARGUMENTS] if form.convert else [])]

@@ -63,6 +63,9 @@ class Tally:
             self.counts[pair.reason] += 1
             self.first.setdefault(pair.reason, pair.where)
 
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.counts + other.counts, {**other.first, **self.first})
+
     def notes(self, usable: int) -> Iterator[str]:
         """A line per reason, with the number of pairs skipped for it beside the `usable` ones."""
         pairs = usable + self.total

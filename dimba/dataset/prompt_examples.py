@@ -12,7 +12,7 @@ from pathlib import Path
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.dialogue import Message, Row, Turn, is_blank, text_of
 from dimba.dataset.files import Read, read_rows
-from dimba.dataset.formats import check_present, with_our_names, with_their_name
+from dimba.dataset.formats import UnreadColumns, check_present, with_our_names, with_their_name
 from dimba.dataset.pairs import SkippedPair, Tally, read_pair, transcript
 from dimba.dataset.prompt_formats import (
     LISTS,
@@ -25,9 +25,19 @@ from dimba.dataset.prompt_formats import (
     recognise_prompt,
     with_later_answers,
 )
-from dimba.dataset.samples import Sample, instruction_turns, side_turns, tools_of, turns, with_system
+from dimba.dataset.samples import (
+    ARGUMENTS,
+    Sample,
+    arguments_of,
+    instruction_turns,
+    side_turns,
+    tools_of,
+    turns,
+    with_system,
+)
 from dimba.dataset.scored import Found, compare_responses, prompt_alone, two_responses
 from dimba.dataset.summary import PATIENCE, SHOWN, DataSummary, no_usable_rows, shared_hint
+from dimba.dataset.values import KeyOrder, plain
 
 __all__ = [
     "PromptExample",
@@ -71,8 +81,23 @@ def _examples(
     rows: Iterable[tuple[Location, Row | UnusableRow]], form: PromptFormat, columns: Mapping[str, str]
 ) -> Found:
     read = {TWO_RESPONSES: two_responses, SCORED_RESPONSES: prompt_alone}.get(form.name, _usual)
+    order, unread = KeyOrder(), UnreadColumns([*form.columns.values(), ARGUMENTS])
     for where, row in rows:
-        yield where, row if isinstance(row, UnusableRow) else _example(read, where, row, form, columns)
+        found = row if isinstance(row, UnusableRow) else _example(read, where, row, form, columns)
+        yield where, _settled(found, order, unread) if isinstance(found, PromptExample) else found
+
+
+def _settled(example: PromptExample, order: KeyOrder, unread: UnreadColumns) -> PromptExample:
+    """The example with its keys in order and its unread columns named."""
+    return replace(
+        example,
+        messages=order.messages(example.messages),
+        chosen=example.chosen and order.messages(example.chosen),
+        rejected=example.rejected and order.messages(example.rejected),
+        tools=order.apply(example.tools, "tools"),
+        arguments=order.apply(example.arguments, "arguments"),
+        unread=unread.new(example.row, example.arguments),
+    )
 
 
 def _example(
@@ -94,17 +119,29 @@ def _example(
 def _usual(row: Row, form: PromptFormat) -> PromptExample:
     question, reply = _question(row, form.ask) if form.ask else (None, None)
     reference = _answer(row, form.answer) if form.answer else reply
-    plain = isinstance(row.get(form.ask or "chosen"), str)
+    is_plain = isinstance(row.get(form.ask or "chosen"), str)
     if form.pairs:
         pair = read_pair(row, question)
         example = PromptExample(
-            messages=pair.question, chosen=pair.chosen, rejected=pair.rejected, row=row, plain=plain
+            messages=pair.question, chosen=pair.chosen, rejected=pair.rejected, row=row, plain=is_plain
         )
         _check_question(example)
-        return replace(example, reference=reference if form.answer else None, tools=tools_of(row))
+        return replace(
+            example,
+            reference=reference if form.answer else None,
+            tools=tools_of(row),
+            arguments=arguments_of(row),
+        )
     assert question is not None, "a format without pairs has a column that asks"
     messages = tuple(turn.message for turn in question)
-    example = PromptExample(messages=messages, tools=tools_of(row), reference=reference, row=row, plain=plain)
+    example = PromptExample(
+        messages=messages,
+        tools=tools_of(row),
+        reference=reference,
+        row=row,
+        plain=is_plain,
+        arguments=arguments_of(row),
+    )
     _check_question(example)
     return example
 
@@ -151,7 +188,7 @@ def _answer(row: Row, name: str) -> str:
     if isinstance(value, bool | int | float):
         if isinstance(value, float) and not math.isfinite(value):
             raise UnusableRow("is not a finite number", column=name)
-        return str(value).lower() if isinstance(value, bool) else repr(value)
+        return str(value).lower() if isinstance(value, bool) else repr(plain(value))  # 72.0 in a table is 72
     text = _completion(row, name) if name in WEAK else text_of(value, name)
     if is_blank(text):
         raise UnusableRow("is blank, so no answer is right", column=name)
@@ -171,6 +208,7 @@ def survey_prompts(
     columns: Mapping[str, str],
     *,
     progress: Callable[[int], None] = lambda _rows: None,
+    split: str | None = None,
     recognise: Recognise = recognise_prompt,
 ) -> DataSummary:
     """Reads every row of `path` as the trainer will; returns their summary, which counts the unusable ones.
@@ -178,10 +216,11 @@ def survey_prompts(
     Raises:
         BadInput: the file is not readable, no column asks, no row is usable, or too many pairs compare nothing.
     """
-    form, found = prompts_of(read_rows(path), columns, recognise)
+    form, found = prompts_of(read_rows(path, split), columns, recognise)
     first: PromptExample | None = None
     bad: list[UnusableRow] = []
     skipped = Tally()
+    unread: dict[str, None] = {}
     count = rows = unusable = 0
     for _where, each in found:
         rows += 1
@@ -189,6 +228,7 @@ def survey_prompts(
         if isinstance(each, PromptExample):
             count += 1
             first = first or each
+            unread.update(dict.fromkeys(each.unread))
         elif isinstance(each, SkippedPair):
             skipped.add(each)
         else:
@@ -209,6 +249,7 @@ def survey_prompts(
         skipped=skipped.total,
         bad=tuple((str(each.location), each.finding) for each in bad),
         hint=shared_hint(bad),
+        unread=tuple(unread),
         compares=form.pairs and not form.checkable,
     )
 
@@ -234,7 +275,13 @@ def with_answer(example: PromptExample, answer: Sequence[Message] | None) -> Sam
     """The prompt as a chat, with an answer whose assistant turns are trained."""
     turns = tuple(answer or ())
     trained = (*(False for _ in example.messages), *(turn["role"] == "assistant" for turn in turns))
-    return Sample(messages=(*example.messages, *turns), trained=trained, tools=example.tools)
+    return Sample(
+        messages=(*example.messages, *turns),
+        trained=trained,
+        tools=example.tools,
+        arguments=example.arguments,
+        unread=example.unread,
+    )
 
 
 def _prompt_sample(example: PromptExample) -> Sample:

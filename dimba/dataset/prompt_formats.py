@@ -1,7 +1,7 @@
 """The formats of prompts and of preference pairs, and how a row's format is recognised."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dimba.common.errors import Location, UnusableRow
@@ -27,7 +27,8 @@ class PromptExample:
     """A prompt, and the reference or the pair of answers that completions are compared with.
 
     `messages` ends with a question; `chosen` and `rejected` continue it. `row` is the unchanged row of the data, which
-    reward functions get; `plain` tells whether its question is plain text.
+    reward functions get; `plain` tells whether its question is plain text. `arguments` are given to the chat template
+    beside the messages; `unread` are columns that only reward functions see, named by the first example that has them.
     """
 
     messages: tuple[Message, ...]
@@ -37,6 +38,9 @@ class PromptExample:
     rejected: tuple[Message, ...] | None = None
     row: Mapping[str, Any]
     plain: bool
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    source: int = 0  # the number of its data set in a list
 
 
 @dataclass(frozen=True, kw_only=True)

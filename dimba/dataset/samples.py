@@ -1,13 +1,15 @@
 """Samples: the columns of a row that ask and answer as the turns of a chat, and the checks that a chat must pass."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from dimba.common.errors import UnusableRow
-from dimba.dataset.dialogue import Row, Turn, is_blank, list_in, text_of, turns_in
+from dimba.common.errors import CORRECT, UnusableRow
+from dimba.dataset.dialogue import Row, Turn, is_blank, list_in, objects_in, text_of, turns_in
 from dimba.dataset.files import kind
+from dimba.dataset.values import plain
+from dimba.options.template_table import OWN_ARGUMENTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +17,17 @@ class Sample:
     """One row, ready for a tokenizer: a chat, or plain text (`messages` is then empty).
 
     A message has `role`, `content` (text) and, where an assistant calls tools, `tool_calls`, as chat templates take
-    them. `trained` holds for each message whether it carries loss; only an assistant's can.
+    them. `trained` holds for each message whether it carries loss; only an assistant's can. `arguments` are given to
+    the chat template beside the messages; `unread` are columns that nothing reads, named by the first row that
+    holds something in them.
     """
 
     messages: tuple[dict[str, Any], ...] = ()
     trained: tuple[bool, ...] = ()
     tools: tuple[Any, ...] | None = None
     text: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 Convert = Callable[[Row], list[Turn]]
@@ -45,11 +51,47 @@ def tools_of(row: Row) -> tuple[Any, ...] | None:
     tools = row.get("tools")
     if not tools or (isinstance(tools, str) and is_blank(tools)):
         return None
-    found = list_in(tools, "tools")
-    for n, tool in enumerate(found):
-        if not isinstance(tool, dict):
-            raise UnusableRow(f"is {kind(tool)}, expected an object", column=f"tools[{n}]")
-    return tuple(found) or None
+    return tuple(objects_in(tools, "tools")) or None
+
+
+ARGUMENTS, DOCUMENTS = "chat_template_kwargs", "documents"  # columns that every format of chats reads
+
+
+def arguments_of(row: Row) -> dict[str, Any]:
+    """What the chat template gets beside the messages: `chat_template_kwargs`, and `documents` that are objects."""
+    found = parse_arguments(row.get(ARGUMENTS), ARGUMENTS)
+    if DOCUMENTS not in found and (documents := _documents(row.get(DOCUMENTS))):
+        found[DOCUMENTS] = documents
+    return found
+
+
+def parse_arguments(value: object, column: str) -> dict[str, Any]:
+    """Arguments of a chat template, an object or one written as JSON; raises UnusableRow."""
+    if value is None or (isinstance(value, str) and is_blank(value)):
+        return {}
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        raise UnusableRow(f"is text, expected an object or one written as JSON ({error})", column=column) from None
+    if found is None or found == []:  # an empty map of pyarrow
+        return {}
+    arguments = plain(found)
+    if not isinstance(arguments, dict):
+        raise UnusableRow(f"is {kind(found)}, expected an object", column=column)
+    if taken := [name for name in OWN_ARGUMENTS if name in arguments]:
+        hint = f"leave it out; {CORRECT}"
+        raise UnusableRow("is set by the trainer, not by a row", hint, column=f"{column}.{taken[0]}")
+    return arguments
+
+
+def _documents(value: object) -> list[dict[str, Any]] | None:
+    """The documents if they are a list of objects; else None, as columns of that name hold other things too."""
+    if not value:
+        return None
+    try:
+        return objects_in(value, DOCUMENTS)
+    except UnusableRow:
+        return None
 
 
 # Columns that ask and answer.
@@ -75,7 +117,7 @@ def instruction(row: Row) -> list[Turn]:
 
 def instruction_turns(row: Row) -> list[Turn]:
     """The question in `instruction` and `input`, behind the pairs of `history`; raises UnusableRow."""
-    parts = [text_of(row["instruction"], "instruction")]
+    parts = [] if row["instruction"] is None else [text_of(row["instruction"], "instruction")]
     if row.get("input"):
         parts.append(text_of(row["input"], "input"))
     question = "\n\n".join(part for part in parts if not is_blank(part))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files import Read, read_rows
-from dimba.dataset.formats import Format, as_sample, recognise, with_our_names
+from dimba.dataset.formats import Format, UnreadColumns, as_sample, read_columns, recognise, with_our_names
 from dimba.dataset.samples import Sample
+from dimba.dataset.values import KeyOrder
 
 Samples = Iterator[tuple[Location, Sample | UnusableRow]]
 SHOWN = 5  # unusable rows that are listed one by one
@@ -37,15 +38,31 @@ def samples_of(rows: Read, columns: Mapping[str, str]) -> tuple[Format, Samples]
 
 
 def _samples(rows: Read, form: Format, columns: Mapping[str, str]) -> Samples:
+    order, unread = KeyOrder(), UnreadColumns(read_columns(form, columns))
     for where, row in rows:
         if isinstance(row, UnusableRow):
             yield where, row
             continue
         try:
-            sample: Sample | UnusableRow = as_sample(row, form, columns, where)
+            sample = as_sample(row, form, columns, where)
         except UnusableRow as error:
-            sample = error
-        yield where, sample
+            yield where, error
+        else:
+            new = unread.new(row, sample.arguments)
+            sample = replace(sample, unread=new) if new else sample
+            yield where, _ordered(sample, order)
+
+
+def _ordered(sample: Sample, order: KeyOrder) -> Sample:
+    messages = order.messages(sample.messages)
+    if messages is sample.messages and not sample.tools and not sample.arguments:
+        return sample
+    return replace(
+        sample,
+        messages=messages,
+        tools=order.apply(sample.tools, "tools"),
+        arguments=order.apply(sample.arguments, "arguments"),
+    )
 
 
 def no_usable_rows(rows: int, first: UnusableRow | None) -> BadInput:
@@ -74,6 +91,7 @@ class DataSummary:
     skipped: int = 0  # pairs that compare nothing
     bad: tuple[tuple[str, str], ...] = ()  # (location, cause)
     hint: str = ""  # the action that fixes all of `bad`
+    unread: tuple[str, ...] = ()  # columns that hold something and are not read
     compares: bool = False  # pairs without short answers, for which `reward: auto` means a reward model
 
     @property
@@ -83,7 +101,11 @@ class DataSummary:
 
 
 def survey(
-    path: Path, columns: Mapping[str, str], *, progress: Callable[[int], None] = lambda _rows: None
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    progress: Callable[[int], None] = lambda _rows: None,
+    split: str | None = None,
 ) -> DataSummary:
     """Reads every row of `path` as the trainer will; returns their summary, which counts the unusable ones.
 
@@ -91,15 +113,17 @@ def survey(
         BadInput: the file or its format is not readable, or no row is usable.
     """
     keys: list[str] = []
-    form, samples = samples_of(_noting_columns(read_rows(path), keys), columns)
+    form, samples = samples_of(_noting_columns(read_rows(path, split), keys), columns)
     rows, unusable = 0, 0
     first: Sample | None = None
     bad: list[UnusableRow] = []
+    unread: dict[str, None] = {}
     for _where, sample in samples:
         rows += 1
         progress(rows)
         if not isinstance(sample, UnusableRow):
             first = first or sample
+            unread.update(dict.fromkeys(sample.unread))
             continue
         unusable += 1
         if len(bad) < SHOWN:
@@ -114,6 +138,7 @@ def survey(
         unusable=unusable,
         bad=tuple((str(each.location), each.finding) for each in bad),
         hint=shared_hint(bad),
+        unread=tuple(unread),
     )
 
 

@@ -61,6 +61,28 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceReport:
+    """One of several data sets."""
+
+    name: str
+    format: str
+    rows: int
+    unusable: int
+    tokens: int  # of its usable rows, once
+    trained_tokens: int
+    weight: float
+    examples: int  # in an epoch
+
+    def line(self, *, asks: bool) -> str:
+        """The counts in one line."""
+        unusable = f", {self.unusable:,} of them unusable" if self.unusable else ""
+        tokens = quantity(self.tokens, "token")
+        trained = " of prompts" if asks else f", {self.trained_tokens:,} of them trained"
+        epoch = f"weight {self.weight:g}: {quantity(self.examples, 'prompt' if asks else 'example')} per epoch"
+        return f"{self.name}: {self.format}, {quantity(self.rows, 'row')}{unusable}, {tokens}{trained}; {epoch}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataReport:
     """The data as the model will see them. Lengths are in tokens."""
 
@@ -87,12 +109,14 @@ class DataReport:
     problem: str = ""  # that keeps these data from being trained on
     hint: str = ""
     cached: bool = False
+    sources: tuple[SourceReport, ...] = ()  # of a list of data sets
     asks: bool = False  # GRPO: the rows are prompts, and completions are sampled
 
     def lines(self) -> list[str]:
         """The report in lines, one for each fact."""
         read = f"{self.format}, {quantity(self.rows, 'row')}, {quantity(self.tokens, 'token')}"
         lines = [f"{read} of prompts" if self.asks else f"{read}, {self.trained_tokens:,} of them trained"]
+        lines += [f"data: {each.line(asks=self.asks)}" for each in self.sources]
         if self.unusable:
             first = f"{self.bad[0].where}: {self.bad[0].why}"
             are = "is" if self.unusable == 1 else "are"
@@ -143,6 +167,7 @@ class DataReport:
         given["lengths"] = tuple(Bar(**each) for each in given["lengths"])
         given["shown"] = tuple(_shown(each) for each in given["shown"])
         given["notes"] = tuple(given["notes"])
+        given["sources"] = tuple(SourceReport(**each) for each in given.get("sources", ()))
         return cls(**given)
 
 

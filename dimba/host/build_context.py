@@ -2,19 +2,24 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from dimba.common.contract import ENV_CA_CERT, ENV_WHEELS, absolute
 from dimba.common.errors import BadInput, EngineFailed
+from dimba.common.project import PACKAGED
 from dimba.spec import JobSpec
 
 IMAGE_EXTRAS = ("", "-vllm")  # every value of `image_extra`
 # Everything else in the repository (checkpoints, runs, data) stays out, as in `.dockerignore`, which Compose reads.
 _LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints") for extra in IMAGE_EXTRAS]
 _FILES = ("Dockerfile", *_LISTS)
-_CODE = ("dimba", "scripts")
+_SUFFIXES = (".py", ".json", ".jsonl")  # code, and the tables that it reads
 CERTS, WHEELS = "docker/certs", "docker/wheels"
+# Folders of code, and what no job needs of them: the development tools, which a wheel lacks, stay out so that a wheel
+# and a checkout of one revision share an image.
+_CODE = {"scripts": ("bench", "docs", "soak", "tables"), "dimba": (PACKAGED,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +30,23 @@ class BuildContext:
     digest: str
 
 
+def package_folder(project: Path) -> Path:
+    """The folder of the package `dimba` to which the project's files belong."""
+    return project.parent if project.name == PACKAGED else project / "dimba"
+
+
 def in_context(path: Path, project: Path) -> str | None:
     """The file's path in the context, which is its path in the image too; None if the context lacks it."""
-    if not path.is_relative_to(project):
-        return None
-    name = path.relative_to(project)
-    return str(name) if name.parts[0] in _CODE and name.suffix == ".py" else None
+    for room, folder in _code_folders(project):
+        if path.suffix in _SUFFIXES and path.is_relative_to(folder) and "__pycache__" not in path.parts:
+            name = path.relative_to(folder)
+            return None if name.parts[0] in _CODE[room] else str(Path(room, name))
+    return None
+
+
+def _code_folders(project: Path) -> Iterator[tuple[str, Path]]:
+    yield "scripts", project / "scripts"
+    yield "dimba", package_folder(project)
 
 
 def gather_context(project: Path) -> BuildContext:
@@ -42,14 +58,21 @@ def gather_context(project: Path) -> BuildContext:
     """
     missing = [name for name in _FILES if not (project / name).is_file()]
     if missing:
-        hint = "dimba builds its image from its repository: clone it and `pip install -e` it, or set `container.image`"
+        hint = "install dimba again (`pip install .` in its repository), or set `container.image`"
         raise EngineFailed(f"the image cannot be built without {project / missing[0]}", hint)
     files = {name: project / name for name in _FILES}
-    for room in _CODE:
-        code = (project / room).rglob("*.py")
-        files |= {str(path.relative_to(project)): path for path in code if "__pycache__" not in path.parts}
-    files |= _extras(project)
+    files |= _code_files(project) | _extras(project)
     return BuildContext(files=dict(sorted(files.items())), digest=_digest(files))
+
+
+def code_digest(project: Path) -> str:
+    """The digest of dimba's own code, the trainers included."""
+    return _digest(_code_files(project))
+
+
+def _code_files(project: Path) -> dict[str, Path]:
+    files = (path for _room, folder in _code_folders(project) for path in folder.rglob("*"))
+    return {name: path for path in files if (name := in_context(path, project))}
 
 
 def _extras(project: Path) -> dict[str, Path]:

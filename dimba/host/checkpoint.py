@@ -4,22 +4,34 @@ import json
 import math
 import os
 import re
-import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dimba.common.checkpoint import (
+    Checkpoint,
+    Refusal,
+    adapter_refusal,
+    count_tokens,
+    kind_of,
+    positions_of,
+    quantization_of,
+    read_checkpoint,
+    refusal_of,
+    tokenizer_needs,
+)
+from dimba.common.checkpoint.adapted import EXPERT, JOINED
+from dimba.common.checkpoint.files import INDEX, PICKLED_INDEX, Tensors
 from dimba.common.checkpoints import CONFIGS, asks_for_code
-from dimba.common.contract import absolute, is_path
+from dimba.common.contract import absolute, is_path, read_json_object
 from dimba.host.facts import CheckpointFacts
-from dimba.host.model_shape import EXPERT, model_shape
+from dimba.host.links import links_out_of
+from dimba.host.model_shape import model_shape
 from dimba.host.places import why_not_read
 
-_MAX_HEADER = 100 << 20
-_INDEX, _PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json", "spiece.model")
 
 
 def look_at_checkpoint(reference: str, folder: Path, *, allow_pickle: bool = False) -> CheckpointFacts:
@@ -35,7 +47,10 @@ def look_at_checkpoint(reference: str, folder: Path, *, allow_pickle: bool = Fal
             return _refused(path, "is neither a folder nor a Hub id", "give a path, or `owner/name`")
         return CheckpointFacts(reference=reference, local=False)
     if not os.path.exists(path):
-        hint = "put a checkpoint there, or give another path or a Hub id (`owner/name`)"
+        hint = (
+            "correct the path, which is relative to the folder that dimba is run in if it does not start with `/`; "
+            "or give a Hub id (`owner/name`)"
+        )
         return _refused(path, "does not exist", hint)
     if why := why_not_read(path):
         return _refused(path, why, "give a folder of your own that holds config.json and the weights")
@@ -75,8 +90,8 @@ def _look_into(path: Path, *, allow_pickle: bool = False) -> CheckpointFacts:
         if file.is_symlink() and (why := why_not_read(file)):
             return _refused(path, f"has {file.name}, which {why}", "replace the link by the file itself")
     if not (path / "config.json").exists():
-        if (path / "adapter_config.json").exists():
-            return _adapter(path)
+        if refusal := adapter_refusal(path):
+            return _adapter(path, refusal)
         return _refused(path, "has no config.json", "give a checkpoint in Hugging Face format, which has one")
     return _parse(path, allow_pickle=allow_pickle)
 
@@ -84,18 +99,15 @@ def _look_into(path: Path, *, allow_pickle: bool = False) -> CheckpointFacts:
 def _parse(path: Path, *, allow_pickle: bool) -> CheckpointFacts:
     broken = "copy the checkpoint again: a file is broken"
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        headers = [_header(file) for file in sorted(path.glob("*.safetensors"))]
+        checkpoint = read_checkpoint(path)
     except PermissionError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error) as error:
+    except (OSError, ValueError) as error:
         return _refused(path, f"cannot be read: {error}", broken)
-    if not isinstance(config, dict):
-        return _refused(path, "has a config.json that is not an object", broken)
-    if refusal := _weights_refusal(path, allow_pickle=allow_pickle) or _files_refusal(path, config):
-        return _refused(path, *refusal)
+    if files := _weights_refusal(path, allow_pickle=allow_pickle) or _files_refusal(path, checkpoint.config):
+        return _refused(path, *(adapter_refusal(path) or files))
     try:
-        return _facts(path, config, headers)
+        return _facts(checkpoint)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return _refused(path, f"cannot be read: {error!r}", broken)
 
@@ -103,7 +115,7 @@ def _parse(path: Path, *, allow_pickle: bool) -> CheckpointFacts:
 def _weights_refusal(path: Path, *, allow_pickle: bool) -> tuple[str, str] | None:
     """(problem, hint) of missing or refused weights."""
     convert = "convert it with `save_pretrained`, which writes safetensors"
-    index = _INDEX
+    index = INDEX
     if not any(path.glob("*.safetensors")):
         if not any(path.glob("*.bin")) and not any(path.glob("*.pt")) and not any(path.glob("*.pth")):
             return "has no weights (*.safetensors)", convert
@@ -113,13 +125,13 @@ def _weights_refusal(path: Path, *, allow_pickle: bool) -> tuple[str, str] | Non
             return problem, f"{convert}; {trusted}"
         if not any(path.glob("pytorch_model*.bin")):
             return "has no weights that transformers finds (pytorch_model.bin)", convert
-        index = _PICKLED_INDEX
+        index = PICKLED_INDEX
     if missing := _missing_shards(path, index):
         return f"lacks {missing[0]}, which its index names", "copy the checkpoint again: it is incomplete"
     return None
 
 
-def _files_refusal(path: Path, config: dict[str, Any]) -> tuple[str, str] | None:
+def _files_refusal(path: Path, config: Mapping[str, Any]) -> tuple[str, str] | None:
     """(problem, hint) of the other files that a complete checkpoint has."""
     if not any((path / name).exists() for name in _TOKENIZERS):
         return "has no tokenizer", "copy tokenizer.json and tokenizer_config.json beside the weights"
@@ -150,62 +162,69 @@ def _is_cut_off(file: Path) -> bool:
         return start != b"{" or not handle.read().rstrip().endswith(b"}")
 
 
-def _adapter(path: Path) -> CheckpointFacts:
-
-    try:
-        base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base = None
-    hint = "merge it into its base first, or give the base itself" + (f": `{base}`" if base else "")
-    there = Path(base) if isinstance(base, str) and Path(base).is_dir() else None
-    return _refused(path, "holds an adapter, not a model", hint, instead=there)
+def _adapter(path: Path, refusal: Refusal) -> CheckpointFacts:
+    base = read_json_object(path / "adapter_config.json").get("base_model_name_or_path")
+    return _refused(path, *refusal, instead=Path(base) if isinstance(base, str) and Path(base).is_dir() else None)
 
 
-def _header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as handle:
-        (size,) = struct.unpack("<Q", handle.read(8))
-        if size > _MAX_HEADER:
-            raise ValueError(f"{file.name} is not a safetensors file")
-        try:
-            header: dict[str, Any] = json.loads(handle.read(size))
-        except ValueError:
-            raise ValueError(f"the header of {file.name} is broken or cut off") from None
-    tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
-    end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-    if file.stat().st_size < 8 + size + end:
-        raise ValueError(f"{file.name} ends early: {file.stat().st_size:,} of {8 + size + end:,} bytes")
-    return tensors
-
-
-def _facts(path: Path, config: dict[str, Any], headers: list[dict[str, Any]]) -> CheckpointFacts:
-    tensors = {name: tensor for header in headers for name, tensor in header.items()}
+def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
+    path, config, kind = checkpoint.folder, checkpoint.config, kind_of(checkpoint.config)
+    quantization, positions = quantization_of(checkpoint), positions_of(checkpoint)
+    template = _chat_template(path)
+    sizes = facts_of_tensors(config, {} if quantization else checkpoint.tensors)
     return replace(
-        facts_of_tensors(config, tensors),
+        sizes,
         reference=str(path),
+        weight_bytes=_stored_bytes(checkpoint.tensors),
+        refusal=refusal_of(checkpoint),
+        quantization=quantization,
+        positions=positions,
+        tokens=count_tokens(checkpoint),
+        tokenizer_needs=tokenizer_needs(path),
+        sees=kind.sees,
+        text_alone=kind.text_alone,
+        doubt=kind.doubt,
         architecture=(config.get("architectures") or [config.get("model_type")])[0],
-        context_length=context_length(config),
-        has_chat_template=_has_chat_template(path),
+        context_length=positions.count if positions else None,
+        has_chat_template=bool(template),
+        shows_date="strftime_now" in template,
         own_code=_own_code(path),
-        linked_files=tuple(sorted({pair for file in path.iterdir() for pair in _links(file, path)})),
+        linked_files=tuple(
+            sorted({pair for file in path.iterdir() if file.is_file() for pair in links_out_of(file, path)})
+        ),
     )
 
 
-def facts_of_tensors(config: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> CheckpointFacts:
+def facts_of_tensors(config: Mapping[str, Any], tensors: Tensors) -> CheckpointFacts:
     """The facts that config.json and the headers of safetensors (name → header) give; none without tensors."""
     facts = CheckpointFacts(reference="", local=True)
     if not tensors:
         return facts
     linear = {name: tensor["shape"] for name, tensor in tensors.items() if _is_linear(name, tensor)}
-    stored = [tensor["data_offsets"] for tensor in tensors.values() if "data_offsets" in tensor]
+    model_type = str(config.get("model_type") or "")
     return replace(
         facts,
         parameters=sum(math.prod(tensor["shape"]) for tensor in tensors.values()),
-        weight_bytes=sum(end - start for start, end in stored),
-        linear_sides=sum(_sides(name, shape) for name, shape in linear.items()),
+        weight_bytes=_stored_bytes(tensors),
+        model_type=model_type,
+        linear_sides={name.removesuffix(".weight"): _sides(name, shape, model_type) for name, shape in linear.items()},
+        modules=_parameters_by_module(tensors),
         linear_parameters=sum(math.prod(shape) for name, shape in linear.items() if EXPERT not in name),
         dtype=_dtype(list(tensors.values())),
         shape=model_shape(config, [(name, tensor["shape"]) for name, tensor in tensors.items()]),
     )
+
+
+def _parameters_by_module(tensors: Tensors) -> Mapping[str, int]:
+    counts: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        counts[name.rpartition(".")[0] or name] += math.prod(tensor["shape"])
+    return dict(counts)
+
+
+def _stored_bytes(tensors: Tensors) -> int | None:
+    stored = [tensor["data_offsets"] for tensor in tensors.values() if "data_offsets" in tensor]
+    return sum(end - start for start, end in stored) or None
 
 
 def _own_code(path: Path) -> str:
@@ -220,7 +239,7 @@ def _own_code(path: Path) -> str:
     return ""
 
 
-def _dtype(tensors: list[dict[str, Any]]) -> str:
+def _dtype(tensors: list[Mapping[str, Any]]) -> str:
     """The dtype of most parameters, such as BF16."""
     sizes: Counter[str] = Counter()
     for tensor in tensors:
@@ -228,50 +247,29 @@ def _dtype(tensors: list[dict[str, Any]]) -> str:
     return max(sizes, key=sizes.__getitem__)
 
 
-def context_length(config: dict[str, Any]) -> int | None:
-    """The context length in tokens, from the usual keys of a config.json; None if it has none of them."""
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, dict) else {}):
-        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-            if type(part.get(name)) is int and part[name] > 0:
-                return int(part[name])
-    return None
-
-
-def _links(file: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
-    """(link target, real file) for each link of a chain that leads out of `folder`.
-
-    The container must have the file at each of these paths too.
-    """
-    real, stop = file.resolve(), file
-    for _ in range(40):  # as many links as the kernel follows
-        if not stop.is_symlink() or not real.is_file():
-            return
-        stop = Path(os.path.normpath(stop.parent / stop.readlink()))
-        if not stop.is_relative_to(folder):
-            yield stop, real
-
-
-def _is_linear(name: str, tensor: dict[str, Any]) -> bool:
+def _is_linear(name: str, tensor: Mapping[str, Any]) -> bool:
     """Whether LoRA adapts this matrix."""
     others = ("embed", "lm_head", "wte", "wpe")
     sides = (2, 3) if EXPERT in name else (2,)
-    return len(tensor["shape"]) in sides and not any(word in name for word in others)
+    is_matrix = name.endswith(".weight") or EXPERT in name  # states of Mamba are no layers
+    return is_matrix and len(tensor["shape"]) in sides and not any(word in name for word in others)
 
 
-def _sides(name: str, shape: list[int]) -> int:
+def _sides(name: str, shape: list[int], model_type: str) -> int:
     """The adapter's parameters per rank: in + out, for all experts of a joined tensor with fused gate and up."""
-    joined = EXPERT in name and any(word in name for word in ("gate", "up", "w1", "w3"))
+    joined = model_type in JOINED and EXPERT in name and any(word in name for word in ("gate", "up", "w1", "w3"))
     if len(shape) == 3:
         return shape[0] * (shape[1] + shape[2]) * (2 if joined else 1)
     return sum(shape) + (shape[0] if joined else 0)
 
 
-def _has_chat_template(path: Path) -> bool:
-    if (path / "chat_template.jinja").exists():
-        return True
+def _chat_template(path: Path) -> str:
+    """The source of the chat template, of all of them if it has several; empty without one."""
     try:
+        if (path / "chat_template.jinja").exists():
+            return (path / "chat_template.jinja").read_text(encoding="utf-8", errors="replace") or " "
         config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return bool(config.get("chat_template"))
+        return ""
+    found = config.get("chat_template") if isinstance(config, dict) else None
+    return found if isinstance(found, str) else json.dumps(found) if found else ""

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dimba.common.checkpoint import Positions, Quantization, Refusal, TokenCounts
+from dimba.common.ownership import Owner
+from dimba.common.units import millions
+from dimba.dataset.mixture import rows_per_epoch
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import DataReport
 from dimba.spec import SlurmSite
@@ -47,6 +51,7 @@ class EngineFacts:
     local: bool = True
     rootless: bool = False
     cdi_devices: frozenset[str] = frozenset()
+    proxies: frozenset[str] = frozenset()  # variables that the client's configuration sets in every container
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,30 +99,72 @@ class CheckpointFacts:
     problem: str = ""
     hint: str = ""
     architecture: str | None = None
+    model_type: str = ""  # of the model that is loaded
     parameters: int | None = None
     weight_bytes: int | None = None
-    linear_sides: int | None = None  # sum of in + out over the matrices that LoRA adapts
+    linear_sides: Mapping[str, int] | None = None  # in + out of each matrix that LoRA adapts, by the module's name
+    modules: Mapping[str, int] = field(default_factory=dict)  # parameters by the module's name
     linear_parameters: int | None = None  # of the same matrices, which Q-LoRA quantises
     shape: ModelShape | None = None  # None if config.json lacks a number or contradicts the weights
     dtype: str | None = None  # as the safetensors headers name it: F32, BF16
     context_length: int | None = None  # tokens
+    refusal: Refusal | None = None  # of dimba's own trainers, whatever the method
+    quantization: Quantization | None = None
+    positions: Positions | None = None
+    tokens: TokenCounts | None = None
+    tokenizer_needs: tuple[str, ...] = ()  # packages that read it
+    sees: tuple[str, ...] = ()  # what a multimodal model reads beside text
+    text_alone: bool = False  # of a multimodal model, the text part alone is loaded
+    doubt: str = ""  # why transformers may not load it
     has_chat_template: bool | None = None
+    shows_date: bool = False  # its chat template asks the clock
     own_code: str = ""  # the name of its file that requires code from the checkpoint or the Hub
     instead: Path | None = None  # a nearby folder that holds a complete checkpoint
     linked_files: tuple[tuple[Path, Path], ...] = ()  # (target of a link as seen from the folder, the real file)
 
 
+def described(facts: CheckpointFacts) -> str:
+    """The facts of a checkpoint in one line."""
+    parts = [
+        facts.architecture or "unknown architecture",
+        f"{millions(facts.parameters)} parameters" if facts.parameters else "",
+        facts.quantization.label if facts.quantization else facts.dtype or "",
+        f"context {facts.context_length:,}" if facts.context_length else "",
+        {True: "chat template", False: "no chat template", None: ""}[facts.has_chat_template],
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """The data: the facts of a local file, or only the reference of a Hub id."""
+    """The data: the facts of local files, or only the reference of a Hub id."""
 
-    reference: str
-    local: bool
+    reference: str  # a file, a folder or a pattern on this machine, or a Hub id; of a list, all of them
+    local: bool  # of a list: all of them
+    files: tuple[Path, ...] = ()  # that hold the rows, in the order in which they are read
+    places: tuple[Path, ...] = ()  # the files and folders that a container needs to have all of `files`
+    linked_files: tuple[tuple[Path, Path], ...] = ()  # as in CheckpointFacts
+    notes: tuple[str, ...] = ()  # on files that are not read
     problem: str = ""
     hint: str = ""
     key: str = "dataset"  # the spec's key that `problem` is about
     summary: DataSummary | None = None
     report: DataReport | None = None  # None until the rows are tokenised
+    sources: tuple["DataFacts", ...] = ()  # of a list of data sets, whose facts the other fields combine
+    weight: float = 1.0  # in such a list
+
+    @property
+    def hub_ids(self) -> tuple[str, ...]:
+        """The data sets on the Hub."""
+        return tuple(each.reference for each in self.sources or (self,) if not each.local)
+
+    @property
+    def rows_per_epoch(self) -> int | None:
+        """Training rows of an epoch; of a list, each as often as its weight says. None until all rows are read."""
+        if not self.sources:
+            return self.summary.usable if self.summary else None
+        counts = [rows_per_epoch(each.weight, each.summary.usable) for each in self.sources if each.summary]
+        return sum(counts) if len(counts) == len(self.sources) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +172,7 @@ class TrainerFacts:
     """The trainer: its path on this machine and in the image, and the flags that it defines."""
 
     path: Path | None  # on this machine; None if no trainer was found
+    copy: Path | None = None  # the file that was found, if it is a copy of dimba's own trainer at `path`
     problem: str = ""
     hint: str = ""
     in_image: str | None = None  # its path in the image; None if it has to be mounted
@@ -145,8 +193,8 @@ class OutputFacts:
     hint: str = ""
     user_error: bool = False  # the spec is wrong rather than the machine
     holds: tuple[str, ...] = ()  # names of trained files already there
-    run_id: str | None = None
-    run_active: bool = False  # according to its record
+    run_id: str | None = None  # of the run whose model it holds
+    owner: Owner | None = None  # who writes there now
 
 
 @dataclass(frozen=True)
@@ -198,8 +246,12 @@ class HostFacts:
     output: OutputFacts
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # files that the job's user may not read
+    local_proxies: frozenset[str] = frozenset()  # variables that name a proxy on this machine's loopback
+    packages: frozenset[str] = frozenset()  # of those that a base may need, what this Python has
     short_secrets: frozenset[str] = frozenset()  # variables whose values are too short to be masked in a log
     slurm: SlurmSite | None = None  # the user's description of the cluster; None if Slurm has no part in the job
+    missing_packages: tuple[str, ...] = ()  # training packages that this machine's Python lacks
+    install_command: str = ""  # installs them
     named: Mapping[str, NamedPath] = field(default_factory=dict)  # files and mounts, by their text in the spec
     trust_requirements: tuple[TrustRequirement, ...] = ()  # parts of the spec that require trust
 

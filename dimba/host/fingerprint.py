@@ -1,7 +1,8 @@
 """Content hashes of data files and base checkpoints, computed once and remembered until a file changes."""
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +28,21 @@ def fingerprint(path: Path, progress: Progress) -> str | None:
         return None
     digest = _folder_hash(files, hashes) if path.is_dir() else hashes[0]
     if stamp(path) == before:
+        remember(_KIND, name, digest)
+    return digest
+
+
+def fingerprint_of_files(files: Sequence[Path], progress: Progress) -> str | None:
+    """SHA-256 of the names and hashes of several files in their order; None if one cannot be read."""
+    before = [stamp(each) for each in files]
+    name = _name(Path(os.path.commonpath(files)), list(zip(map(str, files), before, strict=True)))
+    if isinstance(known := recall(_KIND, name), str):
+        return known
+    try:
+        digest = _folder_hash(list(files), _hashes(list(files), progress))
+    except OSError:
+        return None
+    if [stamp(each) for each in files] == before:
         remember(_KIND, name, digest)
     return digest
 

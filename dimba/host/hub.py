@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-from dimba.host.checkpoint import context_length
+from dimba.common.checkpoint import context_length
 from dimba.host.http import REFUSED, Answer, ask, count, mapping, mappings
 
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -92,6 +92,13 @@ def look_at_dataset(id: str, config: str | None = None, split: str | None = None
     if checked.status != "found" or not (listed.status and config and split):
         return checked
     return _with_rows(found, config, split)
+
+
+def commit_of(kind: str, id: str) -> str | None:
+    """The newest commit of a repository of the kind `models` or `datasets`; None if the Hub does not report it."""
+    status, _, body = _existence(kind, id)
+    sha = body.get("sha")
+    return sha if status == "found" and isinstance(sha, str) else None
 
 
 def _checked(found: HubDataset, config: str | None, split: str | None) -> HubDataset:

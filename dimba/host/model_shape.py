@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dimba.common.checkpoint.adapted import EXPERT
 from dimba.host.facts import ModelShape
 
 Tensors = Sequence[tuple[str, Sequence[int]]]
@@ -22,7 +23,6 @@ _NAMES = {
 }
 _EMBEDDING = re.compile(r"(embed_tokens|wte|embed_in|word_embeddings|tok_embeddings)\.weight$")
 _HEAD = re.compile(r"(lm_head|embed_out|output)\.weight$")
-EXPERT = ".experts."  # in the name of a tensor
 _NORM = re.compile(r"(norm|ln)\w*\.weight$")
 _NORM_BIAS = re.compile(r"(norm|ln)\w*\.bias$")
 _HEAD_NORM = re.compile(r"\b([qk]_norm|query_norm|key_norm)\.weight$")

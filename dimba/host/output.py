@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dimba.common.contract import OUTPUT_FILE, absolute, trained_files
 from dimba.common.errors import BadInput
+from dimba.common.ownership import Owner, has_ended, owner_of
 from dimba.host.facts import OutputFacts
 from dimba.host.places import is_link, why_not_write
 from dimba.records import RunFolder
@@ -20,7 +21,7 @@ def look_at_output(output_dir: str, folder: Path) -> OutputFacts:
     uid, gid = job_user(nearest)
     problem, hint, user_error = _misplaced(path, folder) or _obstacle(path, nearest, uid, gid)
     holds = tuple(file.name for file in trained_files(path)) if not problem else ()
-    run_id, run_active = _owner(path)
+    run_id, active = _claimed_by(path)
     return OutputFacts(
         path=path,
         uid=uid,
@@ -31,7 +32,7 @@ def look_at_output(output_dir: str, folder: Path) -> OutputFacts:
         user_error=user_error,
         holds=holds,
         run_id=run_id,
-        run_active=run_active,
+        owner=_active_owner(path) or active,
     )
 
 
@@ -113,14 +114,21 @@ def home_of(uid: int) -> Path:
         return Path("/nonexistent")
 
 
-def _owner(path: Path) -> tuple[str | None, bool]:
-    """The id of the run that claimed the folder, and whether its record shows it active."""
+def _active_owner(path: Path) -> Owner | None:
+    """Who writes in the folder, or may write there: that its process lives is not always known."""
+    owner = owner_of(path)
+    return owner if owner and not has_ended(path, owner) else None
+
+
+def _claimed_by(path: Path) -> tuple[str | None, Owner | None]:
+    """The id of the run whose model the folder holds, and that run as an owner if its record shows it active."""
     try:
         note = json.loads((path / OUTPUT_FILE).read_text(encoding="utf-8"))
         run_id, folder = str(note["run_id"]), Path(note["run"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None, False
+        return None, None
     try:
-        return run_id, RunFolder(folder, 0, 0).record().status in ("running", "stopping")
+        is_active = RunFolder(folder, 0, 0).record().status in ("running", "stopping")
     except BadInput:
-        return run_id, False
+        is_active = False
+    return run_id, Owner(run_id=run_id, run=str(folder)) if is_active else None

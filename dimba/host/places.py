@@ -34,11 +34,16 @@ def why_not_write(path: Path) -> str:
     for place in (path, real):
         if _below(place, _SYSTEM) and not _below(place, _SHARED):
             return f"{leads}belongs to the system"
-        if place in _TOPS or place == Path.home() or place.parent == Path("/home"):
+        if holds_more_than_a_job(place):
             return f"{leads}holds more than one job's files"
         if _LOGINS & set(place.parts):
             return f"{leads}holds logins"
     return _foreign_link(path, to_write=True)
+
+
+def holds_more_than_a_job(folder: Path) -> bool:
+    """Whether a folder is one that many programs and users share, or a user's home."""
+    return folder in _TOPS or folder == Path.home() or folder.parent == Path("/home")
 
 
 def _below(path: Path, places: tuple[Path, ...]) -> bool:

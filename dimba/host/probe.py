@@ -5,27 +5,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from dimba.common.checkpoint.check import is_installed
+from dimba.common.checkpoint.quantization import PACKAGES
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, is_secret_name
-from dimba.common.errors import CORRECT, BadInput
-from dimba.dataset.summary import DataSummary
-from dimba.dataset.token_report import list_unusable_rows
+from dimba.common.project import project_root
 from dimba.host.checkpoint import look_at_checkpoint
+from dimba.host.data import look_at_data
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
 from dimba.host.gpus import find_gpus
 from dimba.host.named_paths import look_at_named_paths
 from dimba.host.output import look_at_output, may_read
-from dimba.host.places import why_not_read
-from dimba.host.stamp import stamp
+from dimba.host.packages import install_command, missing_packages
+from dimba.host.proxies import is_on_this_machine, proxies_in
 from dimba.host.trainer import find_trainer
-from dimba.objectives.registry import OBJECTIVES
-from dimba.spec import Dataset, JobSpec
+from dimba.options.tracking_table import TRACKERS
+from dimba.spec import JobSpec
 
 _SWITCHES = ("0", "1", "true", "false", "yes", "no", "on", "off")  # HF_HUB_DISABLE_IMPLICIT_TOKEN=1 is no secret
-
-
-def project_root() -> Path:
-    """The checkout that this package is part of, from which the image is built."""
-    return Path(__file__).resolve().parents[2]
 
 
 def runs_folder(folder: Path) -> Path:
@@ -54,6 +50,7 @@ def probe(
     )
     skip_bad = spec.trainer_args.get(SKIP_BAD_ROWS) is True
     data = look_at_data(spec.dataset, folder, progress, spec.mode, skip_bad=skip_bad, read=read)
+    missing = missing_packages()
     return HostFacts(
         folder=folder,
         runs=runs or runs_folder(folder),
@@ -62,16 +59,26 @@ def probe(
         cores=len(os.sched_getaffinity(0)),
         cache=hub_cache(output.uid, output.home, folder),
         environment=frozenset(os.environ),
+        local_proxies=frozenset(name for name in proxies_in(os.environ) if is_on_this_machine(os.environ[name])),
         short_secrets=frozenset(name for name, value in os.environ.items() if _is_short_secret(name, value)),
         gpu=gpu or find_gpus(engine.cdi_devices),
         engine=engine,
         checkpoint=checkpoint,
+        packages=_packages(checkpoint, spec.training.report_to),
         data=data,
         trainer=find_trainer(spec.trainer, spec.mode, folder, project_root()),
         output=output,
+        missing_packages=missing,
+        install_command=install_command(project_root()) if missing else "",
         named=look_at_named_paths(spec, folder),
         unreadable=_unreadable(checkpoint, data, output, in_container=in_container),
     )
+
+
+def _packages(base: CheckpointFacts, tracker: str) -> frozenset[str]:
+    needed = [*(PACKAGES if base.quantization else ()), *base.tokenizer_needs]
+    needed += [TRACKERS[tracker]] if tracker in TRACKERS else []
+    return frozenset(filter(is_installed, needed))
 
 
 def _is_short_secret(name: str, value: str) -> bool:
@@ -81,65 +88,10 @@ def _is_short_secret(name: str, value: str) -> bool:
 def _unreadable(
     checkpoint: CheckpointFacts, data: DataFacts, output: OutputFacts, *, in_container: bool
 ) -> tuple[Path, ...]:
-    files = [Path(data.reference)] if data.local and not data.problem else []
+    files = list(data.files) if not data.problem else []
     if checkpoint.local and not checkpoint.problem:
         files += sorted(file for file in Path(checkpoint.reference).iterdir() if file.is_file())
     return tuple(file for file in files if not may_read(file, output.uid, output.gid, plain=in_container))
-
-
-def look_at_data(
-    dataset: Dataset,
-    folder: Path,
-    progress: Callable[[int], None],
-    mode: str,
-    *,
-    skip_bad: bool = False,
-    read: bool = True,
-) -> DataFacts:
-    """Facts of the data: reads all rows of a local file as the trainer will; does not look up a Hub id.
-
-    Without `read`, a file is only checked for existence. Invalid rows are a problem, unless `skip_bad`.
-    """
-    if dataset.path is None:
-        return DataFacts(reference=str(dataset.name), local=False)
-    path = absolute(dataset.path, folder)
-    if why := why_not_read(path):
-        hint = "give a file of rows, or copy this one to a folder of your own"
-        return DataFacts(reference=str(path), local=True, problem=f"{path} {why}", hint=hint)
-    if not path.is_file():
-        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
-        hint = "correct `dataset.path`; it is relative to the folder that dimba is run in"
-        return DataFacts(reference=str(path), local=True, problem=f"{path} {problem}", hint=hint)
-    if not read:
-        return DataFacts(reference=str(path), local=True)
-    try:
-        summary = _surveyed(path, dataset.columns, mode, progress)
-    except BadInput as error:
-        return DataFacts(
-            reference=str(path), local=True, problem=error.detail, hint=error.hint, key=error.key or "dataset"
-        )
-    problem, hint = ("", "") if skip_bad or not summary.unusable else _bad_rows(summary)
-    return DataFacts(reference=str(path), local=True, problem=problem, hint=hint, summary=summary)
-
-
-def _bad_rows(summary: DataSummary) -> tuple[str, str]:
-    """(problem, hint): the first invalid rows, each with its line, and their number."""
-    lines = list_unusable_rows(summary.bad, summary.unusable, summary.rows)
-    fix = CORRECT if summary.unusable == 1 else "correct these rows or remove them"
-    if summary.hint and summary.hint != CORRECT:
-        fix = summary.hint
-    return "\n".join(lines), f"{fix}, or train on the others with `trainer_args: {{{SKIP_BAD_ROWS}: true}}`"
-
-
-# The wizard previews, plans and launches in one process: an unchanged file is read only once.
-_SURVEYS: dict[object, DataSummary] = {}
-
-
-def _surveyed(path: Path, columns: dict[str, str], mode: str, progress: Callable[[int], None]) -> DataSummary:
-    key = (path, stamp(path), tuple(columns.items()), mode)
-    if key not in _SURVEYS:
-        _SURVEYS[key] = OBJECTIVES[mode].rows.survey(path, columns, progress=progress)
-    return _SURVEYS[key]
 
 
 def hub_cache(uid: int, home: Path, folder: Path) -> Path:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import is_secret_name
-from dimba.host.facts import CheckpointFacts, DataFacts, HostFacts
-from dimba.host.fingerprint import file_hash, fingerprint
+from dimba.host.build_context import code_digest
+from dimba.host.facts import CheckpointFacts, DataFacts, HostFacts, TrainerFacts
+from dimba.host.fingerprint import file_hash, fingerprint, fingerprint_of_files
+from dimba.host.script_hash import script_hash
 from dimba.spec.secrets import mask_secrets
 
 Progress = Callable[[str, int, int], None]  # (activity, bytes so far, bytes in all)
@@ -22,15 +24,30 @@ def provenance(facts: HostFacts, named: Iterable[str], progress: Progress) -> di
     The diff masks the values of the variables `named` in a spec and of every variable with a secret's name.
     """
     project = facts.project
-    changes = _git(project, "status", "--porcelain")
+    # An installed dimba may lie in an environment inside the user's repository, which does not track it.
+    tracked = _git(project, "ls-files", "--error-unmatch", "Dockerfile") is not None
+    changes = _git(project, "status", "--porcelain") if tracked else None
     return {
-        "git_revision": _git(project, "rev-parse", "HEAD"),
+        "git_revision": _git(project, "rev-parse", "HEAD") if tracked else None,
         "git_dirty": None if changes is None else bool(changes),
         "git_diff": mask_secrets(_diff(project), _secret_values(named)) if changes else None,
+        "code_hash": None if tracked else f"sha256:{code_digest(project)}",
         "lock_hash": _hash(project / "docker" / "constraints.txt"),
         "base_hash": _content(facts.checkpoint, lambda done, total: progress("hashing the checkpoint", done, total)),
-        "data_hash": _content(facts.data, lambda done, total: progress("hashing the data", done, total)),
+        "trainer_hash": _trainer(facts.trainer),
+        "files": _files(facts),
+        "data_hash": _data(facts.data, lambda done, total: progress("hashing the data", done, total)),
     }
+
+
+def _trainer(trainer: TrainerFacts) -> str | None:
+    return script_hash(trainer.path) if trainer.path and not trainer.in_image else None
+
+
+def _files(facts: HostFacts) -> dict[str, str]:
+    """The hash of each file that the spec names for its trainer, such as a reward's; not those of mounts."""
+    files = [each.path for each in facts.named.values() if each.path.is_file() and not each.why_not_read]
+    return {str(path): f"sha256:{file_hash(path)}" for path in files if os.access(path, os.R_OK)}
 
 
 def hub_commits(plan: dict[str, Any]) -> dict[str, Any]:
@@ -39,8 +56,12 @@ def hub_commits(plan: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name, (part, kind) in kinds.items():
         facts = plan.get(part) or {}
-        if facts.get("local") is False and (commit := _commit(plan, kind, str(facts.get("reference")))):
-            found[name] = commit
+        sources = facts.get("sources") or [facts]
+        if any(each.get("local") is not False for each in sources):
+            continue  # the record has the hash of the files
+        commits = [_commit(plan, kind, str(each.get("reference"))) for each in sources]
+        if all(commits):
+            found[name] = f"commit:{'+'.join(filter(None, commits))}"
     return found
 
 
@@ -48,13 +69,23 @@ def _commit(plan: dict[str, Any], kind: str, reference: str) -> str | None:
     folder = f"{kind}--{reference.replace('/', '--')}"
     try:
         ref = Path(plan["writable"][0], "hub", folder, "refs", "main")
-        return f"commit:{ref.read_text(encoding='utf-8').strip()}"
+        return ref.read_text(encoding="utf-8").strip()
     except (OSError, ValueError, KeyError, IndexError):
         return None
 
 
-def _content(facts: CheckpointFacts | DataFacts, progress: Callable[[int, int], None]) -> str | None:
+def _content(facts: CheckpointFacts, progress: Callable[[int, int], None]) -> str | None:
     digest = fingerprint(Path(facts.reference), progress) if facts.local else None
+    return f"sha256:{digest}" if digest else None
+
+
+def _data(facts: DataFacts, progress: Callable[[int, int], None]) -> str | None:
+    """The hash of the file, or of all files that the data have: one more file changes it."""
+    if not facts.local and not facts.files:
+        return None
+    one = Path(facts.reference)
+    several = facts.files not in ((), (one,))
+    digest = fingerprint_of_files(facts.files, progress) if several else fingerprint(one, progress)
     return f"sha256:{digest}" if digest else None
 
 

@@ -10,6 +10,7 @@ from dimba.host.places import why_not_read
 from dimba.objectives.objective import Objective
 from dimba.objectives.registry import OBJECTIVES
 
+SCRIPTS = tuple(each.script for each in OBJECTIVES.values())
 _ANY_MODE = ("scripts/finetuning/train.py", "scripts/train.py")
 
 
@@ -35,6 +36,7 @@ def find_trainer(trainer: str | None, mode: str, folder: Path, project: Path) ->
         return facts
     tried = ", ".join(f"`{name}`" for name in names)
     hint = "give the path of a training script, relative to the folder that dimba is run in"
+    hint += ", or leave `trainer` out for dimba's own" if trainer else ""
     return TrainerFacts(path=None, problem=f"no trainer found: {tried}", hint=hint)
 
 
@@ -59,8 +61,23 @@ def _existing(names: Sequence[str], mode: str, folder: Path, project: Path) -> l
         paths = [path for root in (folder, project) if (path := absolute(name, root)).is_file()]
         if paths:
             # A trainer of the other mode remains one even if the spec names it.
-            found.append((name, TrainerFacts(path=paths[0], other_mode=_ends_in(paths[0], others))))
+            path = _shipped(paths[0], project)
+            copy = paths[0] if path != paths[0] else None
+            found.append((name, TrainerFacts(path=path, copy=copy, other_mode=_ends_in(path, others))))
     return found
+
+
+def _shipped(path: Path, project: Path) -> Path:
+    """dimba's own trainer with the content of `path`, wherever that copy lies; `path` itself if there is none."""
+    own = [project / script for script in SCRIPTS]
+    return path if path in own else next((each for each in own if _have_equal_content(path, each)), path)
+
+
+def _have_equal_content(one: Path, other: Path) -> bool:
+    try:
+        return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+    except OSError:
+        return False
 
 
 def _ends_in(path: Path, endings: Sequence[tuple[str, ...]]) -> bool:

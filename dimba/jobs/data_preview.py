@@ -12,7 +12,9 @@ from typing import Any
 from dimba.common.errors import BadInput, DimbaError, HostCannot, from_json
 from dimba.dataset.token_report import DataReport
 from dimba.host import findings
+from dimba.host.build_context import package_folder
 from dimba.host.facts import HostFacts, TrainerFacts
+from dimba.host.proxies import PROXY_VARIABLES
 from dimba.host.source_flags import flags_in_file
 from dimba.host.stamp import stamp
 from dimba.host.trainer import own_trainer
@@ -106,14 +108,15 @@ def preview_argv(job: ResolvedJob, facts: HostFacts) -> list[str]:
     if facts.trainer.path != own:
         refused = {error.key for error in value_problems(job, own, facts.project)}
         ours = {key: ours[key] for key in ours if f"--{key}" in flags and f"trainer_args.{key}" not in refused}
-    at = Resolved(facts.checkpoint.reference, facts.data.reference, str(facts.output.path), gpu_count=0)
+    data, sources = facts.data.reference, tuple(each.reference for each in facts.data.sources)
+    at = Resolved(facts.checkpoint.reference, data, str(facts.output.path), gpu_count=0, sources=sources)
     trainer = TrainerFacts(path=None, flags=flags, flags_from="source")
     return trainer_argv(job.with_args(ours), trainer, at)[0]
 
 
 def _place(job: ResolvedJob, facts: HostFacts) -> OneShot:
-    """The environment of the preview: of the spec's variables the Hub's token only, as others could run code."""
-    token = {_TOKEN} & set(job.spec.container.env) & set(os.environ)
+    """The environment of the preview: of the spec's variables the Hub's token and proxies, as others could run code."""
+    named = {_TOKEN, *PROXY_VARIABLES} & set(job.spec.container.env) & set(os.environ)
     image = facts.image
     network = job.spec.container.network != "none" and not (facts.checkpoint.local and facts.data.local)
     return OneShot(
@@ -122,9 +125,9 @@ def _place(job: ResolvedJob, facts: HostFacts) -> OneShot:
         image=(image.id or image.reference) if image else "",
         mounts=tuple(each for each in given_mounts(facts) if not _is_output(each, facts)),
         environment=job_environment(facts.cache, inside=image is not None)
-        | hub_login(token)
+        | hub_login(named)
         | ({} if network else OFFLINE),
-        secrets={name: os.environ[name] for name in token},
+        secrets={name: os.environ[name] for name in named},
         network=network,
         timeout=_NO_LIMIT,
     )
@@ -193,7 +196,7 @@ def _versions() -> list[str]:
 
 
 def _name(job: ResolvedJob, facts: HostFacts) -> str:
-    code = facts.image.id if facts.image else [facts.python, *_code(facts.project / "dimba"), *_versions()]
-    files = [stamp(Path(facts.checkpoint.reference)), stamp(Path(facts.data.reference))]
+    code = facts.image.id if facts.image else [facts.python, *_code(package_folder(facts.project)), *_versions()]
+    files = [stamp(Path(facts.checkpoint.reference)), [(str(each), stamp(each)) for each in facts.data.files]]
     what = json.dumps([preview_argv(job, facts), code, files])
     return hashlib.sha256(what.encode()).hexdigest()[:32]

@@ -8,16 +8,20 @@ from typing import Any
 from dimba.common import contract
 from dimba.common.checkpoints import newest_checkpoint
 from dimba.common.errors import RunFailed
+from dimba.host.probe import runs_folder
 from dimba.host.provenance import provenance
 from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.gpu_leases import GpuLeases, machine, waiting_for, wanted_by
 from dimba.jobs.lifecycle import Options, Reporter, Run, interrupted, signals
 from dimba.jobs.outcome import TRANSIENT
+from dimba.jobs.output_owner import owned_output
 from dimba.jobs.supervisor import spawn_supervisor
 from dimba.jobs.trust import Ask, remember_run, require_trust
+from dimba.jobs.unchanged import differences, made_with, present, refuse, uncompared
 from dimba.plan.build import Choices
 from dimba.plan.model import LaunchPlan
 from dimba.records import RunRecord
+from dimba.records.store import new_run_id
 from dimba.runners.registry import find_runner
 from dimba.spec import LoadedSpec
 
@@ -43,23 +47,31 @@ def launch(
     """
     require_trust(loaded, Path.cwd(), trust=trust, ask=ask)
     options = options or Options()
-    policy = Policy(asks="any", choices=choices_of(options))
-    context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
-    return begin(context, options, reporter, detach=detach)
+    run = runs_folder(Path.cwd()) / new_run_id(loaded.spec.name)
+    with owned_output(loaded.spec.output_dir, run):
+        policy = Policy(asks="any", choices=choices_of(options, run_id=run.name))
+        context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
+        return begin(context, options, reporter, detach=detach)
 
 
 def begin(
     context: JobContext, options: Options, reporter: Reporter, *, detach: bool, repeats: Repeats | None = None
 ) -> RunRecord:
-    """Plans the job, records its provenance and carries it on; `repeats` compares it with the run that it repeats."""
+    """Plans the job, records its provenance and carries it on; `repeats` compares it with the run that it repeats.
+
+    The caller owns the output folder for the run that the context names.
+    """
     plan = context.assuming_flags().plan()
+    if not context.runner.can_train():
+        context.runner.prepare(context.spec, reporter.progress)  # raises with the command that installs the packages
     for note in plan.notes:
         reporter.note(note)
     made_of = provenance(context.facts, plan.host_environment, reporter.progress)
+    made_of |= made_with(plan, context.loaded.data)
     reporter.ended()
     if repeats:
         made_of |= repeats(plan, made_of)
-    run = Run.create(plan, context.loaded, context.facts, options, made_of)
+    run = Run.create(plan, context.loaded, context.facts, options, made_of, run_id=context.choices.run_id)
     run.update(trusted=remember_run(run.folder.id, context.loaded, context.facts.folder))
     return carry_on(run, context, reporter, detach=detach)
 
@@ -94,6 +106,29 @@ def carry_on(run: Run, context: JobContext, reporter: Reporter, *, detach: bool)
             return run.record
         _attempt(run, context.with_gpus(gpu_ids), leases, reporter, detach=detach)
     return run.record
+
+
+def hold(run: Run, context: JobContext, reporter: Reporter, *, anyway: bool = False) -> None:
+    """Refuses to continue with another base, data, trainer, batch or software; with `anyway`, notes what has changed.
+
+    Raises:
+        BadInput: something has changed since the run began.
+    """
+    plan, record = context.plan(), run.record
+    made_of = provenance(context.facts, plan.host_environment, reporter.progress)
+    reporter.ended()
+    now = present(record, plan, made_of | made_with(plan, context.loaded.data))
+    for text in uncompared(record, now) if record.attempts else ():
+        reporter.note(text)
+    found = differences(record, run.folder.plan(), plan, now)
+    if found and not anyway:
+        raise refuse(record.id, found)
+    if found:
+        texts = [str(each) for each in found]
+        reporter.note(f"continuing all the same (--anyway): {'; '.join(texts)}")
+        departure = {"attempt": len(record.attempts) + 1, "differences": texts}
+        kept = {name: value for name, value in now.items() if value is not None and not name.startswith("git_")}
+        run.update(**kept, departures=(*record.departures, departure))
 
 
 def _prepared(run: Run, context: JobContext, reporter: Reporter) -> JobContext:
@@ -147,5 +182,6 @@ def _attempt(run: Run, context: JobContext, leases: GpuLeases | None, reporter: 
         finally:
             if leases and not (detach and run.record.status == "running"):
                 leases.give_back()
+    hold(run, context, reporter)
     newest = newest_checkpoint(context.plan().output_dir)
     carry_on(run, context.resumed_from(newest), reporter, detach=detach)

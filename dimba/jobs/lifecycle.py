@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -17,12 +16,19 @@ from dimba.common import contract
 from dimba.common.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory
+from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory, proof_of_learning
+from dimba.jobs.recorded import (
+    claim_output,
+    container_of,
+    cut_diff,
+    launched_here,
+    patience,
+    recorded_plan,
+)
 from dimba.plan.model import LaunchPlan
 from dimba.records import PENDING, RunFolder, create_run
-from dimba.records.processes import own_process
 from dimba.records.record import Attempt, RunRecord, now
-from dimba.records.store import make_folder, write_atomically
+from dimba.records.store import make_folder, new_run_id
 from dimba.runners.protocol import Ending, Runner
 from dimba.runners.tail import Tail
 from dimba.spec import LoadedSpec
@@ -80,10 +86,17 @@ class Run:
 
     @classmethod
     def create(
-        cls, plan: LaunchPlan, loaded: LoadedSpec, facts: HostFacts, options: Options, made_of: dict[str, Any]
+        cls,
+        plan: LaunchPlan,
+        loaded: LoadedSpec,
+        facts: HostFacts,
+        options: Options,
+        made_of: dict[str, Any],
+        *,
+        run_id: str | None = None,
     ) -> "Run":
         """Record the run with its provenance (`made_of`) before anything of it starts."""
-        folder = create_run(facts.runs, plan.name, plan.uid, plan.gid)
+        folder = create_run(facts.runs, run_id or new_run_id(plan.name), plan.uid, plan.gid)
         folder.write_bytes(contract.SPEC_FILE, loaded.data)
         record = RunRecord(
             id=folder.id,
@@ -97,9 +110,9 @@ class Run:
             overrides=loaded.overrides,
             created=now(),
             folder=str(facts.folder),
-            launcher=own_process(),
+            **launched_here(),
             **vars(options),
-            **_cut(made_of, folder),
+            **cut_diff(made_of, folder),
         )
         folder.write_record(record)
         return cls(folder, record)
@@ -116,12 +129,13 @@ class Run:
         claim_output(plan, self.folder.path)
         number = self.folder.new_attempt()
         plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
+        if self.record.departures:
+            plan = replace(plan, environment={**plan.environment, contract.ENV_ANYWAY: "1"})
         self.folder.write_json(contract.PLAN_FILE, plan.as_json())
         attempts = (*self.record.attempts, Attempt(number=number, started=now()))
-        self.record = replace(self.record, stop_grace=plan.stop_grace, **_image(plan), **recorded_gpus(plan))
+        self.record = replace(self.record, **recorded_plan(plan))
         self.update(
-            **IN_HAND,
-            launcher=own_process(),
+            **launched_here(),
             status="starting",
             started=self.record.started or now(),
             attempts=attempts,
@@ -205,7 +219,8 @@ class Run:
         stopping = self.stopping or self.folder.record().status == "stopping"
         status, reason, error = classify_outcome(ending, self.folder, stopping=stopping)
         self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
-        self.update(**hub_commits(self.folder.plan()), **measured_memory(self.folder))
+        measured = {**measured_memory(self.folder), **(proof_of_learning(self.folder) if status == "succeeded" else {})}
+        self.update(**hub_commits(self.folder.plan()), **measured)
         return error
 
     @contextmanager
@@ -222,58 +237,6 @@ class Run:
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted("interrupted before the job had started", "nothing of it is left running") from None
             raise
-
-
-_LONGEST_DIFF = 1 << 16  # characters
-
-IN_HAND: dict[str, Any] = {"exit_reason": None, "exit_code": None, "ended": None, "waits_for": None}
-
-
-def container_of(runner: Runner, job: str) -> str | None:
-    """The container id of a job that is a container."""
-    return job if runner.capabilities.uses_engine else None
-
-
-def patience(record: RunRecord) -> float:
-    """Seconds after which a job that was asked to stop is killed: twice its grace period, and a margin."""
-    return 2 * record.stop_grace + contract.STOP_MARGIN
-
-
-def _image(plan: LaunchPlan) -> dict[str, Any]:
-    image = plan.image
-    return {"image": image.reference, "image_digest": image.id} if image else {}
-
-
-def recorded_gpus(plan: LaunchPlan) -> dict[str, Any]:
-    """The record's fields of a plan's GPUs."""
-    return {
-        "driver": next((gpu.driver for gpu in plan.gpus), None),
-        "gpus": plan.gpu_ids,
-        "gpu_names": tuple(gpu.name or "unnamed" for gpu in plan.gpus),
-    }
-
-
-def _cut(made_of: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-    """`made_of` with a long diff moved to a file of its own, as every command reads the record."""
-    diff = made_of.get("git_diff") or ""
-    if len(diff) <= _LONGEST_DIFF:
-        return made_of
-    folder.write_bytes(contract.DIFF_FILE, diff.encode())
-    cut = f"{diff[:_LONGEST_DIFF]}\n… {len(diff) - _LONGEST_DIFF:,} more characters in {contract.DIFF_FILE}"
-    return {**made_of, "git_diff": cut}
-
-
-def claim_output(plan: LaunchPlan, run: Path) -> None:
-    """Write dimba.json: the run that the output folder belongs to."""
-    note = {
-        "run_id": run.name,
-        "run": str(run),
-        "name": plan.name,
-        "base_checkpoint": plan.checkpoint.reference,
-        "argv": plan.argv,
-    }
-    data = json.dumps(note, indent=2).encode()
-    write_atomically(plan.output_dir / contract.OUTPUT_FILE, data, plan.uid, plan.gid)
 
 
 @contextmanager

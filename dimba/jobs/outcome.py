@@ -14,6 +14,7 @@ from dimba.runners.protocol import Ending
 Outcome = tuple[str, str, DimbaError | None]  # status, exit reason, error to raise
 
 _GIB = 1 << 30
+_MOST_BYTES = 1 << 16  # of a learning.json, which a custom trainer may write too
 _KILLED = 128 + signal.SIGKILL
 _NOT_EXECUTED = (126, 127)  # the status of `env` for a program that is not executable, or does not exist
 TRANSIENT = ("hung", "engine_lost", "killed", "container_missing", "node_failed")  # a retry may succeed
@@ -176,6 +177,17 @@ def measured_memory(folder: RunFolder) -> dict[str, int]:
     known = planned.get("peak") and not planned.get("lower_bound")
     estimated = {"estimated_memory_bytes": int(planned["total"])} if known else {}
     return {**estimated, "peak_memory_bytes": max(measured)} if measured else {}
+
+
+def proof_of_learning(folder: RunFolder) -> dict[str, Any]:
+    """The record's fields on what the run learned, from the newest attempt's learning.json; empty without one."""
+    try:
+        path = folder.attempt(len(folder.record().attempts)) / contract.LEARNING_FILE
+        found = contract.read_json_object(path) if path.stat().st_size <= _MOST_BYTES else {}
+    except (OSError, BadInput):
+        return {}
+    learned = found.pop("learned", None)
+    return {"learned": learned, "learning": found} if isinstance(learned, bool) else {}
 
 
 def _next_steps(folder: RunFolder) -> str:

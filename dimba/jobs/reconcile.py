@@ -5,15 +5,18 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from dimba.common.errors import BadInput, DimbaError, EngineFailed, RunFailed
+from dimba.common.ownership import give_back, owner_lives
+from dimba.common.processes import is_alive, own_boot, own_host, own_pids
+from dimba.common.runners import RUNNERS
 from dimba.host.provenance import hub_commits
-from dimba.jobs.lifecycle import container_of, patience
-from dimba.jobs.outcome import TRANSIENT, classify_outcome
+from dimba.jobs.outcome import TRANSIENT, classify_outcome, proof_of_learning
+from dimba.jobs.recorded import container_of, patience
 from dimba.jobs.supervisor import lock_of, spawn_supervisor
 from dimba.records import ACTIVE, PENDING, RunFolder, RunRecord
 from dimba.records.locks import is_held
-from dimba.records.processes import is_alive
 from dimba.runners.registry import runner_of
 
 _OBEYS, _POLL = 60.0, 0.2  # seconds
@@ -24,6 +27,8 @@ def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
     record = reconciled(folder)
     if record.status not in ACTIVE:
         raise BadInput(f"{record.id} does not run: {record.status}", "`dimba ps` lists what does")
+    if is_elsewhere(record):
+        return _stop_elsewhere(folder, record, now=now)
     if record.status in PENDING and not record.is_started:
         record = _withdraw(folder, record)
         if record.status not in ACTIVE:
@@ -37,6 +42,16 @@ def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
     runner.stop(job, 0 if now else patience(record))
     runner.wait(job)
     return reconciled(folder)
+
+
+def _stop_elsewhere(folder: RunFolder, record: RunRecord, *, now: bool) -> RunRecord:
+    """Closes the record of a run whose machine no longer exists; raises BadInput unless the user says so with `now`."""
+    if not now:
+        hint = f"run `dimba stop {record.id}` there; if that machine is gone, `--now` here closes the record"
+        raise BadInput(f"{record.id} runs on {record.host}", hint)
+    closed = _closed(folder, record, record.closed("lost", "machine_gone", None))
+    give_back(Path(record.output_dir), record.id)
+    return closed
 
 
 def _withdraw(folder: RunFolder, record: RunRecord) -> RunRecord:
@@ -57,6 +72,22 @@ def _withdraw(folder: RunFolder, record: RunRecord) -> RunRecord:
     return record
 
 
+def is_elsewhere(record: RunRecord) -> bool:
+    """Whether the run's processes are on another machine, or in a container, where this one does not see them."""
+    if not record.boot or (record.is_started and _is_seen_everywhere(record)):
+        return False
+    if record.boot != own_boot():
+        return record.host != own_host()  # the same machine has restarted since
+    folder = Path(record.output_dir)
+    return record.pids != own_pids() and owner_lives(folder, record.id)
+
+
+def _is_seen_everywhere(record: RunRecord) -> bool:
+    # A scheduler's job; with the same kernel, also a container of its engine.
+    can = RUNNERS.get(record.runner)
+    return can is not None and (can.several_nodes or (can.uses_engine and record.boot == own_boot()))
+
+
 def _in_hand(folder: RunFolder, record: RunRecord) -> bool:
     return is_alive(record.launcher) or is_held(lock_of(folder))
 
@@ -64,8 +95,15 @@ def _in_hand(folder: RunFolder, record: RunRecord) -> bool:
 def reconciled(folder: RunFolder) -> RunRecord:
     """The run's record; closes it if its job ended unrecorded, or restarts its supervisor."""
     record = folder.record()
-    if record.status not in ACTIVE:
+    if record.status not in ACTIVE or is_elsewhere(record):
         return record
+    record = _reconciled(folder, record)
+    if record.status not in ACTIVE:
+        give_back(Path(record.output_dir), record.id)
+    return record
+
+
+def _reconciled(folder: RunFolder, record: RunRecord) -> RunRecord:
     try:
         if record.status in PENDING and not record.is_started:
             return _reconciled_start(folder, record)
@@ -107,7 +145,8 @@ def _reconciled_job(folder: RunFolder, record: RunRecord) -> RunRecord:
     ending = runner.wait(job) if job else None
     status, reason, _ = classify_outcome(ending, folder, stopping=record.status == "stopping")
     closed = record.closed(status, reason, ending.exit_code if ending else folder.last_word().get("exit_code"))
-    closed = replace(closed, **hub_commits(folder.plan()))
+    learned = proof_of_learning(folder) if status == "succeeded" else {}
+    closed = replace(closed, **hub_commits(folder.plan()), **learned)
     closed = _closed(folder, record, closed)
     if reason in TRANSIENT and status == "failed" and len(record.attempts) <= record.retries and _is_mine(folder):
         closed = replace(closed, status="queued")

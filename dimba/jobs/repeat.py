@@ -8,11 +8,14 @@ from typing import Any
 from dimba.common.errors import BadInput
 from dimba.jobs.context import Policy, gather
 from dimba.jobs.launch import begin, choices_of
-from dimba.jobs.lifecycle import Reporter, recorded_gpus
+from dimba.jobs.lifecycle import Reporter
+from dimba.jobs.output_owner import owned_output
+from dimba.jobs.recorded import recorded_gpus
 from dimba.jobs.resume import options_of, spec_of
 from dimba.jobs.trust import remember_run, require_trust_in_run
 from dimba.plan.model import LaunchPlan
 from dimba.records import RunFolder, RunRecord
+from dimba.records.store import new_run_id
 from dimba.runners.registry import find_runner
 
 # A change of these changes the losses, so it is refused; a change of the others is reported.
@@ -34,9 +37,10 @@ def repeat(
     require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
     remember_run(folder.id, loaded, Path.cwd())
     options = options_of(record)
-    choices, runs = choices_of(options), folder.path.parent
-    policy = Policy(asks="any", choices=choices, earlier_image=record.image, runs=runs)
-    context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
+    run = folder.path.parent / new_run_id(loaded.spec.name)
+    policy = Policy(
+        asks="any", choices=choices_of(options, run_id=run.name), earlier_image=record.image, runs=run.parent
+    )
 
     def compare(plan: LaunchPlan, made_of: dict[str, Any]) -> dict[str, Any]:
         _refuse_other_files(record, made_of)
@@ -44,7 +48,9 @@ def repeat(
             reporter.note(f"not as in {record.id}: {text}")
         return {"same_as": record.id}
 
-    return begin(context, options, reporter, detach=detach, repeats=compare)
+    with owned_output(loaded.spec.output_dir, run):
+        context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
+        return begin(context, options, reporter, detach=detach, repeats=compare)
 
 
 def _fresh(record: RunRecord) -> Path:
@@ -63,7 +69,8 @@ def _refuse_other_files(record: RunRecord, made_of: dict[str, Any]) -> None:
 def _differences(record: RunRecord, before: dict[str, Any], plan: LaunchPlan, made_of: dict[str, Any]) -> Iterator[str]:
     image = plan.image.id if plan.image else None
     if record.image_digest != image or (image is None and _code(record) != _code_now(made_of)):
-        yield f"the code: {record.image_digest or record.git_revision}, now {image or made_of['git_revision']}"
+        before_code = record.image_digest or record.git_revision or record.code_hash
+        yield f"the code: {before_code}, now {image or made_of['git_revision'] or made_of['code_hash']}"
     now = made_of | recorded_gpus(plan)
     for name, what in _REPORTED.items():
         if getattr(record, name) != now[name]:
@@ -75,8 +82,8 @@ def _differences(record: RunRecord, before: dict[str, Any], plan: LaunchPlan, ma
 
 
 def _code(record: RunRecord) -> tuple[Any, ...]:
-    return record.git_revision, record.git_diff
+    return record.git_revision, record.git_diff, record.code_hash
 
 
 def _code_now(made_of: dict[str, Any]) -> tuple[Any, ...]:
-    return made_of["git_revision"], made_of["git_diff"]
+    return made_of["git_revision"], made_of["git_diff"], made_of["code_hash"]

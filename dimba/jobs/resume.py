@@ -8,26 +8,40 @@ from dimba.common.checkpoints import newest_checkpoint, step_of
 from dimba.common.contract import SPEC_FILE
 from dimba.common.errors import BadInput
 from dimba.jobs.context import Policy, gather
-from dimba.jobs.launch import carry_on, choices_of
-from dimba.jobs.lifecycle import IN_HAND, Options, Reporter, Run
+from dimba.jobs.launch import carry_on, choices_of, hold
+from dimba.jobs.lifecycle import Options, Reporter, Run
+from dimba.jobs.output_owner import owned_output
 from dimba.jobs.reconcile import reconciled
+from dimba.jobs.recorded import launched_here
 from dimba.jobs.supervisor import lock_of
 from dimba.jobs.trust import remember_run, require_trust_in_run
 from dimba.options import table
 from dimba.plan.flags import flag_for
 from dimba.records import ACTIVE, PENDING, RunFolder, RunRecord
 from dimba.records.locks import try_lock
-from dimba.records.processes import own_process
 from dimba.runners.registry import find_runner
 from dimba.spec import LoadedSpec, parse_spec
 
 
-def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool = False) -> RunRecord:
+def resume(
+    folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool = False, anyway: bool = False
+) -> RunRecord:
     """Resumes from the newest complete checkpoint with the same spec; without one, starts over.
+
+    What the run began with must be as it was, unless `anyway`.
 
     Raises:
         DimbaError: the run is active, succeeded, or cannot be resumed.
     """
+    record = _resumable(folder)
+    with owned_output(record.output_dir, folder.path):
+        record = _resumable(folder)  # another `dimba resume` may have been faster
+        folder.clear_stop_request()
+        return _resume_run(folder, record, reporter, detach=detach, trust=trust, anyway=anyway)
+
+
+def _resumable(folder: RunFolder) -> RunRecord:
+    """The record of a run that may be resumed; raises BadInput."""
     record = reconciled(folder)
     if record.status in ACTIVE:
         hint = f"`dimba logs -f {folder.id}` follows it, `dimba stop {folder.id}` saves and ends it"
@@ -36,8 +50,7 @@ def resume(folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool =
         raise BadInput(
             f"run {folder.id} succeeded: its model is in {record.output_dir}", "launch a spec to train again"
         )
-    folder.clear_stop_request()
-    return _resume_run(folder, record, reporter, detach=detach, trust=trust)
+    return record
 
 
 def supervise(folder: RunFolder, reporter: Reporter) -> None:
@@ -45,11 +58,18 @@ def supervise(folder: RunFolder, reporter: Reporter) -> None:
     with try_lock(lock_of(folder)) as free:
         record = folder.record()
         if free and record.status in PENDING:
-            _resume_run(folder, record, reporter, detach=record.retries == 0)
+            with owned_output(record.output_dir, folder.path, adopts=True):
+                _resume_run(folder, record, reporter, detach=record.retries == 0)
 
 
 def _resume_run(
-    folder: RunFolder, record: RunRecord, reporter: Reporter, *, detach: bool, trust: bool = False
+    folder: RunFolder,
+    record: RunRecord,
+    reporter: Reporter,
+    *,
+    detach: bool,
+    trust: bool = False,
+    anyway: bool = False,
 ) -> RunRecord:
     loaded = spec_of(folder, record)
     require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
@@ -59,15 +79,13 @@ def _resume_run(
     choices = choices_of(options, run_id=folder.id, checkpoint=newest)
     policy = Policy(asks="any", choices=choices, earlier_image=record.image, runs=folder.path.parent)
     context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
-    plan = context.plan()
     if record.attempts:
         reporter.note(_where(newest, takes_it=flag_for(table.RESUME, context.facts.trainer.flags) is not None))
-        if record.image and plan.image and plan.image.reference != record.image:
-            reporter.note(f"{record.image}, its image, is gone: it continues in {plan.image.reference}")
     run = Run(folder, record)
     with run.closing_on_failure():
+        hold(run, context, reporter, anyway=anyway)
         run.check_wanted()
-    run.update(**IN_HAND, status="queued", launcher=own_process())
+    run.update(**launched_here(), status="queued")
     return carry_on(run, context, reporter, detach=detach)
 
 

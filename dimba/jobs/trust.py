@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dimba.common.errors import BadInput
+from dimba.common.project import project_root
 from dimba.host.facts import TrustRequirement
 from dimba.host.findings import recall, remember
-from dimba.host.probe import project_root
 from dimba.host.trust_requirements import find_trust_requirements, not_overridden
 from dimba.spec import LoadedSpec
 

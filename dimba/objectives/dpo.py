@@ -15,7 +15,7 @@ from dimba.objectives.batches import RowBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
 from dimba.objectives.sft import SftOptions
-from dimba.options import table
+from dimba.options import optimiser_table, table
 from dimba.options.kinds import Number, OneOf, Text
 from dimba.options.param import Param, option
 
@@ -74,6 +74,7 @@ class DpoOptions(SftOptions):
 
     epochs: float = option(table.EPOCHS, default=1.0)
     learning_rate: float = option(table.LEARNING_RATE, help="default: 5e-06 for adapters, 5e-07 for full")
+    warmup: float = option(optimiser_table.WARMUP, default=0.1)  # as in Zephyr's recipes
     batch_size: int = option(table.BATCH_SIZE, help="pairs per GPU and forward pass")
     max_length: int = option(table.MAX_LENGTH, help="tokens of a prompt and one of its answers at most")
     validation_split: float | str | None = option(
@@ -121,9 +122,11 @@ def recognise_pairs(row: Mapping[str, Any], columns: Columns, where: Location) -
 class _Pairs:
     """Rows with a preferred and a rejected answer."""
 
-    def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
+    def survey(
+        self, path: Path, columns: Columns, *, progress: Callable[[int], None], split: str | None = None
+    ) -> DataSummary:
         """Read every row of `path` as the trainer will; raises BadInput where none is usable."""
-        return survey_prompts(path, columns, progress=progress, recognise=recognise_pairs)
+        return survey_prompts(path, columns, progress=progress, split=split, recognise=recognise_pairs)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""

@@ -13,7 +13,7 @@ from dimba.objectives.batches import GroupBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
 from dimba.objectives.rewards import VERIFIERS
-from dimba.options import grpo_table, table
+from dimba.options import grpo_table, optimiser_table, table
 from dimba.options.kinds import OneOf
 from dimba.options.param import option
 from dimba.options.trainer import TrainerOptions
@@ -30,6 +30,8 @@ class GrpoOptions(TrainerOptions):
     output_dir: str = option(table.OUTPUT_DIR)
     epochs: float = option(table.EPOCHS, default=1.0)
     learning_rate: float = option(table.LEARNING_RATE, help="default: 1e-05 for adapters, 1e-06 for full")
+    # Published recipes hold the rate; with a falling one the last prompts would count less than the first.
+    scheduler: str = option(optimiser_table.SCHEDULER, default="constant")
     batch_size: int = option(table.BATCH_SIZE, help="completions per GPU and forward pass")
     max_length: int = option(table.MAX_LENGTH, help="tokens of prompt and completion at most")
     num_generations: int | None = option(grpo_table.NUM_GENERATIONS)
@@ -63,9 +65,11 @@ class GrpoOptions(TrainerOptions):
 class _Prompts:
     """Rows with a prompt, and a reference answer or a pair to score completions by."""
 
-    def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
+    def survey(
+        self, path: Path, columns: Columns, *, progress: Callable[[int], None], split: str | None = None
+    ) -> DataSummary:
         """Read every row of `path` as the trainer will; raises BadInput if none is usable."""
-        return survey_prompts(path, columns, progress=progress)
+        return survey_prompts(path, columns, progress=progress, split=split)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""

@@ -21,8 +21,10 @@ Columns = Mapping[str, str]  # ours: theirs
 class RowReader(Protocol):
     """Reads rows as an objective needs them."""
 
-    def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
-        """Read every row of a file as the trainer does; raises BadInput if none is usable."""
+    def survey(
+        self, path: Path, columns: Columns, *, progress: Callable[[int], None], split: str | None = None
+    ) -> DataSummary:
+        """Read every row of a file, folder or pattern as the trainer does; raises BadInput if none is usable."""
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The name of a row's format; raises BadInput for an unknown one."""
@@ -120,7 +122,10 @@ class Objective(Generic[Options]):
 
     def parse(self, argv: Sequence[str] | None = None) -> Options:
         """The options of a command line (`sys.argv` without one), every default filled in."""
-        options = parse(self.options, parser_of(self.options, self.summary), argv)
+        parser = parser_of(self.options, self.summary)
+        options = parse(self.options, parser, argv)
+        if bool(options.dataset) == bool(options.mixture):
+            parser.error("give one of --dataset and --mixture")
         return replace(
             options,
             learning_rate=options.learning_rate or self.rates.of(options.method),

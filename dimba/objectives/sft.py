@@ -12,7 +12,7 @@ from dimba.dataset.summary import DataSummary, survey
 from dimba.objectives.batches import RowBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
-from dimba.options import table
+from dimba.options import optimiser_table, table, tracking_table
 from dimba.options.param import option
 from dimba.options.trainer import TrainerOptions
 
@@ -26,17 +26,22 @@ class SftOptions(TrainerOptions):
     train_on: Literal["all", "last"] = option(table.TRAIN_ON)
     on_long: str | None = option(table.ON_LONG)
     eval_steps: int | None = option(table.EVAL_STEPS)
+    save_best: bool = option(tracking_table.SAVE_BEST)
+    early_stop: int | None = option(tracking_table.EARLY_STOP)
     packing: str = option(table.PACKING)
     attention: str = option(table.ATTENTION)
+    warmup: float = option(optimiser_table.WARMUP, default=0.03)
     mixed_precision: str = option(table.MIXED_PRECISION)
 
 
 class _Answers:
     """Rows with answers to learn from."""
 
-    def survey(self, path: Path, columns: Columns, *, progress: Callable[[int], None]) -> DataSummary:
+    def survey(
+        self, path: Path, columns: Columns, *, progress: Callable[[int], None], split: str | None = None
+    ) -> DataSummary:
         """Read every row of `path` as the trainer will; raises BadInput if none is usable."""
-        return survey(path, columns, progress=progress)
+        return survey(path, columns, progress=progress, split=split)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""

@@ -1,6 +1,8 @@
 """Kinds of values with their bounds. argparse and the wizard call them to parse; the spec's model reads the bounds."""
 
 import argparse
+import datetime
+import json
 import math
 from dataclasses import dataclass
 
@@ -95,4 +97,55 @@ class HeldOut:
         return number
 
 
-Kind = Integer | Number | Text | OneOf | Switch | HeldOut
+@dataclass(frozen=True)
+class StepsOrShare:
+    """A whole number of steps, or a share of all steps below 1."""
+
+    def __call__(self, text: str) -> float:
+        """Parse a command-line argument."""
+        try:
+            number = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
+        if problem := self.problem(number):
+            raise argparse.ArgumentTypeError(f"{text} {problem}")
+        return number
+
+    def problem(self, number: float) -> str:
+        """The reason why a number is neither; empty if it is one of them."""
+        is_valid = 0 <= number <= MOST and (number < 1 or number % 1 == 0)
+        return "" if is_valid else "is neither a whole number of steps nor a share below 1"
+
+
+@dataclass(frozen=True)
+class Date:
+    """The text of a date, with or without a time of day."""
+
+    def __call__(self, text: str) -> str:
+        """Check a command-line argument."""
+        try:
+            return datetime.datetime.fromisoformat(text).isoformat()
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"`{text}` is not a date such as 2026-11-28") from None
+
+
+@dataclass(frozen=True)
+class JsonObject:
+    """The text of a JSON object without the keys `refused`."""
+
+    refused: tuple[str, ...] = ()
+
+    def __call__(self, text: str) -> str:
+        """Check a command-line argument."""
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise argparse.ArgumentTypeError(f"`{text}` is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise argparse.ArgumentTypeError(f'`{text}` is not a JSON object such as {{"enable_thinking": false}}')
+        if taken := [key for key in value if key in self.refused]:
+            raise argparse.ArgumentTypeError(f"`{taken[0]}` is set by the trainer itself: leave it out")
+        return text
+
+
+Kind = Integer | Number | Text | OneOf | Switch | HeldOut | StepsOrShare | Date | JsonObject

@@ -9,6 +9,7 @@ from dimba.options.kinds import Kind, OneOf, Switch, Text
 
 GROUPS = ("base and data", "method", "optimisation", "rows", "speed", "sampling", "reward", "run")  # of `--help`
 _PARAM = "param"
+_LONGEST_METAVAR = 40  # columns
 _TEXT = Text()
 
 
@@ -43,6 +44,18 @@ class Param:
         return self.kind.words if isinstance(self.kind, OneOf) else ()
 
     @property
+    def metavar_of_words(self) -> str:
+        """The words as `a|b`; `NAME` if they would break a narrow terminal's lines, and `help_of_words` lists them."""
+        joined = "|".join(self.words)
+        return joined if len(joined) <= _LONGEST_METAVAR else "NAME"
+
+    @property
+    def help_of_words(self) -> str:
+        """The help, with the words that `metavar_of_words` leaves out."""
+        listed = f" ({', '.join(self.words)})" if self.metavar_of_words == "NAME" else ""
+        return self.help + listed
+
+    @property
     def name(self) -> str:
         """Its name in `trainer_args`: the flag without dashes."""
         return self.flag.removeprefix("--")
@@ -60,7 +73,8 @@ class Param:
             return
         kind = {"choices": self.kind.words} if isinstance(self.kind, OneOf) else {"type": self.kind}
         count = {"nargs": "+"} if self.several else {}
-        about = {"dest": dest, "required": required, "default": default, "metavar": self.metavar, "help": self.help}
+        metavar = self.metavar or ("NAME" if self.metavar_of_words == "NAME" else None)
+        about = {"dest": dest, "required": required, "default": default, "metavar": metavar, "help": self.help_of_words}
         group.add_argument(*self.flags, **about, **kind, **count)  # type: ignore[arg-type]
 
 

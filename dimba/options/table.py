@@ -37,14 +37,23 @@ DATASET = _data(
     key="dataset.name",
     flags=("--dataset",),
     aliases=_DATASET,
-    metavar="ID|FILE",
-    help="a Hub id, or a local file (.jsonl, .json, .csv, .parquet, .txt, also as .gz)",
+    metavar="ID|PATH",
+    help="a Hub id, or a file (.jsonl, .json, .csv, .parquet, .arrow, .txt, also as .gz), a folder or a pattern",
     question="Data set",
+)
+MIXTURE = _data(
+    key="dataset",
+    flags=("--mixture",),
+    aliases=("--mixture",),
+    several=True,
+    default=[],
+    metavar="JSON",
+    help='several data sets in place of --dataset, each as \'{"path": …, "weight": 2}\'',
 )
 LOCAL_DATA = _data(
     key="dataset.path",
     aliases=("--dataset-path", "--data-path", "--train-file", "--dataset-file", *_DATASET),
-    help="a local file",
+    help="a file, a folder of files, a folder of `save_to_disk`, or a pattern such as shards/*.jsonl",
     question="File",
 )
 DATA_FORMAT = _data(
@@ -63,7 +72,7 @@ DATASET_SPLIT = _data(
     flags=("--dataset-split",),
     aliases=("--dataset-split", "--dataset_split", "--split"),
     metavar="NAME",
-    help="the Hub data set's split",
+    help="the split of the Hub data set or folder",
     question="Split",
 )
 COLUMNS = _data(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dimba.options import table
+from dimba.options import lora_table, optimiser_table, table, template_table, tracking_table
 from dimba.options.param import option
 
 
@@ -11,7 +11,8 @@ class TrainerOptions:
     """Base, data, method, optimisation and output of a training run."""
 
     base_checkpoint: str = option(table.BASE, required=True)
-    dataset: str = option(table.DATASET, required=True)
+    dataset: str = option(table.DATASET, default="", help=f"{table.DATASET.help}; this or --mixture")
+    mixture: tuple[str, ...] = option(table.MIXTURE)
     dataset_config: str | None = option(table.DATASET_CONFIG)
     dataset_split: str | None = option(table.DATASET_SPLIT, help=f"{table.DATASET_SPLIT.help} (default: train)")
     columns: tuple[str, ...] = option(table.COLUMNS)
@@ -23,22 +24,38 @@ class TrainerOptions:
     use_qlora: bool = option(table.USE_QLORA)
     lora_r: int = option(table.LORA_R)
     lora_alpha: int = option(table.LORA_ALPHA)
+    lora_dropout: float = option(lora_table.DROPOUT)
+    lora_target_modules: tuple[str, ...] = option(lora_table.TARGET_MODULES)
+    lora_modules_to_save: tuple[str, ...] = option(lora_table.MODULES_TO_SAVE)
+    lora_trainable_tokens: tuple[str, ...] = option(lora_table.TRAINABLE_TOKENS)
+    use_rslora: bool = option(lora_table.USE_RSLORA)
+    use_dora: bool = option(lora_table.USE_DORA)
+    lora_init: str = option(lora_table.INIT)
 
     batch_size: int = option(table.BATCH_SIZE)
     grad_accumulation_steps: int = option(table.ACCUMULATION)
     epochs: float = option(table.EPOCHS)
     max_steps: int | None = option(table.MAX_STEPS)
     learning_rate: float = option(table.LEARNING_RATE)
+    scheduler: str = option(optimiser_table.SCHEDULER)
+    warmup: float = option(optimiser_table.WARMUP)
+    weight_decay: float = option(optimiser_table.WEIGHT_DECAY)
+    max_grad_norm: float = option(optimiser_table.MAX_GRAD_NORM)
+    optimizer: str = option(optimiser_table.OPTIMIZER)
     max_length: int = option(table.MAX_LENGTH)
     seed: int = option(table.SEED)
 
     skip_bad_rows: bool = option(table.SKIP_BAD_ROWS)
+    chat_template_kwargs: str | None = option(template_table.CHAT_TEMPLATE_KWARGS)
+    template_date: str | None = option(template_table.TEMPLATE_DATE)
+    control_tokens: str = option(template_table.CONTROL_TOKENS)
     validation_split: float | str | None = option(table.VALIDATION_SPLIT)
 
     device: str = option(table.DEVICE)
     activation_checkpointing: str = option(table.ACTIVATION_CHECKPOINTING)
     save_steps: int = option(table.SAVE_STEPS)
     save_total_limit: int = option(table.SAVE_TOTAL_LIMIT)
+    report_to: str = option(tracking_table.REPORT_TO)
     resume_from_checkpoint: str | None = option(table.RESUME)
 
     @property

@@ -9,8 +9,10 @@ from dimba.common import contract
 from dimba.common.errors import BadInput, DimbaError, raise_all
 from dimba.common.runners import Capabilities, capabilities_of, resolve_runner
 from dimba.host.facts import Gpu, HostFacts, TrainerFacts
-from dimba.host.trainer import objective_of
+from dimba.host.trainer import SCRIPTS, objective_of
 from dimba.options import table
+from dimba.plan.adapter import adapter_notes
+from dimba.plan.base import base_notes
 from dimba.plan.checks import problems
 from dimba.plan.environment import job_environment, limit_environment, memory_environment, spec_environment
 from dimba.plan.files import named_files, with_absolute_files
@@ -20,7 +22,7 @@ from dimba.plan.job import ResolvedJob, resolved
 from dimba.plan.memory import stop_grace
 from dimba.plan.model import LaunchPlan, Mount, Omitted, SlurmJob
 from dimba.plan.mounts import job_mounts
-from dimba.plan.network import job_network, network_environment
+from dimba.plan.network import job_network, network_environment, proxy_notes
 from dimba.plan.placement import (
     choose_gpus,
     choose_runner,
@@ -32,10 +34,12 @@ from dimba.plan.placement import (
     world_size,
 )
 from dimba.plan.recompute import resolve_activations
+from dimba.plan.rows import row_notes
 from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out
 from dimba.plan.strategy import Strategy, choose_strategy
+from dimba.plan.tracking import evaluation_notes
 from dimba.spec import JobSpec, SlurmSite
 
 T = TypeVar("T")
@@ -147,7 +151,7 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
         precision=mixed,
         memory=memory,
         stop_grace=grace,
-        notes=(*placement.notes, *filter(None, [parts.about_batch])),
+        notes=(*placement.notes, *filter(None, [parts.about_batch]), *proxy_notes(job, facts, network)),
         nodes=spec.resources.nodes,
         slurm=_slurm(spec, facts, facts.slurm, per_node) if facts.slurm else None,
         speed=speed if parts.fit.ours else (),
@@ -167,15 +171,18 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     runner, about_runner = (choices.rendered_for, "") if choices.rendered_for else choose_runner(spec, facts)
     can = capabilities_of(runner)
     gpus, about_gpus = choose_gpus(spec, facts, choices.gpu_ids)
-    notes = [about_runner, about_gpus, _about_trainer(spec, facts)]
+    inside = can.runs_in_image or (can.several_nodes and facts.image is not None)
+    notes = [about_runner, about_gpus, _about_trainer(spec, facts), _about_copy(facts)]
+    notes.append(None if inside else _about_packages(facts))
     if not facts.checkpoint.local:
         base = facts.checkpoint.reference
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is the id of a model on the Hub")
+    notes += [*base_notes(facts.checkpoint, spec.training.max_length), *row_notes(spec, facts)]
+    notes += [*adapter_notes(spec, facts.checkpoint), *evaluation_notes(spec)]
     if spec.trainer_args.get("trust-remote-code") is True:
         notes.append("trust-remote-code: code from the checkpoint runs in the job")
     if choices.allow_cpu and gpus:
         notes.append("on the CPU if the GPUs do not work (--allow-cpu)")
-    inside = can.runs_in_image or (can.several_nodes and facts.image is not None)
     return _Placement(runner, can, gpus, tuple(note for note in notes if note), inside)
 
 
@@ -196,6 +203,20 @@ def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
     return f"trainer: {facts.trainer.path} is the trainer of another mode; check what its `{flag} {spec.mode}` does"
 
 
+def _about_copy(facts: HostFacts) -> str | None:
+    path, copy = facts.trainer.path, facts.trainer.copy
+    if copy:
+        return f"trainer: {copy} has the content of dimba's own {path}, which runs in its place"
+    if path and objective_of(path, facts.project) is None and any(path.match(script) for script in SCRIPTS):
+        return f"trainer: {path} is custom: it has the name of dimba's own, and another content"
+    return None
+
+
+def _about_packages(facts: HostFacts) -> str | None:
+    missing = f"not installed here, where the job would run: {', '.join(facts.missing_packages)}"
+    return f"{missing}; `launch` needs `{facts.install_command}`" if facts.missing_packages else None
+
+
 def _flags(
     job: ResolvedJob, facts: HostFacts, placement: _Placement, choices: Choices
 ) -> tuple[list[str], list[Omitted]]:
@@ -214,6 +235,7 @@ def _flags(
         data=facts.data.reference,
         output=str(facts.output.path),
         gpu_count=len(placement.gpus),
+        sources=tuple(each.reference for each in facts.data.sources),
     )
     made = trainer_argv(job, trainer, at)
     raise_all(value_problems(job, trainer.path, facts.project))

@@ -1,10 +1,16 @@
 """The problems of a job on this machine, all of them at once."""
 
+from functools import partial
+
+from dimba.common.checkpoint import tokenizer_refusal
+from dimba.common.checkpoint.quantization import IN_IMAGE
 from dimba.common.contract import RUN_ITS_CODE, SHORTEST_SECRET
 from dimba.common.errors import BadInput, DimbaError, HostCannot
 from dimba.host.facts import HostFacts
 from dimba.host.trainer import own_trainer
+from dimba.plan.adapter import adapter_problems
 from dimba.plan.job import ResolvedJob, resolved
+from dimba.plan.tracking import evaluation_problems, tracker_problems
 from dimba.spec import JobSpec
 
 _BASE, _OUTPUT, _ENV = "base_checkpoint", "output_dir", "container.env"
@@ -12,7 +18,7 @@ _BASE, _OUTPUT, _ENV = "base_checkpoint", "output_dir", "container.env"
 
 def problems(spec: JobSpec, facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     """All problems in the facts; `run_id` is the run that may continue in the output folder."""
-    errors = input_problems(resolved(spec), facts)
+    errors = [*input_problems(resolved(spec), facts), *_schedule(spec)]
     if facts.trainer.problem:
         errors.append(BadInput(facts.trainer.problem, facts.trainer.hint, key="trainer"))
     if facts.unreadable:
@@ -44,11 +50,43 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     if checkpoint.own_code and ours and job.trainer_args.get("trust-remote-code") is not True:
         brings = f"contains code of its own (`auto_map` or similar in {checkpoint.own_code})"
         errors.append(BadInput(f"{checkpoint.reference} {brings}", RUN_ITS_CODE, key=_BASE))
-    if data.problem:
-        errors.append(BadInput(data.problem, data.hint, key=data.key))
+    if ours:
+        errors += [*base_problems(job, facts), *evaluation_problems(job.spec)]
+        errors += tracker_problems(job.spec, facts, partial(_may_have, facts))
+    refused = [each for each in data.sources if each.problem] or ([data] if data.problem else [])
+    errors += [BadInput(each.problem, each.hint, key=each.key) for each in refused]
     if data.report and data.report.problem:
         errors.append(BadInput(data.report.problem, data.report.hint, key="dataset"))
     return errors
+
+
+def base_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
+    """The reasons why one of the project's own trainers cannot train this base."""
+    base, may_have = facts.checkpoint, partial(_may_have, facts)
+    refusals = [base.refusal, tokenizer_refusal(base.reference, base.tokenizer_needs, may_have)]
+    if base.refusal is None and base.quantization:
+        refusals.append(base.quantization.refusal(job.method, may_have))
+    errors: list[DimbaError] = [
+        BadInput(f"{base.reference} {refusal.problem}", refusal.hint, key=_BASE) for refusal in refusals if refusal
+    ]
+    if base.positions and (long := base.positions.refusal(job.max_length)):
+        errors.append(BadInput(f"{base.reference} {long.problem}", long.hint, key="training.max_length"))
+    return [*errors, *adapter_problems(job, base)]
+
+
+def _may_have(facts: HostFacts, package: str) -> bool:
+    """Whether the job may be able to import a package; an image that dimba did not build can hold any."""
+    if facts.image is None:
+        return facts.slurm is not None or package in facts.packages
+    return facts.image.key is None or package in IN_IMAGE
+
+
+def _schedule(spec: JobSpec) -> list[DimbaError]:
+    scheduler = spec.training.scheduler or spec.objective.params["scheduler"].default
+    if not spec.training.warmup or scheduler != "constant":
+        return []
+    hint = "`training.scheduler: constant_with_warmup` has one, or leave out `training.warmup`"
+    return [BadInput("the scheduler `constant` has no warmup", hint, key="training.warmup")]
 
 
 def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
@@ -56,9 +94,9 @@ def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     if output.problem:
         kind = BadInput if output.user_error else HostCannot
         return [kind(output.problem, output.hint, key=_OUTPUT)]
-    if output.run_active and output.run_id != run_id:
-        hint = "give another `output_dir`; `dimba ps` shows whether that run is active"
-        return [BadInput(f"run `{output.run_id}` is writing to {output.path}", hint, key=_OUTPUT)]
+    if output.owner and (run_id is None or output.owner.run_id != run_id):
+        hint = "give another `output_dir`; `dimba ps` shows whether a run of this folder is active"
+        return [BadInput(f"{output.path} is in use by {output.owner}", hint, key=_OUTPUT)]
     if output.holds and (run_id is None or output.run_id != run_id):
         whose = f"run `{output.run_id}`" if output.run_id else "an unknown run"
         what = f"{output.path} already holds a model of {whose} ({output.holds[0]})"

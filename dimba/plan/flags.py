@@ -6,19 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from dimba.common.errors import BadInput, DimbaError
+from dimba.dataset.mixture import mixture_text
 from dimba.host.facts import TrainerFacts
 from dimba.host.own_flags import refusal
-from dimba.options import table
+from dimba.options import lora_table, optimiser_table, table, tracking_table
+from dimba.options.lora_table import ALL_LINEAR
 from dimba.options.param import Param
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import Omitted
+from dimba.spec import WeightedDataset
+from dimba.spec.training import Lora, Training
 
+_SECTIONS = (*lora_table.PARAMS, *optimiser_table.PARAMS, *tracking_table.PARAMS)
 EVERY_ALIAS = frozenset(
     alias
-    for param in vars(table).values()
+    for param in (*vars(table).values(), *_SECTIONS)
     if isinstance(param, Param) and param is not table.RESUME
     for alias in param.spellings
 )
+
+
+_ONE_SOURCE = (table.LOCAL_DATA, table.DATASET_CONFIG, table.DATASET_SPLIT, table.COLUMNS)  # a list has its own
 
 
 def flag_for(param: Param, flags: Collection[str]) -> str | None:
@@ -49,6 +57,7 @@ class Resolved:
     data: str
     output: str
     gpu_count: int
+    sources: tuple[str, ...] = ()  # of a list of data sets, in place of `data`
 
 
 def trainer_argv(job: ResolvedJob, trainer: TrainerFacts, at: Resolved) -> tuple[list[str], list[Omitted]]:
@@ -98,6 +107,8 @@ def values(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
     if training.max_steps is not None:
         yield Value(table.MAX_STEPS, (str(training.max_steps),))
     yield Value(table.LEARNING_RATE, (str(training.learning_rate),))
+    yield from _optimiser(training)
+    yield from _tracking(job)
     yield Value(table.MAX_LENGTH, (str(job.max_length),))
     yield Value(table.SEED, (str(training.seed),))
     yield Value(table.OUTPUT_DIR, (at.output,))
@@ -107,11 +118,16 @@ def values(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
 
 
 def _data(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
-    data = job.dataset
+    data = job.spec.dataset
+    if isinstance(data, list):
+        texts = (_mixture_text(each, place) for each, place in zip(data, at.sources, strict=True))
+        yield Value(table.MIXTURE, tuple(texts), needed=True)
+        return
     if data.path is not None:
         suffix = PurePath(data.path.removesuffix(".gz")).suffix.removeprefix(".")
         yield Value(table.LOCAL_DATA, (at.data,), needed=True)
-        yield Value(table.DATA_FORMAT, (suffix,), silent=True)
+        if suffix:
+            yield Value(table.DATA_FORMAT, (suffix,), silent=True)
     else:
         yield Value(table.DATASET, (at.data,), needed=True)
     if data.config is not None:
@@ -120,6 +136,11 @@ def _data(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
         yield Value(table.DATASET_SPLIT, (data.split,))
     if data.columns:
         yield Value(table.COLUMNS, tuple(f"{ours}={theirs}" for ours, theirs in data.columns.items()))
+
+
+def _mixture_text(source: WeightedDataset, place: str) -> str:
+    given = source.model_dump(exclude_defaults=True, exclude={"name", "path"})
+    return mixture_text(place, local=source.path is not None, given=given)
 
 
 def _method(job: ResolvedJob) -> Iterator[Value]:
@@ -131,12 +152,63 @@ def _method(job: ResolvedJob) -> Iterator[Value]:
         yield Value(table.USE_QLORA, needed=True)
     yield Value(table.LORA_R, (str(job.lora.r),))
     yield Value(table.LORA_ALPHA, (str(job.lora.alpha),))
+    yield from _adapter(job.lora)
+
+
+def _adapter(lora: Lora) -> Iterator[Value]:
+    """What differs from the defaults; an adapter on other weights is another adapter."""
+    if lora.dropout:
+        yield Value(lora_table.DROPOUT, (f"{lora.dropout:g}",))
+    if lora.target_modules != ALL_LINEAR:
+        yield Value(lora_table.TARGET_MODULES, lora.targets, needed=True)
+    if lora.modules_to_save:
+        yield Value(lora_table.MODULES_TO_SAVE, tuple(lora.modules_to_save), needed=True)
+    if lora.trainable_tokens:
+        yield Value(lora_table.TRAINABLE_TOKENS, tuple(lora.trainable_tokens), needed=True)
+    if lora.use_rslora:
+        yield Value(lora_table.USE_RSLORA, needed=True)
+    if lora.use_dora:
+        yield Value(lora_table.USE_DORA, needed=True)
+    if lora.init is not True:
+        yield Value(lora_table.INIT, (str(lora.init).lower(),), needed=True)
+
+
+def _optimiser(training: Training) -> Iterator[Value]:
+    """What differs from the defaults."""
+    if training.scheduler is not None:
+        yield Value(optimiser_table.SCHEDULER, (training.scheduler,))
+    if training.warmup is not None:
+        yield Value(optimiser_table.WARMUP, (f"{training.warmup:g}",))
+    for param, value in (
+        (optimiser_table.WEIGHT_DECAY, training.weight_decay),
+        (optimiser_table.MAX_GRAD_NORM, training.max_grad_norm),
+    ):
+        if value != param.default:
+            yield Value(param, (f"{value:g}",))
+    if training.optimizer != optimiser_table.OPTIMIZER.default:
+        yield Value(optimiser_table.OPTIMIZER, (training.optimizer,))
+
+
+def _tracking(job: ResolvedJob) -> Iterator[Value]:
+    """What differs from the defaults; for an objective without a validation loss the plan refuses it elsewhere."""
+    training, takes = job.spec.training, job.objective.takes
+    if training.save_best:
+        yield Value(tracking_table.SAVE_BEST, needed=takes(tracking_table.SAVE_BEST))
+    if training.early_stop is not None:
+        needed = takes(tracking_table.EARLY_STOP)
+        yield Value(tracking_table.EARLY_STOP, (str(training.early_stop),), needed=needed)
+    if training.report_to != tracking_table.NO_TRACKER:
+        yield Value(tracking_table.REPORT_TO, (training.report_to,))
 
 
 def _further(job: ResolvedJob, flags: frozenset[str], at: Resolved) -> Iterator[str]:
     ours = {alias: value.param.key for value in values(job, at) for alias in value.aliases}
-    unset = (table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE)
-    ours |= {alias: param.key for param in unset for alias in param.spellings}
+    unset = (
+        *(table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE),
+        *_SECTIONS,
+        *(table.MIXTURE, *(_ONE_SOURCE if isinstance(job.spec.dataset, list) else ())),
+    )
+    ours |= {alias: "dataset" if param in _ONE_SOURCE else param.key for param in unset for alias in param.spellings}
     for name, value in job.trainer_args.items():
         flag = f"--{name}"
         if flag in ours:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dimba.objectives.objective import Objective
-from dimba.spec import Dataset, JobSpec
-from dimba.spec.model import Accelerate, Lora, Scalar
+from dimba.spec import JobSpec
+from dimba.spec.model import Accelerate, Scalar
+from dimba.spec.training import Lora
 
 RECOMPUTE = "activation-checkpointing"  # of `trainer_args`
 Argument = Scalar | list[Scalar]
@@ -37,11 +38,6 @@ class ResolvedJob:
     def lora(self) -> Lora:
         """The spec's."""
         return self.spec.lora
-
-    @property
-    def dataset(self) -> Dataset:
-        """The spec's."""
-        return self.spec.dataset
 
     @property
     def accelerate(self) -> Accelerate:

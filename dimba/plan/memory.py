@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 
 from dimba.host.facts import CheckpointFacts, ModelShape
 from dimba.objectives.objective import MemoryTerms
+from dimba.options.optimiser_table import OPTIMIZERS
 from dimba.plan import activations
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
+from dimba.plan.adapter import adapter_parameters
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import MemoryEstimate
 from dimba.plan.sampling import sampling
 
-# AdamW keeps two float32 moments a trained parameter (Rajbhandari et al., ZeRO, arXiv:1910.02054, section 3.1); float32
-# master weights, as bf16 ones drift.
-_ADAM = 8
 # nf4 with double quantisation: 4 bits, and 0.127 for the scales of blocks of 64 (QLoRA, arXiv:2305.14314, section 3).
 _NF4 = 4.127 / 8
 _MIB = 1 << 20
@@ -78,15 +77,16 @@ def moments(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEst
 
 
 def _states(job: ResolvedJob, checkpoint: CheckpointFacts, *, on_cpu: bool, shards: int) -> MemoryEstimate | None:
-    parameters, sides = checkpoint.parameters, checkpoint.linear_sides
-    if parameters is None or sides is None:
+    parameters = checkpoint.parameters
+    if parameters is None or checkpoint.linear_sides is None:
         return None
-    trained = parameters if job.method == "full" else job.lora.r * sides
+    trained = parameters if job.method == "full" else adapter_parameters(job, checkpoint)
     states = MemoryEstimate(
         weights=_base(job, checkpoint, on_cpu=on_cpu) // shards,
         adapter=0 if job.method == "full" else trained * FLOAT32 // shards,
         gradients=trained * FLOAT32 // shards,
-        optimizer=trained * _ADAM // shards,
+        # AdamW keeps two float32 moments a trained parameter (Rajbhandari et al., ZeRO, arXiv:1910.02054, section 3.1).
+        optimizer=int(trained * OPTIMIZERS[job.spec.training.optimizer]) // shards,
         model_states=0,
     )
     return replace(states, model_states=states.total)

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID
+from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_OUTPUT_DIR, ENV_RUN_ID
 from dimba.host.facts import CheckpointFacts, DataFacts, Gpu, ImageFacts
 
 
@@ -150,7 +150,12 @@ class LaunchPlan:
         return replace(
             self,
             mounts=(*self.mounts, Mount(source=folder, target=folder, read_only=False)),
-            environment={**self.environment, ENV_RUN_ID: run_id, ENV_ATTEMPT_DIR: folder},
+            environment={
+                **self.environment,
+                ENV_RUN_ID: run_id,
+                ENV_ATTEMPT_DIR: folder,
+                ENV_OUTPUT_DIR: str(self.output_dir),
+            },
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -160,14 +165,23 @@ class LaunchPlan:
         value["env"] = sorted({*environment, *value.pop("host_environment")})
         value["output_dir"] = str(self.output_dir)
         value["writable"] = [str(path) for path in self.writable]
-        for inner in ("linked_files", "instead"):
+        for inner in ("linked_files", "instead", "refusal", "linear_sides", "modules"):
             value["checkpoint"].pop(inner)
-        # Records contain no rows.
-        if self.data.summary:
-            value["data"]["summary"].pop("first")
-        if self.data.report:
-            value["data"]["report"].pop("shown")
+        value["data"] = _data_json(self.data, value["data"])
         if self.memory:
             memory = self.memory
             value["memory"] |= {"total": memory.total, "lower_bound": memory.lower_bound}
         return value
+
+
+def _data_json(facts: DataFacts, value: dict[str, Any]) -> dict[str, Any]:
+    """`value`, the fields of the facts, without single files and without rows, which records do not contain."""
+    for inner in ("files", "places", "linked_files"):
+        value.pop(inner)
+    value["file_count"] = len(facts.files)
+    if facts.summary:
+        value["summary"].pop("first")
+    if facts.report:
+        value["report"].pop("shown")
+    value["sources"] = [_data_json(*each) for each in zip(facts.sources, value["sources"], strict=True)]
+    return value

@@ -31,15 +31,16 @@ def given_mounts(facts: HostFacts, *further: Path) -> list[Mount]:
     read_only: list[Path] = []
     if facts.checkpoint.local:
         read_only.append(Path(facts.checkpoint.reference))
-    if facts.data.local:
-        read_only.append(Path(facts.data.reference))
+    if facts.data.local or facts.data.sources:
+        read_only += facts.data.places or (Path(facts.data.reference),) * (not facts.data.sources)
     if facts.trainer.path and not facts.trainer.in_image:
         read_only.append(facts.trainer.path)
     read_only += further
     writable = [facts.cache, facts.output.path]
     mounts = [_same(path, read_only=True) for path in read_only] + [_same(path, read_only=False) for path in writable]
     mounts += [
-        Mount(source=str(real), target=str(seen), read_only=True) for seen, real in facts.checkpoint.linked_files
+        Mount(source=str(real), target=str(seen), read_only=True)
+        for seen, real in (*facts.checkpoint.linked_files, *facts.data.linked_files)
     ]
     return list({each.target: each for each in mounts}.values())  # two flags may name one file
 

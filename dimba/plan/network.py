@@ -7,7 +7,10 @@ from pathlib import Path
 from dimba.common.errors import BadInput
 from dimba.common.runners import Capabilities
 from dimba.host.facts import HostFacts
+from dimba.host.proxies import PROXY_VARIABLES, proxies_in
+from dimba.options.tracking_table import REPORT_TO
 from dimba.plan.job import ResolvedJob
+from dimba.plan.tracking import sends_metrics
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}  # without a network, a request to the Hub fails at once with the reason
 # Ranks rendezvous over the loopback, which gloo and NCCL use last, and with a warning.
@@ -39,6 +42,21 @@ def network_environment(network: str | None) -> dict[str, str]:
     return OFFLINE | _LOOPBACK if network == "none" else {}
 
 
+def proxy_notes(job: ResolvedJob, facts: HostFacts, network: str | None) -> Iterator[str]:
+    """Which proxies of this machine the image's build uses, and how a job that needs the Hub gets them; names only."""
+    here = proxies_in(facts.environment)
+    built = proxies_in(facts.environment | facts.engine.proxies)
+    if built and facts.image and facts.image.key and not facts.image.id:
+        yield f"the image's build uses the proxies of this machine ({', '.join(built)}), and does not keep them"
+    if (set_there := proxies_in(facts.engine.proxies)) and network in ("bridge", "host"):
+        yield f"the Docker client's configuration sets {', '.join(set_there)} in the container"
+    given = proxies_in(item.partition("=")[0] for item in job.spec.container.env) or proxies_in(facts.engine.proxies)
+    if here and not given and network in ("bridge", "host") and next(_needs(job, facts), ""):
+        wanted = ", ".join(sorted(PROXY_VARIABLES & facts.environment))
+        host = ", network: host" if facts.local_proxies else ""
+        yield f"the job downloads without this machine's proxy; `container: {{env: [{wanted}]{host}}}` passes it on"
+
+
 def _needs(job: ResolvedJob, facts: HostFacts) -> Iterator[str]:
     if not facts.checkpoint.local:
         yield "the base is on the Hub"
@@ -47,6 +65,8 @@ def _needs(job: ResolvedJob, facts: HostFacts) -> Iterator[str]:
     model = job.trainer_args.get("reward-model")
     if isinstance(model, str) and not Path(model).is_absolute():  # a folder is absolute at this point
         yield "the reward model is on the Hub"
+    if sends_metrics(job.spec):
+        yield f"`{REPORT_TO.key}` sends the metrics to {job.spec.training.report_to}"
     for item in job.spec.container.env:
         name = item.partition("=")[0]
         if _ELSEWHERE.search(name) or (name.startswith(_REPORTS) and not set(_STAYS) & set(job.spec.container.env)):

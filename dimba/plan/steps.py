@@ -48,7 +48,7 @@ def _indivisible(job: ResolvedJob, processes: int) -> BadInput:
 
 def plan_steps(job: ResolvedJob, facts: HostFacts, processes: int) -> StepPlan:
     """Batch arithmetic of the job, before its processes share a step."""
-    training, report, summary = job.spec.training, facts.data.report, facts.data.summary
+    training, report = job.spec.training, facts.data.report
     total, completions = _groups(job)
     effective = job.rows * total
     batch_size, accumulation = of_each(job, processes)
@@ -61,7 +61,7 @@ def plan_steps(job: ResolvedJob, facts: HostFacts, processes: int) -> StepPlan:
         per_epoch=None,
         total=training.max_steps,
     )
-    rows = report.examples if report else summary.usable if summary else None
+    rows = report.examples if report else facts.data.rows_per_epoch
     if rows is None:
         return steps
     per_epoch = job.objective.batches.steps_per_epoch(

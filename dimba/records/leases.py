@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dimba.common.processes import is_alive, own_process
 from dimba.records.locks import locked
-from dimba.records.processes import is_alive, own_process
 
 _TABLE, _LOCK = "leases.json", "leases.lock"
 

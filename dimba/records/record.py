@@ -1,11 +1,8 @@
 """RunRecord: run.json as a value."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
-
-PENDING = ("queued", "building", "starting")  # the run is on record, and its job does not run yet
-ACTIVE = (*PENDING, "running", "stopping")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +36,16 @@ class RunRecord:
     git_revision: str | None = None
     git_dirty: bool | None = None
     git_diff: str | None = None  # masked; a long one is cut here and complete in changes.patch
+    code_hash: str | None = None  # of dimba's own files, if no git repository tracks them
     lock_hash: str | None = None
     base_hash: str | None = None  # sha256:… of local files, commit:… of those from the Hub
     data_hash: str | None = None
+    trainer_hash: str | None = None  # of a trainer that is in no image
+    files: dict[str, str] = field(default_factory=dict)  # hashes of the files that trainer_args name
+    spec_hash: str | None = None
+    packages: dict[str, str] = field(default_factory=dict)  # versions that train, without an image
+    effective_batch: int | None = None
+    departures: tuple[dict[str, Any], ...] = ()  # `resume --anyway`: the attempt, and what had changed
     seed: int | None = None
     command: tuple[str, ...] = ()
     same_as: str | None = None  # the run that it repeats
@@ -62,14 +66,28 @@ class RunRecord:
     stop_grace: float = 60.0  # seconds
     estimated_memory_bytes: int | None = None  # per GPU
     peak_memory_bytes: int | None = None  # of the first GPU, as torch measured it
+    learned: bool | None = None  # whether the run learned anything; None if the trainer does not report it
+    learning: dict[str, Any] | None = None  # learning.json of the last attempt: cause, continuations and more
     folder: str = ""  # the current one at the launch, to which the spec's paths are relative
     launcher: str | None = None  # the process responsible for the run until its job runs
+    # The machine of the launcher, its boot, and the namespace of process ids.
+    host: str | None = None
+    boot: str | None = None
+    pids: str | None = None
     waits_for: str | None = None  # while the run is queued
 
     @property
     def is_started(self) -> bool:
         """Whether the newest attempt has a job without a recorded end."""
         return bool(self.attempts and self.attempts[-1].job and not self.attempts[-1].ended)
+
+    @property
+    def learning_problem(self) -> str:
+        """Why a run that succeeded learned nothing; empty for any other run."""
+        if self.learned is not False:
+            return ""
+        cause = self.learning.get("cause") if isinstance(self.learning, dict) else None
+        return str(cause or "its trainer gives no cause")
 
     def as_json(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -80,7 +98,7 @@ class RunRecord:
         """Reads the record of any version; ignores unknown keys, and raises ValueError for a value of a wrong type."""
         known = _known(cls, value)
         attempts = tuple(Attempt(**_known(Attempt, each)) for each in known.pop("attempts", ()))
-        for key in ("gpus", "gpu_names", "overrides", "trusted", "command"):
+        for key in ("gpus", "gpu_names", "overrides", "trusted", "command", "departures"):
             known[key] = tuple(known.get(key) or ())
         return cls(attempts=attempts, **known)._validated()
 

@@ -101,11 +101,16 @@ class RunFolder:
         return number
 
 
-def create_run(runs: Path, name: str, uid: int, gid: int) -> RunFolder:
-    """Makes a run folder, whose id is the run's name and the time; raises HostCannot."""
-    make_folder(runs, uid, gid)
+def new_run_id(name: str) -> str:
+    """An id for a run: its name and the time."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    path = runs / f"{name}-{stamp}-{secrets.token_hex(2)}"
+    return f"{name}-{stamp}-{secrets.token_hex(2)}"
+
+
+def create_run(runs: Path, run_id: str, uid: int, gid: int) -> RunFolder:
+    """Makes a run folder; raises HostCannot."""
+    make_folder(runs, uid, gid)
+    path = runs / run_id
     make_folder(path, uid, gid)
     return RunFolder(path, uid, gid)
 

@@ -1,12 +1,10 @@
 """The job as a process of this machine: the same plan without the container."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,17 +12,18 @@ from typing import Any
 
 from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_RUN_ID, ENV_SECRETS_ON_STDIN, EXIT_FILE
 from dimba.common.errors import HostCannot
+from dimba.common.processes import is_alive, start_time
+from dimba.common.project import project_root
 from dimba.common.runners import RUNNERS
 from dimba.host.facts import ClusterNodes, ImageFacts
+from dimba.host.packages import install_command, missing_packages
 from dimba.plan.model import LaunchPlan
-from dimba.records.processes import is_alive, start_time
 from dimba.runners.deadline import deadline
 from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.tail import follow_file
 from dimba.spec import Container, JobSpec
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # reach the job only where the spec names them
-TRAINING_PACKAGES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
 _POLL = 0.05
 
 
@@ -47,14 +46,14 @@ class ProcessRunner:
 
     def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
         """Nothing is built; what trains must be installed beside dimba itself."""
-        if missing := _missing():
-            hint = f"`{sys.executable} -m pip install -e '.[train]' -c docker/constraints.txt` in dimba's repository"
+        if missing := missing_packages():
+            hint = f"`{install_command(project_root())}`, or start a container engine"
             raise HostCannot(f"not installed here, where the job would run: {', '.join(missing)}", hint)
         return None
 
     def can_train(self) -> bool:
         """Whether its packages are there."""
-        return not _missing()
+        return not missing_packages()
 
     def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
         """Starts the entry point in a session of its own, so that it outlives the launcher's terminal."""
@@ -171,10 +170,6 @@ class ProcessRunner:
             child.stdin.write(json.dumps(dict(place.secrets or {})) + "\n")
             child.stdin.close()
         return child
-
-
-def _missing() -> list[str]:
-    return [name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None]
 
 
 def _handed_on(child: "subprocess.Popen[str]", on_line: OnLine) -> Iterator[str]:

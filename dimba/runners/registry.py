@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dimba.common.project import project_root
 from dimba.common.runners import AUTO, IN_ENGINE, ON_HOST, RUNNERS
 from dimba.host.facts import EngineFacts
-from dimba.host.probe import project_root
 from dimba.runners.protocol import FoundRunner, Runner
 from dimba.spec import load_site
 

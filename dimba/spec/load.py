@@ -1,18 +1,21 @@
 """Reads a file as a JobSpec, and reports every problem at its line."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from dimba.common.errors import BadInput, DimbaError, Location, SeveralErrors
+from dimba.spec.dataset import ONE, SEVERAL
 from dimba.spec.model import JobSpec
 from dimba.spec.secrets import secrets_in
 from dimba.spec.yaml12 import Document, Key, key_path
 
+_ITEMS = re.compile(r"(.*?)((?:\[\d{1,9}\])*)", re.DOTALL)  # of lists, in a key of --set
 _SHOWN = 80  # characters of a value in a message
 
 
@@ -63,7 +66,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     try:
         data = path.read_bytes()
     except OSError as error:
-        hint = "give the path of a job spec; `jobs/` in dimba's repository has some"
+        hint = "give the path of a job spec; `dimba wizard` writes one"
         raise BadInput(str(error.strerror), hint, file=path) from None
     return parse_spec(data, source=str(path), overrides=overrides)
 
@@ -98,16 +101,46 @@ def _apply(value: dict[str, Any], override: str) -> Key:
     parsed = Document(text.encode())
     if parsed.problems:
         raise BadInput(f"--set {override}: {parsed.problems[0].cause}", "quote the value as in YAML")
-    *parents, last = name.split(".")
-    for parent in parents:
+    *parents, last = key = _parts(name)
+    place: Any = value
+    for number, parent in enumerate(parents, 1):
+        place = _child(place, parent, override, is_item=isinstance(key[number], int))
+    if isinstance(last, int):
+        _require_item(place, last, override)
+    place[last] = parsed.value
+    return key
+
+
+def _parts(name: str) -> Key:
+    """`dataset[1].weight` as `("dataset", 1, "weight")`."""
+    parts: list[str | int] = []
+    for piece in name.split("."):
+        text, items = _ITEMS.fullmatch(piece).groups()  # type: ignore[union-attr]  # it matches any text
+        parts += [text, *map(int, re.findall(r"\d+", items))]
+    return tuple(parts)
+
+
+def _child(place: Any, part: str | int, override: str, *, is_item: bool) -> Any:
+    """The section or the list that a part of a key names."""
+    if isinstance(part, int):
+        _require_item(place, part, override)
+        child = place[part]
+    else:
         # `training:` without a value is an empty section.
-        child = value.get(parent)
-        value[parent] = child = {} if child is None else child
-        if not isinstance(child, dict):
-            raise BadInput(f"--set {override}: `{parent}` is not a section", "see `dimba schema` for the keys")
-        value = child
-    value[last] = parsed.value
-    return (*parents, last)
+        child = place.get(part)
+        place[part] = child = {} if child is None else child
+    if isinstance(child, list) and not is_item:
+        hint = f"name one of its items: `--set {part}[0].{override.partition('.')[2]}`"
+        raise BadInput(f"--set {override}: `{part}` is a list", hint)
+    if not isinstance(child, list if is_item else dict):
+        kind = "list" if is_item else "section"
+        raise BadInput(f"--set {override}: `{part}` is not a {kind}", "see `dimba schema` for the keys")
+    return child
+
+
+def _require_item(place: list[Any], number: int, override: str) -> None:
+    if number >= len(place):
+        raise BadInput(f"--set {override}: the list has {len(place)} items, counted from 0", "name one of them")
 
 
 def _drop_line(document: Document, key: Key) -> None:
@@ -137,7 +170,7 @@ def _is_union_tag(part: str | int, loc: Key) -> bool:
     return (
         isinstance(part, str)
         and loc.index(part) > 0
-        and (part in {"int", "float", "str", "bool"} or part.startswith(tags))
+        and (part in {"int", "float", "str", "bool", ONE, SEVERAL} or part.startswith(tags))
     )
 
 
@@ -168,6 +201,8 @@ def _cause(error: dict[str, Any], key: Key, choice: str | None) -> str:
             return f"`{_clipped(given)}`: letters, digits, dots, dashes and underscores, 64 at most"
         case "int_type" if choice:
             return f"expected an integer or {choice.replace(chr(39), '`')}, not {_shown(given)}"
+        case "model_type" if key == ("dataset",):
+            return f"expected a section of keys or a list of them, not {_shown(given)}"
         case "model_type" | "dict_type":
             return f"expected a section of keys, not {_shown(given)}"
         case _:
@@ -192,13 +227,21 @@ def _clipped(value: Any) -> str:
 
 def _keys(section: Key) -> list[str]:
     model: type[BaseModel] = JobSpec
-    for part in section:
-        field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+    names = [part for part in section if isinstance(part, str)]
+    for part in names:
+        field = model.model_fields.get(part)
+        models = _models(field.annotation) if field else []
+        if not models:
             return []
-        model = annotation
+        model = models[-1 if len(names) < len(section) else 0]  # of a list and a section, the list's comes last
     return list(model.model_fields)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The sections in a type, in its order."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for each in get_args(annotation) for model in _models(each)]
 
 
 def _nearest(name: str, known: list[str]) -> str:

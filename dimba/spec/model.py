@@ -1,27 +1,26 @@
 """JobSpec, version 1: every key, its type and its default."""
 
 import re
-import unicodedata
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     field_validator,
     model_validator,
 )
 
-from dimba.common.contract import looks_like_path
 from dimba.common.runners import AUTO, RUNNERS
+from dimba.dataset.mixture import source_key
 from dimba.objectives.objective import Objective
 from dimba.objectives.registry import OBJECTIVES
 from dimba.options import table
 from dimba.options.kinds import MOST
-from dimba.spec.declared import bounds, declared
+from dimba.spec.dataset import Data, Dataset
+from dimba.spec.part import Line, Part, Place
+from dimba.spec.training import Lora, Training
 
 if TYPE_CHECKING:
     Mode = str
@@ -74,78 +73,7 @@ Gpus = Annotated[Literal["all", "none"] | int | list[int | str], BeforeValidator
 Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
-def _one_line(value: str) -> str:
-    if any(unicodedata.category(character) == "Cc" for character in value):
-        raise ValueError("holds a line break or another control character")
-    return value
-
-
-def _not_too_long(value: str) -> str:
-    if len(value) > 2000 or any(len(part.encode()) > 255 for part in re.split("[/:]", value)):
-        raise ValueError("is longer than a file's name may be")
-    return value
-
-
-# Texts that become a path or the name of an image or a variable, and that the question of trust prints.
-Line = Annotated[str, AfterValidator(_one_line)]
-Place = Annotated[Line, AfterValidator(_not_too_long)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Dataset(_Part):
-    """The source of the rows: `name` on the Hub, or `path` to a local file."""
-
-    name: Place | None = Field(None, min_length=1, description="a data set's id on the Hugging Face Hub")
-    path: Place | None = Field(None, min_length=1, description="a local file")
-    config: Line | None = Field(None, description=table.DATASET_CONFIG.help)
-    split: Line | None = Field(None, description=table.DATASET_SPLIT.help)
-    columns: dict[str, str] = Field(default_factory=dict, description="our column: yours")
-
-    @field_validator("name")
-    @classmethod
-    def _no_path(cls, value: str | None) -> str | None:
-        if value is not None and looks_like_path(value):
-            raise ValueError(f"`{value}` is a file: use `dataset.path` for it; `name` is a Hub id")
-        return value
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "Dataset":
-        if (self.name is None) == (self.path is None):
-            raise ValueError("give one of `name` (a Hub id) and `path` (a local file)")
-        return self
-
-
-class Lora(_Part):
-    """Rank and scale of the adapter."""
-
-    r: Annotated[int, bounds(table.LORA_R)] = declared(table.LORA_R)
-    alpha: Annotated[int, bounds(table.LORA_ALPHA)] = declared(table.LORA_ALPHA)
-
-
-class Training(_Part):
-    """Optimisation; `learning_rate` null takes the default of mode and method."""
-
-    batch_size: Annotated[int, bounds(table.BATCH_SIZE)] | Literal["auto"] = declared(
-        table.BATCH_SIZE, description=f"{table.BATCH_SIZE.help}; auto: the largest that fits the GPU's memory"
-    )
-    grad_accumulation_steps: Annotated[int, bounds(table.ACCUMULATION)] = declared(table.ACCUMULATION)
-    epochs: Annotated[float, bounds(table.EPOCHS)] | None = declared(table.EPOCHS)
-    max_steps: Annotated[int, bounds(table.MAX_STEPS)] | None = declared(table.MAX_STEPS)
-    learning_rate: Annotated[float, bounds(table.LEARNING_RATE)] | None = declared(table.LEARNING_RATE)
-    max_length: Annotated[int, bounds(table.MAX_LENGTH)] = declared(table.MAX_LENGTH)
-    seed: Annotated[int, bounds(table.SEED)] = declared(table.SEED)
-
-    @property
-    def rows(self) -> int:
-        """The batch size, once it is a number: `auto` was settled by the plan."""
-        assert self.batch_size != "auto", "dimba.plan.fitting has settled it"
-        return self.batch_size
-
-
-class Resources(_Part):
+class Resources(Part):
     """The machine's resources that the job may use."""
 
     gpus: Gpus = Field("all", description=table.GPUS.help)
@@ -156,14 +84,14 @@ class Resources(_Part):
     nodes: Count = 1
 
 
-class Accelerate(_Part):
+class Accelerate(Part):
     """The distribution strategy and the precision."""
 
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
 
 
-class Container(_Part):
+class Container(Part):
     """The image, the environment, further mounts and the network."""
 
     image: Place | None = Field(None, min_length=1)
@@ -192,7 +120,7 @@ def _cluster_name(value: str) -> str:
 ClusterName = Annotated[str, AfterValidator(_cluster_name)]
 
 
-class Kubernetes(_Part):
+class Kubernetes(Part):
     """The cluster of `plan --runner kubernetes`; no other command reads it."""
 
     image: Place | None = Field(None, min_length=1, description="the image that the cluster pulls")
@@ -233,7 +161,7 @@ SlurmTime = Annotated[str | None, BeforeValidator(_slurm_time)]
 SlurmOption = Annotated[Line, AfterValidator(_slurm_option)]
 
 
-class Slurm(_Part):
+class Slurm(Part):
     """How the job is submitted to Slurm; the site file, then the cluster give the defaults."""
 
     container: Literal["none", "docker", "podman", "apptainer", "pyxis"] | None = None
@@ -258,14 +186,14 @@ class SlurmSite(Slurm):
         return Slurm(**{**ours, **given, "extra": [*self.extra, *asked.extra]})
 
 
-class JobSpec(_Part):
+class JobSpec(Part):
     """One fine-tuning job, complete: every default is filled in."""
 
     version: Literal[1]
     name: str = Field("", pattern=NAME)
     mode: Mode = Field(description=table.MODE.help)
     base_checkpoint: Place = Field(min_length=1, description=table.BASE.help)
-    dataset: Dataset
+    dataset: Data
     method: Method = Field(description=table.METHOD.help)
     lora: Lora = Lora()
     training: Training = Training()
@@ -290,6 +218,13 @@ class JobSpec(_Part):
         object.__setattr__(self, "name", self.name or f"{self.mode}-{self.method}")
         object.__setattr__(self, "output_dir", self.output_dir or objective.output_dir(self.method))
         return self
+
+    @property
+    def sources(self) -> dict[str, Dataset]:
+        """Each data set by its key."""
+        if isinstance(self.dataset, list):
+            return {source_key(number): each for number, each in enumerate(self.dataset)}
+        return {"dataset": self.dataset}
 
     @property
     def objective(self) -> Objective[Any]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common import contract
+from dimba.common.errors import BadInput
+from dimba.common.ownership import take, this_process
 from dimba.supervisor.diagnosis import diagnose, oom_kills
 from dimba.supervisor.gpus import gpu_problem
 from dimba.supervisor.job import Job, run_in_ranks
@@ -28,6 +30,11 @@ def main(argv: list[str]) -> int:
     """Runs `argv`; returns the trainer's exit status, or EXIT_NO_GPU if the GPUs do not work."""
     job = _job_of_environment()
     _watch_signals(job)
+    try:
+        _own_output(job)
+    except BadInput as error:
+        job.log.write_line(f"error: {error}")
+        return _record_exit(job, error.exit_status, {"reason": contract.REFUSED, **error.as_json()})
     kills_before = oom_kills()
     if job.node.nodes > 1 and "--cpu" in argv:  # with the flag, accelerate silently starts one process
         job.environment["ACCELERATE_USE_CPU"] = "true"
@@ -48,6 +55,17 @@ def _job_of_environment() -> Job:
     log = JobLog(_log_file(folder, node), secrets.values(), to_stdout=node.rank == 0)
     hangs = HangDetector(folder / contract.METRICS_FILE if folder else None)
     return Job(environment, log, Limits.from_environment(), hangs, node, folder)
+
+
+def _own_output(job: Job) -> None:
+    """Holds the output folder for the job's run until this process ends; raises BadInput if another run writes there.
+
+    A trainer of the user's own does not hold it.
+    """
+    output, run_id = os.environ.get(contract.ENV_OUTPUT_DIR), os.environ.get(contract.ENV_RUN_ID)
+    if output and run_id and job.folder and not job.node.rank:
+        with suppress(OSError):  # the trainer reports that it cannot write there
+            take(Path(output), this_process(run_id, str(job.folder.parents[1])), adopts=True)
 
 
 def _log_file(folder: Path | None, node: Node) -> Path | None:

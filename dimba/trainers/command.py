@@ -7,8 +7,11 @@ from pathlib import Path
 from dimba.common.contract import read_json_object
 from dimba.common.errors import DimbaError, RunFailed
 from dimba.objectives.objective import Objective, Options
+from dimba.options.optimiser_table import BITSANDBYTES
 from dimba.options.trainer import TrainerOptions
 from dimba.supervisor.last_word import has_reported_error, is_first_report, write_last_word
+from dimba.trainers.hub import use_cache_if_unreachable
+from dimba.trainers.models.output_owner import leave_output
 from dimba.trainers.objectives.registry import training_half
 from dimba.trainers.ranks import end_rank, is_main_process
 
@@ -20,7 +23,13 @@ def run_script(objective: Objective[Options]) -> int:
     """
     options = objective.parse()
     hide_bitsandbytes(options)
-    return run_trainer(training_half(objective.name).train, options)
+
+    def train(options: TrainerOptions) -> int:
+        if (note := use_cache_if_unreachable(options)) and is_main_process():
+            print(note, flush=True)
+        return training_half(objective.name).train(options)
+
+    return run_trainer(train, options)
 
 
 def run_trainer(train: Callable[[Options], int], options: Options) -> int:
@@ -39,14 +48,17 @@ def run_trainer(train: Callable[[Options], int], options: Options) -> int:
         if has_reported_error():
             return RunFailed.exit_status  # a rank that has ended breaks the connections of the others
         raise
+    finally:
+        leave_output()
 
 
 def hide_bitsandbytes(options: TrainerOptions) -> None:
-    """Make bitsandbytes look uninstalled in this process if no model is quantised: peft imports it, for about 1 s.
+    """Make bitsandbytes look uninstalled in this process if nothing needs it: peft imports it, for about 1 s.
 
     A Hub id may name a quantised model; only a folder shows that it is none.
     """
-    if not options.use_qlora and all(map(_is_unquantized_folder, options.model_checkpoints)):
+    is_needed = options.use_qlora or options.optimizer in BITSANDBYTES
+    if not is_needed and all(map(_is_unquantized_folder, options.model_checkpoints)):
         sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # Python's mark of a failed import
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dimba.common.errors import BadInput
-from dimba.options.kinds import Integer, Number
+from dimba.options.kinds import Integer, Number, StepsOrShare
 from dimba.options.param import Param
 
 _LEAST_NUMBER = 1e-12  # a smaller rate or share of an epoch is a typing error
@@ -44,7 +44,7 @@ def one_of(choices: Sequence[Choice], text: str, noun: str) -> Any:
 def parse_number(param: Param, text: str) -> Any:
     """The number that `text` gives, within the bounds of its parameter; raises InvalidAnswer."""
     kind, noun = param.kind, in_sentence(param.question)
-    assert isinstance(kind, Integer | Number), f"{param.question} is not a number"
+    assert isinstance(kind, Integer | Number | StepsOrShare), f"{param.question} is not a number"
     try:
         # `2,000` is a whole number; `2,5` may mean 2.5, so it is refused as a number.
         number: Any = kind(text.replace(",", "") if isinstance(kind, Integer) else text)
@@ -60,7 +60,9 @@ def in_sentence(label: str) -> str:
     return " ".join(word if word[1:] != word[1:].lower() else word.lower() for word in label.split())
 
 
-def _number_hint(kind: Integer | Number) -> str:
+def _number_hint(kind: Integer | Number | StepsOrShare) -> str:
     if isinstance(kind, Integer):
         return f"give a whole number, {kind.least} or more"
+    if isinstance(kind, StepsOrShare):
+        return "give a whole number of steps, or a share below 1 such as 0.03"
     return f"give a number above {kind.above or 0:g}, such as 3 or 2e-4"

@@ -54,6 +54,12 @@ def _per_pass(state: State, steps: int) -> int | None:
     return state.objective.batches.steps_per_epoch(rows, batch_size=batch, accumulation=steps, completions=completions)
 
 
+def steps_of_epochs(state: State, epochs: float) -> int | None:
+    """Optimiser steps of so many passes over the data; None if the number of rows is unknown."""
+    per_pass = _per_pass(state, accumulation(state))
+    return None if per_pass is None else total_steps(per_pass, epochs=epochs, max_steps=None)
+
+
 def _steps(state: State, steps: int) -> str:
     per_pass, limit = _per_pass(state, steps), state.value("max_steps")
     if per_pass is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import absolute, is_path
 from dimba.common.errors import BadInput, Location, UnusableRow
-from dimba.dataset.files import Read, read_rows
+from dimba.dataset.files import Read, find_files, read_rows
 from dimba.dataset.formats import UnknownFormat
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
@@ -125,7 +125,7 @@ def chosen_on_hub(state: State) -> "HubDataset":
 
 def local_data(state: State, value: str, renamed: Mapping[str, str]) -> "DataFacts":
     """Facts of a file, every row of it read; raises InvalidAnswer unless its columns can still be named."""
-    from dimba.host.probe import look_at_data
+    from dimba.host.data import look_at_data
     from dimba.spec import Dataset
 
     _check_first_row(state, value, renamed)
@@ -183,7 +183,7 @@ _MAX_ATTEMPTS = 100
 
 def first_row(path: Path) -> tuple[Location, dict[str, Any]]:
     """(place, row) of a file's first readable row; raises BadInput."""
-    name = (path, stamp(path))
+    name = (path, stamp(path) or tuple((each, stamp(each)) for each in find_files(path).files))
     if name not in _FIRST_ROWS:
         with closing(read_rows(path)) as rows:
             _FIRST_ROWS[name] = _first_readable(rows)

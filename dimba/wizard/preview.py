@@ -118,7 +118,7 @@ def trainer_facts(state: State) -> TrainerFacts:
 
 def prefetch_trainer(state: State) -> None:
     """Probe dimba's own trainer in the background if it is the default; a custom one runs only once it is chosen."""
-    from dimba.host.probe import project_root
+    from dimba.common.project import project_root
 
     first = find_trainer(trainer_name(state), state.value("mode"), state.folder, project_root())
     if state.interactive and first.path and first.path.is_relative_to(project_root()):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dimba.options.kinds import Integer, Number
+from dimba.options.kinds import Integer, Number, StepsOrShare
 from dimba.options.param import Param
 from dimba.wizard.answers import Choice, parse_number
 from dimba.wizard.lines import Line
@@ -57,8 +57,8 @@ def from_param(param: Param, **changes: Any) -> Question:
         "key": param.name.replace("-", "_") if param.flags else param.key.replace(".", "_"),
         "label": param.question,
         "flag": param.flag if param.flags else None,
-        "metavar": param.metavar or "|".join(param.words) or "VALUE",
-        "help": param.help,
+        "metavar": param.metavar or param.metavar_of_words or "VALUE",
+        "help": param.help_of_words,
         "several": param.several,
         "parse": _parser(param),
     }
@@ -66,6 +66,6 @@ def from_param(param: Param, **changes: Any) -> Question:
 
 
 def _parser(param: Param) -> Callable[[str, State], Any]:
-    if isinstance(param.kind, Integer | Number):
+    if isinstance(param.kind, Integer | Number | StepsOrShare):
         return lambda text, _state: parse_number(param, text)
     return _as_text

@@ -1,16 +1,19 @@
 """From answers to the values of a job spec, and its default names."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import absolute, trained_files
+from dimba.options import lora_table, optimiser_table, table, tracking_table
 from dimba.options.grpo_table import NUM_GENERATIONS, REWARD
+from dimba.options.param import Param
 from dimba.wizard.batches import accumulation, is_auto
 from dimba.wizard.facts import columns, is_local, reference
 from dimba.wizard.presets import find_preset
 from dimba.wizard.state import State
+from dimba.wizard.steps.further import default_of, key_of
 
 
 def spec_values(state: State, flags: frozenset[str]) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def spec_values(state: State, flags: frozenset[str]) -> dict[str, Any]:
         "method": value("method"),
     }
     if value("method") != "full":
-        spec["lora"] = {"r": value("lora_r"), "alpha": value("lora_alpha")}
+        spec["lora"] = {"r": value("lora_r"), "alpha": value("lora_alpha"), **_changed(state, lora_table.PARAMS)}
     spec["training"] = _training(state)
     spec["output_dir"] = value("output_dir")
     spec["trainer"] = trainer_name(state)
@@ -61,7 +64,21 @@ def _training(state: State) -> dict[str, Any]:
         "max_steps": value("max_steps"),
         "learning_rate": value("learning_rate"),
         "max_length": value("max_length"),
+        **_changed(state, (*optimiser_table.PARAMS, *tracking_table.PARAMS)),
     }
+
+
+def _changed(state: State, params: Iterable[Param]) -> dict[str, Any]:
+    """The values that differ from the defaults, by their key in a section of the spec."""
+    values = [(param, state.value(key_of(param))) for param in params if state.objective.takes(param)]
+    changed = [(param, value) for param, value in values if value not in (None, default_of(param, state))]
+    return {param.key.partition(".")[2]: _as_yaml(value) for param, value in changed}
+
+
+def _as_yaml(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return value[0] if len(value) == 1 and not value[0].isidentifier() else list(value)
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
 def _trainer_args(state: State, flags: frozenset[str]) -> dict[str, Any]:
@@ -72,7 +89,9 @@ def _trainer_args(state: State, flags: frozenset[str]) -> dict[str, Any]:
 def wanted_trainer_args(state: State) -> dict[str, Any]:
     """Answers without a key in the spec, by the trainer's own flags."""
     params = {"reward": REWARD, "num_generations": NUM_GENERATIONS}
-    return {param.name: state.value(key) for key, param in params.items() if state.objective.takes(param)}
+    wanted = {param.name: state.value(key) for key, param in params.items() if state.objective.takes(param)}
+    needs_rows = any(state.value(key_of(param)) for param in tracking_table.NEED_ROWS if state.objective.takes(param))
+    return wanted | ({table.VALIDATION_SPLIT.name: tracking_table.HELD_OUT} if needs_rows else {})
 
 
 def default_name(state: State) -> str:

@@ -13,13 +13,14 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from dimba.host.checkpoint import facts_of_tensors
 from dimba.host.facts import CheckpointFacts
+from dimba.objectives.sft import SftOptions
 from dimba.plan.job import resolved
 from dimba.plan.memory import Share, estimate_memory, moments
 from dimba.spec import JobSpec
@@ -159,8 +160,16 @@ def compared(case: Case) -> tuple[int, Live, Any]:
     """(estimated bytes of the traced terms, the trace, the complete estimate)."""
     model, facts = model_of(case)
     estimate = estimated(case, facts)
-    adapted = {"use_lora": case.method == "lora", "use_qlora": case.method == "qlora"}
-    args = Namespace(**adapted, lora_r=RANK, lora_alpha=2 * RANK)
+    options = SftOptions(
+        base_checkpoint="",
+        dataset="",
+        output_dir="",
+        use_lora=case.method == "lora",
+        use_qlora=case.method == "qlora",
+        lora_r=RANK,
+        lora_alpha=2 * RANK,
+    )
+    args = Namespace(**asdict(options))
     args.mode, args.accumulation, args.recomputes = case.mode, case.accumulation, case.recomputes
     if case.prompt:
         live = traced_sampling(model, args, rows=case.batch, prompt=case.prompt, length=case.length)

@@ -143,9 +143,9 @@ def traced_peak(
 
 def adapted(model: Any, args: Any) -> Any:
     """The model, with an adapter if `args` has one, on the meta device."""
-    from dimba.trainers.models.loading import adapter_config
+    from dimba.trainers.models.adapters import adapter_config
 
-    adapter = adapter_config(args)
+    adapter = adapter_config(args, model)
     if adapter is None:
         return model
     from peft import get_peft_model

@@ -11,7 +11,7 @@ from typing import Any
 
 from dimba.cli import command_parser
 from dimba.objectives.registry import OBJECTIVES
-from dimba.options import table
+from dimba.options import lora_table, optimiser_table, table, tracking_table
 from dimba.options.param import Param
 from dimba.options.param import parser_of as trainer_parser
 from dimba.spec import json_schema
@@ -66,12 +66,22 @@ def _starts(name: str) -> str:
 def _keys(schema: dict[str, Any], section: dict[str, Any], prefix: str) -> Iterator[Row]:
     for name, about in section["properties"].items():
         key, found = f"{prefix}{name}", _resolved(schema, about)
-        if "properties" in found:
+        if "oneOf" in about:
+            yield from _section_or_list(schema, about["oneOf"], key)
+        elif "properties" in found:
             yield from _keys(schema, found, f"{key}.")
         else:
             required = name in section.get("required", ())
             default = "" if required else _default(about.get("default"))
             yield key, _values(schema, about), default, about.get("description", "")
+
+
+def _section_or_list(schema: dict[str, Any], kinds: list[dict[str, Any]], key: str) -> Iterator[Row]:
+    """The keys of a section, then those that only an item of a list of such sections has."""
+    section, item = _resolved(schema, kinds[0]), _resolved(schema, kinds[1]["items"])
+    yield from _keys(schema, section, f"{key}.")
+    further = {name: about for name, about in item["properties"].items() if name not in section["properties"]}
+    yield from _keys(schema, {"properties": further}, f"{key}[].")
 
 
 def _resolved(schema: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
@@ -124,8 +134,15 @@ def _flags_page() -> str:
     )
 
 
+def _all_params() -> list[Param]:
+    return [
+        *(each for each in vars(table).values() if isinstance(each, Param)),
+        *(*lora_table.PARAMS, *optimiser_table.PARAMS, *tracking_table.PARAMS),
+    ]
+
+
 def _alias_rows() -> list[Row]:
-    params = [each for each in vars(table).values() if isinstance(each, Param) and each.aliases]
+    params = [each for each in _all_params() if each.aliases]
     return [(f"`{each.key or each.name}`", " ".join(f"`{flag}`" for flag in each.spellings)) for each in params]
 
 

@@ -216,7 +216,7 @@ def test_a_second_run_may_not_share_the_output_of_an_active_one_which_another_pr
             break
         time.sleep(0.1)
     second = dimba("launch", "job.yaml", *AS_A_PROCESS, cwd=job, **NO_ENGINE)
-    assert second.returncode == 2 and f"run `{run}` is writing to" in second.stderr
+    assert second.returncode == 2 and f"is in use by run `{run}`" in second.stderr
     assert f"{run}: stopped, stopped_by_user" in dimba("stop", run, cwd=job, **NO_ENGINE).stderr
     assert log.read_text() == "ready\nsaved\n"
     again = dimba("stop", run, cwd=job, **NO_ENGINE)
@@ -288,3 +288,16 @@ def test_a_data_file_that_fits_two_formats_is_refused(job: Path, dimba: Dimba):
     write_rows(job / "data.jsonl", [{**QUESTIONS[0], "prompt": "P", "response": "R"}])
     done = dimba("plan", "job.yaml", cwd=job, **NO_ENGINE)
     assert done.returncode == 2 and "equally well" in done.stderr and "dataset.columns" in done.stderr
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_ps_cuts_no_word_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from dimba.cli.render import show_runs
+    from dimba.records import RunRecord
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    run = "finetune_sft_lora-20261128-193719-2b3e"
+    show_runs([RunRecord(id=run, name="x", status="succeeded", exit_reason="completed", runner="process")])
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in (run, "succeeded", "completed", "process")) and "…" not in printed
+    assert ("RUNNER" in printed) == (width >= 80)

@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dimba.commands.compose.__main__ import main
 from dimba.runners.docker.image import default_base
 from dimba.runners.docker.request import NAMES, OWN_NAME
 from tests.conftest import REPOSITORY
@@ -76,3 +78,22 @@ def test_the_base_image_is_the_dockerfiles_unless_the_environment_names_another(
 def test_the_mounted_folders_exist_in_a_fresh_clone():
     listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert {"checkpoints/.gitkeep", "data/.gitkeep"} <= set(listed.splitlines())
+
+
+def test_the_build_gets_the_proxies_that_the_environment_sets_and_no_others():
+    def arguments(**environment: str) -> dict[str, str]:
+        return dict(config(**environment)["services"]["sft"]["build"]["args"])
+
+    assert set(arguments()) == {"BASE_IMAGE", "WITH"}
+    proxies = {"HTTPS_PROXY": "http://proxy:1", "no_proxy": ".internal"}
+    assert arguments(**proxies) == {**arguments(), **proxies}
+
+
+def test_outside_its_container_the_first_process_says_how_to_run_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_HOME", raising=False)
+    for words in ([], ["sft", "--help"]):
+        assert main(words) == 2
+        assert "docker compose run --rm sft" in capsys.readouterr().err

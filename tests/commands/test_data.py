@@ -90,7 +90,7 @@ def test_a_report_survives_json():
     assert DataReport.from_json({**json.loads(json.dumps(REPORT.as_json())), "newer": 1}) == REPORT
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_data_reports_the_rows_and_tokens_that_the_trainer_will_see(tiny_job: Path, dimba: Dimba):
     write_rows(tiny_job / "data.jsonl", [*QUESTIONS, {"question": "Q", "answer": None}])
     done = dimba("data", "job.yaml", "--json", cwd=tiny_job, **NO_ENGINE)
@@ -111,7 +111,7 @@ def test_data_reports_the_rows_and_tokens_that_the_trainer_will_see(tiny_job: Pa
     assert "shown" not in json.loads(plan.stdout)["data"]["report"]
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_job_that_would_cut_much_of_its_data_is_refused_without_on_long(tiny_job: Path, dimba: Dimba):
     write_rows(tiny_job / "data.jsonl", [*QUESTIONS, {"question": "Q", "answer": "word " * 400}])
     refused = dimba("launch", "job.yaml", cwd=tiny_job, **NO_ENGINE)
@@ -125,7 +125,7 @@ def test_a_job_that_would_cut_much_of_its_data_is_refused_without_on_long(tiny_j
     assert "split; every trained token is kept" in " ".join(plan.stdout.split())
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_remembered_report_refuses_a_launch_before_it_starts(tiny_job: Path, dimba: Dimba):
     write_rows(tiny_job / "data.jsonl", [{"question": "Q", "answer": "word " * 400}])
     first = dimba("data", "job.yaml", cwd=tiny_job, **NO_ENGINE)
@@ -135,7 +135,7 @@ def test_a_remembered_report_refuses_a_launch_before_it_starts(tiny_job: Path, d
     assert not (tiny_job / "runs").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_data_executes_nothing_of_an_untrusted_spec(tiny_job: Path, new_dimba: Dimba):
     (tiny_job / "lib").mkdir()
     for name in ("mine.py", "numpy.py", "lib/sitecustomize.py"):
@@ -181,7 +181,7 @@ def test_an_invalid_option_of_dimbas_own_trainer_is_reported_with_its_line(
     assert not (job / "runs").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_refusal_names_the_line_of_its_key_also_as_json_and_is_remembered(tiny_job: Path, dimba: Dimba):
     text = (tiny_job / "job.yaml").read_text(encoding="utf-8")
     named = text.replace("{path: data.jsonl}", "\n  path: data.jsonl\n  columns: {question: asked}")

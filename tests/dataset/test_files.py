@@ -251,7 +251,7 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path, name: str, content: byte
 def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path):
     (tmp_path / "folder.json").mkdir()
     assert "does not exist" in refusal(tmp_path / "missing.jsonl").message
-    assert "is a folder" in refusal(tmp_path / "folder.json").message
+    assert "holds no file of rows" in refusal(tmp_path / "folder.json").message
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])

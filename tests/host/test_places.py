@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dimba.host.checkpoint import look_at_checkpoint
+from dimba.host.data import look_at_data
 from dimba.host.output import look_at_output
 from dimba.host.places import why_not_read, why_not_write
-from dimba.host.probe import look_at_data
 from dimba.host.trainer import find_trainer
 from dimba.spec import Dataset
 from tests.conftest import QUESTIONS, hollow_checkpoint, write_rows

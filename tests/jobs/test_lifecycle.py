@@ -15,7 +15,7 @@ from dimba.plan.build import make_plan
 from dimba.plan.model import LaunchPlan
 from dimba.records import find_run
 from dimba.records.record import Attempt, now
-from dimba.records.store import RunFolder, create_run
+from dimba.records.store import RunFolder, create_run, new_run_id
 from dimba.runners.protocol import Ending
 from dimba.spec import parse_spec
 from tests.memory_runner import MemoryRunner
@@ -141,7 +141,7 @@ def test_endings_are_told_apart(tmp_path: Path, ending: Ending | None, reason: s
 
 
 def test_records_of_other_versions_are_read(tmp_path: Path):
-    folder = create_run(tmp_path, "name", os.getuid(), os.getgid())
+    folder = create_run(tmp_path, new_run_id("name"), os.getuid(), os.getgid())
     (folder.path / "run.json").write_text(
         json.dumps(
             {"id": folder.id, "name": "name", "new": 1, "exit_reason": "new", "attempts": [{"number": 1, "x": 2}]}

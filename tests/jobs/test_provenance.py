@@ -10,7 +10,7 @@ from dimba.common.contract import DIFF_FILE
 from dimba.host import fingerprint as prints
 from dimba.host.fingerprint import fingerprint
 from dimba.host.provenance import _diff, hub_commits
-from dimba.jobs.lifecycle import _cut
+from dimba.jobs.recorded import cut_diff as _cut
 from dimba.records import RunFolder
 from dimba.spec.secrets import mask_secrets
 from tests.conftest import Dimba

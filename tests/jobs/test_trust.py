@@ -10,8 +10,8 @@ import pexpect
 import pytest
 
 from dimba.common.errors import BadInput
+from dimba.common.project import project_root
 from dimba.host.facts import TrustRequirement
-from dimba.host.probe import project_root
 from dimba.host.trust_requirements import find_trust_requirements, not_overridden
 from dimba.jobs.trust import remember_run, remember_written, require_trust, require_trust_in_run, trust_requirements_of
 from dimba.spec import LoadedSpec, parse_spec

@@ -4,11 +4,12 @@ import pytest
 
 from dimba.objectives.objective import Objective
 from dimba.objectives.registry import OBJECTIVES
-from dimba.options import grpo_table, table
+from dimba.options import grpo_table, lora_table, optimiser_table, table, tracking_table
 from dimba.options.param import GROUPS, Param, parser_of
 from dimba.wizard.questions import QUESTIONS
 
-PARAMS = [each for module in (table, grpo_table) for each in vars(module).values() if isinstance(each, Param)]
+TABLES = (table, grpo_table, lora_table, optimiser_table, tracking_table)
+PARAMS = [each for module in TABLES for each in vars(module).values() if isinstance(each, Param)]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=lambda each: each.name)

@@ -52,6 +52,7 @@ def tensors(layers: int = 32) -> dict[str, dict[str, Any]]:
     }
     shapes = {f"model.layers.{n}.{name}.weight": shape for n in range(layers) for name, shape in block.items()}
     shapes |= {"model.embed_tokens.weight": [128256, 4096], "lm_head.weight": [128256, 4096]}
+    shapes |= {"model.norm.weight": [4096]}
     return {name: {"shape": shape, "dtype": "BF16"} for name, shape in shapes.items()}
 
 

@@ -60,7 +60,7 @@ FACTS = HostFacts(
     environment=frozenset({"HF_TOKEN"}),
     gpu=GpuFacts(gpus=CARDS, source="nvidia-smi"),
     engine=ENGINE,
-    checkpoint=CheckpointFacts(reference="/work/base", local=True, parameters=1000, linear_sides=10),
+    checkpoint=CheckpointFacts(reference="/work/base", local=True, parameters=1000, linear_sides={"mlp": 10}),
     data=DataFacts(
         reference="/work/data.jsonl",
         local=True,
@@ -447,3 +447,20 @@ def test_the_plan_says_how_the_model_is_shared_and_why():
 def test_fsdp2_is_refused_with_the_reason(added: str, why: str):
     error = refusal(f"{added}\naccelerate: {{strategy: fsdp2}}")
     assert error.exit_status == 2 and why in error.message and "strategy" in error.hint
+
+
+def test_columns_that_are_not_read_and_a_template_that_shows_the_date_are_notes():
+    ours = trainer(*FLAGS, "--template-date", "--reward")
+    summary = replace(FACTS.data.summary, unread=("id", "source"))
+    dated = replace(ours.checkpoint, shows_date=True)
+    facts = replace(ours, data=replace(FACTS.data, summary=summary), checkpoint=dated)
+    notes = plan(facts=facts).notes
+    assert "data: columns not read: id, source" in notes
+    assert any(
+        "shows the date, that of the first run" in note and "template-date: 2026-11-28" in note for note in notes
+    )
+    sampled = plan("mode: grpo\ntrainer_args: {reward: length}", facts).notes
+    assert any("shows the date, that on which the job starts or resumes" in note for note in sampled)
+    pinned = plan("trainer_args: {template-date: 2020-02-29}", facts)
+    assert "base_checkpoint: its chat template shows the date, 2020-02-29 in every row" in pinned.notes
+    assert not any("not read" in note for note in plan(facts=replace(facts, trainer=FACTS.trainer)).notes)

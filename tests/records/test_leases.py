@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dimba.common.processes import is_alive, own_process
 from dimba.records.leases import GpuRequest, Lease, Leases, assign
-from dimba.records.processes import is_alive, own_process
 
 TWO = ("GPU-a", "GPU-b")
 

@@ -11,7 +11,7 @@ from dimba.trainers.data.reporting import decode, report_on
 from dimba.trainers.data.selection import select
 from dimba.trainers.data.token_store import TokenStore, TokenWriter
 
-NOTE = {"format": "text", "columns": {}, "rows": 0, "unusable": 0, "bad": [], "where": "data.jsonl:"}
+NOTE = {"format": "text", "columns": {}, "rows": 0, "unusable": 0, "bad": [], "places": [[0, "data.jsonl:"]]}
 
 
 class Bytes:

@@ -14,6 +14,7 @@ from dimba.common.errors import BadInput
 from dimba.objectives.rewards import REWARDS, RewardSpec, parse_reward, parse_rewards, reward_label
 from dimba.trainers.rewards import Completions, check_reference, choose, expressions, make_reward
 from dimba.trainers.rewards.numbers import final_number
+from tests.conftest import REPOSITORY
 
 NUMBERS = {
     r"so \boxed{72}": 72,
@@ -255,7 +256,7 @@ def test_math_without_its_library_is_refused_with_the_command(monkeypatch: pytes
     expressions._library.cache_clear()
     with pytest.raises(BadInput, match="needs math-verify") as caught:
         check_reference(parse_reward("math"), "72")
-    assert "`pip install math-verify -c docker/constraints.txt`" in caught.value.hint
+    assert f"`pip install math-verify -c {REPOSITORY}/docker/constraints.txt`" in caught.value.hint
 
 
 @pytest.mark.parametrize(("spec", "tokens", "score"), [("length", 80, 0), ("length", 90, -0.5), ("length:50", 100, -1)])

@@ -276,6 +276,7 @@ def test_sigterm_saves_a_checkpoint_from_which_training_resumes(tiny_checkpoint:
     assert f"step {step + 2}/{step + 2}" in run(tiny_checkpoint, data, tmp_path / "out", *flags, *more)
 
 
+@pytest.mark.proof
 def test_the_process_runner_trains_the_same_job_without_an_engine(tiny_job: Path, dimba: Dimba):
     done = dimba("launch", "job.yaml", cwd=tiny_job, **NO_ENGINE)
     assert done.returncode == 0, done.stdout + done.stderr

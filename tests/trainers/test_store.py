@@ -1,6 +1,7 @@
 """Tokenised rows: stored completely or not at all, and cut into examples with every lost token counted."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,3 +122,12 @@ def test_opening_a_store_updates_its_access_time_for_prune(tmp_path):
     os.utime(note, (1, 1))
     TokenStore.open(tmp_path / "store")
     assert note.stat().st_atime > 1 and note.stat().st_mtime == 1
+
+
+def test_rows_of_several_files_keep_the_place_in_their_own(tmp_path: Path):
+    with TokenWriter(tmp_path / "store") as writer:
+        for number in (1, 2, 1):
+            writer.add(example(3, 1), number)
+        writer.finish({"places": [(0, "a.jsonl:"), (2, "b.parquet: row ")]})
+    store = TokenStore.open(tmp_path / "store")
+    assert [store.where(row) for row in range(3)] == ["a.jsonl:1", "a.jsonl:2", "b.parquet: row 1"]

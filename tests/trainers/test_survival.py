@@ -100,11 +100,13 @@ def test_a_forward_pass_without_gradients_does_not_change_later_gradients_of_a_4
     from peft import get_peft_model
 
     from dimba.objectives.sft import SFT
-    from dimba.trainers.models.loading import adapter_config, choose_compute, load_model
+    from dimba.trainers.models.adapters import adapter_config
+    from dimba.trainers.models.loading import choose_compute, load_model
 
     named = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", "x", "--output-dir", "x", "--use-qlora"]
     args = SFT.parse([*named, "--lora-r", "4"])
-    model = get_peft_model(load_model(args, choose_compute("cpu")), adapter_config(args))
+    base = load_model(args, choose_compute("cpu"))
+    model = get_peft_model(base, adapter_config(args, base))
     ids = torch.arange(20)[None]
 
     def gradients() -> list[Any]:

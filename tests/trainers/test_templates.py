@@ -160,7 +160,8 @@ def outcome(tokenizer: Any, talk: Conversation) -> str:
 
 
 def prove(tokenizer: Any, talk: Conversation, rendered: Any, example: Any) -> None:
-    assert tokenizer(rendered.text, add_special_tokens=False)["input_ids"] == example.input_ids.tolist()
+    if not rendered.control:
+        assert tokenizer(rendered.text, add_special_tokens=False)["input_ids"] == example.input_ids.tolist()
     found = runs(example)
     turns = [message for message in talk.messages if message["role"] == "assistant"]
     assert len(found) == len(turns)

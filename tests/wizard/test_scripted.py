@@ -93,7 +93,7 @@ def test_the_gpus_of_the_machine_choose_the_defaults(
 @pytest.mark.parametrize("vram", ["24", "24GB", "24 gb", "24.0", "23.6"])
 def test_a_vram_flag_wins_over_the_gpus_of_the_machine(wizard: Any, vram: str):
     spec = wizard("--dataset", "qa.jsonl", "--vram", vram, GPUS=ONE_8)
-    assert (spec.method, spec.resources.vram_gb, spec.training.max_steps) == ("lora", 24, 3000)
+    assert (spec.method, spec.resources.vram_gb, spec.training.max_steps) == ("lora", 24, 3)
 
 
 def test_every_answer_has_a_flag(place: Path, dimba: Dimba):
@@ -197,7 +197,7 @@ def test_a_data_set_of_the_hub_is_checked(place: Path, dimba: Dimba, tmp_path: P
         (["--base-checkpoint", "checkpoints/bsae"], "does not exist"),
         (["--dataset", "qa.json"], "does not exist"),
         (["--dataset", "data/missing.jsonl"], "does not exist"),
-        (["--dataset", "checkpoints"], "is a folder"),
+        (["--dataset", "checkpoints/base"], "holds a model, not rows"),
         (["--dataset", "local"], "give its Hub id, or the file's path"),
         (["--dataset", "5"], "give its Hub id, or the file's path"),
         (["--dataset", "qa.jsonl", "--columns", "prompt"], "is not OURS=YOURS"),
@@ -348,14 +348,14 @@ def test_a_broken_row_is_refused_with_its_line(place: Path, refused: Any):
 def test_every_kind_of_file_is_checked(place: Path, dimba: Dimba, name: str, content: str, facts: str):
     (place / name).write_text(content, encoding="utf-8")
     done = dimba("wizard", "--defaults", "--dataset", name, cwd=place)
-    assert done.returncode == 0 and f"{name}: {facts}" in done.stderr, done.stderr
+    assert done.returncode == 0 and f"{name}: {facts}" in " ".join(done.stderr.split()), done.stderr
 
 
-def test_a_folder_is_refused_with_the_data_files_in_it(place: Path, refused: Any):
+def test_a_folder_with_files_of_several_kinds_is_refused_with_a_pattern_to_choose(place: Path, refused: Any):
     (place / "data").mkdir()
     for name in ("b.csv", "a.jsonl.gz", "notes.md"):
-        (place / "data" / name).touch()
-    assert "it holds a.jsonl.gz, b.csv" in refused("--dataset", "data/")
+        (place / "data" / name).write_text("x", encoding="utf-8")
+    assert "several kinds: .jsonl, .csv" in refused("--dataset", "data/")
 
 
 def test_rows_that_fit_two_formats_are_refused_with_the_flags_to_give(place: Path, refused: Any):
@@ -408,8 +408,27 @@ def test_dpo_starts_from_pairs(wizard: Any, refused: Any, place: Path, dimba: Di
     assert json.loads(planned.stdout)["data"]["summary"]["format"] == "prompt/chosen/rejected"
 
 
+@pytest.mark.parametrize(
+    ("mode", "rows", "vram", "steps"),
+    [
+        ("sft", 2000, 4, 96),
+        ("sft", 40_000, 4, 1000),
+        ("sft", 2000, 24, 96),
+        ("grpo", 2000, 4, 500),
+        ("grpo", 40, 4, 10),
+    ],
+)
+def test_the_tables_steps_are_a_ceiling_of_the_usual_passes(
+    wizard: Any, place: Path, mode: str, rows: int, vram: int, steps: int
+):
+    row = {"question": "How many?", "answer": "#### 1"}
+    (place / "many.jsonl").write_text((json.dumps(row) + "\n") * rows)
+    spec = wizard("--mode", mode, "--dataset", "many.jsonl", "--method", "lora", "--vram", str(vram))
+    assert spec.training.max_steps == steps
+
+
 def test_max_steps_of_many_passes_gets_a_warning(place: Path, dimba: Dimba):
-    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place)
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", "--max-steps", "1000", cwd=place)
     assert "1,000 steps are 1,000 passes over the data: max steps `none` trains 3 epochs instead" in done.stderr
 
 

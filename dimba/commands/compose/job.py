@@ -14,10 +14,10 @@ from dimba.commands.compose.gpus import usable_gpus, visible_devices
 from dimba.commands.compose.mounts import is_mounted
 from dimba.common.contract import ENV_ALLOW_CPU, SHORTEST_SECRET, absolute, looks_like_path
 from dimba.common.errors import BadInput, DimbaError, raise_all
+from dimba.common.project import project_root
 from dimba.common.runners import IN_ENGINE
 from dimba.host.build_context import image_extra
 from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
-from dimba.host.probe import project_root
 from dimba.host.trust_requirements import find_trust_requirements
 from dimba.jobs.context import JobContext, Policy, gather
 from dimba.plan.build import Choices
@@ -116,8 +116,8 @@ def _unsupported(spec: JobSpec) -> Iterator[DimbaError]:
         yield BadInput(f"compose.yaml does not provide `{spec.container.network}`", key="container.network")
     if spec.resources.memory:
         yield BadInput("compose.yaml limits no memory", key="resources.memory")
-    places = {"base_checkpoint": spec.base_checkpoint, "dataset.path": spec.dataset.path, "output_dir": spec.output_dir}
-    for key, place in places.items():
+    data = [(f"{key}.path", each.path or "") for key, each in spec.sources.items()]
+    for key, place in [("base_checkpoint", spec.base_checkpoint), *data, ("output_dir", spec.output_dir)]:
         if place and (key != "base_checkpoint" or looks_like_path(place)) and not is_mounted(absolute(place)):
             yield BadInput(f"{absolute(place)} is not mounted in this container", key=key)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from dimba.commands.doctor.base import check_usual_base
 from dimba.commands.doctor.check import Check, value_or_check
 from dimba.commands.doctor.clock import check_clock
 from dimba.commands.doctor.engine import RESTART, check_base, check_engine, check_kind, check_process
@@ -69,6 +70,7 @@ def _host_checks(machine: Machine) -> Iterator[Check]:
     yield from _run("disk, images", check_image_disk, machine)
     yield from _run("disk, cache", check_cache, machine)
     yield from _run("disk, checkpoints", check_output_disk, machine)
+    yield from _run("base checkpoint", check_usual_base, machine)
     yield from _run("clock", check_clock, machine)
     answer = _run(HUB, check_hub, machine, SECONDS)
     yield from [unreachable(each.detail) if each.detail.startswith("no answer") else each for each in answer]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from dimba.commands.doctor.check import Check
 from dimba.commands.doctor.machine import Machine
+from dimba.common.project import project_root
 from dimba.host.output import nearest_existing
-from dimba.host.probe import project_root, runs_folder
+from dimba.host.probe import runs_folder
 
 _TOLERANCE = 60  # seconds
 _SET = "`sudo timedatectl set-ntp true` on the machine whose clock is wrong"

@@ -6,10 +6,13 @@ import re
 from dimba.commands.doctor.check import Check
 from dimba.commands.doctor.machine import Machine
 from dimba.common.contract import ENV_BASE_IMAGE
+from dimba.common.project import project_root
+from dimba.host.packages import install_command
 from dimba.runners.registry import host_runner
 
 RESTART = "`sudo systemctl restart docker`"
 _PODMAN_WITH_GPUS = (5, 4)
+_NO_DOCKERFILE = "the image cannot be built: {} has no Dockerfile"
 _CDI = "`sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`"
 
 
@@ -88,9 +91,10 @@ def check_base(machine: Machine) -> list[Check]:
     if machine.base_is_here:
         return [Check(name="base image", status="ok", detail=f"{base} is here")]
     if not base:
-        fix = "clone it and `pip install -e` it, or set `container.image` in the spec"
-        return [Check(name="base image", status="warning", detail="dimba's repository is missing", fix=fix)]
-    fix = f"`docker pull {base}`; another: `export {ENV_BASE_IMAGE}=…`; without a registry: `docker/make-base-image`"
+        fix = "install dimba again (`pip install .` in its repository), or set `container.image` in the spec"
+        return [Check(name="base image", status="warning", detail=_NO_DOCKERFILE.format(project_root()), fix=fix)]
+    make = f"without a registry: `sudo {project_root() / 'docker' / 'make-base-image'}`"
+    fix = f"`docker pull {base}`; another: `export {ENV_BASE_IMAGE}=…`; {make}"
     detail = f"{base} is not here; the first launch fetches it"
     return [Check(name="base image", status="warning", detail=detail, fix=fix)]
 
@@ -100,5 +104,5 @@ def check_process(machine: Machine) -> list[Check]:
     name = "jobs as processes"
     if host_runner().can_train():
         return [Check(name=name, status="ok", detail="the training libraries are installed here")]
-    fix = "`.venv/bin/pip install -r docker/requirements.txt -c docker/constraints.txt`"
+    fix = f"`{install_command(project_root())}`"
     return [Check(name=name, status="warning", detail="the training libraries are not installed here", fix=fix)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from dimba.commands.doctor.check import Check
 from dimba.commands.doctor.machine import Machine
 from dimba.common.contract import ENV_GPU_PATH
-from dimba.host.probe import project_root
+from dimba.common.project import project_root
 from dimba.runners.protocol import OneShot
 
 # The first driver for each major version of CUDA; it runs every minor version. CUDA Toolkit Release Notes, table 2.

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from dimba.commands.doctor.check import Check
 from dimba.common.contract import ENV_GPU_PATH, absolute
 from dimba.common.errors import DimbaError
+from dimba.common.project import project_root
 from dimba.host.facts import EngineFacts, GpuFacts
 from dimba.host.gpus import cdi_device
 from dimba.host.output import home_of, job_user, nearest_existing
-from dimba.host.probe import hub_cache, project_root
+from dimba.host.probe import hub_cache
 from dimba.runners import registry
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Machine:
     def skipped_check(self, name: str) -> Check:
         """The result of a check that needs a container if none can run."""
         if self.docker:
-            fix = f"`docker pull {self.base}`"
+            fix = f"`docker pull {self.base}`" if self.base else "the fix of the check `base image`"
             return Check(name=name, status="warning", detail="skipped: the base image is not here", fix=fix)
         fix = "`sudo systemctl start docker`, or the fix of the check `engine`"
         return Check(name=name, status="warning", detail="skipped: no engine of this machine answers", fix=fix)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from dimba.commands.prune import disk, engine
 from dimba.commands.prune.leftover import KINDS, Found, Leftover
 from dimba.common.errors import BadInput, EngineFailed
+from dimba.common.project import project_root
 from dimba.host.facts import EngineFacts
 from dimba.host.output import home_of, job_user, nearest_existing
-from dimba.host.probe import hub_cache, project_root, runs_folder
+from dimba.host.probe import hub_cache, runs_folder
 from dimba.jobs.reconcile import reconciled
 from dimba.records import ACTIVE, RunRecord, all_runs
 from dimba.runners.registry import find_engine

@@ -1,4 +1,4 @@
-"""Files of rows: .jsonl, .json, .csv, .parquet and .txt, each also as .gz, read with bounded memory."""
+"""Files of rows: .jsonl, .json, .csv, .parquet, .arrow and .txt, each also as .gz, read with bounded memory."""
 
 import gzip
 import io
@@ -12,10 +12,11 @@ from typing import Any
 from dimba.common.contract import DATA_SUFFIXES
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.files.array import json_rows
+from dimba.dataset.files.find import DataFiles, find_files
 from dimba.dataset.files.lines import AS_UTF8, BYTE_ORDER_MARK, LONGEST, Read, check_lines, json_lines, kind, text_lines
-from dimba.dataset.files.table import csv_rows, parquet_rows
+from dimba.dataset.files.table import arrow_rows, csv_rows, parquet_rows
 
-__all__ = ["KINDS", "LONGEST", "Read", "kind", "read_rows"]
+__all__ = ["KINDS", "LONGEST", "DataFiles", "Read", "find_files", "kind", "read_rows"]
 
 KINDS = f"{', '.join(DATA_SUFFIXES)}, each also as .gz"
 _BUFFER = 1 << 20
@@ -24,6 +25,7 @@ _READERS: dict[str, Callable[[io.BufferedReader, Path], Read]] = {
     ".json": json_rows,
     ".csv": csv_rows,
     ".parquet": parquet_rows,
+    ".arrow": arrow_rows,
     ".txt": text_lines,
 }
 _PARQUET = b"PAR1"
@@ -47,27 +49,36 @@ _HTML = re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
 _DOWNLOAD = "download it again: the saved file may be the page that asks to log in, or that previews the file"
 
 
-def read_rows(path: Path) -> Generator[tuple[Location, dict[str, Any] | UnusableRow], None, None]:
-    """Yields every row of a file with its location, an UnusableRow in place of one that cannot be read.
+Rows = Generator[tuple[Location, dict[str, Any] | UnusableRow], None, None]
+
+
+def read_rows(place: Path, split: str | None = None) -> Rows:
+    """Yields every row of a file, folder or pattern with its location, an UnusableRow for one that cannot be read.
 
     Raises:
-        BadInput: the file is missing, of another kind, unreadable, or empty.
+        BadInput: a file is missing, of another kind or unreadable, or there is no row.
     """
     found = False
+    for file in find_files(place, split).files:
+        for each in _rows_of_file(file):
+            found = True
+            yield each
+    if not found:
+        raise BadInput("no rows", "the file is empty, or holds nothing but its header", file=place)
+
+
+def _rows_of_file(path: Path) -> Rows:
     try:
         reader = _READERS[_suffix(path)]
         with closing(_opened(path)) as stream:
             _check_start(stream, path)
             for where, row in reader(stream, path):
-                found = True
                 yield where, row.at(where) if isinstance(row, UnusableRow) else row
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadInput(f"not a complete gzip file: {error}", "copy it again, or compress it again", file=path) from None
     except OSError as error:
         cause = f"cannot be read: {error.strerror or error}"
         raise BadInput(cause, "check the path and its permissions", file=path) from None
-    if not found:
-        raise BadInput("no rows", "the file is empty, or holds nothing but its header", file=path)
 
 
 def _suffix(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Rows of tables: .csv and .parquet."""
+"""Rows of tables: .csv, .parquet and .arrow."""
 
 import csv
 import gzip
@@ -19,6 +19,7 @@ _QUOTES = (
 )
 _NAMES = "the first line names the columns: add one that does, if it is a row of data already"
 _LONGEST_NAME = 100  # characters
+_ARROW = b"ARROW1"  # begins a file; a stream begins without it
 _BATCH_BYTES, _BATCH_ROWS = 8 << 20, 1024
 
 
@@ -124,6 +125,28 @@ def parquet_rows(stream: io.BufferedReader, path: Path) -> Read:
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         broken = f"broken after row {number}" if number else "is not a complete parquet file"
+        raise BadInput(f"{broken}: {reason}", "copy or write the file again", file=path) from None
+
+
+def arrow_rows(stream: io.BufferedReader, path: Path) -> Read:
+    """Yields the rows of an Arrow file, or of an Arrow stream as `datasets` writes it, by number."""
+    import pyarrow
+    from pyarrow import ipc
+
+    number = 0
+    try:
+        is_file = stream.peek(len(_ARROW)).startswith(_ARROW)
+        reader = ipc.open_file(_seekable(stream)) if is_file else ipc.open_stream(stream)
+        _check_names(reader.schema.names, path)
+        batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if is_file else reader
+        for batch in batches:
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                for row in _batch(batch.slice(start, _BATCH_ROWS)):
+                    number += 1
+                    yield Location(str(path), row=number), row
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        broken = f"broken after row {number}" if number else "is not a complete Arrow file"
         raise BadInput(f"{broken}: {reason}", "copy or write the file again", file=path) from None
 
 

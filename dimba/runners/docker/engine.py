@@ -1,7 +1,7 @@
 """Finding the engine, and what it says of itself."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,17 @@ def connect() -> Engine | EngineFacts:
         api = docker.APIClient(base_url=address, timeout=None, version="auto")  # type: ignore[arg-type]  # None is no time-out
     except (DockerException, TLSParameterError, RequestException, OSError) as error:
         return EngineFacts(reachable=False, address=address, problem=_why(address, error))
-    return Engine(api, _facts(address, info))
+    return Engine(api, replace(_facts(address, info), proxies=frozenset(configured_proxies(address))))
+
+
+def configured_proxies(address: str) -> dict[str, str]:
+    """The variables that the client's configuration (~/.docker/config.json) sets in builds and containers."""
+    from docker.utils.config import load_general_config
+    from docker.utils.proxy import ProxyConfig
+
+    proxies = load_general_config().get("proxies", {})
+    found = ProxyConfig.from_dict(proxies.get(address, proxies.get("default", {}))).get_environment()
+    return {name: str(value) for name, value in found.items()}
 
 
 def engine_started(facts: EngineFacts) -> float:

@@ -5,25 +5,51 @@ import re
 import tarfile
 import tempfile
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from docker.errors import APIError, ImageNotFound
 
 import docker
-from dimba.common.contract import ENV_BASE_IMAGE, LABEL_IMAGE_KEY
+from dimba.common.contract import ENV_BASE_IMAGE, ENV_CA_CERT, ENV_WHEELS, LABEL_IMAGE_KEY
 from dimba.common.errors import DimbaError, EngineFailed, HostCannot
 from dimba.host.build_context import IMAGE_EXTRAS, BuildContext, gather_context, image_extra, image_key
 from dimba.host.facts import ImageFacts
+from dimba.host.proxies import build_proxies, is_on_this_machine, secrets_of
+from dimba.runners.docker.engine import configured_proxies, engine_address
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Progress
 from dimba.spec import Container, JobSpec
+from dimba.spec.secrets import mask_secrets
 
 REPOSITORY = "dimba"
 _STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the engine paints what a step writes to stderr
 _LAST_LINES = 15
+# (words of a failed step's last lines, kind, what to do)
+_CAUSES: tuple[tuple[re.Pattern[str], type[DimbaError], str], ...] = (
+    (re.compile(r"no space left", re.I), HostCannot, "`docker system df` shows what fills the disk"),
+    (
+        re.compile(r"certificate[ _]verify[ _]failed|certificate verification failed", re.I),
+        EngineFailed,
+        f"let the image trust your company's CA: `export {ENV_CA_CERT}=/path/to/ca.crt`",
+    ),
+    (
+        re.compile(r"proxyerror|proxy authentication|\b407\b", re.I),
+        EngineFailed,
+        "correct HTTP_PROXY and HTTPS_PROXY, or unset them",
+    ),
+    (
+        re.compile(
+            r"name resolution|could not resolve|name or service not known|network is unreachable|timed out"
+            r"|could not connect|newconnectionerror|connection refused",
+            re.I,
+        ),
+        EngineFailed,
+        f"a proxy: `export HTTPS_PROXY=http://…`; without a network: `export {ENV_WHEELS}=/path/to/wheels`",
+    ),
+)
 
 
 def look_at_image(
@@ -131,6 +157,8 @@ def pull(api: docker.APIClient, reference: str, progress: Progress) -> None:
 def build(api: docker.APIClient, image: ImageFacts, project: Path, progress: Progress) -> None:
     """Builds `image` from the project; raises EngineFailed with the failing step and its last lines."""
     assert image.base is not None and image.key is not None, "only our own images are built"
+    proxies = configured_proxies(engine_address()) | build_proxies()
+    is_local = any(map(is_on_this_machine, proxies.values()))
     with tempfile.TemporaryFile() as tar:
         _pack(gather_context(project), tar)
         tar.seek(0)
@@ -141,10 +169,11 @@ def build(api: docker.APIClient, image: ImageFacts, project: Path, progress: Pro
             tag=image.reference,
             rm=True,
             forcerm=True,
-            buildargs={"BASE_IMAGE": image.base, "WITH": image.extra},
+            buildargs={"BASE_IMAGE": image.base, "WITH": image.extra, **proxies},
+            network_mode="host" if is_local else None,
             labels={LABEL_IMAGE_KEY: image.key},
         )
-        _follow(messages, progress)
+        _follow(messages, progress, secrets_of(proxies))
 
 
 def _pack(context: BuildContext, file: IO[bytes]) -> None:
@@ -158,7 +187,7 @@ def _pack(context: BuildContext, file: IO[bytes]) -> None:
                 tar.addfile(entry, content)
 
 
-def _follow(messages: Iterable[dict[str, Any]], progress: Progress) -> None:
+def _follow(messages: Iterable[dict[str, Any]], progress: Progress, secrets: Sequence[str] = ()) -> None:
     step, last = "the build", deque[str](maxlen=_LAST_LINES)
     try:
         for message in messages:
@@ -168,9 +197,9 @@ def _follow(messages: Iterable[dict[str, Any]], progress: Progress) -> None:
                 last.clear()
                 progress(_shortened(match[3]), int(match[1]) - 1, int(match[2]))
             elif "error" in message:
-                raise _failed(step, message["error"], last)
+                raise _failed(step, mask_secrets(message["error"], secrets), last)
             elif text.strip() and not text.lstrip().startswith("--->"):
-                last.extend(text.strip().splitlines())
+                last.extend(mask_secrets(text.strip(), secrets).splitlines())
                 progress("", -1, 0)
     except APIError as error:
         raise translated(str(error.explanation), f"image build, {step}") from None
@@ -180,14 +209,10 @@ def _failed(step: str, error: str, last: Iterable[str]) -> DimbaError:
     known = translated(error, f"image build, {step}")
     if known.hint and not known.hint.startswith("`dimba doctor`"):
         return known
+    text = "\n".join(last)
     lines = "\n".join(f"  | {line}" for line in last)
-    full = any("no space left" in line.lower() for line in last)
-    kind = HostCannot if full else EngineFailed
-    hint = (
-        "`docker system df` shows what fills the disk"
-        if full
-        else "fix that step of the Dockerfile, or provide what it needs"
-    )
+    causes = ((kind, hint) for words, kind, hint in _CAUSES if words.search(text))
+    kind, hint = next(causes, (EngineFailed, "fix that step of the Dockerfile, or provide what it needs"))
     return kind(f"the image does not build: {step}\n{lines}\n  {error.strip()}", hint)
 
 

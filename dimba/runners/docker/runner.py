@@ -107,6 +107,7 @@ class DockerRunner:
             stdin_open=bool(secrets),
             stop_timeout=int(plan.stop_grace) + STOP_MARGIN,
             host_config=self._host_config(plan),
+            use_config_proxy=plan.network != "none",
         )
         return str(created["Id"])
 

@@ -1,12 +1,14 @@
 """What the engine says, in words that say what to do next."""
 
 from dimba.common.errors import BadInput, DimbaError, EngineFailed, HostCannot
+from dimba.common.project import project_root
 
 _GPU_HINT = "install nvidia-container-toolkit and restart the engine, or set `gpus: none`; `dimba doctor` looks closer"
 _BASE_HINT = (
     "name another with `container.base_image` or DIMBA_BASE_IMAGE; where no registry is reachable, "
-    "docker/make-base-image makes one"
+    f"`sudo {project_root() / 'docker' / 'make-base-image'}` makes one"
 )
+_PROXY_HINT = f"{_BASE_HINT}; the engine itself pulls, through the `proxies` of /etc/docker/daemon.json"
 
 # (part of the engine's words, kind, what it means, what to do)
 _MEANINGS: tuple[tuple[str, type[DimbaError], str, str], ...] = (
@@ -28,9 +30,9 @@ _MEANINGS: tuple[tuple[str, type[DimbaError], str, str], ...] = (
     ("manifest unknown", EngineFailed, "there is no such image", _BASE_HINT),
     ("not found: manifest", EngineFailed, "there is no such image", _BASE_HINT),
     ("pull access denied", EngineFailed, "there is no such image, or it is private", _BASE_HINT),
-    ("no such host", EngineFailed, "the image registry cannot be reached", _BASE_HINT),
-    ("dial tcp", EngineFailed, "the image registry cannot be reached", _BASE_HINT),
-    ("Client.Timeout", EngineFailed, "the image registry cannot be reached", _BASE_HINT),
+    ("no such host", EngineFailed, "the image registry cannot be reached", _PROXY_HINT),
+    ("dial tcp", EngineFailed, "the image registry cannot be reached", _PROXY_HINT),
+    ("Client.Timeout", EngineFailed, "the image registry cannot be reached", _PROXY_HINT),
     ("invalid reference format", BadInput, "that is not an image's name", "write it as name:tag"),
     ("No such image", EngineFailed, "the image is not there", _BASE_HINT),
 )

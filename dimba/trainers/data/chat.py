@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from dimba.common.contract import DEFAULT_CHAT_TEMPLATE
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.formats import Sample
 from dimba.trainers.data.encoding import Example, Rendered, encode_chats, encode_texts
+from dimba.trainers.data.literals import LiteralEncoder, find_literals
 from dimba.trainers.data.marks import call_texts, has_marks
 from dimba.trainers.data.masks import Masker, Span
 from dimba.trainers.data.omissions import omitted_parts
-from dimba.trainers.data.render import Message, Messages, Renderer, Unmaskable
+from dimba.trainers.data.render import Message, Messages, Renderer, TemplateSettings, Unmaskable
 from dimba.trainers.data.turns import Chat
 
 if TYPE_CHECKING:
@@ -59,27 +61,38 @@ class ChatEncoder:
     trained, as the model must write it there. White space behind the end token is not.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, train_on: TrainOn = "all") -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        train_on: TrainOn = "all",
+        settings: TemplateSettings | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._train_on = train_on
-        self._masker = Masker(Renderer(tokenizer), _special_tokens(tokenizer))
+        self._settings = settings or TemplateSettings()
+        self._masker = Masker(Renderer(tokenizer, self._settings), special_tokens(tokenizer))
+        self._literal: LiteralEncoder | None = None
 
     @property
     def turn_ends(self) -> dict[str, int]:
         """The tokens that ended the trained turns so far, each with its number of turns."""
         return dict(self._masker.turn_ends)
 
+    @property
+    def shown_time(self) -> str:
+        """The time that the template showed so far; empty if it did not ask for it."""
+        clock = self._masker.render.clock
+        return clock.time.isoformat(" ", "minutes") if clock.is_asked else ""
+
     def render(self, sample: Sample, where: Location) -> Rendered:
         """The sample as text, with the spans that carry loss; raises UnusableRow or Unmaskable."""
         if sample.text is not None:
             if not sample.text.strip():
                 raise UnusableRow("the text is empty").at(where)
-            return Rendered(where, sample.text)
+            return Rendered(where, sample.text, control=tuple(self._masker.special.findall(sample.text)))
         wanted = self._trained_turns(sample, where)
-        masker = self._masker
-        chat = Chat(sample.messages, sample.tools, where, masker.render.text(sample.messages, sample.tools, where))
-        if has_marks(chat.text):
-            raise UnusableRow("the chat contains U+10F7D1 or U+10F7D2, which dimba uses to find the turns").at(where)
+        masker, chat = self._masker, self._chat(sample, where)
         try:
             spans, altered, omitted = masker.spans(chat, wanted)
         except Unmaskable:
@@ -87,7 +100,32 @@ class ChatEncoder:
             if not spans:
                 raise
             omitted = omitted_parts(chat, None, wanted, masker.render)
-        return Rendered(where, chat.text, tuple(spans), altered, omitted)
+        return self._with_literals(Rendered(where, chat.text, tuple(spans), altered, omitted), chat)
+
+    def render_prompt(self, sample: Sample, where: Location) -> Rendered:
+        """The sample as text up to the generation prompt, without any loss; raises UnusableRow."""
+        chat = self._chat(sample, where, ask=True)
+        try:
+            omitted = omitted_parts(self._chat(sample, where), None, (), self._masker.render)
+        except UnusableRow:  # a template may accept a question only with the generation prompt behind it
+            omitted = ()
+        return self._with_literals(Rendered(where, chat.text, (), omitted=omitted), chat, ask=True)
+
+    def _chat(self, sample: Sample, where: Location, *, ask: bool = False) -> Chat:
+        chat = Chat(sample.messages, sample.tools, where, arguments=sample.arguments)
+        chat = replace(chat, text=chat.render(self._masker.render, sample.messages, ask=ask))
+        if has_marks(chat.text):
+            raise UnusableRow("the chat contains one of U+10F7D1 to U+10F7D5, which dimba uses to find turns").at(where)
+        return chat
+
+    def _with_literals(self, row: Rendered, chat: Chat, *, ask: bool = False) -> Rendered:
+        masker, keeps = self._masker, self._settings.keeps_control_tokens
+        control, spans = find_literals(chat, masker.render, masker.special, ask=ask, keeps=keeps)
+        return replace(row, control=control, literals=spans) if control else row
+
+    def _literal_encoder(self) -> LiteralEncoder:
+        self._literal = self._literal or LiteralEncoder(self._tokenizer, self._masker.special)
+        return self._literal
 
     def encode_batch(self, rendered: Sequence[Rendered]) -> list[Example | Unmaskable]:
         """The tokens and mask of each row, in order; an Unmaskable for a row with a token across a turn's border."""
@@ -96,7 +134,7 @@ class ChatEncoder:
         backend = self._tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
-        encoded_chats = iter(encode_chats(backend, chats))
+        encoded_chats = iter(encode_chats(backend, chats, self._literal_encoder))
         encoded_texts = iter(encode_texts(self._tokenizer, texts))
         return [next(encoded_texts if row.spans is None else encoded_chats) for row in rendered]
 
@@ -117,7 +155,7 @@ class ChatEncoder:
 
     def _generation_spans(self, chat: Chat, wanted: Sequence[int]) -> list[Span]:
         """The wanted turns by the template's generation blocks, each with its end token; empty if they do not fit."""
-        text, spans = self._masker.render.generation_spans(chat.messages, chat.tools, chat.where)
+        text, spans = self._masker.render.generation_spans(chat.messages, chat.tools, chat.where, chat.arguments)
         turns = [place for place, message in enumerate(chat.messages) if message["role"] == "assistant"]
         if text != chat.text or len(spans) != len(turns):
             return []
@@ -132,8 +170,8 @@ class ChatEncoder:
     def _has_header(self, chat: Chat, place: int, span: Span) -> bool:
         """Whether the span includes the generation prompt, as the generation blocks of some templates do."""
         before = chat.messages[:place]
-        plain = self._masker.render.text(before, chat.tools, chat.where)
-        asking = self._masker.render.text(before, chat.tools, chat.where, ask=True)
+        plain = chat.render(self._masker.render, before)
+        asking = chat.render(self._masker.render, before, ask=True)
         header = asking.removeprefix(plain).strip()
         return bool(header) and chat.text[slice(*span)].lstrip().startswith(header)
 
@@ -154,7 +192,7 @@ def _parts(message: Message) -> list[str]:
     return [(message.get("content") or "").strip(), *call_texts(message)]
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> re.Pattern[str]:
+def special_tokens(tokenizer: PreTrainedTokenizerFast) -> re.Pattern[str]:
     """Matches any special token of the tokenizer, the longest first."""
     tokens = {
         *tokenizer.all_special_tokens,

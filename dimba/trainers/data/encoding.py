@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dimba.common.errors import Location
+from dimba.trainers.data.literals import LiteralEncoder
 from dimba.trainers.data.render import Unmaskable
 
 if TYPE_CHECKING:
@@ -23,10 +24,14 @@ _STRADDLES_END = "a token covers the end of the assistant's turn and text behind
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One row: `input_ids` (int32 [tokens]) and `trained` (bool [tokens]), which marks the tokens that carry loss."""
+    """One row: `input_ids` (int32 [tokens]) and `trained` (bool [tokens]), which marks the tokens that carry loss.
+
+    `has_control`: control tokens that stand in the words of the row are control tokens here too.
+    """
 
     input_ids: np.ndarray
     trained: np.ndarray
+    has_control: bool = False
 
     def labels(self) -> np.ndarray:
         """The ids (int32 [tokens]), IGNORED for tokens without loss."""
@@ -38,7 +43,8 @@ class Rendered:
     """One row as text; `spans` are the (start, end) in it that carry loss, None for plain text, which is all trained.
 
     `altered` counts the trained turns that the template shows in part only, as where it drops earlier reasoning;
-    `omitted` names other parts of the chat that it does not show (keys of omissions.NAMES).
+    `omitted` names other parts of the chat that it does not show (keys of omissions.NAMES). `control` are the control
+    tokens that people wrote, `literals` their spans; without spans they cannot be told from the template's own.
     """
 
     where: Location
@@ -46,21 +52,39 @@ class Rendered:
     spans: tuple[tuple[int, int], ...] | None = None
     altered: int = 0
     omitted: tuple[str, ...] = ()
+    control: tuple[str, ...] = ()
+    literals: tuple[tuple[int, int], ...] = ()
 
 
-def encode_chats(backend: Tokenizer, rows: Sequence[Rendered]) -> list[Example | Unmaskable]:
-    """The tokens of each chat, or why its turns have no token borders.
+def encode_chats(
+    backend: Tokenizer, rows: Sequence[Rendered], literal: Callable[[], LiteralEncoder]
+) -> list[Example | Unmaskable]:
+    """The tokens of each chat, or why its turns have no token borders; `literal` makes the encoder of literals.
 
     No special tokens are added: the chat template has written them.
     """
     encodings = backend.encode_batch([row.text for row in rows], add_special_tokens=False)
-    return [_chat_example(encoding, row) for encoding, row in zip(encodings, rows, strict=True)]
+    return [
+        _literal_example(encoding, row, literal()) if row.literals else _chat_example(encoding, row)
+        for encoding, row in zip(encodings, rows, strict=True)
+    ]
+
+
+def _literal_example(encoding: Encoding, row: Rendered, literal: LiteralEncoder) -> Example | Unmaskable:
+    found = literal.encode(row)
+    example = _chat_example(*found) if found else _chat_example(encoding, row)
+    if isinstance(example, Unmaskable):
+        return example
+    if not found:
+        return replace(example, has_control=True)
+    return replace(example, input_ids=np.array(literal.own_ids(example.input_ids.tolist()), dtype=np.int32))
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Rendered]) -> list[Example]:
     """The tokens of each plain text, with the tokenizer's own start and one end-of-sequence token at its end."""
     encodings = tokenizer.backend_tokenizer.encode_batch([row.text for row in rows], add_special_tokens=True)
-    return [_text_example(encoding.ids, tokenizer.bos_token_id, tokenizer.eos_token_id) for encoding in encodings]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return [_text_example(encoding.ids, bos, eos) for encoding in encodings]
 
 
 def _text_example(ids: list[int], bos: int | None, eos: int) -> Example:
@@ -84,7 +108,7 @@ def _chat_example(encoding: Encoding, row: Rendered) -> Example | Unmaskable:
             return Unmaskable(row.where, _STRADDLES_END)
         trained[first + skipped : last + 1] = True
     trained[:1] = False  # nothing predicts a first token
-    return Example(np.array(encoding.ids, dtype=np.int32), trained)
+    return Example(np.array(encoding.ids, dtype=np.int32), trained, bool(row.control and not row.literals))
 
 
 def _tokens_of(encoding: Encoding, start: int, end: int) -> tuple[int, int]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from dimba.common.contract import is_path
 from dimba.common.errors import BadInput
-from dimba.dataset.token_report import DataReport, longer_rows
+from dimba.dataset.mixture import MixtureSource, source_key
+from dimba.dataset.token_report import DataReport, SourceReport, longer_rows
 from dimba.objectives.sft import SftOptions
 from dimba.options.trainer import TrainerOptions, column_names
 from dimba.trainers.data.chat import prepare_tokenizer
 from dimba.trainers.data.encoding import Example
+from dimba.trainers.data.mixture import report_sources, source_problem, sources_of, weighted
+from dimba.trainers.data.render import TemplateSettings
 from dimba.trainers.data.reporting import report_on
 from dimba.trainers.data.rows import Source
 from dimba.trainers.data.selection import Selection, cuts_too_much, select
-from dimba.trainers.data.template_notes import template_notes, template_problem
+from dimba.trainers.data.template_notes import control_problem, template_notes, template_problem
 from dimba.trainers.data.token_store import TokenStore
 from dimba.trainers.data.tokenization import Problem, load_or_tokenize, row_problem
 from dimba.trainers.models.loading import load_tokenizer
@@ -89,27 +94,53 @@ def load_data(options: SftOptions, progress: Progress) -> Data[Pieces]:
     """
     tokenizer = load_tokenizer(options.base_checkpoint, code=options.trust_remote_code)
     tokenizer_note = prepare_tokenizer(tokenizer)
-    source = source_from(options)
-    store, is_cached = load_or_tokenize(tokenizer, options.train_on, source, progress)
+    sources, settings = sources_from(options), TemplateSettings.of(options)
+    store, is_cached = load_or_tokenize(tokenizer, options.train_on, sources, progress, settings)
     share, split = held_out_rows(options)
     selection = select(store, options.max_length, options.on_long, share, options.seed)
-    other = load_or_tokenize(tokenizer, options.train_on, replace(source, split=split), progress)[0] if split else None
+    other = None
+    if split:
+        others = [replace(each, split=split) for each in sources]
+        other, _ = load_or_tokenize(tokenizer, options.train_on, others, progress, settings)
     validation = Pieces(store, selection.validation) if other is None else _all_pieces(other, options)
-    problem, hint = _problem(store, other, selection, tokenizer, options)
-    notes = (tokenizer_note, _held_out_note(selection), *template_notes(store, tokenizer))
+    train, counts = _weighted(store, selection.train, sources, options)
+    problem, hint = _problem(store, other, selection, tokenizer, options) or source_problem(counts) or ("", "")
+    file_notes = (note for each in sources for note in each.files.notes)
+    notes = (*file_notes, tokenizer_note, _held_out_note(selection), *template_notes(store, tokenizer, options))
     report = replace(
         report_on(store, selection, tokenizer, max_length=options.max_length, on_long=options.on_long),
+        examples=len(train),
         validation=len(validation),
+        sources=counts,
         notes=tuple(note for note in notes if note),
         problem=problem,
         hint=hint,
         cached=is_cached,
     )
-    return Data(tokenizer, Pieces(store, selection.train), validation, report)
+    return Data(tokenizer, Pieces(store, train), validation, report)
 
 
-def source_from(options: TrainerOptions) -> Source:
-    """The rows that a trainer's flags name; raises BadInput for --columns that are not OURS=YOURS."""
+def _weighted(
+    store: TokenStore, pieces: np.ndarray, sources: Sequence[Source], options: SftOptions
+) -> tuple[np.ndarray, tuple[SourceReport, ...]]:
+    """(the pieces of an epoch, the counts of each source of a list)."""
+    if not options.mixture:
+        return pieces, ()
+    numbers = sources_of(store, pieces[:, 0])
+    chosen = weighted(pieces[:, 0], numbers, [each.weight for each in sources], options.seed)
+    return pieces[chosen], report_sources(sources, store, numbers[chosen])
+
+
+def sources_from(options: TrainerOptions) -> list[Source]:
+    """The data sets that a trainer's flags name; raises BadInput for flags that are not as they should be."""
+    found = [MixtureSource.from_text(text) for text in options.mixture]
+    if found and (options.columns or options.dataset_split or options.dataset_config):
+        hint = "name them within the JSON of each source"
+        raise BadInput("--columns, --dataset-split and --dataset-config belong to --dataset", hint, key="--mixture")
+    return [Source(**vars(each), key=source_key(n)) for n, each in enumerate(found)] or [_source_from(options)]
+
+
+def _source_from(options: TrainerOptions) -> Source:
     try:
         columns = column_names(options.columns)
     except ValueError as error:
@@ -120,7 +151,8 @@ def source_from(options: TrainerOptions) -> Source:
 def held_out_rows(options: TrainerOptions) -> tuple[float, str | None]:
     """(share or number of rows, name of another split) of --validation-split; raises BadInput."""
     wanted = options.validation_split
-    if isinstance(wanted, str) and is_path(options.dataset):
+    places = [each.dataset for each in sources_from(options)]
+    if isinstance(wanted, str) and any(is_path(each) and not Path(each).expanduser().is_dir() for each in places):
         raise BadInput(
             f"a file has no split `{wanted}`", "give a share (0.05) or a number of rows", key="--validation-split"
         )
@@ -142,13 +174,14 @@ def _problem(
     selection: Selection,
     tokenizer: PreTrainedTokenizerFast,
     options: SftOptions,
-) -> Problem:
-    """The first problem of the data; two empty texts if there is none."""
+) -> Problem | None:
+    """The first problem of the data."""
     stores = [store, *([other] if other else [])]
     problems = [template_problem(each, tokenizer, options.base_checkpoint) for each in stores]
     problems += [row_problem(each.note, skip_bad=options.skip_bad_rows) for each in stores]
+    problems += [control_problem(each.note, options) for each in stores]
     problems += [_selection_problem(selection, options), _cut_problem(store, selection, options)]
-    return next((problem for problem in problems if problem), ("", ""))
+    return next((problem for problem in problems if problem), None)
 
 
 def _selection_problem(selection: Selection, options: SftOptions) -> Problem | None:

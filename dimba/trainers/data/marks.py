@@ -11,6 +11,7 @@ from typing import Any
 
 # Private-use characters of the last plane: no vocabulary has them, and fonts keep their icons in other planes.
 _OPEN, _CLOSE = "\U0010f7d1", "\U0010f7d2"
+_OURS = [chr(code) for code in range(ord(_OPEN), ord(_OPEN) + 5)]
 _MARK = re.compile(f"{_OPEN}(\\d+)(.)(\\d+){_CLOSE}")
 # A template may drop text up to one of these from history, so the text behind it gets a marker of its own.
 _THINK = re.compile(r"\s*</?think>\s*")
@@ -30,8 +31,8 @@ class Mark:
 
 
 def has_marks(text: str) -> bool:
-    """Whether a text contains the characters of markers."""
-    return _OPEN in text or _CLOSE in text
+    """Whether a text contains the characters of markers, or of literals.py."""
+    return any(character in text for character in _OURS)
 
 
 def remove_marks(marked: str) -> tuple[str, list[Mark]]:

@@ -31,7 +31,7 @@ class Masker:
 
     render: Renderer
     special: re.Pattern[str]
-    headers: dict[bool, str | None] = field(default_factory=dict)  # has tools → constant header
+    headers: dict[Hashable, str | None] = field(default_factory=dict)  # Chat.setting → constant header
     starts: dict[Hashable, int] = field(default_factory=dict)
     ends: dict[Hashable, Span] = field(default_factory=dict)
     turn_ends: dict[str, int] = field(default_factory=dict)  # end tokens → turns
@@ -57,7 +57,7 @@ class Masker:
         for turns, tags in ((everyone, True), (everyone, False), (assistants, True), (assistants, False)):
             marked = marks.add_marks(chat.messages, turns, tags=tags)
             try:
-                text, found = marks.remove_marks(self.render.text(marked, chat.tools, chat.where))
+                text, found = marks.remove_marks(chat.render(self.render, marked))
             except UnusableRow:
                 continue
             if text == chat.text:
@@ -87,17 +87,17 @@ class Masker:
 
     def _constant_header(self, chat: Chat, turn: Turn) -> str | None:
         """The generation prompt of every turn; None if it depends on the messages."""
-        has_tools = bool(chat.tools)
-        if has_tools not in self.headers:
+        setting = chat.setting
+        if setting not in self.headers:
             is_constant = self.render.has_constant_prompt(chat.tools)
-            self.headers[has_tools] = self._prompt(chat, turn)[2] if is_constant else None
-        return self.headers[has_tools]
+            self.headers[setting] = self._prompt(chat, turn)[2] if is_constant else None
+        return self.headers[setting]
 
     def _prompt(self, chat: Chat, turn: Turn) -> tuple[str, str, str]:
         """(the text before the turn, the same with the generation prompt, the generation prompt)."""
         before = chat.messages[: turn.index]
-        plain = self.render.text(before, chat.tools, chat.where)
-        asking = self.render.text(before, chat.tools, chat.where, ask=True)
+        plain = chat.render(self.render, before)
+        asking = chat.render(self.render, before, ask=True)
         if not asking.startswith(plain):
             plain = self._without_end_of_chat(plain)
         return plain, asking, asking[len(plain) :] if asking.startswith(plain) else ""
@@ -169,7 +169,7 @@ class Masker:
         for times in (1, 2):
             calls = {**message, "tool_calls": list(message["tool_calls"]) * times}
             try:
-                text = self.render.text([*chat.messages[: turn.index], calls], chat.tools, chat.where)
+                text = chat.render(self.render, [*chat.messages[: turn.index], calls])
             except UnusableRow:
                 return False
             counts.append(text.count(token))
@@ -185,8 +185,8 @@ class Masker:
         messages = [*chat.messages[: turn.index + 1], *more]
         marked = marks.add_marks(messages, [turn.index], tags=False)
         try:
-            text, found = marks.remove_marks(self.render.text(marked, chat.tools, chat.where))
-            other = turn_at(Chat(messages, chat.tools, chat.where, text), found, turn.index)
+            text, found = marks.remove_marks(chat.render(self.render, marked))
+            other = turn_at(replace(chat, messages=messages, text=text), found, turn.index)
         except UnusableRow:
             return None
         return text[other.last : other.next]
@@ -235,4 +235,4 @@ def _leading_tokens(special: re.Pattern[str], rest: str) -> list[Span]:
 def _kinds(chat: Chat, *places: int) -> Hashable:
     """The kinds of the messages at these places, as far as templates distinguish them."""
     there = [chat.messages[place] if 0 <= place < len(chat.messages) else {} for place in places]
-    return bool(chat.tools), *((each.get("role"), bool(each.get("tool_calls"))) for each in there)
+    return chat.setting, *((each.get("role"), bool(each.get("tool_calls"))) for each in there)

@@ -14,6 +14,8 @@ NAMES = {
     "tool": "a tool's answer",
     "assistant": "an assistant's content or tool call without loss",
     "tools": "the tools",
+    "documents": "the documents",
+    "arguments": "arguments in `chat_template_kwargs`",
     "reasoning": f"reasoning given as {' or '.join(f'`{key}`' for key in REASONING_KEYS)}",
 }
 
@@ -34,6 +36,8 @@ def omitted_parts(
     }
     if chat.tools and _renders_the_same(chat, render, chat.messages, with_tools=False):
         missing.add("tools")
+    ignored = [name for name in chat.arguments if render.ignores(name, chat.tools)]
+    missing |= {"documents" if name == "documents" else "arguments" for name in ignored}
     if _omits_reasoning(chat, render):
         missing.add("reasoning")
     return tuple(name for name in NAMES if name in missing)
@@ -67,6 +71,6 @@ def _omits_reasoning(chat: Chat, render: Renderer) -> bool:
 
 def _renders_the_same(chat: Chat, render: Renderer, messages: Messages, *, with_tools: bool = True) -> bool:
     try:
-        return render.text(messages, chat.tools, chat.where, with_tools=with_tools) == chat.text
+        return chat.render(render, messages, with_tools=with_tools) == chat.text
     except UnusableRow:
         return False

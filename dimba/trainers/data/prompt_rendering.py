@@ -2,58 +2,63 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dimba.common.errors import BadInput, Location, UnusableRow
-from dimba.dataset.prompt_examples import PromptExample
-from dimba.trainers.data.render import TemplateFault, template_refusal
+from dimba.dataset.prompt_examples import PromptExample, with_answer
+from dimba.trainers.data.chat import ChatEncoder
+from dimba.trainers.data.encoding import Example
+from dimba.trainers.data.render import TemplateSettings
+from dimba.trainers.data.tokenization import Counts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 Chat = Sequence[Mapping[str, Any]]
 
 
 @dataclass
 class RenderedPrompts:
-    """`rows` of (where, example, tokens of its prompt), and the rows that the template refuses, by reason too."""
+    """`rows` of (where, example, text, ids), the rows that the template refuses, and what it did to the others.
 
-    rows: list[tuple[Location, PromptExample, int]] = field(default_factory=list)
+    `text` is what the ids are tokens of: the prompt with the generation prompt at its end.
+    """
+
+    rows: list[tuple[Location, PromptExample, str, tuple[int, ...]]] = field(default_factory=list)
     bad: list[UnusableRow] = field(default_factory=list)
-    faults: Counter[str] = field(default_factory=Counter)
+    counts: Counts = field(default_factory=Counts)
+    shown_time: str = ""
 
 
 def render_prompts(
-    tokenizer: PreTrainedTokenizerBase, tasks: Sequence[tuple[Location, PromptExample]], *, pairs: bool
+    tokenizer: PreTrainedTokenizerFast,
+    tasks: Sequence[tuple[Location, PromptExample]],
+    settings: TemplateSettings,
+    *,
+    pairs: bool,
 ) -> RenderedPrompts:
     """Renders the prompts of (where, example) rows in order; with `pairs` also checks that both answers render."""
-    rendered, texts, kept = RenderedPrompts(), [], []
+    encoder, found, kept = ChatEncoder(tokenizer, settings=settings), RenderedPrompts(), []
     for where, task in tasks:
         try:
-            text = chat_text(tokenizer, task.messages, where, ask=True)
+            text = encoder.render_prompt(with_answer(task, None), where)
             for answer in (task.chosen, task.rejected) if pairs else ():
-                chat_text(tokenizer, (*task.messages, *(answer or ())), where)
-        except TemplateFault as fault:
-            rendered.bad.append(fault)
-            rendered.faults[fault.reason] += 1
+                encoder.render_prompt(with_answer(task, answer), where)
+        except UnusableRow as fault:
+            found.bad.append(fault)
+            found.counts.add_unusable(fault)
         else:
-            kept.append((where, task))
-            texts.append(text)
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    rendered.rows = [(*row, len(each)) for row, each in zip(kept, ids, strict=True)]
-    return rendered
-
-
-def chat_text(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: Location, *, ask: bool = False) -> str:
-    """The chat as text, followed by the generation prompt if `ask`; raises TemplateFault."""
-    try:
-        text: str = tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=ask)
-    except Exception as error:  # a template is a program from elsewhere: it may raise anything
-        raise template_refusal(where, str(error)) from error
-    return text
+            found.counts.unread.update(task.unread)
+            kept.append((where, task, text))
+    for (where, task, text), tokens in zip(kept, encoder.encode_batch([each[2] for each in kept]), strict=True):
+        assert isinstance(tokens, Example), "without spans every text has tokens"
+        found.counts.add_written([text])
+        found.counts.add_control([text], [tokens])
+        found.rows.append((where, task, text.text, tuple(tokens.input_ids.tolist())))
+    found.shown_time = encoder.shown_time
+    return found
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[list[int]]:

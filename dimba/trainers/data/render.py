@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateSyntaxError, nodes
+from jinja2 import TemplateSyntaxError, meta, nodes
 from transformers.utils import chat_template_utils
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
@@ -17,10 +19,13 @@ from dimba.common.errors import Location, UnusableRow
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from dimba.options.trainer import TrainerOptions
+
 Message = dict[str, Any]
 Messages = Sequence[Message]
 Tools = Sequence[dict[str, Any]] | None
 
+NO_ARGUMENTS: Mapping[str, Any] = {}
 REASONING_KEYS = ("reasoning_content", "thinking")  # keys of a message for reasoning apart from its content
 
 
@@ -47,34 +52,84 @@ def template_refusal(where: Location, reason: str) -> TemplateFault:
     return TemplateFault(where, "refuses this chat", reason, hint)
 
 
-class Renderer:
-    """The chat template of a tokenizer; the template's clock shows the time at which this object was made."""
+@dataclass(frozen=True)
+class TemplateSettings:
+    """What a job sets for every row: arguments of the chat template, and the time that its clock shows (None: now).
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    `keeps_control_tokens`: those in the words of a row stay control tokens.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    time: datetime.datetime | None = None
+    keeps_control_tokens: bool = False
+
+    @classmethod
+    def of(cls, options: TrainerOptions) -> TemplateSettings:
+        """The settings that a trainer's flags name."""
+        return cls(
+            arguments=json.loads(options.chat_template_kwargs or "{}"),
+            time=datetime.datetime.fromisoformat(options.template_date) if options.template_date else None,
+            keeps_control_tokens=options.control_tokens == "keep",
+        )
+
+    def identity(self) -> list[Any]:
+        """Values that are equal for settings that render alike."""
+        return [self.arguments, str(self.time), self.keeps_control_tokens]
+
+
+@dataclass
+class StoppedClock:
+    """Takes the place of `datetime.datetime`; notes whether it was asked."""
+
+    time: datetime.datetime
+    is_asked: bool = False
+
+    def now(self, *_: Any) -> datetime.datetime:
+        """The same time always."""
+        self.is_asked = True
+        return self.time
+
+
+class Renderer:
+    """The chat template of a tokenizer; its clock shows the time of the settings, or when this object was made."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: TemplateSettings | None = None) -> None:
         self._tokenizer = tokenizer
-        now = datetime.datetime.now()
-        self._stopped_clock = type("StoppedClock", (), {"now": staticmethod(lambda *_: now)})
+        self._settings = settings or TemplateSettings()
+        self.clock = StoppedClock(self._settings.time or datetime.datetime.now())
+        self._variables: dict[str, frozenset[str]] = {}  # source of a template → the variables that it reads
         self._special = {**tokenizer.special_tokens_map}
         self._broken: dict[str, str] = {}  # source of a template that does not compile → reason
         self._uses_parts = False
         self._uses_parts = self._needs_parts()
+        self.clock.is_asked = False
 
     def text(
-        self, messages: Messages, tools: Tools, where: Location, *, ask: bool = False, with_tools: bool = True
+        self,
+        messages: Messages,
+        tools: Tools,
+        where: Location,
+        *,
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
+        ask: bool = False,
+        with_tools: bool = True,
     ) -> str:
         """The chat as text, followed by the generation prompt if `ask`; raises UnusableRow.
 
-        Without `with_tools`, the template for chats with these tools is rendered without them.
+        Without `with_tools`, the template for chats with these tools is rendered without them. `arguments` are the
+        row's own, before which those of the settings give way.
         """
         source, shown_tools = self.template(tools), tools if with_tools else None
-        return self._render(source, messages, shown_tools, where, add_generation_prompt=ask)[0][0]
+        return self._render(source, messages, shown_tools, where, arguments, add_generation_prompt=ask)[0][0]
 
-    def generation_spans(self, messages: Messages, tools: Tools, where: Location) -> tuple[str, list[tuple[int, int]]]:
+    def generation_spans(
+        self, messages: Messages, tools: Tools, where: Location, arguments: Mapping[str, Any] = NO_ARGUMENTS
+    ) -> tuple[str, list[tuple[int, int]]]:
         """The chat as text and the (start, end) of its generation blocks; both empty for a template without any."""
         source = self.template(tools)
         if not re.search(r"\{%-?\s*generation\s*-?%\}", source):
             return "", []
-        texts, spans = self._render(source, messages, tools, where, return_assistant_tokens_mask=True)
+        texts, spans = self._render(source, messages, tools, where, arguments, return_assistant_tokens_mask=True)
         return texts[0], spans[0]
 
     def template(self, tools: Tools = None) -> str:
@@ -89,12 +144,26 @@ class Renderer:
         asking = [node for node in tree.body if isinstance(node, nodes.If) and _is_prompt_flag(node.test)]
         names = [name.name for node in asking for name in node.find_all(nodes.Name)]
         all_names = list(tree.find_all(nodes.Name))
-        changing = {"messages", "tools", "loop"} | {name.name for name in all_names if name.ctx == "store"}
+        changing = {"messages", "tools", "documents", "loop"} | {name.name for name in all_names if name.ctx == "store"}
         elsewhere = sum(_is_prompt_flag(name) for name in all_names) - names.count("add_generation_prompt")
         return not elsewhere and not changing & set(names)
 
+    def ignores(self, name: str, tools: Tools) -> bool:
+        """Whether the template reads no variable of this name."""
+        source = self.template(tools)
+        if source not in self._variables:
+            tree = _compile_jinja_template(source).environment.parse(source)
+            self._variables[source] = frozenset(meta.find_undeclared_variables(tree))
+        return name not in self._variables[source]
+
     def _render(
-        self, source: str, messages: Messages, tools: Tools, where: Location, **options: bool
+        self,
+        source: str,
+        messages: Messages,
+        tools: Tools,
+        where: Location,
+        arguments: Mapping[str, Any],
+        **options: bool,
     ) -> tuple[list[str], list[Any]]:
         if source in self._broken:
             raise template_refusal(where, self._broken[source])
@@ -106,7 +175,7 @@ class Renderer:
                     tools=list(tools) if tools else None,
                     chat_template=source,
                     **options,
-                    **self._special,
+                    **{**self._special, **self._settings.arguments, **arguments},
                 )
         except Exception as error:  # a template is a program from elsewhere: it may raise anything
             raise template_refusal(where, self._reason(source, error)) from error
@@ -140,7 +209,7 @@ class Renderer:
     def _clock_stopped(self) -> Iterator[None]:
         # The template function `strftime_now` looks `datetime` up in this module at each call.
         real = chat_template_utils.datetime
-        chat_template_utils.datetime = self._stopped_clock
+        chat_template_utils.datetime = self.clock
         try:
             yield
         finally:

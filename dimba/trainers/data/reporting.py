@@ -93,7 +93,7 @@ def _shown(store: TokenStore, piece: np.ndarray, tokenizer: PreTrainedTokenizerB
         *shortened(_slice(row, slice(start, end)), tokenizer),
         *_gap(len(row.input_ids) - end, "are not in this example"),
     )
-    return Shown(where=f"{store.note['where']}{store.numbers[index]}", tokens=end - start, parts=parts, title=title)
+    return Shown(where=store.where(index), tokens=end - start, parts=parts, title=title)
 
 
 def shortened(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[Part, ...]:

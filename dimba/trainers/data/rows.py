@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import is_path
 from dimba.common.errors import BadInput, Location
-from dimba.dataset.files import Read, read_rows
+from dimba.dataset.files import DataFiles, Read, find_files, read_rows
 from dimba.dataset.formats import Format
 from dimba.dataset.summary import Samples, samples_of
 from dimba.trainers.data.encoding import Example
@@ -26,12 +26,19 @@ DEFAULT_SPLITS = {"HuggingFaceH4/ultrachat_200k": "train_sft"}  # of data sets w
 
 @dataclass(frozen=True)
 class Source:
-    """A local file or a data set on the Hub, and the names of its columns (ours → theirs)."""
+    """A local file, folder or pattern, or a data set on the Hub, and the names of its columns (ours → theirs)."""
 
     dataset: str
     config: str | None = None
     split: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0  # in a list of data sets
+    key: str = "dataset"  # of the spec
+
+    @property
+    def origin(self) -> Source:
+        """Itself."""
+        return self
 
     def samples(self) -> tuple[Format, Samples]:
         """(format, (where, sample) of every row), a UnusableRow in place of an unusable sample.
@@ -44,13 +51,14 @@ class Source:
     def rows(self) -> Read:
         """(where, row) of every row as it is in the data; raises BadInput."""
         if is_path(self.dataset):
-            return read_rows(self._path)
+            return read_rows(self._path, self.split)
         return _rows_of_hub(self._builder, self.dataset, self._split)
 
     def identity(self) -> list[Any]:
         """Values that are equal as long as the rows are: of a local file its content, of a Hub data set its files."""
         if is_path(self.dataset):
-            values = [str(self._path), _digest(self._path)]  # the path is part of each row's `where`
+            # The path is part of each row's `where`.
+            values = [str(self._path), *((str(each), _digest(each)) for each in self.files.files)]
         else:
             values = [self.dataset, self._builder.config_id, self._builder.hash, self._split]
         return [*values, sorted(self.columns.items())]
@@ -58,6 +66,11 @@ class Source:
     def problem(self, examples: Sequence[Example]) -> str:
         """Empty: a row is one example."""
         return ""
+
+    @cached_property
+    def files(self) -> DataFiles:
+        """The local files; none for a data set on the Hub."""
+        return find_files(self._path, self.split) if is_path(self.dataset) else DataFiles(())
 
     @property
     def _path(self) -> Path:

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from array import array
+from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,11 @@ class TokenStore:
         start = int(self.ends[index - 1]) if index else 0
         end = int(self.ends[index])
         return Example(np.asarray(self.ids[start:end]), np.asarray(self.trained[start:end]))
+
+    def where(self, index: int) -> str:
+        """The place of a row in its file."""
+        starts = [start for start, _ in self.note["places"]]
+        return f"{self.note['places'][bisect_right(starts, index) - 1][1]}{self.numbers[index]}"
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
@@ -97,6 +103,9 @@ class TokenWriter:
             self._trained.close()
         finally:
             shutil.rmtree(self._part, ignore_errors=True)
+
+    def __len__(self) -> int:
+        return len(self._rows["ends"])
 
     def add(self, example: Example, number: int) -> None:
         """Appends the row with this line or number."""

@@ -17,20 +17,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 from huggingface_hub import constants
 
 from dimba.common.errors import HostCannot, Location, UnusableRow
+from dimba.dataset.mixture import errors_under, joined, joined_columns
 from dimba.dataset.pairs import SkippedPair, Tally
 from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import list_unusable_rows
 from dimba.trainers.data.chat import ChatEncoder, TrainOn
 from dimba.trainers.data.encoding import Example, Rendered
-from dimba.trainers.data.render import TemplateFault, Unmaskable
+from dimba.trainers.data.render import TemplateFault, TemplateSettings, Unmaskable
 from dimba.trainers.data.token_store import TokenStore, TokenWriter
 from dimba.trainers.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from dimba.trainers.data.rows import Source
+
 _BATCH = 1000  # rows per call of the tokenizer
 _SHOWN = 5  # unusable rows in a report
+# What became of control tokens in a row's words: they were split, they stayed, or they stand in plain text, where they
+# may be meant.
+SPLIT, KEPT, TEXT = "split", "kept", "text"
 _CODE = ("dataset", "trainers/data")  # the code that decides the tokens of a row
 
 Problem = tuple[str, str]  # (message, hint)
@@ -63,14 +69,22 @@ class Rows(Protocol):
     def samples(self) -> tuple[RowFormat, Iterable[tuple[Location, RowResult]]]:
         """(format, (where, result) of every row); raises BadInput."""
 
+    @property
+    def origin(self) -> Source:
+        """Where the rows come from."""
+
     def problem(self, examples: Sequence[Example]) -> str:
         """Why the examples of a row cannot be trained on together; empty if they can."""
 
 
 def load_or_tokenize(
-    tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, source: Rows, progress: Progress
+    tokenizer: PreTrainedTokenizerFast,
+    train_on: TrainOn,
+    sources: Sequence[Rows],
+    progress: Progress,
+    settings: TemplateSettings | None = None,
 ) -> tuple[TokenStore, bool]:
-    """(the tokens of `source`, whether the cache had them).
+    """(the tokens of `sources` one after the other, whether the cache had them).
 
     One of several processes that want the same tokens makes them. The others wait at a file lock: a collective
     operation could time out.
@@ -78,14 +92,16 @@ def load_or_tokenize(
     Raises:
         BadInput: the data cannot be read or have no known format; HostCannot: the cache cannot be written.
     """
-    folder = cache_folder() / _key(tokenizer, train_on, source)
+    settings = settings or TemplateSettings()
+    folder = cache_folder() / _key(tokenizer, train_on, sources, settings)
     if store := _open_cached(folder):
         return store, True
     try:
         with _locked(folder.with_suffix(".lock")):
             if store := _open_cached(folder):  # made by another process while this one waited
                 return store, True
-            _write(folder, ChatEncoder(tokenizer, train_on=train_on), source, progress)
+            encoder = ChatEncoder(tokenizer, train_on=train_on, settings=settings)
+            _write(folder, encoder, sources, progress)
             return TokenStore.open(folder), False
     except OSError as error:
         fix = "fix the permissions of" if isinstance(error, PermissionError) else "free space in"
@@ -105,9 +121,12 @@ def cache_folder() -> Path:
     return Path(constants.HF_HOME, "dimba", "tokens")
 
 
-def _key(tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, source: Rows) -> str:
+def _key(
+    tokenizer: PreTrainedTokenizerFast, train_on: TrainOn, sources: Sequence[Rows], settings: TemplateSettings
+) -> str:
     package = Path(__file__).resolve().parents[2]
-    parts = [source.identity(), train_on, tokenizer.chat_template, tokenizer.special_tokens_map, _versions()]
+    rendering = [train_on, tokenizer.chat_template, tokenizer.special_tokens_map, settings.identity()]
+    parts = [[each.identity() for each in sources], *rendering, _versions()]
     digest = hashlib.sha256(json.dumps(parts, default=str).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for path in sorted(path for room in _CODE for path in (package / room).rglob("*.py")):
@@ -134,10 +153,13 @@ class Counts:
         self.rows = self.unusable = 0
         self.altered = 0  # assistant turns that the template shows in part only
         self.omitted: Counter[str] = Counter()  # rows by what the template omits (keys of omissions.NAMES)
+        self.unread: Counter[str] = Counter()  # rows by a column that holds something and is not read
+        self.control: Counter[str] = Counter()  # rows with control tokens in their words, by their outcome
+        self.control_tokens: dict[str, None] = {}  # the first of them
         self.faults: Counter[str] = Counter()  # rows on which the template fails, by reason
         self.skipped = Tally()
         self.bad: list[dict[str, str]] = []
-        self.where = ""  # the text before a row's number
+        self.places: list[tuple[int, str]] = []  # (first row of the store, the text before a row's number) by file
 
     def add_unusable(self, error: UnusableRow) -> None:
         """Counts an unusable row."""
@@ -147,28 +169,48 @@ class Counts:
         if len(self.bad) < _SHOWN:
             self.bad.append({"where": str(error.location), "why": error.finding})
 
-    def add_written(self, row: Sequence[Rendered]) -> int:
-        """Counts a row that is written; returns its number in the file."""
+    def add_written(self, row: Sequence[Rendered], at: int = 0) -> int:
+        """Counts a row that is written from row `at` of the store on; returns its number in the file."""
         self.altered += sum(each.altered for each in row)
         self.omitted.update({name for each in row for name in each.omitted})
         where = row[0].where
-        self.where = where.prefix
+        if not self.places or self.places[-1][1] != where.prefix:
+            self.places.append((at, where.prefix))
         return where.line or where.row or 0
+
+    def add_control(self, row: Sequence[Rendered], examples: Sequence[Example]) -> None:
+        """Counts a row if people wrote control tokens in it."""
+        tokens = [token for each in row for token in each.control]
+        if tokens:
+            is_kept = any(example.has_control for example in examples)
+            self.control[TEXT if row[0].spans is None else KEPT if is_kept else SPLIT] += 1
+        for token in tokens[:_SHOWN] if len(self.control_tokens) < _SHOWN else ():
+            self.control_tokens[token] = None
 
     def as_note(self) -> dict[str, Any]:
         """The counts as JSON."""
         skipped = {"counts": self.skipped.counts, "first": {why: str(at) for why, at in self.skipped.first.items()}}
-        return {**vars(self), "skipped": skipped}
+        return {**vars(self), "skipped": skipped, "control_tokens": list(self.control_tokens)}
 
 
-def _write(folder: Path, encoder: ChatEncoder, source: Rows, progress: Progress) -> None:
-    form, results = source.samples()
-    counts = Counts()
+def _write(folder: Path, encoder: ChatEncoder, sources: Sequence[Rows], progress: Progress) -> None:
+    counts, notes, columns = Counts(), list[dict[str, Any]](), list[dict[str, str]]()
     with TokenWriter(folder) as writer:
-        for row, examples in _encoded(encoder, _rendered(encoder, results, counts, progress)):
-            _write_examples(row, examples, source, writer, counts)
-        columns = {ours: source.columns.get(ours, ours) for ours in form.columns}
-        note = {"format": form.name, "columns": columns, **counts.as_note(), "turn_ends": encoder.turn_ends}
+        for source in sources:
+            rows, unusable = counts.rows, counts.unusable
+            with errors_under(source.origin.key):
+                form, results = source.samples()
+                for row, examples in _encoded(encoder, _rendered(encoder, results, counts, progress)):
+                    _write_examples(row, examples, source, writer, counts)
+            read = {"rows": counts.rows - rows, "unusable": counts.unusable - unusable, "end": len(writer)}
+            notes.append({"format": form.name, **read})
+            columns.append({ours: source.columns.get(ours, ours) for ours in form.columns})
+        note = {
+            "format": joined(each["format"] for each in notes),
+            "columns": joined_columns(columns),
+            "sources": notes,
+        }
+        note |= {**counts.as_note(), "turn_ends": encoder.turn_ends, "shown_time": encoder.shown_time}
         writer.finish(note)
 
 
@@ -185,6 +227,7 @@ def _rendered(
             if isinstance(result, UnusableRow):
                 raise result
             samples = (result,) if isinstance(result, Sample) else result
+            counts.unread.update(samples[0].unread)
             yield tuple(encoder.render(sample, where) for sample in samples)
         except UnusableRow as error:
             counts.add_unusable(error)
@@ -228,7 +271,8 @@ def _write_examples(
     elif problem := _without_loss(examples) or source.problem(examples):
         counts.add_unusable(UnusableRow(problem).at(row[0].where))
     else:
-        number = counts.add_written(row)
+        number = counts.add_written(row, len(writer))
+        counts.add_control(row, examples)
         for example in examples:
             writer.add(example, number)
 

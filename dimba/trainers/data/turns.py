@@ -1,25 +1,42 @@
 """The positions of the turns in a rendered chat, from the markers of its contents."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from dimba.common.errors import Location
 from dimba.trainers.data import marks
 from dimba.trainers.data.marks import CALLS, ENDS, TAG, Mark
-from dimba.trainers.data.render import Message, Messages, Tools, Unmaskable
+from dimba.trainers.data.render import Message, Messages, Renderer, Tools, Unmaskable
 
 DROPS_CONTENT = "it changes or drops the assistant's content"
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat and `text`, its render; `only_answers_marked`: other messages have no markers."""
+    """A chat and `text`, its render; `only_answers_marked`: other messages have no markers.
+
+    `arguments` are given to the template beside the messages.
+    """
 
     messages: Messages
     tools: Tools
     where: Location
     text: str = ""
     only_answers_marked: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def setting(self) -> Hashable:
+        """What a template shows beside the messages; equal for chats between whose turns it writes the same."""
+        named = {name: value for name, value in self.arguments.items() if name != "documents"}
+        return bool(self.tools), json.dumps(named, sort_keys=True, default=str) if named else ""
+
+    def render(self, renderer: Renderer, messages: Messages, *, ask: bool = False, with_tools: bool = True) -> str:
+        """These messages in place of the chat's own, as text; raises UnusableRow."""
+        options = {"ask": ask, "with_tools": with_tools}
+        return renderer.text(messages, self.tools, self.where, arguments=self.arguments, **options)
 
     def may_contain(self, header: str, before: int) -> bool:
         """Whether an unmarked message before this turn contains text that looks like the template's header."""

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,13 @@ from dimba.common.contract import COMPLETE_FILE, SAVING_FOLDER
 from dimba.common.errors import BadInput, RunFailed
 from dimba.common.units import size
 from dimba.options.table import RESUME
+from dimba.trainers.models.checkpoint_weights import has_other_names, load_renamed
+from dimba.trainers.models.sharding import is_sharded
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
+TRAINED_WITH_FILE = "dimba-trained-with.json"  # in a checkpoint: what has to be the same where it is continued
 _ADAM_BYTES = 8  # per trained weight: both moments, in float32
 _NEARLY_FULL = 1 << 20  # free bytes of a full disk; torch's writer reports no error number
 
@@ -29,11 +32,20 @@ _NEARLY_FULL = 1 << 20  # free bytes of a full disk; torch's writer reports no e
 class CompleteCheckpoints:
     """A mixin for a trainer of transformers; it comes first among the bases."""
 
+    trained_with: Mapping[str, Any] = {}  # replaced, never changed
     _writes_aside = False
 
     def _get_output_dir(self, trial: Any) -> str:
         folder: str = super()._get_output_dir(trial)  # type: ignore[misc]  # the trainer's
         return str(Path(folder, SAVING_FOLDER)) if self._writes_aside else folder
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        trainer: Any = self
+        own, folder = model or trainer.model, Path(resume_from_checkpoint)
+        if hasattr(own, "peft_config") or is_sharded() or not has_other_names(own, folder):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        else:
+            load_renamed(own, folder)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         trainer: Any = self
@@ -47,17 +59,20 @@ class CompleteCheckpoints:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
             finally:
                 self._writes_aside = False
+                trainer.state.best_model_checkpoint = None  # it would name the folder that was written aside
             trainer.accelerator.wait_for_everyone()  # each rank has written its random state
             if trainer.args.should_save:
-                _publish(output, f"checkpoint-{trainer.state.global_step}")
-                _remove_old(output, trainer.args.save_total_limit)
+                _publish(output, f"checkpoint-{trainer.state.global_step}", self.trained_with)
+                _remove_old(output, trainer.args.save_total_limit, trainer.state.best_global_step)
             trainer.accelerator.wait_for_everyone()
 
 
-def _publish(output: Path, name: str) -> None:
+def _publish(output: Path, name: str, trained_with: Mapping[str, Any]) -> None:
     """Renames the checkpoint written aside into place, once all of it is on the disk."""
     aside, place = output / SAVING_FOLDER / name, output / name
     (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
+    if trained_with:
+        (aside / TRAINED_WITH_FILE).write_text(json.dumps(trained_with, indent=1), encoding="utf-8")
     note = aside / COMPLETE_FILE
     note.write_text(json.dumps({"step": step_of(place), "files": file_sizes(aside)}), encoding="utf-8")
     for path in (*aside.rglob("*"), aside):
@@ -77,9 +92,10 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_old(output: Path, limit: int | None) -> None:
-    """Keeps the newest complete checkpoints; removes older and incomplete ones."""
-    kept = complete_checkpoints(output)[-limit:] if limit else complete_checkpoints(output)
+def _remove_old(output: Path, limit: int | None, best: int | None) -> None:
+    """Keeps the newest complete checkpoints, and that of the step `best`; removes older and incomplete ones."""
+    complete = complete_checkpoints(output)
+    kept = [each for each in complete if each in complete[-(limit or 0) :] or step_of(each) == best]
     for folder in output.glob("checkpoint-*"):
         if step_of(folder) >= 0 and folder not in kept and step_of(folder) < step_of(kept[-1]):
             shutil.rmtree(folder, ignore_errors=True)
@@ -126,12 +142,13 @@ def full_disk_reported(output: Path, needed: int, *, check_first: bool) -> Itera
     except Exception as error:
         free = shutil.disk_usage(output).free
         shutil.rmtree(output / SAVING_FOLDER, ignore_errors=True)
-        if _means_full_disk(error) or free < max(needed // 10, _NEARLY_FULL):
+        if means_full_disk(error) or free < max(needed // 10, _NEARLY_FULL):
             raise _disk_full(output, needed, shutil.disk_usage(output).free) from error
         raise
 
 
-def _means_full_disk(error: BaseException | None) -> bool:
+def means_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, comes from a full disk."""
     while error is not None:
         has_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if has_number or "No space left" in str(error) or "quota exceeded" in str(error):

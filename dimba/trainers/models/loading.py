@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,22 +14,30 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
 )
-from transformers.utils import cached_file
 
-from dimba.common.checkpoints import CONFIGS, asks_for_code
-from dimba.common.contract import ENV_ON_CPU_INSTEAD, RUN_ITS_CODE, absolute, is_path
+from dimba.common.checkpoint import check_base, check_tokenizer
+from dimba.common.checkpoints import asks_for_code
+from dimba.common.contract import ENV_ON_CPU_INSTEAD, absolute, is_path, read_json_object
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
+from dimba.trainers.models.pretrained import load, load_complete, load_scored
+from dimba.trainers.models.sharding import is_sharded
+from dimba.trainers.models.text_part import (
+    beyond_context,
+    complete_names,
+    freeze_other_modules,
+)
+from dimba.trainers.models.vocabulary import add_rows, added_rows_note, untrained_ends
 from dimba.trainers.ranks import is_main_process
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
@@ -110,28 +117,76 @@ def _cpu_precision_problem(requested: str, *, samples: bool) -> str:
 
 def load_tokenizer(checkpoint: str, flag: str = "--base-checkpoint", *, code: bool = False) -> PreTrainedTokenizerFast:
     """The checkpoint's tokenizer; with `code` its own code may run. Raises BadInput, which names `flag`."""
-    return _load(AutoTokenizer, checkpoint, flag, trust_remote_code=code)
+    if is_path(checkpoint):
+        check_tokenizer(absolute(checkpoint), flag)
+    return load(AutoTokenizer, checkpoint, flag, trust_remote_code=code)
 
 
 def load_context(checkpoint: str, *, code: bool = False) -> int | None:
     """Tokens that the model accepts, from its configuration; None if that has no such number. Raises BadInput."""
-    config = _load(AutoConfig, checkpoint, trust_remote_code=code).get_text_config()
+    config = load(AutoConfig, checkpoint, trust_remote_code=code).get_text_config()
     context: int | None = getattr(config, "max_position_embeddings", None)
     return context
 
 
 def load_model(options: TrainerOptions, compute: Compute, *, attention: str = "auto") -> PreTrainedModel:
     """The base: float32 for full fine-tuning and on the CPU; on CUDA under an adapter frozen in bf16, fp16 or nf4."""
+    check_checkpoint(options)
     is_frozen = options.method != "full"
     settings = _settings(options, compute, frozen=is_frozen) | _attention(attention, compute)
-    return _differentiable(_load(AutoModelForCausalLM, options.base_checkpoint, **settings))
+    return _differentiable(load_complete(AutoModelForCausalLM, options.base_checkpoint, **settings))
+
+
+def check_checkpoint(options: TrainerOptions) -> None:
+    """Raises BadInput for a base that cannot be trained, as far as its configuration and the names in its files tell.
+
+    Takes no longer for a large base than for a small one: no weights are read.
+    """
+    if not is_path(options.base_checkpoint):
+        return
+    check_base(absolute(options.base_checkpoint), options.method, options.max_length)
+    config = read_json_object(absolute(options.base_checkpoint) / "config.json")
+    is_known = not ("quantization_config" in config or asks_for_code(config) or options.allow_pickle)
+    if is_sharded() or not is_known:  # only loading tells: packed weights, code that may need values, pickles
+        return
+    settings = {"dtype": torch.float32, "trust_remote_code": options.trust_remote_code, "use_safetensors": True}
+    load_complete(AutoModelForCausalLM, options.base_checkpoint, quiet=True, device_map={"": "meta"}, **settings)
 
 
 def load_reference(options: TrainerOptions, compute: Compute, *, attention: str = "auto") -> PreTrainedModel:
     """A frozen copy of the base, in the precision of a base under an adapter; raises BadInput."""
     settings = _settings(options, compute, frozen=True) | _attention(attention, compute)
-    model: PreTrainedModel = _load(AutoModelForCausalLM, options.base_checkpoint, **settings)
+    model: PreTrainedModel = load_complete(AutoModelForCausalLM, options.base_checkpoint, quiet=True, **settings)
     return model.requires_grad_(False)
+
+
+def prepare_base(
+    model: PreTrainedModel, options: TrainerOptions, tokenizer: PreTrainedTokenizerFast, ends: Sequence[str] = ()
+) -> list[int]:
+    """Fits a base that is trained to rows of text; prints each change, and returns the ids of the rows it added."""
+    is_adapter = options.method != "full"
+    if not is_adapter:
+        _check_loads_again(model, options.base_checkpoint)
+    complete_names(model)
+    notes = [freeze_other_modules(model)]
+    notes += [untrained_ends(model, tokenizer, _untouched(options, ends))] if is_adapter else []
+    new = add_rows(model, tokenizer)
+    notes += [added_rows_note(new, adapter=is_adapter), beyond_context(model, options.max_length)]
+    for note in filter(None, notes if is_main_process() else ()):
+        print(note, flush=True)
+    return new
+
+
+def _untouched(options: TrainerOptions, ends: Sequence[str]) -> list[str]:
+    """The ends of turns whose rows the adapter does not train."""
+    return [] if options.lora_modules_to_save else [end for end in ends if end not in options.lora_trainable_tokens]
+
+
+def _check_loads_again(model: PreTrainedModel, checkpoint: str) -> None:
+    """Raises BadInput for a text part, as Mllama's, whose own configuration AutoModelForCausalLM would not load."""
+    if type(model).__module__.startswith("transformers.") and type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        problem = f"the text part ({type(model).__name__}) of {checkpoint} would be saved, but not load again"
+        raise BadInput(problem, "train an adapter, with `method: lora` (--use-lora)", key="--base-checkpoint")
 
 
 def _attention(kind: str, compute: Compute) -> dict[str, str]:
@@ -166,25 +221,10 @@ def load_classifier(
     from trl.trainer.reward_trainer import suppress_seqcls_warning  # seconds, which a preview of data does not need
 
     is_reward_model = flag == "--reward-model"
-    settings = _settings(options, compute, frozen=True) | {"num_labels": 1, "ignore_mismatched_sizes": True}
+    settings = _settings(options, compute, frozen=True) | {"num_labels": 1}
     with nullcontext() if is_reward_model else suppress_seqcls_warning():  # also hides that a head is missing
-        model, info = _load(AutoModelForSequenceClassification, checkpoint, flag, output_loading_info=True, **settings)
-    if is_reward_model:
-        _check_head(checkpoint, info)
-    return _differentiable(model)
-
-
-def _check_head(checkpoint: str, info: Mapping[str, Any]) -> None:
-    # Weights that the files lack are random.
-    hint = "give a trained reward model, or leave out --reward-model to train one on the pairs"
-    if others := sorted(info["mismatched_keys"]):
-        name, shape, _ = others[0]
-        sizes = "×".join(map(str, shape))
-        raise BadInput(f"{checkpoint}: `{name}` is {sizes}; a reward model has one output", hint, key="--reward-model")
-    if missing := sorted(info["missing_keys"]):
-        raise BadInput(
-            f"{checkpoint} has no reward head: `{missing[0]}` is not in its files", hint, key="--reward-model"
-        )
+        kind = AutoModelForSequenceClassification
+        return _differentiable(load_scored(kind, checkpoint, flag, has_head=is_reward_model, **settings))
 
 
 def _settings(options: TrainerOptions, compute: Compute, *, frozen: bool) -> dict[str, Any]:
@@ -201,17 +241,6 @@ def _settings(options: TrainerOptions, compute: Compute, *, frozen: bool) -> dic
     return settings
 
 
-def adapter_config(options: TrainerOptions) -> LoraConfig | None:
-    """LoRA on every linear layer; None for full fine-tuning."""
-    if not (options.use_lora or options.use_qlora):
-        return None
-    from peft import LoraConfig  # two seconds, which a preview of data does not need
-
-    return LoraConfig(
-        r=options.lora_r, lora_alpha=options.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-
-
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
@@ -220,39 +249,3 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 def _device(compute: Compute) -> str | int:
     return "cpu" if compute.on_cpu else int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def _load(kind: Any, checkpoint: str, flag: str = "--base-checkpoint", **settings: Any) -> Any:
-    """`kind.from_pretrained(checkpoint)`; raises BadInput, which names `flag`."""
-    if is_path(checkpoint):
-        checkpoint = _local_checkpoint(Path(checkpoint).expanduser(), flag)
-    try:
-        if not settings["trust_remote_code"]:
-            _refuse_code(checkpoint, flag)
-        return kind.from_pretrained(checkpoint, **settings)
-    except (OSError, ValueError) as error:
-        hint = "check the folder's files; a Hub id needs the network, a private one HF_TOKEN"
-        if "safetensors" in str(error):
-            hint = "convert it with `save_pretrained`; or `--allow-pickle`, if you trust its author"
-        raise BadInput(f"{checkpoint}: {str(error).strip().splitlines()[0]}", hint, key=flag) from error
-
-
-def _local_checkpoint(path: Path, flag: str) -> str:
-    if not (path / "config.json").is_file():
-        problem = "has no config.json" if path.is_dir() else "is not a folder" if path.exists() else "does not exist"
-        raise BadInput(f"{path} {problem}", "give a folder in Hugging Face format, or a Hub id", key=flag)
-    return str(absolute(path))  # an adapter records it as its base
-
-
-def _refuse_code(checkpoint: str, flag: str) -> None:
-    """Raises BadInput for a checkpoint with code of its own; transformers would ask on a terminal."""
-    for name in CONFIGS:
-        found = cached_file(
-            checkpoint,
-            name,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            _raise_exceptions_for_gated_repo=False,
-        )
-        if found and asks_for_code(json.loads(Path(found).read_text(encoding="utf-8"))):
-            raise BadInput(f"{checkpoint} brings code of its own ({name} asks for it)", RUN_ITS_CODE, key=flag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -10,17 +11,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import transformers
 
-from dimba.common.contract import ENV_RUN_ID, OUTPUT_FILE, SAVING_FOLDER, trained_files
+from dimba.common.contract import ENV_RUN_ID, OUTPUT_FILE, SAVING_FOLDER, read_json_object, trained_files
 from dimba.common.errors import BadInput
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.checkpoints import full_disk_reported, model_bytes, move_into_place
+from dimba.trainers.models.output_owner import leave_output, own_output
+from dimba.trainers.models.precision import Precision
 from dimba.trainers.models.sharding import full_weights, is_sharded
 from dimba.trainers.ranks import is_main_process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+Weights = dict[str, torch.Tensor]
+FLOAT32 = Precision()
 
 
 @contextmanager
@@ -31,23 +38,33 @@ def output_folder(options: TrainerOptions) -> Iterator[None]:
         BadInput: the folder cannot be made, or holds a model that another run has trained.
     """
     folder = Path(options.output_dir)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    _make_output(options, folder)
+    # By one process alone: of several, the one that made it would find the owner's file in it.
+    made = [each for each in (folder, *folder.parents) if is_main_process() and not each.exists()]
     try:
+        if is_main_process():
+            _make_output(folder)
+        own_output(folder)  # before its content is looked at
+        _refuse_trained(options, folder)
         yield
     except BaseException:
+        leave_output()
         with suppress(OSError):  # a folder with files in it stays
             for each in made:
                 each.rmdir()
         raise
+    else:
+        leave_output()
 
 
-def _make_output(options: TrainerOptions, folder: Path) -> None:
+def _refuse_trained(options: TrainerOptions, folder: Path) -> None:
     is_own = os.environ.get(ENV_RUN_ID) and (folder / OUTPUT_FILE).exists()
     there = trained_files(folder)
     if there and not is_own and not options.resume_from_checkpoint:
         hint = "give another --output-dir, move that folder away, or --resume-from-checkpoint one of its checkpoints"
         raise BadInput(f"{folder} already holds a model ({there[0].name})", hint, key="--output-dir")
+
+
+def _make_output(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,27 +73,58 @@ def _make_output(options: TrainerOptions, folder: Path) -> None:
         ) from None
 
 
-def save(trainer: Trainer, folder: str) -> None:
-    """Saves the model or adapter with its tokenizer, written aside first. All ranks must call it together."""
+def save(trainer: Trainer, folder: str, precision: Precision) -> None:
+    """Saves the model or adapter with its tokenizer, written aside first. All ranks must call it together.
+
+    A model is saved in `precision`, an adapter in float32, in which both were trained.
+    """
     output, aside = Path(folder), Path(folder, SAVING_FOLDER, "model")
-    with full_disk_reported(output, model_bytes(trainer.model), check_first=is_main_process()):
-        write_model(trainer, str(aside))
+    with full_disk_reported(output, saved_bytes(trainer.model, precision), check_first=is_main_process()):
+        written = write_model(trainer, str(aside), precision)
         trainer.accelerator.wait_for_everyone()
         if is_main_process():
-            (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
             apply_umask(aside)
             move_into_place(aside, output)
-            print(f"saved: {folder}", flush=True)
+            print(f"saved: {folder}{_in_words(trainer.model, written)}", flush=True)
 
 
-def write_model(trainer: Trainer, folder: str) -> None:
-    """Writes the model or adapter, from the first rank. All ranks must call it together."""
-    if not is_sharded():
-        trainer.save_model(folder)
-        return
-    weights = full_weights(trainer.model)  # transformers silently writes nothing of a sharded model
-    if is_main_process():
+def saved_bytes(model: torch.nn.Module, precision: Precision) -> int:
+    """The size of the model's weights in that precision, or of its adapter."""
+    return model_bytes(model) if hasattr(model, "peft_config") else precision.bytes_of(model)
+
+
+def _in_words(model: torch.nn.Module, precision: Precision) -> str:
+    is_cast = precision.usual != torch.float32 and not hasattr(model, "peft_config")
+    return f" ({precision}, as the base; it was trained in float32)" if is_cast else ""
+
+
+def write_model(trainer: Trainer, folder: str, precision: Precision = FLOAT32) -> Precision:
+    """Writes the model or adapter, from the first rank; returns its precision. All ranks must call it together."""
+    weights = full_weights(trainer.model) if is_sharded() else None  # transformers silently writes nothing of these
+    return write_weights(trainer, folder, weights, precision) if is_main_process() else precision
+
+
+def write_weights(trainer: Trainer, folder: str, weights: Weights | None, precision: Precision) -> Precision:
+    """Writes `weights` (default: the trainer's own) with configuration and tokenizer. The first rank calls it."""
+    if precision == FLOAT32 or hasattr(trainer.model, "peft_config"):
         trainer._save(folder, state_dict=weights)
+    else:
+        found = trainer.model.state_dict() if weights is None else weights
+        if not precision.holds(found):
+            print("saved in float32: a weight is beyond the range of float16, the type of the base", flush=True)
+            precision = FLOAT32
+        trainer._save(folder, state_dict=precision.weights(found))
+        _name_type(Path(folder, "config.json"), precision)
+    Path(folder, "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
+    return precision
+
+
+def _name_type(file: Path, precision: Precision) -> None:
+    """Writes the type of the saved weights into a config.json; the library names that of the model in memory."""
+    config = read_json_object(file)
+    for part in (config, *(each for each in config.values() if isinstance(each, dict))):
+        part.update({name: str(precision) for name in ("dtype", "torch_dtype") if part.get(name) == "float32"})
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def apply_umask(folder: Path) -> None:

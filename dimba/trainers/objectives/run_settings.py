@@ -9,6 +9,7 @@ from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.loading import Compute
 from dimba.trainers.models.sharding import check_sharding, is_sharded
 from dimba.trainers.objectives.callbacks import EndOnNan, Heartbeat, metrics_path
+from dimba.trainers.objectives.trackers import run_name
 from dimba.trainers.ranks import world_size
 
 
@@ -16,6 +17,11 @@ def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bo
     """Keyword arguments of any of TRL's configurations; `can_fall_back` as the function of that name returns it."""
     return {
         "seed": options.seed,
+        "lr_scheduler_type": options.scheduler,
+        "warmup_steps": options.warmup if options.warmup < 1 else int(options.warmup),
+        "weight_decay": options.weight_decay,
+        "max_grad_norm": options.max_grad_norm,
+        "optim": options.optimizer,
         "use_cpu": compute.on_cpu,
         "bf16": compute.mixed == "bf16",
         "fp16": compute.mixed == "fp16",
@@ -26,7 +32,8 @@ def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bo
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # it would log the previous loss in place of NaN
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": options.report_to,
+        "run_name": run_name(options),
         "save_steps": options.save_steps,
         "save_total_limit": options.save_total_limit,
     }

@@ -7,6 +7,7 @@ from dimba.dataset.dialogue import Message
 from dimba.objectives.rewards import RewardSpec
 from dimba.trainers.rewards.completions import Completions
 from dimba.trainers.rewards.expressions import equal_expressions
+from dimba.trainers.rewards.reasoning import concerns_reasoning, split_reasoning
 from dimba.trainers.rewards.schemas import json_valid
 from dimba.trainers.rewards.verifiers import (
     Verifier,
@@ -31,15 +32,19 @@ _PLAIN: dict[str, Callable[[str, str], float]] = {
 
 @dataclass(frozen=True)
 class VerifierReward:
-    """A verifier, called for each completion."""
+    """A verifier, called for each completion: for its answer, or for the text with the reasoning if it `sees_all`."""
 
     name: str
     score: Verifier
+    sees_all: bool = False
 
     def __call__(self, completions: Completions) -> list[float | None]:
-        """One score per completion."""
-        pairs = zip(completions.texts, completions.examples, strict=True)
-        return [self.score(text, example.reference or "") for text, example in pairs]
+        """One score per completion; 0 for one whose reasoning does not end."""
+        references = [_answer(example.reference or "") for example in completions.examples]
+        if self.sees_all:
+            return [self.score(text, right) for text, right in zip(completions.texts, references, strict=True)]
+        pairs = zip(completions.splits, references, strict=True)
+        return [self.score(split.answer, right) if split.finished else 0.0 for split, right in pairs]
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,8 @@ class SimilarityReward:
 
     def __call__(self, completions: Completions) -> list[float | None]:
         """One score per completion."""
-        pairs = zip(completions.texts, completions.examples, strict=True)
-        return [similarity(text, _text(example.chosen), _text(example.rejected)) for text, example in pairs]
+        pairs = zip(completions.splits, completions.examples, strict=True)
+        return [similarity(split.answer, _text(each.chosen), _text(each.rejected)) for split, each in pairs]
 
 
 def make_builtin(spec: RewardSpec) -> VerifierReward | LengthReward | SimilarityReward:
@@ -73,7 +78,8 @@ def make_builtin(spec: RewardSpec) -> VerifierReward | LengthReward | Similarity
         return LengthReward(spec.logged, int(spec.parameter) if spec.parameter else None)
     if spec.name == "similarity":
         return SimilarityReward(spec.logged)
-    return VerifierReward(spec.logged, _verifier(spec))
+    sees_all = spec.name in ("regex", "contains") and concerns_reasoning(spec.parameter)
+    return VerifierReward(spec.logged, _verifier(spec), sees_all)
 
 
 def _verifier(spec: RewardSpec) -> Verifier:
@@ -88,4 +94,10 @@ def _verifier(spec: RewardSpec) -> Verifier:
 
 
 def _text(messages: tuple[Message, ...] | None) -> str:
-    return "\n".join(str(message["content"]) for message in messages or ())
+    return _answer("\n".join(str(message["content"]) for message in messages or ()))
+
+
+def _answer(text: str) -> str:
+    """The text without its reasoning; all of it if that does not end."""
+    split = split_reasoning(text)
+    return split.answer if split.finished else text

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 from dimba.common.errors import Location
 from dimba.dataset.prompt_examples import PromptExample
+from dimba.trainers.rewards.reasoning import Split, split_reasoning
 
 
 @dataclass(frozen=True)
 class Completions:
-    """Completions, each with its prompt example; all sequences have one element per completion."""
+    """Completions, each with its prompt example; all sequences have one element per completion.
+
+    `texts` are complete: a mark that opens the reasoning and stands at the end of the prompt is put back before them.
+    """
 
     examples: Sequence[PromptExample]
     places: Sequence[Location]  # of the examples
@@ -21,6 +26,11 @@ class Completions:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @cached_property
+    def splits(self) -> list[Split]:
+        """Each text as reasoning and answer."""
+        return [split_reasoning(text) for text in self.texts]
 
     def part(self, start: int, end: int) -> "Completions":
         """The completions from `start` up to `end`."""

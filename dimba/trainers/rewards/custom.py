@@ -22,7 +22,8 @@ def _ignore(*_args: Any, **_kwargs: Any) -> None:
 
 _EXTRAS: Mapping[str, Any] = {"trainer_state": None, "log_extra": _ignore, "log_metric": _ignore}
 # A column of the data never takes the place of these arguments.
-_RESERVED = ("prompt", "completion", "completion_ids", "prompts", "completions", *_EXTRAS)
+_SPLIT = ("completion_answers", "completion_reasoning")
+_RESERVED = ("prompt", "completion", "completion_ids", "prompts", "completions", *_SPLIT, *_EXTRAS)
 
 
 class CustomReward:
@@ -74,6 +75,8 @@ class CustomReward:
             **{name: completions.extras.get(name, default) for name, default in _EXTRAS.items()},
             "prompts": [_prompt(example.messages, plain) for example in examples],
             "completions": [text if plain else [{"role": "assistant", "content": text}] for text in texts],
+            "completion_answers": [split.answer for split in completions.splits],
+            "completion_reasoning": [split.reasoning for split in completions.splits],
             "completion_ids": [list(ids) for ids in completions.token_ids],
         }
         taken = arguments if self.parameters is None else self.parameters

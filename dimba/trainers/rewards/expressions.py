@@ -6,6 +6,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from dimba.common.errors import BadInput
+from dimba.common.project import project_root
 from dimba.trainers.rewards.numbers import final_number, is_clear_answer, last_box, whole_number
 
 _LONGEST = 1_000  # characters of one answer
@@ -14,7 +15,10 @@ _KEPT = 4096  # comparisons: the completions of a group often share an answer, a
 _DELIMITED = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\((.+)\\\)|\\\[(.+)\\\]", re.DOTALL)
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s{0,3}\{[^{}]{0,200}\}")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}|\n|\$[^$]*\$")
-_HINT = "`pip install math-verify -c docker/constraints.txt` where the trainer runs; dimba builds its own image with it"
+_HINT = (
+    f"`pip install math-verify -c {project_root()}/docker/constraints.txt` where the trainer runs; "
+    "dimba builds its own image with it"
+)
 
 
 def equal_expressions(text: str, reference: str) -> float:

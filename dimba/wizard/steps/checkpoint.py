@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import is_path
-from dimba.common.units import millions
 from dimba.host.checkpoint import look_at_checkpoint
-from dimba.host.facts import CheckpointFacts
+from dimba.host.facts import CheckpointFacts, described
 from dimba.options import table
+from dimba.plan.base import base_notes
 from dimba.wizard.answers import InvalidAnswer
 from dimba.wizard.facts import base_facts, checkpoint_facts, checkpoint_probe, hub_model
 from dimba.wizard.lines import Line
@@ -19,11 +19,15 @@ _USUAL = "checkpoints/base"
 
 def _default(state: State) -> Any:
     usual = state.folder / _USUAL
-    if not checkpoint_facts(state, _USUAL).problem:
+    if _is_trainable(checkpoint_facts(state, _USUAL)):
         return _USUAL
     found = sorted(usual.parent.glob("*/config.json")) if usual.parent.is_dir() else []
-    complete = [each.parent for each in found if not checkpoint_facts(state, str(each.parent)).problem]
+    complete = [each.parent for each in found if _is_trainable(checkpoint_facts(state, str(each.parent)))]
     return shorter(complete[0], state.folder) if len(complete) == 1 else MISSING
+
+
+def _is_trainable(facts: CheckpointFacts) -> bool:
+    return not (facts.problem or facts.refusal)
 
 
 def shorter(path: Path, folder: Path) -> str:
@@ -39,6 +43,8 @@ def _parse(text: str, state: State) -> str:
     if facts.problem:
         instead = {"base_checkpoint": shorter(facts.instead, state.folder)} if facts.instead else {}
         raise InvalidAnswer(f"base checkpoint {facts.reference} {facts.problem}", facts.hint, instead)
+    if facts.refusal:
+        raise InvalidAnswer(f"base checkpoint {facts.reference} {facts.refusal.problem}", facts.refusal.hint)
     return text.rstrip("/") or text
 
 
@@ -64,19 +70,9 @@ def _live_hint(text: str, state: State) -> str:
     if not facts.local:
         return f"no such folder: taken as the Hub id `{text}`"
     hint = facts.hint.replace(f"{state.folder}/", "")
+    if facts.refusal:
+        return f"{facts.refusal.problem}: {facts.refusal.hint}"
     return f"{facts.problem}: {hint}" if facts.problem else f"complete: {described(facts)}"
-
-
-def described(facts: CheckpointFacts) -> str:
-    """The facts of a checkpoint in one line."""
-    parts = [
-        facts.architecture or "unknown architecture",
-        f"{millions(facts.parameters)} parameters" if facts.parameters else "",
-        facts.dtype or "",
-        f"context {facts.context_length:,}" if facts.context_length else "",
-        {True: "chat template", False: "no chat template", None: ""}[facts.has_chat_template],
-    ]
-    return ", ".join(part for part in parts if part)
 
 
 def _after(state: State) -> list[Line]:
@@ -84,7 +80,8 @@ def _after(state: State) -> list[Line]:
     assert facts is not None, "the question was answered before this"
     template = [] if facts.has_chat_template is not False else [_no_template()]
     if facts.local:
-        return [Line(described(facts), "good"), *template]
+        notes = [Line(note, "warn") for note in base_notes(facts, max_length=0)]
+        return [Line(described(facts), "good"), *notes, *template]
     found = hub_model(state, value)
     if found.status not in ("found", "gated"):
         return [Line(f"not checked: {found.why}", "warn")]

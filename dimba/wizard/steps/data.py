@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import DATA_SUFFIXES, absolute, is_path
+from dimba.common.contract import DATA_SUFFIXES, absolute, is_path, is_pattern
 from dimba.common.errors import BadInput
-from dimba.dataset.files import KINDS
+from dimba.dataset.files import KINDS, find_files
 from dimba.dataset.formats import UnknownFormat
 from dimba.objectives.registry import OBJECTIVES
 from dimba.options import table
@@ -97,15 +97,21 @@ def _check_id(value: str, state: State) -> None:
 def _parse_path(text: str, state: State) -> str:
     text = text.strip()
     path = absolute(text, state.folder)
+    if text and (is_pattern(text) or path.is_dir()):
+        _check_files(path)
+        return text
     if not text or not os.path.exists(path):
         near = _data_files(path.parent) if text and path.parent.is_dir() else []
         hint = f"in {path.parent}: {', '.join(near[:5])}" if near else f"give the path of a file ({KINDS})"
         raise InvalidAnswer(f"data {path} does not exist" if text else "no file given", hint)
-    if path.is_dir():
-        files = _data_files(path)
-        hint = f"it holds {', '.join(files[:5])}" if files else f"give a file ({KINDS})"
-        raise InvalidAnswer(f"data {path} is a folder, not a file", hint)
     return text
+
+
+def _check_files(place: Path) -> None:
+    try:
+        find_files(place)
+    except BadInput as error:
+        raise InvalidAnswer(f"data {error.detail}", error.hint) from None
 
 
 def _data_files(folder: Path) -> list[str]:
@@ -120,9 +126,9 @@ def _check_path(value: str, state: State) -> None:
 def _path_hint(text: str, state: State) -> str:
     path = absolute(text.strip(), state.folder)
     if not text.strip():
-        return f"a file: {KINDS}"
-    if not path.is_file():
-        return "a folder" if path.is_dir() else "no such file yet"
+        return f"a file, a folder or a pattern: {KINDS}"
+    if not path.exists() and not is_pattern(text):
+        return "no such file yet"
     try:
         place, row = first_row(path)
         return f"its first row: {state.objective.rows.format_name(row, {}, place)}"

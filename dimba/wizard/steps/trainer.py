@@ -69,7 +69,7 @@ def _parse_runner(text: str, _state: State) -> str:
 
 
 def _trainer_choices(state: State) -> Sequence[Choice]:
-    from dimba.host.probe import project_root
+    from dimba.common.project import project_root
 
     found = find_trainers(state.value("mode"), state.folder, project_root())
     choices = [Choice(name, _trainer_label(name, facts.other_mode), name) for name, facts in found]

@@ -10,7 +10,7 @@ from dimba.options import grpo_table, table
 from dimba.options.param import Param
 from dimba.wizard.answers import InvalidAnswer, parse_number
 from dimba.wizard.batches import AUTO, accumulation, batch_size, exceeds_memory, fitting_generations, is_auto
-from dimba.wizard.consequences import adjustment_lines, batch_lines, max_steps_lines
+from dimba.wizard.consequences import adjustment_lines, batch_lines, max_steps_lines, steps_of_epochs
 from dimba.wizard.facts import base_facts
 from dimba.wizard.lines import Line
 from dimba.wizard.question import from_param
@@ -20,16 +20,19 @@ _MOST_GENERATIONS = 64  # in the live hint
 EPOCHS, CHANGE, FIT = "epochs", "change", "fit"  # answers to the first question
 
 
-def _takes(param: Param) -> Callable[[State], bool]:
+def takes(param: Param) -> Callable[[State], bool]:
+    """Whether the chosen objective has this parameter."""
     """Whether the chosen objective's trainer has a parameter."""
     return lambda state: state.objective.takes(param)
 
 
-def _is_adapter(state: State) -> bool:
+def is_adapter(state: State) -> bool:
+    """Whether the method trains an adapter."""
     return bool(state.value("method") != "full")
 
 
-def _is_tuned(state: State) -> bool:
+def is_tuned(state: State) -> bool:
+    """Whether the user changes the values one by one."""
     return bool(state.value("tune") == CHANGE)
 
 
@@ -50,10 +53,11 @@ def _starting_accumulation(state: State) -> int:
 
 
 def _max_steps(state: State) -> int | None:
-    """The starting number of steps; None if the user chose the epochs."""
+    """The starting number of steps, at most those of the usual epochs; None if the user chose the epochs."""
     if "epochs" in state.answers or state.answers.get("tune") == EPOCHS:
         return None
-    return state.objective.start(state.value("vram")).max_steps
+    usual, passes = state.objective.start(state.value("vram")).max_steps, steps_of_epochs(state, state.objective.epochs)
+    return usual if passes is None else min(usual, passes)
 
 
 def _context(state: State) -> int | None:
@@ -138,7 +142,7 @@ VALUES = (
         help=f"{table.BATCH_SIZE.help}; auto: the largest that fits the GPU's memory",
         default=_batch,
         parse=_parse_batch,
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         after=_after_accumulation,
         live_hint=_batch_live,
     ),
@@ -146,7 +150,7 @@ VALUES = (
         table.ACCUMULATION,
         step=5,
         default=_accumulation,
-        is_asked=lambda state: _is_tuned(state) and not is_auto(state),
+        is_asked=lambda state: is_tuned(state) and not is_auto(state),
         after=_after_accumulation,
         live_hint=lambda _text, _state: "batches per optimiser step: a larger effective batch without more memory",
     ),
@@ -156,7 +160,7 @@ VALUES = (
         default=lambda state: _plain_number(state.objective.epochs),
         parse=lambda text, _state: _plain_number(parse_number(table.EPOCHS, text)),
         to_text=lambda value: f"{value:g}",
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         after=batch_lines,
     ),
     from_param(
@@ -166,7 +170,7 @@ VALUES = (
         default=_max_steps,
         parse=_parse_steps,
         to_text=lambda value: "none" if value is None else str(value),
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         after=lambda state: [*batch_lines(state), *max_steps_lines(state)],
         live_hint=lambda _text, _state: "optimiser steps in total, instead of epochs; none: the epochs decide",
     ),
@@ -175,7 +179,7 @@ VALUES = (
         step=5,
         default=learning_rate,
         to_text=show_rate,
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         live_hint=lambda _text, state: (
             f"usual for {state.value('mode')}, {state.value('method')}: {show_rate(learning_rate(state))}"
         ),
@@ -187,23 +191,23 @@ VALUES = (
         help=f"{table.MAX_LENGTH.help}; longer rows are cut, and reported",
         default=_max_length,
         check=_check_length,
-        is_asked=_is_tuned,
+        is_asked=is_tuned,
         live_hint=lambda _text, _state: "tokens per row; longer rows are cut, and reported before training",
     ),
     from_param(
         table.LORA_R,
         step=5,
         default=lambda state: starting_point(state.value("vram")).rank,
-        applies=_is_adapter,
-        is_asked=_is_tuned,
+        applies=is_adapter,
+        is_asked=is_tuned,
         live_hint=lambda _text, _state: "capacity of the adapter: 4 to 64 is usual",
     ),
     from_param(
         table.LORA_ALPHA,
         step=5,
         default=lambda state: 2 * state.value("lora_r"),
-        applies=_is_adapter,
-        is_asked=_is_tuned,
+        applies=is_adapter,
+        is_asked=is_tuned,
         live_hint=lambda _text, _state: "twice the rank is usual",
     ),
     from_param(
@@ -212,16 +216,16 @@ VALUES = (
         several=False,
         default=lambda _state: grpo_table.REWARD.default[0],
         parse=_parse_reward,
-        applies=_takes(grpo_table.REWARD),
-        is_asked=_is_tuned,
+        applies=takes(grpo_table.REWARD),
+        is_asked=is_tuned,
         live_hint=lambda _text, _state: "auto decides by the rows; numeric, exact_match, …; or file.py:function",
     ),
     from_param(
         grpo_table.NUM_GENERATIONS,
         step=5,
         default=fitting_generations,
-        applies=_takes(grpo_table.NUM_GENERATIONS),
-        is_asked=_is_tuned,
+        applies=takes(grpo_table.NUM_GENERATIONS),
+        is_asked=is_tuned,
         after=_after_accumulation,
         live_hint=_generations_live,
     ),

@@ -10,6 +10,7 @@ from dimba.wizard.lines import Line
 from dimba.wizard.preview import prefetch_trainer
 from dimba.wizard.question import Question
 from dimba.wizard.state import State
+from dimba.wizard.steps import further
 from dimba.wizard.steps.training import CHANGE, EPOCHS, FIT, VALUES
 
 _TAKE = "take"
@@ -56,4 +57,4 @@ TUNE = Question(
     is_asked=_is_tune_asked,
 )
 
-QUESTIONS = (TUNE, *VALUES)
+QUESTIONS = (TUNE, *VALUES, *further.QUESTIONS)

@@ -15,17 +15,19 @@ from dimba.common.units import quantity
 from dimba.dataset.pairs import Tally
 from dimba.dataset.prompt_examples import PromptExample, PromptFormat, prompts_of, with_answer
 from dimba.dataset.samples import Sample
-from dimba.dataset.token_report import DataReport, Part, Shown
+from dimba.dataset.token_report import DataReport, Part, Shown, SourceReport
 from dimba.objectives.dpo import DpoOptions, recognise_pairs
 from dimba.options import table
 from dimba.trainers.data.chat import prepare_tokenizer
 from dimba.trainers.data.encoding import IGNORED, Example
-from dimba.trainers.data.loading import Data, held_out_rows, source_from
+from dimba.trainers.data.loading import Data, held_out_rows, sources_from
+from dimba.trainers.data.mixture import report_sources, source_problem, sources_of, weighted
 from dimba.trainers.data.packing import Batch, Feature, collate_padded
+from dimba.trainers.data.render import TemplateSettings
 from dimba.trainers.data.reporting import count, shortened, typical_examples
 from dimba.trainers.data.rows import Source
 from dimba.trainers.data.selection import Selected, cuts_too_much, hold_out
-from dimba.trainers.data.template_notes import template_notes, template_problem
+from dimba.trainers.data.template_notes import control_problem, template_notes, template_problem
 from dimba.trainers.data.token_store import TokenStore
 from dimba.trainers.data.tokenization import Problem, RowResult, load_or_tokenize, row_problem
 from dimba.trainers.models.loading import load_tokenizer
@@ -43,6 +45,11 @@ class PairRows:
     """Rows read as pairs; the examples of a row are its prompt with the chosen and with the rejected answer."""
 
     source: Source
+
+    @property
+    def origin(self) -> Source:
+        """The source."""
+        return self.source
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -111,19 +118,33 @@ def load_pairs(options: DpoOptions, progress: Progress) -> Data[Pairs]:
     """The pairs of the data, tokenised or taken from the cache, held out and cut; raises BadInput."""
     tokenizer = load_tokenizer(options.base_checkpoint, code=options.trust_remote_code)
     tokenizer_note = prepare_tokenizer(tokenizer)
-    source = source_from(options)
-    store, cached = load_or_tokenize(tokenizer, options.train_on, PairRows(source), progress)
+    sources, settings = sources_from(options), TemplateSettings.of(options)
+    rows = [PairRows(each) for each in sources]
+    store, cached = load_or_tokenize(tokenizer, options.train_on, rows, progress, settings)
     share, split = held_out_rows(options)
     selection = _select(store, options, share)
     if split:
-        other, _ = load_or_tokenize(tokenizer, options.train_on, PairRows(replace(source, split=split)), progress)
+        rows = [PairRows(replace(each, split=split)) for each in sources]
+        other, _ = load_or_tokenize(tokenizer, options.train_on, rows, progress, settings)
         selection = replace(selection, validation=_select(other, options, 0).train)
-    problem, hint = _problem(selection, tokenizer, options)
+    train, counts = _weighted(selection.train, sources, options)
+    problem, hint = _problem(selection, tokenizer, options) or source_problem(counts) or ("", "")
     report = _report(selection, tokenizer, options)
     skipped = _skipped(store).notes(len(store) // 2)
-    notes = (tokenizer_note, *skipped, _token_note(store), *template_notes(store, tokenizer))
-    report = replace(report, notes=tuple(filter(None, notes)), problem=problem, hint=hint, cached=cached)
-    return Data(tokenizer, selection.train, selection.validation, report)
+    further = (*skipped, _token_note(store), *template_notes(store, tokenizer, options))
+    notes = (*(note for each in sources for note in each.files.notes), tokenizer_note, *further)
+    report = replace(report, examples=len(train), sources=counts, problem=problem, hint=hint, cached=cached)
+    report = replace(report, notes=tuple(filter(None, notes)))
+    return Data(tokenizer, train, selection.validation, report)
+
+
+def _weighted(pairs: Pairs, sources: Sequence[Source], options: DpoOptions) -> tuple[Pairs, tuple[SourceReport, ...]]:
+    """(the pairs of an epoch, the counts of each source of a list)."""
+    if not options.mixture:
+        return pairs, ()
+    numbers = sources_of(pairs.store, 2 * pairs.numbers)
+    chosen = weighted(pairs.numbers, numbers, [each.weight for each in sources], options.seed)
+    return replace(pairs, numbers=pairs.numbers[chosen]), report_sources(sources, pairs.store, numbers[chosen])
 
 
 def _skipped(store: TokenStore) -> Tally:
@@ -189,14 +210,15 @@ def _prompt(pairs: Pairs, pair: int) -> bytes:
     return hashlib.sha256(chosen.input_ids[: prompt_length(chosen, rejected)].tobytes()).digest()
 
 
-def _problem(selection: Selected[Pairs], tokenizer: PreTrainedTokenizerFast, options: DpoOptions) -> Problem:
-    """The first problem of the data; two empty texts if there is none."""
+def _problem(selection: Selected[Pairs], tokenizer: PreTrainedTokenizerFast, options: DpoOptions) -> Problem | None:
+    """The first problem of the data."""
     stores = {id(each.store): each.store for each in (selection.train, selection.validation)}.values()
     found = [template_problem(each, tokenizer, options.base_checkpoint) for each in stores]
     found += [row_problem(each.note, skip_bad=options.skip_bad_rows) for each in stores if each.note["rows"]]
+    found += [control_problem(each.note, options) for each in stores]
     found += [_skipped(each).problem(len(each) // 2) for each in stores]
     found.append(_length_problem(selection, options))
-    return next((problem for problem in found if problem), ("", ""))
+    return next((problem for problem in found if problem), None)
 
 
 def _length_problem(selection: Selected[Pairs], options: DpoOptions) -> Problem | None:
@@ -232,7 +254,7 @@ def _shown(pairs: Pairs, pair: int, tokenizer: PreTrainedTokenizerFast, title: s
     start = prompt_length(chosen, rejected)
     answer = Example(rejected.input_ids[start:], np.zeros(len(rejected.input_ids) - start, dtype=bool))
     parts = (*shortened(chosen, tokenizer), Part(text="\nrejected: ", trained=False), *shortened(answer, tokenizer))
-    where = f"{pairs.store.note['where']}{pairs.store.numbers[2 * pair]}"
+    where = pairs.store.where(2 * pair)
     return Shown(where=where, tokens=len(chosen.input_ids) + len(rejected.input_ids), parts=parts, title=title)
 
 

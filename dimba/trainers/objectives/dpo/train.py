@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer
 
 from dimba.common.units import quantity
@@ -12,13 +13,33 @@ from dimba.objectives.dpo import DPO, DpoOptions
 from dimba.trainers.data.collation import speed_summary
 from dimba.trainers.data.loading import Data
 from dimba.trainers.data.packing import Batch
-from dimba.trainers.models.checkpoints import CompleteCheckpoints, checkpoint_to_resume
-from dimba.trainers.models.loading import Compute, adapter_config, choose_compute, load_model, load_reference
+from dimba.trainers.models.adapters import adapter_config
+from dimba.trainers.models.checkpoints import CompleteCheckpoints
+from dimba.trainers.models.loading import (
+    Compute,
+    check_checkpoint,
+    choose_compute,
+    load_model,
+    load_reference,
+    prepare_base,
+)
 from dimba.trainers.models.memory import add_probe
 from dimba.trainers.models.saving import output_folder, quiet
+from dimba.trainers.models.vocabulary import add_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
-from dimba.trainers.objectives.dpo.pairs import SIDES, Pairs, as_dataset, collate_pairs, load_pairs, repeated
-from dimba.trainers.objectives.example_run import example_settings, prepare_data, train_and_save
+from dimba.trainers.objectives.continuations import Ids, prompt_of
+from dimba.trainers.objectives.dpo.pairs import (
+    SIDES,
+    Pairs,
+    as_dataset,
+    collate_pairs,
+    load_pairs,
+    prompt_length,
+    repeated,
+)
+from dimba.trainers.objectives.evaluations import evaluation_callbacks
+from dimba.trainers.objectives.example_run import example_settings, prepare_data, prepare_to_save, train_and_save
+from dimba.trainers.objectives.resuming import beginning_of
 from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
 from dimba.trainers.ranks import is_main_process, world_size
 
@@ -35,15 +56,24 @@ def train(options: DpoOptions) -> int:
     """Train and save; returns the exit status: 0, or EXIT_STOPPED for a run that was stopped and saved."""
     quiet()
     with output_folder(options):
-        checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
+        beginning = beginning_of(options, DPO)
         compute = choose_compute(options.device, options.mixed_precision)
+        check_checkpoint(options)
         data = prepare_data(load_pairs, options, compute)
         stop = StopOnSignal()
         trainer = make_trainer(options, data, compute, stop)
-    status = train_and_save(trainer, data, options, stop, checkpoint)
+        trainer.trained_with = beginning.trained_with
+        proof = prepare_to_save(trainer, data, options, _prompt)
+    status = train_and_save(trainer, data, options, stop, checkpoint=beginning.checkpoint, proof=proof)
     if status == 0 and len(data.validation) and is_main_process():
         print(_held_out_summary(trainer.state.log_history, len(data.validation)), flush=True)
     return status
+
+
+def _prompt(pairs: Pairs, number: int) -> Ids:
+    """The tokens in front of both answers."""
+    chosen, rejected = pairs.sides(int(pairs.numbers[number]))
+    return prompt_of(chosen, prompt_length(chosen, rejected))
 
 
 def _held_out_summary(history: list[dict[str, float]], pairs: int) -> str:
@@ -101,17 +131,18 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
     """The trainer, its memory probed before the first step; full fine-tuning loads a frozen reference as well."""
     metrics = metrics_path(options.output_dir)
     validation = as_dataset(data.validation) if len(data.validation) else None
-    full = options.method == "full"
+    model = load_model(options, compute, attention=options.attention)
+    new = prepare_base(model, options, data.tokenizer, data.turn_ends)
     trainer = PairTrainer(
-        model=load_model(options, compute, attention=options.attention),
-        ref_model=load_reference(options, compute, attention=options.attention) if full else None,
+        model=model,
+        ref_model=_reference(options, data, compute),
         args=_config(options, compute, validates=validation is not None),
         train_dataset=as_dataset(data.train, step=_effective_batch(options)),
         eval_dataset=validation,
         data_collator=partial(collate_pairs, pad_id=data.tokenizer.pad_token_id),
         processing_class=data.tokenizer,
-        peft_config=adapter_config(options),
-        callbacks=[Metrics(metrics, ("loss", "margin", "accuracy")), stop],
+        peft_config=adapter_config(options, model, data.tokenizer, new),
+        callbacks=[Metrics(metrics, ("loss", "margin", "accuracy")), stop, *evaluation_callbacks(options)],
     )
     if is_main_process():
         _print_choices(options, trainer, len(data.train), compute)
@@ -120,6 +151,15 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
     add_probe(trainer, batch, metrics, may_keep=can_fall_back(options, DPO))
     configure(trainer)
     return trainer
+
+
+def _reference(options: DpoOptions, data: Data[Pairs], compute: Compute) -> PreTrainedModel | None:
+    """A frozen copy of the base with the rows of the trained one; an adapter needs none."""
+    if options.method != "full":
+        return None
+    reference = load_reference(options, compute, attention=options.attention)
+    add_rows(reference, data.tokenizer)
+    return reference
 
 
 def _longest_pairs(*, rows: int, length: int, pad_id: int) -> Batch:
@@ -145,7 +185,6 @@ def _print_choices(options: DpoOptions, trainer: PairTrainer, pairs: int, comput
 
 def _config(options: DpoOptions, compute: Compute, *, validates: bool) -> DPOConfig:
     return DPOConfig(
-        warmup_steps=0.1,  # a share of all steps, as in Zephyr's recipes
         beta=options.beta,
         loss_type=[options.loss_type],
         eval_on_start=validates and options.resume_from_checkpoint is None,

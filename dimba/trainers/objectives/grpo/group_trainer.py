@@ -27,6 +27,7 @@ class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
         self, *, rewards: Sequence[Reward], prompts: Sequence[Prompt], samples: SampleLog, **arguments: Any
     ) -> None:
         self.rewards, self._prompts, self._sample_log = rewards, prompts, samples
+        self._batch_rows: list[int] = []  # of the prompts that are being completed
         limit = arguments["args"].max_completion_length
         functions = [trl_reward(reward, prompts, arguments["processing_class"], limit) for reward in rewards]
         logging.getLogger(GRPOTrainer.__module__).addFilter(_is_kept)
@@ -36,6 +37,14 @@ class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
         """The loss of completions that are not trained on, for `dimba.trainers.models.memory`."""
         return self._compute_loss(model, inputs)
 
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._batch_rows = [each["row"] for each in inputs]
+        return dict(super()._generate_and_score_completions(inputs))
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        # The prompts are tokens already, with the arguments, the tools and the date of `dimba data`.
+        return [list(self._prompts[row].ids) for row in self._batch_rows], None, {}
+
     def _calculate_rewards(
         self,
         inputs: list[dict[str, Any]],
@@ -43,7 +52,8 @@ class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
         completions: list[Any],
         completion_ids_list: list[list[int]],
     ) -> torch.Tensor:
-        rows, texts = [each["row"] for each in inputs], decode(self.processing_class, completion_ids_list)
+        rows = [each["row"] for each in inputs]
+        texts = decode(self.processing_class, [self._prompts[row] for row in rows], completion_ids_list)
         for name, values in zip(_COLUMNS, (rows, texts, map(len, completion_ids_list)), strict=True):
             self._log_completion_extra(name, values)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)

@@ -75,10 +75,8 @@ def _complete(trainer: GroupTrainer, prompts: Sequence[Prompt]) -> list[list[int
 
 
 def _complete_batch(trainer: GroupTrainer, model: PreTrainedModel, prompts: Sequence[Prompt]) -> list[list[int]]:
-    chats = [list(each.example.messages) for each in prompts]
-    inputs = trainer.processing_class.apply_chat_template(
-        chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-    ).to(trainer.accelerator.device)
+    ids = {"input_ids": [list(each.ids) for each in prompts]}
+    inputs = trainer.processing_class.pad(ids, padding_side="left", return_tensors="pt").to(trainer.accelerator.device)
     output = model.generate(**inputs, max_new_tokens=trainer.max_completion_length, do_sample=False)
     ends = {*trainer.eos_token_ids, trainer.processing_class.pad_token_id}
     return [_until_end(ids, ends) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]

@@ -7,12 +7,13 @@ from dimba.dataset.prompt_examples import PromptExample
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.models.loading import Compute
 from dimba.trainers.objectives.callbacks import StopOnSignal
-from dimba.trainers.objectives.grpo.evaluation import evaluate, pair_chat, split_by_question
+from dimba.trainers.objectives.grpo.evaluation import Chat, evaluate, pair_chat, split_by_question
 from dimba.trainers.objectives.grpo.prompts import Prompts
 from dimba.trainers.objectives.grpo.reward_model import fitting_pairs, train_or_reuse
 from dimba.trainers.objectives.grpo.scoring import Scorer, load_scorer
 from dimba.trainers.ranks import is_main_process
 from dimba.trainers.rewards import Completions
+from dimba.trainers.rewards.reasoning import split_reasoning
 
 
 class PreferenceReward:
@@ -26,9 +27,7 @@ class PreferenceReward:
 
     def __call__(self, completions: Completions) -> list[float | None]:
         """One score per completion."""
-        answers = [{"role": "assistant", "content": text} for text in completions.texts]
-        pairs = zip(completions.examples, answers, strict=True)
-        scores = self._scorer([(*example.messages, answer) for example, answer in pairs])
+        scores = self._scorer([_answered(completions, at) for at in range(len(completions))])
         chosen = self._chosen_scores(completions)
         wins = sum(score > other for score, other in zip(scores, chosen, strict=True))
         if log := completions.extras.get("log_metric"):
@@ -41,6 +40,14 @@ class PreferenceReward:
         scores = self._scorer([pair_chat(examples[where], chosen=True) for where in new])
         self._chosen.update(zip(new, scores, strict=True))
         return [self._chosen[where] for where in completions.places]
+
+
+def _answered(completions: Completions, at: int) -> Chat:
+    """A prompt with its completion; without the reasoning, unless the chosen answer of the pair has some too."""
+    example, split = completions.examples[at], completions.splits[at]
+    chosen = "".join(str(message["content"]) for message in example.chosen or ())
+    text = completions.texts[at] if split_reasoning(chosen).reasoning else split.answer
+    return (*example.messages, {"role": "assistant", "content": text})
 
 
 def preference_reward(

@@ -2,16 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from dimba.common.errors import BadInput, Location
 from dimba.dataset.samples import Sample
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.data.chat import ChatEncoder, prepare_tokenizer
+from dimba.trainers.data.loading import sources_from
+from dimba.trainers.data.mixture import source_problem, weighted
 from dimba.trainers.data.prompt_rendering import render_prompts
+from dimba.trainers.data.render import TemplateSettings
 from dimba.trainers.data.selection import hold_out
+from dimba.trainers.data.template_notes import prompt_notes
 from dimba.trainers.models.loading import load_context, load_tokenizer
 from dimba.trainers.objectives.grpo.prompt_report import MeasuredRows
 from dimba.trainers.objectives.grpo.prompts import Prompt, Prompts, question
@@ -23,6 +28,7 @@ from dimba.trainers.objectives.grpo.reward_choice import (
 )
 from dimba.trainers.objectives.grpo.rows import PromptRows, read_rows
 from dimba.trainers.progress import Progress
+from dimba.trainers.rewards.reasoning import opening_of
 
 
 def load_prompts(options: GrpoOptions, progress: Progress) -> Prompts:
@@ -36,17 +42,30 @@ def load_prompts(options: GrpoOptions, progress: Progress) -> Prompts:
     rewards, reason = choose_rewards(options, rows)
     for spec in rewards:
         rows = rows.with_references(spec, clear=is_auto(options))
-    rows, prompts = _render(tokenizer, rows, pairs=has_reward_model(rewards))
+    rows, prompts, note = _render(tokenizer, rows, options, pairs=has_reward_model(rewards))
     train, held_out = _hold_out([each for each in prompts if each.tokens <= limit], options)
-    measured = MeasuredRows(rows, prompts, limit, options)
+    epoch = _weighted(train, options)
+    measured = MeasuredRows(rows, prompts, limit, options, note)
+    own_reward = any(spec.file for spec in rewards)
+    notes = (*rows.file_notes, tokenizer_note, f"reward: {reason}", *constant_rewards(rewards, options))
     report = replace(
-        measured.report(notes=(tokenizer_note, f"reward: {reason}", *constant_rewards(rewards, options))),
-        examples=len(train),
+        measured.report(tokenizer, notes=(*notes, *prompt_notes(note, options, own_reward=own_reward))),
+        examples=len(epoch),
         validation=len(held_out),
+        sources=measured.sources(epoch),
     )
-    if problem := measured.problem(tokenizer, has_train=bool(train)):
+    if problem := measured.problem(tokenizer, has_train=bool(train)) or source_problem(report.sources):
         report = replace(report, problem=problem[0], hint=problem[1])
-    return Prompts(tokenizer, tuple(train), tuple(held_out), rewards, turn_ends, report)
+    return Prompts(tokenizer, tuple(epoch), tuple(held_out), rewards, turn_ends, report)
+
+
+def _weighted(prompts: Sequence[Prompt], options: GrpoOptions) -> Sequence[Prompt]:
+    """The prompts of an epoch: each as often as the weight of its data set says."""
+    if not options.mixture:
+        return prompts
+    numbers = np.array([each.example.source for each in prompts], dtype=np.int64)
+    weights = [each.weight for each in sources_from(options)]
+    return [prompts[int(n)] for n in weighted(np.arange(len(prompts)), numbers, weights, options.seed)]
 
 
 def prompt_limit(options: GrpoOptions) -> int:
@@ -72,14 +91,14 @@ def turn_ends_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, rows: PromptRows, *, pairs: bool
-) -> tuple[PromptRows, tuple[Prompt, ...]]:
-    """(rows, prompts): rows that the chat template refuses are unusable."""
-    found = render_prompts(tokenizer, rows.examples, pairs=pairs)
-    prompts = tuple(Prompt(*each) for each in found.rows)
+    tokenizer: PreTrainedTokenizerFast, rows: PromptRows, options: GrpoOptions, *, pairs: bool
+) -> tuple[PromptRows, tuple[Prompt, ...], dict[str, Any]]:
+    """(rows, prompts, counts as in a token store's note): rows that the chat template refuses are unusable."""
+    found = render_prompts(tokenizer, rows.examples, TemplateSettings.of(options), pairs=pairs)
+    prompts = tuple(Prompt(where, example, ids, opening_of(text)) for where, example, text, ids in found.rows)
     examples = tuple((each.where, each.example) for each in prompts)
-    rows = replace(rows, examples=examples, bad=(*rows.bad, *found.bad), template_errors=found.faults)
-    return rows, prompts
+    rows = replace(rows, examples=examples, bad=(*rows.bad, *found.bad), template_errors=found.counts.faults)
+    return rows, prompts, {**found.counts.as_note(), "rows": rows.count, "shown_time": found.shown_time}
 
 
 def _hold_out(prompts: Sequence[Prompt], options: GrpoOptions) -> tuple[list[Prompt], list[Prompt]]:

@@ -12,11 +12,20 @@ from dimba.objectives.rewards import RewardSpec
 
 
 class Prompt(NamedTuple):
-    """A prompt example with its place in the data and the number of tokens of its prompt."""
+    """A prompt example with its place in the data and the token ids of its prompt.
+
+    `opening` is the mark of reasoning that the prompt ends in; the completion does not repeat it.
+    """
 
     where: Location
     example: PromptExample
-    tokens: int
+    ids: tuple[int, ...]
+    opening: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens."""
+        return len(self.ids)
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,24 @@ from typing import Any
 from datasets import Dataset
 from huggingface_hub import constants
 from peft import LoraConfig
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from dimba.common.checkpoints import newest_checkpoint
-from dimba.common.contract import absolute
+from dimba.common.contract import OWNER_FILE, absolute
 from dimba.common.errors import BadInput
 from dimba.dataset.prompt_examples import PromptExample
 from dimba.objectives.grpo import GrpoOptions
+from dimba.options.lora_table import ALL_LINEAR
+from dimba.options.optimiser_table import OPTIMIZER
+from dimba.options.tracking_table import NO_TRACKER
 from dimba.trainers.data.prompt_rendering import chat_ids
 from dimba.trainers.data.token_store import record_use
+from dimba.trainers.models.adapters import adapt_joined_experts, left_out
 from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.models.loading import Compute, load_classifier
+from dimba.trainers.models.precision import Precision
+from dimba.trainers.models.rehearsal import rehearse
 from dimba.trainers.models.saving import write_model
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
 from dimba.trainers.objectives.grpo.evaluation import pair_chat
@@ -35,6 +41,15 @@ from dimba.trainers.ranks import is_main_process, world_size
 _PAIRS_PER_STEP = 16
 _RANK = 16
 _METRICS_FILE = "reward_model.jsonl"
+# Options of the policy do not change the reward model, which all jobs on these pairs share.
+_OWN_SETTINGS = {
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "optim": OPTIMIZER.default,
+    "report_to": NO_TRACKER,
+}
 _ADAPTER_FILE = "adapter_config.json"
 
 
@@ -57,12 +72,13 @@ def train_or_reuse(
         print(f"stage 1 of 2: a reward model, from {len(data):,} pairs", flush=True)
     trainer = _trainer(options, prompts.tokenizer, data, part_folder(folder, options.output_dir), compute)
     trainer.add_callback(stop)
-    return str(folder) if _train(trainer, folder, stop) else None
+    return str(folder) if _train(trainer, folder, options.base_checkpoint, stop) else None
 
 
-def _train(trainer: PairTrainer, folder: Path, stop: StopOnSignal) -> bool:
+def _train(trainer: PairTrainer, folder: Path, base: str, stop: StopOnSignal) -> bool:
     """Train and move the model to `folder`, from the newest checkpoint if there is one; False if it was stopped."""
     part = Path(trainer.args.output_dir)
+    rehearse(trainer, Precision(), [], base)
     if (checkpoint := newest_checkpoint(part)) and is_main_process():
         print(f"resuming the reward model from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -70,7 +86,6 @@ def _train(trainer: PairTrainer, folder: Path, stop: StopOnSignal) -> bool:
         return False
     write_model(trainer, str(part / "model"))
     if is_main_process():
-        (part / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
         keep(part, folder)
         print("stage 2 of 2: GRPO against it", flush=True)
     trainer.accelerator.wait_for_everyone()
@@ -111,7 +126,8 @@ def base_identity(checkpoint: str) -> list[Any]:
     folder = absolute(checkpoint)
     if not folder.is_dir():
         return [checkpoint]
-    files = sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja"))
+    kinds = (".safetensors", ".json", ".jinja")
+    files = sorted(each for each in folder.iterdir() if each.suffix in kinds and each.name != OWNER_FILE)
     return [str(folder), *((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
 
 
@@ -140,22 +156,31 @@ def _trainer(
     metrics = Metrics(metrics_path(options.output_dir).with_name(_METRICS_FILE))
     set_seed(options.seed)  # the new head is random
     with new_head_expected():
+        model = load_classifier(options.base_checkpoint, options, compute)
         trainer = PairTrainer(
-            model=load_classifier(options.base_checkpoint, options, compute),
+            model=model,
             args=_config(options, part, compute),
             train_dataset=data,
             processing_class=tokenizer,
-            peft_config=_adapter(),
+            peft_config=_adapter(model),
             callbacks=[metrics],
         )
     configure(trainer)
     return trainer
 
 
-def _adapter() -> LoraConfig:
-    return LoraConfig(
-        r=_RANK, lora_alpha=2 * _RANK, target_modules="all-linear", modules_to_save=["score"], task_type="SEQ_CLS"
+def _adapter(model: PreTrainedModel) -> LoraConfig:
+    """On every linear layer but the routers of experts, and a new head."""
+    config = LoraConfig(
+        r=_RANK,
+        lora_alpha=2 * _RANK,
+        target_modules=ALL_LINEAR,
+        exclude_modules=left_out(model),
+        modules_to_save=["score"],
+        task_type="SEQ_CLS",
     )
+    adapt_joined_experts(config, model, routers=False)
+    return config
 
 
 def _config(options: GrpoOptions, part: Path, compute: Compute) -> RewardConfig:
@@ -167,5 +192,5 @@ def _config(options: GrpoOptions, part: Path, compute: Compute) -> RewardConfig:
         num_train_epochs=options.reward_epochs,
         learning_rate=options.reward_learning_rate,
         max_length=None,  # longer pairs are skipped before, with a message
-        **run_settings(options, compute, can_fall_back=False),
+        **run_settings(options, compute, can_fall_back=False) | _OWN_SETTINGS,
     )

@@ -1,6 +1,6 @@
 """Sampled completions as rewards see them, and rewards as TRL calls them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase, TrainerState
 
 from dimba.trainers.objectives.grpo.prompts import Prompt, Prompts
 from dimba.trainers.rewards import Completions, Reward
+from dimba.trainers.rewards.reasoning import closing_of, is_mark
 
 _TRIAL_PROMPTS = 4
 
@@ -19,16 +20,29 @@ def completions_of(
     return Completions(
         examples=[each.example for each in prompts],
         places=[each.where for each in prompts],
-        texts=decode(tokenizer, token_ids),
+        texts=decode(tokenizer, prompts, token_ids),
         token_ids=token_ids,
         limit=limit,
     )
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[Sequence[int]]) -> list[str]:
-    """The text of each completion without special tokens."""
-    texts: list[str] = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-    return texts
+def decode(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], token_ids: Sequence[Sequence[int]]
+) -> list[str]:
+    """The text of each completion, behind the mark of reasoning that its prompt ends in.
+
+    Of the special tokens only those stay that mark reasoning.
+    """
+    special = {number: each.content for number, each in tokenizer.added_tokens_decoder.items() if each.special}
+    dropped = _dropped(tokenizer, special)
+    shown = [[each for each in ids if each not in dropped] for ids in token_ids]
+    texts: list[str] = tokenizer.batch_decode(shown)
+    return [prompt.opening + text for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def _dropped(tokenizer: PreTrainedTokenizerBase, special: Mapping[int, str]) -> set[int]:
+    names = frozenset(special.values())
+    return {*tokenizer.all_special_ids, *special} - {each for each, name in special.items() if is_mark(name, names)}
 
 
 def trial_completions(prompts: Prompts, limit: int, steps: int) -> Completions:
@@ -37,7 +51,7 @@ def trial_completions(prompts: Prompts, limit: int, steps: int) -> Completions:
     The trainer's state is that before the first of `steps`.
     """
     first = prompts.train[:_TRIAL_PROMPTS]
-    texts = [each.example.reference or "An answer." for each in first]
+    texts = [closing_of(each.opening) + (each.example.reference or "An answer.") for each in first]
     token_ids = prompts.tokenizer(texts, add_special_tokens=False)["input_ids"]
     extras = {"trainer_state": TrainerState(max_steps=steps)}
     return replace(completions_of(first, token_ids, prompts.tokenizer, limit), extras=extras)

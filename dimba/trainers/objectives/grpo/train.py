@@ -5,12 +5,15 @@ from importlib.util import find_spec
 
 from dimba.common.contract import EXIT_STOPPED
 from dimba.common.errors import BadInput
-from dimba.objectives.grpo import GrpoOptions
-from dimba.trainers.models.checkpoints import checkpoint_to_resume
-from dimba.trainers.models.loading import Compute, choose_compute
+from dimba.common.project import project_root
+from dimba.objectives.grpo import GRPO, GrpoOptions
+from dimba.trainers.models.loading import Compute, check_checkpoint, choose_compute
+from dimba.trainers.models.precision import base_precision
+from dimba.trainers.models.rehearsal import rehearse
 from dimba.trainers.models.saving import output_folder, quiet, save
 from dimba.trainers.models.sharding import is_sharded
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
+from dimba.trainers.objectives.continuations import ROWS, last_tokens
 from dimba.trainers.objectives.grpo.group_trainer import GroupTrainer
 from dimba.trainers.objectives.grpo.held_out import HeldOutTest
 from dimba.trainers.objectives.grpo.output import print_prompts, print_samples
@@ -20,6 +23,9 @@ from dimba.trainers.objectives.grpo.prompts import Prompts
 from dimba.trainers.objectives.grpo.sampled import trial_completions
 from dimba.trainers.objectives.grpo.step_layout import planned_steps
 from dimba.trainers.objectives.grpo.trainer import make_trainer
+from dimba.trainers.objectives.learning import LearningProof
+from dimba.trainers.objectives.resuming import beginning_of
+from dimba.trainers.objectives.trackers import check_tracker
 from dimba.trainers.progress import row_printer
 from dimba.trainers.ranks import is_main_process
 from dimba.trainers.rewards import Reward, make_reward, probe
@@ -29,9 +35,11 @@ def train(options: GrpoOptions) -> int:
     """Train and save; returns the exit status: 0, or EXIT_STOPPED for a run that was stopped and saved."""
     quiet()
     with output_folder(options):
-        checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
+        beginning = beginning_of(options, GRPO)
         compute = choose_compute(options.device, samples=True)
         check_vllm(options, compute)
+        check_tracker(options)
+        check_checkpoint(options)
         prompts = _load_prompts(options)
         stop = StopOnSignal()
         rewards = list(_ready_rewards(options, prompts, compute, stop))
@@ -39,18 +47,38 @@ def train(options: GrpoOptions) -> int:
             return EXIT_STOPPED
         metrics = Metrics(metrics_path(options.output_dir), ("reward",))  # the loss stays about zero
         trainer = make_trainer(options, prompts, rewards, compute, [metrics, stop])
-    return _train(options, trainer, HeldOutTest(trainer, prompts, metrics), stop, checkpoint)
+        trainer.trained_with = beginning.trained_with
+        proof = _prepare_to_save(options, trainer, prompts)
+    return _train(
+        options, trainer, HeldOutTest(trainer, prompts, metrics), stop, checkpoint=beginning.checkpoint, proof=proof
+    )
+
+
+def _prepare_to_save(options: GrpoOptions, trainer: GroupTrainer, prompts: Prompts) -> LearningProof:
+    """Rehearse the save, and look at the model before it is trained; raises BadInput for what cannot be saved."""
+    rows = (prompts.held_out or prompts.train)[:ROWS]
+    token_ids = [last_tokens(list(each.ids)) for each in rows]
+    precision = base_precision(options.base_checkpoint)
+    rehearse(trainer, precision, token_ids, options.base_checkpoint)
+    return LearningProof(trainer, token_ids, precision)
 
 
 def _train(
-    options: GrpoOptions, trainer: GroupTrainer, test: HeldOutTest, stop: StopOnSignal, checkpoint: str | None
+    options: GrpoOptions,
+    trainer: GroupTrainer,
+    test: HeldOutTest,
+    stop: StopOnSignal,
+    *,
+    checkpoint: str | None,
+    proof: LearningProof,
 ) -> int:
     if not is_sharded():  # FSDP2 puts the weights on the GPUs when training begins, and sampling needs them there
         test.run("before")
     trainer.train(resume_from_checkpoint=checkpoint)
     if stop.stopped:
         return EXIT_STOPPED
-    save(trainer, options.output_dir)  # before the test, which calls reward functions that may fail
+    save(trainer, options.output_dir, proof.precision)  # before the test, which calls reward functions that may fail
+    proof.report(options.output_dir)
     test.run("after")
     if is_main_process():
         print_samples(trainer.samples())
@@ -67,7 +95,8 @@ def check_vllm(options: GrpoOptions, compute: Compute) -> None:
     if compute.on_cpu:
         raise BadInput("vLLM shares the GPU with training, and this job trains on the CPU", hint, key="--use-vllm")
     if find_spec("vllm") is None:
-        requirements = "-r docker/requirements-vllm.txt -c docker/constraints-vllm.txt"
+        root = project_root()
+        requirements = f"-r {root}/docker/requirements-vllm.txt -c {root}/docker/constraints-vllm.txt"
         raise BadInput("vLLM is not installed here", f"`pip install {requirements}`, or {hint}", key="--use-vllm")
 
 

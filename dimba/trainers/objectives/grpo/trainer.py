@@ -7,7 +7,8 @@ from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from dimba.objectives.grpo import BETA_WITH_REWARD_MODEL, GRPO, GrpoOptions
-from dimba.trainers.models.loading import Compute, adapter_config, load_model
+from dimba.trainers.models.adapters import adapter_config
+from dimba.trainers.models.loading import Compute, load_model, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_completions
 from dimba.trainers.models.saving import stop_where_turns_end
 from dimba.trainers.objectives.callbacks import metrics_path
@@ -32,6 +33,7 @@ def make_trainer(
 ) -> GroupTrainer:
     """The trainer, its memory probed before the first step; prints the layout of a step."""
     model = load_model(options, compute)
+    new = prepare_base(model, options, prompts.tokenizer, prompts.turn_ends)
     stop_where_turns_end(model, prompts.tokenizer, prompts.turn_ends)
     samples = metrics_path(options.output_dir).with_name(SAMPLES_FILE)
     trainer = GroupTrainer(
@@ -41,7 +43,7 @@ def make_trainer(
         model=model,
         args=_config(options, prompts, compute),
         processing_class=prompts.tokenizer,
-        peft_config=adapter_config(options),
+        peft_config=adapter_config(options, model, prompts.tokenizer, new),
         callbacks=[*callbacks, Alarms()],
     )
     _probe_memory(trainer, options, prompts)
@@ -81,8 +83,6 @@ def _config(options: GrpoOptions, prompts: Prompts, compute: Compute) -> GRPOCon
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
         learning_rate=options.learning_rate,
-        # Published recipes hold the rate; with a falling one the last prompts would count less than the first.
-        lr_scheduler_type="constant",
         use_vllm=options.use_vllm,
         vllm_mode="colocate",
         **run_settings(options, compute, can_fall_back=can_fall_back(options, GRPO)),

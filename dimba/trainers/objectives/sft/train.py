@@ -1,12 +1,13 @@
 """Supervised fine-tuning, from options to a saved model."""
 
-from dimba.objectives.sft import SftOptions
+from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.data.loading import load_data
-from dimba.trainers.models.checkpoints import checkpoint_to_resume
-from dimba.trainers.models.loading import choose_compute, load_model
+from dimba.trainers.models.loading import check_checkpoint, choose_compute, load_model
 from dimba.trainers.models.saving import output_folder, quiet
 from dimba.trainers.objectives.callbacks import StopOnSignal
-from dimba.trainers.objectives.example_run import prepare_data, train_and_save
+from dimba.trainers.objectives.continuations import prompt_of
+from dimba.trainers.objectives.example_run import prepare_data, prepare_to_save, train_and_save
+from dimba.trainers.objectives.resuming import beginning_of
 from dimba.trainers.objectives.sft.trainer import make_trainer
 
 
@@ -14,10 +15,13 @@ def train(options: SftOptions) -> int:
     """Train and save; returns the exit status: 0, or EXIT_STOPPED for a run that was stopped and saved."""
     quiet()
     with output_folder(options):
-        checkpoint = checkpoint_to_resume(options.resume_from_checkpoint)
+        beginning = beginning_of(options, SFT)
         compute = choose_compute(options.device, options.mixed_precision)
+        check_checkpoint(options)
         data = prepare_data(load_data, options, compute)
         model = load_model(options, compute, attention=options.attention)
         stop = StopOnSignal()
         trainer = make_trainer(options, model, data, compute, stop)
-    return train_and_save(trainer, data, options, stop, checkpoint)
+        trainer.trained_with = beginning.trained_with
+        proof = prepare_to_save(trainer, data, options, lambda rows, number: prompt_of(rows.example(number)))
+    return train_and_save(trainer, data, options, stop, checkpoint=beginning.checkpoint, proof=proof)

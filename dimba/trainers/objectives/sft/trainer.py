@@ -8,9 +8,11 @@ from trl import SFTConfig
 from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.data.collation import choose_collator, speed_summary
 from dimba.trainers.data.loading import Data, Pieces, as_dataset
-from dimba.trainers.models.loading import Compute, adapter_config
+from dimba.trainers.models.adapters import adapter_config
+from dimba.trainers.models.loading import Compute, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
+from dimba.trainers.objectives.evaluations import evaluation_callbacks
 from dimba.trainers.objectives.example_run import example_settings
 from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
 from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
@@ -22,6 +24,7 @@ def make_trainer(
 ) -> CausalTrainer:
     """The trainer, its memory probed before the first step; prints the choices made for speed."""
     metrics, at_once = metrics_path(options.output_dir), options.batch_size * world_size()
+    new = prepare_base(model, options, data.tokenizer, data.turn_ends)
     collate = choose_collator(options, model, data.tokenizer.pad_token_id, on_cpu=compute.on_cpu)
     may_keep = can_fall_back(options, SFT)
     if is_main_process():
@@ -34,8 +37,8 @@ def make_trainer(
         eval_dataset=as_dataset(data.validation, step=at_once) if len(data.validation) else None,
         data_collator=collate,
         processing_class=data.tokenizer,
-        peft_config=adapter_config(options),
-        callbacks=[Metrics(metrics), stop],
+        peft_config=adapter_config(options, model, data.tokenizer, new),
+        callbacks=[Metrics(metrics), stop, *evaluation_callbacks(options)],
     )
     longest = min(options.max_length, data.report.longest)
     batch = partial(longest_rows, collate, rows=options.batch_size, length=longest)
@@ -46,7 +49,6 @@ def make_trainer(
 
 def _config(options: SftOptions, compute: Compute, *, validates: bool) -> SFTConfig:
     return SFTConfig(
-        warmup_steps=0.03,
         # The rows are tokens and labels already: TRL must not template or pack them again.
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},

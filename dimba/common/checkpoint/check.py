@@ -1,0 +1,61 @@
+"""The refusals of a base: those of any training, and those of a method or a length."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from dimba.common.checkpoint.adapter import adapter_refusal
+from dimba.common.checkpoint.files import Checkpoint, read_checkpoint
+from dimba.common.checkpoint.kind import kind_of
+from dimba.common.checkpoint.positions import positions_of
+from dimba.common.checkpoint.quantization import quantization_of
+from dimba.common.checkpoint.refusal import Refusal
+from dimba.common.checkpoint.tokenizer import tokenizer_needs, tokenizer_refusal
+from dimba.common.checkpoint.weights import weights_refusal
+from dimba.common.errors import BadInput
+
+
+def refusal_of(checkpoint: Checkpoint) -> Refusal | None:
+    """The reason why no method trains this checkpoint as a language model; None if there is none."""
+    return adapter_refusal(checkpoint.folder) or kind_of(checkpoint.config).refusal or weights_refusal(checkpoint)
+
+
+def refusal_for_method(
+    checkpoint: Checkpoint, method: str, max_length: int | None, is_installed: Callable[[str], bool]
+) -> Refusal | None:
+    """The reason why `method` (full, lora, qlora) with rows of `max_length` tokens cannot train it."""
+    quantization, positions = quantization_of(checkpoint), positions_of(checkpoint)
+    refusal = quantization.refusal(method, is_installed) if quantization else None
+    if refusal is None and positions and max_length:
+        return positions.refusal(max_length, "--max-length ")
+    return refusal
+
+
+def check_base(folder: Path, method: str, max_length: int | None = None, key: str = "--base-checkpoint") -> None:
+    """Raises BadInput, which names `key`, if the checkpoint in `folder` cannot be trained by `method`.
+
+    Packages are looked for in this process. Weights are left to loading, which compares every tensor.
+    """
+    try:
+        checkpoint = read_checkpoint(folder)
+    except (OSError, ValueError):
+        return
+    found = adapter_refusal(folder) or kind_of(checkpoint.config).refusal
+    found = found or refusal_for_method(checkpoint, method, max_length, is_installed)
+    if found:
+        raise BadInput(f"{folder} {found.problem}", found.hint, key=key)
+
+
+def check_tokenizer(folder: Path, key: str = "--base-checkpoint") -> None:
+    """Raises BadInput, which names `key`, if this process lacks what the tokenizer in `folder` needs."""
+    found = tokenizer_refusal(folder, tokenizer_needs(folder), is_installed)
+    if found:
+        raise BadInput(f"{folder} {found.problem}", found.hint, key=key)
+
+
+def is_installed(package: str) -> bool:
+    """Whether this process can import the package."""
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False

@@ -1,0 +1,34 @@
+"""The training packages beside dimba, for jobs that run without an image."""
+
+import importlib.metadata
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+
+TRAINING_PACKAGES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
+
+
+def missing_packages() -> tuple[str, ...]:
+    """The training packages that this Python lacks; imports none of them."""
+    return tuple(name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None)
+
+
+def install_command(project: Path) -> str:
+    """The command that installs the training packages for this Python, in the versions of the project's image."""
+    # Without dimba's own metadata, pip would look `dimba[train]` up in an index, where the name may be another's.
+    packages = "'dimba[train]'" if _is_installed() else f"-r {shlex.quote(str(project / 'docker/requirements.txt'))}"
+    return f"{_pip()} {packages} -c {shlex.quote(str(project / 'docker/constraints.txt'))}"
+
+
+def _is_installed() -> bool:
+    try:
+        return "train" in (importlib.metadata.metadata("dimba").get_all("Provides-Extra") or ())
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _pip() -> str:
+    python = shlex.quote(sys.executable)
+    has_pip = importlib.util.find_spec("pip") is not None  # environments of uv have none
+    return f"{python} -m pip install" if has_pip else f"uv pip install --python {python}"

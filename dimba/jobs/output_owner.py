@@ -1,0 +1,69 @@
+"""Takes the output folder of a run before anything is looked at, and gives it back when the run has ended."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dimba.common.contract import absolute
+from dimba.common.errors import DimbaError
+from dimba.common.ownership import Owner, Ownership, has_ended, take, this_process
+from dimba.host.output import look_at_output
+from dimba.jobs.reconcile import reconciled
+from dimba.records import ACTIVE, RunFolder
+from dimba.records.store import make_folder
+
+
+@contextmanager
+def owned_output(output_dir: str, run: Path, *, adopts: bool = False) -> Iterator[None]:
+    """Holds the output folder for the run of the folder `run`; a run that is active afterwards keeps it.
+
+    With `adopts`, another process of the same run may have taken the folder.
+
+    Raises:
+        BadInput: another run, or a trainer, writes there.
+    """
+    path = absolute(output_dir)
+    made = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    ownership = _taken(output_dir, run, adopts=adopts)
+    try:
+        yield
+    finally:
+        if ownership and _is_active(run):
+            ownership.keep()
+        elif ownership:
+            ownership.release()
+            _remove_empty(made)
+
+
+def _taken(output_dir: str, run: Path, *, adopts: bool) -> Ownership | None:
+    """None if the folder is unusable, which the plan reports."""
+    facts = look_at_output(output_dir, Path.cwd())
+    if facts.problem:
+        return None
+    make_folder(facts.path, facts.uid, facts.gid)
+    me = this_process(run.name, str(run))
+    try:
+        return take(facts.path, me, adopts=adopts, judge=_has_ended)
+    except OSError:
+        return None
+
+
+def _has_ended(folder: Path, owner: Owner) -> bool | None:
+    run = Path(owner.run)
+    with suppress(DimbaError, OSError):
+        if owner.run and (status := run.stat()).st_uid == os.geteuid():  # the runs of others are theirs to close
+            reconciled(RunFolder(run, status.st_uid, status.st_gid))
+    return has_ended(folder, owner)
+
+
+def _is_active(run: Path) -> bool:
+    with suppress(DimbaError):
+        return RunFolder(run, 0, 0).record().status in ACTIVE
+    return False
+
+
+def _remove_empty(made: list[Path]) -> None:
+    with suppress(OSError):  # a folder with files in it stays
+        for each in made:
+            each.rmdir()

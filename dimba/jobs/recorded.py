@@ -1,0 +1,74 @@
+"""Fields of a run's record, and what else is written when its job starts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dimba.common import contract
+from dimba.common.processes import own_boot, own_host, own_pids, own_process
+from dimba.plan.model import LaunchPlan
+from dimba.records import RunFolder, RunRecord
+from dimba.records.store import write_atomically
+from dimba.runners.protocol import Runner
+
+_LONGEST_DIFF = 1 << 16  # characters
+
+
+def launched_here() -> dict[str, Any]:
+    """The fields of a run that this process is responsible for from now on."""
+    ended = ("exit_reason", "exit_code", "ended", "waits_for", "learned", "learning")
+    return dict.fromkeys(ended) | {
+        "launcher": own_process(),
+        "host": own_host(),
+        "boot": own_boot(),
+        "pids": own_pids(),
+    }
+
+
+def container_of(runner: Runner, job: str) -> str | None:
+    """The container id of a job that is a container."""
+    return job if runner.capabilities.uses_engine else None
+
+
+def patience(record: RunRecord) -> float:
+    """Seconds after which a job that was asked to stop is killed: twice its grace period, and a margin."""
+    return 2 * record.stop_grace + contract.STOP_MARGIN
+
+
+def recorded_plan(plan: LaunchPlan) -> dict[str, Any]:
+    """The fields of a plan whose job starts."""
+    image = {"image": plan.image.reference, "image_digest": plan.image.id} if plan.image else {}
+    batch = {"stop_grace": plan.stop_grace, "effective_batch": plan.steps.effective_batch}
+    return {**batch, **image, **recorded_gpus(plan)}
+
+
+def recorded_gpus(plan: LaunchPlan) -> dict[str, Any]:
+    """The fields of a plan's GPUs."""
+    return {
+        "driver": next((gpu.driver for gpu in plan.gpus), None),
+        "gpus": plan.gpu_ids,
+        "gpu_names": tuple(gpu.name or "unnamed" for gpu in plan.gpus),
+    }
+
+
+def cut_diff(made_of: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """`made_of` with a long diff moved to a file of its own, as every command reads the record."""
+    diff = made_of.get("git_diff") or ""
+    if len(diff) <= _LONGEST_DIFF:
+        return made_of
+    folder.write_bytes(contract.DIFF_FILE, diff.encode())
+    cut = f"{diff[:_LONGEST_DIFF]}\n… {len(diff) - _LONGEST_DIFF:,} more characters in {contract.DIFF_FILE}"
+    return {**made_of, "git_diff": cut}
+
+
+def claim_output(plan: LaunchPlan, run: Path) -> None:
+    """Write dimba.json: the run that the output folder belongs to."""
+    note = {
+        "run_id": run.name,
+        "run": str(run),
+        "name": plan.name,
+        "base_checkpoint": plan.checkpoint.reference,
+        "argv": plan.argv,
+    }
+    data = json.dumps(note, indent=2).encode()
+    write_atomically(plan.output_dir / contract.OUTPUT_FILE, data, plan.uid, plan.gid)

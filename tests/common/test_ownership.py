@@ -1,0 +1,181 @@
+"""One writer per output folder: among processes, machines, spellings of a path, and folders inside each other."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimba.common.contract import OWNER_FILE, RUN_FILE
+from dimba.common.errors import BadInput
+from dimba.common.ownership import Owner, give_back, has_ended, owner_of, take, this_process
+
+FORK = multiprocessing.get_context("fork")
+
+
+def another(folder: Path, **changes: Any) -> Owner:
+    """A record that another process has left in the folder."""
+    owner = replace(this_process(), process="1:1", **changes)
+    (folder / OWNER_FILE).write_text(json.dumps(asdict(owner)))
+    return owner
+
+
+def recorded(place: Path, status: str) -> dict[str, str]:
+    place.mkdir(parents=True)
+    (place / RUN_FILE).write_text(json.dumps({"status": status}))
+    return {"run_id": place.name, "run": str(place)}
+
+
+def compete(folder: Path, start: Any, answers: Any, number: int) -> None:
+    start.wait()
+    try:
+        take(folder, this_process(f"run-{number}"))
+        answers.put(("taken", number, ""))
+    except BadInput as error:
+        answers.put(("refused", number, error.message))
+    start.wait()  # the owner lives until all have asked
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_eight_processes_in_the_same_instant_one_gets_the_folder(tmp_path: Path, stale: bool):
+    if stale:
+        another(tmp_path)
+    start, answers = FORK.Barrier(8), FORK.Queue()
+    racers = [FORK.Process(target=compete, args=(tmp_path, start, answers, number)) for number in range(8)]
+    for each in racers:
+        each.start()
+    found = [answers.get(timeout=20) for _ in racers]
+    for each in racers:
+        each.join()
+    (winner,) = (number for outcome, number, _ in found if outcome == "taken")
+    assert all(f"run `run-{winner}`" in message for outcome, _, message in found if outcome == "refused")
+    assert [each.name for each in tmp_path.iterdir()] == [OWNER_FILE], "no temporary file is left"
+
+
+def test_a_killed_owner_is_replaced_and_a_living_one_is_not(tmp_path: Path):
+    ready = FORK.Event()
+
+    def own() -> None:
+        take(tmp_path, this_process())
+        ready.set()
+        signal.pause()
+
+    owner = FORK.Process(target=own)
+    owner.start()
+    ready.wait(10)
+    with pytest.raises(BadInput, match=rf"in use by a trainer \(process {owner.pid}\) of .+ on .+ since"):
+        take(tmp_path, this_process())
+    os.kill(owner.pid or 0, signal.SIGKILL)
+    owner.join()
+    take(tmp_path, this_process()).release()
+    assert owner_of(tmp_path) is None
+
+
+@pytest.mark.parametrize(("status", "ended"), [("running", False), ("queued", False), ("failed", True), ("lost", True)])
+def test_the_record_of_the_run_decides_also_on_another_machine(tmp_path: Path, status: str, ended: bool):
+    (tmp_path / "out").mkdir()
+    run = recorded(tmp_path / "runs" / "run-1", status)
+    owner = another(tmp_path / "out", boot="of another machine", host="far", **run)
+    assert has_ended(tmp_path / "out", owner) is ended
+
+
+@pytest.mark.parametrize(
+    ("changes", "ended"),
+    [
+        ({}, True),  # its process died on this machine
+        ({"pids": "pid:[1]"}, True),  # in another container of this machine: its lock is free
+        ({"boot": "earlier"}, True),  # this machine has restarted since
+        ({"boot": "other", "host": "far"}, None),
+        ({"boot": "other", "host": "far", "machine": ""}, None),
+        ({"boot": "other", "machine": ""}, None),  # a container whose name proves nothing
+        ({"run_id": "r", "run": "/nowhere/runs/r"}, None),  # records that are not mounted here
+    ],
+)
+def test_an_owner_without_a_record_has_ended_only_if_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], ended: bool | None
+):
+    monkeypatch.setattr("dimba.common.ownership._machine", lambda: "this machine")
+    owner = another(tmp_path, **changes)
+    assert has_ended(tmp_path, owner) is ended
+    if ended is None:
+        with pytest.raises(BadInput) as refused:
+            take(tmp_path, this_process("mine"))
+        assert f"rm {tmp_path / OWNER_FILE}" in refused.value.hint
+        (tmp_path / OWNER_FILE).unlink()
+    take(tmp_path, this_process("mine")).release()
+
+
+def test_every_spelling_of_a_folder_is_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    monkeypatch.chdir(tmp_path)
+    owned = take(Path("out"), this_process("first"))
+    for other in (tmp_path / "out", tmp_path / "link", Path("link"), Path("out/../link")):
+        with pytest.raises(BadInput, match="run `first`"):
+            take(other, this_process("second"))
+    owned.release()
+
+
+@pytest.mark.parametrize(("first", "second"), [("out", "out/inner"), ("out/inner", "out"), ("out/a/inner", "out")])
+def test_a_folder_inside_one_that_is_in_use_is_in_use(tmp_path: Path, first: str, second: str):
+    for each in (first, second):
+        (tmp_path / each).mkdir(parents=True, exist_ok=True)
+    owned = take(tmp_path / first, this_process("first"))
+    with pytest.raises(BadInput, match="run `first`"):
+        take(tmp_path / second, this_process("second"))
+    assert owner_of(tmp_path / second) is None
+    owned.release()
+    take(tmp_path / second, this_process("second")).release()
+
+
+def test_folders_side_by_side_do_not_disturb_each_other(tmp_path: Path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    owned = [take(tmp_path / name, this_process(name)) for name in "ab"]
+    for each in owned:
+        each.release()
+
+
+def test_the_trainer_of_a_run_shares_its_launchers_folder_and_leaves_it_to_the_launcher(tmp_path: Path):
+    owner = this_process("run-1")
+    launcher = take(tmp_path, owner)
+    with pytest.raises(BadInput, match="run `run-1`"):  # a second `dimba resume` of the same run
+        take(tmp_path, replace(owner, process="2:2"))
+    trainer = take(tmp_path, replace(owner, process="2:2"), adopts=True)
+    trainer.keep()
+    assert owner_of(tmp_path) == owner
+    launcher.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_the_owner_gives_the_folder_back(tmp_path: Path):
+    owned = take(tmp_path, this_process("run-1"))
+    give_back(tmp_path, "run-2")
+    assert owner_of(tmp_path) is not None
+    give_back(tmp_path, "run-1")
+    owned.release()
+    assert owner_of(tmp_path) is None
+
+
+def test_a_file_system_without_hard_links_serves_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    owned = take(tmp_path, this_process("run-1"))
+    with pytest.raises(BadInput, match="run `run-1`"):
+        take(tmp_path, this_process("run-2"))
+    owned.release()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3, "new key": 1}'])
+def test_an_unreadable_record_is_not_overwritten(tmp_path: Path, content: str):
+    (tmp_path / OWNER_FILE).write_text(content)
+    with pytest.raises(BadInput, match="an unknown user") as refused:
+        take(tmp_path, this_process())
+    assert "rm " in refused.value.hint
