@@ -38,9 +38,11 @@ def output_folder(options: TrainerOptions) -> Iterator[None]:
         BadInput: the folder cannot be made, or holds a model that another run has trained.
     """
     folder = Path(options.output_dir)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    # By one process alone: of several, the one that made it would find the owner's file in it.
+    made = [each for each in (folder, *folder.parents) if is_main_process() and not each.exists()]
     try:
-        _make_output(folder)
+        if is_main_process():
+            _make_output(folder)
         own_output(folder)  # before its content is looked at
         _refuse_trained(options, folder)
         yield
@@ -50,6 +52,8 @@ def output_folder(options: TrainerOptions) -> Iterator[None]:
             for each in made:
                 each.rmdir()
         raise
+    else:
+        leave_output()
 
 
 def _refuse_trained(options: TrainerOptions, folder: Path) -> None:

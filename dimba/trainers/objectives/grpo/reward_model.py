@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from dimba.common.checkpoints import newest_checkpoint
-from dimba.common.contract import absolute
+from dimba.common.contract import OWNER_FILE, absolute
 from dimba.common.errors import BadInput
 from dimba.dataset.prompt_examples import PromptExample
 from dimba.objectives.grpo import GrpoOptions
@@ -126,7 +126,8 @@ def base_identity(checkpoint: str) -> list[Any]:
     folder = absolute(checkpoint)
     if not folder.is_dir():
         return [checkpoint]
-    files = sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".json", ".jinja"))
+    kinds = (".safetensors", ".json", ".jinja")
+    files = sorted(each for each in folder.iterdir() if each.suffix in kinds and each.name != OWNER_FILE)
     return [str(folder), *((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
 
 
