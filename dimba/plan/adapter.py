@@ -1,7 +1,7 @@
 """The adapter of a job: the weights that it covers, and what the base does not have or peft does not train. Pure."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 
@@ -31,6 +31,7 @@ from dimba.spec.training import Lora
 
 _HEAD = "lm_head"  # a head that shares the embedding's weights is in no file
 _EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|tok_embeddings)$")
+_HEADS = re.compile(r"(^|\.)(lm_head|embed_out|output)$")
 _PREFIXES = ("", "model.", "transformer.", "backbone.", "gpt_neox.", "model.language_model.", "language_model.")
 _SHOWN = 12  # names in a hint
 
@@ -57,19 +58,46 @@ def adapter_parameters(job: ResolvedJob, checkpoint: CheckpointFacts) -> int:
     return lora.r * targets + magnitudes + whole
 
 
+def copied_parameters(job: ResolvedJob, checkpoint: CheckpointFacts) -> int:
+    """Those that autocast copies: not an embedding, which is no matrix, nor a head, which is read in tiles."""
+    lora = job.lora
+    targets, whole, _ = _sizes_of(lora, checkpoint)
+    saved = _whole(lora.modules_to_save, checkpoint.modules) if lora.modules_to_save else set()
+    ends = [name for name in saved if _EMBEDDINGS.search(name) or _HEADS.search(name)]
+    return lora.r * targets + whole - sum(checkpoint.modules[name] for name in ends)
+
+
 @lru_cache(maxsize=8)  # a plan estimates often, and a mixture of experts has tens of thousands of names
 def _sizes(base: _Same, targets: tuple[str, ...], saved: tuple[str, ...]) -> tuple[int, int, bool]:
     """(sides of all matrices with an adapter, parameters of modules trained whole, whether experts get an adapter)."""
     sides, modules = base.value.linear_sides or {}, base.value.modules
-    within = tuple(f".{each}." for each in saved if not is_pattern(each))
-    whole = set(covered(saved, modules)) | {name for name in modules if any(part in f".{name}." for part in within)}
-    found = _targets(targets, saved, base.value)
+    whole = _whole(saved, modules)
+    found = _matrices(base, targets, saved)
     experts = any(EXPERT in name for name in found)
     return sum(sides[name] for name in found), sum(modules[name] for name in whole), experts
 
 
+def _whole(saved: Sequence[str], modules: Mapping[str, int]) -> set[str]:
+    """The names of the modules that are trained whole; a head that is in no file shares the embedding's weights."""
+    within = tuple(f".{each}." for each in saved if not is_pattern(each))
+    whole = set(covered(saved, modules)) | {name for name in modules if any(part in f".{name}." for part in within)}
+    if covers(saved, _HEAD) and not any(map(_HEADS.search, modules)):
+        whole |= {name for name in modules if _EMBEDDINGS.search(name)}
+    return whole
+
+
 def _sizes_of(lora: Lora, checkpoint: CheckpointFacts) -> tuple[int, int, bool]:
     return _sizes(_Same(checkpoint), lora.targets, tuple(lora.modules_to_save))
+
+
+def adapted_matrices(lora: Lora, checkpoint: CheckpointFacts) -> frozenset[str]:
+    """The names of the matrices that get an adapter."""
+    return _matrices(_Same(checkpoint), lora.targets, tuple(lora.modules_to_save))
+
+
+@lru_cache(maxsize=8)
+def _matrices(base: _Same, targets: tuple[str, ...], saved: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(_targets(targets, saved, base.value))
 
 
 def _targets(targets: Sequence[str], saved: Sequence[str], checkpoint: CheckpointFacts) -> set[str]:
