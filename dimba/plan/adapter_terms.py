@@ -19,6 +19,13 @@ def trained_ends(job: ResolvedJob, shape: ModelShape | None) -> tuple[bool, bool
     return head or (is_tied and embedding), embedding or (is_tied and head)
 
 
+def trains_rows(job: ResolvedJob, checkpoint: CheckpointFacts) -> bool:
+    """Whether peft trains some rows of the head: it copies the others with them, and makes a gradient of all."""
+    new = checkpoint.tokens.missing_rows if checkpoint.tokens else 0
+    is_whole = trained_ends(job, checkpoint.shape)[0]
+    return job.method != "full" and not is_whole and bool(job.lora.trainable_tokens or new)
+
+
 def adapter_terms(job: ResolvedJob, checkpoint: CheckpointFacts, shape: ModelShape) -> Adapter:
     """The matrices with an adapter, on average over the layers; with experts or no adapter as if all had one."""
     lora, inputs = job.lora, checkpoint.linear_inputs

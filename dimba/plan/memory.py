@@ -13,7 +13,7 @@ from dimba.options.optimiser_table import OPTIMIZERS
 from dimba.plan import activations
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
 from dimba.plan.adapter import adapter_parameters, copied_parameters
-from dimba.plan.adapter_terms import adapter_terms, trained_ends
+from dimba.plan.adapter_terms import adapter_terms, trained_ends, trains_rows
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import MemoryEstimate
 from dimba.plan.sampling import sampling
@@ -177,13 +177,14 @@ def _training(
         mask=activations.mask(batch),
         copies=_copies(job, checkpoint, shape, share),
     )
-    head = activations.head(shape, batch, precision)
+    rows = shape.vocabulary * shape.hidden * trains_rows(job, checkpoint)
+    head = activations.head(shape, batch, precision) + rows * HALF
     yield replace(ended, peak="the end of the forward pass", head=head)
     if norms := adapter_terms(job, checkpoint, shape).norms:
         yield replace(ended, peak="the norm of a matrix", layer=norms)
     # Without activation checkpointing, copies stay until the backward pass has used them; a mask has become numbers.
     returning = replace(ended, copies=0) if share.recomputes else replace(ended, mask=0)
-    head = activations.head_backward(shape, batch, precision)
+    head = activations.head_backward(shape, batch, precision) + rows * (FLOAT32 + 2 * HALF)
     yield replace(returning, peak="the head's gradients", head=head)
     yield from _layers(job, checkpoint, share, replace(returning, peak="a layer's gradients"), states.gradients)
     if precision.trains_embedding:

@@ -150,14 +150,17 @@ def traced_peak(
 def adapted(model: Any, args: Any) -> Any:
     """The model, with an adapter if `args` has one, on the meta device."""
     from dimba.trainers.models.adapters import adapter_config
+    from dimba.trainers.models.vocabulary import complete_head
 
-    adapter = adapter_config(args, model)
+    adapter = adapter_config(args, model, new_tokens=range(len(args.lora_trainable_tokens)))
     if adapter is None:
         return model
     from peft import get_peft_model
 
     with torch.device("meta"):
-        return get_peft_model(model, adapter)
+        adapted_model = get_peft_model(model, adapter)
+    complete_head(adapted_model)
+    return adapted_model
 
 
 def _train(model: Any, args: Any, batch: dict[str, Any], live: Live, reference: Any) -> None:
