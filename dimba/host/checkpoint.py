@@ -208,6 +208,7 @@ def facts_of_tensors(config: Mapping[str, Any], tensors: Tensors) -> CheckpointF
         weight_bytes=_stored_bytes(tensors),
         model_type=model_type,
         linear_sides={name.removesuffix(".weight"): _sides(name, shape, model_type) for name, shape in linear.items()},
+        linear_inputs={name.removesuffix(".weight"): shape[-1] for name, shape in linear.items() if EXPERT not in name},
         modules=_parameters_by_module(tensors),
         linear_parameters=sum(math.prod(shape) for name, shape in linear.items() if EXPERT not in name),
         dtype=_dtype(list(tensors.values())),

@@ -103,6 +103,7 @@ class CheckpointFacts:
     parameters: int | None = None
     weight_bytes: int | None = None
     linear_sides: Mapping[str, int] | None = None  # in + out of each matrix that LoRA adapts, by the module's name
+    linear_inputs: Mapping[str, int] = field(default_factory=dict)  # in of each, but of experts
     modules: Mapping[str, int] = field(default_factory=dict)  # parameters by the module's name
     linear_parameters: int | None = None  # of the same matrices, which Q-LoRA quantises
     shape: ModelShape | None = None  # None if config.json lacks a number or contradicts the weights

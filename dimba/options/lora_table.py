@@ -93,18 +93,21 @@ def is_pattern(target: str) -> bool:
     return target == ALL_LINEAR or re.fullmatch(r"[\w.]+", target) is None
 
 
-def matches(target: str, module: str) -> bool:
-    """Whether a target module covers the linear module of this name, as peft decides it."""
-    if target == ALL_LINEAR:
-        return True
-    if is_pattern(target):
-        return re.fullmatch(target, module) is not None
-    return module == target or module.endswith(f".{target}")
+def covered(targets: Iterable[str], names: Iterable[str], prefixes: Sequence[str] = ("",)) -> list[str]:
+    """Those of the modules `names` that a target covers, as peft decides it; a pattern may count with a prefix."""
+    wanted = [each for each in targets if each != ALL_LINEAR]
+    ends = tuple(f".{each}" for each in wanted if not is_pattern(each))
+    fits = [re.compile(each).fullmatch for each in wanted if is_pattern(each)]
+    return [
+        name
+        for name in names
+        if f".{name}".endswith(ends) or any(fit(prefix + name) for fit in fits for prefix in prefixes)
+    ]
 
 
 def covers(targets: Iterable[str], module: str) -> bool:
     """Whether one of the targets covers the module of this name."""
-    return any(matches(each, module) for each in targets)
+    return bool(covered(targets, [module]))
 
 
 def target_problem(targets: Sequence[str]) -> tuple[str, str] | None:

@@ -25,6 +25,9 @@ OPTIMIZERS: Mapping[str, float] = {
     **{"adamw_torch_fused": 8, "adamw_torch": 8, "rmsprop": 4, "adagrad": 4, "adafactor": 0.09, "sgd": 0},
     **BITSANDBYTES,
 }
+# Those that work on FSDP2's parameters: the others fail at the first step (torch 2.13, bitsandbytes 0.50).
+SHARDED = ("adamw_torch_fused", "adamw_torch", "rmsprop", "sgd")
+NOT_SHARDED_HINT = f"use one of {', '.join(SHARDED)}"
 
 SCHEDULER = _optimiser(
     key="training.scheduler",

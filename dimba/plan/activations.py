@@ -15,7 +15,6 @@ from dimba.host.facts import ModelShape
 
 FLOAT32, HALF = 4, 2
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
-_ADAPTED = 7  # matrices of a layer that have an adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,8 @@ class Precision:
     trains_base: bool
     packed: bool = False  # matrices are in nf4, and unpacked one at a time for what they are multiplied with
     wide: bool = False  # what comes of a matrix is float32 all the same
+    trains_head: bool = False  # in float32, beside a frozen base too
+    trains_embedding: bool = False
 
     @property
     def copies(self) -> bool:
@@ -54,13 +55,26 @@ class Precision:
         return self.trains_base and self.compute < FLOAT32
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What the adapters of a layer keep; by default, of all its matrices."""
+
+    rank: int
+    matrices: int = 7
+    inputs: float = 1.0  # the share of the matrices' inputs that an adapter keeps
+    down: bool = True  # the MLP's last matrix has one
+    dropped: int = 0  # numbers of a token that are dropped out: all inputs
+    outputs: int = 0  # numbers of a token that DoRA keeps twice
+    norms: int = 0  # bytes of the largest matrix, whose norm DoRA computes
+
+
 def kept_inputs(shape: ModelShape, batch: Batch, precision: Precision) -> int:
     """The input of each layer, which is kept until its backward pass."""
     return shape.layers * batch.tokens * shape.hidden * precision.stream
 
 
-def saved(shape: ModelShape, batch: Batch, precision: Precision, *, rank: int) -> int:
-    """Bytes that one layer saves for its backward pass without activation checkpointing; `rank` is its adapters'.
+def saved(shape: ModelShape, batch: Batch, precision: Precision, adapter: Adapter) -> int:
+    """Bytes that one layer saves for its backward pass without activation checkpointing.
 
     The mask is among them: every layer converts it to numbers.
     """
@@ -72,11 +86,18 @@ def saved(shape: ModelShape, batch: Batch, precision: Precision, *, rank: int) -
         token = wide * _through(shape) * half + hidden * (apart * half + 2 * norms * FLOAT32)
     else:
         # Frozen matrices keep no input: their adapters do, each a copy of its own, but for those of matrices in nf4.
-        inputs = 2 * hidden if precision.packed else 5 * hidden + shape.heads * shape.head_dim
-        token = half * (wide * _through(shape) + inputs + _ADAPTED * rank) + hidden * norms * FLOAT32
+        inputs = 2 * hidden if precision.packed else int(adapter.inputs * (5 * hidden + shape.heads * shape.head_dim))
+        wide -= not adapter.down  # what goes into the last matrix
+        token = half * (wide * _through(shape) + inputs + adapter.matrices * adapter.rank) + hidden * norms * FLOAT32
+        token += _of_options(adapter, precision)
         if precision.wide:  # beside the copy that the last of them, or an MLP without a gate, has in the other type
             token += (1 if shape.plain else wide + 1) * shape.intermediate * (FLOAT32 - half)
     return _attention(shape, batch, precision) + batch.tokens * token
+
+
+def _of_options(adapter: Adapter, precision: Precision) -> int:
+    """Bytes of a token: a byte of each number that is dropped out; DoRA keeps what each matrix and its adapter give."""
+    return adapter.dropped + 2 * adapter.outputs * precision.compute
 
 
 def mask(batch: Batch) -> int:
@@ -89,7 +110,9 @@ def weight_copies(shape: ModelShape, precision: Precision) -> int:
     return shape.layers * shape.block_parameters * precision.compute if precision.copies else 0
 
 
-def largest_layer(shape: ModelShape, batch: Batch, precision: Precision, *, new_gradients: bool) -> int:
+def largest_layer(
+    shape: ModelShape, batch: Batch, precision: Precision, adapter: Adapter, *, new_gradients: bool
+) -> int:
     """Bytes of one recomputed layer and its backward pass; `new_gradients`: beside those of earlier batches."""
     attention = _attention(shape, batch, precision)
     at_mlp = _mlp(shape, batch, precision) + attention + _weights_at_hand(shape, precision)
@@ -101,7 +124,8 @@ def largest_layer(shape: ModelShape, batch: Batch, precision: Precision, *, new_
         at_weight += wide * (precision.compute + (FLOAT32 if new_gradients else 0))
     elif precision.packed:
         at_weight = at_mlp - batch.tokens * shape.intermediate * precision.compute + unpacked(shape, precision)
-    return max(at_mlp, at_norm, at_weight)
+    drawn = shape.intermediate * FLOAT32 if adapter.dropped else 0  # what is left of the widest input
+    return max(at_mlp, at_norm, at_weight) + batch.tokens * (_of_options(adapter, precision) + drawn) + adapter.norms
 
 
 def _attention(shape: ModelShape, batch: Batch, precision: Precision) -> int:
@@ -170,13 +194,14 @@ def head(shape: ModelShape, batch: Batch, precision: Precision) -> int:
     states = 4 if precision.trains_base else 6  # numbers of the stream, the norm's float32 among them
     tile = min(batch.scored, _TILE_TOKENS)
     tiles = tile * _TILE_WORDS + tile * shape.hidden
-    tiles += min(shape.vocabulary, _TILE_WORDS) * shape.hidden if precision.copies else 0
+    is_cast = precision.copies or (precision.trains_head and precision.compute < FLOAT32)
+    tiles += min(shape.vocabulary, _TILE_WORDS) * shape.hidden if is_cast else 0
     return batch.tokens * shape.hidden * precision.stream * states + tiles * precision.compute
 
 
 def head_backward(shape: ModelShape, batch: Batch, precision: Precision) -> int:
     """The same, with the gradients of its input and of its weights in float32."""
-    weights = shape.vocabulary * shape.hidden * FLOAT32 if precision.trains_base else 0
+    weights = shape.vocabulary * shape.hidden * FLOAT32 if precision.trains_head else 0
     states = batch.scored * shape.hidden * (FLOAT32 + (0 if precision.trains_base else HALF))
     return head(shape, batch, precision) + states + weights
 

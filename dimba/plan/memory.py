@@ -12,7 +12,8 @@ from dimba.objectives.objective import MemoryTerms
 from dimba.options.optimiser_table import OPTIMIZERS
 from dimba.plan import activations
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
-from dimba.plan.adapter import adapter_parameters
+from dimba.plan.adapter import adapter_parameters, copied_parameters
+from dimba.plan.adapter_terms import adapter_terms, trained_ends, trains_rows
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import MemoryEstimate
 from dimba.plan.sampling import sampling
@@ -66,14 +67,17 @@ def estimate_memory(
     states = _with_others(job, checkpoint, share, states)
     if checkpoint.shape is None:
         return _with_fragments(replace(states, peak="unknown: what the activations take is not known"))
-    return _with_fragments(max(moments(job, checkpoint.shape, share, states), key=lambda each: each.total))
+    return _with_fragments(max(moments(job, checkpoint, share, states), key=lambda each: each.total))
 
 
-def moments(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
-    """The states and what is beside them, at each moment that may be the worst."""
-    yield from _training(job, shape, share, states)
+def moments(
+    job: ResolvedJob, checkpoint: CheckpointFacts, share: Share, states: MemoryEstimate
+) -> Iterator[MemoryEstimate]:
+    """The states and what is beside them, at each moment that may be the worst; the model's shape must be known."""
+    assert checkpoint.shape is not None
+    yield from _training(job, checkpoint, checkpoint.shape, share, states)
     if _terms(job, share).samples:
-        yield _sampling(job, shape, share, states)
+        yield _sampling(job, checkpoint.shape, share, states)
 
 
 def _states(job: ResolvedJob, checkpoint: CheckpointFacts, *, on_cpu: bool, shards: int) -> MemoryEstimate | None:
@@ -146,49 +150,60 @@ def _terms(job: ResolvedJob, share: Share) -> MemoryTerms:
 def precision_of(job: ResolvedJob, mixed: str, shape: ModelShape) -> Precision:
     """Which numbers meet in which type, as the trainers load the model."""
     full, packed = job.method == "full", job.method == "qlora"
+    head, embedding = trained_ends(job, shape)
     # A matrix in nf4 gives what it is given, and LayerNorm float32 under autocast.
     wide = packed and shape.layer_norms
     return Precision(
         compute=FLOAT32 if full and mixed == "no" else HALF,
-        stream=FLOAT32 if full or wide else HALF,
+        stream=FLOAT32 if embedding or wide else HALF,
         trains_base=full,
         packed=packed,
         wide=wide,
+        trains_head=head,
+        trains_embedding=embedding,
     )
 
 
-def _training(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEstimate) -> Iterator[MemoryEstimate]:
+def _training(
+    job: ResolvedJob, checkpoint: CheckpointFacts, shape: ModelShape, share: Share, states: MemoryEstimate
+) -> Iterator[MemoryEstimate]:
     """A forward pass, and the way back through it."""
     precision, batch = precision_of(job, share.mixed, shape), training_batch(job, share)
     accumulated = share.accumulation > 1  # gradients of batches before are there already
     ended = replace(
         states,
         gradients=states.gradients if accumulated else 0,
-        inputs=_kept(job, shape, share) * shape.layers,
+        inputs=_kept(job, checkpoint, shape, share) * shape.layers,
         mask=activations.mask(batch),
-        copies=_copies(job, shape, share, states),
+        copies=_copies(job, checkpoint, shape, share),
     )
-    head = activations.head(shape, batch, precision)
+    rows = shape.vocabulary * shape.hidden * trains_rows(job, checkpoint)
+    head = activations.head(shape, batch, precision) + rows * HALF
     yield replace(ended, peak="the end of the forward pass", head=head)
+    if norms := adapter_terms(job, checkpoint, shape).norms:
+        yield replace(ended, peak="the norm of a matrix", layer=norms)
     # Without activation checkpointing, copies stay until the backward pass has used them; a mask has become numbers.
     returning = replace(ended, copies=0) if share.recomputes else replace(ended, mask=0)
-    head = activations.head_backward(shape, batch, precision)
+    head = activations.head_backward(shape, batch, precision) + rows * (FLOAT32 + 2 * HALF)
     yield replace(returning, peak="the head's gradients", head=head)
-    yield from _layers(job, shape, share, replace(returning, peak="a layer's gradients"), states.gradients)
-    if precision.trains_base:
+    yield from _layers(job, checkpoint, share, replace(returning, peak="a layer's gradients"), states.gradients)
+    if precision.trains_embedding:
         last = activations.kept_inputs(shape, batch, precision) // shape.layers
         embedding = activations.embedding_backward(shape, kept=accumulated)
         yield replace(states, peak="the embedding's gradients", inputs=last, head=embedding)
 
 
 def _layers(
-    job: ResolvedJob, shape: ModelShape, share: Share, returning: MemoryEstimate, gradients: int
+    job: ResolvedJob, checkpoint: CheckpointFacts, share: Share, returning: MemoryEstimate, gradients: int
 ) -> Iterator[MemoryEstimate]:
     """The last layer, behind which all is kept, and the first, at which all `gradients` are there."""
+    shape = checkpoint.shape
+    assert shape is not None
     precision, batch = precision_of(job, share.mixed, shape), training_batch(job, share)
     accumulated = share.accumulation > 1
-    vocabulary = shape.vocabulary * shape.hidden * FLOAT32 * precision.trains_base
-    layer = activations.largest_layer(shape, batch, precision, new_gradients=accumulated)
+    vocabulary = shape.vocabulary * shape.hidden * FLOAT32 * precision.trains_head
+    adapter = adapter_terms(job, checkpoint, shape)
+    layer = activations.largest_layer(shape, batch, precision, adapter, new_gradients=accumulated)
     own = returning.inputs // shape.layers
     yield replace(
         returning,
@@ -202,20 +217,21 @@ def _layers(
     yield replace(last, inputs=own if share.recomputes else 0, head=waiting)
 
 
-def _kept(job: ResolvedJob, shape: ModelShape, share: Share) -> int:
+def _kept(job: ResolvedJob, checkpoint: CheckpointFacts, shape: ModelShape, share: Share) -> int:
     """What is kept of each layer until its backward pass."""
     precision, batch = precision_of(job, share.mixed, shape), training_batch(job, share)
     if share.recomputes:
         return activations.kept_inputs(shape, batch, precision) // shape.layers
-    return activations.saved(shape, batch, precision, rank=job.lora.r)
+    return activations.saved(shape, batch, precision, adapter_terms(job, checkpoint, shape))
 
 
-def _copies(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEstimate) -> int:
-    """Of all that is trained, as the forward pass ends; a model that is sharded is gathered in that type."""
+def _copies(job: ResolvedJob, checkpoint: CheckpointFacts, shape: ModelShape, share: Share) -> int:
+    """Of all matrices that are trained, as the forward pass ends; a sharded model is gathered in that type."""
     precision = precision_of(job, share.mixed, shape)
     if share.shards > 1:
         return 0
-    return activations.weight_copies(shape, precision) if precision.trains_base else states.adapter * HALF // FLOAT32
+    copied = HALF * copied_parameters(job, checkpoint)
+    return activations.weight_copies(shape, precision) if precision.trains_base else copied
 
 
 def training_batch(job: ResolvedJob, share: Share) -> Batch:

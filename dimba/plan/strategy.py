@@ -5,6 +5,7 @@ from typing import Any
 
 from dimba.common.errors import BadInput, DimbaError
 from dimba.objectives.objective import Objective
+from dimba.options.optimiser_table import NOT_SHARDED_HINT, OPTIMIZER, SHARDED
 from dimba.plan.fitting import Fit, smallest_card
 from dimba.plan.job import ResolvedJob
 
@@ -42,7 +43,7 @@ def choose_strategy(fit: Fit) -> Strategy:
     Others' trainers are sharded only where that is asked for: many save nothing of a sharded model, and say nothing.
 
     Raises:
-        BadInput: FSDP2 is asked for where it breaks, or where there is nothing to shard.
+        BadInput: FSDP2 is asked for or needed where it breaks, or there is nothing to shard.
     """
     job, processes = fit.job, fit.processes
     asked = job.accelerate.strategy
@@ -51,13 +52,22 @@ def choose_strategy(fit: Fit) -> Strategy:
     if processes == 1:
         return Strategy("one process", "one process has the whole model")
     large = _too_large(fit)
+    needs_sharding = asked == "auto" and job.method == "full" and bool(large) and fit.ours
+    if fit.ours and (needs_sharding or asked == "fsdp2"):
+        _check_optimizer(job.spec.training.optimizer, large if needs_sharding else "")
     if asked == "fsdp2":
         return Strategy("fsdp2", f"as asked: each of {processes} processes holds a part of the model")
-    if asked == "auto" and job.method == "full" and large and fit.ours:
+    if needs_sharding:
         return Strategy("fsdp2", f"{large}: each of {processes} processes holds a part")
     return Strategy(
         "ddp", f"{_why_unsharded(job)}: each of {processes} processes holds the complete model{_advice(large)}"
     )
+
+
+def _check_optimizer(name: str, large: str) -> None:
+    if name not in SHARDED:
+        because = f", and {large}" if large else ""
+        raise BadInput(f"{name} does not work with `fsdp2`{because}", NOT_SHARDED_HINT, key=OPTIMIZER.key)
 
 
 def _why_unsharded(job: ResolvedJob) -> str:

@@ -75,12 +75,13 @@ class Case:
     mode: str = "sft"
     recomputes: bool = True
     prompt: int = 0  # tokens; if not 0, the trace is of sampling
+    lora: tuple[tuple[str, Any], ...] = ()  # further keys of the spec's `lora`, and their values
 
     @property
     def name(self) -> str:
         trained = f"acc {self.accumulation} {'ckpt' if self.recomputes else 'kept'}"
         step = f"{self.batch}×{self.length:<5} {f'from {self.prompt}' if self.prompt else trained}"
-        return f"{self.model:<11} {self.mode:<4} {self.method:<5} {step:<20}"
+        return f"{self.model:<11} {self.mode:<4} {self.method:<5} {step:<20} {' '.join(name for name, _ in self.lora)}"
 
 
 METHODS = ("full", "lora", "qlora")
@@ -116,6 +117,14 @@ def _cases() -> list[Case]:
     for model, batch, length, prompt in sampled:
         methods = METHODS[1:] if model == "qwen3-moe" else METHODS
         cases += [Case(model, method, batch, length, mode="grpo", prompt=prompt) for method in methods]
+    options: dict[str, Any] = {"target_modules": ["q_proj", "v_proj"], "use_dora": True, "dropout": 0.1}
+    options["modules_to_save"] = ["lm_head", "embed_tokens"]
+    cases += [
+        Case(model, "lora", 2, 1024, recomputes=recomputes, lora=((name, value),))
+        for model in ("llama-1B", "llama-8B")
+        for name, value in options.items()
+        for recomputes in (True, False)
+    ]
     return cases
 
 
@@ -145,14 +154,14 @@ def estimated(case: Case, facts: CheckpointFacts) -> Any:
     completion = {"max-completion-length": case.length - max(1, case.prompt), "use-vllm": not case.prompt}
     grpo = {"trainer_args": completion} if case.mode == "grpo" else {}
     values = {"version": 1, "mode": case.mode, "method": case.method, "base_checkpoint": "base", "training": training}
-    values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK}, **grpo}
+    values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK, **dict(case.lora)}, **grpo}
     spec = JobSpec.model_validate(values)
     accumulation = 1 if case.prompt else case.accumulation  # sampling covers an entire step
     share = Share(batch_size=case.batch, accumulation=accumulation, recomputes=case.recomputes)
     estimate = estimate_memory(resolved(spec), facts, on_cpu=False, share=None if case.prompt else share)
     assert estimate is not None
     if case.prompt and facts.shape:
-        return next(each for each in moments(resolved(spec), facts.shape, share, estimate) if each.peak == "sampling")
+        return next(each for each in moments(resolved(spec), facts, share, estimate) if each.peak == "sampling")
     return estimate
 
 
@@ -169,6 +178,7 @@ def compared(case: Case) -> tuple[int, Live, Any]:
         lora_r=RANK,
         lora_alpha=2 * RANK,
     )
+    options = replace(options, **_fields(case))
     args = Namespace(**asdict(options))
     args.mode, args.accumulation, args.recomputes = case.mode, case.accumulation, case.recomputes
     if case.prompt:
@@ -178,6 +188,12 @@ def compared(case: Case) -> tuple[int, Live, Any]:
         masked = case.batch > 1 or case.mode == "dpo"
         live = traced_peak(model, args, _batch(case), masked=masked, reference=copy)
     return estimate.total - estimate.context - estimate.fragments, live, estimate
+
+
+def _fields(case: Case) -> dict[str, Any]:
+    """The trainer's options for the further keys of `lora`."""
+    names = {name: name if name.startswith("use_") else f"lora_{name}" for name, _ in case.lora}
+    return {names[name]: tuple(value) if isinstance(value, list) else value for name, value in case.lora}
 
 
 def _batch(case: Case) -> dict[str, Any]:

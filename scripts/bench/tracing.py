@@ -66,14 +66,20 @@ class Live(TorchDispatchMode):  # type: ignore[misc]
 
 @contextmanager
 def as_on_cuda() -> Iterator[None]:
-    """Compute the fused head's tiles in place, as Triton does, and LayerNorm in float32, as CUDA's autocast does."""
+    """Compute the fused head's tiles in place, as Triton does; LayerNorm and dropout as CUDA does."""
     from trl.kernels import chunked_logprob
 
     in_place: dict[str, Any] = dict.fromkeys(("_forward_tile", "_backward_tile", "_addmm_fp32"), _in_place)
     norm = mock.patch.object(torch.nn.functional, "layer_norm", partial(_in_float32, torch.nn.functional.layer_norm))
     casts = mock.patch.object(torch, "is_autocast_enabled", partial(_is_autocast, torch.is_autocast_enabled))
-    with mock.patch.multiple(chunked_logprob, **in_place), norm, casts, nf4.as_on_cuda():
+    dropout = mock.patch.object(torch.nn.functional, "dropout", _dropout)
+    with mock.patch.multiple(chunked_logprob, **in_place), norm, casts, dropout, nf4.as_on_cuda():
         yield
+
+
+def _dropout(values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    """Keep a byte of each number, as CUDA's kernel does; the CPU's keeps what it multiplies with."""
+    return torch.native_dropout(values, p, training)[0] if training and p else values
 
 
 def _is_autocast(function: Any, device: str = "cpu") -> Any:
@@ -144,14 +150,17 @@ def traced_peak(
 def adapted(model: Any, args: Any) -> Any:
     """The model, with an adapter if `args` has one, on the meta device."""
     from dimba.trainers.models.adapters import adapter_config
+    from dimba.trainers.models.vocabulary import complete_head
 
-    adapter = adapter_config(args, model)
+    adapter = adapter_config(args, model, new_tokens=range(len(args.lora_trainable_tokens)))
     if adapter is None:
         return model
     from peft import get_peft_model
 
     with torch.device("meta"):
-        return get_peft_model(model, adapter)
+        adapted_model = get_peft_model(model, adapter)
+    complete_head(adapted_model)
+    return adapted_model
 
 
 def _train(model: Any, args: Any, batch: dict[str, Any], live: Live, reference: Any) -> None:

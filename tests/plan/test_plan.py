@@ -464,3 +464,10 @@ def test_columns_that_are_not_read_and_a_template_that_shows_the_date_are_notes(
     pinned = plan("trainer_args: {template-date: 2020-02-29}", facts)
     assert "base_checkpoint: its chat template shows the date, 2020-02-29 in every row" in pinned.notes
     assert not any("not read" in note for note in plan(facts=replace(facts, trainer=FACTS.trainer)).notes)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "adafactor", "adagrad"])
+def test_an_optimiser_that_cannot_be_sharded_is_refused_with_fsdp2(optimizer: str):
+    error = refusal(f"training: {{optimizer: {optimizer}}}\naccelerate: {{strategy: fsdp2}}")
+    assert f"{optimizer} does not work with `fsdp2`" in error.message and error.key == "training.optimizer"
+    assert plan(f"training: {{optimizer: {optimizer}}}").strategy != "fsdp2"

@@ -458,3 +458,17 @@ def ordered(policy: Path, rows: list[dict[str, str]]) -> float:
 
     right = [log_prob(row["prompt"], row["chosen"]) > log_prob(row["prompt"], row["rejected"]) for row in rows]
     return sum(right) / len(right)
+
+
+def test_rows_of_tokens_are_trained_beside_the_adapter(base: Path, pairs: Path, tmp_path: Path):
+    printed = run(
+        base, pairs, tmp_path / "out", "--use-lora", "--trainable-tokens", "<|end|>", "--max-steps", 2, *QUICK
+    )
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert "learned" in printed and sum("token_adapter" in name for name in saved) == 2
+
+
+def test_the_best_evaluation_counts_pairs_too(base: Path, pairs: Path, tmp_path: Path):
+    flags = ("--use-lora", "--validation-split", 4, "--eval-steps", 1, "--max-steps", 3, "--save-best", *QUICK)
+    printed = run(base, pairs, tmp_path / "out", *flags)
+    assert re.search(r"the best model is saved, of step [123]: validation loss", printed), printed

@@ -35,6 +35,12 @@ CASES = [
     ("llama-8B", "lora", 64, 1024, {"mode": "grpo", "prompt": 768}),
     ("qwen3-0.6B", "full", 64, 1024, {"mode": "grpo", "prompt": 768}),
     ("llama-1B", "qlora", 16, 4096, {"mode": "grpo", "prompt": 64}),
+    ("qwen3-0.6B", "lora", 2, 1024, {"lora": (("use_dora", True),)}),
+    ("llama-1B", "lora", 2, 1024, {"lora": (("dropout", 0.1),), "recomputes": False}),
+    ("llama-8B", "lora", 2, 1024, {"lora": (("target_modules", ["q_proj", "v_proj"]),), "recomputes": False}),
+    ("llama-8B", "lora", 2, 1024, {"lora": (("modules_to_save", ["embed_tokens", "lm_head"]),)}),
+    ("llama-1B", "qlora", 2, 1024, {"lora": (("modules_to_save", ["lm_head"]),), "recomputes": False}),
+    ("llama-8B", "lora", 2, 1024, {"lora": (("trainable_tokens", ["<|end|>"]),)}),
 ]
 
 

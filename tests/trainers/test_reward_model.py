@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from dimba.trainers.objectives.grpo.reward_model import keep, part_folder
+from dimba.objectives.grpo import GRPO
+from dimba.trainers.models.loading import Compute
+from dimba.trainers.objectives.grpo.reward_model import _config, keep, part_folder
 
 
 def trained(part: Path, text: str) -> Path:
@@ -19,3 +21,15 @@ def test_two_jobs_train_the_same_reward_model_in_separate_folders_and_the_first_
     keep(two, folder)
     assert (folder / "adapter_config.json").read_text() == "one"
     assert [each.name for each in tmp_path.iterdir()] == ["0123abcd"]
+
+
+def test_the_policys_schedule_and_optimiser_do_not_change_the_reward_model(tmp_path: Path) -> None:
+    named = ["--base-checkpoint", "base", "--dataset", "rows", "--output-dir", str(tmp_path)]
+    changed = ["--scheduler", "cosine", "--optimizer", "sgd", "--weight-decay", "0.1", "--max-grad-norm", "0.1"]
+    of_policy = ("optim", "lr_scheduler_type", "weight_decay", "max_grad_norm", "warmup_steps", "report_to")
+    plain, other = (
+        _config(GRPO.parse([*named, *flags]), tmp_path, Compute(on_cpu=True, mixed="no"))
+        for flags in ([], [*changed, "--warmup", "5"])
+    )
+    assert plain.lr_scheduler_type == "linear"
+    assert all(getattr(plain, name) == getattr(other, name) for name in of_policy)

@@ -158,14 +158,15 @@ def test_flash_attention_is_refused_on_a_cpu(tiny_checkpoint: Path, rows: Path, 
     assert "it is for CUDA" in run(tiny_checkpoint, rows, tmp_path / "out", *flash, status=2)
 
 
-def test_bitsandbytes_is_imported_only_if_a_model_may_be_quantised(tiny_checkpoint: Path, tmp_path: Path):
+def test_bitsandbytes_is_imported_only_if_a_model_or_the_optimiser_may_need_it(tiny_checkpoint: Path, tmp_path: Path):
     (tmp_path / "config.json").write_text('{"quantization_config": {}}')
-    for base, qlora, hidden in (
-        (tiny_checkpoint, False, True),
-        (tiny_checkpoint, True, False),
-        (tmp_path, False, False),
+    for base, flags, hidden in (
+        (tiny_checkpoint, [], True),
+        (tiny_checkpoint, ["--use-qlora"], False),
+        (tiny_checkpoint, ["--optimizer", "adamw_8bit"], False),
+        (tmp_path, [], False),
     ):
-        named = ["--base-checkpoint", str(base), *NAMED[2:], *(["--use-qlora"] if qlora else [])]
+        named = ["--base-checkpoint", str(base), *NAMED[2:], *flags]
         code = (
             "from dimba.objectives.sft import SFT; from dimba.trainers.command import hide_bitsandbytes;"
             f"hide_bitsandbytes(SFT.parse({named}));"

@@ -20,6 +20,7 @@ from dimba.options.lora_table import (
     START_HINT,
     TARGET_MODULES,
     USE_DORA,
+    covered,
     covers,
     is_pattern,
     rank_problem,
@@ -54,10 +55,10 @@ def check_adapter(options: TrainerOptions, model: PreTrainedModel, rows: Rows) -
 def _check_names(options: TrainerOptions, model: PreTrainedModel) -> None:
     names = [name for name, _ in model.named_modules() if name]
     joined = [*joined_experts(options, model), *(EXPERT_MATRICES if any(joined_names(model)) else ())]
-    flags = {TARGET_MODULES.flag: options.lora_target_modules, MODULES_TO_SAVE.flag: options.lora_modules_to_save}
-    for flag, wanted in flags.items():
+    targets = [each for each in options.lora_target_modules if each != ALL_LINEAR and each not in joined]
+    for flag, wanted in ((TARGET_MODULES.flag, targets), (MODULES_TO_SAVE.flag, options.lora_modules_to_save)):
         for each in wanted:
-            if not any(covers([each], name) for name in names) and not (flag == TARGET_MODULES.flag and each in joined):
+            if not covered([each], names):
                 raise BadInput(f"no module of the base is named `{each}`", _similar(each, names), key=flag)
 
 

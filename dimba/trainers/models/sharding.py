@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 
-from dimba.common.errors import HostCannot
+from dimba.common.errors import BadInput, HostCannot
+from dimba.options.optimiser_table import NOT_SHARDED_HINT, OPTIMIZER, SHARDED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
@@ -38,12 +39,19 @@ def from_first_rank(value: _Value) -> _Value:
 
 
 def check_sharding(trainer: Trainer) -> None:
-    """Sets a sharded trainer to sum gradients in float32; raises HostCannot if accelerate does not shard the model."""
+    """Sets a sharded trainer to sum gradients in float32.
+
+    Raises:
+        HostCannot: accelerate does not shard the model.
+        BadInput: its optimiser does not work on shards.
+    """
     if not is_sharded():
         return
     if not trainer.accelerator.is_fsdp2:
         kind = trainer.accelerator.distributed_type.value
         raise HostCannot(f"accelerate distributes the model by {kind}, not by FSDP2", "set `accelerate.strategy: ddp`")
+    if trainer.args.optim not in SHARDED:
+        raise BadInput(f"{trainer.args.optim} does not work with FSDP2", NOT_SHARDED_HINT, key=OPTIMIZER.flag)
     _reduce_in_float32(trainer.accelerator)
     if hasattr(trainer.model, "peft_config"):
         trainer.model.get_base_model().register_forward_pre_hook(_gather_head)

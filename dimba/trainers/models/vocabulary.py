@@ -59,6 +59,13 @@ def trained_rows(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, lis
     return {name: list(tokens) for name in names}
 
 
+def complete_head(model: PreTrainedModel) -> None:
+    """Gives a head of which peft trains some rows the bias of the head itself, or None: TRL reads it for its losses."""
+    head = model.get_output_embeddings()
+    if head is not None and not hasattr(head, "bias"):
+        head.__dict__["bias"] = getattr(head.original_module, "bias", None)  # as an attribute, not one more parameter
+
+
 def untrained_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: Sequence[str]) -> str:
     """One line on tokens that end a turn and whose rows the base never trained; empty if there are none."""
     ids = {end: tokenizer.convert_tokens_to_ids(end) for end in ends}

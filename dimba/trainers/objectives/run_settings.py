@@ -8,6 +8,7 @@ from dimba.objectives.objective import Objective
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.loading import Compute
 from dimba.trainers.models.sharding import check_sharding, is_sharded
+from dimba.trainers.models.vocabulary import complete_head
 from dimba.trainers.objectives.callbacks import EndOnNan, Heartbeat, metrics_path
 from dimba.trainers.objectives.trackers import run_name
 from dimba.trainers.ranks import world_size
@@ -72,6 +73,7 @@ def configure(trainer: Trainer) -> None:
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL casts a quantised model's adapter to bf16, which drifts
             parameter.data = parameter.data.float()
+    complete_head(trainer.model)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EndOnNan())
     trainer.add_callback(Heartbeat(metrics_path(trainer.args.output_dir)))

@@ -6,7 +6,7 @@ from typing import Any
 from dimba.options import lora_table, optimiser_table, tracking_table
 from dimba.options.kinds import OneOf, Switch
 from dimba.options.param import Param
-from dimba.wizard.answers import Choice, parse_number
+from dimba.wizard.answers import Choice, in_sentence, one_of, parse_number
 from dimba.wizard.question import Question, from_param
 from dimba.wizard.state import State
 from dimba.wizard.steps.training import is_adapter, is_tuned, takes
@@ -30,9 +30,8 @@ def _is_asked(state: State) -> bool:
     return is_tuned(state) and bool(state.value("further") == _CHANGE)
 
 
-def _choices(param: Param) -> Callable[[State], Sequence[Choice]]:
-    choices = _SWITCH if isinstance(param.kind, Switch) else [Choice(word, word, word) for word in param.words]
-    return lambda _state: choices
+def _choices(param: Param) -> Sequence[Choice]:
+    return _SWITCH if isinstance(param.kind, Switch) else [Choice(word, word, word) for word in param.words]
 
 
 def _or_none(param: Param) -> Callable[[str, State], Any]:
@@ -42,7 +41,13 @@ def _or_none(param: Param) -> Callable[[str, State], Any]:
 def _question(param: Param, applies: Callable[[State], bool]) -> Question:
     shape: dict[str, Any] = {}
     if isinstance(param.kind, OneOf | Switch):
-        shape = {"kind": "choice", "choices": _choices(param), "metavar": param.metavar_of_words or "yes|no"}
+        shape = {
+            "kind": "choice",
+            "choices": lambda _state: _choices(param),
+            "parse": lambda text, _state: one_of(_choices(param), text, in_sentence(param.question)),
+            "to_text": lambda value: next(each.short for each in _choices(param) if each.value == value),
+            "metavar": param.metavar_of_words or "yes|no",
+        }
     elif param.default is None and not param.several:
         shape = {"parse": _or_none(param), "to_text": lambda value: "none" if value is None else str(value)}
     elif param.several:
