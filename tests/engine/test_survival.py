@@ -189,7 +189,7 @@ def last(job: Path) -> str:
 def test_a_detached_run_is_retried_by_its_supervisor(job: Path, dimba: Dimba):
     trainer(job, "import os, signal, time\ntime.sleep(2)\nos.kill(os.getpid(), signal.SIGKILL)")
     run = detached(dimba, job, "--retries", "1")
-    found = until(lambda: record(job, run)["status"] == "failed" and record(job, run))
+    found = until(lambda: record(job, run)["status"] == "failed" and record(job, run), 180)
     assert [each["exit_reason"] for each in found["attempts"]] == ["killed", "killed"]
 
 

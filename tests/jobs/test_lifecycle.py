@@ -90,6 +90,33 @@ def test_a_trainer_that_fails_is_exit_1_and_its_own_status_is_on_record(tmp_path
     assert (record.status, record.exit_reason, record.exit_code) == ("failed", "trainer_error", 3)
 
 
+@pytest.mark.parametrize(
+    ("status", "retries", "queued"), [("137", 1, True), ("137", 0, False), ("1", 1, False), ("143", 1, False)]
+)
+def test_between_two_attempts_a_run_is_queued_and_never_on_record_as_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, retries: int, queued: bool
+):
+    run, plan = prepared(tmp_path, "say", "hello", status)
+    run.update(retries=retries)
+    written: list[str] = []
+    monkeypatch.setattr(RunFolder, "write_record", lambda _folder, record: written.append(record.status))
+    runner, reporter = MemoryRunner(), Quiet()
+    job = run.start(runner, plan, reporter)
+    if queued:
+        assert run.follow(runner, job, reporter) is not None
+    else:
+        with pytest.raises(RunFailed):
+            run.follow(runner, job, reporter)
+    others = {"queued", "starting", "running"}
+    assert (run.record.status == "queued") is queued and (set(written) <= others) is queued
+    assert run.record.attempts[-1].exit_reason in ("killed", "trainer_error", "stopped_by_user")
+    if queued:
+        assert run.record.waits_for == "attempt 2 of 2, as the last one ended: killed"
+        assert (run.record.exit_reason, run.record.exit_code, run.record.ended) == (None, None, None)
+        ended = run.record.closed("failed", "start_failed", None)  # the next one was refused
+        assert ended.attempts == run.record.attempts and ended.waits_for is None
+
+
 def test_ctrl_c_stops_the_job_where_nobody_can_be_asked(tmp_path: Path):
     reporter = Quiet(stop=None, interrupt_at="ready")
     with pytest.raises(Interrupted):
