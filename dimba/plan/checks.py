@@ -94,9 +94,8 @@ def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     if output.problem:
         kind = BadInput if output.user_error else HostCannot
         return [kind(output.problem, output.hint, key=_OUTPUT)]
-    if output.owner and (run_id is None or output.owner.run_id != run_id):
-        hint = "give another `output_dir`; `dimba ps` shows whether a run of this folder is active"
-        return [BadInput(f"{output.path} is in use by {output.owner}", hint, key=_OUTPUT)]
+    if output.use and (run_id is None or output.use.owner.run_id != run_id):
+        return [BadInput(output.use.cause, output.use.hint, key=_OUTPUT)]
     if output.holds and (run_id is None or output.run_id != run_id):
         whose = f"run `{output.run_id}`" if output.run_id else "an unknown run"
         what = f"{output.path} already holds a model of {whose} ({output.holds[0]})"

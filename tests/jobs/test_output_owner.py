@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dimba.common.errors import BadInput
-from dimba.common.ownership import owner_of, take, this_process
+from dimba.common.owner import this_process
+from dimba.common.ownership import owner_of, take
 from dimba.common.processes import own_boot, own_host, own_pids
 from dimba.jobs.output_owner import owned_output
 from dimba.jobs.reconcile import is_elsewhere, reconciled, stop_run
