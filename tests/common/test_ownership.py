@@ -17,7 +17,7 @@ from dimba.common import ownership
 from dimba.common.contract import OWNER_FILE, RUN_FILE
 from dimba.common.errors import BadInput
 from dimba.common.owner import Owner, this_process
-from dimba.common.ownership import give_back, has_ended, owner_of, take
+from dimba.common.ownership import give_back, has_ended, owner_of, take, use_of
 
 FORK = multiprocessing.get_context("fork")
 
@@ -155,6 +155,55 @@ def test_an_owner_without_a_record_has_ended_only_if_that_is_known(
         assert f"rm {tmp_path / OWNER_FILE}" in refused.value.hint
         (tmp_path / OWNER_FILE).unlink()
     take(tmp_path, this_process("mine")).release()
+
+
+FAR = {"boot": "of another machine", "host": "far"}
+
+
+@pytest.mark.parametrize(
+    ("status", "place", "changes", "hint"),
+    [
+        ("running", "runs", {}, "or end that one: `dimba stop r`"),
+        ("running", "other/runs", {}, "or end that one: `DIMBA_RUNS={}/other/runs dimba stop r`"),
+        ("running", "runs", FAR, "on far: `dimba stop r`; if that machine is gone, `dimba stop r --now` here"),
+        ("", "runs", FAR, "or end that one where it was launched: `dimba stop r`; if it no longer runs, `rm {}/out/"),
+        ("", "", FAR, "give another folder; if it no longer runs, `rm {}/out/dimba-owner.json`"),
+    ],
+)
+def test_the_refusal_of_a_folder_in_use_names_every_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, place: str, changes: dict[str, str], hint: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    if place:
+        changes = {**changes, "run_id": "r", "run": str(tmp_path / place / "r")}
+        (tmp_path / place).mkdir(parents=True)
+    if status:
+        recorded(tmp_path / place / "r", status)
+    another(tmp_path / "out", **changes)
+    with pytest.raises(BadInput) as refused:
+        take(tmp_path / "out", this_process("mine"))
+    assert hint.format(tmp_path) in refused.value.hint
+    assert use_of(tmp_path / "out").hint == refused.value.hint  # type: ignore[union-attr]
+
+
+def test_the_trainer_of_another_machine_whose_lock_is_left_can_be_removed(tmp_path: Path):
+    """An NFS server may keep the lock of a machine that is gone."""
+    owner = another(tmp_path, **FAR)
+    with (tmp_path / OWNER_FILE).open() as file:
+        ownership.fcntl.flock(file, ownership.fcntl.LOCK_SH)
+        assert has_ended(tmp_path, owner) is False
+        with pytest.raises(BadInput, match="in use by a trainer") as refused:
+            take(tmp_path, this_process("mine"))
+    assert f"if it no longer runs, `rm {tmp_path / OWNER_FILE}`" in refused.value.hint
+
+
+def test_the_record_of_another_version_is_replaced_once_its_owner_has_ended(tmp_path: Path):
+    another(tmp_path)
+    record = json.loads((tmp_path / OWNER_FILE).read_text())
+    (tmp_path / OWNER_FILE).write_text(json.dumps({**record, "key of another version": 1}))
+    take(tmp_path, this_process("mine")).release()
+    assert owner_of(tmp_path) is None
 
 
 def test_every_spelling_of_a_folder_is_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -82,6 +82,55 @@ def test_a_run_that_ends_well_leaves_everything(tmp_path: Path):
     assert json.loads((tmp_path / "out" / "dimba.json").read_text())["run_id"] == run.folder.id
 
 
+LEARNING = {"learned": False, "cause": "the learning rate was 0", "changed_tensors": 0}
+
+
+class Reports(MemoryRunner):
+    """A job whose trainer reports what it learned."""
+
+    report = json.dumps(LEARNING)
+
+    def start(self, plan, *, log, **more):
+        (log.parent / "learning.json").write_text(self.report, encoding="utf-8")
+        return super().start(plan, log=log, **more)
+
+
+@pytest.mark.parametrize(
+    ("report", "learned"),
+    [
+        (json.dumps(LEARNING), False),
+        (json.dumps({**LEARNING, "learned": True, "cause": ""}), True),
+        (json.dumps({"learned": "yes"}), None),
+        ("[]", None),
+        (json.dumps({**LEARNING, "more": "x" * (1 << 16)}), None),  # a custom trainer may write anything
+    ],
+)
+def test_what_the_trainer_learned_reaches_the_record_and_a_resumed_run_starts_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: str, learned: bool | None
+):
+    monkeypatch.setattr(Reports, "report", report)
+    run, plan = prepared(tmp_path, "say", "hello", "0")
+    runner, reporter = Reports(), Quiet()
+    run.follow(runner, run.start(runner, plan, reporter), reporter)
+    found = json.loads((run.folder.path / "run.json").read_text())
+    assert (found["status"], found["learned"]) == ("succeeded", learned)
+    if learned is None:
+        assert found["learning"] is None
+    else:
+        assert {"learned": learned, **found["learning"]} == json.loads(report)
+    assert run.folder.record().learning_problem == ("the learning rate was 0" if learned is False else "")
+    run.start(runner, plan, reporter)
+    assert (run.record.learned, run.record.learning) == (None, None)
+
+
+def test_a_failed_run_has_no_verdict_on_what_it_learned(tmp_path: Path):
+    run, plan = prepared(tmp_path, "say", "hello", "1")
+    runner, reporter = Reports(), Quiet()
+    with pytest.raises(RunFailed):
+        run.follow(runner, run.start(runner, plan, reporter), reporter)
+    assert run.folder.record().learned is None
+
+
 def test_a_trainer_that_fails_is_exit_1_and_its_own_status_is_on_record(tmp_path: Path):
     with pytest.raises(RunFailed, match="exited with status 3") as raised:
         follow(tmp_path, Quiet(), "say", "boom", "3")

@@ -33,6 +33,15 @@ def killed_run(place: Path, *, launcher: str | None = None, ended: str | None = 
     return folder
 
 
+def test_a_run_without_a_launcher_is_closed_with_what_its_trainer_learned(tmp_path: Path, supervisors: list[str]):
+    folder = killed_run(tmp_path)
+    (folder.attempt(1) / "exit.json").write_text('{"exit_code": 0}', encoding="utf-8")
+    (folder.attempt(1) / "learning.json").write_text('{"learned": false, "cause": "no gradient"}', encoding="utf-8")
+    found = reconciled(folder)
+    assert (found.status, found.learned, found.learning) == ("succeeded", False, {"cause": "no gradient"})
+    assert folder.record() == found and found.learning_problem == "no gradient" and not supervisors
+
+
 def test_a_killed_job_without_a_launcher_is_queued_for_a_supervisor(tmp_path: Path, supervisors: list[str]):
     found = reconciled(killed_run(tmp_path))
     assert (found.status, found.attempts[0].exit_reason, supervisors) == ("queued", "killed", ["run-1"])
