@@ -8,7 +8,7 @@ from pathlib import Path
 from dimba.common.contract import SKIP_BAD_ROWS, absolute, is_pattern
 from dimba.common.errors import CORRECT, BadInput
 from dimba.dataset.files import DataFiles, find_files
-from dimba.dataset.files.find import pattern_base
+from dimba.dataset.files.patterns import pattern_base
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import list_unusable_rows
 from dimba.host.data_list import Progress, look_at_list
