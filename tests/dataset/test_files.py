@@ -114,6 +114,8 @@ BROKEN_ROWS = [
     ("a.jsonl", f'{GOOD}\n{{"a": {"[" * 100_000}\n{GOOD}', ":2: nested too deeply", 2),
     ("a.jsonl", f'{GOOD}\n{{"a": {"1" * 5000}}}\n{GOOD}', ":2: not readable: Exceeds the limit", 2),
     ("a.jsonl", b'{"a": "Zo\xeb"}\n' + GOOD.encode(), ":1: not UTF-8 at byte 10", 1),
+    ("a.jsonl", f'{{"a": 1, "a": 2}}\n{GOOD}', ":1: `a` stands twice in one object, with different values", 1),
+    ("a.json", f'[{GOOD}, {{"a": [{{"b": 1, "b": 2}}]}}, {GOOD}]', ": row 2: `b` stands twice in one object", 2),
     ("a.json", b'[{"a": "Zo\xeb"},\n' + GOOD.encode() + b"]", ": row 1: not UTF-8", 1),
     ("a.json", f"[{GOOD}, 5, {GOOD}]", ": row 2: is a number, expected an object", 2),
     ("a.csv", "question,answer\nQ,A\nQ\nQ,A\n", ":3: 1 cells, and the header has 2", 2),
