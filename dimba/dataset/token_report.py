@@ -116,7 +116,7 @@ class DataReport:
         """The report in lines, one for each fact."""
         read = f"{self.format}, {quantity(self.rows, 'row')}, {quantity(self.tokens, 'token')}"
         lines = [f"{read} of prompts" if self.asks else f"{read}, {self.trained_tokens:,} of them trained"]
-        lines += [f"data: {each.line(asks=self.asks)}" for each in self.sources]
+        lines += [each.line(asks=self.asks) for each in self.sources]
         if self.unusable:
             first = f"{self.bad[0].where}: {self.bad[0].why}"
             are = "is" if self.unusable == 1 else "are"

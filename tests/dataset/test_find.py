@@ -163,3 +163,17 @@ def test_a_broken_arrow_file_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "a.arrow").write_bytes(content)
     with pytest.raises(BadInput):
         list(read_rows(tmp_path / "a.arrow"))
+
+
+def test_a_split_that_chooses_nothing_or_is_left_out_is_reported(tmp_path: Path):
+    file = shards(tmp_path / "a", "x.jsonl") / "x.jsonl"
+    assert find_files(file, "test").notes == ("the split `test` is without effect: a file has no splits",)
+    assert find_files(file, "train").notes == find_files(file).notes == ()
+    saved = tmp_path / "saved"
+    for name in ("train", "test"):
+        (saved / name).mkdir(parents=True)
+        (saved / name / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}', encoding="utf-8")
+        (saved / name / "dataset_info.json").write_text("{}", encoding="utf-8")
+    (saved / "dataset_dict.json").write_text('{"splits": ["train", "test"]}', encoding="utf-8")
+    assert find_files(saved).notes == ("not read, of the split test: test/",)
+    assert find_files(saved, "test").notes == ("not read, of the split train: train/",)

@@ -26,6 +26,7 @@ _SPLITS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+_USUAL = "train"  # the split that is read without a choice
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -35,14 +36,16 @@ class DataFiles:
 
     files: tuple[Path, ...]
     left_out: tuple[tuple[Path, str], ...] = ()
+    unused_split: str | None = None  # asked for, of a file that has none
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line for each reason why a file is not read."""
+        """A line for each reason why a file is not read, and one for a split that chose nothing."""
         why = dict.fromkeys(reason for _, reason in self.left_out)
-        return tuple(
-            f"not read, {reason}: {_names(at for at, each in self.left_out if each == reason)}" for reason in why
-        )
+        lines = [f"not read, {reason}: {_names(at for at, each in self.left_out if each == reason)}" for reason in why]
+        if self.unused_split:
+            lines.append(f"the split `{self.unused_split}` is without effect: a file has no splits")
+        return tuple(lines)
 
 
 @dataclass
@@ -62,7 +65,7 @@ def find_files(place: Path, split: str | None = None) -> DataFiles:
     if place.is_dir():
         return _in_folder(place, split)
     if not is_pattern(str(place)) or os.path.lexists(place):
-        return DataFiles((place,))
+        return DataFiles((place,), unused_split=split if split != _USUAL else None)
     return _matching(place, split)
 
 
@@ -123,7 +126,7 @@ def _what_is_there(base: Path, matches: Sequence[Path]) -> str:
 
 def _in_folder(folder: Path, split: str | None) -> DataFiles:
     if (folder / "dataset_dict.json").is_file():
-        return _in_folder(folder / _saved_split(folder, split), None)
+        return _saved_dict(folder, split)
     if _is_saved(folder):
         own = read_json_object(folder / "state.json").get("_split")
         if split and own and own != split:
@@ -215,7 +218,7 @@ def _choose_split(folder: Path, found: _Found, split: str | None) -> None:
         by_split.setdefault(_split_of(each.relative_to(folder)), []).append(each)
     if split is None and len(by_split) == 1:
         return
-    wanted = split or "train"
+    wanted = split or _USUAL
     if wanted not in by_split:
         raise _no_split(folder, wanted, by_split)
     found.files = by_split.pop(wanted)
@@ -240,12 +243,19 @@ def _is_saved(folder: Path) -> bool:
     return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
 
 
-def _saved_split(folder: Path, split: str | None) -> str:
+def _saved_dict(folder: Path, split: str | None) -> DataFiles:
+    chosen, names = _saved_split(folder, split)
+    others = tuple((folder / name, f"of the split {name}") for name in names if name != chosen)
+    return DataFiles(_in_folder(folder / chosen, None).files, others)
+
+
+def _saved_split(folder: Path, split: str | None) -> tuple[str, list[str]]:
+    """The split to read, and all that the folder has."""
     names = [str(each) for each in read_json_object(folder / "dataset_dict.json").get("splits") or []]
-    only = names[0] if len(names) == 1 else "train"
+    only = names[0] if len(names) == 1 else _USUAL
     if (split or only) not in names:
-        raise _no_split(folder, split or "train", names)
-    return split or only
+        raise _no_split(folder, split or _USUAL, names)
+    return split or only, names
 
 
 def _saved_files(folder: Path) -> list[Path]:
