@@ -194,9 +194,7 @@ def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
         has_chat_template=bool(template),
         shows_date="strftime_now" in template,
         own_code=_own_code(path),
-        linked_files=tuple(
-            sorted({pair for file in path.iterdir() if file.is_file() for pair in links_out_of(file, path)})
-        ),
+        linked_files=links_out_of(path, (file for file in path.iterdir() if file.is_file())),
     )
 
 

@@ -1,7 +1,7 @@
 """Facts of the data: which files hold the rows, and a summary of all rows."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import islice
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dimba.common.contract import SKIP_BAD_ROWS, absolute, is_pattern
 from dimba.common.errors import CORRECT, BadInput
-from dimba.dataset.files import find_files
-from dimba.dataset.files.find import pattern_base
+from dimba.dataset.files import DataFiles, find_files
+from dimba.dataset.files.patterns import pattern_base
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import list_unusable_rows
 from dimba.host.data_list import Progress, look_at_list
@@ -51,7 +51,10 @@ def _look_at_one(
 ) -> DataFacts:
     if dataset.path is None:
         return DataFacts(reference=str(dataset.name), local=False)
-    facts = _find(absolute(dataset.path, folder), dataset.split)
+    path = absolute(dataset.path, folder)
+    if path.is_file():  # a custom trainer may know its splits
+        dataset = dataset.model_copy(update={"split": None})
+    facts = _find(path, dataset.split)
     if facts.problem or not read:
         return facts
     try:
@@ -78,8 +81,13 @@ def _find(path: Path, split: str | None) -> DataFacts:
     if path not in places and holds_more_than_a_job(places[0]):
         crowded = f"{path} matches {len(found.files):,} files of {places[0]}, which holds more than one job's files"
         return replace(facts, problem=crowded, hint="move them to a folder of their own")
-    links = tuple(_links(places[0], found.files)) if places[0].is_dir() else ()
+    links = _links(places[0], found) if places[0].is_dir() else ()
     return replace(facts, files=found.files, notes=found.notes, places=places, linked_files=links)
+
+
+def _links(folder: Path, found: DataFiles) -> tuple[tuple[Path, Path], ...]:
+    beside = (each for each in found.looked_at if each.is_relative_to(folder) and not why_not_read(each))
+    return links_out_of(folder, [*found.files, *beside])
 
 
 def _mounted(path: Path, files: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -87,13 +95,6 @@ def _mounted(path: Path, files: tuple[Path, ...]) -> tuple[Path, ...]:
     if os.path.exists(path):
         return (path,)
     return files if len(files) <= _MOST_MOUNTS else (pattern_base(path),)
-
-
-def _links(folder: Path, files: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """The links below `folder` that lead out of it: of files, and of the folders that they are in."""
-    parents = {parent for each in files for parent in each.parents if parent.is_relative_to(folder)} - {folder}
-    for each in sorted([*parents, *files]):
-        yield from links_out_of(each, folder)
 
 
 def _problem_of_place(path: Path) -> tuple[str, str] | None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from dimba.common.contract import is_path
 from dimba.common.errors import BadInput
-from dimba.dataset.mixture import MixtureSource, source_key
+from dimba.dataset.files import find_files
+from dimba.dataset.mixture import MixtureSource, errors_under, source_key
 from dimba.dataset.token_report import DataReport, SourceReport, longer_rows
 from dimba.objectives.sft import SftOptions
 from dimba.options.trainer import TrainerOptions, column_names
@@ -137,7 +138,11 @@ def sources_from(options: TrainerOptions) -> list[Source]:
     if found and (options.columns or options.dataset_split or options.dataset_config):
         hint = "name them within the JSON of each source"
         raise BadInput("--columns, --dataset-split and --dataset-config belong to --dataset", hint, key="--mixture")
-    return [Source(**vars(each), key=source_key(n)) for n, each in enumerate(found)] or [_source_from(options)]
+    sources = [Source(**vars(each), key=source_key(n)) for n, each in enumerate(found)] or [_source_from(options)]
+    for each in sources:
+        with errors_under(each.key):
+            each.require_keys()
+    return sources
 
 
 def _source_from(options: TrainerOptions) -> Source:
@@ -151,12 +156,22 @@ def _source_from(options: TrainerOptions) -> Source:
 def held_out_rows(options: TrainerOptions) -> tuple[float, str | None]:
     """(share or number of rows, name of another split) of --validation-split; raises BadInput."""
     wanted = options.validation_split
-    places = [each.dataset for each in sources_from(options)]
-    if isinstance(wanted, str) and any(is_path(each) and not Path(each).expanduser().is_dir() for each in places):
-        raise BadInput(
-            f"a file has no split `{wanted}`", "give a share (0.05) or a number of rows", key="--validation-split"
-        )
-    return (0, wanted) if isinstance(wanted, str) else (wanted or 0, None)
+    if not isinstance(wanted, str):
+        return wanted or 0, None
+    for each in sources_from(options):
+        if is_path(each.dataset):
+            _require_other_split(Path(each.dataset).expanduser(), wanted)
+    return 0, wanted
+
+
+def _require_other_split(place: Path, wanted: str) -> None:
+    key, hint = "--validation-split", "give a share (0.05) or a number of rows"
+    if not place.is_dir():
+        raise BadInput(f"a file has no split `{wanted}`", hint, key=key)
+    try:
+        find_files(place, wanted)
+    except BadInput as error:
+        raise BadInput(error.cause, hint, key=key, file=place) from None
 
 
 def _held_out_note(selection: Selection) -> str:

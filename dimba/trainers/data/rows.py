@@ -14,6 +14,7 @@ from dimba.common.contract import is_path
 from dimba.common.errors import BadInput, Location
 from dimba.dataset.files import DataFiles, Read, find_files, read_rows
 from dimba.dataset.formats import Format
+from dimba.dataset.local import require_local_keys
 from dimba.dataset.summary import Samples, samples_of
 from dimba.trainers.data.encoding import Example
 
@@ -39,6 +40,11 @@ class Source:
     def origin(self) -> Source:
         """Itself."""
         return self
+
+    def require_keys(self) -> None:
+        """Raises BadInput for a configuration or split that local data do not have."""
+        if is_path(self.dataset):
+            require_local_keys(self._path, self.config, self.split, is_file=self._path.is_file())
 
     def samples(self) -> tuple[Format, Samples]:
         """(format, (where, sample) of every row), a UnusableRow in place of an unusable sample.
