@@ -53,7 +53,9 @@ def _plan_lines(plan: LaunchPlan, columns: int) -> list[tuple[str, str]]:
     ]
     lines += [("trust", each) for each in trust_notes(plan)]
     lines += [("omitted", f"{each.key} {each.value}: the trainer has no flag for it") for each in plan.omitted]
-    return [*lines, *(("note", each) for each in (*plan.data.notes, *plan.notes))]
+    below = plan.data.report.notes if plan.data.report else ()  # the page of the data shows them
+    notes = [each for each in (*plan.data.notes, *plan.notes) if each.removeprefix("data: ") not in below]
+    return [*lines, *(("note", each) for each in notes)]
 
 
 def trust_notes(plan: LaunchPlan) -> list[str]:

@@ -118,11 +118,11 @@ class DataReport:
         rows = f"the first {quantity(self.rows, 'row')} of a stream" if self.streamed else quantity(self.rows, "row")
         read = f"{self.format}, {rows}, {quantity(self.tokens, 'token')}"
         lines = [f"{read} of prompts" if self.asks else f"{read}, {self.trained_tokens:,} of them trained"]
-        lines += [f"data: {each.line(asks=self.asks)}" for each in self.sources]
+        lines += [each.line(asks=self.asks) for each in self.sources]
         if self.unusable:
             first = f"{self.bad[0].where}: {self.bad[0].why}"
             are = "is" if self.unusable == 1 else "are"
-            lines.append(f"{quantity(self.unusable, 'row')} cannot be used and {are} left out, the first: {first}")
+            lines.append(f"{quantity(self.unusable, 'unusable row')} {are} skipped, the first: {first}")
         if self.long_rows:
             lines.append(self.long_rows_summary())
         if self.validation or self.streamed:

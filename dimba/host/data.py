@@ -3,12 +3,14 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 from dimba.common.contract import SKIP_BAD_ROWS, absolute, is_pattern
 from dimba.common.errors import CORRECT, BadInput
 from dimba.dataset.files import DataFiles, find_files
-from dimba.dataset.files.find import pattern_base
+from dimba.dataset.files.patterns import pattern_base
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import list_unusable_rows
 from dimba.host.data_list import Progress, look_at_list
@@ -21,6 +23,7 @@ from dimba.options.stream_table import SAMPLE_ROWS
 from dimba.spec import Dataset, WeightedDataset
 
 _MOST_MOUNTS = 100  # files that are mounted one by one
+_MOST_NAMES = 1000  # of a folder, that are compared with a misspelt one
 _COPY = "give files of rows, or copy these to a folder of your own"
 
 
@@ -103,7 +106,7 @@ def _problem_of_place(path: Path) -> tuple[str, str] | None:
         return f"{begins} {why}", _COPY
     if not exists and begins == path:
         hint = "correct `dataset.path`; it is relative to the folder that dimba is run in"
-        return f"{path} does not exist", hint
+        return f"{path} does not exist", _similar_file(path) or hint
     if path.is_dir() and holds_more_than_a_job(path):
         hint = (
             f"name the files with a pattern: `dataset.path: {path / '*.jsonl'}`, or move them to a folder of their own"
@@ -112,6 +115,15 @@ def _problem_of_place(path: Path) -> tuple[str, str] | None:
     if exists and not path.is_dir() and not path.is_file():
         return f"{path} is not a regular file", "give a file, a folder or a pattern"
     return None
+
+
+def _similar_file(path: Path) -> str:
+    """A question for the file of a similar name beside a path that does not exist; empty without one."""
+    folder = path.parent
+    if not folder.is_dir() or why_not_read(folder):
+        return ""
+    close = get_close_matches(path.name, [each.name for each in islice(folder.iterdir(), _MOST_NAMES)], n=1)
+    return f"did you mean `{folder / close[0]}`?" if close else ""
 
 
 def _places(files: Sequence[Path]) -> list[Path]:

@@ -114,6 +114,7 @@ class CheckpointFacts:
     positions: Positions | None = None
     tokens: TokenCounts | None = None
     tokenizer_needs: tuple[str, ...] = ()  # packages that read it
+    absent_tokens: tuple[str, ...] = ()  # of those that the spec names, the ones that the tokenizer does not have
     sees: tuple[str, ...] = ()  # what a multimodal model reads beside text
     text_alone: bool = False  # of a multimodal model, the text part alone is loaded
     doubt: str = ""  # why transformers may not load it

@@ -101,6 +101,33 @@ def test_a_double_star_reads_every_level_once_and_ends_at_a_link_to_a_folder_abo
     assert find_files(folder / "**" / "*.jsonl").notes == ()
 
 
+def test_links_in_a_circle_end_and_a_file_is_read_under_its_own_name(tmp_path: Path):
+    folder = shards(tmp_path / "data", "z/a.jsonl", "b.jsonl")
+    for name in ("one", "two", "z/three", "z/four"):
+        (folder / name).symlink_to(folder)
+    (folder / "a-link").symlink_to("z")
+    found = find_files(folder / "**" / "*.jsonl")
+    assert [str(each.relative_to(folder)) for each in found.files] == ["b.jsonl", "z/a.jsonl"]
+    assert found.notes == ("not read, as read already: a.jsonl",)
+
+
+def test_a_pattern_matches_as_in_a_shell(tmp_path: Path):
+    folder = shards(
+        tmp_path, "a 1.jsonl", "a 2.jsonl", "B.jsonl", ".h.jsonl", "c/a 3.jsonl", "c/.d/e.jsonl", "[x]/f.jsonl"
+    )
+    assert names(folder / "a [12].jsonl") == names(folder / "a ?.jsonl") == ["a 1.jsonl", "a 2.jsonl"]
+    assert names(folder / "*" / "a*") == ["a 3.jsonl"] and names(folder / "[x]" / "*") == ["f.jsonl"]
+    assert names(folder / "**" / "*.jsonl") == ["B.jsonl", "f.jsonl", "a 1.jsonl", "a 2.jsonl", "a 3.jsonl"]
+    assert names(folder / "**" / "c" / "**") == ["a 3.jsonl"]
+
+
+def test_a_pattern_leaves_out_files_beside_the_rows_unless_it_matches_nothing_else(tmp_path: Path):
+    folder = shards(tmp_path, "info.json", "rows.json")
+    assert names(folder / "*.json") == ["rows.json"]
+    assert find_files(folder / "*.json").notes == ("not read, as no file of rows: info.json",)
+    assert names(folder / "in*.json") == ["info.json"]
+
+
 def test_a_file_behind_two_names_is_read_once(tmp_path: Path):
     folder = shards(tmp_path, "a.jsonl")
     (folder / "b.jsonl").symlink_to("a.jsonl")
@@ -211,3 +238,11 @@ def test_a_configuration_of_local_data_is_refused(tmp_path: Path):
         with pytest.raises(BadInput, match="only data sets on the Hub have one") as refused:
             require_local_keys(tmp_path, "main", None, is_file=is_file)
         assert refused.value.key == "dataset.config"
+
+
+def test_the_splits_of_a_saved_data_set_that_are_not_read_are_reported(tmp_path: Path):
+    for name in ("train", "test"):
+        saved(tmp_path / name)
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}', encoding="utf-8")
+    assert find_files(tmp_path).notes == ("not read, of the split test: test/",)
+    assert find_files(tmp_path, "test").notes == ("not read, of the split train: train/",)

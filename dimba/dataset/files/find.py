@@ -1,6 +1,5 @@
 """The files of a data set on this machine: of a file, a folder, a pattern, or a folder of `datasets.save_to_disk`."""
 
-import glob
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from dimba.common.contract import DATA_SUFFIXES, is_pattern, read_json_object
 from dimba.common.errors import BadInput
+from dimba.dataset.files.patterns import matches_below, pattern_base
 
 _SAVED, _SAVED_SPLITS = ("state.json", "dataset_info.json"), "dataset_dict.json"  # of `save_to_disk`
 _EMPTY, _TWICE = "as empty", "as read already"  # reasons why a file is not read
@@ -77,16 +77,6 @@ def find_files(place: Path, split: str | None = None) -> DataFiles:
     return _matching(place, split)
 
 
-def pattern_base(place: Path) -> Path:
-    """The folder in which a pattern begins: its longest part that exists as it is written."""
-    base = Path(place.anchor)
-    for part in place.parts[len(base.parts) : -1]:
-        if is_pattern(part) and not os.path.lexists(base / part):
-            break
-        base /= part
-    return base
-
-
 def natural_order(path: Path) -> list[tuple[int, int, str]]:
     """A key that sorts part-2 before part-10, folder by folder."""
     keys = []
@@ -99,12 +89,10 @@ def natural_order(path: Path) -> list[tuple[int, int, str]]:
 
 def _matching(pattern: Path, split: str | None) -> DataFiles:
     base = pattern_base(pattern)
-    rest = str(pattern.relative_to(base))
-    # Path.glob would not follow links to folders below `**`.
-    names = glob.iglob(rest, root_dir=base, recursive=True)  # noqa: PTH207
-    matches = sorted((base / each for each in names), key=natural_order)
+    rest = pattern.relative_to(base)
+    matches = sorted(matches_below(base, rest), key=natural_order)
     found, chosen = _Found(), set[Path]()
-    if "**" in rest:  # it matches each file within a matched folder by itself
+    if "**" in rest.parts:  # it matches each file within a matched folder by itself
         matches = [each for each in matches if not each.is_dir()]
     for each in matches:
         if each.is_dir():
@@ -116,6 +104,7 @@ def _matching(pattern: Path, split: str | None) -> DataFiles:
             found.left_out.append((each, "as no file of rows"))
         else:
             found.files.append(each)
+    _leave_out_beside(found)
     if not found.files:
         raise BadInput("matches no file of rows", _what_is_there(base, matches), file=pattern)
     plain = _Found([each for each in found.files if each not in chosen], found.left_out)
@@ -123,6 +112,14 @@ def _matching(pattern: Path, split: str | None) -> DataFiles:
         _choose_split(base, plain, split)
     chosen.update(plain.files)
     return _settled(pattern, _Found([each for each in found.files if each in chosen], plain.left_out))
+
+
+def _leave_out_beside(found: _Found) -> None:
+    """Leaves out files such as dataset_info.json, unless a pattern matches nothing else."""
+    rows = [each for each in found.files if not _BESIDE.fullmatch(each.name)]
+    if rows:
+        found.left_out += [(each, "as no file of rows") for each in found.files if each not in rows]
+        found.files = rows
 
 
 def _what_is_there(base: Path, matches: Sequence[Path]) -> str:
@@ -137,7 +134,7 @@ def _what_is_there(base: Path, matches: Sequence[Path]) -> str:
 
 def _in_folder(folder: Path, split: str | None) -> DataFiles:
     if (folder / _SAVED_SPLITS).is_file():
-        return _in_folder(folder / _saved_split(folder, split), None)
+        return _saved_dict(folder, split)
     if _is_saved(folder):
         own = read_json_object(folder / "state.json").get("_split")
         if split and own and own != split:
@@ -171,8 +168,12 @@ def _settled(place: Path, found: _Found) -> DataFiles:
     if not full:
         raise BadInput("no rows", f"every file is empty: {_names(found.files)}", file=place)
     empty = [(each, _EMPTY) for each in found.files if _size(each) == 0]
-    once = {os.path.realpath(each): each for each in reversed(full)}
-    twice = [(each, _TWICE) for each in full if each.is_symlink() and once[os.path.realpath(each)] != each]
+    once: dict[str, Path] = {}  # the file itself rather than a link to it, and of links the first one
+    for each in full:
+        real = os.path.realpath(each)
+        if real not in once or real == str(each):
+            once[real] = each
+    twice = [(each, _TWICE) for each in full if once[os.path.realpath(each)] != each]
     return DataFiles(
         tuple(each for each in full if once[os.path.realpath(each)] == each), (*found.left_out, *empty, *twice)
     )
@@ -267,12 +268,19 @@ def _is_saved(folder: Path) -> bool:
     return all((folder / name).is_file() for name in _SAVED)
 
 
-def _saved_split(folder: Path, split: str | None) -> str:
+def _saved_dict(folder: Path, split: str | None) -> DataFiles:
+    chosen, names = _saved_split(folder, split)
+    others = tuple((folder / name, f"of the split {name}") for name in names if name != chosen)
+    return DataFiles(_in_folder(folder / chosen, None).files, others)
+
+
+def _saved_split(folder: Path, split: str | None) -> tuple[str, list[str]]:
+    """The split to read, and all that the folder has."""
     names = [str(each) for each in read_json_object(folder / _SAVED_SPLITS).get("splits") or []]
     only = names[0] if len(names) == 1 else "train"
     if (split or only) not in names:
         raise _no_split(folder, split or "train", names)
-    return split or only
+    return split or only, names
 
 
 def _saved_files(folder: Path) -> list[Path]:
