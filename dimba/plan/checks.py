@@ -14,6 +14,7 @@ from dimba.host.facts import DataFacts, HostFacts
 from dimba.host.trainer import own_trainer
 from dimba.plan.adapter import adapter_problems
 from dimba.plan.job import ResolvedJob, resolved
+from dimba.plan.streaming import stream_problems
 from dimba.plan.tracking import evaluation_problems, tracker_problems
 from dimba.spec import JobSpec
 
@@ -56,6 +57,7 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
         errors.append(BadInput(f"{checkpoint.reference} {brings}", RUN_ITS_CODE, key=_BASE))
     if ours:
         errors += [*base_problems(job, facts), *evaluation_problems(job.spec), *_data_keys(job.spec, data)]
+        errors += stream_problems(job.spec)
         errors += tracker_problems(job.spec, facts, partial(_may_have, facts))
     refused = [each for each in data.sources if each.problem] or ([data] if data.problem else [])
     errors += [BadInput(each.problem, each.hint, key=each.key) for each in refused]

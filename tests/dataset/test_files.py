@@ -250,6 +250,15 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path, name: str, content: byte
     assert cause in refusal(tmp_path / name).message
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("a.zip", "unpack it"), ("a.tar.gz", "unpack it"), ("a.TGZ", "unpack it"), ("a.xlsx", "export the sheet as .csv")],
+)
+def test_an_archive_or_a_sheet_is_answered_with_what_to_do(tmp_path: Path, name: str, hint: str):
+    (tmp_path / name).write_bytes(b"x")
+    assert hint in refusal(tmp_path / name).hint
+
+
 def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path):
     (tmp_path / "folder.json").mkdir()
     assert "does not exist" in refusal(tmp_path / "missing.jsonl").message

@@ -238,3 +238,11 @@ def test_a_configuration_of_local_data_is_refused(tmp_path: Path):
         with pytest.raises(BadInput, match="only data sets on the Hub have one") as refused:
             require_local_keys(tmp_path, "main", None, is_file=is_file)
         assert refused.value.key == "dataset.config"
+
+
+def test_the_splits_of_a_saved_data_set_that_are_not_read_are_reported(tmp_path: Path):
+    for name in ("train", "test"):
+        saved(tmp_path / name)
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}', encoding="utf-8")
+    assert find_files(tmp_path).notes == ("not read, of the split test: test/",)
+    assert find_files(tmp_path, "test").notes == ("not read, of the split train: train/",)

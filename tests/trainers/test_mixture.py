@@ -232,6 +232,7 @@ def test_a_list_of_data_sets_trains(tiny_checkpoint: Path, tmp_path: Path, both:
         patch.setattr(test_sft, "command", command)
         printed = run(tiny_checkpoint, Path(), out, "--learning-rate", "3e-3", *data)
     assert "weight 2: 20 examples per epoch" in printed and "weight 1: 7 examples per epoch" in printed
+    assert "data: data:" not in printed
     assert metrics(out)[-1]["step"] == 7  # 27 rows in steps of four
 
 

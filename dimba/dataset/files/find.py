@@ -134,7 +134,7 @@ def _what_is_there(base: Path, matches: Sequence[Path]) -> str:
 
 def _in_folder(folder: Path, split: str | None) -> DataFiles:
     if (folder / _SAVED_SPLITS).is_file():
-        return _in_folder(folder / _saved_split(folder, split), None)
+        return _saved_dict(folder, split)
     if _is_saved(folder):
         own = read_json_object(folder / "state.json").get("_split")
         if split and own and own != split:
@@ -268,12 +268,19 @@ def _is_saved(folder: Path) -> bool:
     return all((folder / name).is_file() for name in _SAVED)
 
 
-def _saved_split(folder: Path, split: str | None) -> str:
+def _saved_dict(folder: Path, split: str | None) -> DataFiles:
+    chosen, names = _saved_split(folder, split)
+    others = tuple((folder / name, f"of the split {name}") for name in names if name != chosen)
+    return DataFiles(_in_folder(folder / chosen, None).files, others)
+
+
+def _saved_split(folder: Path, split: str | None) -> tuple[str, list[str]]:
+    """The split to read, and all that the folder has."""
     names = [str(each) for each in read_json_object(folder / _SAVED_SPLITS).get("splits") or []]
     only = names[0] if len(names) == 1 else "train"
     if (split or only) not in names:
         raise _no_split(folder, split or "train", names)
-    return split or only
+    return split or only, names
 
 
 def _saved_files(folder: Path) -> list[Path]:
