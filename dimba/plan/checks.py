@@ -16,6 +16,7 @@ from dimba.options.kinds import HeldOut
 from dimba.options.table import VALIDATION_SPLIT
 from dimba.plan.adapter import adapter_problems
 from dimba.plan.job import ResolvedJob, resolved
+from dimba.plan.streaming import stream_problems
 from dimba.plan.tracking import evaluation_problems, tracker_problems
 from dimba.spec import JobSpec
 
@@ -58,7 +59,7 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
         errors.append(BadInput(f"{checkpoint.reference} {brings}", RUN_ITS_CODE, key=_BASE))
     if ours:
         errors += [*base_problems(job, facts), *evaluation_problems(job.spec)]
-        errors += [*_data_keys(job.spec, data), *_held_out_split(job.spec, data)]
+        errors += [*_data_keys(job.spec, data), *_held_out_split(job.spec, data), *stream_problems(job.spec)]
         errors += tracker_problems(job.spec, facts, partial(_may_have, facts))
     refused = [each for each in data.sources if each.problem] or ([data] if data.problem else [])
     errors += [BadInput(each.problem, each.hint, key=each.key) for each in refused]
