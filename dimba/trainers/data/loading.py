@@ -12,7 +12,6 @@ import numpy as np
 
 from dimba.common.contract import is_path
 from dimba.common.errors import BadInput
-from dimba.dataset.files import find_files
 from dimba.dataset.mixture import MixtureSource, errors_under, source_key
 from dimba.dataset.token_report import DataReport, SourceReport, longer_rows
 from dimba.objectives.sft import SftOptions
@@ -186,19 +185,22 @@ def held_out_rows(options: TrainerOptions) -> tuple[float, str | None]:
     if not isinstance(wanted, str):
         return wanted or 0, None
     for each in sources_from(options):
-        if is_path(each.dataset):
-            _require_other_split(Path(each.dataset).expanduser(), wanted)
+        _require_other_split(each, wanted)
     return 0, wanted
 
 
-def _require_other_split(place: Path, wanted: str) -> None:
+def _require_other_split(source: Source, wanted: str) -> None:
     key, hint = "--validation-split", "give a share (0.05) or a number of rows"
-    if not place.is_dir():
+    other = replace(source, split=wanted)
+    if is_path(source.dataset) and not Path(source.dataset).expanduser().is_dir():
         raise BadInput(f"a file has no split `{wanted}`", hint, key=key)
+    trained = source.files
     try:
-        find_files(place, wanted)
+        files = other.files
     except BadInput as error:
-        raise BadInput(error.cause, hint, key=key, file=place) from None
+        raise BadInput(error.cause, hint, key=key, file=error.file) from None
+    if set(files.files) & set(trained.files) or other.is_same_on_hub(source):
+        raise BadInput(f"the rows of `{wanted}` are those that are trained", f"name another split, or {hint}", key=key)
 
 
 def _held_out_note(selection: Selection) -> str:

@@ -93,6 +93,11 @@ class Source:
         """The local files; none for a data set on the Hub."""
         return find_files(self._path, self.split) if is_path(self.dataset) else DataFiles(())
 
+    def is_same_on_hub(self, other: Source) -> bool:
+        """Whether both name one split of a data set on the Hub."""
+        here, there = ((each.dataset, each.config, each._split) for each in (self, other))
+        return here == there and not is_path(self.dataset)
+
     @property
     def _path(self) -> Path:
         return Path(self.dataset).expanduser()
