@@ -25,7 +25,11 @@ def owned_output(output_dir: str, run: Path, *, adopts: bool = False) -> Iterato
     """
     path = absolute(output_dir)
     made = [each for each in (path, *path.parents) if not os.path.lexists(each)]
-    ownership = _taken(output_dir, run, adopts=adopts)
+    try:
+        ownership = _taken(output_dir, run, adopts=adopts)
+    except DimbaError:
+        _remove_empty(made)
+        raise
     try:
         yield
     finally:
