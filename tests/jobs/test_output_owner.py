@@ -46,7 +46,8 @@ time.sleep(8)
 def test_a_launch_into_a_folder_inside_one_in_use_leaves_no_folder_behind(tmp_path: Path):
     (tmp_path / "out").mkdir()
     held = take(tmp_path / "out", this_process("other"))
-    with pytest.raises(BadInput, match="in use through"), owned_output(str(tmp_path / "out" / "a" / "b"), tmp_path / "r"):
+    inner = str(tmp_path / "out" / "a" / "b")
+    with pytest.raises(BadInput, match="in use through"), owned_output(inner, tmp_path / "run"):
         pass
     held.release()
     assert not list((tmp_path / "out").iterdir())
