@@ -70,7 +70,8 @@ def _data_line(plan: LaunchPlan) -> str:
     if summary is None:
         return " (on the Hub, not read; `dimba data` reads it)"
     files = f" of {len(plan.data.files):,} files" if len(plan.data.files) > 1 else ""
-    text = f": {summary.format}, {quantity(summary.usable, 'row')}{files}"
+    rows = quantity(summary.usable, "row")
+    text = f": {summary.format}, {f'streamed, the first {rows} read' if plan.data.streamed else rows}{files}"
     if summary.unusable:
         text += f", and {summary.unusable:,} unusable"
     return text if plan.data.report else f"{text} (`dimba data` shows their tokens)"

@@ -19,6 +19,7 @@ from dimba.host.links import links_out_of
 from dimba.host.places import holds_more_than_a_job, why_not_read
 from dimba.host.stamp import stamp
 from dimba.objectives.registry import OBJECTIVES
+from dimba.options.stream_table import SAMPLE_ROWS
 from dimba.spec import Dataset, WeightedDataset
 
 _MOST_MOUNTS = 100  # files that are mounted one by one
@@ -50,7 +51,7 @@ def _look_at_one(
     dataset: Dataset, folder: Path, progress: Progress, mode: str, *, skip_bad: bool, read: bool
 ) -> DataFacts:
     if dataset.path is None:
-        return DataFacts(reference=str(dataset.name), local=False)
+        return DataFacts(reference=str(dataset.name), local=False, streamed=dataset.stream)
     path = absolute(dataset.path, folder)
     if path.is_file():  # a custom trainer may know its splits
         dataset = dataset.model_copy(update={"split": None})
@@ -62,7 +63,7 @@ def _look_at_one(
     except BadInput as error:
         return replace(facts, problem=error.detail, hint=error.hint, key=error.key or "dataset")
     problem, hint = ("", "") if skip_bad or not summary.unusable else _bad_rows(summary)
-    return replace(facts, problem=problem, hint=hint, summary=summary)
+    return replace(facts, problem=problem, hint=hint, summary=summary, streamed=dataset.stream)
 
 
 def _find(path: Path, split: str | None) -> DataFacts:
@@ -146,7 +147,9 @@ _SURVEYS: dict[object, DataSummary] = {}
 def _surveyed(facts: DataFacts, dataset: Dataset, mode: str, progress: Progress) -> DataSummary:
     path, columns = Path(facts.reference), dataset.columns
     stamps = tuple((file, stamp(file)) for file in facts.files)
-    key = (path, dataset.split, stamps, tuple(columns.items()), mode)
+    limit = SAMPLE_ROWS if dataset.stream else None
+    key = (path, dataset.split, stamps, tuple(columns.items()), mode, limit)
     if key not in _SURVEYS:
-        _SURVEYS[key] = OBJECTIVES[mode].rows.survey(path, columns, progress=progress, split=dataset.split)
+        read = OBJECTIVES[mode].rows.survey
+        _SURVEYS[key] = read(path, columns, progress=progress, split=dataset.split, limit=limit)
     return _SURVEYS[key]

@@ -154,6 +154,7 @@ class DataFacts:
     report: DataReport | None = None  # None until the rows are tokenised
     sources: tuple["DataFacts", ...] = ()  # of a list of data sets, whose facts the other fields combine
     weight: float = 1.0  # in such a list
+    streamed: bool = False  # `summary` and `report` are of the first rows
 
     @property
     def hub_ids(self) -> tuple[str, ...]:
@@ -163,6 +164,8 @@ class DataFacts:
     @property
     def rows_per_epoch(self) -> int | None:
         """Training rows of an epoch; of a list, each as often as its weight says. None until all rows are read."""
+        if self.streamed:
+            return None
         if not self.sources:
             return self.summary.usable if self.summary else None
         counts = [rows_per_epoch(each.weight, each.summary.usable) for each in self.sources if each.summary]
@@ -218,6 +221,7 @@ class NamedPath:
     path: Path
     exists: bool
     why_not_read: str  # the reason why a job may not read it; empty if it may
+    names: frozenset[str] | None = None  # that a Python file defines, where that is known without running it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,7 @@ from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out, warmup_notes
 from dimba.plan.strategy import Strategy, choose_strategy
+from dimba.plan.streaming import stream_notes
 from dimba.plan.tracking import evaluation_notes
 from dimba.spec import JobSpec, SlurmSite
 
@@ -180,7 +181,7 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
         base = facts.checkpoint.reference
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is the id of a model on the Hub")
     notes += [*base_notes(facts.checkpoint, spec.training.max_length), *row_notes(spec, facts)]
-    notes += [*adapter_notes(spec, facts.checkpoint), *evaluation_notes(spec)]
+    notes += [*adapter_notes(spec, facts.checkpoint), *evaluation_notes(spec), *stream_notes(spec, facts)]
     if spec.trainer_args.get("trust-remote-code") is True:
         notes.append("trust-remote-code: code from the checkpoint runs in the job")
     if choices.allow_cpu and gpus:

@@ -12,8 +12,11 @@ from dimba.dataset.local import require_local_keys
 from dimba.dataset.mixture import keyed
 from dimba.host.facts import DataFacts, HostFacts
 from dimba.host.trainer import own_trainer
+from dimba.options.kinds import HeldOut
+from dimba.options.table import VALIDATION_SPLIT
 from dimba.plan.adapter import adapter_problems
 from dimba.plan.job import ResolvedJob, resolved
+from dimba.plan.streaming import stream_problems
 from dimba.plan.tracking import evaluation_problems, tracker_problems
 from dimba.spec import JobSpec
 
@@ -55,7 +58,8 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
         brings = f"contains code of its own (`auto_map` or similar in {checkpoint.own_code})"
         errors.append(BadInput(f"{checkpoint.reference} {brings}", RUN_ITS_CODE, key=_BASE))
     if ours:
-        errors += [*base_problems(job, facts), *evaluation_problems(job.spec), *_data_keys(job.spec, data)]
+        errors += [*base_problems(job, facts), *evaluation_problems(job.spec)]
+        errors += [*_data_keys(job.spec, data), *_held_out_split(job.spec, data), *stream_problems(job.spec)]
         errors += tracker_problems(job.spec, facts, partial(_may_have, facts))
     refused = [each for each in data.sources if each.problem] or ([data] if data.problem else [])
     errors += [BadInput(each.problem, each.hint, key=each.key) for each in refused]
@@ -76,6 +80,17 @@ def _data_keys(spec: JobSpec, data: DataFacts) -> Iterator[BadInput]:
             yield BadInput(
                 error.detail, keyed(error.hint, facts.key), key=facts.key + error.key.removeprefix("dataset")
             )
+
+
+def _held_out_split(spec: JobSpec, data: DataFacts) -> Iterator[BadInput]:
+    """A name of a split to hold out, which one file does not have."""
+    wanted = spec.trainer_args.get(VALIDATION_SPLIT.name)
+    if not isinstance(wanted, str) or not HeldOut.is_name(wanted):
+        return
+    for facts in data.sources or (data,):
+        if facts.local and facts.files == (Path(facts.reference),):
+            key, hint = f"trainer_args.{VALIDATION_SPLIT.name}", "give a share (0.05) or a number of rows"
+            yield BadInput(f"{facts.reference} has no split `{wanted}`", hint, key=key)
 
 
 def base_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:

@@ -64,7 +64,7 @@ def plan_steps(job: ResolvedJob, facts: HostFacts, processes: int) -> StepPlan:
         per_epoch=None,
         total=training.max_steps,
     )
-    rows = report.examples if report else facts.data.rows_per_epoch
+    rows = report.examples if report and not report.streamed else facts.data.rows_per_epoch
     if rows is None:
         return steps
     per_epoch = job.objective.batches.steps_per_epoch(

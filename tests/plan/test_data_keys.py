@@ -63,3 +63,12 @@ def test_the_refusal_names_the_data_set_of_a_list() -> None:
         ("dataset[0].config", "remove `dataset[0].config`"),
         ("dataset[1]", "remove `dataset[1].split`: without it all its rows are read"),
     ]
+
+
+def test_one_file_has_no_split_to_hold_out() -> None:
+    facts = replace(ONE_FILE, trainer=replace(ONE_FILE.trainer, flags=FLAGS | {"--validation-split"}))
+    error = refusal("trainer_args: {validation-split: test}", facts)
+    assert error.key == "trainer_args.validation-split" and "has no split `test`" in error.cause
+    for held_out in ("0.05", "'0.05'", "20"):
+        assert plan(f"trainer_args: {{validation-split: {held_out}}}", facts)
+    assert "neither a share" in refusal("trainer_args: {validation-split: '1.5'}", facts).cause
