@@ -84,12 +84,13 @@ def _data_keys(spec: JobSpec, data: DataFacts) -> Iterator[BadInput]:
 
 def _held_out_split(spec: JobSpec, data: DataFacts) -> Iterator[BadInput]:
     """A name of a split to hold out, which one file does not have."""
-    wanted = spec.trainer_args.get(VALIDATION_SPLIT.name)
-    if not isinstance(wanted, str) or not HeldOut.is_name(wanted):
+    wanted, key = spec.trainer_args.get(VALIDATION_SPLIT.name), f"trainer_args.{VALIDATION_SPLIT.name}"
+    is_reported = data.problem and data.key == key  # by the preview of the data
+    if is_reported or not isinstance(wanted, str) or not HeldOut.is_name(wanted):
         return
     for facts in data.sources or (data,):
         if facts.local and facts.files == (Path(facts.reference),):
-            key, hint = f"trainer_args.{VALIDATION_SPLIT.name}", "give a share (0.05) or a number of rows"
+            hint = "give a share (0.05) or a number of rows"
             yield BadInput(f"{facts.reference} has no split `{wanted}`", hint, key=key)
 
 
