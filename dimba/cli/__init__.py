@@ -38,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         # The reader has ended (`| head`); Python must not write while it ends either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except UnicodeEncodeError as error:
+        cause = f"this environment's encoding, {error.encoding}, cannot name `{error.object[:200]!a}`"
+        _print_error(HostCannot(cause, "set PYTHONUTF8=1, or a locale such as `LC_ALL=C.UTF-8`"))
+        return HostCannot.exit_status
     except OSError as error:
         hint = "fix the permissions, or free disk space"
         _print_error(HostCannot(str(error.strerror), hint, file=error.filename or "output"))

@@ -53,7 +53,9 @@ def _plan_lines(plan: LaunchPlan, columns: int) -> list[tuple[str, str]]:
     ]
     lines += [("trust", each) for each in trust_notes(plan)]
     lines += [("omitted", f"{each.key} {each.value}: the trainer has no flag for it") for each in plan.omitted]
-    return [*lines, *(("note", each) for each in (*plan.data.notes, *plan.notes))]
+    below = plan.data.report.notes if plan.data.report else ()  # the page of the data shows them
+    notes = [each for each in (*plan.data.notes, *plan.notes) if each.removeprefix("data: ") not in below]
+    return [*lines, *(("note", each) for each in notes)]
 
 
 def trust_notes(plan: LaunchPlan) -> list[str]:
@@ -68,7 +70,8 @@ def _data_line(plan: LaunchPlan) -> str:
     if summary is None:
         return " (on the Hub, not read; `dimba data` reads it)"
     files = f" of {len(plan.data.files):,} files" if len(plan.data.files) > 1 else ""
-    text = f": {summary.format}, {quantity(summary.usable, 'row')}{files}"
+    rows = quantity(summary.usable, "row")
+    text = f": {summary.format}, {f'streamed, the first {rows} read' if plan.data.streamed else rows}{files}"
     if summary.unusable:
         text += f", and {summary.unusable:,} unusable"
     return text if plan.data.report else f"{text} (`dimba data` shows their tokens)"

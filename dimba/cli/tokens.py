@@ -55,7 +55,8 @@ def _facts(report: DataReport, bar: str, columns: int) -> Iterator[tuple[str, st
 
 
 def _rows(report: DataReport) -> str:
-    count = f"{report.rows:,}" + (f", of which {report.unusable:,} are unusable" if report.unusable else "")
+    first = "the first " if report.streamed else ""
+    count = f"{first}{report.rows:,}" + (f", of which {report.unusable:,} are unusable" if report.unusable else "")
     lines = list_unusable_rows(((each.where, each.why) for each in report.bad), report.unusable, report.rows)
     # If they prevent a launch, the problem lists them.
     return count if report.problem == "\n".join(lines) else "\n".join([count, *lines[: len(report.bad)]])

@@ -2,12 +2,13 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from dimba.common.errors import CORRECT, UnusableRow
 from dimba.dataset.files import kind
-from dimba.dataset.values import plain
+from dimba.dataset.values import check_characters, check_json, plain
 
 Row = Mapping[str, Any]
 Message = dict[str, Any]
@@ -24,6 +25,8 @@ ROLES = {
 }
 # Keys that chat templates read besides `role`, `content` and `tool_calls`.
 _KEPT = ("name", "tool_call_id", "reasoning_content", "thinking")
+_USUAL = frozenset({"role", "content", "from", "value"})
+_READ = _USUAL | {"tool_calls", "weight", "loss_weight"}
 
 
 class Turn(NamedTuple):
@@ -38,13 +41,25 @@ def text_of(value: object, column: str) -> str:
     """The value, if it is valid text; raises UnusableRow."""
     if not isinstance(value, str):
         raise UnusableRow(f"is {kind(value)}, expected text", column=column)
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            cause = f"holds half a character ({value[error.start]!a}, a lone surrogate)"
-            raise UnusableRow(cause, column=column) from None
+    with _causes_at(column):
+        check_characters(value)
     return value
+
+
+@contextmanager
+def _causes_at(column: str) -> Iterator[None]:
+    """Raises the cause in a ValueError as the UnusableRow of a column."""
+    try:
+        yield
+    except ValueError as error:
+        raise UnusableRow(str(error), column=column) from None
+
+
+def plain_at(value: object, column: str) -> Any:
+    """The value as JSON has it; raises UnusableRow for one that JSON cannot hold."""
+    with _causes_at(column):
+        check_json(value)
+    return plain(value)
 
 
 def is_blank(text: str) -> bool:
@@ -106,6 +121,29 @@ def _turn(turn: object, place: str) -> Turn:
     return Turn(f"{place}.{key}", message, _carries_loss(turn, place) and role == "assistant")
 
 
+def unread_keys(value: object) -> Iterator[str]:
+    """The keys of turns that hold something and are not read; none for a value that is no list of turns."""
+    if isinstance(value, str):
+        value = _parse_turns(value)
+    for turn in [value] if isinstance(value, dict) else value if isinstance(value, list) else []:
+        if isinstance(turn, dict) and not turn.keys() <= _USUAL and not turn.keys().isdisjoint(("role", "from")):
+            yield from (key for key, held in turn.items() if _is_unread(key, held))
+
+
+def _parse_turns(text: str) -> object:
+    if not text.startswith(("[", "{")) or ('"role"' not in text and '"from"' not in text):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_unread(key: str, value: object) -> bool:
+    is_read = key in _READ or (key in _KEPT and isinstance(value, str))
+    return not is_read and value not in (None, "", [], {})
+
+
 def _role(turn: Row, place: str) -> str:
     key = "role" if turn.get("role") is not None or "from" not in turn else "from"
     if key not in turn:
@@ -142,19 +180,24 @@ def _part(part: object, place: str) -> str:
 
 
 def _tool_calls(turn: Row, place: str) -> list[Any]:
-    calls = turn.get("tool_calls")
-    if calls is None or (isinstance(calls, str) and is_blank(calls)):
+    calls, column = turn.get("tool_calls"), f"{place}.tool_calls"
+    if is_absent(calls):
         return []
-    return [_with_parsed_arguments(call) for call in objects_in(calls, f"{place}.tool_calls")]
+    return [_with_parsed_arguments(call, column) for call in plain_at(objects_in(calls, column), column)]
+
+
+def is_absent(value: object) -> bool:
+    """Whether a column that may be left out holds nothing: null, an empty list or text, or JSON text of null."""
+    return not value or (isinstance(value, str) and value.strip() in ("", "null"))
 
 
 def objects_in(value: object, column: str) -> list[dict[str, Any]]:
-    """The plain objects of a list; the list, or each of them, may be written as JSON. Raises UnusableRow."""
-    found = [_parse_object(each) for each in list_in(value, column)]
+    """The objects of a list; the list, or each of them, may be written as JSON. Raises UnusableRow."""
+    found: list[Any] = [_parse_object(each) for each in list_in(value, column)]
     for n, each in enumerate(found):
         if not isinstance(each, dict):
             raise UnusableRow(f"is {kind(each)}, expected an object", column=f"{column}[{n}]")
-    return [plain(each) for each in found]
+    return found
 
 
 def _parse_object(value: object) -> object:
@@ -167,18 +210,20 @@ def _parse_object(value: object) -> object:
     return found if isinstance(found, dict) else value
 
 
-def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
+def _with_parsed_arguments(call: dict[str, Any], column: str) -> dict[str, Any]:
     """The call with arguments that are JSON text, as some interfaces give them, parsed as chat templates expect.
 
     A null in such text is kept: this is how an argument that is null is written.
     """
     function = call.get("function")
     if isinstance(function, dict):
-        return {**call, "function": _with_parsed_arguments(function)}
+        return {**call, "function": _with_parsed_arguments(function, column)}
     try:
         arguments = json.loads(call["arguments"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return call
+    with _causes_at(column):
+        check_json(arguments)
     return {**call, "arguments": arguments} if isinstance(arguments, dict) else call
 
 

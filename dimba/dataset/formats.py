@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dimba.common.errors import BadInput, Location, UnusableRow
-from dimba.dataset.dialogue import Row, is_blank, text_of
+from dimba.dataset.dialogue import Row, is_blank, text_of, unread_keys
 from dimba.dataset.samples import (
     ARGUMENTS,
     DOCUMENTS,
@@ -221,13 +221,23 @@ def _sample(row: Row, form: Format) -> Sample:
 
 
 class UnreadColumns:
-    """Finds the columns of rows that hold something and are not read; names each once."""
+    """Finds the columns of rows, and the keys of their turns, that hold something and are not read; names each once."""
 
     def __init__(self, read: Iterable[str]) -> None:
-        self._known = set(read)
+        self._read = tuple(read)
+        self._known = set(self._read)
 
     def new(self, row: Row, arguments: Mapping[str, Any]) -> tuple[str, ...]:
-        """The columns of the row that no row before had; those that are arguments of the template are read."""
+        """The columns and keys that no row before had; columns that are arguments of the template are read."""
+        return (*self._columns(row, arguments), *self._keys(row))
+
+    def _keys(self, row: Row) -> tuple[str, ...]:
+        keys = dict.fromkeys(f"{name}[].{key}" for name in self._read for key in unread_keys(row.get(name)))
+        found = tuple(key for key in keys if key not in self._known)
+        self._known.update(found)
+        return found
+
+    def _columns(self, row: Row, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         if row.keys() <= self._known:
             return ()
         unread = (name for name, value in row.items() if name not in self._known and value not in (None, "", []))

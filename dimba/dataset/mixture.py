@@ -76,6 +76,11 @@ def rows_per_epoch(weight: float, rows: int) -> int:
     return whole * rows + more
 
 
+def no_row(rows: int, weight: float) -> str:
+    """The problem of a source of which an epoch has no row."""
+    return f"an epoch has none of its {rows:,} rows, with the weight {weight:g}"
+
+
 def joined(texts: Iterable[str]) -> str:
     """Different texts in one."""
     return ", ".join(dict.fromkeys(texts))

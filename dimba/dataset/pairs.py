@@ -183,5 +183,5 @@ def _is_empty(turns: Sequence[Message]) -> bool:
     return turns[-1]["role"] == "user" or any(is_blank(turn["content"]) for turn in answers)
 
 
-def _contents(turns: Sequence[Message]) -> list[tuple[str, str, object]]:
-    return [(turn["role"], turn["content"].strip(), turn.get("tool_calls")) for turn in turns]
+def _contents(turns: Sequence[Message]) -> list[Message]:
+    return [{**turn, "content": turn["content"].strip()} for turn in turns]

@@ -209,14 +209,17 @@ def survey_prompts(
     *,
     progress: Callable[[int], None] = lambda _rows: None,
     split: str | None = None,
+    limit: int | None = None,
     recognise: Recognise = recognise_prompt,
 ) -> DataSummary:
-    """Reads every row of `path` as the trainer will; returns their summary, which counts the unusable ones.
+    """Reads the rows of `path` as the trainer will; returns their summary, which counts the unusable ones.
+
+    With a `limit`, only so many rows are read.
 
     Raises:
         BadInput: the file is not readable, no column asks, no row is usable, or too many pairs compare nothing.
     """
-    form, found = prompts_of(read_rows(path, split), columns, recognise)
+    form, found = prompts_of(islice(read_rows(path, split), limit), columns, recognise)
     first: PromptExample | None = None
     bad: list[UnusableRow] = []
     skipped = Tally()

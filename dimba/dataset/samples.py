@@ -6,9 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dimba.common.errors import CORRECT, UnusableRow
-from dimba.dataset.dialogue import Row, Turn, is_blank, list_in, objects_in, text_of, turns_in
+from dimba.dataset.dialogue import (
+    Row,
+    Turn,
+    is_absent,
+    is_blank,
+    list_in,
+    objects_in,
+    plain_at,
+    text_of,
+    turns_in,
+)
 from dimba.dataset.files import kind
-from dimba.dataset.values import plain
 from dimba.options.template_table import OWN_ARGUMENTS
 
 
@@ -49,9 +58,9 @@ def turns(column: str) -> Convert:
 def tools_of(row: Row) -> tuple[Any, ...] | None:
     """The tools of a row: a list of objects, or one as JSON text; None where it has none."""
     tools = row.get("tools")
-    if not tools or (isinstance(tools, str) and is_blank(tools)):
+    if is_absent(tools):
         return None
-    return tuple(objects_in(tools, "tools")) or None
+    return tuple(plain_at(objects_in(tools, "tools"), "tools")) or None
 
 
 ARGUMENTS, DOCUMENTS = "chat_template_kwargs", "documents"  # columns that every format of chats reads
@@ -67,15 +76,15 @@ def arguments_of(row: Row) -> dict[str, Any]:
 
 def parse_arguments(value: object, column: str) -> dict[str, Any]:
     """Arguments of a chat template, an object or one written as JSON; raises UnusableRow."""
-    if value is None or (isinstance(value, str) and is_blank(value)):
+    if is_absent(value):
         return {}
     try:
         found = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError) as error:
         raise UnusableRow(f"is text, expected an object or one written as JSON ({error})", column=column) from None
-    if found is None or found == []:  # an empty map of pyarrow
+    if found == []:  # an empty map of pyarrow
         return {}
-    arguments = plain(found)
+    arguments = plain_at(found, column)
     if not isinstance(arguments, dict):
         raise UnusableRow(f"is {kind(found)}, expected an object", column=column)
     if taken := [name for name in OWN_ARGUMENTS if name in arguments]:
@@ -86,12 +95,13 @@ def parse_arguments(value: object, column: str) -> dict[str, Any]:
 
 def _documents(value: object) -> list[dict[str, Any]] | None:
     """The documents if they are a list of objects; else None, as columns of that name hold other things too."""
-    if not value:
+    if is_absent(value):
         return None
     try:
-        return objects_in(value, DOCUMENTS)
+        found = objects_in(value, DOCUMENTS)
     except UnusableRow:
         return None
+    return plain_at(found, DOCUMENTS)  # type: ignore[no-any-return]
 
 
 # Columns that ask and answer.
@@ -125,7 +135,7 @@ def instruction_turns(row: Row) -> list[Turn]:
 
 
 def _history(row: Row) -> list[Turn]:
-    rounds = list_in(row["history"], "history") if row.get("history") else []
+    rounds = [] if is_absent(row.get("history")) else list_in(row["history"], "history")
     found = []
     for n, each in enumerate(rounds):
         if not isinstance(each, list) or len(each) != 2:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from dimba.common.errors import BadInput, Location, UnusableRow
@@ -106,14 +106,17 @@ def survey(
     *,
     progress: Callable[[int], None] = lambda _rows: None,
     split: str | None = None,
+    limit: int | None = None,
 ) -> DataSummary:
-    """Reads every row of `path` as the trainer will; returns their summary, which counts the unusable ones.
+    """Reads the rows of `path` as the trainer will; returns their summary, which counts the unusable ones.
+
+    With a `limit`, only so many rows are read.
 
     Raises:
         BadInput: the file or its format is not readable, or no row is usable.
     """
     keys: list[str] = []
-    form, samples = samples_of(_noting_columns(read_rows(path, split), keys), columns)
+    form, samples = samples_of(_noting_columns(islice(read_rows(path, split), limit), keys), columns)
     rows, unusable = 0, 0
     first: Sample | None = None
     bad: list[UnusableRow] = []

@@ -111,19 +111,21 @@ class DataReport:
     cached: bool = False
     sources: tuple[SourceReport, ...] = ()  # of a list of data sets
     asks: bool = False  # GRPO: the rows are prompts, and completions are sampled
+    streamed: bool = False  # the rows are the first of a stream, whose others are read during training
 
     def lines(self) -> list[str]:
         """The report in lines, one for each fact."""
-        read = f"{self.format}, {quantity(self.rows, 'row')}, {quantity(self.tokens, 'token')}"
+        rows = f"the first {quantity(self.rows, 'row')} of a stream" if self.streamed else quantity(self.rows, "row")
+        read = f"{self.format}, {rows}, {quantity(self.tokens, 'token')}"
         lines = [f"{read} of prompts" if self.asks else f"{read}, {self.trained_tokens:,} of them trained"]
-        lines += [f"data: {each.line(asks=self.asks)}" for each in self.sources]
+        lines += [each.line(asks=self.asks) for each in self.sources]
         if self.unusable:
             first = f"{self.bad[0].where}: {self.bad[0].why}"
             are = "is" if self.unusable == 1 else "are"
-            lines.append(f"{quantity(self.unusable, 'row')} cannot be used and {are} left out, the first: {first}")
+            lines.append(f"{quantity(self.unusable, 'unusable row')} {are} skipped, the first: {first}")
         if self.long_rows:
             lines.append(self.long_rows_summary())
-        if self.validation:
+        if self.validation or self.streamed:
             lines.append(self.split_summary())
         return [*lines, *self.notes]
 
@@ -131,6 +133,8 @@ class DataReport:
         """The sentence on how many examples are trained on and held out."""
         noun, purpose = ("prompt", "test") if self.asks else ("example", "validate")
         held_out = f", {self.validation:,} held out to {purpose} on" if self.validation else ""
+        if self.streamed:
+            return f"rows are read during training, and checked then{held_out}"
         return f"{quantity(self.examples, noun)} to train on{held_out}"
 
     def long_rows_summary(self) -> str:

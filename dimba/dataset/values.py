@@ -11,6 +11,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _EXACT = 2.0**53  # up to which a double holds every whole number
+_DEEPEST = 100  # levels of lists and objects: chat templates and the code here read them recursively
+_PLAIN = (str, bool, int, float, decimal.Decimal, datetime.date, datetime.time, type(None))
+
+
+def check_characters(text: str) -> None:
+    """Raises ValueError for text that UTF-8 cannot hold."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"holds half a character ({text[error.start]!a}, a lone surrogate)") from None
+
+
+def check_json(value: Any, levels: int = _DEEPEST) -> None:
+    """Raises ValueError for a value that JSON cannot hold, or that is nested deeper than `levels`."""
+    if not levels:
+        raise ValueError(f"is nested more than {_DEEPEST} levels deep")
+    if isinstance(value, str):
+        check_characters(value)
+    elif isinstance(value, dict):
+        for each in (*value, *value.values()):
+            check_json(each, levels - 1)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            check_json(each, levels - 1)
+    elif not isinstance(value, _PLAIN):
+        raise ValueError(f"holds {type(value).__name__}, which JSON cannot hold")
 
 
 def plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ from dimba.common.checkpoint import (
     vocabulary_refusal,
 )
 from dimba.common.checkpoint.adapted import EXPERT, JOINED
-from dimba.common.checkpoint.files import INDEX, Tensors
+from dimba.common.checkpoint.files import INDEX, Tensors, other_format_refusal
 from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import absolute, is_path, read_json_object
 from dimba.host.facts import CheckpointFacts
@@ -58,6 +58,8 @@ def look_at_checkpoint(reference: str, folder: Path, *, allow_pickle: bool = Fal
     if why := why_not_read(path):
         return _refused(path, why, "give a folder of your own that holds config.json and the weights")
     if not path.is_dir():
+        if refusal := other_format_refusal(path):
+            return _refused(path, *refusal)
         hint = "give the folder that holds config.json and the weights"
         parent = path.parent if (path.parent / "config.json").exists() else None
         return _refused(path, "is a file, not a folder", hint, instead=parent)
@@ -95,6 +97,8 @@ def _look_into(path: Path, *, allow_pickle: bool = False) -> CheckpointFacts:
     if not (path / "config.json").exists():
         if refusal := adapter_refusal(path):
             return _adapter(path, refusal)
+        if refusal := other_format_refusal(path):
+            return _refused(path, *refusal)
         return _refused(path, "has no config.json", "give a checkpoint in Hugging Face format, which has one")
     return _parse(path, allow_pickle=allow_pickle)
 
@@ -122,7 +126,7 @@ def _weights_refusal(path: Path, *, allow_pickle: bool) -> tuple[str, str] | Non
     convert = "convert it with `save_pretrained`, which writes safetensors"
     if not any(path.glob("*.safetensors")) and not (path / INDEX).exists():
         if not any(path.glob("*.bin")) and not any(path.glob("*.pt")) and not any(path.glob("*.pth")):
-            return "has no weights (*.safetensors)", convert
+            return other_format_refusal(path) or ("has no weights (*.safetensors)", convert)
         if not allow_pickle:
             problem = "has only pickled weights (.bin), which can run code when they are read"
             trusted = "if you trust its author, `trainer_args: {allow-pickle: true}` reads it"
@@ -182,9 +186,7 @@ def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
         has_chat_template=bool(template),
         shows_date="strftime_now" in template,
         own_code=_own_code(path),
-        linked_files=tuple(
-            sorted({pair for file in path.iterdir() if file.is_file() for pair in links_out_of(file, path)})
-        ),
+        linked_files=links_out_of(path, (file for file in path.iterdir() if file.is_file())),
     )
 
 

@@ -1,14 +1,16 @@
 """Facts of the data: which files hold the rows, and a summary of all rows."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 from dimba.common.contract import SKIP_BAD_ROWS, absolute, is_pattern
 from dimba.common.errors import CORRECT, BadInput
-from dimba.dataset.files import find_files
-from dimba.dataset.files.find import pattern_base
+from dimba.dataset.files import DataFiles, find_files
+from dimba.dataset.files.patterns import pattern_base
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import list_unusable_rows
 from dimba.host.data_list import Progress, look_at_list
@@ -17,9 +19,11 @@ from dimba.host.links import links_out_of
 from dimba.host.places import holds_more_than_a_job, why_not_read
 from dimba.host.stamp import stamp
 from dimba.objectives.registry import OBJECTIVES
+from dimba.options.stream_table import SAMPLE_ROWS
 from dimba.spec import Dataset, WeightedDataset
 
 _MOST_MOUNTS = 100  # files that are mounted one by one
+_MOST_NAMES = 1000  # of a folder, that are compared with a misspelt one
 _COPY = "give files of rows, or copy these to a folder of your own"
 
 
@@ -47,8 +51,11 @@ def _look_at_one(
     dataset: Dataset, folder: Path, progress: Progress, mode: str, *, skip_bad: bool, read: bool
 ) -> DataFacts:
     if dataset.path is None:
-        return DataFacts(reference=str(dataset.name), local=False)
-    facts = _find(absolute(dataset.path, folder), dataset.split)
+        return DataFacts(reference=str(dataset.name), local=False, streamed=dataset.stream)
+    path = absolute(dataset.path, folder)
+    if path.is_file():  # a custom trainer may know its splits
+        dataset = dataset.model_copy(update={"split": None})
+    facts = _find(path, dataset.split)
     if facts.problem or not read:
         return facts
     try:
@@ -56,7 +63,7 @@ def _look_at_one(
     except BadInput as error:
         return replace(facts, problem=error.detail, hint=error.hint, key=error.key or "dataset")
     problem, hint = ("", "") if skip_bad or not summary.unusable else _bad_rows(summary)
-    return replace(facts, problem=problem, hint=hint, summary=summary)
+    return replace(facts, problem=problem, hint=hint, summary=summary, streamed=dataset.stream)
 
 
 def _find(path: Path, split: str | None) -> DataFacts:
@@ -75,8 +82,13 @@ def _find(path: Path, split: str | None) -> DataFacts:
     if path not in places and holds_more_than_a_job(places[0]):
         crowded = f"{path} matches {len(found.files):,} files of {places[0]}, which holds more than one job's files"
         return replace(facts, problem=crowded, hint="move them to a folder of their own")
-    links = tuple(_links(places[0], found.files)) if places[0].is_dir() else ()
+    links = _links(places[0], found) if places[0].is_dir() else ()
     return replace(facts, files=found.files, notes=found.notes, places=places, linked_files=links)
+
+
+def _links(folder: Path, found: DataFiles) -> tuple[tuple[Path, Path], ...]:
+    beside = (each for each in found.looked_at if each.is_relative_to(folder) and not why_not_read(each))
+    return links_out_of(folder, [*found.files, *beside])
 
 
 def _mounted(path: Path, files: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -84,13 +96,6 @@ def _mounted(path: Path, files: tuple[Path, ...]) -> tuple[Path, ...]:
     if os.path.exists(path):
         return (path,)
     return files if len(files) <= _MOST_MOUNTS else (pattern_base(path),)
-
-
-def _links(folder: Path, files: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """The links below `folder` that lead out of it: of files, and of the folders that they are in."""
-    parents = {parent for each in files for parent in each.parents if parent.is_relative_to(folder)} - {folder}
-    for each in sorted([*parents, *files]):
-        yield from links_out_of(each, folder)
 
 
 def _problem_of_place(path: Path) -> tuple[str, str] | None:
@@ -101,7 +106,7 @@ def _problem_of_place(path: Path) -> tuple[str, str] | None:
         return f"{begins} {why}", _COPY
     if not exists and begins == path:
         hint = "correct `dataset.path`; it is relative to the folder that dimba is run in"
-        return f"{path} does not exist", hint
+        return f"{path} does not exist", _similar_file(path) or hint
     if path.is_dir() and holds_more_than_a_job(path):
         hint = (
             f"name the files with a pattern: `dataset.path: {path / '*.jsonl'}`, or move them to a folder of their own"
@@ -110,6 +115,15 @@ def _problem_of_place(path: Path) -> tuple[str, str] | None:
     if exists and not path.is_dir() and not path.is_file():
         return f"{path} is not a regular file", "give a file, a folder or a pattern"
     return None
+
+
+def _similar_file(path: Path) -> str:
+    """A question for the file of a similar name beside a path that does not exist; empty without one."""
+    folder = path.parent
+    if not folder.is_dir() or why_not_read(folder):
+        return ""
+    close = get_close_matches(path.name, [each.name for each in islice(folder.iterdir(), _MOST_NAMES)], n=1)
+    return f"did you mean `{folder / close[0]}`?" if close else ""
 
 
 def _places(files: Sequence[Path]) -> list[Path]:
@@ -133,7 +147,9 @@ _SURVEYS: dict[object, DataSummary] = {}
 def _surveyed(facts: DataFacts, dataset: Dataset, mode: str, progress: Progress) -> DataSummary:
     path, columns = Path(facts.reference), dataset.columns
     stamps = tuple((file, stamp(file)) for file in facts.files)
-    key = (path, dataset.split, stamps, tuple(columns.items()), mode)
+    limit = SAMPLE_ROWS if dataset.stream else None
+    key = (path, dataset.split, stamps, tuple(columns.items()), mode, limit)
     if key not in _SURVEYS:
-        _SURVEYS[key] = OBJECTIVES[mode].rows.survey(path, columns, progress=progress, split=dataset.split)
+        read = OBJECTIVES[mode].rows.survey
+        _SURVEYS[key] = read(path, columns, progress=progress, split=dataset.split, limit=limit)
     return _SURVEYS[key]

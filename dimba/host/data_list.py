@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dimba.dataset.mixture import keyed, source_key
+from dimba.dataset.mixture import keyed, no_row, rows_per_epoch, source_key
 from dimba.dataset.summary import SHOWN, DataSummary
 from dimba.host.facts import DataFacts
 from dimba.spec import Dataset, WeightedDataset
@@ -21,8 +21,16 @@ def look_at_list(datasets: Sequence[WeightedDataset], look: Look, progress: Prog
         start = before
         found = look(each, lambda rows, start=start: progress(start + rows))  # type: ignore[misc]
         before += found.summary.rows if found.summary else 0
-        sources.append(_under_key(replace(found, weight=each.weight), source_key(number)))
+        sources.append(_under_key(_weighted(found, each.weight), source_key(number)))
     return _combined(sources)
+
+
+def _weighted(facts: DataFacts, weight: float) -> DataFacts:
+    usable = facts.summary.usable if facts.summary else 0
+    if facts.problem or not usable or rows_per_epoch(weight, usable):
+        return replace(facts, weight=weight)
+    problem = f"{facts.reference}: {no_row(usable, weight)}"
+    return replace(facts, weight=weight, problem=problem, hint="raise its `weight`, or remove it")
 
 
 def _under_key(facts: DataFacts, key: str) -> DataFacts:

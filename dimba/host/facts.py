@@ -114,6 +114,7 @@ class CheckpointFacts:
     positions: Positions | None = None
     tokens: TokenCounts | None = None
     tokenizer_needs: tuple[str, ...] = ()  # packages that read it
+    absent_tokens: tuple[str, ...] = ()  # of those that the spec names, the ones that the tokenizer does not have
     sees: tuple[str, ...] = ()  # what a multimodal model reads beside text
     text_alone: bool = False  # of a multimodal model, the text part alone is loaded
     doubt: str = ""  # why transformers may not load it
@@ -153,6 +154,7 @@ class DataFacts:
     report: DataReport | None = None  # None until the rows are tokenised
     sources: tuple["DataFacts", ...] = ()  # of a list of data sets, whose facts the other fields combine
     weight: float = 1.0  # in such a list
+    streamed: bool = False  # `summary` and `report` are of the first rows
 
     @property
     def hub_ids(self) -> tuple[str, ...]:
@@ -162,6 +164,8 @@ class DataFacts:
     @property
     def rows_per_epoch(self) -> int | None:
         """Training rows of an epoch; of a list, each as often as its weight says. None until all rows are read."""
+        if self.streamed:
+            return None
         if not self.sources:
             return self.summary.usable if self.summary else None
         counts = [rows_per_epoch(each.weight, each.summary.usable) for each in self.sources if each.summary]

@@ -3,10 +3,12 @@
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from dimba.common.checkpoint.check import is_installed
 from dimba.common.checkpoint.quantization import PACKAGES
+from dimba.common.checkpoint.tokens import absent_tokens
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, is_secret_name
 from dimba.common.project import project_root
 from dimba.host.checkpoint import look_at_checkpoint
@@ -29,6 +31,13 @@ def runs_folder(folder: Path) -> Path:
     return absolute(os.environ.get(ENV_RUNS) or "runs", folder)
 
 
+def _checkpoint(spec: JobSpec, folder: Path) -> CheckpointFacts:
+    facts = look_at_checkpoint(spec.base_checkpoint, folder, allow_pickle=spec.trainer_args.get("allow-pickle") is True)
+    if facts.problem or not facts.local:
+        return facts
+    return replace(facts, absent_tokens=absent_tokens(Path(facts.reference), spec.lora.trainable_tokens))
+
+
 def probe(
     spec: JobSpec,
     engine: EngineFacts,
@@ -45,9 +54,7 @@ def probe(
     Without `read`, data files are only checked for existence. `in_container`, the job's user lacks the caller's groups.
     """
     output = look_at_output(spec.output_dir, folder)
-    checkpoint = look_at_checkpoint(
-        spec.base_checkpoint, folder, allow_pickle=spec.trainer_args.get("allow-pickle") is True
-    )
+    checkpoint = _checkpoint(spec, folder)
     skip_bad = spec.trainer_args.get(SKIP_BAD_ROWS) is True
     data = look_at_data(spec.dataset, folder, progress, spec.mode, skip_bad=skip_bad, read=read)
     missing = missing_packages()

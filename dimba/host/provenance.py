@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import is_secret_name
+from dimba.common.sampled_hash import sampled_hash
 from dimba.host.build_context import code_digest
 from dimba.host.facts import CheckpointFacts, DataFacts, HostFacts, TrainerFacts
 from dimba.host.fingerprint import file_hash, fingerprint, fingerprint_of_files
@@ -80,9 +81,11 @@ def _content(facts: CheckpointFacts, progress: Callable[[int, int], None]) -> st
 
 
 def _data(facts: DataFacts, progress: Callable[[int, int], None]) -> str | None:
-    """The hash of the file, or of all files that the data have: one more file changes it."""
+    """The hash of the file, or of all files that the data have; of files that are streamed, of blocks of them."""
     if not facts.local and not facts.files:
         return None
+    if facts.streamed:
+        return f"blocks:{sampled_hash(facts.files)}"
     one = Path(facts.reference)
     several = facts.files not in ((), (one,))
     digest = fingerprint_of_files(facts.files, progress) if several else fingerprint(one, progress)

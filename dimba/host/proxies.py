@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 _NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
 # Docker's predefined build arguments: neither the image nor its history keeps them.
@@ -35,6 +35,7 @@ def is_on_this_machine(proxy: str) -> bool:
 
 
 def secrets_of(proxies: Mapping[str, str]) -> list[str]:
-    """The values and passwords of proxies that need a login, to be masked in what a build prints."""
+    """The values and passwords of proxies that need a login, as given and decoded, to be masked in what is printed."""
     logins = [value for value in proxies.values() if "@" in value]
-    return [*logins, *(value.rpartition("@")[0].rpartition(":")[2] for value in logins)]
+    words = [value.rpartition("@")[0].rpartition("/")[2].rpartition(":")[2] for value in logins]  # or a token alone
+    return [*logins, *words, *(plain for each in words if (plain := unquote(each)) != each)]

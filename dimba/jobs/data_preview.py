@@ -25,6 +25,7 @@ from dimba.plan.job import ResolvedJob
 from dimba.plan.model import Mount
 from dimba.plan.mounts import given_mounts
 from dimba.plan.network import OFFLINE
+from dimba.plan.streaming import stream_problems
 from dimba.records.store import make_folder
 from dimba.runners.protocol import OneShot, Runner
 
@@ -47,10 +48,12 @@ def cannot_preview(job: ResolvedJob, facts: HostFacts) -> str:
 
 
 def flag_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
-    """The problems of `trainer_args` for one of the project's own trainers."""
+    """The problems of flags and of a stream, for one of the project's own trainers."""
     own = own_trainer(job.mode, facts.project)
     if facts.trainer.path != own:
         return []
+    if found := list(stream_problems(job.spec)):
+        return found
     try:
         preview_argv(job, facts)
     except BadInput as error:

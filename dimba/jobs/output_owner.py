@@ -25,15 +25,17 @@ def owned_output(output_dir: str, run: Path, *, adopts: bool = False) -> Iterato
     """
     path = absolute(output_dir)
     made = [each for each in (path, *path.parents) if not os.path.lexists(each)]
-    ownership = _taken(output_dir, run, adopts=adopts)
+    ownership = None
     try:
+        ownership = _taken(output_dir, run, adopts=adopts)
         yield
     finally:
-        if ownership and _is_active(run):
-            ownership.keep()
-        elif ownership:
-            ownership.release()
+        if not _is_active(run):
+            if ownership:
+                ownership.release()
             _remove_empty(made)
+        elif ownership:
+            ownership.keep()
 
 
 def _taken(output_dir: str, run: Path, *, adopts: bool) -> Ownership | None:

@@ -79,6 +79,9 @@ def _files(
         if old and new and old != new:
             rows = _rows(before, plan) if name == "data_hash" else ""
             yield Difference(key, f"{_reference(plan, name)} has changed ({_short(old)}, now {_short(new)}{rows})")
+    base = before.get("checkpoint") or {}
+    if base.get("local") and not plan.checkpoint.local:
+        yield Difference("base_checkpoint", f"{base.get('reference')} is gone; it now names a model on the Hub")
     for path, old in record.files.items():
         new = now.get("files", {}).get(path)
         if old != new:

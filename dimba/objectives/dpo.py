@@ -14,8 +14,8 @@ from dimba.dataset.summary import DataSummary
 from dimba.objectives.batches import RowBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
-from dimba.objectives.sft import SftOptions
 from dimba.options import optimiser_table, table
+from dimba.options.examples import ExampleOptions
 from dimba.options.kinds import Number, OneOf, Text
 from dimba.options.param import Param, option
 
@@ -69,7 +69,7 @@ def _one_of(kind: _WordsBut) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpoOptions(SftOptions):
+class DpoOptions(ExampleOptions):
     """Options of `finetune_dpo.py`."""
 
     epochs: float = option(table.EPOCHS, default=1.0)
@@ -123,10 +123,16 @@ class _Pairs:
     """Rows with a preferred and a rejected answer."""
 
     def survey(
-        self, path: Path, columns: Columns, *, progress: Callable[[int], None], split: str | None = None
+        self,
+        path: Path,
+        columns: Columns,
+        *,
+        progress: Callable[[int], None],
+        split: str | None = None,
+        limit: int | None = None,
     ) -> DataSummary:
-        """Read every row of `path` as the trainer will; raises BadInput where none is usable."""
-        return survey_prompts(path, columns, progress=progress, split=split, recognise=recognise_pairs)
+        """Read every row, or the first ones, of `path` as the trainer will; raises BadInput where none is usable."""
+        return survey_prompts(path, columns, progress=progress, split=split, limit=limit, recognise=recognise_pairs)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""

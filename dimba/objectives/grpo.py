@@ -66,10 +66,16 @@ class _Prompts:
     """Rows with a prompt, and a reference answer or a pair to score completions by."""
 
     def survey(
-        self, path: Path, columns: Columns, *, progress: Callable[[int], None], split: str | None = None
+        self,
+        path: Path,
+        columns: Columns,
+        *,
+        progress: Callable[[int], None],
+        split: str | None = None,
+        limit: int | None = None,
     ) -> DataSummary:
-        """Read every row of `path` as the trainer will; raises BadInput if none is usable."""
-        return survey_prompts(path, columns, progress=progress, split=split)
+        """Read every row, or the first ones, of `path` as the trainer will; raises BadInput if none is usable."""
+        return survey_prompts(path, columns, progress=progress, split=split, limit=limit)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""

@@ -22,9 +22,19 @@ class RowReader(Protocol):
     """Reads rows as an objective needs them."""
 
     def survey(
-        self, path: Path, columns: Columns, *, progress: Callable[[int], None], split: str | None = None
+        self,
+        path: Path,
+        columns: Columns,
+        *,
+        progress: Callable[[int], None],
+        split: str | None = None,
+        limit: int | None = None,
     ) -> DataSummary:
-        """Read every row of a file, folder or pattern as the trainer does; raises BadInput if none is usable."""
+        """Read the rows (`limit`: the first ones) of a file, folder or pattern as the trainer does.
+
+        Raises:
+            BadInput: none is usable.
+        """
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The name of a row's format; raises BadInput for an unknown one."""

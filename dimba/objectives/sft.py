@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dimba.common.errors import Location
 from dimba.dataset.formats import as_sample, recognise
@@ -12,36 +12,32 @@ from dimba.dataset.summary import DataSummary, survey
 from dimba.objectives.batches import RowBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
-from dimba.options import optimiser_table, table, tracking_table
+from dimba.options.examples import ExampleOptions
 from dimba.options.param import option
-from dimba.options.trainer import TrainerOptions
+from dimba.options.stream_table import STREAM
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftOptions(TrainerOptions):
+class SftOptions(ExampleOptions):
     """Options of `finetune_sft.py`."""
 
-    epochs: float = option(table.EPOCHS, default=3.0)
-    learning_rate: float = option(table.LEARNING_RATE, help="default: 0.0002 for adapters, 2e-05 for full")
-    train_on: Literal["all", "last"] = option(table.TRAIN_ON)
-    on_long: str | None = option(table.ON_LONG)
-    eval_steps: int | None = option(table.EVAL_STEPS)
-    save_best: bool = option(tracking_table.SAVE_BEST)
-    early_stop: int | None = option(tracking_table.EARLY_STOP)
-    packing: str = option(table.PACKING)
-    attention: str = option(table.ATTENTION)
-    warmup: float = option(optimiser_table.WARMUP, default=0.03)
-    mixed_precision: str = option(table.MIXED_PRECISION)
+    stream: bool = option(STREAM)
 
 
 class _Answers:
     """Rows with answers to learn from."""
 
     def survey(
-        self, path: Path, columns: Columns, *, progress: Callable[[int], None], split: str | None = None
+        self,
+        path: Path,
+        columns: Columns,
+        *,
+        progress: Callable[[int], None],
+        split: str | None = None,
+        limit: int | None = None,
     ) -> DataSummary:
-        """Read every row of `path` as the trainer will; raises BadInput if none is usable."""
-        return survey(path, columns, progress=progress, split=split)
+        """Read every row, or the first ones, of `path` as the trainer will; raises BadInput if none is usable."""
+        return survey(path, columns, progress=progress, split=split, limit=limit)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""

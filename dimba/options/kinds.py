@@ -4,6 +4,7 @@ import argparse
 import datetime
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 MOST = 10**9  # upper bound of every count
@@ -88,13 +89,20 @@ class HeldOut:
 
     def __call__(self, text: str) -> float | str:
         """Parse a command-line argument."""
-        try:
-            number = float(text)
-        except ValueError:
+        if self.is_name(text):
             return text
+        number = float(text)
         if not 0 < number < float("inf") or (number >= 1 and number % 1):
             raise argparse.ArgumentTypeError(f"{text} is neither a share between 0 and 1 nor a whole number of rows")
         return number
+
+    @staticmethod
+    def is_name(text: str) -> bool:
+        """Whether it names a split."""
+        with suppress(ValueError):
+            float(text)
+            return False
+        return True
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import partial
 
 from dimba.options.kinds import Number, OneOf, Switch
@@ -53,6 +54,7 @@ TRAINABLE_TOKENS = _lora(
     help="tokens whose rows of the embedding are trained too, such as <|im_end|>",
     question="Trainable tokens",
 )
+TOKENS_HINT = "give a token as it stands in tokenizer.json: its special tokens are under `added_tokens`"
 USE_RSLORA = _lora(
     key="lora.use_rslora",
     flags=("--use-rslora",),
@@ -80,6 +82,8 @@ INIT = _lora(
     help="start of the adapter, as peft names it; true: the adapter changes nothing before the first step",
     question="LoRA start",
 )
+_MEANS_ALL = ("all-linear", "all", "all-linears", "linear", "alllinear", "auto", "*")  # in other tools
+_SHOWN = 12  # names in a hint
 NOT_QUANTISED = ("orthogonal",)  # starts that peft computes from weights in 16 or 32 bits
 ON_EXPERTS_HINT = "name other `target_modules`, such as [q_proj, k_proj, v_proj, o_proj]"
 # Names that experts have in the files and peft takes for those of the joined parameters, in families that it knows.
@@ -108,6 +112,17 @@ def covered(targets: Iterable[str], names: Iterable[str], prefixes: Sequence[str
 def covers(targets: Iterable[str], module: str) -> bool:
     """Whether one of the targets covers the module of this name."""
     return bool(covered(targets, [module]))
+
+
+def name_hint(name: str, known: Sequence[str], param: Param) -> str:
+    """The way out for a name that no module of the base has."""
+    if "," in name:
+        names = (each.strip(" '\"[]") for each in name.split(","))
+        return f"several names are a list: `[{', '.join(filter(None, names))}]`"
+    if param is TARGET_MODULES and name.lower().replace("_", "-") in _MEANS_ALL:
+        return f"did you mean `{ALL_LINEAR}`?"
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean `{close[0]}`?" if close else f"it has {', '.join(known[:_SHOWN])}"
 
 
 def target_problem(targets: Sequence[str]) -> tuple[str, str] | None:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 
 from dimba.common.checkpoint.adapted import EXPERT, JOINED, adapted_by_default
@@ -18,11 +17,13 @@ from dimba.options.lora_table import (
     ON_EXPERTS_HINT,
     START_HINT,
     TARGET_MODULES,
+    TOKENS_HINT,
     TRAINABLE_TOKENS,
     USE_DORA,
     covered,
     covers,
     is_pattern,
+    name_hint,
 )
 from dimba.options.param import Param
 from dimba.plan.job import ResolvedJob
@@ -120,6 +121,8 @@ def adapter_problems(job: ResolvedJob, checkpoint: CheckpointFacts) -> Iterator[
     if ALL_LINEAR not in lora.targets and covers(lora.targets, _HEAD):
         hint = f"`lora: {{modules_to_save: [{_HEAD}]}}` trains it whole"
         yield _refused(f"`{_HEAD}` gets no adapter: the loss reads its weights themselves", hint)
+    for token in checkpoint.absent_tokens:
+        yield BadInput(f"the tokenizer has no token `{token}`", TOKENS_HINT, key=TRAINABLE_TOKENS.key)
     if checkpoint.modules and not checkpoint.quantization:
         yield from _joined_problems(lora, checkpoint)
         yield from _name_problems(lora, checkpoint)
@@ -144,6 +147,7 @@ def _name_problems(lora: Lora, checkpoint: CheckpointFacts) -> Iterator[BadInput
     if lora.targets == (ALL_LINEAR,) and not lora.modules_to_save:
         return
     names = {part for module in checkpoint.modules for part in module.split(".") if not part.isdecimal()}
+    matrices = {name.rpartition(".")[2] for name in checkpoint.linear_sides or {}}
     has_experts = "experts" in names
     for param, wanted in ((TARGET_MODULES, lora.targets), (MODULES_TO_SAVE, lora.modules_to_save)):
         for each in wanted:
@@ -154,7 +158,7 @@ def _name_problems(lora: Lora, checkpoint: CheckpointFacts) -> Iterator[BadInput
             if not (
                 _pattern_fits(each, checkpoint) if is_pattern(each) else last in names or _is_part(each, checkpoint)
             ):
-                yield _unknown(each, param, names)
+                yield _unknown(each, param, matrices if param is TARGET_MODULES and matrices else names)
             elif param is TARGET_MODULES:
                 yield from _target_problems(each, lora, checkpoint)
 
@@ -190,9 +194,7 @@ def _refused(problem: str, hint: str) -> BadInput:
 
 
 def _unknown(name: str, param: Param, names: set[str]) -> BadInput:
-    close = get_close_matches(name, names, n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"its modules: {', '.join(sorted(names)[:_SHOWN])}"
-    return BadInput(f"no module of the base is named `{name}`", hint, key=param.key)
+    return BadInput(f"no module of the base is named `{name}`", name_hint(name, sorted(names), param), key=param.key)
 
 
 def adapter_notes(spec: JobSpec, checkpoint: CheckpointFacts) -> Iterator[str]:

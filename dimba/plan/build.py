@@ -37,8 +37,9 @@ from dimba.plan.recompute import resolve_activations
 from dimba.plan.rows import row_notes
 from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
-from dimba.plan.steps import plan_steps, share_out
+from dimba.plan.steps import plan_steps, share_out, warmup_notes
 from dimba.plan.strategy import Strategy, choose_strategy
+from dimba.plan.streaming import stream_notes
 from dimba.plan.tracking import evaluation_notes
 from dimba.spec import JobSpec, SlurmSite
 
@@ -114,6 +115,8 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
     on_cpu, memory = not placement.gpus, parts.fit.estimate()
     grace = stop_grace(memory)
     named, written = spec_environment(spec)
+    steps = plan_steps(job, facts, parts.fit.processes)
+    notes = (*placement.notes, *filter(None, [parts.about_batch]), *warmup_notes(spec, steps))
     speed = speed_choices(job, on_cpu=on_cpu, mixed=mixed, activations=parts.about_activations)
     return LaunchPlan(
         name=spec.name,
@@ -145,13 +148,13 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
         writable=(facts.cache, facts.output.path),
         checkpoint=facts.checkpoint,
         data=facts.data,
-        steps=plan_steps(job, facts, parts.fit.processes),
+        steps=steps,
         strategy=strategy.name,
         strategy_why=strategy.why,
         precision=mixed,
         memory=memory,
         stop_grace=grace,
-        notes=(*placement.notes, *filter(None, [parts.about_batch]), *proxy_notes(job, facts, network)),
+        notes=(*notes, *proxy_notes(job, facts, network)),
         nodes=spec.resources.nodes,
         slurm=_slurm(spec, facts, facts.slurm, per_node) if facts.slurm else None,
         speed=speed if parts.fit.ours else (),
@@ -178,7 +181,7 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
         base = facts.checkpoint.reference
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is the id of a model on the Hub")
     notes += [*base_notes(facts.checkpoint, spec.training.max_length), *row_notes(spec, facts)]
-    notes += [*adapter_notes(spec, facts.checkpoint), *evaluation_notes(spec)]
+    notes += [*adapter_notes(spec, facts.checkpoint), *evaluation_notes(spec), *stream_notes(spec, facts)]
     if spec.trainer_args.get("trust-remote-code") is True:
         notes.append("trust-remote-code: code from the checkpoint runs in the job")
     if choices.allow_cpu and gpus:

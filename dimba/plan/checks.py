@@ -1,15 +1,22 @@
 """The problems of a job on this machine, all of them at once."""
 
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from dimba.common.checkpoint import tokenizer_refusal
 from dimba.common.checkpoint.quantization import IN_IMAGE
 from dimba.common.contract import RUN_ITS_CODE, SHORTEST_SECRET
 from dimba.common.errors import BadInput, DimbaError, HostCannot
-from dimba.host.facts import HostFacts
+from dimba.dataset.local import require_local_keys
+from dimba.dataset.mixture import keyed
+from dimba.host.facts import DataFacts, HostFacts
 from dimba.host.trainer import own_trainer
+from dimba.options.kinds import HeldOut
+from dimba.options.table import VALIDATION_SPLIT
 from dimba.plan.adapter import adapter_problems
 from dimba.plan.job import ResolvedJob, resolved
+from dimba.plan.streaming import stream_problems
 from dimba.plan.tracking import evaluation_problems, tracker_problems
 from dimba.spec import JobSpec
 
@@ -52,12 +59,38 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
         errors.append(BadInput(f"{checkpoint.reference} {brings}", RUN_ITS_CODE, key=_BASE))
     if ours:
         errors += [*base_problems(job, facts), *evaluation_problems(job.spec)]
+        errors += [*_data_keys(job.spec, data), *_held_out_split(job.spec, data), *stream_problems(job.spec)]
         errors += tracker_problems(job.spec, facts, partial(_may_have, facts))
     refused = [each for each in data.sources if each.problem] or ([data] if data.problem else [])
     errors += [BadInput(each.problem, each.hint, key=each.key) for each in refused]
     if data.report and data.report.problem:
         errors.append(BadInput(data.report.problem, data.report.hint, key="dataset"))
     return errors
+
+
+def _data_keys(spec: JobSpec, data: DataFacts) -> Iterator[BadInput]:
+    """A configuration or split that local data do not have, for the project's own trainers."""
+    pairs = zip(spec.dataset, data.sources, strict=True) if isinstance(spec.dataset, list) else [(spec.dataset, data)]
+    for given, facts in pairs:
+        place = Path(facts.reference)
+        try:
+            if facts.local and not facts.problem:
+                require_local_keys(place, given.config, given.split, is_file=facts.files == (place,))
+        except BadInput as error:
+            yield BadInput(
+                error.detail, keyed(error.hint, facts.key), key=facts.key + error.key.removeprefix("dataset")
+            )
+
+
+def _held_out_split(spec: JobSpec, data: DataFacts) -> Iterator[BadInput]:
+    """A name of a split to hold out, which one file does not have."""
+    wanted = spec.trainer_args.get(VALIDATION_SPLIT.name)
+    if not isinstance(wanted, str) or not HeldOut.is_name(wanted):
+        return
+    for facts in data.sources or (data,):
+        if facts.local and facts.files == (Path(facts.reference),):
+            key, hint = f"trainer_args.{VALIDATION_SPLIT.name}", "give a share (0.05) or a number of rows"
+            yield BadInput(f"{facts.reference} has no split `{wanted}`", hint, key=key)
 
 
 def base_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:

@@ -12,12 +12,13 @@ from dimba.host.own_flags import refusal
 from dimba.options import lora_table, optimiser_table, table, tracking_table
 from dimba.options.lora_table import ALL_LINEAR
 from dimba.options.param import Param
+from dimba.options.stream_table import STREAM
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import Omitted
 from dimba.spec import WeightedDataset
 from dimba.spec.training import Lora, Training
 
-_SECTIONS = (*lora_table.PARAMS, *optimiser_table.PARAMS, *tracking_table.PARAMS)
+_SECTIONS = (STREAM, *lora_table.PARAMS, *optimiser_table.PARAMS, *tracking_table.PARAMS)
 EVERY_ALIAS = frozenset(
     alias
     for param in (*vars(table).values(), *_SECTIONS)
@@ -134,6 +135,8 @@ def _data(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
         yield Value(table.DATASET_CONFIG, (data.config,))
     if data.split is not None:
         yield Value(table.DATASET_SPLIT, (data.split,))
+    if data.stream:
+        yield Value(STREAM, needed=job.objective.takes(STREAM))
     if data.columns:
         yield Value(table.COLUMNS, tuple(f"{ours}={theirs}" for ours, theirs in data.columns.items()))
 

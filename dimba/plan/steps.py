@@ -1,13 +1,16 @@
 """The effective batch, shared among the processes, and the number of steps."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 from dimba.common.errors import BadInput
+from dimba.common.units import quantity
 from dimba.host.facts import HostFacts
 from dimba.objectives.batches import total_steps
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import StepPlan
+from dimba.spec import JobSpec
 
 _KEY = "training.grad_accumulation_steps"
 
@@ -61,7 +64,7 @@ def plan_steps(job: ResolvedJob, facts: HostFacts, processes: int) -> StepPlan:
         per_epoch=None,
         total=training.max_steps,
     )
-    rows = report.examples if report else facts.data.rows_per_epoch
+    rows = report.examples if report and not report.streamed else facts.data.rows_per_epoch
     if rows is None:
         return steps
     per_epoch = job.objective.batches.steps_per_epoch(
@@ -70,6 +73,19 @@ def plan_steps(job: ResolvedJob, facts: HostFacts, processes: int) -> StepPlan:
     assert training.epochs is not None, "a JobSpec is complete"
     planned = total_steps(per_epoch, epochs=training.epochs, max_steps=training.max_steps)
     return replace(steps, per_epoch=per_epoch, total=planned)
+
+
+def warmup_notes(spec: JobSpec, steps: StepPlan) -> Iterator[str]:
+    """A line for a warmup as long as the training."""
+    asked, total = spec.training.warmup, steps.total
+    if asked is None:
+        asked = spec.objective.params["warmup"].default
+    if not asked or not total:
+        return
+    warmup = math.ceil(asked * total) if asked < 1 else int(asked)
+    if warmup >= total:
+        of = f"{warmup} of {quantity(total, 'step')}"
+        yield f"training.warmup: {of}, so that the full learning rate is never reached; 0 leaves it out"
 
 
 def _groups(job: ResolvedJob) -> tuple[int, int | None]:

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from dimba.common.contract import looks_like_path
 from dimba.dataset.mixture import MOST_WEIGHT
 from dimba.options import table
+from dimba.options.stream_table import NO_LISTS, ONE_SET, STREAM
 from dimba.spec.part import Line, Part, Place
 
 ONE, SEVERAL = "one data set", "several data sets"  # tags of the union, which occur in the places of pydantic's errors
@@ -20,6 +21,7 @@ class Dataset(Part):
     config: Line | None = Field(None, description=table.DATASET_CONFIG.help)
     split: Line | None = Field(None, description=table.DATASET_SPLIT.help)
     columns: dict[str, str] = Field(default_factory=dict, description="our column: yours")
+    stream: bool = Field(False, description=STREAM.help)
 
     @field_validator("name")
     @classmethod
@@ -41,6 +43,13 @@ class WeightedDataset(Dataset):
     weight: Annotated[float, Field(gt=0, le=MOST_WEIGHT, allow_inf_nan=False)] = Field(
         1, description="how often its rows appear in an epoch; a fraction takes a part of them"
     )
+
+    @field_validator("stream")
+    @classmethod
+    def _no_stream(cls, value: bool) -> bool:
+        if value:
+            raise ValueError(f"a list of data sets {NO_LISTS}: {ONE_SET}")
+        return value
 
 
 def _not_empty(value: Any) -> Any:

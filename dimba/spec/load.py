@@ -151,8 +151,16 @@ def _drop_line(document: Document, key: Key) -> None:
 
 
 def _invalid(document: Document, errors: list[dict[str, Any]]) -> list[BadInput]:
+    errors = [each for each in errors if not _is_of_other_kind(each, errors)]
     choices = {_key(each): each["ctx"]["expected"] for each in errors if each["type"] == "literal_error"}
     return [_problem(document, each, choice=choices.get(_key(each))) for each in errors]
+
+
+def _is_of_other_kind(error: dict[str, Any], errors: list[dict[str, Any]]) -> bool:
+    """Whether another member of a union, of the kind that was given, reports what is wrong inside of the value."""
+    key = _key(error)
+    inside = (other for other in map(_key, errors) if len(other) > len(key))
+    return error["type"].endswith("_type") and any(other[: len(key)] == key for other in inside)
 
 
 def _problem(document: Document, error: dict[str, Any], choice: str | None) -> BadInput:
@@ -201,6 +209,8 @@ def _cause(error: dict[str, Any], key: Key, choice: str | None) -> str:
             return f"`{_clipped(given)}`: letters, digits, dots, dashes and underscores, 64 at most"
         case "int_type" if choice:
             return f"expected an integer or {choice.replace(chr(39), '`')}, not {_shown(given)}"
+        case "bool_type" if choice:
+            return f"expected true, false, {choice.replace(chr(39), '`')}, not {_shown(given)}"
         case "model_type" if key == ("dataset",):
             return f"expected a section of keys or a list of them, not {_shown(given)}"
         case "model_type" | "dict_type":

@@ -34,6 +34,12 @@ def _init(value: Any) -> Any:
     return value
 
 
+def _targets(value: Any) -> Any:
+    if not value or not isinstance(value, str | list):
+        raise ValueError(f"expected `{ALL_LINEAR}`, a list of names, or a regular expression")
+    return value
+
+
 def _steps_or_share(value: float) -> float:
     if problem := StepsOrShare().problem(value):
         raise ValueError(f"{value:g} {problem}")
@@ -56,7 +62,7 @@ class Lora(Part):
     r: Annotated[int, bounds(table.LORA_R)] = declared(table.LORA_R)
     alpha: Annotated[int, bounds(table.LORA_ALPHA)] = declared(table.LORA_ALPHA)
     dropout: Annotated[float, bounds(lora_table.DROPOUT)] = declared(lora_table.DROPOUT)
-    target_modules: Name | Annotated[Names, Field(min_length=1)] = declared(
+    target_modules: Annotated[Name | Annotated[Names, Field(min_length=1)], BeforeValidator(_targets)] = declared(
         lora_table.TARGET_MODULES, default=ALL_LINEAR
     )
     modules_to_save: Names = Field(default_factory=list, description=lora_table.MODULES_TO_SAVE.help)

@@ -66,7 +66,7 @@ def _launch(argv: list[str], job: Job, ranks: RankNotes) -> int:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # a Ctrl-C in the terminal reaches this process alone, which signals the ranks
-        preexec_fn=die_with_parent if contract.ENV_NODE_RANK in os.environ else None,  # noqa: PLW1509  # no threads yet
+        preexec_fn=die_with_parent,  # noqa: PLW1509  # no threads yet
     )
     reader = threading.Thread(target=job.log.copy_from, args=(process.stdout,), daemon=True)
     reader.start()

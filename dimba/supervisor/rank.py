@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from dimba.common.contract import ENV_NODE_RANK, ENV_WORLD_SIZE
+from dimba.common.contract import ENV_WORLD_SIZE
 from dimba.supervisor.rank_notes import write_note
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -19,8 +19,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {problem}", file=sys.stderr, flush=True)
         write_note(pid=os.getpid(), status=1, time=time.monotonic())
         return 1
-    if ENV_NODE_RANK in os.environ:  # a scheduler may kill only the session that it started
-        die_with_parent()
+    die_with_parent()  # after a kill -9 no rank may write beside those of the resumed run
     child = subprocess.Popen([sys.executable, *argv], preexec_fn=die_with_parent)  # noqa: PLW1509  # no threads here
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, _frame: child.send_signal(number))

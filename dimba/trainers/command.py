@@ -1,5 +1,6 @@
 """A trainer from its command line to its exit status; every error becomes a message here."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,7 @@ def hide_bitsandbytes(options: TrainerOptions) -> None:
 
     A Hub id may name a quantised model; only a folder shows that it is none.
     """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that it would like to download
     is_needed = options.use_qlora or options.optimizer in BITSANDBYTES
     if not is_needed and all(map(_is_unquantized_folder, options.model_checkpoints)):
         sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # Python's mark of a failed import

@@ -20,8 +20,8 @@ def throttled(seconds: float, report: Progress) -> Progress:
     return report_now_and_then
 
 
-def row_printer() -> Progress:
-    """A function that prints the rows tokenised: one line, rewritten, on a terminal; a line every 5 s on a pipe."""
+def row_printer(done: str = "tokenised") -> Progress:
+    """A function that prints the rows done: one line, rewritten, on a terminal; a line every 5 s on a pipe."""
     if sys.stdout.isatty():
-        return throttled(0.2, lambda rows: print(f"\r\033[Kdata: {rows:,} rows tokenised", end="\r", flush=True))
-    return throttled(5.0, lambda rows: print(f"data: {rows:,} rows tokenised", flush=True))
+        return throttled(0.2, lambda rows: print(f"\r\033[Kdata: {rows:,} rows {done}", end="\r", flush=True))
+    return throttled(5.0, lambda rows: print(f"data: {rows:,} rows {done}", flush=True))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dimba.cli import main
 from tests.conftest import NO_ENGINE, QUESTIONS, Dimba, pretend_gpus, write_rows
 
 AS_A_PROCESS = ("--trust-spec", "--runner", "process")  # a custom trainer never runs as a process by default
@@ -301,3 +302,9 @@ def test_ps_cuts_no_word_at_any_width(width: int, monkeypatch: pytest.MonkeyPatc
     printed = capsys.readouterr().out
     assert all(word in printed for word in (run, "succeeded", "completed", "process")) and "…" not in printed
     assert ("RUNNER" in printed) == (width >= 80)
+
+
+def test_an_encoding_that_cannot_name_a_file_is_reported(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr("dimba.cli._run", lambda _args: "/data/ü".encode("ascii"))
+    assert main(["ps"]) == 3
+    assert "this environment's encoding, ascii, cannot name `'/data/\\xfc'`" in capsys.readouterr().err

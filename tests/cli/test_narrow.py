@@ -46,6 +46,18 @@ def test_a_plan_on_a_pipe_of_no_width_has_a_line_for_each_note(monkeypatch: pyte
     assert note.strip() in stream.getvalue()
 
 
+def test_a_note_on_the_data_that_their_page_shows_is_not_in_the_plan_too():
+    stream = io.StringIO()
+    found = replace(plan(), notes=("data: columns not read: id", "another"))
+    data = replace(found.data, notes=("not read, as empty: a.jsonl",))
+    below = replace(REPORT, notes=("not read, as empty: a.jsonl", "columns not read: id"))
+    console = Console(file=stream, width=120, highlight=False)
+    show_plan(replace(found, data=replace(data, report=below)), console)
+    assert "not read" not in stream.getvalue() and "another" in stream.getvalue()
+    show_plan(replace(found, data=data), console)
+    assert stream.getvalue().count("not read") == 2
+
+
 def test_the_data_break_between_words_and_a_bar_keeps_its_count_beside_it(narrow: None):
     stream = io.StringIO()
     report = replace(REPORT, notes=("a note with many words, " * 8,))

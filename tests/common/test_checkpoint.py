@@ -19,7 +19,7 @@ from dimba.common.checkpoint import (
     tokenizer_needs,
     tokenizer_refusal,
 )
-from dimba.common.checkpoint.tokens import _ends
+from dimba.common.checkpoint.tokens import _ends, absent_tokens
 from dimba.common.errors import BadInput
 
 Header = dict[str, dict[str, Any]]
@@ -362,3 +362,11 @@ def test_a_tokenizer_that_needs_its_library_is_refused_with_the_command_that_con
     assert tokenizer_refusal(tmp_path, tokenizer_needs(tmp_path), lambda _name: True) is None
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     assert tokenizer_needs(tmp_path) == ()
+
+
+def test_tokens_are_looked_for_in_all_files_of_the_tokenizer(tmp_path: Path):
+    wanted = ("<a>", "é", "<added>", "<none>")
+    assert absent_tokens(tmp_path, wanted) == ()  # nothing that tells
+    (tmp_path / "tokenizer.json").write_text('{"model": {"vocab": {"<a>": 0, "\\u00e9": 1}}}', encoding="utf-8")
+    (tmp_path / "added_tokens.json").write_text('{"<added>": 2}', encoding="utf-8")
+    assert absent_tokens(tmp_path, wanted) == ("<none>",)

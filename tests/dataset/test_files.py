@@ -114,6 +114,8 @@ BROKEN_ROWS = [
     ("a.jsonl", f'{GOOD}\n{{"a": {"[" * 100_000}\n{GOOD}', ":2: nested too deeply", 2),
     ("a.jsonl", f'{GOOD}\n{{"a": {"1" * 5000}}}\n{GOOD}', ":2: not readable: Exceeds the limit", 2),
     ("a.jsonl", b'{"a": "Zo\xeb"}\n' + GOOD.encode(), ":1: not UTF-8 at byte 10", 1),
+    ("a.jsonl", f'{{"a": 1, "a": 2}}\n{GOOD}', ":1: `a` stands twice in one object, with different values", 1),
+    ("a.json", f'[{GOOD}, {{"a": [{{"b": 1, "b": 2}}]}}, {GOOD}]', ": row 2: `b` stands twice in one object", 2),
     ("a.json", b'[{"a": "Zo\xeb"},\n' + GOOD.encode() + b"]", ": row 1: not UTF-8", 1),
     ("a.json", f"[{GOOD}, 5, {GOOD}]", ": row 2: is a number, expected an object", 2),
     ("a.csv", "question,answer\nQ,A\nQ\nQ,A\n", ":3: 1 cells, and the header has 2", 2),
@@ -246,6 +248,15 @@ def test_a_mistake_that_would_hide_rows_ends_the_reading(
 def test_an_unreadable_file_is_an_error(tmp_path: Path, name: str, content: bytes, cause: str):
     (tmp_path / name).write_bytes(content)
     assert cause in refusal(tmp_path / name).message
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("a.zip", "unpack it"), ("a.tar.gz", "unpack it"), ("a.TGZ", "unpack it"), ("a.xlsx", "export the sheet as .csv")],
+)
+def test_an_archive_or_a_sheet_is_answered_with_what_to_do(tmp_path: Path, name: str, hint: str):
+    (tmp_path / name).write_bytes(b"x")
+    assert hint in refusal(tmp_path / name).hint
 
 
 def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path):

@@ -1,12 +1,14 @@
 """A folder, a pattern and a folder of `save_to_disk` are read file by file, in a settled order."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from dimba.common.errors import BadInput, UnusableRow
 from dimba.dataset.files import find_files, read_rows
+from dimba.dataset.local import require_local_keys
 from tests.conftest import QUESTIONS, write_rows
 
 
@@ -63,10 +65,10 @@ def test_compressed_and_plain_shards_are_of_one_kind(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("split", "expected"), [(None, "train.jsonl"), ("test", "test.jsonl"), ("validation", "dev.jsonl")]
+    ("split", "expected"), [(None, "train.jsonl"), ("test", "qa.test.v2.jsonl"), ("validation", "dev.jsonl")]
 )
 def test_the_split_chooses_files_by_their_names_and_never_trains_on_the_test(tmp_path: Path, split: str, expected: str):
-    folder = shards(tmp_path, "train.jsonl", "test.jsonl", "dev.jsonl")
+    folder = shards(tmp_path, "train.jsonl", "qa.test.v2.jsonl", "dev.jsonl")
     assert names(folder, split) == [expected]
     assert any("of the split" in note for note in find_files(folder, split).notes)
 
@@ -97,6 +99,33 @@ def test_a_double_star_reads_every_level_once_and_ends_at_a_link_to_a_folder_abo
     (folder / "b" / "loop").symlink_to(folder)
     assert names(folder) == names(folder / "**" / "*.jsonl") == names(folder / "**") == ["a.jsonl", "d.jsonl"]
     assert find_files(folder / "**" / "*.jsonl").notes == ()
+
+
+def test_links_in_a_circle_end_and_a_file_is_read_under_its_own_name(tmp_path: Path):
+    folder = shards(tmp_path / "data", "z/a.jsonl", "b.jsonl")
+    for name in ("one", "two", "z/three", "z/four"):
+        (folder / name).symlink_to(folder)
+    (folder / "a-link").symlink_to("z")
+    found = find_files(folder / "**" / "*.jsonl")
+    assert [str(each.relative_to(folder)) for each in found.files] == ["b.jsonl", "z/a.jsonl"]
+    assert found.notes == ("not read, as read already: a.jsonl",)
+
+
+def test_a_pattern_matches_as_in_a_shell(tmp_path: Path):
+    folder = shards(
+        tmp_path, "a 1.jsonl", "a 2.jsonl", "B.jsonl", ".h.jsonl", "c/a 3.jsonl", "c/.d/e.jsonl", "[x]/f.jsonl"
+    )
+    assert names(folder / "a [12].jsonl") == names(folder / "a ?.jsonl") == ["a 1.jsonl", "a 2.jsonl"]
+    assert names(folder / "*" / "a*") == ["a 3.jsonl"] and names(folder / "[x]" / "*") == ["f.jsonl"]
+    assert names(folder / "**" / "*.jsonl") == ["B.jsonl", "f.jsonl", "a 1.jsonl", "a 2.jsonl", "a 3.jsonl"]
+    assert names(folder / "**" / "c" / "**") == ["a 3.jsonl"]
+
+
+def test_a_pattern_leaves_out_files_beside_the_rows_unless_it_matches_nothing_else(tmp_path: Path):
+    folder = shards(tmp_path, "info.json", "rows.json")
+    assert names(folder / "*.json") == ["rows.json"]
+    assert find_files(folder / "*.json").notes == ("not read, as no file of rows: info.json",)
+    assert names(folder / "in*.json") == ["info.json"]
 
 
 def test_a_file_behind_two_names_is_read_once(tmp_path: Path):
@@ -163,3 +192,57 @@ def test_a_broken_arrow_file_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "a.arrow").write_bytes(content)
     with pytest.raises(BadInput):
         list(read_rows(tmp_path / "a.arrow"))
+
+
+# A split that the rows do not have.
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        ("all.jsonl", "train", "test"),
+        ("all.jsonl", "train", "train[:10%]"),
+        ("rows.test.jsonl.gz", "test", "train"),
+        ("dev/all.csv", "validation", "test"),
+        ("dev/all.csv", "train", "dev"),
+        ("eval/train.parquet", "train", "test"),
+    ],
+)
+def test_a_split_that_one_file_does_not_have_is_refused(tmp_path: Path, file: str, right: str, wrong: str):
+    require_local_keys(tmp_path / "data" / file, None, right, is_file=True)
+    with pytest.raises(BadInput, match=rf"has no split `{re.escape(wrong)}`") as refused:
+        require_local_keys(tmp_path / "data" / file, None, wrong, is_file=True)
+    assert refused.value.hint == "remove `dataset.split`: without it all its rows are read"
+
+
+def test_a_split_that_shards_do_not_have_is_refused_in_a_folder_and_in_a_pattern(tmp_path: Path):
+    folder = shards(tmp_path, "part-1.jsonl", "part-2.jsonl")
+    for place in (folder, folder / "*.jsonl", folder / "**"):
+        assert names(place, "train") == names(place) == ["part-1.jsonl", "part-2.jsonl"]
+        with pytest.raises(BadInput, match="has no split `test`"):
+            find_files(place, "test")
+
+
+@pytest.mark.parametrize(("own", "right"), [(None, "train"), ("train", "train"), ("test", "test")])
+def test_a_split_that_a_saved_data_set_does_not_have_is_refused(tmp_path: Path, own: str | None, right: str):
+    state = json.loads((saved(tmp_path / "set") / "state.json").read_text(encoding="utf-8"))
+    (tmp_path / "set" / "state.json").write_text(json.dumps({**state, "_split": own}), encoding="utf-8")
+    for place in (tmp_path / "set", tmp_path / "s*"):
+        assert names(place, right) == names(place)
+        with pytest.raises(BadInput, match="has no split `other`"):
+            find_files(place, "other")
+
+
+def test_a_configuration_of_local_data_is_refused(tmp_path: Path):
+    for is_file in (True, False):
+        with pytest.raises(BadInput, match="only data sets on the Hub have one") as refused:
+            require_local_keys(tmp_path, "main", None, is_file=is_file)
+        assert refused.value.key == "dataset.config"
+
+
+def test_the_splits_of_a_saved_data_set_that_are_not_read_are_reported(tmp_path: Path):
+    for name in ("train", "test"):
+        saved(tmp_path / name)
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}', encoding="utf-8")
+    assert find_files(tmp_path).notes == ("not read, of the split test: test/",)
+    assert find_files(tmp_path, "test").notes == ("not read, of the split train: train/",)

@@ -52,6 +52,8 @@ def chat(row: dict[str, Any], columns: dict[str, str] | None = None) -> list[dic
         {"prompt": "Q", "prompt_id": "1", "messages": CHAT},
         {"text": "Q A", "messages": CHAT},
         {"chosen": ["x"], "rejected": ["y"], "messages": CHAT},
+        {"messages": [USER, {**ASSISTANT, "tool_calls": "null"}], "tools": "null", "chat_template_kwargs": "null"},
+        {"instruction": "Q", "output": "A", "history": "null"},
     ],
     ids=lambda row: json.dumps(row)[:70],
 )
@@ -254,6 +256,14 @@ BAD_ROWS = [
         chat_of([{**USER, "content": [{"type": "image_url"}]}]),
         "`messages[0].content[0]` is of type `image_url`, expected",
     ),
+    (chat_of([USER, {**ASSISTANT, "tool_calls": [{"\ud83d": 1}]}]), "`messages[1].tool_calls` holds half a character"),
+    (
+        chat_of([USER, {**ASSISTANT, "tool_calls": [{"arguments": '{"a": "\\ud83d"}'}]}]),
+        "`messages[1].tool_calls` holds half a character",
+    ),
+    ({**chat_of(CHAT), "tools": [{"a": "\ud83d"}]}, "`tools` holds half a character ('\\ud83d', a lone surrogate)"),
+    ({**chat_of(CHAT), "chat_template_kwargs": {"a": ["\ud83d"]}}, "`chat_template_kwargs` holds half a character"),
+    ({**chat_of(CHAT), "tools": [json.loads('{"a": ' * 200 + "1" + "}" * 200)]}, "`tools` is nested more than 100"),
     ({**chat_of(CHAT), "tools": ["add"]}, "`tools[0]` is text, expected an object"),
     ({**chat_of(CHAT), "tools": "add"}, "`tools` is text, expected a list or one written as JSON"),
 ]
@@ -345,3 +355,8 @@ def test_real_data_have_no_unusable_row(name: str):
     if not (SHARED_DATA / name).exists():
         pytest.skip(f"no {name}")
     assert survey(SHARED_DATA / name, {}).unusable == 0
+
+
+def test_a_value_that_json_cannot_hold_is_refused():
+    with pytest.raises(UnusableRow, match="`documents` holds bytes, which JSON cannot hold"):
+        sample({**chat_of(CHAT), "documents": [{"a": b"x"}]})

@@ -122,3 +122,10 @@ def test_one_more_file_in_a_folder_changes_the_hash_of_the_data(tmp_path: Path):
     before = fingerprint_of_files(look(tmp_path / "d").files, lambda _done, _total: None)
     write_rows(tmp_path / "d" / "3.jsonl", QUESTIONS)
     assert before != fingerprint_of_files(look(tmp_path / "d").files, lambda _done, _total: None)
+
+
+def test_a_misspelt_path_is_answered_with_its_neighbour(tmp_path: Path):
+    path = write_rows(tmp_path / "data.jsonl", QUESTIONS)
+    assert look(tmp_path / "data.jsnol").hint == f"did you mean `{path}`?"
+    assert "correct `dataset.path`" in look(tmp_path / "other.csv").hint
+    assert "correct `dataset.path`" in look(tmp_path / "nowhere" / "data.jsonl").hint

@@ -81,13 +81,15 @@ def test_a_hub_id_is_not_looked_up(tmp_path: Path):
         (lambda base: os.truncate(base / "model.safetensors", 200), "ends early"),
         (lambda base: os.truncate(base / "model.safetensors", 0), "model.safetensors is empty"),
         (lambda base: (base / "model.safetensors").write_text("<html>" * 99), "not a safetensors file"),
-        (lambda base: (base / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1"), "Git LFS"),
         (lambda base: (base / "config.json").write_text("\ufeff{}"), "byte order mark"),
         (lambda base: (base / "config.json").write_text("{}", "utf-16"), "config.json is not JSON in UTF-8"),
         (lambda base: edit_tokenizer(base, "PreTrainedTokenizerFast"), "has no tokenizer.json"),
         (lambda base: edit_tokenizer(base, "GPT2Tokenizer"), "has no vocabulary"),
         (lambda base: sharded(base, ["a.safetensors", "b.safetensors"]), "lacks b.safetensors, which its index names"),
         (lambda base: sharded(base, []), "has a broken model.safetensors.index.json"),
+        (lambda base: (base / "model.safetensors").write_text("version https://git-lfs.github.com/"), "git-lfs"),
+        (lambda base: (base / "model.safetensors").rename(base / "q4.gguf"), "in the format of llama.cpp (GGUF)"),
+        (lambda base: (base / "model.safetensors").rename(base / "tf_model.h5"), "in the format of TensorFlow"),
     ],
 )
 def test_each_kind_of_broken_checkpoint_has_its_own_problem_and_a_hint(tmp_path: Path, broken, problem: str):
@@ -113,6 +115,19 @@ def test_an_index_beside_a_single_file_is_not_read(tmp_path: Path):
     base = hollow_checkpoint(tmp_path / "base")
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "gone.safetensors"}}))
     assert look_at_checkpoint("base", tmp_path).problem == ""
+
+
+def test_a_file_or_folder_of_another_format_is_named(tmp_path: Path):
+    (tmp_path / "q4.gguf").write_bytes(b"GGUF")
+    for place in (".", "./q4.gguf"):
+        facts = look_at_checkpoint(place, tmp_path)
+        assert "in the format of llama.cpp (GGUF)" in facts.problem and "that it was made from" in facts.hint
+
+
+def test_a_pointer_of_git_lfs_is_answered_with_the_command_that_fetches(tmp_path: Path):
+    base = hollow_checkpoint(tmp_path / "base")
+    (base / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1", encoding="utf-8")
+    assert look_at_checkpoint("base", tmp_path).hint == f"`cd {base} && git lfs pull`"
 
 
 def test_a_missing_folder_is_not_taken_for_a_hub_id(tmp_path: Path):

@@ -41,6 +41,13 @@ def test_a_problem_has_the_key_and_the_file_of_its_data_set(tmp_path: Path) -> N
     assert facts.key == "dataset[0]" and "`dataset[0].path`" in facts.hint
 
 
+def test_a_weight_that_leaves_no_row_of_an_epoch_is_a_problem(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", QUESTIONS)
+    facts = look(tmp_path, WeightedDataset(path="a.jsonl"), WeightedDataset(path="a.jsonl", weight=0.001))
+    assert facts.problem.endswith("an epoch has none of its 12 rows, with the weight 0.001")
+    assert facts.key == "dataset[1]"
+
+
 def test_the_hash_is_that_of_all_files(tmp_path: Path) -> None:
     sources = WeightedDataset(path="a.jsonl"), WeightedDataset(path="b.jsonl"), WeightedDataset(name="owner/rows")
     write_rows(tmp_path / "a.jsonl", QUESTIONS)

@@ -50,6 +50,12 @@ def test_a_proxy_on_the_loopback_is_recognised():
         assert not is_on_this_machine(other), other
 
 
+def test_the_secret_of_a_login_is_its_password_or_token():
+    assert secrets_of({"A": "http://me:p%40ss@proxy:1"})[1:] == ["p%40ss", "p@ss"]
+    assert secrets_of({"A": "http://token@proxy:1", "B": "http://proxy"})[1:] == ["token"]
+    assert secrets_of({"A": "me:word@proxy"})[1:] == ["word"]
+
+
 def test_a_login_is_masked_in_what_a_build_prints():
     lines = [{"stream": "Step 1/2 : RUN pip"}, {"stream": f"cannot connect to {LOGIN} as me, correct-horse\n"}]
     with pytest.raises(EngineFailed) as failed:

@@ -56,6 +56,11 @@ def test_a_refused_launch_leaves_no_folder_behind(tmp_path: Path):
         assert owner_of(tmp_path / "made" / "out")
         raise KeyError
     assert not list(tmp_path.iterdir())
+    (tmp_path / "out").mkdir()
+    take(tmp_path / "out", this_process("other"))
+    with pytest.raises(BadInput, match="in use"), owned_output(str(tmp_path / "out" / "in"), tmp_path / "runs" / "run"):
+        pass
+    assert not (tmp_path / "out" / "in").exists()
 
 
 @pytest.mark.parametrize(("status", "kept"), [("running", True), ("queued", True), ("failed", False)])

@@ -55,6 +55,13 @@ def test_each_change_is_named(changes: dict[str, Any], key: str):
     assert key in refuse("run-1", [found]).message and "--anyway" in refuse("run-1", [found]).hint
 
 
+def test_a_base_that_is_gone_is_no_model_of_the_hub():
+    plan = replace(PLAN, checkpoint=replace(PLAN.checkpoint, local=False, reference="org/base"))
+    before = {"checkpoint": {"local": True, "reference": "/work/org/base"}}
+    (found,) = differences(record(), before, plan, {**NOW, "base_hash": None})
+    assert str(found) == "base_checkpoint: /work/org/base is gone; it now names a model on the Hub"
+
+
 def test_other_software_is_named():
     bare, now = replace(PLAN, image=None), {**NOW, "packages": {"torch": "2.0"}}
     old = record(image=None, packages={"torch": "1.0", "trl": "1.0"})

@@ -1,6 +1,7 @@
 """What `lora` asks for, against the names and shapes in a base's files: problems, notes and the parameters counted."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,3 +124,29 @@ def test_the_plan_says_which_experts_get_an_adapter():
     other = facts(ATTENTION | {"mlp.experts.gate_up_proj": [2, HIDDEN, 2 * INNER]}, "gpt_oss")
     assert "nor do the experts themselves" in next(adapter_notes(spec(), other))
     assert not list(adapter_notes(spec(), LLAMA))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("all_linear", "did you mean `all-linear`?"),
+        ("all", "did you mean `all-linear`?"),
+        ("q_proj,v_proj", "several names are a list: `[q_proj, v_proj]`"),
+        ("'q_proj', 'v_proj'", "several names are a list: `[q_proj, v_proj]`"),
+        ("q_prj", "did you mean `q_proj`?"),
+    ],
+)
+def test_names_written_as_in_other_tools_are_answered_with_ours(name: str, hint: str):
+    found = adapter_problems(resolved(spec(target_modules=name)), LLAMA)
+    assert [each.hint for each in found] == [hint]
+
+
+def test_the_names_in_a_hint_are_those_that_can_be_targets():
+    (problem,) = adapter_problems(resolved(spec(target_modules=["c_attn"])), LLAMA)
+    assert "q_proj" in problem.hint and "norm" not in problem.hint and "layers" not in problem.hint
+
+
+def test_a_token_that_the_tokenizer_lacks_is_refused_at_plan():
+    base = replace(LLAMA, absent_tokens=("<|im_end|>",))
+    (problem,) = adapter_problems(resolved(spec(trainable_tokens=["<|im_end|>"])), base)
+    assert problem.detail == "the tokenizer has no token `<|im_end|>`"

@@ -471,3 +471,21 @@ def test_an_optimiser_that_cannot_be_sharded_is_refused_with_fsdp2(optimizer: st
     error = refusal(f"training: {{optimizer: {optimizer}}}\naccelerate: {{strategy: fsdp2}}")
     assert f"{optimizer} does not work with `fsdp2`" in error.message and error.key == "training.optimizer"
     assert plan(f"training: {{optimizer: {optimizer}}}").strategy != "fsdp2"
+
+
+@pytest.mark.parametrize(
+    ("training", "steps"),
+    [
+        ("warmup: 100, max_steps: 3", "100 of 3 steps"),
+        ("warmup: 0.03, max_steps: 1", "1 of 1 step"),
+        ("max_steps: 1", "1 of 1 step"),  # by the default
+    ],
+)
+def test_a_warmup_as_long_as_the_training_is_reported(training: str, steps: str):
+    note = f"training.warmup: {steps}, so that the full learning rate is never reached; 0 leaves it out"
+    assert note in plan(f"training: {{{training}}}").notes
+
+
+def test_a_shorter_warmup_is_not_reported():
+    for training in ("warmup: 2, max_steps: 3", "warmup: 0.1, max_steps: 10", "warmup: 0, max_steps: 1"):
+        assert not [note for note in plan(f"training: {{{training}}}").notes if "warmup" in note]

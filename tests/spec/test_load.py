@@ -64,6 +64,9 @@ def test_sizes_are_read_as_bytes():
         ("training: {seed: auto}\n", "job.yaml:6: training.seed: expected an integer, not the text `auto`"),
         ("training: {max_steps: 0}\n", "training.max_steps: expected greater than or equal to 1"),
         ("training: {learning_rate: .inf}\n", "training.learning_rate: expected a finite number"),
+        ("lora: {target_modules: []}\n", "lora.target_modules: expected `all-linear`, a list of names, or"),
+        ("lora: {target_modules: null}\n", "lora.target_modules: expected `all-linear`, a list of names, or"),
+        ("lora: {init: kaiming}\n", "lora.init: expected true, false, `gaussian` or `orthogonal`, not the text"),
         ("training: []\n", "job.yaml:6: training: expected a section of keys, not a list"),
         ("runner: podman\n", "job.yaml:6: runner: `podman` is not one of auto, docker, process or slurm"),
         ("resources: {gpus: some}\n", "resources.gpus: expected all, none, a number, or a list"),
@@ -230,3 +233,8 @@ def test_any_other_document_is_an_error_and_never_a_crash(value: dict[str, objec
 def test_any_bytes_are_an_error_and_never_a_crash(data: bytes):
     with pytest.raises(BadInput):
         parse_spec(data, source="job.yaml")
+
+
+def test_a_wrong_item_of_a_list_is_reported_alone():
+    text = complaint(SPARSE + "lora: {target_modules: [q_proj, 3]}\n")
+    assert text == "job.yaml:6: lora.target_modules[1]: expected a string, not `3`"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dimba.common.contract import EXIT_NO_GPU
+from dimba.common.processes import start_time
 from dimba.supervisor.accelerate_config import with_configuration
 from tests.conftest import REPOSITORY
 
@@ -91,12 +92,23 @@ def test_a_trainer_dies_with_its_rank(entry, tmp_path: Path):
     trainer, rank = map(int, process.stdout.readline().split())
     os.kill(rank, signal.SIGKILL)
     assert wait_for(process)[0] == 137
+    assert ends(trainer)
+
+
+def test_no_rank_outlives_a_kill_of_the_first_process(entry):
+    process = entry("import os, time; print(os.getpid(), os.getppid(), flush=True); time.sleep(30)")
+    pids = [int(each) for each in process.stdout.readline().split()]
+    process.kill()
+    assert all(map(ends, pids))
+
+
+def ends(pid: int) -> bool:
+    """Whether a process ends within 5 seconds."""
     for _ in range(50):
-        if not Path(f"/proc/{trainer}/cmdline").exists() or Path(f"/proc/{trainer}/cmdline").read_bytes() == b"":
-            break
+        if not start_time(pid):
+            return True
         time.sleep(0.1)
-    else:
-        pytest.fail("the trainer outlived its rank")
+    return False
 
 
 def test_gpus_that_do_not_work_abort_the_start(entry):

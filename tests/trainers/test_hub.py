@@ -33,6 +33,10 @@ def test_a_checkpoint_and_a_data_set_are_loaded_from_the_hub(tiny_checkpoint: Pa
         done = run(endpoint, tmp_path, *named, "--dataset-split", "train_sft")
         assert done.returncode == 0, done.stdout + done.stderr
         assert "12 rows" in done.stdout and "step 2/2" in done.stdout
+        streamed = run(endpoint, tmp_path / "streamed", *named, "--dataset-split", "train_sft", "--stream")
+        assert streamed.returncode == 0, streamed.stdout + streamed.stderr
+        assert "the first 12 rows of a stream" in streamed.stdout and "step 2/2" in streamed.stdout
+        assert not list((tmp_path / "streamed").rglob("*.arrow")), "a stream is not kept on the disk"
         wrong = run(endpoint, tmp_path / "wrong", *named, "--dataset-split", "test")
         assert wrong.returncode == 2 and "split `test`" in wrong.stderr and "Traceback" not in wrong.stderr
         missing = run(endpoint, tmp_path / "missing", "--base-checkpoint", "no/model", "--dataset", "tiny/questions")

@@ -215,7 +215,7 @@ NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 BROKEN_FILES = {
     "cut off": (lambda base: os.truncate(base / "model.safetensors", 5000), "ends early", "copy"),
     "empty": (lambda base: os.truncate(base / "model.safetensors", 0), "is empty", "copy"),
-    "pointer": (lambda base: (base / "model.safetensors").write_text("version https://git-lfs"), "LFS", "lfs pull"),
+    "pointer": (lambda base: (base / "model.safetensors").write_text("version https://git-lfs"), "git-lfs", "lfs pull"),
     "header": (lambda base: swap_offsets(base / "model.safetensors"), "a file of its weights is broken", "copy"),
     "shard": (lambda base: (base / "model.safetensors").rename(base / "x.safetensors"), "lacks y.saf", "incomplete"),
     "activation": (lambda base: change_config(base, hidden_act="of_none"), "KeyError: 'of_none'", "config.json"),

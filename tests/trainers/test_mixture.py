@@ -14,13 +14,14 @@ from dimba.dataset.token_report import DataReport
 from dimba.objectives.dpo import DPO
 from dimba.objectives.grpo import GRPO
 from dimba.objectives.sft import SFT
-from dimba.trainers.data.loading import Data, Pieces, load_data
+from dimba.trainers.data.loading import Data, Pieces, held_out_rows, load_data
 from dimba.trainers.data.mixture import weighted
 from dimba.trainers.objectives.dpo.pairs import Pairs, load_pairs
 from dimba.trainers.objectives.grpo.prompt_loading import load_prompts
 from dimba.trainers.objectives.grpo.prompts import Prompts
 from dimba.trainers.objectives.resuming import trained_with
 from tests.conftest import write_rows
+from tests.dataset.test_find import saved
 from tests.trainers.test_sft import metrics, run
 
 ASKED = [{"question": f"{n} + 1?", "answer": f"{n + 1}"} for n in range(10)]
@@ -231,4 +232,46 @@ def test_a_list_of_data_sets_trains(tiny_checkpoint: Path, tmp_path: Path, both:
         patch.setattr(test_sft, "command", command)
         printed = run(tiny_checkpoint, Path(), out, "--learning-rate", "3e-3", *data)
     assert "weight 2: 20 examples per epoch" in printed and "weight 1: 7 examples per epoch" in printed
+    assert "data: data:" not in printed
     assert metrics(out)[-1]["step"] == 7  # 27 rows in steps of four
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "cause"),
+    [
+        ({"split": "test"}, "dataset[1]", "has no split `test`"),
+        ({"config": "main"}, "dataset[1].config", "has no configuration `main`"),
+    ],
+)
+def test_a_trainer_refuses_a_split_or_configuration_that_a_file_lacks(
+    tiny_checkpoint: Path, both: Any, given: dict[str, str], key: str, cause: str
+) -> None:
+    first, second = both
+    sft(tiny_checkpoint, "--dataset", first["path"])  # its tokens are cached
+    with pytest.raises(BadInput, match=cause):
+        sft(tiny_checkpoint, "--dataset", first["path"], *(f"--dataset-{next(iter(given))}", *given.values()))
+    with pytest.raises(BadInput, match=cause) as refused:
+        sft(tiny_checkpoint, *sources(first, {**second, **given}))
+    assert refused.value.key == key
+
+
+def test_a_saved_data_set_has_no_other_split_to_hold_out(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "set")
+    with pytest.raises(BadInput, match="has no split `test`") as refused:
+        sft(tiny_checkpoint, "--dataset", str(folder), "--validation-split", "test")
+    assert refused.value.key == "--validation-split" and "a share" in refused.value.hint
+
+
+def test_the_split_that_is_trained_cannot_be_held_out(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("train.jsonl", "test.jsonl"):
+        write_rows(tmp_path / "parts" / name, ASKED)
+    given = ["--dataset", str(tmp_path / "parts"), "--validation-split"]
+    assert len(sft(tiny_checkpoint, *given, "test").validation) == len(ASKED)
+    for flags in ([*given, "train"], [*given, "test", "--dataset-split", "test"]):
+        with pytest.raises(BadInput, match="are those that are trained"):
+            sft(tiny_checkpoint, *flags)
+    on_the_hub = SFT.parse(named(tiny_checkpoint, "--dataset", "owner/rows", "--validation-split", "train"))
+    with pytest.raises(BadInput, match="are those that are trained"):
+        held_out_rows(on_the_hub)
+    sources_of_hub = named(tiny_checkpoint, "--dataset", "owner/rows", "--validation-split", "test")
+    assert held_out_rows(SFT.parse(sources_of_hub)) == (0, "test")

@@ -61,6 +61,7 @@ def start(folder: Path, processes: int, *trainer: str, way: str = "") -> "subpro
     [
         pytest.param(2, (), id="two"),
         pytest.param(2, ("--use-lora",), id="two, LoRA"),
+        pytest.param(2, ("--stream", "--max-steps", "4"), id="two, streamed"),
         pytest.param(4, (), id="four"),
     ],
 )
@@ -83,6 +84,18 @@ def test_several_processes_train_the_same_weights_as_one(
     seen = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (one, several)]
     tokens = [[json.loads(line)["num_tokens"] for line in lines] for lines in seen]
     assert tokens[0] == tokens[1] and len(tokens[0]) == 4, "two steps per epoch, the same rows in each"
+
+
+@pytest.mark.proof
+def test_an_unusable_streamed_row_of_one_rank_stops_all_with_a_checkpoint(
+    tiny_checkpoint: Path, rows: Path, tmp_path: Path
+):
+    more = [{"prompt": f"Count to {n}", "response": "1" if n != 1005 else None} for n in range(1, 1100)]
+    data = write_rows(tmp_path / "more.jsonl", more)
+    flags = ("--stream", "--max-steps", "9", "--batch-size", "64", "--grad-accumulation-steps", "1")
+    done = train(tmp_path / "out", tiny_checkpoint, data, 2, *flags)
+    assert done.returncode == 2 and done.stdout.count(f"{data}:1005: `response` is null") == 1, done.stdout
+    assert list((tmp_path / "out").glob("checkpoint-*"))
 
 
 BROKEN = """\

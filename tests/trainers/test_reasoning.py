@@ -34,6 +34,13 @@ FAMILIES = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>", "<channel|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<inner_thoughts>", "</inner_thoughts>"),
+    ("<chain-of-thought>", "</chain-of-thought>"),
+    ("<cot>", "</cot>"),
+    ("<analysis>", "</analysis>"),
+    ('<think mode="deep">', "</think>"),
+    ("Here is my thought process:", "Here is my response:"),
 )
 
 
@@ -67,6 +74,22 @@ def test_the_answer_of_harmony_is_in_its_final_channel() -> None:
     assert score("numeric", f"{thought}<|channel|>final<|message|>8") == 0
     assert score("numeric", thought) == 0
     assert split_reasoning(f"{thought}<|channel|>final<|message|>7")[1] == "7"
+
+
+def test_a_prompt_that_names_the_channel_is_continued_in_it() -> None:
+    for opened in ("<|channel|>analysis<|message|>", "<|channel>thought\n", "<|think|>"):
+        assert opening_of(f"Q<|start|>assistant{opened}") == opened
+        assert score("numeric", f"{opened}maybe 7") == 0
+        assert score("numeric", f"{opened}maybe 6{closing_of(opened)}7") == 1
+
+
+def test_a_tag_around_all_of_the_answer_is_no_part_of_it() -> None:
+    assert score("exact_match", "<reasoning>6</reasoning>\n<answer>\n7\n</answer>") == 1
+    assert score("exact_match", "<think>6</think><response>7") == 1
+    assert score("exact_match", "<answer>7</answer>", "<answer>7</answer>") == 1
+    assert score("numeric", "<answer>7</answer> or 8") == 0
+    assert score("regex:<answer>[0-9]</answer>", "<think>6</think><answer>7</answer>") == 1
+    assert score("contains:Scotland", "<think>Scotland</think>Wales") == 0
 
 
 def test_a_solution_in_marks_is_the_answer() -> None:

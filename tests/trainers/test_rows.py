@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dimba.common.errors import BadInput, UnusableRow
+from dimba.common.errors import BadInput, HostCannot, UnusableRow
 from dimba.dataset.formats import Sample
 from dimba.trainers.data.rows import Source, available_memory
 from tests.conftest import QUESTIONS, write_rows
@@ -69,6 +69,25 @@ def test_a_split_larger_than_the_memory_is_streamed(hub, size: int, split: str, 
     library = hub([CHAT], size)
     Source("own/chats", split=split).samples()
     assert library.asked["streaming"] is streams and 0 < available_memory() < size
+
+
+def test_a_stream_reads_its_range_of_rows_alone(hub):
+    library = hub([{"prompt": str(n), "response": "a"} for n in range(9)])
+    _, samples = Source("own/chats", stream=True, start=3, stop=5).samples()
+    assert [str(where) for where, _ in samples] == ["own/chats[train]: row 4", "own/chats[train]: row 5"]
+    assert library.asked["streaming"] is True
+
+
+def test_a_network_that_fails_during_a_stream_is_no_mistake_of_the_user(hub):
+    def rows():
+        yield {"prompt": "a", "response": "b"}
+        raise ConnectionError("connection reset")
+
+    hub(rows())
+    _, samples = Source("own/chats", stream=True).samples()
+    with pytest.raises(HostCannot, match="reading stopped behind row 1: connection reset") as failed:
+        list(samples)
+    assert "resume" in failed.value.hint
 
 
 def test_a_data_set_that_the_hub_refuses_is_reported_in_one_line(hub):

@@ -1,5 +1,6 @@
 """Words that people wrote stay words; a row's template arguments, the template's clock and unread columns."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,30 @@ def test_columns_that_hold_something_and_are_not_read_are_named(base: Path) -> N
     assert "columns not read: id, source" in report(base, rows).notes
     pairs = [{"prompt": "Q", "chosen": "A", "rejected": "B", "score": 0.5, "documents": ["a text"]}]
     assert "columns not read: score, documents" in report(base, pairs, mode=DPO).notes
+
+
+def test_keys_of_turns_that_hold_something_and_are_not_read_are_named(base: Path) -> None:
+    extra = {"train": False, "tool_plan": "p", "reasoning_content": ["r"], "name": "n", "weight": 1, "prefix": None}
+    named = "columns not read: messages[].train, messages[].tool_plan, messages[].reasoning_content"
+    chat = [PLAIN[0], {**PLAIN[1], **extra}]
+    assert named in report(base, [{"messages": PLAIN}, {"messages": chat}]).notes
+    assert named in report(base, [{"messages": json.dumps(chat)}]).notes
+    pairs = [{"prompt": "Q", "chosen": [{**PLAIN[1], "loss": True}], "rejected": "B"}]
+    assert "columns not read: chosen[].loss" in report(base, pairs, mode=DPO).notes
+
+
+def test_control_tokens_in_names_keys_and_ids_are_text_too(tokenizer: Any) -> None:
+    tokenizer.chat_template = (
+        "{{ tools | tojson }}{% for m in messages %}<|{{ m.role }}|>{{ m.name }}{{ m.content }}"
+        "{% for call in m.tool_calls or [] %}{{ call | tojson }}{% endfor %}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    call = {"id": "<|end|>", "type": "<|end|>", "function": {"name": "<|end|>", "arguments": {"<|end|>": "<|end|>"}}}
+    chat = [{**Q, "name": "<|end|>"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    tokens, trained, _ = encoded(tokenizer, chat, tools=({"<|user|>": "<|user|>"},))
+    control = [each for each in tokens if each in tokenizer.get_added_vocab()]
+    assert control == ["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"]
+    assert trained[-1] == "<|end|>" and len(trained) > 20
 
 
 def test_a_template_that_asks_for_the_date_is_reported_and_pinned(base: Path) -> None:

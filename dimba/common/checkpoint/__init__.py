@@ -8,7 +8,7 @@ from dimba.common.checkpoint.positions import Positions, context_length, positio
 from dimba.common.checkpoint.quantization import Quantization, quantization_of
 from dimba.common.checkpoint.refusal import Refusal
 from dimba.common.checkpoint.tokenizer import tokenizer_needs, tokenizer_refusal, vocabulary_refusal
-from dimba.common.checkpoint.tokens import TokenCounts, count_tokens
+from dimba.common.checkpoint.tokens import TokenCounts, absent_tokens, count_tokens
 from dimba.common.checkpoint.weights import weights_refusal
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Refusal",
     "TokenCounts",
     "Unreadable",
+    "absent_tokens",
     "adapter_refusal",
     "check_base",
     "check_tokenizer",

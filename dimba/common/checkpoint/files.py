@@ -11,8 +11,17 @@ from dimba.common.checkpoint.refusal import Refusal
 
 INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 SINGLE, PICKLED = "model.safetensors", "pytorch_model.bin"
+_OTHERS = {
+    ".gguf": "llama.cpp (GGUF)",
+    ".ggml": "llama.cpp (GGML)",
+    ".onnx": "ONNX",
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+    ".nemo": "NeMo",
+    ".tflite": "TensorFlow Lite",
+}
+_POINTER = b"version "  # the first bytes of what git leaves in place of a large file
 _MAX_HEADER = 100 << 20
-_LFS_POINTER = b"version https://git-lfs"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BROKEN = "copy the checkpoint again: a file is broken"
 
@@ -93,6 +102,19 @@ def unnamed_files_refusal(folder: Path) -> Refusal | None:
     return Refusal(problem, f"copy {INDEX} of the same checkpoint there")
 
 
+def other_format_refusal(place: Path) -> Refusal | None:
+    """The refusal of weights in a format of another library, in a folder or as a file."""
+    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    if any(file.suffix in (".safetensors", ".bin") for file in files):
+        return None
+    found = next(((file.name, _OTHERS[file.suffix]) for file in files if file.suffix in _OTHERS), None)
+    if found is None:
+        return None
+    problem = f"holds {found[0]}" if place.is_dir() else "is a file"
+    hint = "give the model that it was made from, as a folder of safetensors or its Hub id"
+    return Refusal(f"{problem} in the format of {found[1]}, which is not trained from", hint)
+
+
 def indexed_files(folder: Path, index: str = INDEX) -> list[str]:
     """The names of the files that the index lists; empty if there is no index, or a broken one."""
     try:
@@ -122,9 +144,11 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
     """The header of each tensor in a safetensors file, by name. Raises Unreadable for a broken file."""
     with file.open("rb") as handle:
         start = handle.read(8)
+        if start == _POINTER:
+            raise Unreadable(
+                f"{file.name} is a git-lfs pointer, not the weights", f"`cd {file.parent} && git lfs pull`"
+            )
         size = int.from_bytes(start, "little")
-        if start.startswith(_LFS_POINTER[:8]) and handle.read(len(_LFS_POINTER) - 8) == _LFS_POINTER[8:]:
-            raise Unreadable(f"{file.name} is a pointer of Git LFS, not the file", f"`git -C {file.parent} lfs pull`")
         if len(start) < 8 or size > _MAX_HEADER:
             raise Unreadable(f"{file.name} is {'not a safetensors file' if start else 'empty'}")
         try:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ _OTHER_SENSES = re.compile(r"vision|visual|vit|image|audio|position|token_type|p
 _ROLES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _QUICKLY_PARSED = 4 << 20  # bytes
 _UNIGRAM, _SCORED = re.compile(rb'"type":\s*"Unigram"'), re.compile(rb'(?<!\\)(?:\\\\)*"\s*,\s*-?\d[\d.eE+-]*\s*\]')
+_VOCABULARIES = ("tokenizer.json", "vocab.json")
 _LAST_ID = re.compile(rb":\s*(\d+)\s*\}\s*,?\s*$")
 
 
@@ -38,6 +39,15 @@ def count_tokens(checkpoint: Checkpoint) -> TokenCounts | None:
     return TokenCounts(tokens=tokens, rows=rows) if rows and tokens else None
 
 
+def absent_tokens(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the names that are in no file of the tokenizer; none where its files are not of JSON."""
+    if not names or not any((folder / name).exists() for name in _VOCABULARIES):
+        return ()
+    more = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
+    content = b"\n".join(_content(folder / name) for name in (*_VOCABULARIES, *more))
+    return tuple(name for name in names if not _has_name(content, name))
+
+
 def embedding_rows(checkpoint: Checkpoint) -> int | None:
     """The rows of the token embedding, from the headers, else `vocab_size`."""
     for name, tensor in checkpoint.tensors.items():
@@ -48,7 +58,7 @@ def embedding_rows(checkpoint: Checkpoint) -> int | None:
 
 
 def _tokens(folder: Path) -> int | None:
-    file = next((folder / name for name in ("tokenizer.json", "vocab.json") if (folder / name).exists()), None)
+    file = next((folder / name for name in _VOCABULARIES if (folder / name).exists()), None)
     content = _content(file) if file else b""
     known = [*(_ids_of_tokenizer(content) if file and file.name == "tokenizer.json" else _ids_of_vocabulary(content))]
     if not known:

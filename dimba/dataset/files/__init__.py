@@ -45,6 +45,12 @@ _STARTS = (
         "fetch it: `git lfs pull`",
     ),
 )
+_UNPACK = f"unpack it, and give the folder or the files in it ({KINDS})"
+_EXPORT = "export the sheet as .csv"
+_WAYS = {
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar", ".xz", ".bz2", ".zst"), _UNPACK),
+    **dict.fromkeys((".xls", ".xlsx", ".ods", ".numbers"), _EXPORT),
+}
 _HTML = re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
 _DOWNLOAD = "download it again: the saved file may be the page that asks to log in, or that previews the file"
 
@@ -85,8 +91,9 @@ def _suffix(path: Path) -> str:
     plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     suffix = plain.suffix.lower()
     if suffix not in _READERS:
+        cause = f"`{plain.suffix or 'no suffix'}` is not a supported kind of file"
         known = f"known kinds: {KINDS}; for example .jsonl, one JSON object a line"
-        raise BadInput(f"`{plain.suffix or 'no suffix'}` is not a supported kind of file", known, file=path)
+        raise BadInput(cause, _WAYS.get(suffix, known), file=path)
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise BadInput(problem, f"give the path of a file ({KINDS})", file=path)

@@ -16,8 +16,8 @@ from dimba.dataset.files.lines import (
     BYTE_ORDER_MARK,
     LONGEST,
     TOO_LONG,
+    Decoder,
     Read,
-    as_object,
     broken_at,
     has_escapes,
     is_cut_off,
@@ -31,7 +31,7 @@ _NEAR = 16  # characters: a broken word or escape this close to the window's end
 _SPACE = re.compile(r"[ \t\n\r]*")
 _WRAPPERS = ("data", "rows", "train", "examples", "instances", "items", "samples", "records")
 _ARRAY_ROWS, _OBJECTS = "-cn --stream 'fromstream(1|truncate_stream(inputs))'", "-c ."  # programs of jq
-_DECODER = json.JSONDecoder()
+_DECODER = Decoder()
 
 
 def json_rows(stream: io.BufferedReader, path: Path) -> Read:
@@ -189,7 +189,7 @@ def _objects(window: _Window, path: Path) -> Read:
 
 def _row(window: _Window) -> dict[str, Any] | UnusableRow:
     value, is_utf8 = window.value()
-    return as_object(value) if is_utf8 else not_utf8()
+    return _DECODER.as_object(value) if is_utf8 else not_utf8()
 
 
 def _broken_off(where: Location, error: Exception, jq: str) -> BadInput:

@@ -1,15 +1,17 @@
 """The files of a data set on this machine: of a file, a folder, a pattern, or a folder of `datasets.save_to_disk`."""
 
-import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dimba.common.contract import DATA_SUFFIXES, is_pattern, read_json_object
 from dimba.common.errors import BadInput
+from dimba.dataset.files.patterns import matches_below, pattern_base
 
+_SAVED, _SAVED_SPLITS = ("state.json", "dataset_info.json"), "dataset_dict.json"  # of `save_to_disk`
+_EMPTY, _TWICE = "as empty", "as read already"  # reasons why a file is not read
 _LISTED = 5  # names in a message
 _NUMBERS = re.compile(r"(\d+)")
 _HIDDEN = (".", "_")  # of names such as .git, .cache, _SUCCESS
@@ -27,6 +29,7 @@ _SPLITS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _WORD = re.compile(r"[a-z]+")
+_WITHOUT = "remove `dataset.split`: without it all its rows are read"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,14 @@ class DataFiles:
         return tuple(
             f"not read, {reason}: {_names(at for at, each in self.left_out if each == reason)}" for reason in why
         )
+
+    @property
+    def looked_at(self) -> Iterator[Path]:
+        """Files beside the rows that decide which files are read."""
+        yield from (each for each, reason in self.left_out if reason in (_EMPTY, _TWICE))
+        for folder in dict.fromkeys(each.parent for each in self.files):
+            beside = (*(folder / name for name in _SAVED), folder.parent / _SAVED_SPLITS)
+            yield from (each for each in beside if each.is_file())
 
 
 @dataclass
@@ -66,16 +77,6 @@ def find_files(place: Path, split: str | None = None) -> DataFiles:
     return _matching(place, split)
 
 
-def pattern_base(place: Path) -> Path:
-    """The folder in which a pattern begins: its longest part that exists as it is written."""
-    base = Path(place.anchor)
-    for part in place.parts[len(base.parts) : -1]:
-        if is_pattern(part) and not os.path.lexists(base / part):
-            break
-        base /= part
-    return base
-
-
 def natural_order(path: Path) -> list[tuple[int, int, str]]:
     """A key that sorts part-2 before part-10, folder by folder."""
     keys = []
@@ -88,27 +89,37 @@ def natural_order(path: Path) -> list[tuple[int, int, str]]:
 
 def _matching(pattern: Path, split: str | None) -> DataFiles:
     base = pattern_base(pattern)
-    rest = str(pattern.relative_to(base))
-    # Path.glob would not follow links to folders below `**`.
-    names = glob.iglob(rest, root_dir=base, recursive=True)  # noqa: PTH207
-    matches = sorted((base / each for each in names), key=natural_order)
-    found = _Found()
-    if "**" in rest:  # it matches each file within a matched folder by itself
+    rest = pattern.relative_to(base)
+    matches = sorted(matches_below(base, rest), key=natural_order)
+    found, chosen = _Found(), set[Path]()
+    if "**" in rest.parts:  # it matches each file within a matched folder by itself
         matches = [each for each in matches if not each.is_dir()]
     for each in matches:
         if each.is_dir():
             inner = _in_folder(each, split)
             found.files += inner.files
+            chosen.update(inner.files)
             found.left_out += inner.left_out
         elif each.name.startswith(_HIDDEN) or not _is_data(each):
             found.left_out.append((each, "as no file of rows"))
         else:
             found.files.append(each)
+    _leave_out_beside(found)
     if not found.files:
         raise BadInput("matches no file of rows", _what_is_there(base, matches), file=pattern)
-    if split:
-        _choose_split(base, found, split)
-    return _settled(pattern, found)
+    plain = _Found([each for each in found.files if each not in chosen], found.left_out)
+    if split and plain.files:
+        _choose_split(base, plain, split)
+    chosen.update(plain.files)
+    return _settled(pattern, _Found([each for each in found.files if each in chosen], plain.left_out))
+
+
+def _leave_out_beside(found: _Found) -> None:
+    """Leaves out files such as dataset_info.json, unless a pattern matches nothing else."""
+    rows = [each for each in found.files if not _BESIDE.fullmatch(each.name)]
+    if rows:
+        found.left_out += [(each, "as no file of rows") for each in found.files if each not in rows]
+        found.files = rows
 
 
 def _what_is_there(base: Path, matches: Sequence[Path]) -> str:
@@ -122,12 +133,14 @@ def _what_is_there(base: Path, matches: Sequence[Path]) -> str:
 
 
 def _in_folder(folder: Path, split: str | None) -> DataFiles:
-    if (folder / "dataset_dict.json").is_file():
-        return _in_folder(folder / _saved_split(folder, split), None)
+    if (folder / _SAVED_SPLITS).is_file():
+        return _saved_dict(folder, split)
     if _is_saved(folder):
         own = read_json_object(folder / "state.json").get("_split")
         if split and own and own != split:
             raise _no_split(folder, split, [str(own)])
+        if split and not own:
+            require_split(folder, split)
         return DataFiles(tuple(_saved_files(folder)))
     if all((folder / name).is_file() for name in ("config.json", "tokenizer_config.json")):
         raise BadInput("holds a model, not rows", "give the folder of the data as `dataset.path`", file=folder)
@@ -154,9 +167,13 @@ def _settled(place: Path, found: _Found) -> DataFiles:
     full = [each for each in found.files if _size(each) != 0]
     if not full:
         raise BadInput("no rows", f"every file is empty: {_names(found.files)}", file=place)
-    empty = [(each, "as empty") for each in found.files if _size(each) == 0]
-    once = {os.path.realpath(each): each for each in reversed(full)}
-    twice = [(each, "as read already") for each in full if each.is_symlink() and once[os.path.realpath(each)] != each]
+    empty = [(each, _EMPTY) for each in found.files if _size(each) == 0]
+    once: dict[str, Path] = {}  # the file itself rather than a link to it, and of links the first one
+    for each in full:
+        real = os.path.realpath(each)
+        if real not in once or real == str(each):
+            once[real] = each
+    twice = [(each, _TWICE) for each in full if once[os.path.realpath(each)] != each]
     return DataFiles(
         tuple(each for each in full if once[os.path.realpath(each)] == each), (*found.left_out, *empty, *twice)
     )
@@ -222,30 +239,48 @@ def _choose_split(folder: Path, found: _Found, split: str | None) -> None:
     found.left_out += [(file, f"of the split {name}") for name, files in by_split.items() for file in files]
 
 
+def require_split(place: Path, split: str) -> None:
+    """Refuses a split that one set of rows does not have, by its name; one that tells none may lie in `test/`."""
+    own, above = _told(Path(place.name)), place.parent.name.lower()
+    if split != own if own else split != "train" and above not in _SPLITS.get(split, ()):
+        raise BadInput(f"has no split `{split}`", _WITHOUT, file=place)
+
+
 def _split_of(file: Path) -> str:
     """The split that a name tells; `train` for a name that tells none."""
-    words = [word for part in (*file.parts[:-1], file.name.partition(".")[0]) for word in _WORD.findall(part.lower())]
-    return next((name for word in words for name, known in _SPLITS.items() if word in known), "train")
+    return _told(file) or "train"
 
 
-def _no_split(folder: Path, wanted: str, known: Iterable[str]) -> BadInput:
-    names = sorted(known)
-    return BadInput(f"has no split `{wanted}`", f"choose one with `dataset.split`: {', '.join(names)}", file=folder)
+def _told(file: Path) -> str:
+    words = _WORD.findall(str(file).lower().removesuffix(".gz").removesuffix(_kind(file)))
+    return next((name for word in words for name, known in _SPLITS.items() if word in known), "")
+
+
+def _no_split(place: Path, wanted: str, known: Collection[str]) -> BadInput:
+    hint = f"choose one with `dataset.split`: {', '.join(sorted(known))}"
+    return BadInput(f"has no split `{wanted}`", hint if len(known) > 1 else _WITHOUT, file=place)
 
 
 # Folders of `datasets.save_to_disk`.
 
 
 def _is_saved(folder: Path) -> bool:
-    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return all((folder / name).is_file() for name in _SAVED)
 
 
-def _saved_split(folder: Path, split: str | None) -> str:
-    names = [str(each) for each in read_json_object(folder / "dataset_dict.json").get("splits") or []]
+def _saved_dict(folder: Path, split: str | None) -> DataFiles:
+    chosen, names = _saved_split(folder, split)
+    others = tuple((folder / name, f"of the split {name}") for name in names if name != chosen)
+    return DataFiles(_in_folder(folder / chosen, None).files, others)
+
+
+def _saved_split(folder: Path, split: str | None) -> tuple[str, list[str]]:
+    """The split to read, and all that the folder has."""
+    names = [str(each) for each in read_json_object(folder / _SAVED_SPLITS).get("splits") or []]
     only = names[0] if len(names) == 1 else "train"
     if (split or only) not in names:
         raise _no_split(folder, split or "train", names)
-    return split or only
+    return split or only, names
 
 
 def _saved_files(folder: Path) -> list[Path]:
@@ -261,4 +296,4 @@ def _saved_files(folder: Path) -> list[Path]:
     return files
 
 
-__all__ = ["DataFiles", "find_files", "natural_order", "pattern_base"]
+__all__ = ["DataFiles", "find_files", "natural_order", "pattern_base", "require_split"]

@@ -29,8 +29,38 @@ def too_long() -> UnusableRow:
     return UnusableRow(TOO_LONG, "is it one row? one row a line; or split it")
 
 
+class Decoder(json.JSONDecoder):
+    """A decoder that notes a key which stands twice in one object, as the object keeps the last value only."""
+
+    def __init__(self) -> None:
+        super().__init__(object_pairs_hook=self._object)
+        self._twice = ""
+
+    def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+        """As in the standard library."""
+        self._twice = ""
+        return super().raw_decode(s, idx)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            self._twice = next((key for key, value in pairs if found[key] != value), self._twice)
+        return found
+
+    def as_object(self, value: object) -> dict[str, Any] | UnusableRow:
+        """The value that was decoded last if it is an object, else an error; so for a key with two values."""
+        if self._twice:
+            return UnusableRow("stands twice in one object, with different values", column=self._twice)
+        if isinstance(value, dict):
+            return value
+        return UnusableRow(f'is {kind(value)}, expected an object such as {{"question": …, "answer": …}}')
+
+
+_DECODER = Decoder()
+
+
 def json_lines(stream: io.BufferedReader, path: Path) -> Read:
-    """Yields the JSON object of every line that is not empty."""
+    """Yields the JSON object of every line that is not empty; a file joined from several has their marks within."""
     for where, line in _lines(stream, path):
         if isinstance(line, UnusableRow) or not line.isspace():
             yield where, line if isinstance(line, UnusableRow) else _parse(line)
@@ -103,14 +133,13 @@ def has_escapes(text: str) -> bool:
 
 def _parse(line: bytes) -> dict[str, Any] | UnusableRow:
     try:
-        value = json.loads(line.decode())
+        return _DECODER.as_object(_DECODER.decode(line.removeprefix(BYTE_ORDER_MARK).decode()))
     except UnicodeDecodeError as error:
         return not_utf8(f" at byte {error.start + 1}")
     except json.JSONDecodeError as error:
         return with_nul() if b"\0" in line else _not_json(line, error)
     except (ValueError, RecursionError) as error:
         return UnusableRow(unreadable(error))
-    return as_object(value)
 
 
 def _not_json(line: bytes, error: json.JSONDecodeError) -> UnusableRow:
@@ -135,10 +164,3 @@ def is_cut_off(error: json.JSONDecodeError) -> bool:
 def unreadable(error: Exception) -> str:
     """The cause for valid JSON that Python cannot read: it is nested too deeply, or has a number too long."""
     return "nested too deeply to be read" if isinstance(error, RecursionError) else f"not readable: {error}"
-
-
-def as_object(value: object) -> dict[str, Any] | UnusableRow:
-    """The value if it is an object, else the error that reports its kind."""
-    if isinstance(value, dict):
-        return value
-    return UnusableRow(f'is {kind(value)}, expected an object such as {{"question": …, "answer": …}}')

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dimba.common.errors import BadInput
-from dimba.objectives.sft import SftOptions
+from dimba.options.examples import ExampleOptions
 from dimba.trainers.data.packing import Collator, collate_packed, collate_padded
 from dimba.trainers.data.packing_probe import probe_packing
 from dimba.trainers.kernels.documents import NAME, use_document_attention
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def choose_collator(options: SftOptions, model: PreTrainedModel, pad_id: int, *, on_cpu: bool) -> Collator:
+def choose_collator(options: ExampleOptions, model: PreTrainedModel, pad_id: int, *, on_cpu: bool) -> Collator:
     """The collator that --packing and --attention ask for, or the fastest exact one; may set the model's attention.
 
     Raises:
@@ -39,7 +39,7 @@ def choose_collator(options: SftOptions, model: PreTrainedModel, pad_id: int, *,
     return padded
 
 
-def _document_collator(options: SftOptions, model: PreTrainedModel, pad_id: int) -> Collator:
+def _document_collator(options: ExampleOptions, model: PreTrainedModel, pad_id: int) -> Collator:
     hint = "leave out --attention: the default is the fastest exact attention"
     if options.packing == "off":
         raise BadInput("--attention documents needs packed rows, but --packing is off", hint)

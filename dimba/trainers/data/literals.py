@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Tokenizer
 
 from dimba.common.errors import UnusableRow
-from dimba.trainers.data.render import REASONING_KEYS, Renderer
+from dimba.trainers.data.render import Renderer
 from dimba.trainers.data.turns import Chat
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 # Private-use characters of the last plane, as in marks.py.
 _BREAK = "\U0010f7d3"
 _OPEN, _CLOSE = "\U0010f7d4", "\U0010f7d5"
-_TEXTS = ("content", *REASONING_KEYS)  # keys of a message; `tool_calls` are nested
-_KEPT = ("type", "id")  # keys whose values templates compare
+_ROLE = "role"  # the one key of a message whose value is not the words of a person
 # Tokens that an assistant's turn may hold by design, where a tokenizer declares them special.
 _MEANT = re.compile(r"tool|func|think|thought|reason|solution", re.IGNORECASE)
 
@@ -82,16 +81,13 @@ class _Substitution:
         if isinstance(value, list | tuple):
             return [self.nested(each) for each in value]
         if isinstance(value, Mapping):
-            return {key: each if key in _KEPT else self.nested(each) for key, each in value.items()}
+            return {self.text(key): self.nested(each) for key, each in value.items()}
         return value
 
 
 def _changed_message(message: dict[str, Any], everywhere: _Substitution) -> dict[str, Any]:
     here = replace(everywhere, keeps_meant=message["role"] == "assistant")
-    changed = {key: here.text(message[key]) for key in _TEXTS if isinstance(message.get(key), str)}
-    if message.get("tool_calls"):
-        changed["tool_calls"] = here.nested(message["tool_calls"])
-    return {**message, **changed}
+    return {key: value if key == _ROLE else here.nested(value) for key, value in message.items()}
 
 
 def find_literals(

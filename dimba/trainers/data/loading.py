@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -11,17 +12,18 @@ import numpy as np
 
 from dimba.common.contract import is_path
 from dimba.common.errors import BadInput
-from dimba.dataset.mixture import MixtureSource, source_key
+from dimba.dataset.mixture import MixtureSource, errors_under, source_key
 from dimba.dataset.token_report import DataReport, SourceReport, longer_rows
 from dimba.objectives.sft import SftOptions
 from dimba.options.trainer import TrainerOptions, column_names
-from dimba.trainers.data.chat import prepare_tokenizer
+from dimba.trainers.data.chat import ChatEncoder, prepare_tokenizer
 from dimba.trainers.data.encoding import Example
 from dimba.trainers.data.mixture import report_sources, source_problem, sources_of, weighted
 from dimba.trainers.data.render import TemplateSettings
 from dimba.trainers.data.reporting import report_on
 from dimba.trainers.data.rows import Source
 from dimba.trainers.data.selection import Selection, cuts_too_much, select
+from dimba.trainers.data.streaming import RowStream, filler, streamed_parts
 from dimba.trainers.data.template_notes import control_problem, template_notes, template_problem
 from dimba.trainers.data.token_store import TokenStore
 from dimba.trainers.data.tokenization import Problem, load_or_tokenize, row_problem
@@ -67,12 +69,16 @@ Examples = TypeVar("Examples", bound=Stored)
 
 @dataclass(frozen=True)
 class Data(Generic[Examples]):
-    """Training and validation examples; `report.problem` is the reason why they must not be used, or empty."""
+    """Training and validation examples; `report.problem` is the reason why they must not be used, or empty.
+
+    With a `stream`, `train` holds the first of its rows only.
+    """
 
     tokenizer: PreTrainedTokenizerFast
     train: Examples
     validation: Examples
     report: DataReport
+    stream: RowStream | None = None
 
     @property
     def turn_ends(self) -> tuple[str, ...]:
@@ -94,14 +100,11 @@ def load_data(options: SftOptions, progress: Progress) -> Data[Pieces]:
     """
     tokenizer = load_tokenizer(options.base_checkpoint, code=options.trust_remote_code)
     tokenizer_note = prepare_tokenizer(tokenizer)
-    sources, settings = sources_from(options), TemplateSettings.of(options)
+    settings = TemplateSettings.of(options)
+    sources, others, share, streamed = _parts(options)
+    other = load_or_tokenize(tokenizer, options.train_on, others, progress, settings)[0] if others else None
     store, is_cached = load_or_tokenize(tokenizer, options.train_on, sources, progress, settings)
-    share, split = held_out_rows(options)
     selection = select(store, options.max_length, options.on_long, share, options.seed)
-    other = None
-    if split:
-        others = [replace(each, split=split) for each in sources]
-        other, _ = load_or_tokenize(tokenizer, options.train_on, others, progress, settings)
     validation = Pieces(store, selection.validation) if other is None else _all_pieces(other, options)
     train, counts = _weighted(store, selection.train, sources, options)
     problem, hint = _problem(store, other, selection, tokenizer, options) or source_problem(counts) or ("", "")
@@ -116,8 +119,32 @@ def load_data(options: SftOptions, progress: Progress) -> Data[Pieces]:
         problem=problem,
         hint=hint,
         cached=is_cached,
+        streamed=streamed is not None,
     )
-    return Data(tokenizer, Pieces(store, train), validation, report)
+    stream = _stream(streamed, store, tokenizer, options, settings) if streamed else None
+    return Data(tokenizer, Pieces(store, train), validation, report, stream)
+
+
+def _parts(options: SftOptions) -> tuple[list[Source], list[Source], float, Source | None]:
+    """(the rows to tokenise, others to validate on, a share of the first to hold out, the rows to stream)."""
+    sources, (wanted, split) = sources_from(options), held_out_rows(options)
+    if options.stream:
+        sample, others, streamed = streamed_parts(sources, options, wanted, split)
+        return sample, others, 0, streamed
+    return sources, [replace(each, split=split) for each in sources] if split else [], wanted, None
+
+
+def _stream(
+    source: Source,
+    sample: TokenStore,
+    tokenizer: PreTrainedTokenizerFast,
+    options: SftOptions,
+    settings: TemplateSettings,
+) -> RowStream:
+    """The rows to train on, whose chat template shows the time that it showed in the sample."""
+    if settings.time is None and (shown := sample.note["shown_time"]):
+        settings = replace(settings, time=datetime.datetime.fromisoformat(shown))
+    return RowStream(source, ChatEncoder(tokenizer, train_on=options.train_on, settings=settings), options)
 
 
 def _weighted(
@@ -137,7 +164,11 @@ def sources_from(options: TrainerOptions) -> list[Source]:
     if found and (options.columns or options.dataset_split or options.dataset_config):
         hint = "name them within the JSON of each source"
         raise BadInput("--columns, --dataset-split and --dataset-config belong to --dataset", hint, key="--mixture")
-    return [Source(**vars(each), key=source_key(n)) for n, each in enumerate(found)] or [_source_from(options)]
+    sources = [Source(**vars(each), key=source_key(n)) for n, each in enumerate(found)] or [_source_from(options)]
+    for each in sources:
+        with errors_under(each.key):
+            each.require_keys()
+    return sources
 
 
 def _source_from(options: TrainerOptions) -> Source:
@@ -151,12 +182,25 @@ def _source_from(options: TrainerOptions) -> Source:
 def held_out_rows(options: TrainerOptions) -> tuple[float, str | None]:
     """(share or number of rows, name of another split) of --validation-split; raises BadInput."""
     wanted = options.validation_split
-    places = [each.dataset for each in sources_from(options)]
-    if isinstance(wanted, str) and any(is_path(each) and not Path(each).expanduser().is_dir() for each in places):
-        raise BadInput(
-            f"a file has no split `{wanted}`", "give a share (0.05) or a number of rows", key="--validation-split"
-        )
-    return (0, wanted) if isinstance(wanted, str) else (wanted or 0, None)
+    if not isinstance(wanted, str):
+        return wanted or 0, None
+    for each in sources_from(options):
+        _require_other_split(each, wanted)
+    return 0, wanted
+
+
+def _require_other_split(source: Source, wanted: str) -> None:
+    key, hint = "--validation-split", "give a share (0.05) or a number of rows"
+    other = replace(source, split=wanted)
+    if is_path(source.dataset) and not Path(source.dataset).expanduser().is_dir():
+        raise BadInput(f"a file has no split `{wanted}`", hint, key=key)
+    trained = source.files
+    try:
+        files = other.files
+    except BadInput as error:
+        raise BadInput(error.cause, hint, key=key, file=error.file) from None
+    if set(files.files) & set(trained.files) or other.is_same_on_hub(source):
+        raise BadInput(f"the rows of `{wanted}` are those that are trained", f"name another split, or {hint}", key=key)
 
 
 def _held_out_note(selection: Selection) -> str:
@@ -213,18 +257,27 @@ def as_dataset(pieces: Pieces, *, step: int = 1) -> Dataset:
     Rows of one token without loss fill it up to a multiple of `step` rows: every optimiser step is full without
     dropping or repeating a row, and has the same rows for any number of processes.
     """
+
+    def examples(numbers: Sequence[int]) -> list[Example]:
+        return [filler() if number == _FILLER else pieces.example(number) for number in numbers]
+
+    numbers = np.pad(np.arange(len(pieces), dtype=np.int32), (0, -len(pieces) % step), constant_values=_FILLER)
+    return _lazy_dataset(numbers, examples)
+
+
+def stream_as_dataset(stream: RowStream, *, rows: int) -> Dataset:
+    """A data set of the first `rows` examples of the stream, for a trainer that asks for them in their order."""
+    return _lazy_dataset(np.arange(rows, dtype=np.int32), stream.examples)
+
+
+def _lazy_dataset(numbers: np.ndarray, examples: Callable[[Sequence[int]], list[Example]]) -> Dataset:
     from datasets import Dataset  # takes 0.7 s, which a preview does not need
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        examples = [_filler() if number == _FILLER else pieces.example(number) for number in batch["piece"]]
+        found = examples(batch["number"])
         return {
-            "input_ids": [example.input_ids.tolist() for example in examples],
-            "labels": [example.labels().tolist() for example in examples],
+            "input_ids": [example.input_ids.tolist() for example in found],
+            "labels": [example.labels().tolist() for example in found],
         }
 
-    numbers = np.pad(np.arange(len(pieces), dtype=np.int32), (0, -len(pieces) % step), constant_values=_FILLER)
-    return Dataset.from_dict({"piece": numbers}).with_transform(rows)
-
-
-def _filler() -> Example:
-    return Example(np.zeros(1, dtype=np.int32), np.zeros(1, dtype=bool))
+    return Dataset.from_dict({"number": numbers}).with_transform(rows)

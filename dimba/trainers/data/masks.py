@@ -4,6 +4,7 @@ Every content gets markers (marks.py), so that only the template's own text lies
 and its end token are searched for there and nowhere else: a message that contains such tokens cannot mislead.
 """
 
+import json
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -167,7 +168,7 @@ class Masker:
         message = chat.messages[turn.index]
         counts = []
         for times in (1, 2):
-            calls = {**message, "tool_calls": list(message["tool_calls"]) * times}
+            calls = {**message, "tool_calls": _without_words(message["tool_calls"], token) * times}
             try:
                 text = chat.render(self.render, [*chat.messages[: turn.index], calls])
             except UnusableRow:
@@ -190,6 +191,13 @@ class Masker:
         except UnusableRow:
             return None
         return text[other.last : other.next]
+
+
+def _without_words(calls: Sequence[object], token: str) -> list[object]:
+    """The calls without a token that people wrote in them."""
+    words, written = json.dumps(calls, ensure_ascii=False), json.dumps(token, ensure_ascii=False)[1:-1]
+    found: list[object] = json.loads(words.replace(written, "word"))
+    return found
 
 
 def _behind(header: str, chat: Chat, turn: Turn) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dimba.dataset.mixture import passes
+from dimba.dataset.mixture import no_row, passes
 from dimba.dataset.token_report import SourceReport
 from dimba.trainers.data.rows import Source
 from dimba.trainers.data.token_store import TokenStore
@@ -67,6 +67,6 @@ def source_problem(sources: Sequence[SourceReport]) -> Problem | None:
     """The problem of a source of which an epoch has no row."""
     for number, each in enumerate(sources):
         if not each.examples:
-            cause = f"dataset[{number}] ({each.name}): an epoch has none of its {each.rows:,} rows"
-            return f"{cause}, with the weight {each.weight:g}", "raise its weight, hold out fewer rows, or remove it"
+            cause = f"dataset[{number}] ({each.name}): {no_row(each.rows, each.weight)}"
+            return cause, "raise its weight, hold out fewer rows, or remove it"
     return None

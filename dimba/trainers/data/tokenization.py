@@ -268,7 +268,7 @@ def _write_examples(
     refused = next((each for each in encoded if isinstance(each, Unmaskable)), None)
     if refused:
         counts.add_unusable(refused)
-    elif problem := _without_loss(examples) or source.problem(examples):
+    elif problem := without_loss(examples) or source.problem(examples):
         counts.add_unusable(UnusableRow(problem).at(row[0].where))
     else:
         number = counts.add_written(row, len(writer))
@@ -277,7 +277,8 @@ def _write_examples(
             writer.add(example, number)
 
 
-def _without_loss(examples: Sequence[Example]) -> str:
+def without_loss(examples: Sequence[Example]) -> str:
+    """Why a row with an example that carries no loss cannot be trained on; empty if all carry some."""
     return "" if all(example.trained.any() for example in examples) else "no token of the row carries loss"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -23,6 +22,7 @@ from dimba.options.lora_table import (
     covered,
     covers,
     is_pattern,
+    name_hint,
     rank_problem,
     target_problem,
 )
@@ -56,16 +56,15 @@ def _check_names(options: TrainerOptions, model: PreTrainedModel) -> None:
     names = [name for name, _ in model.named_modules() if name]
     joined = [*joined_experts(options, model), *(EXPERT_MATRICES if any(joined_names(model)) else ())]
     targets = [each for each in options.lora_target_modules if each != ALL_LINEAR and each not in joined]
-    for flag, wanted in ((TARGET_MODULES.flag, targets), (MODULES_TO_SAVE.flag, options.lora_modules_to_save)):
+    for param, wanted in ((TARGET_MODULES, targets), (MODULES_TO_SAVE, options.lora_modules_to_save)):
         for each in wanted:
             if not covered([each], names):
-                raise BadInput(f"no module of the base is named `{each}`", _similar(each, names), key=flag)
+                hint = name_hint(each, _last_parts(names), param)
+                raise BadInput(f"no module of the base is named `{each}`", hint, key=param.flag)
 
 
-def _similar(wanted: str, names: Sequence[str]) -> str:
-    last = [name for name in dict.fromkeys(each.rpartition(".")[2] for each in names) if not name.isdecimal()]
-    close = get_close_matches(wanted, last, n=1)
-    return f"did you mean `{close[0]}`?" if close else f"its modules: {', '.join(last[:_SHOWN])}"
+def _last_parts(names: Sequence[str]) -> list[str]:
+    return [name for name in dict.fromkeys(each.rpartition(".")[2] for each in names) if not name.isdecimal()]
 
 
 def joined_experts(options: TrainerOptions, model: nn.Module) -> list[str]:

@@ -11,7 +11,7 @@ from torch import nn
 from dimba.common.checkpoint.adapted import JOINED, MAMBA, chooses_experts, is_router
 from dimba.common.errors import BadInput
 from dimba.common.units import quantity
-from dimba.options.lora_table import ALL_LINEAR, TARGET_MODULES, TRAINABLE_TOKENS, covers, is_pattern
+from dimba.options.lora_table import ALL_LINEAR, TARGET_MODULES, TOKENS_HINT, TRAINABLE_TOKENS, covers, is_pattern
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.adapter_checks import check_adapter, check_joined_experts, joined_experts, joined_names
 from dimba.trainers.models.text_part import excluded_pattern
@@ -173,6 +173,5 @@ def _token_ids(options: TrainerOptions, tokenizer: PreTrainedTokenizerBase | Non
     vocabulary = tokenizer.get_vocab()
     for token in options.lora_trainable_tokens:
         if token not in vocabulary:
-            hint = "give tokens as they stand in tokenizer.json, such as <|im_end|>"
-            raise BadInput(f"the tokenizer has no token `{token}`", hint, key=TRAINABLE_TOKENS.flag)
+            raise BadInput(f"the tokenizer has no token `{token}`", TOKENS_HINT, key=TRAINABLE_TOKENS.flag)
         yield vocabulary[token]

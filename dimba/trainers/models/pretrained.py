@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
+from dimba.common.checkpoint.files import other_format_refusal
 from dimba.common.checkpoint.refusal import Refusal
 from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import RUN_ITS_CODE, absolute, is_path, read_json_object
@@ -172,6 +173,8 @@ def _in_words(error: Exception) -> str:
 
 def _local_checkpoint(path: Path, flag: str) -> str:
     if not (path / "config.json").is_file():
+        if path.exists() and (refusal := other_format_refusal(path)):
+            raise BadInput(f"{path} {refusal.problem}", refusal.hint, key=flag)
         problem = "has no config.json" if path.is_dir() else "is not a folder" if path.exists() else "does not exist"
         raise BadInput(f"{path} {problem}", "give a folder in Hugging Face format, or a Hub id", key=flag)
     return str(absolute(path))  # an adapter records it as its base

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -143,6 +142,10 @@ def stop_where_turns_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     model.generation_config.eos_token_id = sorted(ids | learnt)
 
 
+# What peft saves of an adapted embedding, which the rehearsal of the save compares; and paging, which a CPU has not.
+_OWN_DEFAULTS = ("Setting `save_embedding_layers`", "Paged optimizers are not supported on CPU")
+
+
 def quiet() -> None:
     """Turns off the libraries' progress bars, hundreds of lines in a log, and warnings about their own defaults."""
     import datasets  # 0.3 s, which a preview of data does not need
@@ -151,4 +154,5 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for message in _OWN_DEFAULTS:
+        warnings.filterwarnings("ignore", message=message)

@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_ON_CPU_INSTEAD, METRICS_FILE
 from dimba.common.errors import RunFailed
+from dimba.common.units import quantity
 from dimba.objectives.rewards import reward_label
 
 _LINE_SECONDS = 2.0  # between progress lines on a pipe
@@ -49,7 +50,7 @@ class Metrics(TrainerCallback):
         self._first_step = state.global_step
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            print(f"training: {state.max_steps} steps{self._suffix}", flush=True)
+            print(f"training: {quantity(state.max_steps, 'step')}{self._suffix}", flush=True)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs = None, **_: Any

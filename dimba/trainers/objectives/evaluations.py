@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from dimba.common.checkpoints import is_complete
 from dimba.common.errors import BadInput
 from dimba.common.units import quantity
-from dimba.objectives.sft import SftOptions
+from dimba.options.examples import ExampleOptions
 from dimba.options.tracking_table import EARLY_STOP, HOLD_OUT_HINT, NO_ROWS, SAVE_BEST
 from dimba.trainers.models.sharding import is_sharded
 from dimba.trainers.ranks import is_main_process
@@ -18,7 +18,7 @@ from dimba.trainers.ranks import is_main_process
 _LOSS = "eval_loss"
 
 
-def check_validation(options: SftOptions) -> None:
+def check_validation(options: ExampleOptions) -> None:
     """Raises BadInput if an option needs validation rows and none are held out."""
     wanted = {SAVE_BEST.flag: options.save_best, EARLY_STOP.flag: options.early_stop}
     needs = [flag for flag, value in wanted.items() if value]
@@ -26,7 +26,7 @@ def check_validation(options: SftOptions) -> None:
         raise BadInput(NO_ROWS, HOLD_OUT_HINT, key=needs[0])
 
 
-def evaluation_callbacks(options: SftOptions) -> list[TrainerCallback]:
+def evaluation_callbacks(options: ExampleOptions) -> list[TrainerCallback]:
     """The callbacks for `--save-best` and `--early-stop`."""
     best = [SaveBest()] if options.save_best else []
     return [*best, EndEarly(options.early_stop)] if options.early_stop else [*best]

@@ -7,7 +7,7 @@ from transformers import Trainer
 
 from dimba.common.contract import EXIT_STOPPED
 from dimba.objectives.objective import Objective
-from dimba.objectives.sft import SftOptions
+from dimba.options.examples import ExampleOptions
 from dimba.trainers.data.loading import Data, Examples
 from dimba.trainers.kernels.heap import keep_freed_memory
 from dimba.trainers.models.loading import Compute
@@ -25,7 +25,7 @@ from dimba.trainers.objectives.trackers import check_tracker
 from dimba.trainers.progress import Progress, row_printer
 from dimba.trainers.ranks import is_main_process
 
-Options = TypeVar("Options", bound=SftOptions)
+Options = TypeVar("Options", bound=ExampleOptions)
 
 
 def prepare_data(
@@ -44,7 +44,7 @@ def prepare_data(
 
 
 def example_settings(
-    options: SftOptions, compute: Compute, objective: Objective[Any], *, validates: bool
+    options: ExampleOptions, compute: Compute, objective: Objective[Any], *, validates: bool
 ) -> dict[str, Any]:
     """Keyword arguments of the configuration of TRL, those of `run_settings` included."""
     return {
@@ -65,7 +65,7 @@ def example_settings(
 
 
 def prepare_to_save(
-    trainer: Trainer, data: Data[Any], options: SftOptions, prompt: Callable[[Any, int], Ids]
+    trainer: Trainer, data: Data[Any], options: ExampleOptions, prompt: Callable[[Any, int], Ids]
 ) -> LearningProof:
     """Rehearse the save, and look at the model before it is trained; `prompt` returns the n-th row's prompt.
 
@@ -83,7 +83,7 @@ def prepare_to_save(
 def train_and_save(
     trainer: Trainer,
     data: Data[Any],
-    options: SftOptions,
+    options: ExampleOptions,
     stop: StopOnSignal,
     *,
     checkpoint: str | None,

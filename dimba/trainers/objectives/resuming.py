@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import ENV_ANYWAY, absolute, is_path, read_json_object
 from dimba.common.errors import BadInput
+from dimba.common.sampled_hash import sampled_hash
 from dimba.objectives.objective import Objective
 from dimba.options.param import params
 from dimba.options.table import RESUME
@@ -26,11 +27,10 @@ _ADAPTER = (*_SHAPE, "lora_alpha", "use_rslora", "lora_init")
 _ROWS = (
     *("dataset_config", "dataset_split", "columns", "validation_split", "max_length", "seed", "train_on", "on_long"),
     *("packing", "skip_bad_rows", "control_tokens", "chat_template_kwargs", "template_date", "num_generations"),
+    "stream",
 )
 _UNLOADABLE = frozenset(("mode", "method", "optimizer", *_SHAPE))  # the saved tensors would not fit
 _BASE_FILES = ("config.json", "*.safetensors", "*.bin", "tokenizer*", "chat_template*")
-_WHOLE = 16 << 20  # bytes; of a larger file, blocks are hashed
-_BLOCKS, _BLOCK = 16, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def trained_with(options: TrainerOptions, mode: str) -> dict[str, Any]:
         "mode": mode,
         "method": options.method,
         "effective_batch": options.batch_size * options.grad_accumulation_steps * world_size(),
-        "base_checkpoint": {"name": base, "content": _digest(_base_files(base)) if is_path(base) else None},
+        "base_checkpoint": {"name": base, "content": sampled_hash(_base_files(base)) if is_path(base) else None},
         "dataset": _data(options),
         **values,
     }
@@ -76,7 +76,7 @@ def trained_with(options: TrainerOptions, mode: str) -> dict[str, Any]:
 def _data(options: TrainerOptions) -> dict[str, str | None]:
     """The data with a hash of their content; of a list of data sets, of their settings too."""
     sources = sources_from(options)
-    contents = [_digest(each.files.files) if is_path(each.dataset) else None for each in sources]
+    contents = [sampled_hash(each.files.files) if is_path(each.dataset) else None for each in sources]
     if not options.mixture:
         return {"name": options.dataset, "content": contents[0]}
     name = ", ".join(f"{each.dataset} × {each.weight:g}" for each in sources)
@@ -137,27 +137,3 @@ def _shown(value: Any) -> str:
 
 def _base_files(base: str) -> list[Path]:
     return sorted({path for pattern in _BASE_FILES for path in absolute(base).glob(pattern) if path.is_file()})
-
-
-def _digest(files: Sequence[Path]) -> str | None:
-    """A hash of the files' content in their order, of large ones in blocks; None if one cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        for file in files:
-            digest.update(f"{file.stat().st_size}\n".encode())
-            for block in _blocks(file):
-                digest.update(block)
-    except OSError:
-        return None  # the trainer reports it
-    return digest.hexdigest()
-
-
-def _blocks(file: Path) -> Iterator[bytes]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        if size <= _WHOLE:
-            yield stream.read()
-            return
-        for number in range(_BLOCKS):
-            stream.seek((size - _BLOCK) * number // (_BLOCKS - 1))
-            yield stream.read(_BLOCK)

@@ -3,19 +3,36 @@
 import re
 from typing import NamedTuple
 
-_WORDS = r"think(?:ing)?(?::\w+)?|thoughts?|reason(?:ing)?|reflection|scratchpad|seed:think|longcat_think"
+_WORDS = "think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis|monologue|rationale|deliberation|cot"
+# Tags such as <think>, <seed:think>, <inner_thoughts> and <chain-of-thought>.
+_NAME = rf"(?:[a-z0-9]{{1,20}}[:_-]){{0,3}}(?:{_WORDS})(?:[:_-][a-z0-9]{{1,20}}){{0,3}}"
 # (before the reasoning, behind it)
 _MARKS = (
-    (rf"<(?:{_WORDS})>", rf"</(?:{_WORDS})>"),
+    (rf"<{_NAME}(?:\s[^<>/]{{0,80}})?>", rf"</{_NAME}>"),
     (r"\[THINK\]", r"\[/THINK\]"),
     ("◁think▷", "◁/think▷"),
     (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
+    (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),
+    (r"<\|think\|>", r"<\|content\|>"),
     (r"<\|channel>", r"<channel\|>"),
     ("<unused94>", "<unused95>"),
+    (r"Here(?: i|')s my thought process:", r"Here(?: i|')s my response:"),
 )
 _OPEN, _CLOSE = (re.compile("|".join(each), re.IGNORECASE) for each in zip(*_MARKS, strict=True))
-_OPEN_AT_END = re.compile(rf"(?:{_OPEN.pattern})\s*\Z", re.IGNORECASE)
+# A prompt may name the channel too.
+_OPEN_AT_END = re.compile(
+    rf"(?:<\|channel\|>\s*analysis\s*<\|message\|>|<\|channel>thought|{_OPEN.pattern})\s*\Z", re.IGNORECASE
+)
+_CLOSING = {
+    "◁think▷": "◁/think▷",
+    "<unused94>": "<unused95>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+    "<|think|>": "<|end|><|begin|>assistant<|content|>",
+    "<|channel>": "<channel|>",
+    "<|channel>thought": "<channel|>",
+    "<|channel|>analysis<|message|>": "<|end|><|start|>assistant<|channel|>final<|message|>",
+}
 # Harmony names the channel of each message; the answer is in the last one.
 _CHANNEL = "<|channel|>"
 _HARMONY = (_CHANNEL, "<|message|>", "<|start|>", "<|end|>")
@@ -23,7 +40,12 @@ _FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*<\|message\|>")
 _MESSAGE_END = re.compile(r"<\|(?:end|return|start|call)\|>.*", re.DOTALL)
 # Some families mark the answer too.
 _ANSWER_MARKS = re.compile(r"<\|(?:begin_of_solution|end_of_solution|START_RESPONSE|END_RESPONSE)\|>")
-_ABOUT_REASONING = re.compile(r"think|thought|reason|reflection|scratchpad|channel", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"\s*<(answer|final_answer|response)>", re.IGNORECASE)
+_ABOUT_REASONING = re.compile(
+    r"think|thought|reason|reflection|scratchpad|channel|inner_prefix"
+    r"|</?(?:analysis|cot|monologue|rationale|deliberation|answer|final_answer|response)",
+    re.IGNORECASE,
+)
 
 
 class Split(NamedTuple):
@@ -43,7 +65,19 @@ def split_reasoning(text: str) -> Split:
     if opened > closed:
         return Split(_without_marks(text), "", finished=False)
     answer = _ANSWER_MARKS.sub("", text[closed:])
-    return Split(_without_marks(text[:closed]), answer.strip() if closed else answer)
+    return Split(_without_marks(text[:closed]), _without_tags(answer.strip() if closed else answer))
+
+
+def _without_tags(answer: str) -> str:
+    """The answer without a tag such as `<answer>` around all of it."""
+    tag = _ANSWER_TAG.match(answer)
+    if not tag:
+        return answer
+    inside = answer[tag.end() :].strip()
+    end = f"</{tag[1]}>"
+    if inside.endswith(end):
+        return inside.removesuffix(end).strip()
+    return answer if end in inside else inside
 
 
 def _split_channels(text: str) -> Split:
@@ -66,11 +100,13 @@ def opening_of(prompt: str) -> str:
 def closing_of(opening: str) -> str:
     """The mark that ends what an opening mark begins; empty for none."""
     mark = opening.strip()
-    named = {"◁think▷": "◁/think▷", "<|channel>": "<channel|>", "<unused94>": "<unused95>"}
-    if mark in named:
-        return named[mark]
-    swapped = mark.replace("begin_of", "end_of").replace("START_", "END_")
-    return swapped if swapped != mark else f"{mark[:1]}/{mark[1:]}" if mark else ""
+    if mark in _CLOSING:
+        return _CLOSING[mark]
+    swapped = mark.replace("begin_of", "end_of").replace("START_", "END_").replace("thought process", "response")
+    if swapped != mark or not mark:
+        return swapped
+    name, _, attributes = mark.partition(" ")
+    return f"{name[:1]}/{name[1:]}{'>' if attributes else ''}"
 
 
 def is_mark(token: str, tokens: frozenset[str]) -> bool:

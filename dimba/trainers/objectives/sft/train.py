@@ -1,5 +1,6 @@
 """Supervised fine-tuning, from options to a saved model."""
 
+from dimba.common.contract import EXIT_STOPPED
 from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.data.loading import load_data
 from dimba.trainers.models.loading import check_checkpoint, choose_compute, load_model
@@ -8,6 +9,7 @@ from dimba.trainers.objectives.callbacks import StopOnSignal
 from dimba.trainers.objectives.continuations import prompt_of
 from dimba.trainers.objectives.example_run import prepare_data, prepare_to_save, train_and_save
 from dimba.trainers.objectives.resuming import beginning_of
+from dimba.trainers.objectives.sft.streamed_run import report_stream
 from dimba.trainers.objectives.sft.trainer import make_trainer
 
 
@@ -24,4 +26,7 @@ def train(options: SftOptions) -> int:
         trainer = make_trainer(options, model, data, compute, stop)
         trainer.trained_with = beginning.trained_with
         proof = prepare_to_save(trainer, data, options, lambda rows, number: prompt_of(rows.example(number)))
-    return train_and_save(trainer, data, options, stop, checkpoint=beginning.checkpoint, proof=proof)
+    status = train_and_save(trainer, data, options, stop, checkpoint=beginning.checkpoint, proof=proof)
+    if data.stream:
+        report_stream(data.stream, stopped=status == EXIT_STOPPED)
+    return status

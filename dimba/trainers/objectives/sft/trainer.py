@@ -2,12 +2,13 @@
 
 from functools import partial
 
+from datasets import Dataset
 from transformers import PreTrainedModel
 from trl import SFTConfig
 
 from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.data.collation import choose_collator, speed_summary
-from dimba.trainers.data.loading import Data, Pieces, as_dataset
+from dimba.trainers.data.loading import Data, Pieces, as_dataset, stream_as_dataset
 from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.loading import Compute, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_rows
@@ -16,6 +17,7 @@ from dimba.trainers.objectives.evaluations import evaluation_callbacks
 from dimba.trainers.objectives.example_run import example_settings
 from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
 from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
+from dimba.trainers.objectives.sft.streamed_run import StopAtUnusableRow
 from dimba.trainers.ranks import is_main_process, world_size
 
 
@@ -30,21 +32,29 @@ def make_trainer(
     if is_main_process():
         checkpointing = activations(options, compute, can_fall_back=may_keep)
         print(speed_summary(model, collate, mixed=compute.mixed, activations=checkpointing), flush=True)
+    at_bad_row = [StopAtUnusableRow(data.stream, stop)] if data.stream else []
     trainer = CausalTrainer(
         model=model,
         args=_config(options, compute, validates=len(data.validation) > 0),
-        train_dataset=as_dataset(data.train, step=at_once * options.grad_accumulation_steps),
+        train_dataset=_training_rows(options, data, step=at_once * options.grad_accumulation_steps),
         eval_dataset=as_dataset(data.validation, step=at_once) if len(data.validation) else None,
         data_collator=collate,
         processing_class=data.tokenizer,
         peft_config=adapter_config(options, model, data.tokenizer, new),
-        callbacks=[Metrics(metrics), stop, *evaluation_callbacks(options)],
+        callbacks=[Metrics(metrics), *at_bad_row, stop, *evaluation_callbacks(options)],
     )
-    longest = min(options.max_length, data.report.longest)
+    longest = options.max_length if data.stream else min(options.max_length, data.report.longest)
     batch = partial(longest_rows, collate, rows=options.batch_size, length=longest)
     add_probe(trainer, batch, metrics, may_keep=may_keep)
     configure(trainer)
     return trainer
+
+
+def _training_rows(options: SftOptions, data: Data[Pieces], *, step: int) -> Dataset:
+    """The rows of an epoch, in full steps of `step` rows; of a stream those of all steps."""
+    if data.stream is None or options.max_steps is None:
+        return as_dataset(data.train, step=step)
+    return stream_as_dataset(data.stream, rows=options.max_steps * step)
 
 
 def _config(options: SftOptions, compute: Compute, *, validates: bool) -> SFTConfig:
@@ -52,5 +62,6 @@ def _config(options: SftOptions, compute: Compute, *, validates: bool) -> SFTCon
         # The rows are tokens and labels already: TRL must not template or pack them again.
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
+        train_sampling_strategy="sequential" if options.stream else "random",
         **example_settings(options, compute, SFT, validates=validates),
     )
