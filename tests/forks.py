@@ -3,6 +3,7 @@
 A fork cannot test how Python starts or which module an import finds; `python -m dimba` can.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -117,7 +119,23 @@ def _become(words: list[str], cwd: str, environment: dict[str, str], streams: li
     os.environ.update(environment)
     sys.path[0] = cwd
     sys.argv = ["dimba", *words]
-    raise SystemExit(main())
+    try:
+        status = main()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    _end(status)
+
+
+def _end(status: int) -> None:
+    """End as Python does, but free nothing: that would copy each page that the fork shares, for longer than it ran."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _import_all() -> None:
@@ -128,8 +146,21 @@ def _import_all() -> None:
             importlib.import_module(module.name)
 
 
+def _ask_trainers() -> None:
+    """Remember the flags of the project's trainers, which most commands would start for their `--help`."""
+    from dimba.host.facts import TrainerFacts
+    from dimba.runners import flags
+    from dimba.runners.protocol import Output
+
+    for script in (REPOSITORY / "scripts" / "finetuning").glob("finetune_*.py"):
+        done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
+        key = (flags._digest(TrainerFacts(path=script), "this machine"), os.getuid())
+        flags._ANSWERS[key] = flags._flags(Output(0, done.stdout))
+
+
 if __name__ == "__main__":
     die_with_parent()
     _import_all()
+    _ask_trainers()
     gc.freeze()  # a fork that ends need not collect the imported modules
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -97,7 +97,7 @@ class Ownership:
         self.keep()
 
     def keep(self) -> None:
-        """Leaves the folder to the run, which goes on without this process."""
+        """Leaves the folder to the run, which continues without this process."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1

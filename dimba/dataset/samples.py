@@ -192,8 +192,9 @@ def with_system(row: Row, chat: list[Turn]) -> list[Turn]:
 
 def check_chat(chat: list[Turn]) -> None:
     """Raises UnusableRow where no turn of a chat can be trained on, or where a turn is blank."""
-    for column, message, _ in chat:
-        if message["role"] in ("user", "assistant") and is_blank(message["content"]) and "tool_calls" not in message:
+    for column, message, trained in chat:
+        asks_or_trains = message["role"] == "user" or trained
+        if asks_or_trains and is_blank(message["content"]) and "tool_calls" not in message:
             lacks = "nothing to train on" if message["role"] == "assistant" else "no question"
             raise UnusableRow(f"is blank, so there is {lacks}", column=column)
     roles = [turn.message["role"] for turn in chat]

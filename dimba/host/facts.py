@@ -221,6 +221,7 @@ class NamedPath:
     path: Path
     exists: bool
     why_not_read: str  # the reason why a job may not read it; empty if it may
+    names: frozenset[str] | None = None  # that a Python file defines, where that is known without running it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from dimba.common.contract import absolute
 from dimba.common.errors import BadInput
 from dimba.host.facts import NamedPath
 from dimba.host.places import why_not_read
+from dimba.host.python_names import names_defined_in
 from dimba.objectives.rewards import RewardSpec, parse_reward
 from dimba.spec import JobSpec
 
@@ -19,7 +20,9 @@ def look_at_named_paths(spec: JobSpec, folder: Path) -> dict[str, NamedPath]:
 
 def _look(path: Path) -> NamedPath:
     exists = os.path.exists(path)
-    return NamedPath(path=path, exists=exists, why_not_read=why_not_read(path) if exists else "")
+    why = why_not_read(path) if exists else ""
+    names = names_defined_in(path) if path.suffix == ".py" and path.is_file() and not why else None
+    return NamedPath(path=path, exists=exists, why_not_read=why, names=names)
 
 
 def _texts(spec: JobSpec) -> Iterator[str]:

@@ -147,6 +147,7 @@ class JsonObject:
         """Check a command-line argument."""
         try:
             value = json.loads(text)
+            json.dumps(value, ensure_ascii=False).encode()  # refuses half a character, a lone surrogate
         except (ValueError, RecursionError) as error:
             raise argparse.ArgumentTypeError(f"`{text}` is not JSON: {error}") from None
         if not isinstance(value, dict):

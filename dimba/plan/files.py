@@ -1,5 +1,6 @@
 """Files that `trainer_args` name: mounted at the same absolute path."""
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,20 @@ def named_files(spec: JobSpec, facts: HostFacts) -> dict[str, Path]:
             raise BadInput(f"{named.path} does not exist", hint, key=f"trainer_args.{key}")
         if why := named.why_not_read:
             raise BadInput(f"{named.path} {why}", "give a file or folder that you own", key=f"trainer_args.{key}")
+    for reward in rewards(spec):
+        _require_function(reward, facts)
     return {text: facts.named[text].path for text in keys}
+
+
+def _require_function(reward: RewardSpec, facts: HostFacts) -> None:
+    """Raises BadInput for a function that its file does not define."""
+    names = facts.named[reward.file].names if reward.file else None
+    if names is None or not reward.function or reward.function in names:
+        return
+    near = difflib.get_close_matches(reward.function, names, n=1, cutoff=0.6)
+    hint = f"did you mean `{near[0]}`?" if near else "name a function that the file defines"
+    path = facts.named[str(reward.file)].path
+    raise BadInput(f"{path} has no function `{reward.function}`", hint, key=f"trainer_args.{_REWARD}")
 
 
 def rewards(spec: JobSpec) -> Sequence[RewardSpec]:

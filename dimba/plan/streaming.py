@@ -34,7 +34,7 @@ def _text(value: object) -> str | None:
 
 
 def stream_notes(spec: JobSpec, facts: HostFacts) -> Iterator[str]:
-    """A line on the rows that nobody has read before training."""
+    """A line on the rows that are not read before training."""
     if not facts.data.streamed:
         return
     first = f"only the first {SAMPLE_ROWS:,} rows are checked before training"

@@ -1,5 +1,6 @@
 """JobSpec, version 1: every key, its type and its default."""
 
+import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -186,6 +187,15 @@ class SlurmSite(Slurm):
         return Slurm(**{**ours, **given, "extra": [*self.extra, *asked.extra]})
 
 
+def _no_section(value: Any) -> Any:
+    if isinstance(value, dict):
+        raise ValueError(f"a flag takes no section of keys: give it as JSON text, '{json.dumps(value, default=str)}'")
+    return value
+
+
+TrainerArg = Annotated[Scalar | list[Scalar], BeforeValidator(_no_section)]
+
+
 class JobSpec(Part):
     """One fine-tuning job, complete: every default is filled in."""
 
@@ -199,7 +209,9 @@ class JobSpec(Part):
     training: Training = Training()
     output_dir: Place = Field("", description=table.OUTPUT_DIR.help)
     trainer: Place | None = Field(None, min_length=1)
-    trainer_args: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    trainer_args: dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(_no_section)]] = Field(
+        default_factory=dict
+    )
     resources: Resources = Resources()
     accelerate: Accelerate = Accelerate()
     container: Container = Container()

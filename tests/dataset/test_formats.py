@@ -360,3 +360,8 @@ def test_real_data_have_no_unusable_row(name: str):
 def test_a_value_that_json_cannot_hold_is_refused():
     with pytest.raises(UnusableRow, match="`documents` holds bytes, which JSON cannot hold"):
         sample({**chat_of(CHAT), "documents": [{"a": b"x"}]})
+
+
+def test_a_blank_turn_without_loss_is_part_of_the_chat():
+    turns = [USER, {**ASSISTANT, "content": "", "weight": 0}, USER, ASSISTANT]
+    assert sample({"messages": turns}).trained == (False, False, False, True)

@@ -34,7 +34,7 @@ def test_a_custom_reward_function_runs_in_the_container(tiny_checkpoint: Path, t
     assert f"{mine}:short" in plan["argv"] and {mine, str(tmp_path / "schema.json")} <= set(targets)
     done = dimba("launch", "job.yaml", "--trust-spec", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 prompt × 8 completions per step" not in done.stderr and "a step: 1 prompts × 8 completions" in done.stdout
+    assert "1 prompt × 8 completions per step" not in done.stderr and "a step: 1 prompt × 8 completions" in done.stdout
     [samples] = tmp_path.glob("runs/*/attempts/1/samples.jsonl")
     for sample in map(json.loads, samples.read_text(encoding="utf-8").splitlines()):
         assert sample["rewards"]["short"] == -len(sample["completion"])

@@ -43,6 +43,16 @@ time.sleep(8)
 """
 
 
+def test_a_launch_into_a_folder_inside_one_in_use_leaves_no_folder_behind(tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    held = take(tmp_path / "out", this_process("other"))
+    inner = str(tmp_path / "out" / "a" / "b")
+    with pytest.raises(BadInput, match="in use through"), owned_output(inner, tmp_path / "run"):
+        pass
+    held.release()
+    assert not list((tmp_path / "out").iterdir())
+
+
 def run_of(place: Path, status: str, **changes: object) -> RunFolder:
     folder = create_run(place / "runs", "run-1", os.getuid(), os.getgid())
     attempt = Attempt(number=1, job="1:1:folder", started=now())

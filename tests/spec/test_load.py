@@ -238,3 +238,8 @@ def test_any_bytes_are_an_error_and_never_a_crash(data: bytes):
 def test_a_wrong_item_of_a_list_is_reported_alone():
     text = complaint(SPARSE + "lora: {target_modules: [q_proj, 3]}\n")
     assert text == "job.yaml:6: lora.target_modules[1]: expected a string, not `3`"
+
+
+def test_a_section_in_trainer_args_is_answered_with_its_json_text():
+    text = SPARSE + "trainer_args:\n  chat-template-kwargs: {enable_thinking: false}\n"
+    assert """give it as JSON text, '{"enable_thinking": false}'""" in complaint(text)

@@ -191,6 +191,8 @@ def test_arguments_that_the_template_does_not_read_or_the_trainer_sets_are_repor
     assert "`chat_template_kwargs.add_generation_prompt` is set by the trainer" in refused.problem
     with pytest.raises(Exception, match="is set by the trainer itself"):
         JsonObject(refused=("tools",))('{"tools": []}')
+    with pytest.raises(Exception, match="surrogates not allowed"):
+        JsonObject()('{"a": ["\\ud800"]}')
 
 
 def test_columns_that_hold_something_and_are_not_read_are_named(base: Path) -> None:

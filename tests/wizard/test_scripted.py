@@ -197,6 +197,7 @@ def test_a_data_set_of_the_hub_is_checked(place: Path, dimba: Dimba, tmp_path: P
         (["--base-checkpoint", "checkpoints/bsae"], "does not exist"),
         (["--dataset", "qa.json"], "does not exist"),
         (["--dataset", "data/missing.jsonl"], "does not exist"),
+        (["--dataset", "./qa.jsnol"], ": qa.jsonl"),
         (["--dataset", "checkpoints/base"], "holds a model, not rows"),
         (["--dataset", "local"], "give its Hub id, or the file's path"),
         (["--dataset", "5"], "give its Hub id, or the file's path"),

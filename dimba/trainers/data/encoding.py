@@ -44,7 +44,7 @@ class Rendered:
 
     `altered` counts the trained turns that the template shows in part only, as where it drops earlier reasoning;
     `omitted` names other parts of the chat that it does not show (keys of omissions.NAMES). `control` are the control
-    tokens that people wrote, `literals` their spans; without spans they cannot be told from the template's own.
+    tokens that people wrote, `literals` their spans; without spans they look like the template's own.
     """
 
     where: Location

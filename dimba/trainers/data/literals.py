@@ -95,7 +95,7 @@ def find_literals(
 ) -> tuple[tuple[str, ...], tuple[Span, ...]]:
     """(the control tokens among the words of the chat, their spans in its text).
 
-    There are no spans if the template's own control tokens cannot be told from them, or if the job `keeps` them.
+    There are no spans if the template's own control tokens look the same, or if the job `keeps` them.
     """
     words = _Words(chat.messages, chat.tools, chat.arguments)
     control = tuple(words.tokens(special))

@@ -58,11 +58,11 @@ def rehearse(trainer: Trainer, precision: Precision, texts: Texts, base: str) ->
 
 def _from_main(error: DimbaError | None) -> DimbaError | None:
     """The first rank's error on every rank: they end together."""
-    told = [(type(error) is RunFailed, error.cause, error.hint) if error else None]
-    broadcast_object_list(told)
-    if error or told[0] is None:
+    sent = [(type(error) is RunFailed, error.cause, error.hint) if error else None]
+    broadcast_object_list(sent)
+    if error or sent[0] is None:
         return error
-    is_full, cause, hint = told[0]
+    is_full, cause, hint = sent[0]
     return RunFailed(cause, hint, reason="disk_full") if is_full else BadInput(cause, hint)
 
 

@@ -23,7 +23,7 @@ def check_tracker(options: TrainerOptions) -> None:
 
 
 def _place(folder: Path) -> None:
-    """Variables that the user sets come first. A resumed run goes on as the same run of Weights & Biases."""
+    """Variables that the user sets come first. A resumed run continues as the same run of Weights & Biases."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     os.environ.setdefault("WANDB_DIR", str(folder))

@@ -48,14 +48,14 @@ def verdict(seen: Evidence) -> Verdict:
 
 def _causes(seen: Evidence) -> list[tuple[bool, str, str]]:
     had_gradient = len(seen.without_gradient) < seen.trained
-    goes_on = seen.is_resumed and seen.changed_as_saved > 0  # an earlier attempt has learned
+    has_learned_before = seen.is_resumed and seen.changed_as_saved > 0  # an earlier attempt has learned
     steps = f"{seen.steps:,} step{'s' * (seen.steps != 1)}"
     return [
         (not seen.is_finite, "the trained model's logits are not numbers", "lower `training.learning_rate`"),
         (not seen.trained, "no tensor is trained", "train a part that the model has: see `method` and `lora`"),
-        (seen.has_equal_rewards and not goes_on, *_SAME_REWARDS),
+        (seen.has_equal_rewards and not has_learned_before, *_SAME_REWARDS),
         (
-            seen.steps > 0 and not had_gradient and not goes_on,
+            seen.steps > 0 and not had_gradient and not has_learned_before,
             f"every gradient was zero in {steps}",
             "look at what is trained: `dimba data` marks the trained tokens; the log names the trained tensors",
         ),
@@ -71,7 +71,7 @@ def _causes(seen: Evidence) -> list[tuple[bool, str, str]]:
             "raise `training.learning_rate` or the number of steps, or train an adapter (`method: lora`)",
         ),
         (
-            seen.output_change is not None and seen.output_change < _UNMOVED and not goes_on,
+            seen.output_change is not None and seen.output_change < _UNMOVED and not has_learned_before,
             f"the model's output is the base's: its logits moved by less than {_UNMOVED:g} of their size",
             "raise `training.learning_rate` or the number of steps",
         ),

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def _parse_path(text: str, state: State) -> str:
         return text
     if not text or not os.path.exists(path):
         near = _data_files(path.parent) if text and path.parent.is_dir() else []
+        near = get_close_matches(path.name, near, n=1) or near
         hint = f"in {path.parent}: {', '.join(near[:5])}" if near else f"give the path of a file ({KINDS})"
         raise InvalidAnswer(f"data {path} does not exist" if text else "no file given", hint)
     return text

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dimba.common.units import quantity
 from dimba.objectives.batches import complete_groups, group_steps_per_epoch, total_steps
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.objectives.grpo.prompts import Prompt
@@ -49,6 +50,6 @@ def _print_layout(layout: StepLayout, options: GrpoOptions, prompts: int) -> Non
     given = options.grad_accumulation_steps
     if layout.accumulation != given:
         print(f"gradient accumulation {given} → {layout.accumulation}: a step then has complete groups")
-    print(f"a step: {layout.prompts} prompts × {layout.generations} completions", flush=True)
+    print(f"a step: {quantity(layout.prompts, 'prompt')} × {quantity(layout.generations, 'completion')}", flush=True)
     if prompts < layout.prompts:
         print(f"{prompts} prompts are repeated to fill a step of {layout.prompts}", flush=True)
