@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dimba.common.checkpoint import Checkpoint, weights_refusal
+from dimba.common.checkpoint.weights import _entry, _Family
 
 CONFIG = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 160,
@@ -138,3 +139,13 @@ def test_the_size_of_a_head_may_differ_from_the_share_of_the_hidden_size():
     wide |= {f"model.layers.{n}.self_attn.{x}_proj.weight": [64, 64] for n in range(2) for x in "kv"}
     wide |= {f"model.layers.{n}.self_attn.o_proj.weight": [64, 128] for n in range(2)}
     assert refused(wide, head_dim=32) is None and refused(wide) is not None
+
+
+@pytest.mark.parametrize(
+    ("model_type", "bias"), [("roberta", "lm_head.decoder.bias"), ("bert", "cls.predictions.decoder.bias")]
+)
+def test_a_bias_that_a_head_has_under_two_names_is_stored_once(model_type: str, bias: str):
+    entry = _entry(model_type)
+    assert entry and bias in entry["outside"]
+    family = _Family(entry, {"model_type": model_type})
+    assert family.is_tied_copy(bias, {bias.replace("decoder.bias", "bias"): [8]}) and not family.is_tied_copy(bias, {})

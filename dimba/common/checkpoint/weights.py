@@ -89,6 +89,8 @@ class _Family:
     def is_tied_copy(self, name: str, shapes: Mapping[str, Any]) -> bool:
         """Whether the other half of a tied pair stands in for a tensor."""
         name = self.inner(name)
+        if name.endswith("decoder.bias"):  # of BERT's and RoBERTa's heads, which have one bias under two names
+            return name.replace("decoder.bias", "bias") in shapes
         return self.tied and (name == self.head or (name == self.embedding and self.head in shapes))
 
     def is_ignored(self, name: str) -> bool:
