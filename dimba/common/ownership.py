@@ -9,64 +9,31 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from dimba.common.contract import ACTIVE, OWNER_FILE, RUN_FILE, read_json_object
 from dimba.common.errors import BadInput
-from dimba.common.processes import own_boot, own_host, own_pids, own_process, own_user
+from dimba.common.owner import Owner, Use, own_machine, use_by
+from dimba.common.processes import own_boot, own_host
 
 _TRIES = 20  # a folder whose owner changes that often between two looks counts as in use
-_MACHINE = Path("/etc/machine-id")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Owner:
-    """Who writes in an output folder."""
-
-    run_id: str = ""  # empty for a trainer without a launcher
-    run: str = ""  # the folder of the run's record
-    user: str = "an unknown user"
-    host: str = ""
-    machine: str = ""  # machine-id(5)
-    boot: str = ""
-    pids: str = ""  # the namespace of `process`
-    process: str = ""
-    since: str = ""
-
-    def __str__(self) -> str:
-        what = f"run `{self.run_id}`" if self.run_id else f"a trainer (process {self.process.partition(':')[0] or '?'})"
-        host = f" on {self.host}" if self.host else ""
-        return f"{what} of {self.user}{host}" + (f" since {self.since}" if self.since else "")
-
+_PAUSES = (0.01, 0.03)  # seconds; another process holds a lock for less, only to look whether it is held
 
 Judge = Callable[[Path, Owner], bool | None]  # (folder, owner) → whether the owner has ended, None if unknown
-
-
-def this_process(run_id: str = "", run: str = "") -> Owner:
-    """This process as an owner, for the run with its record in the folder `run`."""
-    return Owner(
-        run_id=run_id,
-        run=run,
-        user=own_user(),
-        host=own_host(),
-        machine=_machine(),
-        boot=own_boot(),
-        pids=own_pids(),
-        process=own_process(),
-        since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
-    )
 
 
 def owner_of(folder: Path) -> Owner | None:
     """The owner on record in a folder; an Owner of unknowns if the record is unreadable, None without one."""
     file = folder / OWNER_FILE
-    if not os.path.lexists(file):
-        return None
-    known = {each.name for each in fields(Owner)}
+    return _read(file) if os.path.lexists(file) else None
+
+
+def _read(file: Path) -> Owner:
+    known = {each.name for each in fields(Owner)}  # another version may write more
     return Owner(**{name: str(value) for name, value in read_json_object(file).items() if name in known})
 
 
@@ -81,7 +48,7 @@ def has_ended(folder: Path, owner: Owner) -> bool | None:
         return None  # its record may not be read here
     if owner.boot and owner.boot == own_boot():
         return True if held is False else None
-    rebooted = owner.machine and (owner.machine, owner.host) == (_machine(), own_host())
+    rebooted = owner.machine and (owner.machine, owner.host) == (own_machine(), own_host())
     return True if rebooted else None
 
 
@@ -113,10 +80,11 @@ def take(
         OSError: the folder may not be written.
     """
     for _ in range(_TRIES):
-        found = owner_of(folder)
+        with _alone(folder):  # without hard links, the record appears before its content
+            found = owner_of(folder)
         joins = found is not None and (_is_same_process(found, me) or (adopts and found.run_id == me.run_id != ""))
         if found and not joins:
-            _require_ended(folder, found, judge, folder, key)
+            _require_free(_use(folder, found, judge, folder), key)
         with _alone(folder):
             if owner_of(folder) != found:
                 continue
@@ -129,13 +97,16 @@ def take(
     else:
         raise BadInput(f"{folder} changes its owner all the time", "give another folder", key=key)
     try:
-        for near in _nested(folder):
-            if other := owner_of(near):
-                _require_ended(near, other, judge, folder, key)
+        _require_free(next(_uses(folder, _nested(folder), judge), None), key)
     except BaseException:
         taken.keep() if joins else taken.release()
         raise
     return taken
+
+
+def use_of(folder: Path) -> Use | None:
+    """The use of a folder, of one below it or of one that it lies in, by an owner that has not ended for sure."""
+    return next(_uses(folder, [folder, *_nested(folder)], has_ended), None)
 
 
 def give_back(folder: Path, run_id: str) -> None:
@@ -155,22 +126,31 @@ def release(folder: Path, owner: Owner) -> None:
     """Removes the record of an owner, if it still is the owner."""
     with suppress(OSError), _alone(folder):
         if owner_of(folder) == owner:
-            (folder / OWNER_FILE).unlink()
+            _remove(folder, owner)
 
 
-def _require_ended(place: Path, owner: Owner, judge: Judge, folder: Path, key: str) -> None:
+def _uses(folder: Path, places: Iterable[Path], judge: Judge) -> Iterator[Use]:
+    for place in places:
+        if (owner := owner_of(place)) and (use := _use(place, owner, judge, folder)):
+            yield use
+
+
+def _use(place: Path, owner: Owner, judge: Judge, folder: Path) -> Use | None:
     ended = judge(place, owner)
     if ended or owner_of(place) != owner:
-        return
-    where = "" if place == folder else f": {place}" if place.is_relative_to(folder) else f" through {place}"
-    stop = f", or end that one: `dimba stop {owner.run_id}`" if owner.run_id else ""
-    gone = f"; if it no longer runs, `rm {place / OWNER_FILE}`" if ended is None else ""
-    raise BadInput(f"{folder} is in use{where} by {owner}", f"give another folder{stop}{gone}", key=key)
+        return None
+    return use_by(owner, folder, place, is_known=ended is False)
+
+
+def _require_free(use: Use | None, key: str) -> None:
+    if use:
+        raise BadInput(use.cause, use.hint, key=key)
 
 
 def _replace(folder: Path, before: Owner | None, me: Owner) -> int | None:
     """The locked record that now names `me`; None if a process that does not see this machine's locks was faster."""
-    if before and not _remove(folder, before):
+    if before and not _remove_ended(folder, before):
+        time.sleep(_PAUSES[0])
         return None
     part = folder / f".{OWNER_FILE}.{secrets.token_hex(8)}"
     part.write_text(json.dumps(asdict(me)), encoding="utf-8")
@@ -178,18 +158,39 @@ def _replace(folder: Path, before: Owner | None, me: Owner) -> int | None:
     try:
         part.chmod(0o644)
         _give_to_owner_of(folder, part)
-        return _lock(folder / OWNER_FILE) if _link(part, folder / OWNER_FILE) else None
+        if not _link(part, folder / OWNER_FILE):
+            return None
+        if part.stat().st_nlink == 1:  # a copy
+            return _lock(folder / OWNER_FILE)
+        kept, descriptor = descriptor, -1
+        return kept
     finally:
         part.unlink(missing_ok=True)
         if descriptor >= 0:
             os.close(descriptor)
 
 
+def _remove_ended(folder: Path, before: Owner) -> bool:
+    """Removes the record of an owner that has ended; False if another process is about to, or was faster."""
+    file = folder / OWNER_FILE
+    try:
+        descriptor = _open(file)
+    except FileNotFoundError:
+        return False
+    try:  # also where folders cannot be locked, one process holds the lock of the record that it removes
+        is_ours = _try_lock(descriptor) is not False
+        return is_ours and os.path.samestat(os.fstat(descriptor), file.stat()) and _remove(folder, before)
+    except FileNotFoundError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def _remove(folder: Path, before: Owner) -> bool:
     # Renamed first, and looked at again: without a common lock, another process may have replaced it by now.
     aside = folder / f".{OWNER_FILE}.{secrets.token_hex(8)}"
     (folder / OWNER_FILE).rename(aside)
-    still = Owner(**read_json_object(aside)) == before if before != Owner() else not read_json_object(aside)
+    still = _read(aside) == before
     if not still:
         _link(aside, folder / OWNER_FILE)
     aside.unlink()
@@ -257,24 +258,32 @@ def _lock(file: Path) -> int:
 
 def _is_held(folder: Path) -> bool | None:
     """Whether a living process holds the record's lock; None if that cannot be known."""
-    file = folder / OWNER_FILE
     try:
-        descriptor = os.open(file, (os.O_RDWR if os.access(file, os.W_OK) else os.O_RDONLY) | os.O_CLOEXEC)
+        descriptor = _open(folder / OWNER_FILE)
     except OSError:
         return None
     try:
-        with _alone(folder):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
+        for pause in (*_PAUSES, 0):
+            with _alone(folder):
+                is_free = _try_lock(descriptor)
+            if is_free is not False:
+                break
+            time.sleep(pause)
+        return None if is_free is None else not is_free
     finally:
         os.close(descriptor)
 
 
-def _machine() -> str:
-    with suppress(OSError):
-        return _MACHINE.read_text(encoding="utf-8").strip()
-    return ""
+def _open(record: Path) -> int:
+    return os.open(record, (os.O_RDWR if os.access(record, os.W_OK) else os.O_RDONLY) | os.O_CLOEXEC)
+
+
+def _try_lock(descriptor: int) -> bool | None:
+    """Whether the file is locked for this process alone now; None if the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True

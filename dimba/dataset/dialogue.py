@@ -41,8 +41,9 @@ def text_of(value: object, column: str) -> str:
     """The value, if it is valid text; raises UnusableRow."""
     if not isinstance(value, str):
         raise UnusableRow(f"is {kind(value)}, expected text", column=column)
-    with _causes_at(column):
-        check_characters(value)
+    if not value.isascii():  # most text is: a context manager for each costs more than the check
+        with _causes_at(column):
+            check_characters(value)
     return value
 
 
@@ -121,13 +122,19 @@ def _turn(turn: object, place: str) -> Turn:
     return Turn(f"{place}.{key}", message, _carries_loss(turn, place) and role == "assistant")
 
 
-def unread_keys(value: object) -> Iterator[str]:
+def unread_keys(value: object) -> list[str]:
     """The keys of turns that hold something and are not read; none for a value that is no list of turns."""
     if isinstance(value, str):
         value = _parse_turns(value)
-    for turn in [value] if isinstance(value, dict) else value if isinstance(value, list) else []:
-        if isinstance(turn, dict) and not turn.keys() <= _USUAL and not turn.keys().isdisjoint(("role", "from")):
-            yield from (key for key, held in turn.items() if _is_unread(key, held))
+    turns = [value] if isinstance(value, dict) else value if isinstance(value, list) else []
+    unusual = [turn for turn in turns if isinstance(turn, dict) and not _USUAL.issuperset(turn)]
+    return [
+        key
+        for turn in unusual
+        if not turn.keys().isdisjoint(("role", "from"))
+        for key, held in turn.items()
+        if _is_unread(key, held)
+    ]
 
 
 def _parse_turns(text: str) -> object:

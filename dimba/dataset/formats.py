@@ -229,11 +229,14 @@ class UnreadColumns:
 
     def new(self, row: Row, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """The columns and keys that no row before had; columns that are arguments of the template are read."""
-        return (*self._columns(row, arguments), *self._keys(row))
+        return self._columns(row, arguments) + self._keys(row)
 
     def _keys(self, row: Row) -> tuple[str, ...]:
-        keys = dict.fromkeys(f"{name}[].{key}" for name in self._read for key in unread_keys(row.get(name)))
-        found = tuple(key for key in keys if key not in self._known)
+        found: tuple[str, ...] = ()
+        for name in self._read:
+            if (value := row.get(name)) and (keys := unread_keys(value)):
+                new = dict.fromkeys(f"{name}[].{key}" for key in keys)
+                found += tuple(each for each in new if each not in self._known)
         self._known.update(found)
         return found
 

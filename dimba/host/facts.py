@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dimba.common.checkpoint import Positions, Quantization, Refusal, TokenCounts
-from dimba.common.ownership import Owner
+from dimba.common.owner import Use
 from dimba.common.units import millions
 from dimba.dataset.mixture import rows_per_epoch
 from dimba.dataset.summary import DataSummary
@@ -199,7 +199,7 @@ class OutputFacts:
     user_error: bool = False  # the spec is wrong rather than the machine
     holds: tuple[str, ...] = ()  # names of trained files already there
     run_id: str | None = None  # of the run whose model it holds
-    owner: Owner | None = None  # who writes there now
+    use: Use | None = None  # by its present owner
 
 
 @dataclass(frozen=True)

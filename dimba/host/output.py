@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dimba.common.contract import OUTPUT_FILE, absolute, trained_files
 from dimba.common.errors import BadInput
-from dimba.common.ownership import Owner, has_ended, owner_of
+from dimba.common.owner import Owner, Use, use_by
+from dimba.common.ownership import use_of
 from dimba.host.facts import OutputFacts
 from dimba.host.places import is_link, why_not_write
 from dimba.records import RunFolder
@@ -32,7 +33,7 @@ def look_at_output(output_dir: str, folder: Path) -> OutputFacts:
         user_error=user_error,
         holds=holds,
         run_id=run_id,
-        owner=_active_owner(path) or active,
+        use=use_of(path) or active,
     )
 
 
@@ -114,21 +115,18 @@ def home_of(uid: int) -> Path:
         return Path("/nonexistent")
 
 
-def _active_owner(path: Path) -> Owner | None:
-    """Who writes in the folder, or may write there: that its process lives is not always known."""
-    owner = owner_of(path)
-    return owner if owner and not has_ended(path, owner) else None
-
-
-def _claimed_by(path: Path) -> tuple[str | None, Owner | None]:
-    """The id of the run whose model the folder holds, and that run as an owner if its record shows it active."""
+def _claimed_by(path: Path) -> tuple[str | None, Use | None]:
+    """The id of the run whose model the folder holds, and its use of the folder if its record shows it active."""
     try:
         note = json.loads((path / OUTPUT_FILE).read_text(encoding="utf-8"))
         run_id, folder = str(note["run_id"]), Path(note["run"])
     except (OSError, ValueError, KeyError, TypeError):
         return None, None
     try:
-        is_active = RunFolder(folder, 0, 0).record().status in ("running", "stopping")
+        record = RunFolder(folder, 0, 0).record()
     except BadInput:
-        is_active = False
-    return run_id, Owner(run_id=run_id, run=str(folder)) if is_active else None
+        return run_id, None
+    if record.status not in ("running", "stopping"):
+        return run_id, None
+    owner = Owner(run_id=run_id, run=str(folder), host=record.host or "", boot=record.boot or "")
+    return run_id, use_by(owner, path, path, is_known=True)

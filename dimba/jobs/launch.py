@@ -7,13 +7,11 @@ from typing import Any
 
 from dimba.common import contract
 from dimba.common.checkpoints import newest_checkpoint
-from dimba.common.errors import RunFailed
 from dimba.host.probe import runs_folder
 from dimba.host.provenance import provenance
 from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.gpu_leases import GpuLeases, machine, waiting_for, wanted_by
 from dimba.jobs.lifecycle import Options, Reporter, Run, interrupted, signals
-from dimba.jobs.outcome import TRANSIENT
 from dimba.jobs.output_owner import owned_output
 from dimba.jobs.supervisor import spawn_supervisor
 from dimba.jobs.trust import Ask, remember_run, require_trust
@@ -174,14 +172,14 @@ def _attempt(run: Run, context: JobContext, leases: GpuLeases | None, reporter: 
                 leases.hand_over(job)
             if detach and run.events.empty():
                 return
-            return run.follow(context.runner, job, reporter)
-        except RunFailed as error:
-            if run.record.exit_reason not in TRANSIENT or len(run.record.attempts) > run.record.retries:
-                raise
-            reporter.note(f"{error.message}: attempt {len(run.record.attempts) + 1} of {run.record.retries + 1}")
+            failure = run.follow(context.runner, job, reporter)
         finally:
             if leases and not (detach and run.record.status == "running"):
                 leases.give_back()
-    hold(run, context, reporter)
+    if failure is None:
+        return
+    reporter.note(f"{failure.message}: attempt {len(run.record.attempts) + 1} of {run.record.retries + 1}")
+    with signals(interrupted):
+        hold(run, context, reporter)
     newest = newest_checkpoint(context.plan().output_dir)
     carry_on(run, context.resumed_from(newest), reporter, detach=detach)

@@ -16,7 +16,7 @@ from dimba.common import contract
 from dimba.common.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import FinalError, classify_outcome, measured_memory, proof_of_learning
+from dimba.jobs.outcome import FinalError, classify_outcome, may_retry, measured_memory, proof_of_learning
 from dimba.jobs.recorded import (
     claim_output,
     container_of,
@@ -169,8 +169,11 @@ class Run:
         """Queue a Ctrl-C; `follow` handles it between two lines, so that no write is interrupted."""
         self.events.put(_Interrupt())
 
-    def follow(self, runner: Runner, job: str, reporter: Reporter) -> None:
-        """Show the job until it ends; the first Ctrl-C asks what to do, or stops the job without a terminal."""
+    def follow(self, runner: Runner, job: str, reporter: Reporter) -> DimbaError | None:
+        """Show the job until it ends; the first Ctrl-C asks what to do, or stops the job without a terminal.
+
+        Returns the error of an attempt that is retried, and raises that of a run that has ended.
+        """
         number = len(self.record.attempts)
         metrics = Tail(self.folder.attempt(number) / contract.METRICS_FILE)
         final_error = FinalError(self.folder.attempt(number))
@@ -188,8 +191,9 @@ class Run:
         error = self.close(runner.wait(job))
         for text in final_error.unreported(error):
             reporter.line(text, [])
-        if error:
+        if error and self.record.status != "queued":
             raise error
+        return error
 
     def _read(self, lines: Iterator[str]) -> None:
         try:
@@ -214,11 +218,15 @@ class Run:
         threading.Thread(target=runner.stop, args=(job, patience(self.record)), daemon=True).start()
 
     def close(self, ending: Ending | None) -> DimbaError | None:
-        """Record the outcome; returns the error of a run that did not succeed."""
+        """Record the outcome, or that the run is queued for its next attempt; returns the error of what failed."""
         # `dimba stop` in another terminal writes its request to the record.
         stopping = self.stopping or self.folder.record().status == "stopping"
         status, reason, error = classify_outcome(ending, self.folder, stopping=stopping)
-        self.record = self.record.closed(status, reason, ending.exit_code if ending else None)
+        code = ending.exit_code if ending else None
+        if may_retry(self.record, status, reason):  # written once: others take a run that has ended for good
+            self.record = self.record.retried(reason, code)
+        else:
+            self.record = self.record.closed(status, reason, code)
         measured = {**measured_memory(self.folder), **(proof_of_learning(self.folder) if status == "succeeded" else {})}
         self.update(**hub_commits(self.folder.plan()), **measured)
         return error

@@ -8,7 +8,7 @@ from typing import Any
 from dimba.common import contract
 from dimba.common.checkpoints import newest_checkpoint
 from dimba.common.errors import BadInput, DimbaError, HostCannot, Interrupted, RunFailed, from_json
-from dimba.records import RunFolder
+from dimba.records import RunFolder, RunRecord
 from dimba.runners.protocol import Ending
 
 Outcome = tuple[str, str, DimbaError | None]  # status, exit reason, error to raise
@@ -80,6 +80,11 @@ def classify_outcome(ending: Ending | None, folder: RunFolder, *, stopping: bool
     if stopping or reason == "time_limit" or code == contract.EXIT_STOPPED:
         return _stopped(folder, code, reason, stopping=stopping)
     return "failed", *_failed(folder, ending, word)
+
+
+def may_retry(record: RunRecord, status: str, reason: str) -> bool:
+    """Whether the run is retried, now that its newest attempt has ended so."""
+    return status != "stopped" and reason in TRANSIENT and len(record.attempts) <= record.retries
 
 
 def _by_scheduler(folder: RunFolder, ending: Ending, *, stopping: bool) -> Outcome:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from dimba.common.contract import absolute
 from dimba.common.errors import DimbaError
-from dimba.common.ownership import Owner, Ownership, has_ended, take, this_process
+from dimba.common.owner import Owner, this_process
+from dimba.common.ownership import Ownership, has_ended, take
 from dimba.host.output import look_at_output
 from dimba.jobs.reconcile import reconciled
 from dimba.records import ACTIVE, RunFolder
 from dimba.records.store import make_folder
+
+_TRIES = 20
 
 
 @contextmanager
@@ -43,12 +46,16 @@ def _taken(output_dir: str, run: Path, *, adopts: bool) -> Ownership | None:
     facts = look_at_output(output_dir, Path.cwd())
     if facts.problem:
         return None
-    make_folder(facts.path, facts.uid, facts.gid)
     me = this_process(run.name, str(run))
-    try:
-        return take(facts.path, me, adopts=adopts, judge=_has_ended)
-    except OSError:
-        return None
+    for _ in range(_TRIES):
+        make_folder(facts.path, facts.uid, facts.gid)
+        try:
+            return take(facts.path, me, adopts=adopts, judge=_has_ended)
+        except FileNotFoundError:  # a refused launch has just removed the folder that it had made
+            continue
+        except OSError:
+            break
+    return None
 
 
 def _has_ended(folder: Path, owner: Owner) -> bool | None:

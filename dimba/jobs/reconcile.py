@@ -12,7 +12,7 @@ from dimba.common.ownership import give_back, owner_lives
 from dimba.common.processes import is_alive, own_boot, own_host, own_pids
 from dimba.common.runners import RUNNERS
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import TRANSIENT, classify_outcome, proof_of_learning
+from dimba.jobs.outcome import classify_outcome, may_retry, proof_of_learning
 from dimba.jobs.recorded import container_of, patience
 from dimba.jobs.supervisor import lock_of, spawn_supervisor
 from dimba.records import ACTIVE, PENDING, RunFolder, RunRecord
@@ -117,7 +117,8 @@ def _reconciled_start(folder: RunFolder, record: RunRecord) -> RunRecord:
     if _in_hand(folder, record):
         return record
     runner = runner_of(record.runner)
-    if record.attempts and runner is not None and (job := runner.find(record.id)):
+    is_unrecorded = record.attempts and not record.attempts[-1].ended
+    if is_unrecorded and runner is not None and (job := runner.find(record.id)):
         found = replace(record.with_attempt(job=job), status="running")
         found = replace(found, container_id=container_of(runner, job))
         folder.write_record(found)
@@ -144,15 +145,20 @@ def _reconciled_job(folder: RunFolder, record: RunRecord) -> RunRecord:
             pass  # for a job that could not write its log itself
     ending = runner.wait(job) if job else None
     status, reason, _ = classify_outcome(ending, folder, stopping=record.status == "stopping")
-    closed = record.closed(status, reason, ending.exit_code if ending else folder.last_word().get("exit_code"))
+    code = ending.exit_code if ending else folder.last_word().get("exit_code")
+    if status == "failed" and may_retry(record, status, reason) and _is_mine(folder):
+        return record if _in_hand(folder, record) else _retried(folder, record, record.retried(reason, code))
     learned = proof_of_learning(folder) if status == "succeeded" else {}
-    closed = replace(closed, **hub_commits(folder.plan()), **learned)
-    closed = _closed(folder, record, closed)
-    if reason in TRANSIENT and status == "failed" and len(record.attempts) <= record.retries and _is_mine(folder):
-        closed = replace(closed, status="queued")
-        folder.write_record(closed)
+    closed = replace(record.closed(status, reason, code), **hub_commits(folder.plan()), **learned)
+    return _closed(folder, record, closed)
+
+
+def _retried(folder: RunFolder, before: RunRecord, queued: RunRecord) -> RunRecord:
+    """Starts a supervisor for the next attempt, unless the run's launcher changed the record in between."""
+    written = _closed(folder, before, queued)
+    if written == queued:
         spawn_supervisor(folder)
-    return closed
+    return written
 
 
 def _with_turn(folder: RunFolder, record: RunRecord, waits: str | None) -> RunRecord:

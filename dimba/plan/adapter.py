@@ -125,7 +125,7 @@ def adapter_problems(job: ResolvedJob, checkpoint: CheckpointFacts) -> Iterator[
         yield BadInput(f"the tokenizer has no token `{token}`", TOKENS_HINT, key=TRAINABLE_TOKENS.key)
     if checkpoint.modules and not checkpoint.quantization:
         yield from _joined_problems(lora, checkpoint)
-        yield from _name_problems(lora, checkpoint)
+        yield from name_problems(lora, checkpoint)
 
 
 def _joined_problems(lora: Lora, checkpoint: CheckpointFacts) -> Iterator[BadInput]:
@@ -138,7 +138,7 @@ def _joined_problems(lora: Lora, checkpoint: CheckpointFacts) -> Iterator[BadInp
         yield BadInput("not on joined experts, which peft adapts as one parameter", ON_EXPERTS_HINT, key=key)
 
 
-def _name_problems(lora: Lora, checkpoint: CheckpointFacts) -> Iterator[BadInput]:
+def name_problems(lora: Lora, checkpoint: CheckpointFacts) -> Iterator[BadInput]:
     """Names that no module of the base has, and those of modules that get no adapter.
 
     Transformers renames some modules while loading: a base that also sees, and the experts' names, are left to the

@@ -84,12 +84,13 @@ def _data_keys(spec: JobSpec, data: DataFacts) -> Iterator[BadInput]:
 
 def _held_out_split(spec: JobSpec, data: DataFacts) -> Iterator[BadInput]:
     """A name of a split to hold out, which one file does not have."""
-    wanted = spec.trainer_args.get(VALIDATION_SPLIT.name)
-    if not isinstance(wanted, str) or not HeldOut.is_name(wanted):
+    wanted, key = spec.trainer_args.get(VALIDATION_SPLIT.name), f"trainer_args.{VALIDATION_SPLIT.name}"
+    is_reported = data.problem and data.key == key  # by the preview of the data
+    if is_reported or not isinstance(wanted, str) or not HeldOut.is_name(wanted):
         return
     for facts in data.sources or (data,):
         if facts.local and facts.files == (Path(facts.reference),):
-            key, hint = f"trainer_args.{VALIDATION_SPLIT.name}", "give a share (0.05) or a number of rows"
+            hint = "give a share (0.05) or a number of rows"
             yield BadInput(f"{facts.reference} has no split `{wanted}`", hint, key=key)
 
 
@@ -127,9 +128,8 @@ def _output(facts: HostFacts, run_id: str | None) -> list[DimbaError]:
     if output.problem:
         kind = BadInput if output.user_error else HostCannot
         return [kind(output.problem, output.hint, key=_OUTPUT)]
-    if output.owner and (run_id is None or output.owner.run_id != run_id):
-        hint = "give another `output_dir`; `dimba ps` shows whether a run of this folder is active"
-        return [BadInput(f"{output.path} is in use by {output.owner}", hint, key=_OUTPUT)]
+    if output.use and (run_id is None or output.use.owner.run_id != run_id):
+        return [BadInput(output.use.cause, output.use.hint, key=_OUTPUT)]
     if output.holds and (run_id is None or output.run_id != run_id):
         whose = f"run `{output.run_id}`" if output.run_id else "an unknown run"
         what = f"{output.path} already holds a model of {whose} ({output.holds[0]})"

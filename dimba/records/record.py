@@ -118,9 +118,24 @@ class RunRecord:
 
     def closed(self, status: str, reason: str, exit_code: int | None) -> "RunRecord":
         """This record, with the run ended now."""
-        ended = now()
-        last = self.with_attempt(ended=ended, exit_code=exit_code, exit_reason=reason) if self.attempts else self
-        return replace(last, status=status, exit_reason=reason, exit_code=exit_code, ended=ended)
+        return replace(
+            self._with_ended_attempt(reason, exit_code),
+            status=status,
+            exit_reason=reason,
+            exit_code=exit_code,
+            ended=now(),
+            waits_for=None,
+        )
+
+    def retried(self, reason: str, exit_code: int | None) -> "RunRecord":
+        """This record, with its newest attempt ended now and the run queued for the next one."""
+        waits_for = f"attempt {len(self.attempts) + 1} of {self.retries + 1}, as the last one ended: {reason}"
+        return replace(self._with_ended_attempt(reason, exit_code), status="queued", waits_for=waits_for)
+
+    def _with_ended_attempt(self, reason: str, exit_code: int | None) -> "RunRecord":
+        if not self.attempts or self.attempts[-1].ended:
+            return self
+        return self.with_attempt(ended=now(), exit_code=exit_code, exit_reason=reason)
 
 
 def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from dimba.common import contract
 from dimba.common.errors import BadInput
-from dimba.common.ownership import take, this_process
+from dimba.common.owner import this_process
+from dimba.common.ownership import take
 from dimba.supervisor.diagnosis import diagnose, oom_kills
 from dimba.supervisor.gpus import gpu_problem
 from dimba.supervisor.job import Job, run_in_ranks

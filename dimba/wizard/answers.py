@@ -65,4 +65,6 @@ def _number_hint(kind: Integer | Number | StepsOrShare) -> str:
         return f"give a whole number, {kind.least} or more"
     if isinstance(kind, StepsOrShare):
         return "give a whole number of steps, or a share below 1 such as 0.03"
+    if kind.least is not None:
+        return f"give a number from {kind.least:g}" + (" on" if kind.most is None else f" to {kind.most:g}")
     return f"give a number above {kind.above or 0:g}, such as 3 or 2e-4"

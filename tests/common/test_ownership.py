@@ -5,15 +5,19 @@ import json
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dimba.common import ownership
 from dimba.common.contract import OWNER_FILE, RUN_FILE
 from dimba.common.errors import BadInput
-from dimba.common.ownership import Owner, give_back, has_ended, owner_of, take, this_process
+from dimba.common.owner import Owner, this_process
+from dimba.common.ownership import give_back, has_ended, owner_of, take, use_of
 
 FORK = multiprocessing.get_context("fork")
 
@@ -34,27 +38,69 @@ def recorded(place: Path, status: str) -> dict[str, str]:
 def compete(folder: Path, start: Any, answers: Any, number: int) -> None:
     start.wait()
     try:
-        take(folder, this_process(f"run-{number}"))
+        taken = take(folder, this_process(f"run-{number}"))
+        assert taken
         answers.put(("taken", number, ""))
     except BadInput as error:
         answers.put(("refused", number, error.message))
     start.wait()  # the owner lives until all have asked
 
 
-@pytest.mark.parametrize("stale", [False, True])
-def test_of_eight_processes_in_the_same_instant_one_gets_the_folder(tmp_path: Path, stale: bool):
-    if stale:
-        another(tmp_path)
-    start, answers = FORK.Barrier(8), FORK.Queue()
-    racers = [FORK.Process(target=compete, args=(tmp_path, start, answers, number)) for number in range(8)]
+def race(folder: Path, count: int) -> list[tuple[str, int, str]]:
+    """(`taken` or `refused`, number, message) of processes that take the folder in the same instant."""
+    start, answers = FORK.Barrier(count), FORK.Queue()
+    racers = [
+        FORK.Process(target=compete, args=(folder, start, answers, number), daemon=True) for number in range(count)
+    ]
     for each in racers:
         each.start()
     found = [answers.get(timeout=20) for _ in racers]
     for each in racers:
         each.join()
+    return found
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_eight_processes_in_the_same_instant_one_gets_the_folder(tmp_path: Path, stale: bool):
+    if stale:
+        another(tmp_path)
+    found = race(tmp_path, 8)
     (winner,) = (number for outcome, number, _ in found if outcome == "taken")
     assert all(f"run `run-{winner}`" in message for outcome, _, message in found if outcome == "refused")
     assert [each.name for each in tmp_path.iterdir()] == [OWNER_FILE], "no temporary file is left"
+
+
+LOCKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "local": lambda _: None,
+    "folders-without-locks": lambda patch: patch.setattr(ownership, "_alone", lambda _: nullcontext()),  # NFS
+    "no-hard-links": lambda patch: patch.setattr(os, "link", not_permitted),
+    "no-locks": lambda patch: patch.setattr(ownership.fcntl, "flock", not_permitted),
+}
+
+
+def not_permitted(*_: Any) -> None:
+    raise OSError(errno.EPERM, "not permitted")
+
+
+@pytest.mark.parametrize("before", ["nobody", "dead process", "ended run"])
+@pytest.mark.parametrize("locks", LOCKS)
+def test_of_twenty_pairs_in_the_same_instant_one_each_wins_and_the_other_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: str, before: str
+):
+    LOCKS[locks](monkeypatch)
+    ended = recorded(tmp_path / "runs" / "earlier", "failed") if before == "ended run" else {}
+    for pair in range(20):
+        folder = tmp_path / f"out-{pair}"
+        folder.mkdir()
+        if before != "nobody":
+            another(folder, **ended)
+        found = sorted(race(folder, 2))
+        if (locks, before) == ("no-locks", "dead process"):  # which cannot be told from a living one
+            assert [outcome for outcome, _, _ in found] == ["refused", "refused"]
+            continue
+        (refused, _, message), (taken, winner, _) = found
+        assert (refused, taken) == ("refused", "taken") and f"in use by run `run-{winner}`" in message, found
+        assert [each.name for each in folder.iterdir()] == [OWNER_FILE], "no temporary file is left"
 
 
 def test_a_killed_owner_is_replaced_and_a_living_one_is_not(tmp_path: Path):
@@ -99,7 +145,8 @@ def test_the_record_of_the_run_decides_also_on_another_machine(tmp_path: Path, s
 def test_an_owner_without_a_record_has_ended_only_if_that_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], ended: bool | None
 ):
-    monkeypatch.setattr("dimba.common.ownership._machine", lambda: "this machine")
+    (tmp_path / "machine-id").write_text("this machine")
+    monkeypatch.setattr("dimba.common.owner._MACHINE", tmp_path / "machine-id")
     owner = another(tmp_path, **changes)
     assert has_ended(tmp_path, owner) is ended
     if ended is None:
@@ -108,6 +155,55 @@ def test_an_owner_without_a_record_has_ended_only_if_that_is_known(
         assert f"rm {tmp_path / OWNER_FILE}" in refused.value.hint
         (tmp_path / OWNER_FILE).unlink()
     take(tmp_path, this_process("mine")).release()
+
+
+FAR = {"boot": "of another machine", "host": "far"}
+
+
+@pytest.mark.parametrize(
+    ("status", "place", "changes", "hint"),
+    [
+        ("running", "runs", {}, "or end that one: `dimba stop r`"),
+        ("running", "other/runs", {}, "or end that one: `DIMBA_RUNS={}/other/runs dimba stop r`"),
+        ("running", "runs", FAR, "on far: `dimba stop r`; if that machine is gone, `dimba stop r --now` here"),
+        ("", "runs", FAR, "or end that one where it was launched: `dimba stop r`; if it no longer runs, `rm {}/out/"),
+        ("", "", FAR, "give another folder; if it no longer runs, `rm {}/out/dimba-owner.json`"),
+    ],
+)
+def test_the_refusal_of_a_folder_in_use_names_every_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, place: str, changes: dict[str, str], hint: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    if place:
+        changes = {**changes, "run_id": "r", "run": str(tmp_path / place / "r")}
+        (tmp_path / place).mkdir(parents=True)
+    if status:
+        recorded(tmp_path / place / "r", status)
+    another(tmp_path / "out", **changes)
+    with pytest.raises(BadInput) as refused:
+        take(tmp_path / "out", this_process("mine"))
+    assert hint.format(tmp_path) in refused.value.hint
+    assert use_of(tmp_path / "out").hint == refused.value.hint  # type: ignore[union-attr]
+
+
+def test_the_trainer_of_another_machine_whose_lock_is_left_can_be_removed(tmp_path: Path):
+    """An NFS server may keep the lock of a machine that is gone."""
+    owner = another(tmp_path, **FAR)
+    with (tmp_path / OWNER_FILE).open() as file:
+        ownership.fcntl.flock(file, ownership.fcntl.LOCK_SH)
+        assert has_ended(tmp_path, owner) is False
+        with pytest.raises(BadInput, match="in use by a trainer") as refused:
+            take(tmp_path, this_process("mine"))
+    assert f"if it no longer runs, `rm {tmp_path / OWNER_FILE}`" in refused.value.hint
+
+
+def test_the_record_of_another_version_is_replaced_once_its_owner_has_ended(tmp_path: Path):
+    another(tmp_path)
+    record = json.loads((tmp_path / OWNER_FILE).read_text())
+    (tmp_path / OWNER_FILE).write_text(json.dumps({**record, "key of another version": 1}))
+    take(tmp_path, this_process("mine")).release()
+    assert owner_of(tmp_path) is None
 
 
 def test_every_spelling_of_a_folder_is_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -163,10 +259,7 @@ def test_only_the_owner_gives_the_folder_back(tmp_path: Path):
 
 
 def test_a_file_system_without_hard_links_serves_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse(*_: Any) -> None:
-        raise OSError(errno.EPERM, "not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", not_permitted)
     owned = take(tmp_path, this_process("run-1"))
     with pytest.raises(BadInput, match="run `run-1`"):
         take(tmp_path, this_process("run-2"))

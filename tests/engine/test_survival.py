@@ -119,11 +119,14 @@ def test_the_log_of_a_detached_run_is_on_disk_and_outlives_the_container(job: Pa
 
 def test_a_run_at_its_time_limit_saves_and_stops_and_can_be_resumed(tiny_job: Path, dimba: Dimba):
     edit(tiny_job, "max_steps: 3", "max_steps: 100000")
-    done = dimba("launch", "job.yaml", "--time-limit", "40s", cwd=tiny_job)  # a slow start takes half
-    (found,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
-    assert done.returncode == 1 and "reached its time limit" in done.stderr, done.stderr
-    assert (found["status"], found["exit_reason"]) == ("stopped", "time_limit")
-    saved = complete_checkpoints(tiny_job / "out")[-1]
+    for limit, out in (("40s", "out"), ("240s", "out2")):  # the first suffices, unless the machine is busy
+        done = dimba("launch", "job.yaml", "--time-limit", limit, "--set", f"output_dir={out}", cwd=tiny_job)
+        found = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)[-1]
+        assert done.returncode == 1 and "reached its time limit" in done.stderr, done.stderr
+        assert (found["status"], found["exit_reason"]) == ("stopped", "time_limit")
+        if complete := complete_checkpoints(tiny_job / out):
+            break
+    saved = complete[-1]
     assert f"dimba resume {found['id']}` continues from {saved.name}" in done.stderr
     assert dimba("resume", found["id"], "--detach", cwd=tiny_job).returncode == 0
     log = tiny_job / "runs" / found["id"] / "attempts" / "2" / "log.txt"
@@ -189,7 +192,7 @@ def last(job: Path) -> str:
 def test_a_detached_run_is_retried_by_its_supervisor(job: Path, dimba: Dimba):
     trainer(job, "import os, signal, time\ntime.sleep(2)\nos.kill(os.getpid(), signal.SIGKILL)")
     run = detached(dimba, job, "--retries", "1")
-    found = until(lambda: record(job, run)["status"] == "failed" and record(job, run))
+    found = until(lambda: record(job, run)["status"] == "failed" and record(job, run), 180)
     assert [each["exit_reason"] for each in found["attempts"]] == ["killed", "killed"]
 
 

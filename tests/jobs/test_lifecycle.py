@@ -82,12 +82,88 @@ def test_a_run_that_ends_well_leaves_everything(tmp_path: Path):
     assert json.loads((tmp_path / "out" / "dimba.json").read_text())["run_id"] == run.folder.id
 
 
+LEARNING = {"learned": False, "cause": "the learning rate was 0", "changed_tensors": 0}
+
+
+class Reports(MemoryRunner):
+    """A job whose trainer reports what it learned."""
+
+    report = json.dumps(LEARNING)
+
+    def start(self, plan, *, log, **more):
+        (log.parent / "learning.json").write_text(self.report, encoding="utf-8")
+        return super().start(plan, log=log, **more)
+
+
+@pytest.mark.parametrize(
+    ("report", "learned"),
+    [
+        (json.dumps(LEARNING), False),
+        (json.dumps({**LEARNING, "learned": True, "cause": ""}), True),
+        (json.dumps({"learned": "yes"}), None),
+        ("[]", None),
+        (json.dumps({**LEARNING, "more": "x" * (1 << 16)}), None),  # a custom trainer may write anything
+    ],
+)
+def test_what_the_trainer_learned_reaches_the_record_and_a_resumed_run_starts_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: str, learned: bool | None
+):
+    monkeypatch.setattr(Reports, "report", report)
+    run, plan = prepared(tmp_path, "say", "hello", "0")
+    runner, reporter = Reports(), Quiet()
+    run.follow(runner, run.start(runner, plan, reporter), reporter)
+    found = json.loads((run.folder.path / "run.json").read_text())
+    assert (found["status"], found["learned"]) == ("succeeded", learned)
+    if learned is None:
+        assert found["learning"] is None
+    else:
+        assert {"learned": learned, **found["learning"]} == json.loads(report)
+    assert run.folder.record().learning_problem == ("the learning rate was 0" if learned is False else "")
+    run.start(runner, plan, reporter)
+    assert (run.record.learned, run.record.learning) == (None, None)
+
+
+def test_a_failed_run_has_no_verdict_on_what_it_learned(tmp_path: Path):
+    run, plan = prepared(tmp_path, "say", "hello", "1")
+    runner, reporter = Reports(), Quiet()
+    with pytest.raises(RunFailed):
+        run.follow(runner, run.start(runner, plan, reporter), reporter)
+    assert run.folder.record().learned is None
+
+
 def test_a_trainer_that_fails_is_exit_1_and_its_own_status_is_on_record(tmp_path: Path):
     with pytest.raises(RunFailed, match="exited with status 3") as raised:
         follow(tmp_path, Quiet(), "say", "boom", "3")
     assert raised.value.exit_status == 1
     record = find_run(tmp_path / "runs", "sft-lora").record()
     assert (record.status, record.exit_reason, record.exit_code) == ("failed", "trainer_error", 3)
+
+
+@pytest.mark.parametrize(
+    ("status", "retries", "queued"), [("137", 1, True), ("137", 0, False), ("1", 1, False), ("143", 1, False)]
+)
+def test_between_two_attempts_a_run_is_queued_and_never_on_record_as_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, retries: int, queued: bool
+):
+    run, plan = prepared(tmp_path, "say", "hello", status)
+    run.update(retries=retries)
+    written: list[str] = []
+    monkeypatch.setattr(RunFolder, "write_record", lambda _folder, record: written.append(record.status))
+    runner, reporter = MemoryRunner(), Quiet()
+    job = run.start(runner, plan, reporter)
+    if queued:
+        assert run.follow(runner, job, reporter) is not None
+    else:
+        with pytest.raises(RunFailed):
+            run.follow(runner, job, reporter)
+    others = {"queued", "starting", "running"}
+    assert (run.record.status == "queued") is queued and (set(written) <= others) is queued
+    assert run.record.attempts[-1].exit_reason in ("killed", "trainer_error", "stopped_by_user")
+    if queued:
+        assert run.record.waits_for == "attempt 2 of 2, as the last one ended: killed"
+        assert (run.record.exit_reason, run.record.exit_code, run.record.ended) == (None, None, None)
+        ended = run.record.closed("failed", "start_failed", None)  # the next one was refused
+        assert ended.attempts == run.record.attempts and ended.waits_for is None
 
 
 def test_ctrl_c_stops_the_job_where_nobody_can_be_asked(tmp_path: Path):

@@ -1,16 +1,19 @@
 """The output folder of a run: taken before anything is looked at, kept while the run is active, given back after it."""
 
+import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from dimba.common.errors import BadInput
-from dimba.common.ownership import owner_of, take, this_process
+from dimba.common.owner import this_process
+from dimba.common.ownership import owner_of, take
 from dimba.common.processes import own_boot, own_host, own_pids
+from dimba.host.output import look_at_output
 from dimba.jobs.output_owner import owned_output
 from dimba.jobs.reconcile import is_elsewhere, reconciled, stop_run
 from dimba.records import RunFolder, RunRecord, create_run
@@ -90,13 +93,21 @@ def test_a_run_whose_job_died_unrecorded_gives_its_folder_to_the_next(tmp_path: 
         assert owner_of(tmp_path / "out").run_id == "run-2"  # type: ignore[union-attr]
 
 
-def test_a_run_of_another_machine_is_left_to_it(tmp_path: Path):
+def test_a_run_of_another_machine_is_left_to_it_and_the_refusal_names_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = run_of(tmp_path, "running", **FAR)
-    with owned_output(str(tmp_path / "out"), folder.path):
-        pass
+    (tmp_path / "out").mkdir()
+    owner = replace(this_process("run-1", str(folder.path)), **FAR)
+    (tmp_path / "out" / "dimba-owner.json").write_text(json.dumps(asdict(owner)))
     assert reconciled(folder).status == "running"
-    with pytest.raises(BadInput, match="run `run-1`"), owned_output(str(tmp_path / "out"), tmp_path / "runs" / "r-2"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="run `run-1`") as refused, owned_output("out", tmp_path / "runs" / "r-2"):
         pass
+    ends_it = "end that one on far: `dimba stop run-1`; if that machine is gone, `dimba stop run-1 --now` here"
+    assert refused.value.hint == f"give another folder, or {ends_it}"
+    planned = look_at_output("out", tmp_path).use
+    assert planned is not None and planned.hint == refused.value.hint
     with pytest.raises(BadInput, match="runs on far"):
         stop_run(folder, now=False)
     assert stop_run(folder, now=True).status == "lost"

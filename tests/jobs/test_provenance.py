@@ -93,6 +93,9 @@ def test_a_run_is_repeated_to_the_last_bit_and_not_on_other_data(tiny_job: Path,
     (first,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
     assert first["base_hash"].startswith("sha256:") and first["data_hash"].startswith("sha256:")
     assert first["seed"] == 7 and first["command"][:2] == ["dimba", "launch"]
+    said = json.loads((tiny_job / "runs" / first["id"] / "attempts" / "1" / "learning.json").read_text())
+    assert first["learned"] is True and said["changed_tensors"] and said["continuations"]
+    assert said == {"learned": True, **first["learning"]}, "the record has what the trainer reported"
     spec.write_text("what it says now is of no account")
     again = dimba("launch", "--same-as", first["id"], cwd=tiny_job)
     assert again.returncode == 0, again.stderr

@@ -72,3 +72,9 @@ def test_one_file_has_no_split_to_hold_out() -> None:
     for held_out in ("0.05", "'0.05'", "20"):
         assert plan(f"trainer_args: {{validation-split: {held_out}}}", facts)
     assert "neither a share" in refusal("trainer_args: {validation-split: '1.5'}", facts).cause
+
+
+def test_a_split_to_hold_out_that_the_preview_refused_is_refused_once() -> None:
+    data = replace(ONE_FILE.data, problem="a file has no split `test`", hint="h", key="trainer_args.validation-split")
+    facts = replace(ONE_FILE, data=data, trainer=replace(ONE_FILE.trainer, flags=FLAGS | {"--validation-split"}))
+    assert refusal("trainer_args: {validation-split: test}", facts).message.count("has no split") == 1

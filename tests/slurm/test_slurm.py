@@ -132,11 +132,14 @@ def test_a_job_at_its_time_limit_saves_is_requeued_and_continues(two_nodes: Path
     until(lambda: "queued again" in log(two_nodes, run), 150)
     until(lambda: runs(dimba, two_nodes)[0]["status"] == "queued")
     until(lambda: "PENDING" in cluster("scontrol", "show", "job", job))
-    cluster("scontrol", "update", f"JobId={job}", "TimeLimit=10", "StartTime=now")
     reached = max(int(path.parent.name.partition("-")[2]) for path in saved(two_nodes))
+    note = json.loads((two_nodes / "out" / f"checkpoint-{reached}" / "dimba-trained-with.json").read_text())
+    assert note["mode"] == "sft" and note["base_checkpoint"]["content"] and note["dataset"]["content"]
+    cluster("scontrol", "update", f"JobId={job}", "TimeLimit=10", "StartTime=now")
     until(lambda: log(two_nodes, run).count("training: 5000 steps") == 2)
     _, again = log(two_nodes, run).split("queued again")
     assert f"step {reached + 1}/" in again or "step 1/" not in again, again
+    assert "has no note of what it was trained with" not in again and "with something else" not in again
     assert len(runs(dimba, two_nodes)[0]["attempts"]) == 1, "the scheduler restarts it within the same attempt"
 
 

@@ -11,7 +11,7 @@ from dimba.host.facts import EngineFacts
 from tests.fuzz import COMPLETE, ENGINES, change, outcome, specs
 
 CAME: Counter[str] = Counter()
-QUICK = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture

@@ -84,3 +84,8 @@ def test_sampling_flags_left_in_config_json_are_repaired(tiny_checkpoint: Path, 
     (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "temperature": 0.9}))
     repaired, notes = repaired_generation_config(str(tmp_path / "base"))
     assert repaired and repaired.do_sample and repaired.temperature == 0.9 and len(notes) == 1
+
+
+def test_a_folder_that_does_not_exist_is_not_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dimba.trainers.models.generation.cached_file", None)
+    assert repaired_generation_config("./nowhere") == (None, [])

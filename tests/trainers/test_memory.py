@@ -80,7 +80,12 @@ JOBS = {
 }
 
 
-@pytest.mark.parametrize("job", JOBS)
+def _jobs(*quick: str) -> list[Any]:
+    """All jobs; those that are not named are proofs."""
+    return [pytest.param(job, marks=() if job in quick else pytest.mark.proof) for job in JOBS]
+
+
+@pytest.mark.parametrize("job", _jobs("sft, lora", GRPO, "dpo, full"))
 def test_a_probed_run_ends_with_the_same_weights_to_the_last_bit(
     job: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -122,26 +127,27 @@ def _without_memory_to_keep_activations(trainer: Any, model: Any, inputs: Any) -
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
 
-@pytest.mark.parametrize(("job", "why"), [("sft, full", "nearly"), *((job, "out of memory") for job in JOBS)])
+@pytest.mark.parametrize("job", [*_jobs(GRPO, "dpo, lora"), "sft, full, nearly"])
 def test_activations_that_do_not_fit_switch_on_checkpointing_and_train_the_same(
-    job: str, why: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     class NearlyFull(PretendedGpu):
         def peak(self) -> tuple[int, int]:
             return 19 << 30, 18 << 30
 
-    mode, flags = JOBS[job]
+    is_nearly_full = job.endswith(", nearly")
+    mode, flags = JOBS[job.removesuffix(", nearly")]
     rows = write_rows(tmp_path / "rows.jsonl", ROWS[mode])
     train(mode, tiny_checkpoint, rows, tmp_path / "kept", *flags)
-    meter = PretendedGpu() if why == "out of memory" else NearlyFull()
+    meter = NearlyFull() if is_nearly_full else PretendedGpu()
     monkeypatch.setattr("dimba.trainers.models.memory.meter_of", lambda _device: meter)
-    if why == "out of memory":
+    if not is_nearly_full:
         monkeypatch.setattr("dimba.trainers.models.memory._run_batch", _without_memory_to_keep_activations)
     output = train(mode, tiny_checkpoint, rows, tmp_path / "again", *flags)
     assert "activations would fill more than 90% of the GPU: activation checkpointing is on" in output
     kept, again = weights(tmp_path / "kept"), weights(tmp_path / "again")
     assert all(torch.allclose(kept[name], again[name], atol=1e-6) for name in kept)
-    if why == "nearly":
+    if is_nearly_full:
         output = train(mode, tiny_checkpoint, rows, tmp_path / "off", *flags, "--activation-checkpointing", "off")
         assert "activation checkpointing is on" not in output
 

@@ -109,7 +109,10 @@ time.sleep(100)
 
 @pytest.mark.parametrize(
     ("end", "status", "output"),
-    [("raise SystemExit('rank one broke')", 1, "rank one broke"), ("os.kill(os.getpid(), signal.SIGKILL)", 137, "")],
+    [
+        pytest.param("raise SystemExit('rank one broke')", 1, "rank one broke", marks=pytest.mark.proof),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137, ""),
+    ],
 )
 def test_a_rank_that_fails_ends_the_other_ranks(rows: Path, end: str, status: int, output: str):
     script = rows.parent / "broken.py"

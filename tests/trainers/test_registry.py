@@ -19,6 +19,7 @@ print([callable(import_module(f"{each}.train").train) for each in packages])
 """
 
 
+@pytest.mark.proof
 def test_every_objective_trains_and_reports_its_data_without_trl_and_peft() -> None:
     done = subprocess.run([sys.executable, "-c", REPORTS, *OBJECTIVES], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == [f"{[True] * len(OBJECTIVES)} []", f"{[True] * len(OBJECTIVES)}"], done.stderr

@@ -156,11 +156,11 @@ def test_texts_without_a_final_number(text: str) -> None:
     "piece",
     ["1", "1,", "1/", "1 ", "1.", "-", "$-", "{", "}", r"\boxed{", r"\frac{", r"\frac11", "####", "1e", "{,}", " "],
 )
-def test_a_megabyte_takes_time_linear_in_its_length(piece: str) -> None:
+def test_a_long_text_takes_time_linear_in_its_length(piece: str) -> None:
     start = time.process_time()
     for prefix in ("", r"\boxed{", "1 1/"):
-        final_number(prefix + piece * (10**6 // len(piece)))
-    assert time.process_time() - start < 15
+        final_number(prefix + piece * (200_000 // len(piece)))
+    assert time.process_time() - start < 3
 
 
 SCORES = [

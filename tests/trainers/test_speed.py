@@ -139,7 +139,7 @@ def test_no_choice_for_speed_changes_the_losses(tiny_checkpoint: Path, rows: Pat
 
 
 @pytest.mark.skipif(loading._cpu_precision("bf16", samples=False) == "no", reason="this CPU does not compute in bf16")
-@pytest.mark.parametrize("method", [(), ("--use-lora",), ("--use-qlora",)])
+@pytest.mark.parametrize("method", [(), pytest.param(("--use-lora",), marks=pytest.mark.proof), ("--use-qlora",)])
 def test_bf16_on_a_cpu_stays_close_to_float32_and_resumes_exactly(
     method: tuple[str, ...], tiny_checkpoint: Path, rows: Path, tmp_path: Path
 ):

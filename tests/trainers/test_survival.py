@@ -78,7 +78,12 @@ KINDS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+PROVED = ("lora", "accumulated", "grpo with lora")  # the others are quick tests
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(each, marks=pytest.mark.proof if each in PROVED else ()) for each in KINDS]
+)
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     kind: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

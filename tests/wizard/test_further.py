@@ -57,3 +57,17 @@ def test_without_them_the_spec_has_no_such_key(asked):
 def test_a_choice_that_is_none_is_refused_with_the_nearest(asked):
     status, output, _ = asked("--optimizer", "adamw_8bits")
     assert status == 2 and "did you mean `adamw_8bit`?" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--lora-target-modules", "q_prj"), "did you mean `q_proj`?"),
+        (("--lora-target-modules", "q_proj,v_proj"), "several names are a list"),
+        (("--lora-modules-to-save", "score"), "no module of the base is named `score`"),
+        (("--lora-dropout", "1.5"), "give a number from 0 to 0.99"),
+    ],
+)
+def test_a_value_that_the_base_or_the_bounds_do_not_allow_is_refused_at_its_question(asked, flags, says: str):
+    status, output, spec = asked(*flags)
+    assert status == 2 and says in " ".join(output.split()) and not spec

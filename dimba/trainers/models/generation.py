@@ -110,6 +110,8 @@ def _move_keys(model: PreTrainedModel, config: GenerationConfig) -> Iterable[str
 
 def _file(checkpoint: str, name: str) -> Path | None:
     """A file of the checkpoint, from its folder or the Hub's cache; None if it has none of this name."""
+    if is_path(checkpoint):  # the Hub would be asked for a folder that does not exist
+        return file if (file := Path(checkpoint, name)).is_file() else None
     try:
         found = cached_file(
             checkpoint,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dimba.common.contract import ENV_RUN_ID
 from dimba.common.errors import BadInput
-from dimba.common.ownership import Ownership, take, this_process
+from dimba.common.owner import this_process
+from dimba.common.ownership import Ownership, take
 from dimba.trainers.ranks import is_main_process
 
 _OWNED: list[Ownership] = []

@@ -6,7 +6,8 @@ from typing import Any
 from dimba.options import lora_table, optimiser_table, tracking_table
 from dimba.options.kinds import OneOf, Switch
 from dimba.options.param import Param
-from dimba.wizard.answers import Choice, in_sentence, one_of, parse_number
+from dimba.wizard.answers import Choice, InvalidAnswer, in_sentence, one_of, parse_number
+from dimba.wizard.facts import base_facts
 from dimba.wizard.question import Question, from_param
 from dimba.wizard.state import State
 from dimba.wizard.steps.training import is_adapter, is_tuned, takes
@@ -38,6 +39,24 @@ def _or_none(param: Param) -> Callable[[str, State], Any]:
     return lambda text, _state: None if text.strip().lower() in ("none", "") else parse_number(param, text)
 
 
+def _check_modules(param: Param) -> Callable[[Any, State], None]:
+    """Refuses names of modules that the base does not have, as far as its files tell."""
+
+    def check(value: tuple[str, ...], state: State) -> None:
+        from dimba.plan.adapter import name_problems
+        from dimba.spec.training import Lora
+
+        base = base_facts(state)
+        if not value or base is None or not base.modules or base.quantization:
+            return
+        if param is lora_table.TARGET_MODULES and (problem := lora_table.target_problem(value)):
+            raise InvalidAnswer(*problem)
+        for found in name_problems(Lora.model_validate({param.key.partition(".")[2]: list(value)}), base):
+            raise InvalidAnswer(found.detail, found.hint)
+
+    return check
+
+
 def _question(param: Param, applies: Callable[[State], bool]) -> Question:
     shape: dict[str, Any] = {}
     if isinstance(param.kind, OneOf | Switch):
@@ -52,6 +71,8 @@ def _question(param: Param, applies: Callable[[State], bool]) -> Question:
         shape = {"parse": _or_none(param), "to_text": lambda value: "none" if value is None else str(value)}
     elif param.several:
         shape = {"parse": lambda text, _state: tuple(text.split()), "to_text": " ".join}
+        if param in (lora_table.TARGET_MODULES, lora_table.MODULES_TO_SAVE):
+            shape["check"] = _check_modules(param)
     return from_param(
         param,
         step=5,
