@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from math import isfinite
 from pathlib import Path
@@ -38,7 +39,7 @@ def repaired_generation_config(checkpoint: str) -> tuple[GenerationConfig | None
 
     Its values come from generation_config.json, or from config.json of an older checkpoint without that file.
     """
-    checkpoint = str(Path(checkpoint).expanduser()) if is_path(checkpoint) else checkpoint
+    checkpoint = os.path.expanduser(checkpoint)  # a Path would drop the `./` that marks a folder
     file = _file(checkpoint, GENERATION_CONFIG_NAME)
     own = read_json_object(file) if file else {}
     values = own or _generation_values(checkpoint)
