@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,18 @@ def not_permitted(*_: Any) -> None:
     raise OSError(errno.EPERM, "not permitted")
 
 
-@pytest.mark.parametrize("before", ["nobody", "dead process", "ended run"])
-@pytest.mark.parametrize("locks", LOCKS)
+QUICK = [
+    ("local", "dead process"),
+    ("folders-without-locks", "ended run"),
+    ("no-hard-links", "nobody"),
+    ("no-locks", "dead process"),
+]
+OTHERS = [case for case in product(LOCKS, ["nobody", "dead process", "ended run"]) if case not in QUICK]
+
+
+@pytest.mark.parametrize(
+    ("locks", "before"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.proof) for case in OTHERS)]
+)
 def test_of_twenty_pairs_in_the_same_instant_one_each_wins_and_the_other_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: str, before: str
 ):
