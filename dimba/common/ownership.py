@@ -226,7 +226,7 @@ def _is_same_process(found: Owner, me: Owner) -> bool:
 
 def _nested(folder: Path) -> Iterator[Path]:
     """The folders with an owner that contain `folder`, or that it contains."""
-    real = folder.resolve()
+    real = Path(os.path.realpath(folder))  # resolve() raises for links in a circle
     yield from (each for each in real.parents if os.path.lexists(each / OWNER_FILE))
     with suppress(OSError):
         for pattern in ("*", "*/*"):

@@ -111,15 +111,16 @@ def _turn(turn: object, place: str) -> Turn:
     if not isinstance(turn, dict):
         raise UnusableRow(f"is {kind(turn)}, expected an object with `role` and `content`", column=place)
     role = _role(turn, place)
-    calls = _tool_calls(turn, place) if role == "assistant" else []
+    usual = _USUAL.issuperset(turn)  # most turns are, and a survey reads millions of them
+    calls = [] if usual or role != "assistant" else _tool_calls(turn, place)
     key = "content" if turn.get("content") is not None or "value" not in turn else "value"
     message: Message = {"role": role, "content": _content(turn, key, place, optional=bool(calls))}
     if calls:
         message["tool_calls"] = calls
-    for kept in _KEPT:
+    for kept in () if usual else _KEPT:
         if isinstance(turn.get(kept), str):
             message[kept] = text_of(turn[kept], f"{place}.{kept}")
-    return Turn(f"{place}.{key}", message, _carries_loss(turn, place) and role == "assistant")
+    return Turn(f"{place}.{key}", message, (usual or _carries_loss(turn, place)) and role == "assistant")
 
 
 def unread_keys(value: object) -> list[str]:

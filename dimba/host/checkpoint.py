@@ -13,17 +13,20 @@ from typing import Any
 from dimba.common.checkpoint import (
     Checkpoint,
     Refusal,
+    Unreadable,
     adapter_refusal,
     count_tokens,
+    incomplete_refusal,
     kind_of,
     positions_of,
     quantization_of,
     read_checkpoint,
     refusal_of,
     tokenizer_needs,
+    vocabulary_refusal,
 )
 from dimba.common.checkpoint.adapted import EXPERT, JOINED
-from dimba.common.checkpoint.files import INDEX, PICKLED_INDEX, Tensors, other_format_refusal
+from dimba.common.checkpoint.files import INDEX, Tensors, other_format_refusal
 from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import absolute, is_path, read_json_object
 from dimba.host.facts import CheckpointFacts
@@ -106,9 +109,10 @@ def _parse(path: Path, *, allow_pickle: bool) -> CheckpointFacts:
         checkpoint = read_checkpoint(path)
     except PermissionError:
         raise
-    except (OSError, ValueError) as error:
-        hint = f"`cd {path} && git lfs pull`" if "git-lfs" in str(error) else broken
-        return _refused(path, f"cannot be read: {error}", hint)
+    except Unreadable as error:
+        return _refused(path, *error.refusal)
+    except OSError as error:
+        return _refused(path, f"cannot be read: {error}", broken)
     if files := _weights_refusal(path, allow_pickle=allow_pickle) or _files_refusal(path, checkpoint.config):
         return _refused(path, *(adapter_refusal(path) or files))
     try:
@@ -120,8 +124,7 @@ def _parse(path: Path, *, allow_pickle: bool) -> CheckpointFacts:
 def _weights_refusal(path: Path, *, allow_pickle: bool) -> tuple[str, str] | None:
     """(problem, hint) of missing or refused weights."""
     convert = "convert it with `save_pretrained`, which writes safetensors"
-    index = INDEX
-    if not any(path.glob("*.safetensors")):
+    if not any(path.glob("*.safetensors")) and not (path / INDEX).exists():
         if not any(path.glob("*.bin")) and not any(path.glob("*.pt")) and not any(path.glob("*.pth")):
             return other_format_refusal(path) or ("has no weights (*.safetensors)", convert)
         if not allow_pickle:
@@ -130,10 +133,7 @@ def _weights_refusal(path: Path, *, allow_pickle: bool) -> tuple[str, str] | Non
             return problem, f"{convert}; {trusted}"
         if not any(path.glob("pytorch_model*.bin")):
             return "has no weights that transformers finds (pytorch_model.bin)", convert
-        index = PICKLED_INDEX
-    if missing := _missing_shards(path, index):
-        return f"lacks {missing[0]}, which its index names", "copy the checkpoint again: it is incomplete"
-    return None
+    return incomplete_refusal(path)
 
 
 def _files_refusal(path: Path, config: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -142,19 +142,11 @@ def _files_refusal(path: Path, config: Mapping[str, Any]) -> tuple[str, str] | N
         return "has no tokenizer", "copy tokenizer.json and tokenizer_config.json beside the weights"
     if broken := [name for name in _TOKENIZERS if name.endswith(".json") and _is_cut_off(path / name)]:
         return f"has a broken {broken[0]}", "copy the tokenizer again"
+    if refusal := vocabulary_refusal(path):
+        return refusal
     if not (config.get("model_type") or config.get("architectures")):
         return "has a config.json that names no model", "copy config.json again: it has no `model_type`"
     return None
-
-
-def _missing_shards(path: Path, name: str) -> list[str]:
-    try:
-        index = json.loads((path / name).read_text(encoding="utf-8"))
-        return sorted({name for name in index["weight_map"].values() if not (path / name).exists()})
-    except FileNotFoundError:
-        return []
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return [name]
 
 
 def _is_cut_off(file: Path) -> bool:

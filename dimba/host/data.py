@@ -122,8 +122,14 @@ def _similar_file(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir() or why_not_read(folder):
         return ""
-    close = get_close_matches(path.name, [each.name for each in islice(folder.iterdir(), _MOST_NAMES)], n=1)
-    return f"did you mean `{folder / close[0]}`?" if close else ""
+    names = {_without_suffixes(each): each for each in islice(folder.iterdir(), _MOST_NAMES)}
+    close = get_close_matches(_without_suffixes(path), names, n=1)
+    return f"did you mean `{names[close[0]]}`?" if close else ""
+
+
+def _without_suffixes(path: Path) -> str:
+    """A file's name up to its first dot: a common `.jsonl` makes no two names similar."""
+    return path.name.partition(".")[0]
 
 
 def _places(files: Sequence[Path]) -> list[Path]:

@@ -35,6 +35,7 @@ def tensors(**shapes: tuple[str, list[int]]) -> Header:
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 8, "max_position_embeddings": 64}
 WEIGHTS = tensors(model__embed_tokens__weight=("F32", [8, 2]), lm_head__weight=("F32", [8, 2]))
+PACKED = tensors(model__layers__0__mlp__up_proj__weight=("U8", [8, 1]))
 
 
 def folder(path: Path, config: dict[str, Any], header: Header = WEIGHTS, **files: Any) -> Path:
@@ -157,7 +158,7 @@ def test_an_adapter_does_not_name_its_own_folder_as_the_way_out(tmp_path: Path, 
 
 
 def with_quantization(**settings: Any) -> Checkpoint:
-    return described({**LLAMA, "quantization_config": settings})
+    return described({**LLAMA, "quantization_config": settings}, WEIGHTS | PACKED)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,13 @@ def test_a_base_of_bitsandbytes_takes_adapters_and_is_refused_in_full():
         assert not found.refusal("lora", lambda _name: True) and not found.refusal("qlora", lambda _name: True)
         refusal = found.refusal("full", lambda _name: True)
         assert refusal and "method: lora" in refusal.hint
+
+
+def test_complete_weights_that_only_config_json_calls_quantised_are_refused():
+    for settings in ({"load_in_4bit": True}, {"quant_method": "bitsandbytes"}):
+        found = quantization_of(described({**LLAMA, "quantization_config": settings}))
+        refusal = found and found.refusal("lora", lambda _name: True)
+        assert refusal and "are not packed" in refusal.problem and "remove `quantization_config`" in refusal.hint
 
 
 def test_the_configuration_of_a_text_part_and_of_mlx_count_as_well():

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dimba.common.checkpoint import Checkpoint, weights_refusal
+from dimba.common.checkpoint.weights import _entry, _Family
 
 CONFIG = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 160,
@@ -35,6 +36,7 @@ def without(*names: str) -> dict[str, list[int]]:
     [
         (LLAMA, {}),
         ({name.removeprefix("model."): shape for name, shape in LLAMA.items()}, {}),
+        ({f"model.{name}": shape for name, shape in LLAMA.items()}, {}),  # the library ignores it once too often
         (without("lm_head"), {"tie_word_embeddings": True}),
         (without("embed_tokens"), {"tie_word_embeddings": True}),
         (LLAMA | {"model.layers.0.self_attn.rotary_emb.inv_freq": [8]}, {}),
@@ -73,13 +75,22 @@ def test_layers_are_counted_against_the_configuration():
 
 
 @pytest.mark.parametrize(
-    "prefix", ["_orig_mod.", "module.", "module.module.", "_orig_mod.model.", "model.", "language_model.", "policy.x."]
+    "prefix", ["_orig_mod.", "module.", "module.module.", "_orig_mod.model.", "language_model.", "policy.x."]
 )
 def test_the_prefix_of_a_wrapper_is_named_with_the_command_that_removes_it(prefix: str, tmp_path: Path):
     problem, hint = refused({f"{prefix}{name}": shape for name, shape in LLAMA.items()}, tmp_path) or ("", "")
     first = re.split(r"(?<=\.)", prefix)[0]
     assert f"`{first}" in problem and f"(`{prefix}model.embed_tokens.weight`)" in problem
     assert "re.sub" in hint and str(tmp_path) in hint
+
+
+@pytest.mark.parametrize("head", ["score.weight", "classifier.weight", "qa_outputs.bias"])
+@pytest.mark.parametrize("prefix", ["model.", "transformer."])
+def test_the_head_of_a_classifier_is_named_whatever_the_configuration_says(head: str, prefix: str):
+    names = {name.replace("model.", prefix): shape for name, shape in without("lm_head").items()} | {head: [2, 64]}
+    for tied in (True, False):
+        problem, hint = refused(names, tie_word_embeddings=tied) or ("", "")
+        assert "another model's head" in problem and head in problem and "tie_word_embeddings" not in hint
 
 
 @pytest.mark.parametrize("part", ["_orig_mod.", "_fsdp_wrapped_module._checkpoint_wrapped_module."])
@@ -128,3 +139,13 @@ def test_the_size_of_a_head_may_differ_from_the_share_of_the_hidden_size():
     wide |= {f"model.layers.{n}.self_attn.{x}_proj.weight": [64, 64] for n in range(2) for x in "kv"}
     wide |= {f"model.layers.{n}.self_attn.o_proj.weight": [64, 128] for n in range(2)}
     assert refused(wide, head_dim=32) is None and refused(wide) is not None
+
+
+@pytest.mark.parametrize(
+    ("model_type", "bias"), [("roberta", "lm_head.decoder.bias"), ("bert", "cls.predictions.decoder.bias")]
+)
+def test_a_bias_that_a_head_has_under_two_names_is_stored_once(model_type: str, bias: str):
+    entry = _entry(model_type)
+    assert entry and bias in entry["outside"]
+    family = _Family(entry, {"model_type": model_type})
+    assert family.is_tied_copy(bias, {bias.replace("decoder.bias", "bias"): [8]}) and not family.is_tied_copy(bias, {})

@@ -1,5 +1,6 @@
 """Probes of the machine: GPUs, checkpoints, output folders."""
 
+import json
 import os
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def test_a_hub_id_is_not_looked_up(tmp_path: Path):
         (lambda base: (base / "tokenizer_config.json").unlink(), "has no tokenizer"),
         (lambda base: (base / "config.json").write_text("{"), "cannot be read"),
         (lambda base: os.truncate(base / "model.safetensors", 200), "ends early"),
+        (lambda base: os.truncate(base / "model.safetensors", 0), "model.safetensors is empty"),
+        (lambda base: (base / "model.safetensors").write_text("<html>" * 99), "not a safetensors file"),
+        (lambda base: (base / "config.json").write_text("\ufeff{}"), "byte order mark"),
+        (lambda base: (base / "config.json").write_text("{}", "utf-16"), "config.json is not JSON in UTF-8"),
+        (lambda base: edit_tokenizer(base, "PreTrainedTokenizerFast"), "has no tokenizer.json"),
+        (lambda base: edit_tokenizer(base, "GPT2Tokenizer"), "has no vocabulary"),
+        (lambda base: sharded(base, ["a.safetensors", "b.safetensors"]), "lacks b.safetensors, which its index names"),
+        (lambda base: sharded(base, []), "has a broken model.safetensors.index.json"),
         (lambda base: (base / "model.safetensors").write_text("version https://git-lfs.github.com/"), "git-lfs"),
         (lambda base: (base / "model.safetensors").rename(base / "q4.gguf"), "in the format of llama.cpp (GGUF)"),
         (lambda base: (base / "model.safetensors").rename(base / "tf_model.h5"), "in the format of TensorFlow"),
@@ -89,6 +98,23 @@ def test_each_kind_of_broken_checkpoint_has_its_own_problem_and_a_hint(tmp_path:
     facts = look_at_checkpoint("base", tmp_path)
     assert problem in facts.problem
     assert facts.hint
+
+
+def edit_tokenizer(base: Path, name: str) -> None:
+    (base / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+
+
+def sharded(base: Path, files: list[str]) -> None:
+    """Renames the weights to a.safetensors, and writes an index of these files."""
+    (base / "model.safetensors").rename(base / "a.safetensors")
+    index = {"weight_map": {str(number): name for number, name in enumerate(files)}}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_an_index_beside_a_single_file_is_not_read(tmp_path: Path):
+    base = hollow_checkpoint(tmp_path / "base")
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "gone.safetensors"}}))
+    assert look_at_checkpoint("base", tmp_path).problem == ""
 
 
 def test_a_file_or_folder_of_another_format_is_named(tmp_path: Path):

@@ -126,3 +126,10 @@ def test_the_families_are_those_whose_experts_peft_joins():
         if conversion._MOE_FUSED_TARGETS.get(pattern)
     }
     assert {name: set(taken) for name, taken in JOINED.items()} == known
+
+
+@pytest.mark.parametrize("name", ["out_proj", "conv1d"])
+def test_what_the_kernels_of_mamba_read_themselves_gets_no_adapter(name: str, families: Any):
+    given = options(families("mamba"), "--lora-target-modules", name)
+    with pytest.raises(BadInput, match=f"{name}` gets no adapter: Mamba's kernels"):
+        adapter_config(given, load_model(given, CPU))

@@ -46,6 +46,9 @@ def test_a_temperature_of_0_means_greedy():
         {"max_new_tokens": 0},
         {"use_cache": False, "cache_implementation": "static"},
         {"temperature": "warm"},
+        {"temperature": float("nan"), "do_sample": True},
+        {"forced_eos_token_id": "two"},
+        {"decoder_start_token_id": [1.5]},
     ],
     ids=str,
 )

@@ -15,7 +15,16 @@ from safetensors.torch import load_file, save_file
 
 from dimba.common.errors import BadInput
 from dimba.objectives.sft import SFT, SftOptions
-from dimba.trainers.models.loading import Compute, check_checkpoint, load_classifier, load_model, load_reference
+from dimba.trainers.data.chat import prepare_tokenizer
+from dimba.trainers.models.loading import (
+    Compute,
+    check_checkpoint,
+    load_classifier,
+    load_model,
+    load_reference,
+    load_tokenizer,
+)
+from dimba.trainers.models.vocabulary import untie
 
 CPU = Compute(on_cpu=True, mixed="no")
 Weights = dict[str, torch.Tensor]
@@ -186,6 +195,105 @@ def test_weights_that_are_no_numbers_are_refused_by_name(flags: tuple[str, ...],
     change_weights(base, broken)
     with pytest.raises(BadInput, match=rf"NaN or infinite values: 1 in `{UP}`, and in 1 other tensor"):
         load_model(options(base, *flags), CPU)
+
+
+@pytest.mark.parametrize("flags", [(), ("--use-lora",), ("--use-qlora",)])
+def test_a_base_of_zeros_is_refused(flags: tuple[str, ...], base: Path) -> None:
+    change_weights(base, lambda found: {name: torch.zeros_like(each) for name, each in found.items()})
+    with pytest.raises(BadInput, match=r"only zeros in 16 of its 16 matrices, as in `"):
+        load_model(options(base, *flags), CPU)
+
+
+def test_layers_that_add_nothing_yet_are_reported(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    down = "model.layers.1.mlp.down_proj.weight"
+    change_weights(base, lambda found: {**found, down: torch.zeros_like(found[down])})
+    load_model(options(base), CPU)
+    assert f"matrices with only zeros in the base: `{down}`" in capsys.readouterr().out
+
+
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+BROKEN_FILES = {
+    "cut off": (lambda base: os.truncate(base / "model.safetensors", 5000), "ends early", "copy"),
+    "empty": (lambda base: os.truncate(base / "model.safetensors", 0), "is empty", "copy"),
+    "pointer": (lambda base: (base / "model.safetensors").write_text("version https://git-lfs"), "git-lfs", "lfs pull"),
+    "header": (lambda base: swap_offsets(base / "model.safetensors"), "a file of its weights is broken", "copy"),
+    "shard": (lambda base: (base / "model.safetensors").rename(base / "x.safetensors"), "lacks y.saf", "incomplete"),
+    "activation": (lambda base: change_config(base, hidden_act="of_none"), "KeyError: 'of_none'", "config.json"),
+    "rotation": (lambda base: change_config(base, rope_scaling={"type": "none"}), "KeyError: 'none'", "config.json"),
+    "type": (lambda base: change_config(base, hidden_size="128"), "hidden_size", "config.json"),
+    "null": (lambda base: change_config(base, num_hidden_layers=None), "num_hidden_layers", "config.json"),
+    "head size": (lambda base: change_config(base, num_attention_heads=0, head_dim=None), "Zero", "config.json"),
+    "not packed": (lambda base: change_config(base, quantization_config=NF4), "are not packed", "remove"),
+    "no scheme": (lambda base: change_config(base, quantization_config={}), "quant_method", "quantization_config"),
+    "mark": (lambda base: (base / "config.json").write_text("\ufeff{}"), "byte order mark", "sed -i"),
+    "unknown": (lambda base: change_config(base, model_type="of_none"), "of_none", "version of transformers"),
+    "no JSON": (lambda base: (base / "config.json").write_text("{"), "config.json is not JSON", "copy"),
+}  # fmt: skip
+
+
+def swap_offsets(file: Path) -> None:
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["model.norm.weight"]["data_offsets"] = header[UP]["data_offsets"]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+
+@pytest.mark.parametrize("name", BROKEN_FILES)
+def test_a_broken_file_or_value_is_refused_with_its_name(name: str, base: Path) -> None:
+    change, problem, hint = BROKEN_FILES[name]
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "y.safetensors"}}))
+    change(base)
+    with pytest.raises(BadInput, match=problem) as error:
+        load_model(options(base, "--use-lora"), CPU)
+    assert hint in error.value.hint
+
+
+BROKEN_TOKENIZERS = {
+    "none": (lambda base: (base / "tokenizer.json").unlink(), "has no tokenizer.json, which", "tokenizer.json"),
+    "cut off": (lambda base: os.truncate(base / "tokenizer.json", 3000), "line", "copy tokenizer.json"),
+    "no object": (lambda base: (base / "tokenizer.json").write_text("{}"), "KeyError: 'added", "copy tokenizer.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN_TOKENIZERS)
+def test_a_broken_tokenizer_is_refused_as_such(name: str, base: Path) -> None:
+    change, problem, hint = BROKEN_TOKENIZERS[name]
+    change(base)
+    with pytest.raises(BadInput, match=problem) as error:
+        load_tokenizer(str(base))
+    assert hint in error.value.hint
+
+
+def test_chat_templates_of_which_none_is_the_usual_one_are_refused(base: Path) -> None:
+    tokenizer = load_tokenizer(str(base))
+    tokenizer.chat_template = {"rag": "x", "tool_use": "y"}
+    with pytest.raises(BadInput, match="`rag`, `tool_use`, and none named `default`"):
+        prepare_tokenizer(tokenizer)
+
+
+def test_attention_that_is_not_installed_is_replaced(base: Path) -> None:
+    for name in ("attn_implementation", "_attn_implementation"):
+        change_config(base, **{name: "flash_attention_2"})
+        assert load_model(options(base), CPU).config._attn_implementation == "sdpa"
+
+
+def test_a_head_that_differs_from_the_embedding_is_no_longer_declared_tied(base: Path) -> None:
+    change_config(base, tie_word_embeddings=True)
+    model = load_model(options(base), CPU)
+    assert "tie_word_embeddings: false" in untie(model)
+    assert model.config.tie_word_embeddings is False
+    change_weights(base, without("lm_head"))
+    model = load_model(options(base), CPU)
+    assert untie(model) == "" and model.config.tie_word_embeddings is True
+
+
+def test_a_prefix_that_the_library_ignores_is_accepted(base: Path) -> None:
+    expected = load_model(options(base), CPU).state_dict()
+    change_weights(base, renamed("model.{}".format))
+    found = load_model(options(base), CPU).state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_large_finite_weights_are_accepted(base: Path) -> None:

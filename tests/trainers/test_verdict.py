@@ -1,9 +1,11 @@
 """A run that learned nothing says so, with the cause; one that learned is never called the opposite."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from dimba.trainers.objectives.learning import first_and_last_losses
 from dimba.trainers.objectives.verdict import Evidence, verdict
 
 LEARNED = Evidence(trained=28, steps=10, updates=9, changed=28, changed_as_saved=28, output_change=0.1)
@@ -47,3 +49,15 @@ def test_some_tensors_without_a_gradient_are_a_warning_and_unused_experts_a_note
     assert found.learned
     assert found.notes[0] == "warning: 2 of 28 trained tensors never had a gradient: vision.a, vision.b"
     assert found.notes[1].startswith("1 tensors of experts had no gradient")
+
+
+def test_a_loss_that_rose_is_a_warning_and_one_that_fell_or_wavers_is_none():
+    [note] = verdict(replace(LEARNED, losses=(5.9, 16.1))).notes
+    assert note == "warning: the loss rose from 5.90 to 16.10: lower `training.learning_rate`"
+    assert not any(verdict(replace(LEARNED, losses=(2.0, last))).notes for last in (0.1, 2.9))
+
+
+def test_the_first_and_last_losses_are_those_of_quarters_of_the_steps():
+    history = [{"loss": float(n)} for n in range(8)] + [{"eval_loss": 9.0}]
+    assert first_and_last_losses(SimpleNamespace(log_history=history)) == (0.5, 6.5)
+    assert first_and_last_losses(SimpleNamespace(log_history=history[:7])) is None

@@ -282,13 +282,18 @@ def _edit(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+def _lose_shard(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "there.safetensors")
+    _edit(base / "model.safetensors.index.json", '{"weight_map": {"a": "gone", "b": "there.safetensors"}}')
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
         (lambda base: _edit(base / "config.json", "{}"), "names no model"),
         (lambda base: _edit(base / "tokenizer.json", "{"), "broken tokenizer.json"),
         (lambda base: _edit(base / "tokenizer_config.json", "{"), "broken tokenizer_config.json"),
-        (lambda base: _edit(base / "model.safetensors.index.json", '{"weight_map": {"a": "gone"}}'), "lacks gone"),
+        (_lose_shard, "lacks gone"),
         (
             lambda base: (base / "model.safetensors").write_bytes(b"\x10" + bytes(7) + b'{"a": {"dty'),
             "broken or cut off",

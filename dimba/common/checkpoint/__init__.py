@@ -2,12 +2,12 @@
 
 from dimba.common.checkpoint.adapter import adapter_refusal
 from dimba.common.checkpoint.check import check_base, check_tokenizer, refusal_for_method, refusal_of
-from dimba.common.checkpoint.files import Checkpoint, read_checkpoint
+from dimba.common.checkpoint.files import Checkpoint, Unreadable, incomplete_refusal, read_checkpoint
 from dimba.common.checkpoint.kind import Kind, kind_of
 from dimba.common.checkpoint.positions import Positions, context_length, positions_of
 from dimba.common.checkpoint.quantization import Quantization, quantization_of
 from dimba.common.checkpoint.refusal import Refusal
-from dimba.common.checkpoint.tokenizer import tokenizer_needs, tokenizer_refusal
+from dimba.common.checkpoint.tokenizer import tokenizer_needs, tokenizer_refusal, vocabulary_refusal
 from dimba.common.checkpoint.tokens import TokenCounts, absent_tokens, count_tokens
 from dimba.common.checkpoint.weights import weights_refusal
 
@@ -18,12 +18,14 @@ __all__ = [
     "Quantization",
     "Refusal",
     "TokenCounts",
+    "Unreadable",
     "absent_tokens",
     "adapter_refusal",
     "check_base",
     "check_tokenizer",
     "context_length",
     "count_tokens",
+    "incomplete_refusal",
     "kind_of",
     "positions_of",
     "quantization_of",
@@ -32,5 +34,6 @@ __all__ = [
     "refusal_of",
     "tokenizer_needs",
     "tokenizer_refusal",
+    "vocabulary_refusal",
     "weights_refusal",
 ]

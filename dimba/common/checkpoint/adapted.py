@@ -19,6 +19,7 @@ JOINED = {
     ),
 }
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+STATE_PROJECTIONS = (".out_proj", ".conv1d")  # of Mamba's layers, which peft refuses to adapt
 _TEXT_PART = "language_model"
 
 

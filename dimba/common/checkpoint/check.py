@@ -5,12 +5,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dimba.common.checkpoint.adapter import adapter_refusal
-from dimba.common.checkpoint.files import Checkpoint, read_checkpoint
+from dimba.common.checkpoint.files import Checkpoint, Unreadable, incomplete_refusal, read_checkpoint
 from dimba.common.checkpoint.kind import kind_of
 from dimba.common.checkpoint.positions import positions_of
 from dimba.common.checkpoint.quantization import quantization_of
 from dimba.common.checkpoint.refusal import Refusal
-from dimba.common.checkpoint.tokenizer import tokenizer_needs, tokenizer_refusal
+from dimba.common.checkpoint.tokenizer import tokenizer_needs, tokenizer_refusal, vocabulary_refusal
 from dimba.common.checkpoint.weights import weights_refusal
 from dimba.common.errors import BadInput
 
@@ -36,19 +36,25 @@ def check_base(folder: Path, method: str, max_length: int | None = None, key: st
 
     Packages are looked for in this process. Weights are left to loading, which compares every tensor.
     """
+    if not (folder / "config.json").is_file():
+        return  # loading reports it
     try:
         checkpoint = read_checkpoint(folder)
-    except (OSError, ValueError):
+    except Unreadable as error:
+        raise BadInput(f"{folder} {error.refusal.problem}", error.refusal.hint, key=key) from error
+    except OSError:
         return
-    found = adapter_refusal(folder) or kind_of(checkpoint.config).refusal
+    found = adapter_refusal(folder) or incomplete_refusal(folder) or kind_of(checkpoint.config).refusal
     found = found or refusal_for_method(checkpoint, method, max_length, is_installed)
     if found:
         raise BadInput(f"{folder} {found.problem}", found.hint, key=key)
 
 
 def check_tokenizer(folder: Path, key: str = "--base-checkpoint") -> None:
-    """Raises BadInput, which names `key`, if this process lacks what the tokenizer in `folder` needs."""
-    found = tokenizer_refusal(folder, tokenizer_needs(folder), is_installed)
+    """Raises BadInput, which names `key`, if the tokenizer in `folder` lacks a file or a package."""
+    if not folder.is_dir():
+        return  # loading reports it
+    found = vocabulary_refusal(folder) or tokenizer_refusal(folder, tokenizer_needs(folder), is_installed)
     if found:
         raise BadInput(f"{folder} {found.problem}", found.hint, key=key)
 

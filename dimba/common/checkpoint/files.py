@@ -1,7 +1,6 @@
 """Reading a checkpoint's folder: config.json and the headers of the safetensors files that transformers would load."""
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Any
 from dimba.common.checkpoint.refusal import Refusal
 
 INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
-SINGLE = "model.safetensors"
+SINGLE, PICKLED = "model.safetensors", "pytorch_model.bin"
 _OTHERS = {
     ".gguf": "llama.cpp (GGUF)",
     ".ggml": "llama.cpp (GGML)",
@@ -23,8 +22,18 @@ _OTHERS = {
 }
 _POINTER = b"version "  # the first bytes of what git leaves in place of a large file
 _MAX_HEADER = 100 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BROKEN = "copy the checkpoint again: a file is broken"
 
 Tensors = Mapping[str, Mapping[str, Any]]
+
+
+class Unreadable(ValueError):
+    """A checkpoint with a broken file; `refusal` has the way out."""
+
+    def __init__(self, problem: str, hint: str = _BROKEN) -> None:
+        super().__init__(problem)
+        self.refusal = Refusal(f"cannot be read: {problem}", hint)
 
 
 @dataclass(frozen=True)
@@ -50,16 +59,27 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: config.json or a header is broken, or a file is cut off.
+        Unreadable: config.json or a header is broken, or a file is cut off.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise ValueError("config.json is not an object")
+    config = _read_config(folder / "config.json")
     try:
         headers = [read_header(file) for file in weight_files(folder)]
-    except (TypeError, KeyError, IndexError, AttributeError, struct.error) as error:
-        raise ValueError(f"a header of its safetensors is broken: {error!r}") from error
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise Unreadable(f"a header of its safetensors is broken: {error!r}") from error
     return Checkpoint(folder, config, {name: tensor for header in headers for name, tensor in header.items()})
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    content = file.read_bytes()
+    if content.startswith(_BYTE_ORDER_MARK):  # which transformers does not skip
+        raise Unreadable(f"{file.name} begins with a byte order mark", rf"`sed -i '1s/^\xEF\xBB\xBF//' {file}`")
+    try:
+        config = json.loads(content.decode())
+    except ValueError as error:
+        raise Unreadable(f"{file.name} is not JSON in UTF-8: {error}") from error
+    if not isinstance(config, dict):
+        raise Unreadable(f"{file.name} is not an object")
+    return config
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -104,21 +124,39 @@ def indexed_files(folder: Path, index: str = INDEX) -> list[str]:
         return []
 
 
+def incomplete_refusal(folder: Path) -> Refusal | None:
+    """The refusal of files that an index names and the folder lacks, or of a broken index."""
+    if (folder / SINGLE).exists():  # transformers then reads no index
+        return None
+    index = next((name for name in (INDEX, PICKLED, PICKLED_INDEX) if (folder / name).exists()), PICKLED)
+    if index == PICKLED:
+        return None
+    named = indexed_files(folder, index)
+    if not named:
+        return Refusal(f"has a broken {index}", f"copy {index} of the same checkpoint there")
+    missing = [name for name in named if not (folder / name).exists()]
+    more = f" and {len(missing) - 1} more of {len(named)} files" if len(missing) > 1 else ""
+    problem = f"lacks {missing[0]}{more}, which its index names" if missing else ""
+    return Refusal(problem, "copy the checkpoint again: it is incomplete") if missing else None
+
+
 def read_header(file: Path) -> dict[str, dict[str, Any]]:
-    """The header of each tensor in a safetensors file, by name. Raises ValueError for a broken file."""
+    """The header of each tensor in a safetensors file, by name. Raises Unreadable for a broken file."""
     with file.open("rb") as handle:
         start = handle.read(8)
         if start == _POINTER:
-            raise ValueError(f"{file.name} is a git-lfs pointer, not the weights")
-        (size,) = struct.unpack("<Q", start)
-        if size > _MAX_HEADER:
-            raise ValueError(f"{file.name} is not a safetensors file")
+            raise Unreadable(
+                f"{file.name} is a git-lfs pointer, not the weights", f"`cd {file.parent} && git lfs pull`"
+            )
+        size = int.from_bytes(start, "little")
+        if len(start) < 8 or size > _MAX_HEADER:
+            raise Unreadable(f"{file.name} is {'not a safetensors file' if start else 'empty'}")
         try:
             header: dict[str, Any] = json.loads(handle.read(size))
         except ValueError:
-            raise ValueError(f"the header of {file.name} is broken or cut off") from None
+            raise Unreadable(f"the header of {file.name} is broken or cut off") from None
     tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
     end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
     if file.stat().st_size < 8 + size + end:
-        raise ValueError(f"{file.name} ends early: {file.stat().st_size:,} of {8 + size + end:,} bytes")
+        raise Unreadable(f"{file.name} ends early: {file.stat().st_size:,} of {8 + size + end:,} bytes")
     return tensors

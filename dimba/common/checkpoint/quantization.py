@@ -72,6 +72,7 @@ class Quantization:
     bits: int | None = None
     declared: bool = True
     folder: str = "BASE"
+    has_packed_weights: bool = True  # as far as the headers tell
 
     @property
     def label(self) -> str:
@@ -85,6 +86,11 @@ class Quantization:
         if not self.declared:
             problem = f"has weights that are quantised ({self.label}), but no `quantization_config` in config.json"
             return Refusal(problem, f"{_ORIGINAL}, or copy config.json of the quantised checkpoint again")
+        if not self.has_packed_weights and self.method.startswith(
+            "bitsandbytes"
+        ):  # without packages the others are refused
+            problem = f"is quantised ({self.label}) by its config.json, but its weights are not packed"
+            return Refusal(problem, "remove `quantization_config` from config.json, if the weights are complete")
         if scheme.config:
             return Refusal(f"is quantised ({self.label}), which no method trains", self._dequantizing(scheme))
         if not scheme.adapters:
@@ -113,12 +119,14 @@ def quantization_of(checkpoint: Checkpoint) -> Quantization | None:
     if declared.get("linear_class") == "autobitlinear" and declared.get("quantization_mode") == "online":
         return None  # BitNet's unpacked weights, which are quantised in each forward pass and trained so
     if declared:
-        return replace(_quantization(declared, declared=True), folder=str(checkpoint.folder))
+        is_packed = not checkpoint.tensors or _is_packed(checkpoint)
+        found = _quantization(declared, declared=True)
+        return replace(found, folder=str(checkpoint.folder), has_packed_weights=is_packed)
     for name in _OTHER_FILES:
-        found = read_json_object(checkpoint.folder / name)
-        found = found.get("quantization") or found
-        if isinstance(found, Mapping) and _is_packed(checkpoint) and found:
-            return _quantization({"quant_method": "awq" if "w_bit" in found else "gptq", **found}, declared=False)
+        settings = read_json_object(checkpoint.folder / name)
+        settings = settings.get("quantization") or settings
+        if isinstance(settings, Mapping) and _is_packed(checkpoint) and settings:
+            return _quantization({"quant_method": "awq" if "w_bit" in settings else "gptq", **settings}, declared=False)
     method = _method_of_names(checkpoint)
     return Quantization(method=method, declared=False) if method else None
 

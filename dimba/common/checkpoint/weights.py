@@ -10,10 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dimba.common.checkpoint.files import Checkpoint, unnamed_files_refusal
+from dimba.common.checkpoint.files import Checkpoint, Tensors, unnamed_files_refusal
 from dimba.common.checkpoint.quantization import quantization_of
 from dimba.common.checkpoint.refusal import Refusal
-from dimba.common.checkpoint.wrappers import adapter_name, unmerged_refusal, without_wrappers, wrapped_refusal
+from dimba.common.checkpoint.wrappers import (
+    CAUSAL,
+    OTHER_HEAD,
+    adapter_name,
+    unmerged_refusal,
+    without_wrappers,
+    wrapped_refusal,
+)
 
 _TABLE = Path(__file__).parent / "weights.jsonl"
 _COMPLETE = "copy config.json and all weights of one complete checkpoint"
@@ -33,8 +40,12 @@ def weights_refusal(checkpoint: Checkpoint) -> Refusal | None:
     if adapter := adapter_name(checkpoint.tensors):
         return unmerged_refusal(adapter)
     family = _Family(entry, checkpoint.config)
-    shapes = {family.inner(name): list(tensor["shape"]) for name, tensor in checkpoint.tensors.items()}
+    shapes = {family.inner(name): list(tensor["shape"]) for name, tensor in _named(checkpoint, family).items()}
     needed = list(family.names())
+    known = {family.inner(each) for each in needed}
+    heads = [name for name in shapes if OTHER_HEAD.match(name) and name not in known and not family.is_ignored(name)]
+    if heads:
+        return Refusal(f"holds another model's head (`{heads[0]}`)", CAUSAL)
     missing = [each for each in needed if family.inner(each) not in shapes and not family.is_tied_copy(each, shapes)]
     if missing:
         found = len(needed) - len(missing)
@@ -78,6 +89,8 @@ class _Family:
     def is_tied_copy(self, name: str, shapes: Mapping[str, Any]) -> bool:
         """Whether the other half of a tied pair stands in for a tensor."""
         name = self.inner(name)
+        if name.endswith("decoder.bias"):  # of BERT's and RoBERTa's heads, which have one bias under two names
+            return name.replace("decoder.bias", "bias") in shapes
         return self.tied and (name == self.head or (name == self.embedding and self.head in shapes))
 
     def is_ignored(self, name: str) -> bool:
@@ -109,6 +122,14 @@ class _Family:
         if found.get("d") is None and _are_numbers(found.get("h"), found.get("a")):
             found["d"] = found["h"] // found["a"]
         return {letter: value for letter, value in found.items() if _are_numbers(value)}
+
+
+def _named(checkpoint: Checkpoint, family: _Family) -> Tensors:
+    """The tensors, without a prefix of the base model that all names have once too often: transformers ignores it."""
+    tensors = checkpoint.tensors
+    if f"{family.prefix}{family.prefix}{family.embedding}" not in tensors:
+        return tensors
+    return {name.removeprefix(family.prefix): tensor for name, tensor in tensors.items()}
 
 
 def _are_numbers(*values: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Names of weights with the parts that wrappers put into them, and the command that removes these parts."""
+"""Names of weights that wrappers, adapters and other heads give away, and the command that renames them."""
 
 import re
 from collections.abc import Iterable
@@ -10,6 +10,8 @@ from dimba.common.checkpoint.refusal import Refusal
 _PARTS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "module")
 _KNOWN = re.compile(rf"(?<![^.])({'|'.join(_PARTS)})\.")
 _ADAPTER = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer|modules_to_save)\b")
+OTHER_HEAD = re.compile(r"(^|\.)(score|classifier|classification_head|qa_outputs|reward_head|cls|pooler)\.")
+CAUSAL = "give the checkpoint of the causal model, which has its head"
 MERGE = "merge the adapter into its base (`merge_and_unload` of peft) and save that"
 
 
@@ -21,6 +23,11 @@ def without_wrappers(name: str) -> str:
 def adapter_name(names: Iterable[str]) -> str:
     """The first name of an adapter's tensor, or of one that an adapter wraps; empty without any."""
     return next((name for name in names if _ADAPTER.search(name)), "")
+
+
+def other_head(names: Iterable[str]) -> str:
+    """The first name of a tensor of a classifier's or a reward model's head; empty without any."""
+    return next((name for name in names if OTHER_HEAD.search(name)), "")
 
 
 def unmerged_refusal(name: str) -> Refusal:

@@ -24,16 +24,22 @@ if TYPE_CHECKING:
 TrainOn = Literal["all", "last"]  # the turns of a chat that carry loss
 
 
+_RENAME = "rename the one for chats to `default` in tokenizer_config.json"
+
+
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast) -> str:
     """Adds a padding token and a chat template to a tokenizer without them; returns a note of what it added.
 
     Raises:
-        BadInput: the tokenizer has no tokenizer.json or no end-of-sequence token.
+        BadInput: the tokenizer has no tokenizer.json, no end-of-sequence token, or templates of which none is usual.
     """
     if not tokenizer.is_fast:
         raise BadInput("the tokenizer has no tokenizer.json", "convert it with `AutoTokenizer(...).save_pretrained`")
     if tokenizer.eos_token is None:
         raise BadInput("the tokenizer has no end-of-sequence token", "set `eos_token` in tokenizer_config.json")
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        named = ", ".join(f"`{name}`" for name in tokenizer.chat_template)
+        raise BadInput(f"the tokenizer has chat templates named {named}, and none named `default`", _RENAME)
     notes = []
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

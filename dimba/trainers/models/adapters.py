@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from dimba.common.checkpoint.adapted import JOINED, MAMBA, chooses_experts, is_router
+from dimba.common.checkpoint.adapted import JOINED, MAMBA, STATE_PROJECTIONS, chooses_experts, is_router
 from dimba.common.errors import BadInput
 from dimba.common.units import quantity
 from dimba.options.lora_table import ALL_LINEAR, TARGET_MODULES, TOKENS_HINT, TRAINABLE_TOKENS, covers, is_pattern
@@ -141,7 +141,7 @@ def _state_projections(model: PreTrainedModel) -> list[str]:
     """The layers that Mamba's kernels read without calling them: peft refuses to adapt these."""
     if getattr(model.config, "model_type", "") not in MAMBA:
         return []
-    return [name for name, _ in model.named_modules() if name.endswith((".out_proj", ".conv1d"))]
+    return [name for name, _ in model.named_modules() if name.endswith(STATE_PROJECTIONS)]
 
 
 def _beside_experts(model: nn.Module) -> Iterator[str]:

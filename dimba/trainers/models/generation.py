@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,7 @@ def repaired_generation_config(checkpoint: str) -> tuple[GenerationConfig | None
 
     Its values come from generation_config.json, or from config.json of an older checkpoint without that file.
     """
-    checkpoint = str(Path(checkpoint).expanduser()) if is_path(checkpoint) else checkpoint
+    checkpoint = os.path.expanduser(checkpoint)  # a Path would drop the `./` that marks a folder
     file = _file(checkpoint, GENERATION_CONFIG_NAME)
     own = read_json_object(file) if file else {}
     values = own or _generation_values(checkpoint)
@@ -78,7 +80,8 @@ def is_valid(values: Mapping[str, Any]) -> bool:
         json.dumps(config.to_dict())
     except Exception:  # the values are a user's, and may be of any type
         return False
-    return all(_is_number(values[name]) for name in _NEUTRAL if values.get(name) is not None)
+    are_ids = all(_are_ids(value) for name, value in values.items() if name.endswith("_token_id"))
+    return are_ids and all(_is_number(values[name]) for name in _NEUTRAL if values.get(name) is not None)
 
 
 def repair_model(model: PreTrainedModel) -> list[str]:
@@ -140,7 +143,12 @@ def _as_number(name: str, value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _are_ids(value: Any) -> bool:
+    """Whether the value is a token's id, or a list of them, or None."""
+    return value is None or all(type(each) is int for each in (value if isinstance(value, list) else [value]))
 
 
 def _named(values: Mapping[str, Any], names: list[str]) -> str:

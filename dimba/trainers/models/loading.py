@@ -34,7 +34,7 @@ from dimba.trainers.models.text_part import (
     complete_names,
     freeze_other_modules,
 )
-from dimba.trainers.models.vocabulary import add_rows, added_rows_note, untrained_ends
+from dimba.trainers.models.vocabulary import add_rows, added_rows_note, untie, untrained_ends
 from dimba.trainers.ranks import is_main_process
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def prepare_base(
     if not is_adapter:
         _check_loads_again(model, options.base_checkpoint)
     complete_names(model)
-    notes = [freeze_other_modules(model)]
+    notes = [freeze_other_modules(model), untie(model)]
     notes += [untrained_ends(model, tokenizer, _untouched(options, ends))] if is_adapter else []
     new = add_rows(model, tokenizer)
     notes += [added_rows_note(new, adapter=is_adapter), beyond_context(model, options.max_length)]

@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimba.common.checkpoint.refusal import Refusal
-from dimba.common.checkpoint.wrappers import adapter_name, unmerged_refusal, without_wrappers, wrapped_refusal
+from dimba.common.checkpoint.wrappers import (
+    CAUSAL,
+    adapter_name,
+    other_head,
+    unmerged_refusal,
+    without_wrappers,
+    wrapped_refusal,
+)
 from dimba.common.units import quantity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _COPY = "copy the checkpoint again, config.json and all weight files from the same one"
-_CAUSAL = "give the checkpoint of the causal model, which has its head"
-_HEADS = re.compile(r"(^|\.)(score|classifier|classification_head|qa_outputs|reward_head|cls|pooler)\.")
 _PACKED = re.compile(r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale\w*|absmax|quant_map|SCB)$|quant_state")
 _LAYER = re.compile(r"\.(?:layers|h|blocks|block|layer)\.(\d+)\.")
 # Leftovers that change nothing: buffers of older versions, layers that predict later tokens, other senses, PPO's value.
@@ -93,12 +98,11 @@ class LoadingReport:
             return unmerged_refusal(adapter)
         if wrapped := self._wrapped():
             return wrapped
-        heads = [name for name in self.unexpected if _HEADS.search(name)]
-        if heads and self._only_head_is_missing():
-            return Refusal(f"holds another model's head: it has `{heads[0]}` and {needs}", _CAUSAL)
+        if (head := other_head(self.unexpected)) and self._only_head_is_missing():
+            return Refusal(f"holds another model's head: it has `{head}` and {needs}", CAUSAL)
         if self._only_head_is_missing():
             tied = "or, if the head is the embedding, set `tie_word_embeddings: true` in config.json"
-            return Refusal(f"{needs}, which would be random", f"{_CAUSAL}; {tied}")
+            return Refusal(f"{needs}, which would be random", f"{CAUSAL}; {tied}")
         stranger = f"; in its files is `{self.unexpected[0]}`" if self.unexpected else ""
         return Refusal(f"{needs}, which would be random{stranger}", _COPY)
 
@@ -123,8 +127,8 @@ class LoadingReport:
             return unmerged_refusal(adapter)
         if any(_PACKED.search(name) for name in strange):
             return Refusal(problem, "use the checkpoint that it was quantised from")
-        if any(_HEADS.search(name) for name in strange):
-            return Refusal(f"holds another model's head: {problem.removeprefix('has ')}", _CAUSAL)
+        if other_head(strange):
+            return Refusal(f"holds another model's head: {problem.removeprefix('has ')}", CAUSAL)
         layers = [int(found[1]) for name in strange if (found := _LAYER.search(name))]
         count = getattr(self.model.config.get_text_config(), "num_hidden_layers", None)
         if count and layers and min(layers) >= count:

@@ -17,7 +17,7 @@ from dimba.common.contract import is_path, read_json_object
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 _INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -91,7 +91,7 @@ def _count(shape: list[int]) -> int:
 
 
 def _weight_files(checkpoint: str) -> list[str]:
-    index = _file(checkpoint, _INDEX)
+    index = None if _file(checkpoint, _WEIGHTS) else _file(checkpoint, _INDEX)
     names = sorted(set(read_json_object(Path(index)).get("weight_map", {}).values())) if index else [_WEIGHTS]
     files = (_file(checkpoint, name) for name in names)
     return [file for file in files if file]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
-from traceback import walk_tb
+from pickle import UnpicklingError
+from traceback import extract_tb, walk_tb
 from typing import TYPE_CHECKING, Any
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
 from dimba.common.checkpoint.files import other_format_refusal
 from dimba.common.checkpoint.refusal import Refusal
 from dimba.common.checkpoints import CONFIGS, asks_for_code
-from dimba.common.contract import RUN_ITS_CODE, absolute, is_path
+from dimba.common.contract import RUN_ITS_CODE, absolute, is_path, read_json_object
 from dimba.common.errors import BadInput
-from dimba.trainers.models.finite import files_refusal, weights_refusal
+from dimba.trainers.models.finite import files_refusal, weights_refusal, zeros_note
 from dimba.trainers.models.generation import repaired_generation_config
 from dimba.trainers.models.loading_report import LoadingReport, unconverted_refusal
 from dimba.trainers.models.sharding import is_sharded
@@ -24,6 +30,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _BASE = "--base-checkpoint"
+_BROKEN_WEIGHTS = (SafetensorError, UnpicklingError, EOFError)
+# What the library raises for values that it does not check, such as the name of an activation.
+_BROKEN_CONFIG = (
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    StrictDataclassError,
+)
 _NO_HEAD = "give a trained reward model, or leave out --reward-model to train one on the pairs"
 
 
@@ -38,7 +55,7 @@ def load_complete(kind: Any, checkpoint: str, flag: str = _BASE, *, quiet: bool 
     model, info = _load_with_report(kind, checkpoint, flag, **settings, **replaced)
     report = LoadingReport.of(checkpoint, model, info)
     _refuse(checkpoint, flag, report.refusal() or _infinite(model, checkpoint, settings))
-    notes = (*(f"generation config: {change}" for change in changes), report.note())
+    notes = (*(f"generation config: {change}" for change in changes), report.note(), zeros_note(model))
     for note in filter(None, notes) if is_main_process() and not quiet else ():
         print(note, flush=True)
     return model
@@ -106,12 +123,52 @@ def load(kind: Any, checkpoint: str, flag: str = _BASE, **settings: Any) -> Any:
     try:
         if not settings["trust_remote_code"]:
             _refuse_code(checkpoint, flag)
-        return kind.from_pretrained(checkpoint, **settings)
-    except (OSError, ValueError) as error:
-        hint = "check the folder's files; a Hub id needs the network, a private one HF_TOKEN"
-        if "safetensors" in str(error):
-            hint = "convert it with `save_pretrained`; or `--allow-pickle`, if you trust its author"
-        raise BadInput(f"{checkpoint}: {str(error).strip().splitlines()[0]}", hint, key=flag) from error
+        return kind.from_pretrained(checkpoint, **_with_installed_attention(kind, checkpoint, settings))
+    except _BROKEN_WEIGHTS as error:
+        hint = "copy the checkpoint again; of a Hub id, remove it from the cache first"
+        raise BadInput(f"{checkpoint}: a file of its weights is broken: {error}", hint, key=flag) from error
+    except (OSError, ValueError, *_BROKEN_CONFIG) as error:
+        raise BadInput(f"{checkpoint} cannot be loaded: {_in_words(error)}", _hint(kind, error), key=flag) from error
+
+
+def _with_installed_attention(kind: Any, checkpoint: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, with PyTorch's attention where config.json asks for FlashAttention and that is not installed."""
+    found = read_json_object(Path(checkpoint, "config.json"))
+    parts = [found, *(each for each in found.values() if isinstance(each, dict))]
+    asked = [str(part.get(name)) for part in parts for name in ("attn_implementation", "_attn_implementation")]
+    has_flash = torch.cuda.is_available() and find_spec("flash_attn") is not None
+    is_model = kind not in (AutoConfig, AutoTokenizer)
+    if has_flash or not is_model or not any(each.startswith("flash_attention") for each in asked):
+        return settings
+    of_config = {name: settings[name] for name in ("num_labels", "trust_remote_code") if name in settings}
+    config = AutoConfig.from_pretrained(checkpoint, **of_config)
+    config._attn_implementation = settings.get("attn_implementation", "sdpa")  # the argument would not override it
+    return {name: value for name, value in settings.items() if name != "num_labels"} | {"config": config}
+
+
+def _hint(kind: Any, error: Exception) -> str:
+    if "safetensors" in str(error):
+        return "convert it with `save_pretrained`; or `--allow-pickle`, if you trust its author"
+    if "does not recognize this architecture" in str(error):
+        return "use a version of transformers that knows it"
+    if "quantization config" in str(error):
+        return "correct `quantization_config` in config.json, or remove it"
+    if kind is AutoTokenizer:
+        return "copy tokenizer.json and tokenizer_config.json of the same checkpoint there"
+    if isinstance(error, _BROKEN_CONFIG):
+        return "correct that value in config.json, or copy config.json of the same checkpoint there"
+    return "check the folder's files; a Hub id needs the network, a private one HF_TOKEN"
+
+
+def _in_words(error: Exception) -> str:
+    """The error's beginning; of one that the library did not mean for people with its kind and line as well."""
+    lines = [each.strip() for each in str(error).strip().splitlines() if each.strip()] or [type(error).__name__]
+    while len(lines) > 1 and lines[0].endswith(":"):
+        lines[:2] = [" ".join(lines[:2])]
+    if not isinstance(error, _BROKEN_CONFIG):
+        return lines[0]
+    place = extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {lines[0]} ({Path(place.filename).name}:{place.lineno})"
 
 
 def _local_checkpoint(path: Path, flag: str) -> str:

@@ -49,6 +49,24 @@ def added_rows_note(new: Sequence[int], *, adapter: bool) -> str:
     )
 
 
+def untie(model: PreTrainedModel) -> str:
+    """Declares a head apart that the files have apart from the embedding, as the library then loads it; returns a line.
+
+    Other libraries believe `tie_word_embeddings` of the saved config.json, and would ignore the head.
+    """
+    inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
+    configs = [each for each in (model.config, model.config.get_text_config()) if _ties(each)]
+    if not configs or not type(model)._tied_weights_keys or head is None or head.weight is inputs.weight:
+        return ""
+    for config in configs:
+        config.tie_word_embeddings = False
+    return "the base ties its head to the embedding, but has other values for it: `tie_word_embeddings: false` is saved"
+
+
+def _ties(config: object) -> bool:
+    return getattr(config, "tie_word_embeddings", False) is True
+
+
 def trained_rows(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]]:
     """peft's `trainable_token_indices`: the rows of these tokens in the embedding, and in a head of its own."""
     if not tokens:

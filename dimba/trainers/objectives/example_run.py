@@ -77,7 +77,7 @@ def prepare_to_save(
     prompts = [prompt(rows, number) for number in range(min(ROWS, len(rows)))]
     precision = base_precision(options.base_checkpoint)
     rehearse(trainer, precision, prompts, options.base_checkpoint)
-    return LearningProof(trainer, prompts, precision)
+    return LearningProof(trainer, prompts, precision, minimises=True)
 
 
 def train_and_save(

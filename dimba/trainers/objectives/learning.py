@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -23,6 +24,7 @@ from dimba.trainers.ranks import is_main_process
 if TYPE_CHECKING:
     from transformers import Trainer
 
+_FEWEST = 8  # steps of which means say something
 _NAMES = 20  # of tensors in learning.json
 
 Row = dict[str, Any]  # `prompt`, `before` and `after` as text, and whether the two differ
@@ -31,12 +33,13 @@ Row = dict[str, Any]  # `prompt`, `before` and `after` as text, and whether the 
 class LearningProof(TrainerCallback):
     """Compares the model before and after training; `prompts` are the tokens in front of a few answers.
 
+    `minimises`: its loss is meant to fall, as it is not where rewards are maximised.
     "Before" is the base, also in a resumed run; in a sharded one it is the state at the resumption, as the weights
     reach the GPUs only then.
     """
 
-    def __init__(self, trainer: Trainer, prompts: Sequence[Ids], precision: Precision) -> None:
-        self._trainer, self._prompts = trainer, list(prompts)
+    def __init__(self, trainer: Trainer, prompts: Sequence[Ids], precision: Precision, *, minimises: bool) -> None:
+        self._trainer, self._prompts, self._minimises = trainer, list(prompts), minimises
         self.precision = FLOAT32 if hasattr(trainer.model, "peft_config") else precision
         self._watch = GradientWatch(trainer)
         self._sums: Sums = {}
@@ -87,6 +90,7 @@ class LearningProof(TrainerCallback):
             is_finite=after is None or after.is_finite,
             is_resumed=self._is_resumed,
             has_equal_rewards=self._watch.has_equal_rewards,
+            losses=first_and_last_losses(self._trainer.state) if self._minimises else None,
         )
 
     def _output_change(self, after: Continuations | None) -> float | None:
@@ -128,6 +132,13 @@ class LearningProof(TrainerCallback):
         path = metrics_path(self._trainer.args.output_dir).with_name(LEARNING_FILE)
         with suppress(OSError):
             path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def first_and_last_losses(state: TrainerState) -> tuple[float, float] | None:
+    """The mean losses of the first and of the last quarter of the steps; None for fewer than _FEWEST steps."""
+    losses = [logs["loss"] for logs in state.log_history if "loss" in logs]
+    part = len(losses) // 4
+    return (fmean(losses[:part]), fmean(losses[-part:])) if len(losses) >= _FEWEST else None
 
 
 def _saved_problem(trainer: Trainer, folder: str, precision: Precision, prompts: Sequence[Ids]) -> str:

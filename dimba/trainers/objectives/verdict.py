@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+_ROSE = 1.5  # times as high as at first
 _UNMOVED = 1e-6  # the share of the logits that rounding in float32 changes
 
 
@@ -20,6 +21,7 @@ class Evidence:
     is_finite: bool = True
     is_resumed: bool = False
     has_equal_rewards: bool = False
+    losses: tuple[float, float] | None = None  # at first and at last, where a loss that falls is learning
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ def _notes(seen: Evidence) -> list[str]:
         )
     if experts and seen.steps:
         notes.append(f"{len(experts):,} tensors of experts had no gradient, as no token reached them: {_some(experts)}")
+    if seen.losses and seen.losses[1] > _ROSE * seen.losses[0] > 0:
+        first, last = seen.losses
+        notes.append(f"warning: the loss rose from {first:.2f} to {last:.2f}: lower `training.learning_rate`")
     return notes
 
 

@@ -60,7 +60,7 @@ def _prepare_to_save(options: GrpoOptions, trainer: GroupTrainer, prompts: Promp
     token_ids = [last_tokens(list(each.ids)) for each in rows]
     precision = base_precision(options.base_checkpoint)
     rehearse(trainer, precision, token_ids, options.base_checkpoint)
-    return LearningProof(trainer, token_ids, precision)
+    return LearningProof(trainer, token_ids, precision, minimises=False)
 
 
 def _train(
