@@ -11,6 +11,8 @@ from dimba.host.facts import HostFacts, ImageFacts, TrainerFacts
 from dimba.host.findings import recall, remember
 from dimba.host.help_flags import HELP_SECONDS, PARSER_VERSION, flags_in_help
 from dimba.host.source_flags import flags_in_file
+from dimba.host.trainer import objective_of
+from dimba.options.param import flags_of
 from dimba.plan.model import Mount
 from dimba.runners.protocol import OneShot, Output
 
@@ -27,6 +29,9 @@ def trainer_facts(facts: HostFacts, image: ImageFacts | None, run_once: RunOnce,
     path = trainer.path
     if path is None:
         return trainer
+    own = objective_of(path, facts.project)
+    if own and image is None:  # starting it takes 0.2 s, to print these
+        return replace(trainer, flags=flags_of(own.options), flags_from="--help")
     if image is not None:
         trainer = replace(trainer, in_image=_place_in_image(path, facts.project))
     elif facts.engine.reachable and not facts.engine.local:
