@@ -7,7 +7,7 @@ DEV := .venv/.dev
 DOCS := .venv/.docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast lint bench soak docs docs-serve lock schema reference clean
+.PHONY: demo test test-fast lint bench soak gpu docs docs-serve lock schema reference clean
 
 # The training libraries are installed here only if the demo cannot train in a container.
 demo: $(HOST)
@@ -35,6 +35,10 @@ soak: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/soak/launches.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/specs.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/families.py
+
+# What only a GPU can answer; GPU="--device cpu --tiny" rehearses it. It uses PYTHON, without a network.
+gpu:
+	PYTHONPATH=. $(PYTHON) scripts/gpu/accept.py $(GPU)
 
 bench: $(DEV) $(TRAIN)
 	$(BIN)/python scripts/bench/launcher.py

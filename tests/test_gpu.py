@@ -1,0 +1,95 @@
+"""The checks for a GPU: each is a process with a limit, its results stay, and a second call continues."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.gpu import accept
+from scripts.gpu.accept import Check
+from scripts.gpu.results import ABSENT, RIGHT, WRONG, Result, read, table, write
+from tests.conftest import REPOSITORY
+
+ONE = Result(part="correct", check="sft", case="full bf16", outcome=RIGHT, seconds=2.5, measured={"away": 0.001})
+CHECKS = """\
+import sys, time
+sys.path.insert(0, {repository!r})
+from pathlib import Path
+from scripts.gpu.results import Result, write
+name, folder = sys.argv[1], Path(sys.argv[2])
+write(folder, Result(part="p", check=name, case="before", outcome="right"))
+if name == "hangs":
+    time.sleep(60)
+if name == "breaks":
+    raise SystemExit(9)
+"""
+
+
+def test_results_stay_on_the_disk_and_a_line_that_was_cut_off_is_none(tmp_path: Path):
+    write(tmp_path, ONE)
+    with (tmp_path / "results.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"part": "corr')
+    assert list(read(tmp_path)) == [ONE]
+
+
+def test_the_table_counts_the_outcomes_and_shows_the_numbers():
+    shown = table([ONE, Result(part="correct", check="attention", case="flash", outcome=ABSENT, detail="no package")])
+    assert "away 0.001" in shown and "1 right, 0 wrong, 0 failed, 0 time-out, 1 not possible here" in shown
+
+
+@pytest.fixture
+def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A part of three checks: one ends, one breaks off, one hangs."""
+    script = tmp_path / "checks.py"
+    script.write_text(CHECKS.format(repository=str(REPOSITORY)), encoding="utf-8")
+    monkeypatch.setattr(accept, "PARTS", {"p": (Check("ends", 30), Check("breaks", 30), Check("hangs", 1))})
+    monkeypatch.setattr(
+        accept, "command_of", lambda part, check, folder, args: [sys.executable, str(script), check, str(folder)]
+    )
+    return tmp_path / "results"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *flags: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["accept.py", "--folder", str(folder), "--device", "cpu", *flags])
+    return accept.main()
+
+
+def test_a_check_that_breaks_off_or_hangs_is_a_result_and_the_others_run(part: Path, monkeypatch, capsys):
+    assert run(monkeypatch, part) == 1
+    found = {(each.check, each.case): each.outcome for each in read(part)}
+    assert [found[name, "before"] for name in ("ends", "breaks", "hangs")] == [RIGHT] * 3
+    assert (found["breaks", "all"], found["hangs", "all"]) == ("failed", "time-out")
+    assert "exit status 9" in capsys.readouterr().out
+
+
+def test_a_second_call_runs_what_has_not_ended_only(part: Path, monkeypatch):
+    write(part_of(part), Result(part="p", check="hangs", case="end", outcome=RIGHT))
+    assert run(monkeypatch, part, "--resume") == 1
+    assert not [each for each in read(part) if (each.check, each.case) == ("hangs", "before")]
+    assert run(monkeypatch, part, "--resume") == 1, "the failure of the first call stays"
+    assert len([each for each in read(part) if (each.check, each.case) == ("ends", "before")]) == 1
+
+
+def part_of(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def test_a_missing_package_is_named_before_anything_runs(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(accept, "NEEDED", ("torch", "no_such_package"))
+    assert run(monkeypatch, tmp_path / "results") == 3
+    said = capsys.readouterr().err
+    assert "no_such_package" in said and "--wheels" in said and not (tmp_path / "results").exists()
+
+
+@pytest.mark.proof
+def test_the_checks_are_right_on_the_cpu(tmp_path: Path):
+    flags = ["--device", "cpu", "--tiny", "--folder", str(tmp_path)]
+    command = [sys.executable, "scripts/gpu/accept.py", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    results = list(read(tmp_path))
+    assert done.returncode == 0 and not [each for each in results if each.outcome == WRONG], done.stdout
+    assert {each.check for each in results} == {"attention", "sft", "dpo", "grpo", "stop", "memory"}
