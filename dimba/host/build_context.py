@@ -19,7 +19,7 @@ _SUFFIXES = (".py", ".json", ".jsonl")  # code, and the tables that it reads
 CERTS, WHEELS = "docker/certs", "docker/wheels"
 # Folders of code, and what no job needs of them: the development tools, which a wheel lacks, stay out so that a wheel
 # and a checkout of one revision share an image.
-_CODE = {"scripts": ("bench", "docs", "soak", "tables"), "dimba": (PACKAGED,)}
+_CODE = {"scripts": ("bench", "docs", "gpu", "soak", "tables"), "dimba": (PACKAGED,)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ def launch(dimba: Dimba, job: Path, seconds: int, *flags: str, hang_seconds: str
     return dict(run)
 
 
+@pytest.mark.proof
 def test_a_hang_is_reported_and_the_job_keeps_running(hanging: Path, dimba: Dimba):
     run = launch(dimba, hanging, 4, hang_seconds="1")
     assert (run["status"], len(run["attempts"])) == ("succeeded", 1)
