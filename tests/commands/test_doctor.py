@@ -110,6 +110,7 @@ def test_podman_a_rootless_engine_and_a_wrong_engine_clock_are_reported(tmp_path
     assert "the engine's clock is" in checks["clock"]["detail"] and "behind" in checks["clock"]["detail"]
 
 
+@pytest.mark.proof
 def test_an_engine_that_never_answers_is_an_error(tmp_path: Path, dimba: Dimba):
     class Silent(socketserver.BaseRequestHandler):
         def handle(self) -> None:

@@ -213,6 +213,7 @@ def test_a_run_that_a_stranger_left_is_not_gone_on_with(job: Path, dimba: Dimba)
     assert not (job / "ran").exists()
 
 
+@pytest.mark.proof
 def test_a_terminal_is_asked_and_its_answer_kept(job: Path):
     stranger(job)
     with (job / "job.yaml").open("a", encoding="utf-8") as file:

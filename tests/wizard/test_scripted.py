@@ -322,6 +322,7 @@ def test_gpus_of_several_sizes_get_a_warning(place: Path, dimba: Dimba):
     assert "a budget of 8 GB fits all" in done.stderr
 
 
+@pytest.mark.proof
 def test_a_long_wait_is_reported_on_a_pipe_too(place: Path, dimba: Dimba):
     (place / "slow.py").write_text("import time; time.sleep(2.5)\n" + FULL_FT)
     flags = ["--dataset", "qa.jsonl", "--method", "full", "--runner", "process", "--trainer", "slow.py"]

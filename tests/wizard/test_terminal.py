@@ -469,6 +469,7 @@ def test_a_missing_preset_suggests_a_similar_data_set(wizard: Open):
         terminal.wait("Its id on the Hub: prometheus-eval/Feedback-Collection")
 
 
+@pytest.mark.proof
 def test_a_slow_nvidia_smi_shows_a_spinner(wizard: Open, place: Path):
     (place.parent / "bin/nvidia-smi").write_text("#!/bin/sh\nsleep 3\n")
     terminal = wizard("--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl")
@@ -526,6 +527,7 @@ def test_epochs_can_be_chosen_instead_of_max_steps(wizard: Open, place: Path):
     assert load_spec(place / saved(terminal)).spec.training.max_steps is None
 
 
+@pytest.mark.proof
 def test_leaving_during_a_long_check_keeps_the_answer(wizard: Open, place: Path):
     with (place / "long.jsonl").open("w") as file:
         row = json.dumps({"question": "a", "answer": "b" * 200}) + "\n"
