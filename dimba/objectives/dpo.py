@@ -1,16 +1,15 @@
 """DPO: make the preferred answer of a pair more likely than the rejected one."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from dimba.common.errors import BadInput, Location
 from dimba.dataset.formats import UnknownFormat, with_our_names
 from dimba.dataset.prompt_examples import PromptFormat, first_example, recognise_prompt, survey_prompts, with_answer
 from dimba.dataset.samples import Sample
-from dimba.dataset.summary import DataSummary
 from dimba.objectives.batches import RowBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
@@ -122,17 +121,7 @@ def recognise_pairs(row: Mapping[str, Any], columns: Columns, where: Location) -
 class _Pairs:
     """Rows with a preferred and a rejected answer."""
 
-    def survey(
-        self,
-        path: Path,
-        columns: Columns,
-        *,
-        progress: Callable[[int], None],
-        split: str | None = None,
-        limit: int | None = None,
-    ) -> DataSummary:
-        """Read every row, or the first ones, of `path` as the trainer will; raises BadInput where none is usable."""
-        return survey_prompts(path, columns, progress=progress, split=split, limit=limit, recognise=recognise_pairs)
+    survey = staticmethod(partial(survey_prompts, recognise=recognise_pairs))
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""

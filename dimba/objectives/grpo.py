@@ -1,14 +1,12 @@
 """GRPO: sample answers in groups, and make those with a higher reward more likely."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dimba.common.errors import Location
 from dimba.dataset.prompt_examples import first_prompt, recognise_prompt, survey_prompts
 from dimba.dataset.samples import Sample
-from dimba.dataset.summary import DataSummary
 from dimba.objectives.batches import GroupBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
@@ -65,17 +63,7 @@ class GrpoOptions(TrainerOptions):
 class _Prompts:
     """Rows with a prompt, and a reference answer or a pair to score completions by."""
 
-    def survey(
-        self,
-        path: Path,
-        columns: Columns,
-        *,
-        progress: Callable[[int], None],
-        split: str | None = None,
-        limit: int | None = None,
-    ) -> DataSummary:
-        """Read every row, or the first ones, of `path` as the trainer will; raises BadInput if none is usable."""
-        return survey_prompts(path, columns, progress=progress, split=split, limit=limit)
+    survey = staticmethod(survey_prompts)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""

@@ -1,14 +1,13 @@
 """Supervised fine-tuning: learn from example answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dimba.common.errors import Location
 from dimba.dataset.formats import as_sample, recognise
 from dimba.dataset.samples import Sample
-from dimba.dataset.summary import DataSummary, survey
+from dimba.dataset.summary import survey
 from dimba.objectives.batches import RowBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
@@ -27,17 +26,7 @@ class SftOptions(ExampleOptions):
 class _Answers:
     """Rows with answers to learn from."""
 
-    def survey(
-        self,
-        path: Path,
-        columns: Columns,
-        *,
-        progress: Callable[[int], None],
-        split: str | None = None,
-        limit: int | None = None,
-    ) -> DataSummary:
-        """Read every row, or the first ones, of `path` as the trainer will; raises BadInput if none is usable."""
-        return survey(path, columns, progress=progress, split=split, limit=limit)
+    survey = staticmethod(survey)
 
     def format_name(self, row: Mapping[str, Any], columns: Columns, where: Location) -> str:
         """The format's name; raises BadInput for an unknown one."""
