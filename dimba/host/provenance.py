@@ -85,7 +85,8 @@ def _data(facts: DataFacts, progress: Callable[[int, int], None]) -> str | None:
     if not facts.local and not facts.files:
         return None
     if facts.streamed:
-        return f"blocks:{sampled_hash(facts.files)}"
+        blocks = sampled_hash(facts.files)
+        return f"blocks:{blocks}" if blocks else None
     one = Path(facts.reference)
     several = facts.files not in ((), (one,))
     digest = fingerprint_of_files(facts.files, progress) if several else fingerprint(one, progress)

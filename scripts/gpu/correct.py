@@ -137,7 +137,7 @@ def _stopped(context: Context, number: signal.Signals) -> Result:
 
 
 def memory(context: Context) -> Found:
-    """A batch that no GPU holds ends with a message; one that fits with activation checkpointing trains with it."""
+    """A batch that no GPU holds ends with a refusal."""
     if context.device != "cuda":
         yield context.result("all", ABSENT, "needs a GPU")
         return

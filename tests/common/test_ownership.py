@@ -86,10 +86,10 @@ def not_permitted(*_: Any) -> None:
 QUICK = [
     ("local", "dead process"),
     ("folders-without-locks", "ended run"),
-    ("no-hard-links", "nobody"),
+    ("no-hard-links", "no owner"),
     ("no-locks", "dead process"),
 ]
-OTHERS = [case for case in product(LOCKS, ["nobody", "dead process", "ended run"]) if case not in QUICK]
+OTHERS = [case for case in product(LOCKS, ["no owner", "dead process", "ended run"]) if case not in QUICK]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_of_twenty_pairs_in_the_same_instant_one_each_wins_and_the_other_names_i
     for pair in range(20):
         folder = tmp_path / f"out-{pair}"
         folder.mkdir()
-        if before != "nobody":
+        if before != "no owner":
             another(folder, **ended)
         found = sorted(race(folder, 2))
         if (locks, before) == ("no-locks", "dead process"):  # which cannot be told from a living one

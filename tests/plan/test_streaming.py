@@ -71,3 +71,8 @@ def test_only_the_first_rows_are_read_and_no_file_is_hashed_whole(tmp_path: Path
     assert before.startswith("blocks:")
     data.write_text(data.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert provenance(replace(FACTS, data=facts), (), lambda *_: None)["data_hash"] != before
+
+
+def test_a_streamed_file_that_is_gone_has_no_hash(tmp_path: Path) -> None:
+    gone = replace(FACTS.data, streamed=True, files=(tmp_path / "gone.jsonl",))
+    assert provenance(replace(FACTS, data=gone), (), lambda *_: None)["data_hash"] is None
