@@ -13,7 +13,7 @@ from dimba.dataset.samples import Sample
 from dimba.objectives.batches import RowBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
-from dimba.options import optimiser_table, table
+from dimba.options import optimiser_table, speed_table, table
 from dimba.options.examples import ExampleOptions
 from dimba.options.kinds import Number, OneOf, Text
 from dimba.options.param import Param, option
@@ -87,9 +87,9 @@ class DpoOptions(ExampleOptions):
         help="pairs with an answer over --max-length; required where more than a tenth of the trained tokens would be "
         "cut",
     )
-    packing: str = option(table.PACKING, help="of no effect: pairs are padded")
+    packing: str = option(speed_table.PACKING, help="of no effect: pairs are padded")
     attention: str = option(
-        table.ATTENTION, kind=_ATTENTION, metavar=_one_of(_ATTENTION), help="attention kernel (auto: sdpa)"
+        speed_table.ATTENTION, kind=_ATTENTION, metavar=_one_of(_ATTENTION), help="attention kernel (auto: sdpa)"
     )
     beta: float = option(
         table.BETA,

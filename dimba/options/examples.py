@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dimba.options import optimiser_table, table, tracking_table
+from dimba.options import optimiser_table, speed_table, table, tracking_table
 from dimba.options.param import option
 from dimba.options.trainer import TrainerOptions
 
@@ -19,7 +19,7 @@ class ExampleOptions(TrainerOptions):
     eval_steps: int | None = option(table.EVAL_STEPS)
     save_best: bool = option(tracking_table.SAVE_BEST)
     early_stop: int | None = option(tracking_table.EARLY_STOP)
-    packing: str = option(table.PACKING)
-    attention: str = option(table.ATTENTION)
+    packing: str = option(speed_table.PACKING)
+    attention: str = option(speed_table.ATTENTION)
     warmup: float = option(optimiser_table.WARMUP, default=0.03)
-    mixed_precision: str = option(table.MIXED_PRECISION)
+    mixed_precision: str = option(speed_table.MIXED_PRECISION)

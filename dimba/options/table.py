@@ -9,8 +9,8 @@ from functools import partial
 from dimba.options.kinds import MOST, HeldOut, Integer, Number, OneOf, Switch
 from dimba.options.param import GROUPS, Param
 
-_data, _method, _optimisation, _rows, _speed, _run = (
-    partial(Param, group=group) for group in GROUPS if group not in ("sampling", "reward")
+_data, _method, _optimisation, _rows, _run = (
+    partial(Param, group=group) for group in GROUPS if group not in ("sampling", "reward", "speed")
 )
 
 # The base checkpoint and the data set.
@@ -241,26 +241,6 @@ EVAL_STEPS = _rows(
     help="optimiser steps between evaluations (default: once per epoch)",
 )
 
-# Speed.
-PACKING = _speed(
-    flags=("--packing",),
-    kind=OneOf(("auto", "off")),
-    default="auto",
-    help="auto: pack several rows into a sequence if a test proves that the model keeps them apart",
-)
-ATTENTION = _speed(
-    flags=("--attention",),
-    kind=OneOf(("auto", "documents", "sdpa", "eager", "flash_attention_2")),
-    default="auto",
-    help="auto: documents if rows are packed on a CPU, else sdpa",
-)
-MIXED_PRECISION = _speed(
-    flags=("--mixed-precision",),
-    kind=OneOf(("auto", "no", "bf16", "fp16")),
-    default="auto",
-    help="auto: the precision configured in accelerate; without one, float32 on a CPU",
-)
-
 # The run.
 DEVICE = _run(
     key="resources.gpus",
@@ -277,12 +257,6 @@ GPUS = _run(
     metavar="WHICH",
     help="all, none, a number, or a list such as 0,1",
     question="Which GPUs",
-)
-ACTIVATION_CHECKPOINTING = _run(
-    flags=("--activation-checkpointing",),
-    kind=OneOf(("auto", "on", "off")),
-    default="auto",
-    help="trade time for memory in the backward pass; auto: only if a GPU cannot hold the activations",
 )
 SAVE_STEPS = _run(
     flags=("--save-steps",), kind=Integer(), default=500, metavar="N", help="optimiser steps between checkpoints"

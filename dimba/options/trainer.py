@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dimba.options import lora_table, optimiser_table, table, template_table, tracking_table
+from dimba.options import lora_table, optimiser_table, speed_table, table, template_table, tracking_table
 from dimba.options.param import option
 
 
@@ -52,7 +52,7 @@ class TrainerOptions:
     validation_split: float | str | None = option(table.VALIDATION_SPLIT)
 
     device: str = option(table.DEVICE)
-    activation_checkpointing: str = option(table.ACTIVATION_CHECKPOINTING)
+    activation_checkpointing: str = option(speed_table.ACTIVATION_CHECKPOINTING)
     save_steps: int = option(table.SAVE_STEPS)
     save_total_limit: int = option(table.SAVE_TOTAL_LIMIT)
     report_to: str = option(tracking_table.REPORT_TO)

@@ -1,0 +1,33 @@
+"""Parameters of speed: how rows share a batch, and which kernels and precision compute a step."""
+
+from functools import partial
+
+from dimba.options.kinds import OneOf
+from dimba.options.param import Param
+
+_speed, _run = (partial(Param, group=group) for group in ("speed", "run"))
+
+PACKING = _speed(
+    flags=("--packing",),
+    kind=OneOf(("auto", "off")),
+    default="auto",
+    help="auto: pack several rows into a sequence if a test proves that the model keeps them apart",
+)
+ATTENTION = _speed(
+    flags=("--attention",),
+    kind=OneOf(("auto", "documents", "sdpa", "eager", "flash_attention_2")),
+    default="auto",
+    help="auto: documents if rows are packed on a CPU, else sdpa",
+)
+MIXED_PRECISION = _speed(
+    flags=("--mixed-precision",),
+    kind=OneOf(("auto", "no", "bf16", "fp16")),
+    default="auto",
+    help="auto: the precision configured in accelerate; without one, float32 on a CPU",
+)
+ACTIVATION_CHECKPOINTING = _run(
+    flags=("--activation-checkpointing",),
+    kind=OneOf(("auto", "on", "off")),
+    default="auto",
+    help="trade time for memory in the backward pass; auto: only if a GPU cannot hold the activations",
+)
