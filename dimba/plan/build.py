@@ -16,7 +16,7 @@ from dimba.plan.base import base_notes
 from dimba.plan.checks import problems
 from dimba.plan.environment import job_environment, limit_environment, memory_environment, spec_environment
 from dimba.plan.files import named_files, with_absolute_files
-from dimba.plan.fitting import Fit, fit_of, memory_problems, resolve_batch
+from dimba.plan.fitting import Fit, fit_of, resolve_batch
 from dimba.plan.flags import Resolved, flag_for, trainer_argv, value_problems
 from dimba.plan.job import ResolvedJob, resolved
 from dimba.plan.memory import stop_grace
@@ -41,6 +41,7 @@ from dimba.plan.steps import plan_steps, share_out, warmup_notes
 from dimba.plan.strategy import Strategy, choose_strategy
 from dimba.plan.streaming import stream_notes
 from dimba.plan.tracking import evaluation_notes
+from dimba.plan.ways import memory_problems
 from dimba.spec import JobSpec, SlurmSite
 
 T = TypeVar("T")

@@ -1,24 +1,23 @@
-"""What fits a GPU: the batch size for `auto`, and the smallest changes that make a job fit. Pure."""
+"""A job on its GPUs, and the batch size that `auto` comes to there. Pure."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dimba.common.errors import HostCannot
 from dimba.host.facts import CheckpointFacts, Gpu, HostFacts
 from dimba.host.trainer import own_trainer
 from dimba.objectives.budgets import FILLED, nominal_gb, starting_point
-from dimba.plan.job import RECOMPUTE, ResolvedJob
-from dimba.plan.memory import Share, completion_length, estimate_memory
+from dimba.plan.job import ResolvedJob
+from dimba.plan.memory import estimate_memory
 from dimba.plan.model import MemoryEstimate
 from dimba.plan.placement import precision
+from dimba.plan.share import Share, completion_length
 from dimba.plan.steps import generations_of, of_each
 
 _GIB = 1 << 30
 _MIB = 1 << 20
 _DESKTOP = 0.75  # share of a GPU: with less free another job computes there, and this one waits for it
-_SHORTEST = 64  # tokens
-_TRIED = 4096  # largest batch that is tried
+TRIED = 4096  # largest batch that is tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +138,7 @@ def _whole_step(job: ResolvedJob, rows: int, processes: int) -> int:
 
 
 def _divisors(number: int) -> list[int]:
-    return [each for each in range(1, min(number, _TRIED) + 1) if number % each == 0]
+    return [each for each in range(1, min(number, TRIED) + 1) if number % each == 0]
 
 
 def _with_batch(job: ResolvedJob, batch: int, step: int) -> ResolvedJob:
@@ -166,99 +165,7 @@ def _free(gpu: Gpu) -> int:
     return (free if free is not None and free >= _DESKTOP * whole else whole) * _MIB
 
 
-def memory_problems(fit: Fit) -> list[HostCannot]:
-    """The refusal of a job that cannot fit its GPUs, with changes that fit; none if their memory is not known."""
-    card = smallest_card(fit.gpus)
-    if card is None or not fit.ours or not fit.job.spec.resources.memory_check:
-        return []
-    needed = fit.estimate()
-    if needed is None or needed.total <= card:
-        return []
-    least = "at least " if needed.lower_bound else ""
-    what = f"it needs {least}{needed.total / _GIB:.1f} GiB of GPU memory, and a GPU has {card / _GIB:.1f}"
-    peak = "" if needed.lower_bound else f" (peak: {needed.peak})"
-    ways = [f"{change} ({total / _GIB:.1f} GiB)" for change, total in _ways(fit, card)]
-    hint = f"these changes fit: {'; or '.join(ways)}" if ways else "no smaller job of this base fits: use a larger GPU"
-    return [HostCannot(f"memory: {what}{peak}", f"{hint}. `--set resources.memory_check=false` starts it anyway")]
-
-
 def smallest_card(gpus: Sequence[Gpu]) -> int | None:
     """Bytes of the smallest GPU; None if not known."""
     cards = [gpu.memory_mib for gpu in gpus if gpu.memory_mib]
     return min(cards) * _MIB if cards else None
-
-
-def _ways(fit: Fit, card: int) -> list[tuple[str, int]]:
-    """(`--set …`, bytes) of each single change that makes the job fit; else of several changes at once."""
-    ways = [found for way in _WAYS if (found := way(fit, fit.job, card, ""))]
-    smaller = _METHODS[_METHODS.index(fit.job.method) + 1 :]
-    return ways + [found for method in smaller if (found := _by_method(fit, method, card))]
-
-
-def _by_method(fit: Fit, method: str, card: int) -> tuple[str, int] | None:
-    """A method that needs less memory, with the changes that it needs as well."""
-    job, said = replace(fit.job, method=method), f"--set method={method}"
-    found = fit.estimate(job)
-    if found and found.total <= card:
-        return f"`{said}`", found.total
-    return next((changed for way in _WAYS if (changed := way(fit, job, card, f"{said} "))), None)
-
-
-def _computed_again(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
-    """Activation checkpointing, if the spec turned it off."""
-    if job.recomputes(otherwise=True):
-        return None
-    found = fit.estimate(job.recomputing())
-    return (f"`{said}--set trainer_args.{RECOMPUTE}=on`", found.total) if found and found.total <= card else None
-
-
-def _less_at_once(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
-    """A smaller batch with the same effective batch."""
-    step = job.rows * job.accumulation
-    for batch in range(min(job.rows - 1, _TRIED), 0, -1):
-        if step % batch or (step // batch) % fit.processes:
-            continue
-        found = fit.estimate(_with_batch(job, batch, step))
-        if found and found.total <= card:
-            accumulation = f"--set training.grad_accumulation_steps={step // batch}"
-            return f"`{said}--set training.batch_size={batch} {accumulation}`", found.total
-    return None
-
-
-def _fewer_a_step(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
-    """Fewer completions per step, as GRPO samples all of them at once."""
-    if not completion_length(job):
-        return None
-    for accumulation in range(min(job.accumulation - 1, _TRIED), 0, -1):
-        changed = replace(job, accumulation=accumulation)
-        whole, _ = job.objective.batches.complete(accumulation, batch_size=job.rows, args=job.trainer_args)
-        found = fit.estimate(changed) if whole == accumulation and accumulation % fit.processes == 0 else None
-        if found and found.total <= card:
-            return f"`{said}--set training.grad_accumulation_steps={accumulation}`", found.total
-    return None
-
-
-def _shorter(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
-    """Shorter rows: the longest that fit, in steps of 64 tokens."""
-    longest = min(job.max_length, fit.longest or job.max_length)
-    least = _SHORTEST + completion_length(job)
-    lengths = range((longest - 1) // _SHORTEST * _SHORTEST, least - 1, -_SHORTEST)
-    fits = {}
-    low, high = 0, len(lengths) - 1
-    while low <= high:  # a longer row never needs less
-        middle = (low + high) // 2
-        changed = replace(job, max_length=lengths[middle])
-        found = replace(fit, longest=None).estimate(changed)
-        if found and found.total <= card:
-            fits[middle] = found.total
-            high = middle - 1
-        else:
-            low = middle + 1
-    if not fits:
-        return None
-    best = min(fits)
-    return f"`{said}--set training.max_length={lengths[best]}`", fits[best]
-
-
-_METHODS = ("full", "lora", "qlora")  # by memory, largest first
-_WAYS = (_computed_again, _less_at_once, _fewer_a_step, _shorter)

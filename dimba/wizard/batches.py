@@ -57,7 +57,7 @@ def fitting_batch(state: State) -> int | None:
 
 def exceeds_memory(state: State, batch: int, steps: int) -> bool:
     """Whether the estimate for this batch size exceeds the GPUs' memory."""
-    from dimba.plan.fitting import memory_problems
+    from dimba.plan.ways import memory_problems
 
     return bool(memory_problems(_job(state, batch_size=batch, grad_accumulation_steps=steps)))
 

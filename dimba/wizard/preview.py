@@ -170,7 +170,8 @@ def _context(state: State, loaded: "LoadedSpec") -> "JobContext":
 def memory_of(state: State, method: str) -> "MemoryEstimate | None":
     """The memory estimate of a method with one row per batch; None without facts of the checkpoint."""
     from dimba.plan.job import resolved
-    from dimba.plan.memory import Share, estimate_memory
+    from dimba.plan.memory import estimate_memory
+    from dimba.plan.share import Share
     from dimba.spec import JobSpec
 
     facts = base_facts(state)

@@ -22,7 +22,8 @@ from dimba.host.checkpoint import facts_of_tensors
 from dimba.host.facts import CheckpointFacts
 from dimba.objectives.sft import SftOptions
 from dimba.plan.job import resolved
-from dimba.plan.memory import Share, estimate_memory, moments
+from dimba.plan.memory import estimate_memory, moments
+from dimba.plan.share import Share
 from dimba.spec import JobSpec
 from scripts.bench import nf4
 from scripts.bench.sampled import traced_sampling

@@ -14,8 +14,9 @@ from dimba.host.checkpoint import facts_of_tensors, look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, Gpu, GpuFacts
 from dimba.plan.fitting import fit_of
 from dimba.plan.job import resolved
-from dimba.plan.memory import Share, estimate_memory
+from dimba.plan.memory import estimate_memory
 from dimba.plan.model import LaunchPlan, MemoryEstimate
+from dimba.plan.share import Share
 from dimba.spec import JobSpec, parse_spec
 from tests.conftest import hollow_checkpoint
 from tests.plan.test_plan import FACTS, SPARSE, plan
