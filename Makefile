@@ -38,7 +38,7 @@ soak: $(DEV) $(TRAIN)
 
 # What only a GPU can answer; GPU="--device cpu --tiny" rehearses it. It uses PYTHON, without a network.
 gpu:
-	PYTHONPATH=. $(PYTHON) scripts/gpu/accept.py $(GPU)
+	$(PYTHON) scripts/gpu/accept.py $(GPU)
 
 bench: $(DEV) $(TRAIN)
 	$(BIN)/python scripts/bench/launcher.py

@@ -1,14 +1,13 @@
 """The checks for a GPU: each is a process with a limit, its results stay, and a second call continues."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from scripts.gpu import accept
-from scripts.gpu.accept import Check
+from scripts.gpu import accept, runner
+from scripts.gpu.parts import PARTS, Check, function_of
 from scripts.gpu.results import ABSENT, RIGHT, WRONG, Result, read, table, write
 from tests.conftest import REPOSITORY
 
@@ -44,9 +43,11 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A part of three checks: one ends, one breaks off, one hangs."""
     script = tmp_path / "checks.py"
     script.write_text(CHECKS.format(repository=str(REPOSITORY)), encoding="utf-8")
-    monkeypatch.setattr(accept, "PARTS", {"p": (Check("ends", 30), Check("breaks", 30), Check("hangs", 1))})
+    parts = {"p": (Check("ends", 30), Check("breaks", 30), Check("hangs", 1))}
+    for module in (accept, runner):
+        monkeypatch.setattr(module, "PARTS", parts)
     monkeypatch.setattr(
-        accept, "command_of", lambda part, check, folder, args: [sys.executable, str(script), check, str(folder)]
+        runner, "command_of", lambda context: [sys.executable, str(script), context.check, str(context.folder)]
     )
     return tmp_path / "results"
 
@@ -84,12 +85,19 @@ def test_a_missing_package_is_named_before_anything_runs(tmp_path: Path, monkeyp
     assert "no_such_package" in said and "--wheels" in said and not (tmp_path / "results").exists()
 
 
+def test_every_check_of_the_four_parts_is_a_function():
+    assert list(PARTS) == ["correct", "memory", "speed", "launcher"]
+    assert all(callable(function_of(part, check.name)) for part in ("memory", "launcher") for check in PARTS[part])
+
+
 @pytest.mark.proof
 def test_the_checks_are_right_on_the_cpu(tmp_path: Path):
     flags = ["--device", "cpu", "--tiny", "--folder", str(tmp_path)]
     command = [sys.executable, "scripts/gpu/accept.py", *flags]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     results = list(read(tmp_path))
     assert done.returncode == 0 and not [each for each in results if each.outcome == WRONG], done.stdout
-    assert {each.check for each in results} == {"attention", "sft", "dpo", "grpo", "stop", "memory"}
+    assert {(each.part, each.check) for each in results} == {
+        (part, each.name) for part in PARTS for each in PARTS[part]
+    }
+    assert [line for line in done.stdout.splitlines() if line.startswith(tuple(f"{part}: " for part in PARTS))]

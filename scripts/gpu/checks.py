@@ -1,31 +1,13 @@
-"""The checks of one part, each run as `python -m scripts.gpu.checks PART CHECK FOLDER DEVICE [--tiny]`."""
+"""One check in a process of its own: `python -m scripts.gpu.checks PART CHECK FOLDER DEVICE [--tiny]`."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from scripts.gpu.results import Result, write
-
-Found = Iterator[Result]
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where a check runs: the folder of its files, the device, and whether the models are tiny."""
-
-    part: str
-    check: str
-    folder: Path
-    device: str
-    tiny: bool
-
-    def result(self, case: str, outcome: str, detail: str = "", **measured: object) -> Result:
-        """A result of this check."""
-        return Result(
-            part=self.part, check=self.check, case=case, outcome=outcome, detail=detail, measured=dict(measured)
-        )
+from scripts.gpu.context import Context
+from scripts.gpu.parts import function_of
+from scripts.gpu.results import write
 
 
 def main() -> int:
@@ -33,17 +15,11 @@ def main() -> int:
     part, check, folder, device, *more = sys.argv[1:]
     context = Context(part, check, Path(folder), device, "--tiny" in more)
     started = time.monotonic()
-    for each in _checks()[check](context):
+    for each in function_of(part, check)(context):
         now = time.monotonic()
         write(context.folder, replace(each, seconds=now - started))
         started = now
     return 0
-
-
-def _checks() -> dict[str, Callable[[Context], Found]]:
-    from scripts.gpu import correct  # its libraries take seconds
-
-    return {name: getattr(correct, name) for name in ("attention", "memory", "sft", "dpo", "grpo", "stop")}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dimba.objectives.registry import OBJECTIVES
 from dimba.trainers.command import run_trainer
 from dimba.trainers.objectives.registry import training_half
 from dimba.trainers.tiny import make_checkpoint
-from scripts.gpu.checks import Context
+from scripts.gpu.context import Context
 
 STEPS = 6
 _REAL: dict[str, Any] = {

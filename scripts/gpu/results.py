@@ -9,6 +9,7 @@ from typing import Any
 
 FILE = "results.jsonl"
 RIGHT, WRONG, FAILED, TIMEOUT, ABSENT = "right", "wrong", "failed", "time-out", "absent"
+_COUNTED = {RIGHT: "right", WRONG: "wrong", FAILED: "failed", TIMEOUT: "time-out", ABSENT: "not possible here"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +45,13 @@ def read(folder: Path) -> Iterator[Result]:
 
 def table(results: list[Result]) -> str:
     """The results in lines, and how many there are of each outcome."""
-    counts = {outcome: sum(each.outcome == outcome for each in results) for outcome in (RIGHT, WRONG, FAILED, TIMEOUT)}
-    summary = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
-    absent = sum(each.outcome == ABSENT for each in results)
-    return "\n".join([*map(line_of, results), f"{summary}, {absent} not possible here"])
+    return "\n".join([*map(line_of, results), counts(results)])
+
+
+def counts(results: list[Result]) -> str:
+    """How many results there are of each outcome."""
+    found = [f"{sum(each.outcome == outcome for each in results)} {words}" for outcome, words in _COUNTED.items()]
+    return ", ".join(found)
 
 
 def line_of(result: Result) -> str:

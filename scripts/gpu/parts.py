@@ -1,0 +1,44 @@
+"""The parts of `make gpu` and their checks: a new check is a line here and a function in the part's module."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+
+from scripts.gpu.context import Context
+from scripts.gpu.results import Result
+
+PART_SECONDS = 480.0  # for all checks of a part together
+
+
+@dataclass(frozen=True)
+class Check:
+    """A function `name` of a module of `scripts.gpu`, and its longest time in seconds.
+
+    The function takes a Context and yields its results as they come. The module is the part's own, unless it is named.
+    """
+
+    name: str
+    seconds: float
+    module: str = ""
+
+
+PARTS: dict[str, tuple[Check, ...]] = {
+    "correct": (
+        Check("sft", 150),
+        Check("dpo", 150),
+        Check("grpo", 150),
+        Check("attention", 120, "attention"),
+        Check("stop", 90, "ends"),
+        Check("out_of_memory", 60, "ends"),
+    ),
+    "memory": (Check("estimate", 460),),
+    "speed": (Check("kernels", 460),),
+    "launcher": (Check("engine", 120),),
+}
+
+
+def function_of(part: str, check: str) -> Callable[[Context], Iterator[Result]]:
+    """The function of a check; its module imports libraries that take seconds, so it is imported here only."""
+    module = next(each.module for each in PARTS[part] if each.name == check) or part
+    found: Callable[[Context], Iterator[Result]] = getattr(import_module(f"scripts.gpu.{module}"), check)
+    return found
