@@ -27,6 +27,7 @@ from dimba.common.checkpoint import (
 )
 from dimba.common.checkpoint.adapted import EXPERT, JOINED
 from dimba.common.checkpoint.files import INDEX, Tensors, other_format_refusal
+from dimba.common.checkpoint.releases import library_type
 from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import absolute, is_path, read_json_object
 from dimba.host.facts import CheckpointFacts
@@ -181,6 +182,7 @@ def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
         sees=kind.sees,
         text_alone=kind.text_alone,
         doubt=kind.doubt,
+        library_type=library_type(kind.library_type) if kind.library_type else None,
         architecture=(config.get("architectures") or [config.get("model_type")])[0],
         context_length=positions.count if positions else None,
         has_chat_template=bool(template),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dimba.common.checkpoint import Positions, Quantization, Refusal, TokenCounts
+from dimba.common.checkpoint.releases import LibraryType
 from dimba.common.owner import Use
 from dimba.common.units import millions
 from dimba.dataset.mixture import rows_per_epoch
@@ -118,6 +119,7 @@ class CheckpointFacts:
     sees: tuple[str, ...] = ()  # what a multimodal model reads beside text
     text_alone: bool = False  # of a multimodal model, the text part alone is loaded
     doubt: str = ""  # why transformers may not load it
+    library_type: LibraryType | None = None  # None where the checkpoint has code of its own
     has_chat_template: bool | None = None
     shows_date: bool = False  # its chat template asks the clock
     own_code: str = ""  # the name of its file that requires code from the checkpoint or the Hub
@@ -258,6 +260,8 @@ class HostFacts:
     slurm: SlurmSite | None = None  # the user's description of the cluster; None if Slurm has no part in the job
     missing_packages: tuple[str, ...] = ()  # training packages that this machine's Python lacks
     install_command: str = ""  # installs them
+    transformers: str = ""  # its release in this machine's Python; empty without one
+    pip_install: str = ""  # the command that installs packages for this machine's Python, without their names
     named: Mapping[str, NamedPath] = field(default_factory=dict)  # files and mounts, by their text in the spec
     trust_requirements: tuple[TrustRequirement, ...] = ()  # parts of the spec that require trust
 

@@ -18,7 +18,7 @@ def install_command(project: Path) -> str:
     """The command that installs the training packages for this Python, in the versions of the project's image."""
     # Without dimba's own metadata, pip would look `dimba[train]` up in an index, where the name may be another's.
     packages = "'dimba[train]'" if _is_installed() else f"-r {shlex.quote(str(project / 'docker/requirements.txt'))}"
-    return f"{_pip()} {packages} -c {shlex.quote(str(project / 'docker/constraints.txt'))}"
+    return f"{pip_install()} {packages} -c {shlex.quote(str(project / 'docker/constraints.txt'))}"
 
 
 def _is_installed() -> bool:
@@ -28,7 +28,8 @@ def _is_installed() -> bool:
         return False
 
 
-def _pip() -> str:
+def pip_install() -> str:
+    """The command that installs packages for this Python, without their names."""
     python = shlex.quote(sys.executable)
     has_pip = importlib.util.find_spec("pip") is not None  # environments of uv have none
     return f"{python} -m pip install" if has_pip else f"uv pip install --python {python}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dimba.common.checkpoint.check import is_installed
 from dimba.common.checkpoint.quantization import PACKAGES
+from dimba.common.checkpoint.releases import installed_release
 from dimba.common.checkpoint.tokens import absent_tokens
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, is_secret_name
 from dimba.common.project import project_root
@@ -17,7 +18,7 @@ from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, 
 from dimba.host.gpus import find_gpus
 from dimba.host.named_paths import look_at_named_paths
 from dimba.host.output import look_at_output, may_read
-from dimba.host.packages import install_command, missing_packages
+from dimba.host.packages import install_command, missing_packages, pip_install
 from dimba.host.proxies import is_on_this_machine, proxies_in
 from dimba.host.trainer import find_trainer
 from dimba.options.tracking_table import TRACKERS
@@ -77,6 +78,8 @@ def probe(
         output=output,
         missing_packages=missing,
         install_command=install_command(project_root()) if missing else "",
+        transformers=installed_release(),
+        pip_install=pip_install(),
         named=look_at_named_paths(spec, folder),
         unreadable=_unreadable(checkpoint, data, output, in_container=in_container),
     )

@@ -21,6 +21,7 @@ from dimba.plan.flags import Resolved, flag_for, trainer_argv, value_problems
 from dimba.plan.job import ResolvedJob, resolved
 from dimba.plan.memory import stop_grace
 from dimba.plan.model import LaunchPlan, Mount, Omitted, SlurmJob
+from dimba.plan.model_type import type_notes
 from dimba.plan.mounts import job_mounts
 from dimba.plan.network import job_network, network_environment, proxy_notes
 from dimba.plan.placement import (
@@ -181,7 +182,7 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     if not facts.checkpoint.local:
         base = facts.checkpoint.reference
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is the id of a model on the Hub")
-    notes += [*base_notes(facts.checkpoint, spec.training.max_length), *row_notes(spec, facts)]
+    notes += [*base_notes(facts.checkpoint, spec.training.max_length), *type_notes(facts), *row_notes(spec, facts)]
     notes += [*adapter_notes(spec, facts.checkpoint), *evaluation_notes(spec), *stream_notes(spec, facts)]
     if spec.trainer_args.get("trust-remote-code") is True:
         notes.append("trust-remote-code: code from the checkpoint runs in the job")

@@ -16,6 +16,7 @@ from dimba.options.kinds import HeldOut
 from dimba.options.table import VALIDATION_SPLIT
 from dimba.plan.adapter import adapter_problems
 from dimba.plan.job import ResolvedJob, resolved
+from dimba.plan.model_type import type_refusal
 from dimba.plan.streaming import stream_problems
 from dimba.plan.tracking import evaluation_problems, tracker_problems
 from dimba.spec import JobSpec
@@ -97,7 +98,7 @@ def _held_out_split(spec: JobSpec, data: DataFacts) -> Iterator[BadInput]:
 def base_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     """The reasons why one of the project's own trainers cannot train this base."""
     base, may_have = facts.checkpoint, partial(_may_have, facts)
-    refusals = [base.refusal, tokenizer_refusal(base.reference, base.tokenizer_needs, may_have)]
+    refusals = [base.refusal, type_refusal(facts), tokenizer_refusal(base.reference, base.tokenizer_needs, may_have)]
     if base.refusal is None and base.quantization:
         refusals.append(base.quantization.refusal(job.method, may_have))
     errors: list[DimbaError] = [

@@ -132,11 +132,21 @@ def test_what_is_loaded_of_a_multimodal_model_is_known():
     assert not kind_of(LLAMA).sees
 
 
-def test_a_model_type_that_is_missing_or_unknown_is_reported():
+def test_a_missing_model_type_is_reported_and_one_of_the_checkpoints_own_code_is_no_concern_of_the_library():
     assert "no `model_type`" in kind_of({"architectures": ["LlamaForCausalLM"]}).doubt
-    assert "`model_type: of_tomorrow`" in kind_of(config("of_tomorrow", None)).doubt
-    assert not kind_of(config("of_tomorrow", None, auto_map={"AutoConfig": "own.Config"})).doubt
+    assert kind_of(config("of_tomorrow", None)).library_type == "of_tomorrow"
+    own = kind_of(config("of_tomorrow", None, auto_map={"AutoConfig": "own.Config"}))
+    assert not own.doubt and not own.library_type
     assert not kind_of(LLAMA).doubt
+
+
+def test_a_model_type_that_the_installed_transformers_does_not_know_is_refused(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps(config("of_tomorrow", "TomorrowForCausalLM")), encoding="utf-8")
+    with pytest.raises(BadInput, match=r"has `model_type: of_tomorrow`, which transformers [0-9.]+ does not know"):
+        check_base(tmp_path, "full")
+    own = config("of_tomorrow", "TomorrowForCausalLM", auto_map={"AutoConfig": "own.Config"})
+    (tmp_path / "config.json").write_text(json.dumps(own), encoding="utf-8")
+    check_base(tmp_path, "full")
 
 
 ADAPTER = {"base_model_name_or_path": "owner/base", "peft_type": "LORA"}
@@ -344,7 +354,7 @@ def test_a_trainer_refuses_what_the_plan_refuses(tmp_path: Path):
     base = folder(tmp_path / "base", {**LLAMA, "architectures": ["LlamaForSequenceClassification"]})
     with pytest.raises(BadInput, match=r"--base-checkpoint: .*base is a classifier"):
         check_base(base, "lora", 64)
-    base = folder(tmp_path / "base", {"model_type": "new", "n_positions": 16}, tensors(wpe__weight=("F32", [16, 2])))
+    base = folder(tmp_path / "base", {"model_type": "gpt2", "n_positions": 16}, tensors(wpe__weight=("F32", [16, 2])))
     with pytest.raises(BadInput, match="learned positions for 16 tokens") as error:
         check_base(base, "lora", 17)
     assert "`--max-length 16`" in error.value.hint

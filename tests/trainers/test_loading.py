@@ -226,7 +226,7 @@ BROKEN_FILES = {
     "not packed": (lambda base: change_config(base, quantization_config=NF4), "are not packed", "remove"),
     "no scheme": (lambda base: change_config(base, quantization_config={}), "quant_method", "quantization_config"),
     "mark": (lambda base: (base / "config.json").write_text("\ufeff{}"), "byte order mark", "sed -i"),
-    "unknown": (lambda base: change_config(base, model_type="of_none"), "of_none", "version of transformers"),
+    "unknown": (lambda base: change_config(base, model_type="of_none"), "of_none", "pip install -U transformers"),
     "no JSON": (lambda base: (base / "config.json").write_text("{"), "config.json is not JSON", "copy"),
 }  # fmt: skip
 

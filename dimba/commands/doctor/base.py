@@ -5,6 +5,7 @@ from dimba.commands.doctor.machine import Machine
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import described
 from dimba.plan.base import base_notes
+from dimba.plan.model_type import doubted_type
 
 _PLACE = "checkpoints/base"
 
@@ -18,4 +19,6 @@ def check_usual_base(machine: Machine) -> list[Check]:
         return [Check(name=name, status="warning", detail=f"{_PLACE} {facts.problem}", fix=facts.hint)]
     if facts.refusal:
         return [Check(name=name, status="warning", detail=f"{_PLACE} {facts.refusal.problem}", fix=facts.refusal.hint)]
+    if doubted := doubted_type(facts):
+        return [Check(name=name, status="warning", detail=f"{_PLACE} {doubted.problem}", fix=doubted.hint)]
     return [Check(name=name, status="ok", detail="; ".join([described(facts), *base_notes(facts, max_length=0)]))]

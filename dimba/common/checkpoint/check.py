@@ -10,6 +10,7 @@ from dimba.common.checkpoint.kind import kind_of
 from dimba.common.checkpoint.positions import positions_of
 from dimba.common.checkpoint.quantization import quantization_of
 from dimba.common.checkpoint.refusal import Refusal
+from dimba.common.checkpoint.releases import unknown_here
 from dimba.common.checkpoint.tokenizer import tokenizer_needs, tokenizer_refusal, vocabulary_refusal
 from dimba.common.checkpoint.weights import weights_refusal
 from dimba.common.errors import BadInput
@@ -44,7 +45,8 @@ def check_base(folder: Path, method: str, max_length: int | None = None, key: st
         raise BadInput(f"{folder} {error.refusal.problem}", error.refusal.hint, key=key) from error
     except OSError:
         return
-    found = adapter_refusal(folder) or incomplete_refusal(folder) or kind_of(checkpoint.config).refusal
+    kind = kind_of(checkpoint.config)
+    found = adapter_refusal(folder) or incomplete_refusal(folder) or kind.refusal or unknown_here(kind.library_type)
     found = found or refusal_for_method(checkpoint, method, max_length, is_installed)
     if found:
         raise BadInput(f"{folder} {found.problem}", found.hint, key=key)

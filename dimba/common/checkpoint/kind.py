@@ -29,6 +29,7 @@ _HEADS = (
     ),
 )
 _WHOLE_HEADS = ("ForPreTraining",)  # also the name of multimodal and of causal classes
+_NO_TYPE = "config.json has no `model_type`, without which transformers does not load it"
 _NOT_CAUSAL = ("xlnet", "xlm", "flaubert", "cpmant")  # they have a language model's head, and attend in both directions
 
 
@@ -39,16 +40,25 @@ class Kind:
     architecture: str = ""
     sees: tuple[str, ...] = ()  # the other kinds of input of a multimodal model: images, audio
     doubt: str = ""  # why transformers may not load it
+    library_type: str = ""  # the model type that transformers itself must know; none for code of the checkpoint's own
     text_alone: bool = False  # only the text part of a multimodal model is loaded, and saved
     refusal: Refusal | None = None
 
 
 @cache
+def _table() -> dict[str, Any]:
+    return dict(json.loads((Path(__file__).parent / "families.json").read_text(encoding="utf-8")))
+
+
+def tested_release() -> str:
+    """The release of transformers that the table describes, and that the image has."""
+    return str(_table()["transformers"])
+
+
+@cache
 def families() -> dict[str, dict[str, Any]]:
     """The table: model type → what transformers makes of it."""
-    table = json.loads((Path(__file__).parent / "families.json").read_text(encoding="utf-8"))
-    table.pop("transformers")
-    return dict(table)
+    return {kind: entry for kind, entry in _table().items() if isinstance(entry, dict)}
 
 
 def kind_of(config: Mapping[str, Any]) -> Kind:
@@ -60,8 +70,8 @@ def kind_of(config: Mapping[str, Any]) -> Kind:
     mapped = config.get("auto_map")
     has_own_class = isinstance(mapped, Mapping) and "AutoModelForCausalLM" in mapped
     found = _multimodal(name, family or {})
-    if family is None and not mapped:
-        found = replace(found, doubt=_doubt(model_type))
+    if not mapped:
+        found = replace(found, doubt="" if model_type else _NO_TYPE, library_type=model_type)
     what = _head(name, family or {}) or _two_way(config, name, family or {})
     if what is None and family is not None and not has_own_class:
         what = _without_causal_class(model_type, name, family)
@@ -75,12 +85,6 @@ def _multimodal(name: str, family: Mapping[str, Any]) -> Kind:
         sees=sees,
         text_alone=bool(sees) and not family.get("whole"),
     )
-
-
-def _doubt(model_type: str) -> str:
-    if not model_type:
-        return "config.json has no `model_type`, without which transformers does not load it"
-    return f"dimba's transformers does not know `model_type: {model_type}`; the job needs one that does"
 
 
 def _head(name: str, family: Mapping[str, Any]) -> str | None:

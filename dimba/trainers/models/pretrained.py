@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,6 +18,7 @@ from transformers.utils import cached_file
 
 from dimba.common.checkpoint.files import other_format_refusal
 from dimba.common.checkpoint.refusal import Refusal
+from dimba.common.checkpoint.releases import unknown_here
 from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import RUN_ITS_CODE, absolute, is_path, read_json_object
 from dimba.common.errors import BadInput
@@ -150,7 +152,7 @@ def _hint(kind: Any, error: Exception) -> str:
     if "safetensors" in str(error):
         return "convert it with `save_pretrained`; or `--allow-pickle`, if you trust its author"
     if "does not recognize this architecture" in str(error):
-        return "use a version of transformers that knows it"
+        return _hint_for_type(str(error))
     if "quantization config" in str(error):
         return "correct `quantization_config` in config.json, or remove it"
     if kind is AutoTokenizer:
@@ -158,6 +160,13 @@ def _hint(kind: Any, error: Exception) -> str:
     if isinstance(error, _BROKEN_CONFIG):
         return "correct that value in config.json, or copy config.json of the same checkpoint there"
     return "check the folder's files; a Hub id needs the network, a private one HF_TOKEN"
+
+
+def _hint_for_type(message: str) -> str:
+    """What to do about a model type of a checkpoint on the Hub, which only the library's message names."""
+    named = re.search(r"model type `([^`]+)`", message)
+    found = unknown_here(named[1]) if named else None
+    return found.hint if found else "use a release of transformers that knows it"
 
 
 def _in_words(error: Exception) -> str:

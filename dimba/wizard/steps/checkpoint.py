@@ -8,6 +8,7 @@ from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, described
 from dimba.options import table
 from dimba.plan.base import base_notes
+from dimba.plan.model_type import doubted_type
 from dimba.wizard.answers import InvalidAnswer
 from dimba.wizard.facts import base_facts, checkpoint_facts, checkpoint_probe, hub_model
 from dimba.wizard.lines import Line
@@ -80,13 +81,18 @@ def _after(state: State) -> list[Line]:
     assert facts is not None, "the question was answered before this"
     template = [] if facts.has_chat_template is not False else [_no_template()]
     if facts.local:
-        notes = [Line(note, "warn") for note in base_notes(facts, max_length=0)]
+        notes = [Line(note, "warn") for note in (*base_notes(facts, max_length=0), *_type_note(facts))]
         return [Line(described(facts), "good"), *notes, *template]
     found = hub_model(state, value)
     if found.status not in ("found", "gated"):
         return [Line(f"not checked: {found.why}", "warn")]
     gated = [Line(found.why, "warn")] if found.status == "gated" else []
     return [Line(f"on the Hub: {described(facts)}", "good"), *template, *gated]
+
+
+def _type_note(facts: CheckpointFacts) -> list[str]:
+    doubted = doubted_type(facts)
+    return [f"base: it {doubted.problem}; {doubted.hint}"] if doubted else []
 
 
 def _no_template() -> Line:
