@@ -29,6 +29,9 @@ ENV_WORLD_SIZE = "DIMBA_WORLD_SIZE"  # the number of ranks that must start
 ENV_SECRET_NAMES = "DIMBA_SECRET_NAMES"  # noqa: S105  # variables whose values the log masks
 ENV_LOG_ON_STDOUT = "DIMBA_LOG_ON_STDOUT"  # the process that started the job writes its log from stdout
 ENV_RANK_DIR = "DIMBA_RANK_DIR"  # the folder in which each rank records its pid and its end
+ENV_SAMPLER = "DIMBA_SAMPLER"  # the command of the server that samples on GPUs of its own, as a JSON list
+ENV_SAMPLER_GPUS = "DIMBA_SAMPLER_GPUS"  # how many of the job's last GPUs are the server's
+ENV_SAMPLER_URL = "DIMBA_SAMPLER_URL"  # the address of that server, for the ranks
 # Of a job on several machines: their number, the rank of this one, and the address of the first.
 ENV_NODES = "DIMBA_NODES"
 ENV_NODE_RANK = "DIMBA_NODE_RANK"

@@ -255,7 +255,7 @@ class HostFacts:
     image: ImageFacts | None = None
     unreadable: tuple[Path, ...] = ()  # files that the job's user may not read
     local_proxies: frozenset[str] = frozenset()  # variables that name a proxy on this machine's loopback
-    packages: frozenset[str] = frozenset()  # of those that a base may need, what this Python has
+    packages: frozenset[str] = frozenset()  # of those that the base or the job needs, what this Python has
     short_secrets: frozenset[str] = frozenset()  # variables whose values are too short to be masked in a log
     slurm: SlurmSite | None = None  # the user's description of the cluster; None if Slurm has no part in the job
     missing_packages: tuple[str, ...] = ()  # training packages that this machine's Python lacks

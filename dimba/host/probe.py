@@ -72,7 +72,7 @@ def probe(
         gpu=gpu or find_gpus(engine.cdi_devices),
         engine=engine,
         checkpoint=checkpoint,
-        packages=_packages(checkpoint, spec.training.report_to),
+        packages=_packages(checkpoint, spec),
         data=data,
         trainer=find_trainer(spec.trainer, spec.mode, folder, project_root()),
         output=output,
@@ -85,9 +85,11 @@ def probe(
     )
 
 
-def _packages(base: CheckpointFacts, tracker: str) -> frozenset[str]:
+def _packages(base: CheckpointFacts, spec: JobSpec) -> frozenset[str]:
+    tracker, sampler = spec.training.report_to, spec.objective.sampler(spec.trainer_args)
     needed = [*(PACKAGES if base.quantization else ()), *base.tokenizer_needs]
     needed += [TRACKERS[tracker]] if tracker in TRACKERS else []
+    needed += ["vllm"] if sampler and sampler.is_vllm else []
     return frozenset(filter(is_installed, needed))
 
 

@@ -11,6 +11,7 @@ from dimba.objectives.batches import GroupBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
 from dimba.objectives.rewards import VERIFIERS
+from dimba.objectives.samplers import Sampler, sampler_of
 from dimba.options import grpo_table, optimiser_table, table
 from dimba.options.kinds import OneOf
 from dimba.options.param import option
@@ -40,6 +41,8 @@ class GrpoOptions(TrainerOptions):
         help="weight of the divergence from the base model "
         f"(default: 0, with a reward model {BETA_WITH_REWARD_MODEL:g})",
     )
+    sampler: str = option(grpo_table.SAMPLER)
+    sampler_gpus: int = option(grpo_table.SAMPLER_GPUS)
     use_vllm: bool = option(grpo_table.USE_VLLM)
     sample_steps: int = option(grpo_table.SAMPLE_STEPS)
     reward: tuple[str, ...] = option(grpo_table.REWARD, help=_REWARDS)
@@ -53,6 +56,12 @@ class GrpoOptions(TrainerOptions):
         kind=OneOf(("drop",)),
         help="drop: skip prompts that leave no room for a completion (default: refuse)",
     )
+
+    @property
+    def chosen_sampler(self) -> Sampler:
+        """The sampler that the flags ask for."""
+        names = {grpo_table.USE_VLLM.name: self.use_vllm, grpo_table.SAMPLER_GPUS.name: self.sampler_gpus}
+        return sampler_of({grpo_table.SAMPLER.name: self.sampler, **names})
 
     @property
     def model_checkpoints(self) -> tuple[str, ...]:
@@ -86,7 +95,7 @@ def _memory(args: TrainerArgs, open_pairs: bool) -> MemoryTerms:
     beta, length = args.get(table.BETA.name), args.get(grpo_table.MAX_COMPLETION_LENGTH.name)
     return MemoryTerms(
         completion=length if type(length) is int and length > 0 else int(grpo_table.MAX_COMPLETION_LENGTH.default),
-        samples=not args.get(grpo_table.USE_VLLM.name),
+        samples=not sampler_of(args).is_vllm,
         masked=True,
         reference=bool(beta) if isinstance(beta, int | float) else reward_model,
         reward_model=reward_model,
@@ -94,7 +103,7 @@ def _memory(args: TrainerArgs, open_pairs: bool) -> MemoryTerms:
 
 
 def _image_extra(args: TrainerArgs) -> str:
-    return "-vllm" if args.get(grpo_table.USE_VLLM.name) is True else ""
+    return "-vllm" if sampler_of(args).is_vllm else ""
 
 
 GRPO = Objective(
@@ -117,4 +126,5 @@ GRPO = Objective(
     wants="preferences",
     preset="feedback-collection",
     image_extra=_image_extra,
+    sampler=sampler_of,
 )

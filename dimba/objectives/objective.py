@@ -10,6 +10,7 @@ from dimba.dataset.samples import Sample
 from dimba.dataset.summary import DataSummary
 from dimba.objectives.batches import Batches
 from dimba.objectives.budgets import ByMethod, budget_of
+from dimba.objectives.samplers import Sampler
 from dimba.options.param import Param, params, parse, parser_of
 from dimba.options.trainer import TrainerOptions
 
@@ -80,6 +81,10 @@ def _no_extra(_args: TrainerArgs) -> str:
     return ""
 
 
+def _no_sampler(_args: TrainerArgs) -> None:
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Objective(Generic[Options]):
     """One training objective. Its training half is the package `dimba.trainers.objectives.<name>`."""
@@ -102,6 +107,7 @@ class Objective(Generic[Options]):
     loads_lazily: bool = False  # under FSDP2 one process reads the weights for all
     loss_waits: bool = True  # the loss synchronises the ranks: one that runs out of memory alone blocks the others
     image_extra: Callable[[TrainerArgs], str] = field(default=_no_extra)  # suffix of the image's requirements
+    sampler: Callable[[TrainerArgs], Sampler | None] = field(default=_no_sampler)
 
     @property
     def script(self) -> str:

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from dimba.options.kinds import Integer, Number, Switch
+from dimba.options.kinds import Integer, Number, OneOf, Switch
 from dimba.options.param import Param
 
 _sampling, _reward = (partial(Param, group=group) for group in ("sampling", "reward"))
@@ -22,9 +22,20 @@ MAX_COMPLETION_LENGTH = _sampling(
 TEMPERATURE = _sampling(
     flags=("--temperature",), kind=Number(above=0), default=1.0, metavar="T", help="sampling temperature"
 )
-USE_VLLM = _sampling(
-    flags=("--use-vllm",), kind=Switch(), help="sample with vLLM on the same GPU, if vLLM is installed"
+SAMPLER = _sampling(
+    flags=("--sampler",),
+    kind=OneOf(("auto", "transformers", "continuous", "vllm")),
+    default="auto",
+    help="what samples completions: transformers (auto), its continuous batching, or vLLM on CUDA",
 )
+SAMPLER_GPUS = _sampling(
+    flags=("--sampler-gpus",),
+    kind=Integer(least=0),
+    default=0,
+    metavar="N",
+    help="the last N GPUs of the job only sample, with vLLM (default: 0, vLLM shares the GPUs of training)",
+)
+USE_VLLM = _sampling(flags=("--use-vllm",), kind=Switch(), help="the same as `--sampler vllm`")
 SAMPLE_STEPS = _sampling(
     flags=("--sample-steps",),
     kind=Integer(),

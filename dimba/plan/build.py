@@ -36,6 +36,7 @@ from dimba.plan.placement import (
 )
 from dimba.plan.recompute import resolve_activations
 from dimba.plan.rows import row_notes
+from dimba.plan.sampler import sampler_choice, sampler_problems, trained_on
 from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out, warmup_notes
@@ -67,6 +68,7 @@ class _Placement:
     runner: str
     can: Capabilities
     gpus: tuple[Gpu, ...]
+    trained_on: tuple[Gpu, ...]  # of these: the others only sample
     notes: tuple[str, ...]
     inside: bool  # the job runs in an image
 
@@ -94,12 +96,13 @@ def _parts(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Parts:
     errors += slurm_problems(spec, facts.slurm) if facts.slurm else ()
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
     placement = _collect(errors, lambda: _place(spec, facts, choices))
-    processes = world_size(spec, placement.gpus) if placement else 1
-    fit = fit_of(with_absolute_files(resolved(spec), files), facts, placement.gpus if placement else (), processes)
+    gpus = placement.trained_on if placement else ()
+    processes = world_size(spec, gpus) if placement else 1
+    fit = fit_of(with_absolute_files(resolved(spec), files), facts, gpus, processes)
     strategy = _collect(errors, lambda: choose_strategy(fit)) if placement else None
     fit, about_batch = resolve_batch(fit.shared_by(strategy.shards(processes) if strategy else 1))
     fit, about_activations = resolve_activations(fit, facts.trainer.flags)
-    errors += memory_problems(fit)
+    errors += [*(sampler_problems(fit, facts) if placement else ()), *memory_problems(fit)]
     of_process = _collect(errors, lambda: share_out(fit.job, processes)) or fit.job
     flags = _collect(errors, lambda: _flags(of_process, facts, placement, choices)) if placement else None
     mounts = _collect(errors, lambda: job_mounts(spec, facts, *files.values()))
@@ -159,7 +162,7 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
         notes=(*notes, *proxy_notes(job, facts, network)),
         nodes=spec.resources.nodes,
         slurm=_slurm(spec, facts, facts.slurm, per_node) if facts.slurm else None,
-        speed=speed if parts.fit.ours else (),
+        speed=(*sampler_choice(job, on_cpu=on_cpu), *speed) if parts.fit.ours else (),
         trust=tuple(str(each) for each in facts.trust_requirements),
     )
 
@@ -188,7 +191,8 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
         notes.append("trust-remote-code: code from the checkpoint runs in the job")
     if choices.allow_cpu and gpus:
         notes.append("on the CPU if the GPUs do not work (--allow-cpu)")
-    return _Placement(runner, can, gpus, tuple(note for note in notes if note), inside)
+    trains = tuple(trained_on(spec, gpus)) if _is_own(facts) else gpus
+    return _Placement(runner, can, gpus, trains, tuple(note for note in notes if note), inside)
 
 
 def _capabilities(spec: JobSpec, facts: HostFacts, choices: Choices) -> Capabilities:
@@ -257,13 +261,17 @@ def _launcher(job: ResolvedJob, facts: HostFacts, placement: _Placement, strateg
     trainer = facts.trainer.in_image if inside and facts.trainer.in_image else str(facts.trainer.path)
     return job_argv(
         trainer,
-        gpus=len(placement.gpus),
+        gpus=len(placement.trained_on),
         precision=precision(job, placement.gpus),
         cores=facts.cores,
         tokenises=_tokenizes_first(facts),
         sharding=strategy.flags(job.objective),
         python="python" if inside else facts.python,
     )
+
+
+def _is_own(facts: HostFacts) -> bool:
+    return objective_of(facts.trainer.path, facts.project) is not None
 
 
 def _tokenizes_first(facts: HostFacts) -> bool:

@@ -454,6 +454,12 @@ WRONG = {
     ),
     "pairs that compare nothing": ([{"prompt": "Q", "chosen": "A", "rejected": "A"}] * 2, (), "2 of 2 pairs compare"),
     "vLLM on the CPU": ([{"prompt": "Q"}], ("--use-vllm",), "trains on the CPU"),
+    "vLLM on a GPU of its own, and none samples": (
+        [{"prompt": "Q"}],
+        ("--sampler", "transformers", "--sampler-gpus", "1"),
+        "only vLLM samples on GPUs of its own",
+    ),
+    "two samplers": ([{"prompt": "Q"}], ("--sampler", "continuous", "--use-vllm"), "cannot both sample"),
     "vLLM and 4 bits": ([{"prompt": "Q"}], ("--use-vllm", "--use-qlora"), "4 bits"),
 }
 

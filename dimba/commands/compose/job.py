@@ -128,7 +128,7 @@ def _missing(spec: JobSpec, secrets: dict[str, str]) -> Iterator[DimbaError]:
             hint = f"pass it with `docker compose run -e {name} …`, a secret with `{name}_FILE=… docker compose run …`"
             yield BadInput(f"`{name}` is not set in this container", hint, key="container.env")
     if image_extra(spec) and find_spec("vllm") is None:
-        yield BadInput("this image has no vLLM", "build it with DIMBA_WITH=-vllm", key="trainer_args.use-vllm")
+        yield BadInput("this image has no vLLM", "build it with DIMBA_WITH=-vllm", key="trainer_args.sampler")
 
 
 def _unmounted(plan: LaunchPlan) -> Iterator[DimbaError]:

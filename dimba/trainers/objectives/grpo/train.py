@@ -1,9 +1,10 @@
 """GRPO, from options to a saved model."""
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from dimba.common.contract import EXIT_STOPPED
+from dimba.common.contract import ENV_SAMPLER_URL, EXIT_STOPPED
 from dimba.common.errors import BadInput
 from dimba.common.project import project_root
 from dimba.objectives.grpo import GRPO, GrpoOptions
@@ -37,7 +38,7 @@ def train(options: GrpoOptions) -> int:
     with output_folder(options):
         beginning = beginning_of(options, GRPO)
         compute = choose_compute(options.device, samples=True)
-        check_vllm(options, compute)
+        check_sampler(options, compute)
         check_tracker(options)
         check_checkpoint(options)
         prompts = _load_prompts(options)
@@ -85,19 +86,21 @@ def _train(
     return 0
 
 
-def check_vllm(options: GrpoOptions, compute: Compute) -> None:
-    """Raise BadInput if vLLM cannot sample in this job."""
-    if not options.use_vllm:
-        return
-    hint = "leave out --use-vllm: transformers samples then"
-    if options.use_qlora:
-        raise BadInput("vLLM cannot take over the weights of a base in 4 bits (Q-LoRA)", hint, key="--use-vllm")
-    if compute.on_cpu:
-        raise BadInput("vLLM shares the GPU with training, and this job trains on the CPU", hint, key="--use-vllm")
-    if find_spec("vllm") is None:
+def check_sampler(options: GrpoOptions, compute: Compute) -> None:
+    """Raise BadInput if the chosen sampler cannot work in this job."""
+    sampler = options.chosen_sampler
+    if refusal := sampler.refusal(options.method, on_cpu=compute.on_cpu, is_sharded=is_sharded()):
+        raise refusal
+    if sampler.is_vllm and find_spec("vllm") is None:
         root = project_root()
         requirements = f"-r {root}/docker/requirements-vllm.txt -c {root}/docker/constraints-vllm.txt"
-        raise BadInput("vLLM is not installed here", f"`pip install {requirements}`, or {hint}", key="--use-vllm")
+        hint = f"`pip install {requirements}`, or leave out {sampler.flag}: transformers samples then"
+        raise BadInput("vLLM is not installed here", hint, key=sampler.flag)
+    if sampler.is_served and ENV_SAMPLER_URL not in os.environ:
+        hint = "start the job with `dimba launch`, or leave out --sampler-gpus"
+        raise BadInput(
+            "no server samples on GPUs of its own: only `dimba launch` starts one", hint, key="--sampler-gpus"
+        )
 
 
 def _load_prompts(options: GrpoOptions) -> Prompts:

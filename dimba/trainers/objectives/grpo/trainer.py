@@ -83,7 +83,7 @@ def _config(options: GrpoOptions, prompts: Prompts, compute: Compute) -> GRPOCon
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
         learning_rate=options.learning_rate,
-        use_vllm=options.use_vllm,
+        use_vllm=options.chosen_sampler.is_vllm,
         vllm_mode="colocate",
         **run_settings(options, compute, can_fall_back=can_fall_back(options, GRPO)),
     )

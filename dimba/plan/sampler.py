@@ -1,0 +1,69 @@
+"""The sampler of a job: whether it can work here, and the GPUs that only sample. Pure."""
+
+from collections.abc import Sequence
+
+from dimba.common.errors import BadInput, DimbaError, HostCannot
+from dimba.common.units import quantity
+from dimba.host.facts import Gpu, HostFacts
+from dimba.objectives.samplers import AUTO, CONTINUOUS, TRANSFORMERS, Sampler
+from dimba.options.grpo_table import SAMPLER_GPUS
+from dimba.plan.fitting import Fit
+from dimba.plan.job import ResolvedJob
+from dimba.spec import JobSpec
+
+_GPUS_KEY = f"trainer_args.{SAMPLER_GPUS.name}"
+
+
+def trained_on(spec: JobSpec, gpus: Sequence[Gpu]) -> Sequence[Gpu]:
+    """The GPUs that train: all but the last ones, if vLLM samples on those alone.
+
+    Raises:
+        HostCannot: none is left to train on.
+        BadInput: the GPUs are of several machines.
+    """
+    sampler = spec.objective.sampler(spec.trainer_args)
+    if sampler is None or not sampler.is_served or not gpus:
+        return gpus
+    if spec.resources.nodes > 1:
+        hint = f"leave out `{SAMPLER_GPUS.name}`: vLLM then shares the GPUs of training"
+        raise BadInput("vLLM samples on GPUs of its own on one machine only", hint, key=_GPUS_KEY)
+    if sampler.gpus >= len(gpus):
+        have = f"{quantity(sampler.gpus, 'GPU')} to sample on leave none of {len(gpus)} to train on"
+        raise HostCannot(have, f"lower `{SAMPLER_GPUS.name}`, or more in `resources.gpus`", key=_GPUS_KEY)
+    return gpus[: len(gpus) - sampler.gpus]
+
+
+def sampler_problems(fit: Fit, facts: HostFacts) -> list[DimbaError]:
+    """The reasons why the sampler of one of the project's own trainers cannot work in this job."""
+    sampler = fit.job.objective.sampler(fit.job.trainer_args)
+    if sampler is None or not fit.ours:
+        return []
+    if refusal := sampler.refusal(fit.job.method, on_cpu=not fit.gpus, is_sharded=fit.shards > 1):
+        return [BadInput(refusal.detail, refusal.hint, key=f"trainer_args.{refusal.key.removeprefix('--')}")]
+    is_here = facts.image is not None or facts.slurm is not None or "vllm" in facts.packages
+    if sampler.is_vllm and not is_here:
+        install = "-r docker/requirements-vllm.txt -c docker/constraints-vllm.txt"
+        hint = f"`{facts.python} -m pip install {install}`, or `runner: docker`, whose image has it"
+        return [HostCannot("vLLM is not installed here, where the job would run", hint, key=_key(sampler))]
+    return []
+
+
+def _key(sampler: Sampler) -> str:
+    return f"trainer_args.{sampler.flag.removeprefix('--')}"
+
+
+def sampler_choice(job: ResolvedJob, *, on_cpu: bool) -> tuple[str, ...]:
+    """What samples completions, and where, in words; empty if nothing is sampled."""
+    sampler = job.objective.sampler(job.trainer_args)
+    if sampler is None:
+        return ()
+    if sampler.is_served:
+        return (f"completions sampled by vLLM on {quantity(sampler.gpus, 'GPU')} of its own",)
+    if sampler.is_vllm:
+        return ("completions sampled by vLLM on the GPUs of training; it sleeps during a step",)
+    if sampler.name == CONTINUOUS:
+        slow = " (as asked; slower than padded batches on a CPU)" if on_cpu else ""
+        return (f"completions sampled by transformers in continuous batches{slow}",)
+    why = " (as asked)" if sampler.name == TRANSFORMERS else ""
+    assert sampler.name in (AUTO, TRANSFORMERS)
+    return (f"completions sampled by transformers{why}",)
