@@ -7,13 +7,14 @@ sorting the data by length would gain nothing.
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from typing import Any
 
 import torch
 
 from dimba.trainers.data.encoding import IGNORED
 
 Feature = Mapping[str, Sequence[int]]  # `input_ids` and `labels` of one row
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]  # tensors, and numbers that kernels take as such
 Collator = Callable[[Sequence[Feature]], Batch]
 
 
@@ -32,11 +33,12 @@ def collate_padded(features: Sequence[Feature], *, pad_id: int) -> Batch:
     return {**batch, "tokens": _token_count(features)}
 
 
-def collate_packed(features: Sequence[Feature], *, max_length: int, pad_id: int) -> Batch:
+def collate_packed(features: Sequence[Feature], *, max_length: int, pad_id: int, borders: bool = False) -> Batch:
     """`input_ids`, `position_ids` and `labels` of shape (packed rows, longest packed row), one document per feature.
 
     There are as few packed rows as hold the documents, none longer than `max_length` or the longest document.
-    `tokens` is the number of tokens without padding, for `dimba.trainers.objectives.sft.causal_trainer`.
+    `tokens` is the number of tokens without padding, for `dimba.trainers.objectives.sft.causal_trainer`. With `borders`
+    there are transformers' keywords for kernels that take documents in place of a mask.
     """
     lengths = [len(feature["input_ids"]) for feature in features]
     rows = pack_rows(lengths, max(max_length, *lengths))
@@ -51,7 +53,23 @@ def collate_packed(features: Sequence[Feature], *, max_length: int, pad_id: int)
             start += lengths[document]
         # The padding is a document of its own: no other document sees it.
         batch["position_ids"][row, start:] = torch.arange(shape[1] - start)
-    return {**batch, "tokens": _token_count(features)}
+    return {**batch, "tokens": _token_count(features), **(_flash_keywords(batch["position_ids"]) if borders else {})}
+
+
+def _flash_keywords(position_ids: torch.Tensor) -> Batch:
+    # Here and not in the model, where every layer would wait for the device.
+    ends, longest = document_borders(position_ids)
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+
+
+def document_borders(position_ids: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """(the first token of each document and the number of tokens, int32 [documents + 1]; the longest in tokens).
+
+    Rows count end to end. Each begins with a document, which has no other position 0.
+    """
+    starts = (position_ids.flatten() == 0).nonzero().flatten()
+    borders = torch.cat((starts, starts.new_tensor([position_ids.numel()]))).int()
+    return borders, int(borders.diff().max())
 
 
 def _token_count(features: Sequence[Feature]) -> torch.Tensor:

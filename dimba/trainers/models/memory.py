@@ -154,7 +154,7 @@ def run_probe(trainer: Trainer, inputs: Mapping[str, torch.Tensor]) -> None:
 
 def _run_batch(trainer: Trainer, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
     model.train()
-    on_device = {name: value.to(trainer.args.device) for name, value in inputs.items()}
+    on_device = trainer._prepare_input(dict(inputs))
     with trainer.compute_loss_context_manager():
         loss = trainer.probed_loss(model, on_device)
     trainer.accelerator.backward(loss)
