@@ -186,12 +186,16 @@ def longest_rows(collate: Collator, *, rows: int, length: int) -> Batch:
     return collate([{"input_ids": [1] * each, "labels": [1] * each} for each in lengths])
 
 
-def longest_completions(*, rows: int, prompt: int, completion: int, reference: bool) -> Batch:
-    """A batch of GRPO's loss: `rows` prompts and completions of these lengths, one prompt padded to need a mask."""
+def longest_completions(*, rows: int, prompt: int, completion: int, reference: bool, corrected: bool = False) -> Batch:
+    """A batch of GRPO's loss: `rows` prompts and completions of these lengths, one prompt padded to need a mask.
+
+    `corrected`: the loss is corrected for the probabilities of another sampler.
+    """
     ids = {"prompt": torch.ones(rows, prompt, dtype=torch.long), "completion": torch.ones(rows, completion).long()}
     masks = {name: torch.ones_like(each) for name, each in ids.items()}
     masks["prompt"][0, : prompt // 2] = 0
     batch = {f"{name}_ids": each for name, each in ids.items()}
     batch |= {f"{name}_mask": each for name, each in masks.items()}
     batch |= {"advantages": torch.zeros(rows), "num_items_in_batch": torch.tensor(float(rows * completion))}
-    return batch | ({"ref_per_token_logps": torch.zeros(rows, completion)} if reference else {})
+    batch |= {"ref_per_token_logps": torch.zeros(rows, completion)} if reference else {}
+    return batch | ({"importance_sampling_ratio": torch.ones(rows, completion)} if corrected else {})

@@ -14,6 +14,8 @@ from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.objectives.grpo.prompts import Prompt
 from dimba.trainers.objectives.grpo.sample_log import Sample, SampleLog
 from dimba.trainers.objectives.grpo.sampled import decode, trl_reward
+from dimba.trainers.objectives.grpo.sampling.ratio import agreement
+from dimba.trainers.objectives.grpo.sampling.sampler import Ids, Sampler
 from dimba.trainers.rewards import Reward
 
 # Columns of TRL's log; a reward's `log_extra` may have any other name.
@@ -28,6 +30,7 @@ class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
     ) -> None:
         self.rewards, self._prompts, self._sample_log = rewards, prompts, samples
         self._batch_rows: list[int] = []  # of the prompts that are being completed
+        self._sampler: Sampler | None = None  # None: transformers' `generate`
         limit = arguments["args"].max_completion_length
         functions = [trl_reward(reward, prompts, arguments["processing_class"], limit) for reward in rewards]
         logging.getLogger(GRPOTrainer.__module__).addFilter(_is_kept)
@@ -39,7 +42,36 @@ class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._batch_rows = [each["row"] for each in inputs]
-        return dict(super()._generate_and_score_completions(inputs))
+        batch = dict(super()._generate_and_score_completions(inputs))
+        if self._sampler is not None:
+            self._log_agreement(self._sampler.name, batch)
+        return batch
+
+    def _log_agreement(self, sampler: str, batch: dict[str, torch.Tensor]) -> None:
+        """Log how far the sampler's probabilities are from the trainer's; raises RunFailed if they are another model's.
+
+        They take the place of TRL's own figures, whose ratios are truncated already.
+        """
+        found = agreement(batch, self.accelerator).required(sampler, self.state.global_step)
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name in [each for each in metrics if each.startswith("sampling/")]:
+            del metrics[name]
+        for name, value in found.metrics().items():
+            metrics[name].append(value)
+
+    def sample_with(self, sampler: Sampler) -> None:
+        """Sample with `sampler` from now on, in place of `generate`, and correct the loss for its probabilities."""
+        self._sampler = sampler
+        self.use_vllm = True  # TRL's name for it; nothing else that depends on it is reached
+
+    def _generate_single_turn(
+        self, prompt_ids: Ids, *args: Any, **settings: Any
+    ) -> tuple[Ids, list[list[float]] | None]:
+        if self._sampler is None:
+            ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **settings)
+            return ids, logprobs
+        sampled = self._sampler.sample(prompt_ids, self.num_generations)
+        return sampled.ids, sampled.logprobs
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         # The prompts are tokens already, with the arguments, the tools and the date of `dimba data`.

@@ -17,6 +17,8 @@ from dimba.trainers.objectives.grpo.group_trainer import GroupTrainer
 from dimba.trainers.objectives.grpo.prompts import Prompts
 from dimba.trainers.objectives.grpo.reward_choice import has_reward_model
 from dimba.trainers.objectives.grpo.sample_log import SampleLog
+from dimba.trainers.objectives.grpo.sampling.choice import start_sampler
+from dimba.trainers.objectives.grpo.sampling.ratio import CORRECTION
 from dimba.trainers.objectives.grpo.step_layout import fill_step, planned_steps, step_layout
 from dimba.trainers.objectives.run_settings import can_fall_back, configure, run_settings
 from dimba.trainers.rewards import Reward
@@ -46,6 +48,8 @@ def make_trainer(
         peft_config=adapter_config(options, model, prompts.tokenizer, new),
         callbacks=[*callbacks, Alarms()],
     )
+    if sampler := start_sampler(options, trainer, compute):
+        trainer.sample_with(sampler)
     _probe_memory(trainer, options, prompts)
     trainer.state.max_steps = planned_steps(options, len(prompts.train))  # for rewards that are called before training
     configure(trainer)
@@ -59,6 +63,7 @@ def _probe_memory(trainer: GroupTrainer, options: GrpoOptions, prompts: Prompts)
         prompt=max(1, min(prompts.report.longest, prompts.report.max_length)),
         completion=options.max_completion_length,
         reference=bool(trainer.beta),
+        corrected=trainer.use_vllm,
     )
     add_probe(trainer, batch, metrics_path(options.output_dir), may_keep=can_fall_back(options, GRPO))
 
@@ -83,7 +88,6 @@ def _config(options: GrpoOptions, prompts: Prompts, compute: Compute) -> GRPOCon
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
         learning_rate=options.learning_rate,
-        use_vllm=options.chosen_sampler.is_vllm,
-        vllm_mode="colocate",
+        **CORRECTION,
         **run_settings(options, compute, can_fall_back=can_fall_back(options, GRPO)),
     )
