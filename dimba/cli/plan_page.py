@@ -141,6 +141,7 @@ _TERMS = {
     "head": "head, vocabulary",
     "cache": "keys and values",
     "sampling": "sampling",
+    "vllm": "vLLM, assumed",
     "fragments": "fragments, assumed",
     "context": "CUDA, assumed",
 }

@@ -92,10 +92,12 @@ def _has_reward_model(args: TrainerArgs, open_pairs: bool) -> bool:
 
 def _memory(args: TrainerArgs, open_pairs: bool) -> MemoryTerms:
     reward_model = _has_reward_model(args, open_pairs)
+    sampler = sampler_of(args)
     beta, length = args.get(table.BETA.name), args.get(grpo_table.MAX_COMPLETION_LENGTH.name)
     return MemoryTerms(
         completion=length if type(length) is int and length > 0 else int(grpo_table.MAX_COMPLETION_LENGTH.default),
-        samples=not sampler_of(args).is_vllm,
+        samples=not sampler.is_vllm,
+        vllm=sampler.is_vllm and not sampler.is_served,
         masked=True,
         reference=bool(beta) if isinstance(beta, int | float) else reward_model,
         reward_model=reward_model,

@@ -63,6 +63,7 @@ class MemoryTerms:
     sequences: int = 1  # per row of a batch: 2 where a row holds two answers
     completion: int | None = None  # sampled tokens per prompt at most; only these are scored
     samples: bool = False  # sampling happens in the memory of the training process
+    vllm: bool = False  # vLLM samples on the GPUs of training
     masked: bool = False  # rows are padded under a mask even when there is one
     reference: bool = False  # full fine-tuning keeps a frozen copy of the base; an adapter is switched off instead
     half_reference: bool = False  # that copy is loaded in half precision, as a base under an adapter is

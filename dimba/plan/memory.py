@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dimba.host.facts import CheckpointFacts, ModelShape
+from dimba.objectives.vllm_memory import vllm_memory
 from dimba.plan import activations
 from dimba.plan.activations import FLOAT32, HALF, Batch
 from dimba.plan.adapter import copied_parameters
 from dimba.plan.adapter_terms import adapter_terms, trains_rows
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import MemoryEstimate
-from dimba.plan.sampling import sampling
+from dimba.plan.sampling import sampled_by_vllm, sampling
 from dimba.plan.share import Share, completion_length, memory_terms, precision_of, row_length, training_batch
 from dimba.plan.states import model_states, with_others
 
@@ -58,6 +59,8 @@ def moments(
     yield from _training(job, checkpoint, checkpoint.shape, share, states)
     if memory_terms(job, share).samples:
         yield _sampling(job, checkpoint.shape, share, states)
+    if memory_terms(job, share).vllm:
+        yield _sampling_by_vllm(job, checkpoint, checkpoint.shape, share, states)
 
 
 def _training(
@@ -144,6 +147,17 @@ def _sampling(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryE
         sampling=work,
         copies=activations.weight_copies(shape, precision),
     )
+
+
+def _sampling_by_vllm(
+    job: ResolvedJob, checkpoint: CheckpointFacts, shape: ModelShape, share: Share, states: MemoryEstimate
+) -> MemoryEstimate:
+    """vLLM awake, with weights of its own; gradients are not there yet."""
+    rows = share.batch_size * share.accumulation
+    # vLLM is given room for the longest row that is allowed, as the trainer does not look for the longest prompt.
+    batch = Batch(rows=rows, length=job.max_length, scored=0, masked=True)
+    needed = vllm_memory(sampled_by_vllm(shape, checkpoint.parameters or 0, batch))
+    return replace(states, peak="vLLM awake", gradients=0, vllm=states.vllm + needed.total)
 
 
 def _with_fragments(estimate: MemoryEstimate) -> MemoryEstimate:

@@ -57,6 +57,7 @@ class MemoryEstimate:
     head: int = 0  # tiles of logits, gradients of the head and the embedding
     cache: int = 0  # keys and values of completions that are sampled
     sampling: int = 0  # other memory of sampling
+    vllm: int = 0  # weights, cache and workspace of vLLM while it samples; CUDA graphs while it sleeps
     fragments: int = 0
     context: int = 0
     peak: str = ""  # empty: only model states were counted

@@ -9,6 +9,7 @@ outermost model, which `generate` goes past). `scripts/bench/memory.py` holds th
 from dataclasses import replace
 
 from dimba.host.facts import ModelShape
+from dimba.objectives.vllm_memory import Sampled
 from dimba.plan import activations
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
 
@@ -20,6 +21,22 @@ def sampling(shape: ModelShape, batch: Batch, precision: Precision, *, prompt: i
     first = cache * asked.tokens, _reading(shape, asked, precision)
     last = cache * batch.tokens, _last_token(shape, batch, precision)
     return max(first, last, key=sum)
+
+
+def sampled_by_vllm(shape: ModelShape, parameters: int, batch: Batch) -> Sampled:
+    """`batch`, all completions of a process and step, for the memory that vLLM needs to sample them."""
+    experts = shape.active_experts * shape.expert_intermediate
+    return Sampled(
+        parameters=parameters,
+        layers=shape.layers,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        hidden=shape.hidden,
+        intermediate=max(shape.intermediate, experts),
+        vocabulary=shape.vocabulary,
+        rows=batch.rows,
+        length=batch.length,
+    )
 
 
 def _vectors(shape: ModelShape, precision: Precision) -> int:

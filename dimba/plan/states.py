@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from dimba.host.facts import CheckpointFacts, ModelShape
+from dimba.objectives.vllm_memory import ASLEEP
 from dimba.options.optimiser_table import OPTIMIZERS
 from dimba.plan.activations import FLOAT32, HALF, Precision
 from dimba.plan.adapter import adapter_parameters
@@ -55,6 +56,7 @@ def with_others(job: ResolvedJob, checkpoint: CheckpointFacts, share: Share, sta
         gathered=_gathered(shape, precision_of(job, share.mixed, shape)) if share.shards > 1 and shape else 0,
         reference=_reference(job, checkpoint, share),
         reward=_reward(job, checkpoint, share),
+        vllm=ASLEEP if memory_terms(job, share).vllm else 0,
         context=_CONTEXT + (_NCCL if several else 0),
     )
 

@@ -116,6 +116,23 @@ def test_grpo_counts_the_completions_of_a_whole_step_and_its_other_models():
     assert more and (more.reference, more.reward) == (LARGE.parameters * 4, LARGE.parameters * 2)
 
 
+def test_vllm_beside_training_needs_weights_and_a_cache_of_its_own_while_it_samples():
+    def grpo(args: str, method: str = "lora") -> MemoryEstimate:
+        written = SPARSE.replace("mode: sft", "mode: grpo").replace("method: lora", f"method: {method}")
+        spec = parse_spec(f"{written}trainer_args: {{{args}}}\n".encode(), source="").spec
+        found = estimated(spec, LARGE, on_cpu=False, share=Share(batch_size=2, accumulation=4))
+        assert found and found.total == sum(found.terms.values())
+        return found
+
+    shared, served = grpo("sampler: vllm"), grpo("sampler: vllm, sampler-gpus: 1")
+    cache = 2 * 32 * 8 * 128 * 2 * 8 * 1024
+    assert shared.peak == "vLLM awake" and not shared.gradients and not served.vllm and not served.cache
+    assert LARGE.parameters * 2 + cache < shared.vllm < LARGE.parameters * 2 + cache + 2.5 * (1 << 30)
+    asleep = grpo("sampler: vllm, max-completion-length: 960", "full")
+    assert asleep.peak != "vLLM awake" and asleep.vllm == 1 << 30, "in full the step itself needs more"
+    assert grpo("sampler: continuous").vllm == 0 < grpo("sampler: continuous").weights
+
+
 def test_dpo_counts_both_answers_and_a_reference_in_half_precision():
     spec = parse_spec(SPARSE.replace("mode: sft", "mode: dpo").encode(), source="").spec
     share = Share(batch_size=2, accumulation=4)

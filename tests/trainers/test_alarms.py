@@ -20,3 +20,11 @@ def test_a_reward_that_is_always_none_or_always_equal_is_warned_of(capsys: pytes
     assert "no completion gets a reward: each is None (for 5 steps to step 5)" in printed(capsys, reward=None)
     assert not printed(capsys, reward=0.5)
     assert "all completions get the same reward" in printed(capsys, reward=0.5, frac_reward_zero_std=1.0)
+
+
+def test_a_sampler_far_from_the_trainer_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    near = {"reward": 0.5, "sampler_kl": 0.01, "sampler_truncated": 0.001}
+    assert not printed(capsys, **near)
+    for far in ({"sampler_kl": 0.2}, {"sampler_truncated": 0.1}):
+        told = printed(capsys, **{**near, **far})
+        assert "the sampler's probabilities are far from the trainer's" in told and "leave out --sampler" in told

@@ -10,6 +10,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 _WINDOW = 5  # logged steps before the first warning
 _REPEAT = 50  # steps until a warning is repeated
 _NEARLY_ALL = 0.9
+_DRIFT = 0.05  # nats of KL(sampler || trainer) per token; the same weights in bf16 are at 0.001 to 0.01
+_TRUNCATED = 0.02  # of the tokens
 
 Logs = Mapping[str, Any]
 Window = Sequence[Logs]
@@ -34,6 +36,10 @@ def _is_cut(window: Window) -> bool:
 def _has_one_length(window: Window) -> bool:
     lengths = {logs.get(f"completions/{end}_length") for logs in window for end in ("min", "max")}
     return len(lengths) == 1 and None not in lengths and not _is_cut(window)
+
+
+def _drifts(window: Window) -> bool:
+    return _mean(window, "sampler_kl") > _DRIFT or _mean(window, "sampler_truncated") > _TRUNCATED
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,12 @@ _ALARMS = (
         "all completions have the same length",
         "look at samples.jsonl: the reward may depend on the length, or the model may repeat one answer; lower "
         "--learning-rate, raise --beta or --temperature",
+    ),
+    Alarm(
+        _drifts,
+        "the sampler's probabilities are far from the trainer's: the correction truncates or outweighs what is learnt",
+        "leave out --sampler: transformers samples then, with the model itself; sampler_kl in metrics.jsonl is the "
+        "divergence in nats",
     ),
 )
 
