@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from dimba.options.kinds import OneOf
+from dimba.options.checkpointing import AUTO, WORDS
+from dimba.options.kinds import Integer, OneOf
 from dimba.options.param import Param
 
 _speed, _run = (partial(Param, group=group) for group in ("speed", "run"))
@@ -27,7 +28,9 @@ MIXED_PRECISION = _speed(
 )
 ACTIVATION_CHECKPOINTING = _run(
     flags=("--activation-checkpointing",),
-    kind=OneOf(("auto", "on", "off")),
-    default="auto",
-    help="trade time for memory in the backward pass; auto: only if a GPU cannot hold the activations",
+    kind=Integer(words=WORDS),
+    default=AUTO,
+    metavar="N|auto|on|off|offload",
+    help="trade time for memory: recompute the activations of the first N layers, of all (on), or of all with their "
+    "inputs in host memory (offload); auto: only as far as a GPU cannot hold the activations",
 )

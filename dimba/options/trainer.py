@@ -52,7 +52,7 @@ class TrainerOptions:
     validation_split: float | str | None = option(table.VALIDATION_SPLIT)
 
     device: str = option(table.DEVICE)
-    activation_checkpointing: str = option(speed_table.ACTIVATION_CHECKPOINTING)
+    activation_checkpointing: int | str = option(speed_table.ACTIVATION_CHECKPOINTING)
     save_steps: int = option(table.SAVE_STEPS)
     save_total_limit: int = option(table.SAVE_TOTAL_LIMIT)
     report_to: str = option(tracking_table.REPORT_TO)

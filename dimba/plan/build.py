@@ -20,7 +20,7 @@ from dimba.plan.fitting import Fit, fit_of, resolve_batch
 from dimba.plan.flags import Resolved, flag_for, trainer_argv, value_problems
 from dimba.plan.job import ResolvedJob, resolved
 from dimba.plan.memory import stop_grace
-from dimba.plan.model import LaunchPlan, Mount, Omitted, SlurmJob
+from dimba.plan.model import ActivationPlan, LaunchPlan, Mount, Omitted, SlurmJob
 from dimba.plan.model_type import type_notes
 from dimba.plan.mounts import job_mounts
 from dimba.plan.network import job_network, network_environment, proxy_notes
@@ -79,7 +79,7 @@ class _Parts:
     fit: Fit
     strategy: Strategy
     about_batch: str
-    about_activations: str
+    activations: ActivationPlan
     flags: tuple[list[str], list[Omitted]]
     mounts: tuple[Mount, ...]
     network: tuple[str | None, str]
@@ -101,7 +101,7 @@ def _parts(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Parts:
     fit = fit_of(with_absolute_files(resolved(spec), files), facts, gpus, processes)
     strategy = _collect(errors, lambda: choose_strategy(fit)) if placement else None
     fit, about_batch = resolve_batch(fit.shared_by(strategy.shards(processes) if strategy else 1))
-    fit, about_activations = resolve_activations(fit, facts.trainer.flags)
+    fit, activations = resolve_activations(fit, facts.trainer.flags)
     errors += [*(sampler_problems(fit, facts) if placement else ()), *memory_problems(fit)]
     of_process = _collect(errors, lambda: share_out(fit.job, processes)) or fit.job
     flags = _collect(errors, lambda: _flags(of_process, facts, placement, choices)) if placement else None
@@ -110,7 +110,7 @@ def _parts(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Parts:
     raise_all(errors)
     assert placement is not None and strategy is not None
     assert flags is not None and mounts is not None and network is not None
-    return _Parts(placement, fit, strategy, about_batch, about_activations, flags, tuple(mounts), network)
+    return _Parts(placement, fit, strategy, about_batch, activations, flags, tuple(mounts), network)
 
 
 def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPlan:
@@ -122,7 +122,7 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
     named, written = spec_environment(spec)
     steps = plan_steps(job, facts, parts.fit.processes)
     notes = (*placement.notes, *filter(None, [parts.about_batch]), *warmup_notes(spec, steps))
-    speed = speed_choices(job, on_cpu=on_cpu, mixed=mixed, activations=parts.about_activations)
+    speed = speed_choices(job, on_cpu=on_cpu, mixed=mixed, activations=parts.activations)
     return LaunchPlan(
         name=spec.name,
         mode=spec.mode,
@@ -158,6 +158,7 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
         strategy_why=strategy.why,
         precision=mixed,
         memory=memory,
+        activations=parts.activations if parts.fit.ours else None,
         stop_grace=grace,
         notes=(*notes, *proxy_notes(job, facts, network)),
         nodes=spec.resources.nodes,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from dimba.host.facts import CheckpointFacts, Gpu, HostFacts
 from dimba.host.trainer import own_trainer
 from dimba.objectives.budgets import FILLED, nominal_gb, starting_point
+from dimba.options.checkpointing import ALL, Checkpointing
 from dimba.plan.job import ResolvedJob
 from dimba.plan.memory import estimate_memory
 from dimba.plan.model import MemoryEstimate
@@ -32,7 +33,7 @@ class Fit:
     ours: bool  # the trainer is one of the project's own
     compares: bool = False  # as in DataSummary
     shards: int = 1  # parts of the model, one per GPU
-    recomputes: bool = True  # activation checkpointing, if the spec leaves it open
+    checkpointing: Checkpointing = ALL  # if the spec leaves it open
 
     def estimate(self, job: ResolvedJob | None = None) -> MemoryEstimate | None:
         """The memory estimate of this job, or of `job` on the same GPUs."""
@@ -47,7 +48,7 @@ class Fit:
             mixed=precision(job, self.gpus),
             longest=self.longest,
             compares=self.compares,
-            recomputes=job.recomputes(otherwise=self.recomputes),
+            checkpointing=job.checkpointing or self.checkpointing,
         )
         return estimate_memory(job, checkpoint, on_cpu=not self.gpus, share=share)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dimba.objectives.objective import Objective
+from dimba.options.checkpointing import Checkpointing, checkpointing_of
 from dimba.spec import JobSpec
 from dimba.spec.model import Accelerate, Scalar
 from dimba.spec.training import Lora
@@ -62,13 +63,14 @@ class ResolvedJob:
         """The same job without these `trainer_args`."""
         return self.with_args({name: value for name, value in self.trainer_args.items() if name not in names})
 
-    def recomputing(self) -> "ResolvedJob":
-        """The same job with activation checkpointing."""
-        return self.with_args({**self.trainer_args, RECOMPUTE: "on"})
+    def with_checkpointing(self, chosen: Checkpointing) -> "ResolvedJob":
+        """The same job with this activation checkpointing."""
+        return self.with_args({**self.trainer_args, RECOMPUTE: chosen.value})
 
-    def recomputes(self, *, otherwise: bool) -> bool:
-        """Whether activation checkpointing is on; `otherwise` if its flag leaves it open."""
-        return {"on": True, "off": False}.get(str(self.trainer_args.get(RECOMPUTE)), otherwise)
+    @property
+    def checkpointing(self) -> Checkpointing | None:
+        """The activation checkpointing that its flag asks for; None if the flag leaves it open."""
+        return checkpointing_of(self.trainer_args.get(RECOMPUTE))
 
 
 def resolved(spec: JobSpec) -> ResolvedJob:

@@ -1,7 +1,7 @@
 """The memory estimate: the peak of one GPU, from config.json and the headers of the weights alone. Pure.
 
-States, activations (`dimba.plan.activations`) and what CUDA takes are summed at each moment of a step at which they may
-be most; the estimate is the moment that is.
+States, activations (`dimba.plan.training`) and what CUDA takes are summed at each moment of a step at which they may be
+most; the estimate is the moment that is.
 """
 
 from collections.abc import Iterator
@@ -10,14 +10,13 @@ from dataclasses import replace
 from dimba.host.facts import CheckpointFacts, ModelShape
 from dimba.objectives.vllm_memory import vllm_memory
 from dimba.plan import activations
-from dimba.plan.activations import FLOAT32, HALF, Batch
-from dimba.plan.adapter import copied_parameters
-from dimba.plan.adapter_terms import adapter_terms, trains_rows
+from dimba.plan.activations import Batch
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import MemoryEstimate
 from dimba.plan.sampling import sampled_by_vllm, sampling
-from dimba.plan.share import Share, completion_length, memory_terms, precision_of, row_length, training_batch
+from dimba.plan.share import Share, completion_length, memory_terms, precision_of, row_length
 from dimba.plan.states import model_states, with_others
+from dimba.plan.training import TrainingStep
 
 # Of what comes and goes: blocks of torch's caching allocator that nothing fits in (PyTorch, CUDA semantics: memory
 # management). Assumed as well.
@@ -56,81 +55,13 @@ def moments(
 ) -> Iterator[MemoryEstimate]:
     """The states and what is beside them, at each moment that may be the worst; the model's shape must be known."""
     assert checkpoint.shape is not None
-    yield from _training(job, checkpoint, checkpoint.shape, share, states)
+    step = TrainingStep(job, checkpoint, checkpoint.shape, share)
+    states = replace(states, offloaded=step.offloaded)
+    yield from step.moments(states)
     if memory_terms(job, share).samples:
         yield _sampling(job, checkpoint.shape, share, states)
     if memory_terms(job, share).vllm:
         yield _sampling_by_vllm(job, checkpoint, checkpoint.shape, share, states)
-
-
-def _training(
-    job: ResolvedJob, checkpoint: CheckpointFacts, shape: ModelShape, share: Share, states: MemoryEstimate
-) -> Iterator[MemoryEstimate]:
-    """A forward pass, and the way back through it."""
-    precision, batch = precision_of(job, share.mixed, shape), training_batch(job, share)
-    accumulated = share.accumulation > 1  # gradients of batches before are there already
-    ended = replace(
-        states,
-        gradients=states.gradients if accumulated else 0,
-        inputs=_kept(job, checkpoint, shape, share) * shape.layers,
-        mask=activations.mask(batch),
-        copies=_copies(job, checkpoint, shape, share),
-    )
-    rows = shape.vocabulary * shape.hidden * trains_rows(job, checkpoint)
-    head = activations.head(shape, batch, precision) + rows * HALF
-    yield replace(ended, peak="the end of the forward pass", head=head)
-    if norms := adapter_terms(job, checkpoint, shape).norms:
-        yield replace(ended, peak="the norm of a matrix", layer=norms)
-    # Without activation checkpointing, copies stay until the backward pass has used them; a mask has become numbers.
-    returning = replace(ended, copies=0) if share.recomputes else replace(ended, mask=0)
-    head = activations.head_backward(shape, batch, precision) + rows * (FLOAT32 + 2 * HALF)
-    yield replace(returning, peak="the head's gradients", head=head)
-    yield from _layers(job, checkpoint, share, replace(returning, peak="a layer's gradients"), states.gradients)
-    if precision.trains_embedding:
-        last = activations.kept_inputs(shape, batch, precision) // shape.layers
-        embedding = activations.embedding_backward(shape, kept=accumulated)
-        yield replace(states, peak="the embedding's gradients", inputs=last, head=embedding)
-
-
-def _layers(
-    job: ResolvedJob, checkpoint: CheckpointFacts, share: Share, returning: MemoryEstimate, gradients: int
-) -> Iterator[MemoryEstimate]:
-    """The last layer, behind which all is kept, and the first, at which all `gradients` are there."""
-    shape = checkpoint.shape
-    assert shape is not None
-    precision, batch = precision_of(job, share.mixed, shape), training_batch(job, share)
-    accumulated = share.accumulation > 1
-    vocabulary = shape.vocabulary * shape.hidden * FLOAT32 * precision.trains_head
-    adapter = adapter_terms(job, checkpoint, shape)
-    layer = activations.largest_layer(shape, batch, precision, adapter, new_gradients=accumulated)
-    own = returning.inputs // shape.layers
-    yield replace(
-        returning,
-        layer=layer,
-        inputs=returning.inputs - (0 if share.recomputes else own),  # what is in `layer` as well
-        copies=returning.copies - returning.copies // shape.layers,
-        head=vocabulary if shape.tied or not accumulated else 0,
-    )
-    last = replace(returning, layer=layer, gradients=gradients, copies=0)
-    waiting = vocabulary if shape.tied and accumulated else 0
-    yield replace(last, inputs=own if share.recomputes else 0, head=waiting)
-
-
-def _kept(job: ResolvedJob, checkpoint: CheckpointFacts, shape: ModelShape, share: Share) -> int:
-    """What is kept of each layer until its backward pass."""
-    precision, batch = precision_of(job, share.mixed, shape), training_batch(job, share)
-    if share.recomputes:
-        return activations.kept_inputs(shape, batch, precision) // shape.layers
-    return activations.saved(shape, batch, precision, adapter_terms(job, checkpoint, shape))
-
-
-def _copies(job: ResolvedJob, checkpoint: CheckpointFacts, shape: ModelShape, share: Share) -> int:
-    """Of all matrices that are trained, as the forward pass ends; a sharded model is gathered in that type."""
-    precision = precision_of(job, share.mixed, shape)
-    if share.shards > 1:
-        return 0
-    copied = HALF * copied_parameters(job, checkpoint)
-    return activations.weight_copies(shape, precision) if precision.trains_base else copied
 
 
 def _sampling(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEstimate) -> MemoryEstimate:

@@ -60,6 +60,7 @@ class MemoryEstimate:
     vllm: int = 0  # weights, cache and workspace of vLLM while it samples; CUDA graphs while it sleeps
     fragments: int = 0
     context: int = 0
+    offloaded: int = 0  # in pinned host memory, which the total leaves out
     peak: str = ""  # empty: only model states were counted
     model_states: int  # weights, adapter, gradients and optimiser, at the peak or not
 
@@ -67,7 +68,8 @@ class MemoryEstimate:
     def terms(self) -> dict[str, int]:
         """Every term by its name."""
         named = asdict(self).items()
-        return {name: value for name, value in named if isinstance(value, int) and name != "model_states"}
+        beside = ("model_states", "offloaded")
+        return {name: value for name, value in named if isinstance(value, int) and name not in beside}
 
     @property
     def total(self) -> int:
@@ -84,6 +86,19 @@ class MemoryEstimate:
     def lower_bound(self) -> bool:
         """Whether activations are missing, as the model or the trainer is not known."""
         return self.peak.startswith("unknown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationPlan:
+    """Activation checkpointing: the first `layers` `of` all recompute their activations; `text` is the choice in words.
+
+    Numbers that are not known before the job are None. With `offload`, the layers' inputs wait in host memory.
+    """
+
+    layers: int | None
+    of: int | None
+    offload: bool
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +148,7 @@ class LaunchPlan:
     strategy_why: str
     precision: str  # mixed: no, fp16 or bf16
     memory: MemoryEstimate | None
+    activations: ActivationPlan | None  # None for custom trainers
     stop_grace: float  # seconds for saving, once the job is asked to stop
     notes: tuple[str, ...] = field(default=())
     nodes: int = 1

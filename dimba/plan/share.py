@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from dimba.host.facts import ModelShape
 from dimba.objectives.objective import MemoryTerms
+from dimba.options.checkpointing import ALL, Checkpointing
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
 from dimba.plan.adapter_terms import trained_ends
 from dimba.plan.job import ResolvedJob
@@ -20,7 +21,7 @@ class Share:
     mixed: str = "bf16"
     longest: int | None = None  # tokens of the longest row, where they were counted
     compares: bool = False  # the data: `reward: auto` comes to a reward model
-    recomputes: bool = True  # activations, a layer at a time; else all of them are kept
+    checkpointing: Checkpointing = ALL
 
 
 def memory_terms(job: ResolvedJob, share: Share) -> MemoryTerms:

@@ -1,14 +1,15 @@
 """The choices for speed of the project's own trainers, as far as they are known before loading the model."""
 
-from dimba.plan.job import RECOMPUTE, ResolvedJob
+from dimba.plan.job import ResolvedJob
+from dimba.plan.model import ActivationPlan
 
 _ASKED = "as asked"
 
 
-def speed_choices(job: ResolvedJob, *, on_cpu: bool, mixed: str, activations: str = "") -> tuple[str, ...]:
-    """One sentence per choice; `activations` is the reason for checkpointing, if memory decided it."""
+def speed_choices(job: ResolvedJob, *, on_cpu: bool, mixed: str, activations: ActivationPlan) -> tuple[str, ...]:
+    """One sentence per choice."""
     precision = _precision(job, on_cpu=on_cpu, mixed=mixed)
-    checkpointing = _checkpointing(job, on_cpu=on_cpu, memory=activations)
+    checkpointing = f"activation checkpointing: {activations.text}"
     if not job.objective.packs:
         return (precision, checkpointing)
     head = "the head computes tokens with loss only"
@@ -34,14 +35,6 @@ def _packing(job: ResolvedJob, *, on_cpu: bool) -> str:
         return f"rows padded ({why}), attention {attention or 'sdpa'}"
     default = "within documents (the CPU), else sdpa" if on_cpu else "sdpa"
     return f"rows packed if the model is proved to keep them apart, attention {attention or default}"
-
-
-def _checkpointing(job: ResolvedJob, *, on_cpu: bool, memory: str) -> str:
-    asked = _given(job, RECOMPUTE)
-    if not (asked or on_cpu or memory):
-        return "activations kept if a first step shows that they fit"
-    why = memory or (_ASKED if asked else "a CPU has memory")
-    return f"activations {'checkpointed' if asked == 'on' else 'kept'} ({why})"
 
 
 def _given(job: ResolvedJob, flag: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from dimba.common.errors import HostCannot
+from dimba.options.checkpointing import ALL, OFFLOADED
 from dimba.plan.fitting import TRIED, Fit, smallest_card
 from dimba.plan.job import RECOMPUTE, ResolvedJob
 from dimba.plan.share import completion_length
@@ -43,12 +44,13 @@ def _by_method(fit: Fit, method: str, card: int) -> tuple[str, int] | None:
     return next((changed for way in _WAYS if (changed := way(fit, job, card, f"{said} "))), None)
 
 
-def _computed_again(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
-    """Activation checkpointing, if the spec turned it off."""
-    if job.recomputes(otherwise=True):
-        return None
-    found = fit.estimate(job.recomputing())
-    return (f"`{said}--set trainer_args.{RECOMPUTE}=on`", found.total) if found and found.total <= card else None
+def _recomputed(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
+    """Activation checkpointing of all layers, if the spec asks for less; then with their inputs in host memory."""
+    for chosen in (ALL, OFFLOADED):
+        found = fit.estimate(job.with_checkpointing(chosen)) if job.checkpointing != chosen else None
+        if found and found.total <= card:
+            return f"`{said}--set trainer_args.{RECOMPUTE}={chosen.value}`", found.total
+    return None
 
 
 def _less_at_once(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
@@ -100,4 +102,4 @@ def _shorter(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int
 
 
 _METHODS = ("full", "lora", "qlora")  # by memory, largest first
-_WAYS = (_computed_again, _less_at_once, _fewer_a_step, _shorter)
+_WAYS = (_recomputed, _less_at_once, _fewer_a_step, _shorter)

@@ -21,6 +21,7 @@ import torch
 from dimba.host.checkpoint import facts_of_tensors
 from dimba.host.facts import CheckpointFacts
 from dimba.objectives.sft import SftOptions
+from dimba.options.checkpointing import Checkpointing, checkpointing_of
 from dimba.plan.job import resolved
 from dimba.plan.memory import estimate_memory, moments
 from dimba.plan.share import Share
@@ -74,18 +75,19 @@ class Case:
     length: int
     accumulation: int = 4
     mode: str = "sft"
-    recomputes: bool = True
+    checkpointing: int | str = "on"  # as the flag of the trainers
     prompt: int = 0  # tokens; if not 0, the trace is of sampling
     lora: tuple[tuple[str, Any], ...] = ()  # further keys of the spec's `lora`, and their values
 
     @property
     def name(self) -> str:
-        trained = f"acc {self.accumulation} {'ckpt' if self.recomputes else 'kept'}"
+        trained = f"acc {self.accumulation} {_WAYS.get(self.checkpointing, f'ckpt {self.checkpointing}')}"
         step = f"{self.batch}×{self.length:<5} {f'from {self.prompt}' if self.prompt else trained}"
         return f"{self.model:<11} {self.mode:<4} {self.method:<5} {step:<20} {' '.join(name for name, _ in self.lora)}"
 
 
 METHODS = ("full", "lora", "qlora")
+_WAYS: dict[int | str, str] = {"on": "ckpt", "off": "kept"}
 
 
 def _cases() -> list[Case]:
@@ -112,7 +114,7 @@ def _cases() -> list[Case]:
     for model in OTHERS:  # float32 experts cannot be traced: their kernel requires bf16
         methods = METHODS[1:] if model == "qwen3-moe" else METHODS
         cases += [Case(model, method, 4, 1024) for method in methods]
-    cases += [replace(case, recomputes=False) for case in cases]
+    cases += [replace(case, checkpointing="off") for case in cases]
     lengths = ((64, 1024, 768), (256, 512, 128))
     sampled = [(model, *each) for model in MODELS for each in lengths] + [(model, *lengths[0]) for model in OTHERS]
     for model, batch, length, prompt in sampled:
@@ -121,10 +123,10 @@ def _cases() -> list[Case]:
     options: dict[str, Any] = {"target_modules": ["q_proj", "v_proj"], "use_dora": True, "dropout": 0.1}
     options["modules_to_save"] = ["lm_head", "embed_tokens"]
     cases += [
-        Case(model, "lora", 2, 1024, recomputes=recomputes, lora=((name, value),))
+        Case(model, "lora", 2, 1024, checkpointing=checkpointing, lora=((name, value),))
         for model in ("llama-1B", "llama-8B")
         for name, value in options.items()
-        for recomputes in (True, False)
+        for checkpointing in ("on", "off")
     ]
     return cases
 
@@ -158,7 +160,7 @@ def estimated(case: Case, facts: CheckpointFacts) -> Any:
     values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK, **dict(case.lora)}, **grpo}
     spec = JobSpec.model_validate(values)
     accumulation = 1 if case.prompt else case.accumulation  # sampling covers an entire step
-    share = Share(batch_size=case.batch, accumulation=accumulation, recomputes=case.recomputes)
+    share = Share(batch_size=case.batch, accumulation=accumulation, checkpointing=_checkpointing(case))
     estimate = estimate_memory(resolved(spec), facts, on_cpu=False, share=None if case.prompt else share)
     assert estimate is not None
     if case.prompt and facts.shape:
@@ -181,7 +183,7 @@ def compared(case: Case) -> tuple[int, Live, Any]:
     )
     options = replace(options, **_fields(case))
     args = Namespace(**asdict(options))
-    args.mode, args.accumulation, args.recomputes = case.mode, case.accumulation, case.recomputes
+    args.mode, args.accumulation, args.checkpointing = case.mode, case.accumulation, _checkpointing(case)
     if case.prompt:
         live = traced_sampling(model, args, rows=case.batch, prompt=case.prompt, length=case.length)
     else:
@@ -189,6 +191,12 @@ def compared(case: Case) -> tuple[int, Live, Any]:
         masked = case.batch > 1 or case.mode == "dpo"
         live = traced_peak(model, args, _batch(case), masked=masked, reference=copy)
     return estimate.total - estimate.context - estimate.fragments, live, estimate
+
+
+def _checkpointing(case: Case) -> Checkpointing:
+    found = checkpointing_of(case.checkpointing)
+    assert found, "`auto` is the plan's choice"
+    return found
 
 
 def _fields(case: Case) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def as_on_cuda() -> Iterator[None]:
     norm = mock.patch.object(torch.nn.functional, "layer_norm", partial(_in_float32, torch.nn.functional.layer_norm))
     casts = mock.patch.object(torch, "is_autocast_enabled", partial(_is_autocast, torch.is_autocast_enabled))
     dropout = mock.patch.object(torch.nn.functional, "dropout", _dropout)
-    with mock.patch.multiple(chunked_logprob, **in_place), norm, casts, dropout, nf4.as_on_cuda():
+    host = mock.patch("dimba.trainers.models.recompute.save_on_cpu", _host_memory)
+    with mock.patch.multiple(chunked_logprob, **in_place), norm, casts, dropout, host, nf4.as_on_cuda():
         yield
 
 
@@ -85,6 +86,13 @@ def _dropout(values: torch.Tensor, p: float = 0.5, training: bool = True, inplac
 def _is_autocast(function: Any, device: str = "cpu") -> Any:
     """Whether autocast is on; without a device the caller means CUDA, which the CPU stands in for."""
     return function(device)
+
+
+def _host_memory(*, pin_memory: bool) -> Any:
+    """Keep the shapes of saved tensors only: memory of the host is not counted."""
+    assert pin_memory, "a copy to other memory waits for the GPU"
+    kept, made = (lambda tensor: (tensor.shape, tensor.dtype)), (lambda what: torch.empty(what[0], dtype=what[1]))
+    return torch.autograd.graph.saved_tensors_hooks(kept, made)
 
 
 def _in_float32(function: Any, *args: Any) -> Any:
@@ -129,12 +137,15 @@ def traced_peak(
     """
     from trl.trainer.utils import add_fused_lm_head
 
+    from dimba.trainers.models.recompute import LayerCheckpointing
+
     apart = mock.patch("transformers.masking_utils.find_packed_sequence_indices", one_document)
     add_fused_lm_head(model, outputs=_OUTPUTS[args.mode])
     if reference is not None:
         add_fused_lm_head(reference)
     trained = adapted(model, args)
-    if args.recomputes:
+    LayerCheckpointing(model, args.checkpointing)
+    if args.checkpointing.layers != 0:
         trained.activation_checkpointing_enable()
     trained.train()
     live = Live()

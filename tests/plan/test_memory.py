@@ -12,6 +12,7 @@ import pytest
 from dimba.common.errors import DimbaError, HostCannot
 from dimba.host.checkpoint import facts_of_tensors, look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, Gpu, GpuFacts
+from dimba.options.checkpointing import ALL, NONE, Checkpointing
 from dimba.plan.fitting import fit_of
 from dimba.plan.job import resolved
 from dimba.plan.memory import estimate_memory
@@ -84,10 +85,10 @@ def test_every_term_is_named_and_they_add_up():
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
-@pytest.mark.parametrize("recomputes", [True, False])
-def test_more_at_once_never_needs_less(method: str, recomputes: bool):
+@pytest.mark.parametrize("layers", [None, 12, 0])
+def test_more_at_once_never_needs_less(method: str, layers: int | None):
     spec = parse_spec(SPARSE.replace("lora", method).encode(), source="").spec
-    usual = {"batch_size": 4, "accumulation": 4, "longest": 512, "recomputes": recomputes}
+    usual = {"batch_size": 4, "accumulation": 4, "longest": 512, "checkpointing": Checkpointing(layers=layers)}
     for grown in ("batch_size", "accumulation", "processes", "longest"):
         shares = [Share(**{**usual, grown: n}) for n in (1, 2, 4, 64, 1024)]
         totals = [estimated(spec, LARGE, on_cpu=False, share=each).total for each in shares]  # type: ignore[union-attr]
@@ -160,7 +161,7 @@ def test_what_is_kept_of_every_layer_takes_the_place_of_its_input():
     spec = parse_spec(SPARSE.encode(), source="").spec
     share = Share(batch_size=4, accumulation=4, longest=512)
     again, kept = (
-        estimated(spec, LARGE, on_cpu=False, share=replace(share, recomputes=each)) for each in (True, False)
+        estimated(spec, LARGE, on_cpu=False, share=replace(share, checkpointing=each)) for each in (ALL, NONE)
     )
     assert again and kept and (kept.adapter, kept.optimizer) == (again.adapter, again.optimizer)
     assert 12 * again.inputs < kept.inputs < 32 * again.inputs
@@ -172,8 +173,8 @@ def test_a_spec_decides_whether_activations_are_kept_and_the_caller_where_it_doe
     job = resolved(parse_spec(SPARSE.encode(), source="").spec)
     fit = replace(fit_of(job, replace(FACTS, checkpoint=LARGE), GPUS, 1), ours=True)
     on, off, auto = (fit.of(job.with_args({"activation-checkpointing": each})) for each in ("on", "off", "auto"))
-    assert on.estimate() == auto.estimate() == replace(off, recomputes=False).of(on.job).estimate()
-    assert off.estimate() == replace(auto, recomputes=False).estimate() != auto.estimate()
+    assert on.estimate() == auto.estimate() == replace(off, checkpointing=NONE).of(on.job).estimate()
+    assert off.estimate() == replace(auto, checkpointing=NONE).estimate() != auto.estimate()
 
 
 # What cannot fit.

@@ -21,13 +21,13 @@ CPU = replace(CARDS, gpu=GpuFacts(problem="none"))
             "",
             True,
             "attention within documents (the CPU), else sdpa; the head computes tokens with loss only; "
-            "activations kept",
+            "activation checkpointing: off (a CPU has memory)",
         ),
         ("", False, "mixed bf16 (the fastest of these GPUs)"),
         (
             "",
             False,
-            "the head computes tokens with loss only; activations kept if a first step shows that they fit",
+            "the head computes tokens with loss only; activation checkpointing: off if a first step fits without it",
         ),
         ("accelerate: {mixed_precision: bf16}", True, "mixed bf16 (as asked; float32 where the CPU has neither"),
         ("accelerate: {mixed_precision: fp16}", True, "float32 (fp16 was asked for, and"),
@@ -35,7 +35,7 @@ CPU = replace(CARDS, gpu=GpuFacts(problem="none"))
         ("trainer_args: {mixed-precision: bf16}", True, "mixed bf16 (as asked"),
         ("trainer_args: {packing: 'off', attention: eager}", True, "rows padded (as asked), attention eager"),
         ("training: {batch_size: 1}", True, "rows padded (a batch has one row), attention sdpa"),
-        ("trainer_args: {activation-checkpointing: 'off'}", False, "activations kept (as asked)"),
+        ("trainer_args: {activation-checkpointing: 'off'}", False, "activation checkpointing: off (as asked)"),
     ],
 )
 def test_the_choices_are_told_with_their_reasons(lines: str, on_cpu: bool, said: str):

@@ -144,28 +144,34 @@ def test_activations_that_do_not_fit_switch_on_checkpointing_and_train_the_same(
     if not is_nearly_full:
         monkeypatch.setattr("dimba.trainers.models.memory._run_batch", _without_memory_to_keep_activations)
     output = train(mode, tiny_checkpoint, rows, tmp_path / "again", *flags)
-    assert "activations would fill more than 90% of the GPU: activation checkpointing is on" in output
+    tried = [line for line in output.splitlines() if line.startswith("memory: activations would fill more than 90%")]
+    expected = ["1 of 2 layers", "all 2 layers"][: 2 if is_nearly_full else 1]
+    assert [line.partition("activation checkpointing of ")[2] for line in tried] == expected
     kept, again = weights(tmp_path / "kept"), weights(tmp_path / "again")
     assert all(torch.allclose(kept[name], again[name], atol=1e-6) for name in kept)
     if is_nearly_full:
         output = train(mode, tiny_checkpoint, rows, tmp_path / "off", *flags, "--activation-checkpointing", "off")
-        assert "activation checkpointing is on" not in output
+        assert "activations would fill" not in output
 
 
 @pytest.mark.parametrize(
     ("flag", "processes", "samples", "sharded", "on_cpu", "checkpointing"),
     [
         ("auto", 1, False, False, True, "off"),
-        ("auto", 1, False, False, False, "off if a first step fits without it"),
-        ("auto", 1, True, False, False, "off if a first step fits without it"),
-        ("auto", 2, False, False, False, "off if a first step fits without it"),
+        ("auto", 1, False, False, False, "off, then more"),
+        ("auto", 1, True, False, False, "off, then more"),
+        ("auto", 2, False, False, False, "off, then more"),
         ("auto", 2, True, False, False, "on"),
         ("auto", 2, False, True, False, "on"),
         ("off", 2, False, True, False, "off"),
         ("on", 1, False, False, True, "on"),
+        ("12", 1, False, False, False, "12, then more"),
+        ("12", 2, True, False, False, "12"),
+        ("offload", 1, False, False, False, "offload"),
+        ("offload", 1, False, False, True, "on"),
     ],
 )
-def test_checkpointing_stays_off_on_a_gpu_if_a_first_step_can_test_it(
+def test_checkpointing_starts_small_on_a_gpu_if_a_first_step_can_test_it(
     flag: str,
     processes: int,
     samples: bool,
@@ -177,7 +183,7 @@ def test_checkpointing_stays_off_on_a_gpu_if_a_first_step_can_test_it(
     from dimba.objectives.grpo import GRPO
     from dimba.objectives.sft import SFT
     from dimba.trainers.models.loading import Compute
-    from dimba.trainers.objectives.run_settings import activations, can_fall_back, run_settings
+    from dimba.trainers.objectives.run_settings import can_fall_back, first_checkpointing, run_settings
 
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", str(sharded))
@@ -186,11 +192,13 @@ def test_checkpointing_stays_off_on_a_gpu_if_a_first_step_can_test_it(
     options = objective.parse([*named, "--activation-checkpointing", flag])
     tries = can_fall_back(options, objective)
     compute = Compute(on_cpu=on_cpu, mixed="no" if on_cpu else "bf16")
-    assert activations(options, compute, can_fall_back=tries) == checkpointing
+    first, _, then = checkpointing.partition(", ")
+    assert str(first_checkpointing(options, compute, can_fall_back=tries).value) == first
+    assert tries == bool(then) or on_cpu
     settings = run_settings(options, compute, can_fall_back=tries)
-    assert settings["activation_checkpointing"] == (checkpointing == "on")
+    assert settings["activation_checkpointing"] == (first != "off")
     unprobed = run_settings(options, compute, can_fall_back=False)["activation_checkpointing"]
-    assert unprobed == (flag == "on" or (flag == "auto" and not on_cpu))
+    assert unprobed == (flag != "off" and not (flag == "auto" and on_cpu))
 
 
 def test_a_step_that_does_not_fit_fails_the_job_before_training_with_numbers(

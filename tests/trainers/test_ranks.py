@@ -60,7 +60,7 @@ def start(folder: Path, processes: int, *trainer: str, way: str = "") -> "subpro
     ("many", "method"),
     [
         pytest.param(2, (), id="two"),
-        pytest.param(2, ("--use-lora",), id="two, LoRA"),
+        pytest.param(2, ("--use-lora", "--activation-checkpointing", "1"), id="two, LoRA, a layer recomputed"),
         pytest.param(2, ("--stream", "--max-steps", "4"), id="two, streamed"),
         pytest.param(4, (), id="four"),
     ],
@@ -76,7 +76,7 @@ def test_several_processes_train_the_same_weights_as_one(
     monkeypatch.setattr("dimba.trainers.data.tokenization.cache_folder", lambda: tmp_path / "tokens")
     one, several = tmp_path / "1", tmp_path / str(many)
     flags = ("--save-steps", "3", *method, "--grad-accumulation-steps")
-    train_here(tiny_checkpoint, rows, one, *FLAGS, *flags, "4")
+    train_here(tiny_checkpoint, rows, one, *FLAGS, *flags, "4", "--activation-checkpointing", "off")
     done = train(several, tiny_checkpoint, rows, many, *flags, str(4 // many))
     assert done.returncode == 0, done.stdout
     assert saved_rank_count(several) == many

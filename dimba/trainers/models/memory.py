@@ -15,6 +15,8 @@ from dimba.common.contract import ENV_MEMORY
 from dimba.common.errors import RunFailed
 from dimba.common.units import size
 from dimba.objectives.budgets import FILLED
+from dimba.options.checkpointing import ALL, Checkpointing
+from dimba.trainers.models.recompute import LayerCheckpointing
 from dimba.trainers.objectives.callbacks import Metrics
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 _HINT = (
     "lower `training.batch_size` (and raise `grad_accumulation_steps` alike), lower `training.max_length`, or use "
-    "`method: lora` or `qlora`; `batch_size: auto` chooses the largest batch that is estimated to fit"
+    "`method: lora` or `qlora`; `batch_size: auto` chooses the largest batch that is estimated to fit, and "
+    "`trainer_args: {activation-checkpointing: offload}` needs the least memory"
 )
 
 
@@ -69,18 +72,29 @@ class MemoryProbe(TrainerCallback):
     """Runs a step of the largest size before training starts, and records the peak when it ends.
 
     The probe leaves no trace: no optimiser step is made, gradients are cleared, random numbers are restored.
-    With `may_keep`, activation checkpointing stays off if the step then leaves a part of the GPU free.
+    With `can_fall_back`, more `layers` recompute their activations if the step does not leave a part of the GPU free:
+    half of them, then all.
     """
 
     def __init__(
-        self, trainer: Trainer, inputs: Callable[[], Batch], metrics: Path, meter: Meter, *, may_keep: bool
+        self,
+        trainer: Trainer,
+        inputs: Callable[[], Batch],
+        metrics: Path,
+        meter: Meter,
+        layers: LayerCheckpointing,
+        *,
+        can_fall_back: bool,
     ) -> None:
-        self._trainer, self._inputs, self._meter, self._may_keep = trainer, inputs, meter, may_keep
+        self._trainer, self._inputs, self._meter, self._layers = trainer, inputs, meter, layers
         self._metrics = Metrics(metrics)
+        self._tried = _tried(layers) if can_fall_back else ()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Runs the step, with gradients and the optimiser's memory in place; raises RunFailed if it does not fit."""
-        if not (self._may_keep and self._keeps_activations()):
+        if not any(self._fits(each) for each in self._tried):
+            if self._tried:
+                self._use(ALL)
             try:
                 run_probe(self._trainer, self._inputs())
             except torch.OutOfMemoryError as error:
@@ -91,27 +105,31 @@ class MemoryProbe(TrainerCallback):
         """Reports the peak of the job."""
         self._report(state, "at its peak the job took")
 
-    def _keeps_activations(self) -> bool:
-        """Whether the step fits on every rank with its activations; switches on checkpointing if it does not."""
+    def _fits(self, chosen: Checkpointing) -> bool:
+        """Whether the step fits on every rank with this activation checkpointing, which stays chosen."""
+        self._use(chosen)
         accelerator = self._trainer.accelerator
         with accelerator.no_sync(self._trainer.model_wrapped):  # the ranks must not wait for one that fails
-            fits = self._fits()
+            fits = self._fits_here()
         fitting = accelerator.reduce(torch.tensor(float(fits), device=accelerator.device), "sum")
-        if int(fitting) == accelerator.num_processes:
-            return True
-        self._meter.reset_peak()
-        self._trainer.model.activation_checkpointing_enable()
-        if accelerator.is_main_process:
-            problem = f"activations would fill more than {FILLED:.0%} of the GPU"
-            print(f"memory: {problem}: activation checkpointing is on", flush=True)
-        return False
+        return int(fitting) == accelerator.num_processes
 
-    def _fits(self) -> bool:
+    def _fits_here(self) -> bool:
         try:
             run_probe(self._trainer, self._inputs())
         except torch.OutOfMemoryError:
             return False
         return self._meter.peak()[0] <= FILLED * self._meter.available()
+
+    def _use(self, chosen: Checkpointing) -> None:
+        if chosen == self._layers.chosen:
+            return
+        self._layers.chosen = chosen
+        self._meter.reset_peak()
+        self._trainer.model.activation_checkpointing_enable()
+        if self._trainer.accelerator.is_main_process:
+            problem = f"activations would fill more than {FILLED:.0%} of the GPU"
+            print(f"memory: {problem}: activation checkpointing of {self._layers.words}", flush=True)
 
     def _report(self, state: TrainerState, title: str) -> None:
         if not state.is_world_process_zero:
@@ -127,6 +145,12 @@ class MemoryProbe(TrainerCallback):
         line = str(error).strip().splitlines()[0]
         problem = f"a step at the longest length needs {needed}{_estimate()}\n  | {line}"
         return RunFailed(problem, _HINT, reason="gpu_out_of_memory")
+
+
+def _tried(layers: LayerCheckpointing) -> tuple[Checkpointing, ...]:
+    """The choices that are tried before all layers recompute their activations."""
+    half = Checkpointing(layers=len(layers.layers) // 2)
+    return (layers.chosen, half) if layers.count < half.count(len(layers.layers)) else (layers.chosen,)
 
 
 def _estimate() -> str:
@@ -173,10 +197,12 @@ def meter_of(device: torch.device) -> Meter | None:
     return CudaMeter() if device.type == "cuda" else None
 
 
-def add_probe(trainer: Trainer, inputs: Callable[[], Batch], metrics: Path, *, may_keep: bool) -> None:
+def add_probe(
+    trainer: Trainer, inputs: Callable[[], Batch], metrics: Path, layers: LayerCheckpointing, *, can_fall_back: bool
+) -> None:
     """Adds a MemoryProbe of the batch that `inputs` makes, if the device has a meter."""
     if meter := meter_of(trainer.args.device):
-        trainer.add_callback(MemoryProbe(trainer, inputs, metrics, meter, may_keep=may_keep))
+        trainer.add_callback(MemoryProbe(trainer, inputs, metrics, meter, layers, can_fall_back=can_fall_back))
 
 
 def longest_rows(collate: Collator, *, rows: int, length: int) -> Batch:

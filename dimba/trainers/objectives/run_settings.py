@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from transformers import PrinterCallback, Trainer, TrainerState
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerState
 
 from dimba.objectives.objective import Objective
+from dimba.options.checkpointing import ALL, AUTO, NONE, Checkpointing, checkpointing_of
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.loading import Compute
+from dimba.trainers.models.recompute import LayerCheckpointing
 from dimba.trainers.models.sharding import check_sharding, is_sharded
 from dimba.trainers.models.vocabulary import complete_head
 from dimba.trainers.objectives.callbacks import EndOnNan, Heartbeat, metrics_path
@@ -26,7 +28,7 @@ def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bo
         "use_cpu": compute.on_cpu,
         "bf16": compute.mixed == "bf16",
         "fp16": compute.mixed == "fp16",
-        "activation_checkpointing": checkpoints_activations(options, compute, can_fall_back=can_fall_back),
+        "activation_checkpointing": first_checkpointing(options, compute, can_fall_back=can_fall_back) != NONE,
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
         "logging_steps": 1,
@@ -41,25 +43,28 @@ def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bo
 
 
 def can_fall_back(options: TrainerOptions, objective: Objective[Any]) -> bool:
-    """Whether training may start without activation checkpointing, and turn it on if a first step does not fit.
+    """Whether training may start with fewer layers recomputed, and recompute more if a first step does not fit.
 
     Ranks that wait for each other, under FSDP2 and in some losses, would wait forever for one that is out of memory.
     """
+    asked = options.activation_checkpointing
     is_independent = world_size() == 1 or not objective.loss_waits
-    return options.activation_checkpointing == "auto" and not is_sharded() and is_independent
+    return (asked == AUTO or isinstance(asked, int)) and not is_sharded() and is_independent
 
 
-def checkpoints_activations(options: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> bool:
-    """Whether activation checkpointing is on from the start: it saves memory for a third more work."""
-    wanted = options.activation_checkpointing
-    return wanted == "on" or (wanted == "auto" and not compute.on_cpu and not can_fall_back)
+def first_checkpointing(options: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> Checkpointing:
+    """The activation checkpointing that training starts with; of all layers it costs a third more work."""
+    asked = checkpointing_of(options.activation_checkpointing)
+    if asked is None:
+        return NONE if compute.on_cpu or can_fall_back else ALL
+    return ALL if asked.offload and compute.on_cpu else asked
 
 
-def activations(options: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> str:
-    """The use of activation checkpointing, in words."""
-    if checkpoints_activations(options, compute, can_fall_back=can_fall_back):
-        return "on"
-    return "off" if compute.on_cpu or not can_fall_back else "off if a first step fits without it"
+def checkpoint_layers(
+    model: PreTrainedModel, options: TrainerOptions, compute: Compute, *, can_fall_back: bool
+) -> LayerCheckpointing:
+    """The layers of `model` that recompute their activations once the trainer turns activation checkpointing on."""
+    return LayerCheckpointing(model, first_checkpointing(options, compute, can_fall_back=can_fall_back))
 
 
 def has_just_evaluated(state: TrainerState) -> bool:

@@ -40,7 +40,7 @@ from dimba.trainers.objectives.dpo.pairs import (
 from dimba.trainers.objectives.evaluations import evaluation_callbacks
 from dimba.trainers.objectives.example_run import example_settings, prepare_data, prepare_to_save, train_and_save
 from dimba.trainers.objectives.resuming import beginning_of
-from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
+from dimba.trainers.objectives.run_settings import can_fall_back, checkpoint_layers, configure
 from dimba.trainers.ranks import is_main_process, world_size
 
 # TRL's names of metrics, and ours beside them.
@@ -133,6 +133,8 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
     validation = as_dataset(data.validation) if len(data.validation) else None
     model = load_model(options, compute, attention=options.attention)
     new = prepare_base(model, options, data.tokenizer, data.turn_ends)
+    tries = can_fall_back(options, DPO)
+    layers = checkpoint_layers(model, options, compute, can_fall_back=tries)
     trainer = PairTrainer(
         model=model,
         ref_model=_reference(options, data, compute),
@@ -145,10 +147,10 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
         callbacks=[Metrics(metrics, ("loss", "margin", "accuracy")), stop, *evaluation_callbacks(options)],
     )
     if is_main_process():
-        _print_choices(options, trainer, len(data.train), compute)
+        _print_choices(options, trainer, len(data.train), compute, layers.words)
     length = min(options.max_length, data.report.longest)
     batch = partial(_longest_pairs, rows=options.batch_size, length=length, pad_id=data.tokenizer.pad_token_id)
-    add_probe(trainer, batch, metrics, may_keep=can_fall_back(options, DPO))
+    add_probe(trainer, batch, metrics, layers, can_fall_back=tries)
     configure(trainer)
     return trainer
 
@@ -173,9 +175,8 @@ def _effective_batch(options: DpoOptions) -> int:
     return options.batch_size * options.grad_accumulation_steps * world_size()
 
 
-def _print_choices(options: DpoOptions, trainer: PairTrainer, pairs: int, compute: Compute) -> None:
-    checkpointing = activations(options, compute, can_fall_back=can_fall_back(options, DPO))
-    summary = speed_summary(trainer.model, trainer.data_collator, mixed=compute.mixed, activations=checkpointing)
+def _print_choices(options: DpoOptions, trainer: PairTrainer, pairs: int, compute: Compute, activations: str) -> None:
+    summary = speed_summary(trainer.model, trainer.data_collator, mixed=compute.mixed, activations=activations)
     reference = "a frozen copy of the base" if trainer.ref_model else "the base, the adapter switched off"
     print(f"{summary}\nreference: {reference}", flush=True)
     step = _effective_batch(options)

@@ -10,6 +10,7 @@ from dimba.objectives.grpo import BETA_WITH_REWARD_MODEL, GRPO, GrpoOptions
 from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.loading import Compute, load_model, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_completions
+from dimba.trainers.models.recompute import LayerCheckpointing
 from dimba.trainers.models.saving import stop_where_turns_end
 from dimba.trainers.objectives.callbacks import metrics_path
 from dimba.trainers.objectives.grpo.alarms import Alarms
@@ -20,7 +21,8 @@ from dimba.trainers.objectives.grpo.sample_log import SampleLog
 from dimba.trainers.objectives.grpo.sampling.choice import start_sampler
 from dimba.trainers.objectives.grpo.sampling.ratio import CORRECTION
 from dimba.trainers.objectives.grpo.step_layout import fill_step, planned_steps, step_layout
-from dimba.trainers.objectives.run_settings import can_fall_back, configure, run_settings
+from dimba.trainers.objectives.run_settings import can_fall_back, checkpoint_layers, configure, run_settings
+from dimba.trainers.ranks import is_main_process
 from dimba.trainers.rewards import Reward
 
 SAMPLES_FILE = "samples.jsonl"
@@ -38,6 +40,9 @@ def make_trainer(
     new = prepare_base(model, options, prompts.tokenizer, prompts.turn_ends)
     stop_where_turns_end(model, prompts.tokenizer, prompts.turn_ends)
     samples = metrics_path(options.output_dir).with_name(SAMPLES_FILE)
+    layers = checkpoint_layers(model, options, compute, can_fall_back=can_fall_back(options, GRPO))
+    if is_main_process():
+        print(f"activation checkpointing {layers.words}", flush=True)
     trainer = GroupTrainer(
         rewards=rewards,
         prompts=fill_step(options, prompts.train),
@@ -50,13 +55,13 @@ def make_trainer(
     )
     if sampler := start_sampler(options, trainer, compute):
         trainer.sample_with(sampler)
-    _probe_memory(trainer, options, prompts)
+    _probe_memory(trainer, options, prompts, layers)
     trainer.state.max_steps = planned_steps(options, len(prompts.train))  # for rewards that are called before training
     configure(trainer)
     return trainer
 
 
-def _probe_memory(trainer: GroupTrainer, options: GrpoOptions, prompts: Prompts) -> None:
+def _probe_memory(trainer: GroupTrainer, options: GrpoOptions, prompts: Prompts, layers: LayerCheckpointing) -> None:
     batch = partial(
         longest_completions,
         rows=options.batch_size,
@@ -65,7 +70,8 @@ def _probe_memory(trainer: GroupTrainer, options: GrpoOptions, prompts: Prompts)
         reference=bool(trainer.beta),
         corrected=trainer.use_vllm,
     )
-    add_probe(trainer, batch, metrics_path(options.output_dir), may_keep=can_fall_back(options, GRPO))
+    tries = can_fall_back(options, GRPO)
+    add_probe(trainer, batch, metrics_path(options.output_dir), layers, can_fall_back=tries)
 
 
 def _beta(options: GrpoOptions, prompts: Prompts) -> float:

@@ -15,7 +15,7 @@ from dimba.trainers.models.memory import add_probe, longest_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
 from dimba.trainers.objectives.evaluations import evaluation_callbacks
 from dimba.trainers.objectives.example_run import example_settings
-from dimba.trainers.objectives.run_settings import activations, can_fall_back, configure
+from dimba.trainers.objectives.run_settings import can_fall_back, checkpoint_layers, configure
 from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
 from dimba.trainers.objectives.sft.streamed_run import StopAtUnusableRow
 from dimba.trainers.ranks import is_main_process, world_size
@@ -28,10 +28,10 @@ def make_trainer(
     metrics, at_once = metrics_path(options.output_dir), options.batch_size * world_size()
     new = prepare_base(model, options, data.tokenizer, data.turn_ends)
     collate = choose_collator(options, model, data.tokenizer.pad_token_id, on_cpu=compute.on_cpu)
-    may_keep = can_fall_back(options, SFT)
+    tries = can_fall_back(options, SFT)
+    layers = checkpoint_layers(model, options, compute, can_fall_back=tries)
     if is_main_process():
-        checkpointing = activations(options, compute, can_fall_back=may_keep)
-        print(speed_summary(model, collate, mixed=compute.mixed, activations=checkpointing), flush=True)
+        print(speed_summary(model, collate, mixed=compute.mixed, activations=layers.words), flush=True)
     at_bad_row = [StopAtUnusableRow(data.stream, stop)] if data.stream else []
     trainer = CausalTrainer(
         model=model,
@@ -45,7 +45,7 @@ def make_trainer(
     )
     longest = options.max_length if data.stream else min(options.max_length, data.report.longest)
     batch = partial(longest_rows, collate, rows=options.batch_size, length=longest)
-    add_probe(trainer, batch, metrics, may_keep=may_keep)
+    add_probe(trainer, batch, metrics, layers, can_fall_back=tries)
     configure(trainer)
     return trainer
 
