@@ -5,6 +5,8 @@
 #   EXTRA_CA    a company's CA certificates: a PEM file or a folder of them, inside the build context
 #   WHEELS      a folder of wheels, preferred over the index, inside the build context
 #   WITH        `-vllm` for an image with vLLM; empty for one without
+#   PINS        `tested` versions, or the `latest` releases that pip resolves
+#   RESOLVED    the day of these: another one resolves them again
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 FROM ${BASE_IMAGE}
 ARG EXTRA_CA=docker/certs
@@ -27,7 +29,14 @@ RUN if ! python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3
 
 COPY ${WHEELS} /tmp/wheels/
 COPY docker/requirements*.txt docker/constraints*.txt /tmp/
-RUN python3 -m venv /opt/venv \
+# `latest` leaves torch, whose CUDA the host's driver must suit, vLLM, which needs that torch, and what reads a spec.
+ARG PINS=tested
+ARG RESOLVED=
+RUN if [ "$PINS" = latest ]; then \
+      sed -Ei '/^(torch|vllm|jsonschema|pydantic|ruamel\.yaml)==/!s/==.*//' /tmp/requirements*.txt \
+      && : > /tmp/constraints${WITH}.txt; \
+    fi \
+ && python3 -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --find-links /tmp/wheels \
       -r /tmp/requirements${WITH}.txt -c /tmp/constraints${WITH}.txt \
  && rm -rf /tmp/certs /tmp/constraints*.txt /tmp/requirements*.txt
@@ -40,7 +49,8 @@ RUN if ! /opt/venv/bin/python -c 'import importlib.util, os, shutil, sys, syscon
       && rm -rf /var/lib/apt/lists/*; \
     fi
 
-ENV PATH=/opt/venv/bin:$PATH \
+ENV DIMBA_PINS=$PINS \
+    PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/dimba \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

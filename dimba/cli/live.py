@@ -10,8 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dimba.common.contract import LATEST
 from dimba.objectives.rewards import reward_label
 from dimba.plan.model import LaunchPlan
+from dimba.plan.pins import latest_releases
 from dimba.records import RunRecord
 
 _QUIET_SECONDS = 2.0  # shorter work shows no progress
@@ -64,6 +66,8 @@ class LaunchReporter:
         """Print the run's id and the place where it runs."""
         self.ended()
         started = f"started in {plan.image.reference}" if plan.image else "started on this machine without a container"
+        if plan.image and plan.image.pins == LATEST:
+            started += f", with {latest_releases(plan.image)}"
         if plan.slurm:
             started = f"is Slurm's job {str(record.attempts[-1].job).partition(':')[0]}"
         self.note(f"run {record.id} {started}")

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from dimba.cli.wrapping import print_wrapped, width_of
+from dimba.common.contract import LATEST
 from dimba.common.units import millions, quantity, size
 from dimba.dataset.mixture import rows_per_epoch
 from dimba.plan.model import LaunchPlan
+from dimba.plan.pins import latest_releases
 
 _GIB = 1 << 30
 
@@ -97,7 +99,8 @@ def _image_line(plan: LaunchPlan) -> str:
     state = "present" if image.id else "to be fetched" if image.key is None else "to be built"
     if image.key is not None and image.base_digest is None:
         state = "to be built; its key changes once its base is fetched"
-    return f"{image.reference} ({state}{f'; on {image.base}' if image.base else ''})"
+    releases = f"; {latest_releases(image)}" if image.pins == LATEST else ""
+    return f"{image.reference} ({state}{f'; on {image.base}' if image.base else ''}{releases})"
 
 
 def _steps_line(plan: LaunchPlan) -> str:

@@ -57,7 +57,7 @@ def _report(loaded: LoadedSpec, strange: Collection[str], reporter: Reporter) ->
 def _ours(spec: JobSpec, strange: Collection[str]) -> Container:
     """The container of the preview, without the `strange` keys, which would execute foreign code."""
     base = None if "container.base_image" in strange else spec.container.base_image
-    return Container(base_image=base, network=spec.container.network)
+    return Container(base_image=base, network=spec.container.network, pins=spec.container.pins)
 
 
 def _context(loaded: LoadedSpec, container: Container) -> JobContext:

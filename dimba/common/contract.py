@@ -46,11 +46,17 @@ ENV_GPU_PATH = "DIMBA_GPU_PATH"  # cdi or nvidia, for machines that have both an
 ENV_CA_CERT = "DIMBA_CA_CERT"  # a CA bundle of the company's, built into the image
 ENV_WHEELS = "DIMBA_WHEELS"  # a folder of wheels that the build prefers
 
+# Environment of the image: the releases that it has.
+ENV_PINS = "DIMBA_PINS"
+TESTED, LATEST = "tested", "latest"  # the versions that dimba is tested with as a set, and the newest releases
+
 # Labels of a container.
 LABEL_RUN_ID = "dimba.run-id"
 LABEL_ATTEMPT = "dimba.attempt"
 LABEL_GPUS = "dimba.gpus"  # the GPUs that it holds
 LABEL_IMAGE_KEY = "dimba.image-key"
+LABEL_VERSIONS = "dimba.versions"  # JSON: the training packages of an image with the newest releases
+LABEL_RESOLVED = "dimba.resolved"  # the day on which they were the newest
 
 ATTEND = "_attend"  # the hidden command of a detached run's supervisor
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dimba.common import contract
 from dimba.common.contract import ENV_CA_CERT, ENV_WHEELS, absolute
 from dimba.common.errors import BadInput, EngineFailed
 from dimba.common.project import PACKAGED
@@ -106,9 +107,15 @@ def _content(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def image_key(context: BuildContext, base: str, base_digest: str | None, extra: str = "") -> str:
-    """Sixteen hex digits over everything that enters the image; `extra` as returned by `image_extra`."""
-    return hashlib.sha256(f"{context.digest}\0{base}\0{base_digest}\0{extra}".encode()).hexdigest()[:16]
+def image_key(
+    context: BuildContext, base: str, base_digest: str | None, extra: str = "", pins: str = contract.TESTED
+) -> str:
+    """Sixteen hex digits over everything that enters the image; `extra` as returned by `image_extra`.
+
+    With the pins `latest`, what pip resolves enters it too, which no key can cover.
+    """
+    text = f"{context.digest}\0{base}\0{base_digest}\0{extra}" + (f"\0{pins}" if pins != contract.TESTED else "")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def image_extra(spec: JobSpec) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dimba.common.checkpoint import Positions, Quantization, Refusal, TokenCounts
 from dimba.common.checkpoint.releases import LibraryType
+from dimba.common.contract import TESTED
 from dimba.common.owner import Use
 from dimba.common.units import millions
 from dimba.dataset.mixture import rows_per_epoch
@@ -65,6 +66,9 @@ class ImageFacts:
     base_digest: str | None  # None until the base image is on this machine
     id: str | None  # None until it is built
     extra: str = ""  # the Dockerfile's `WITH`
+    pins: str = TESTED
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the training packages, for the pins `latest`
+    resolved: str = ""  # the day on which those were the newest; empty until it is built
 
 
 @dataclass(frozen=True, kw_only=True)

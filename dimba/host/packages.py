@@ -7,11 +7,24 @@ import sys
 from pathlib import Path
 
 TRAINING_PACKAGES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
+# What decides the numbers of a run, most telling first.
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "bitsandbytes")
 
 
 def missing_packages() -> tuple[str, ...]:
     """The training packages that this Python lacks; imports none of them."""
     return tuple(name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None)
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that this Python has."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def install_command(project: Path) -> str:

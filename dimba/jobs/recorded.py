@@ -6,6 +6,7 @@ from typing import Any
 
 from dimba.common import contract
 from dimba.common.processes import own_boot, own_host, own_pids, own_process
+from dimba.host.facts import ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.records import RunFolder, RunRecord
 from dimba.records.store import write_atomically
@@ -37,9 +38,14 @@ def patience(record: RunRecord) -> float:
 
 def recorded_plan(plan: LaunchPlan) -> dict[str, Any]:
     """The fields of a plan whose job starts."""
-    image = {"image": plan.image.reference, "image_digest": plan.image.id} if plan.image else {}
+    image = _recorded_image(plan.image) if plan.image else {}
     batch = {"stop_grace": plan.stop_grace, "effective_batch": plan.steps.effective_batch}
     return {**batch, **image, **recorded_gpus(plan)}
+
+
+def _recorded_image(image: ImageFacts) -> dict[str, Any]:
+    versions = {"packages": dict(image.versions)} if image.versions else {}
+    return {"image": image.reference, "image_digest": image.id, "image_pins": image.pins, **versions}
 
 
 def recorded_gpus(plan: LaunchPlan) -> dict[str, Any]:

@@ -3,16 +3,15 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dimba.common.errors import BadInput
 from dimba.host.facts import CheckpointFacts, DataFacts
 from dimba.host.hub import commit_of
+from dimba.host.packages import library_versions
 from dimba.plan.model import LaunchPlan
 from dimba.records import RunRecord
 
-_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "bitsandbytes")
 _FILES = {"base_hash": "base_checkpoint", "data_hash": "dataset", "trainer_hash": "trainer"}
 
 
@@ -31,7 +30,7 @@ def made_with(plan: LaunchPlan, spec: bytes) -> dict[str, Any]:
     """Fields of a run's record that its plan and its spec determine."""
     return {
         "effective_batch": plan.steps.effective_batch,
-        "packages": {} if plan.image else _versions(),
+        "packages": dict(plan.image.versions) if plan.image else library_versions(),
         "spec_hash": f"sha256:{hashlib.sha256(spec).hexdigest()}",
     }
 
@@ -116,6 +115,8 @@ def _software(record: RunRecord, plan: LaunchPlan, now: Mapping[str, Any]) -> It
             yield Difference("container", f"{record.image}, its image, is gone; now {image.reference}")
         elif is_foreign and image.id != record.image_digest:
             yield Difference("container.image", f"{image.reference} was {record.image_digest}, and is {image.id}")
+        elif record.packages and image.versions != record.packages:
+            yield Difference("container.pins", f"{record.image}, its image, is gone; the newest releases may be others")
         return
     if record.image:
         yield Difference("runner", f"it ran in {record.image}, and would run without a container")
@@ -128,13 +129,3 @@ def _software(record: RunRecord, plan: LaunchPlan, now: Mapping[str, Any]) -> It
 
 def _short(digest: str | None) -> str:
     return f"{digest[:19]}…" if digest else "missing"
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -24,6 +24,7 @@ from dimba.plan.model import ActivationPlan, LaunchPlan, Mount, Omitted, SlurmJo
 from dimba.plan.model_type import type_notes
 from dimba.plan.mounts import job_mounts
 from dimba.plan.network import job_network, network_environment, proxy_notes
+from dimba.plan.pins import pins_notes, pins_problems
 from dimba.plan.placement import (
     choose_gpus,
     choose_runner,
@@ -94,6 +95,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
 def _parts(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Parts:
     errors = problems(spec, facts, choices.run_id) + node_problems(spec, _capabilities(spec, facts, choices))
     errors += slurm_problems(spec, facts.slurm) if facts.slurm else ()
+    errors += pins_problems(spec, facts, _capabilities(spec, facts, choices))
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
     placement = _collect(errors, lambda: _place(spec, facts, choices))
     gpus = placement.trained_on if placement else ()
@@ -182,7 +184,7 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     gpus, about_gpus = choose_gpus(spec, facts, choices.gpu_ids)
     inside = can.runs_in_image or (can.several_nodes and facts.image is not None)
     notes = [about_runner, about_gpus, _about_trainer(spec, facts), _about_copy(facts)]
-    notes.append(None if inside else _about_packages(facts))
+    notes += pins_notes(spec, facts.image) if inside else [_about_packages(facts)]
     if not facts.checkpoint.local:
         base = facts.checkpoint.reference
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is the id of a model on the Hub")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from dimba.common.checkpoint.refusal import Refusal
 from dimba.common.checkpoint.releases import LibraryType
+from dimba.common.contract import LATEST, TESTED
 from dimba.host.facts import CheckpointFacts, HostFacts
 
 _OF_IMAGE = "of the image"
@@ -22,16 +23,20 @@ def type_refusal(facts: HostFacts) -> Refusal | None:
 
 def _release(facts: HostFacts, wanted: LibraryType) -> str:
     """The release of transformers that the job has; empty if nothing here tells."""
-    if facts.image:
-        return wanted.tested if facts.image.key else ""
+    if image := facts.image:
+        tested = wanted.tested if image.key and image.pins == TESTED else ""
+        return image.versions.get("transformers", tested)
     return "" if facts.slurm else facts.transformers
 
 
 def type_notes(facts: HostFacts) -> Iterator[str]:
     """A line about a model type that the job may not know: its release is unknown, or its trainer is custom."""
     wanted = facts.checkpoint.library_type
-    is_certain = wanted and _release(facts, wanted)
-    if found := type_refusal(facts) if is_certain else doubted_type(facts.checkpoint):
+    if wanted is None:
+        return
+    is_latest = facts.image is not None and facts.image.pins == LATEST
+    release = _release(facts, wanted) or (wanted.newest if is_latest else wanted.tested)
+    if found := wanted.unknown_to(release, place=_OF_IMAGE):
         yield f"base: it {found.problem}; {found.hint}"
 
 

@@ -33,6 +33,7 @@ class RunRecord:
     container_id: str | None = None
     image: str | None = None
     image_digest: str | None = None
+    image_pins: str | None = None  # latest: the newest releases, untested with dimba; `packages` has them
     git_revision: str | None = None
     git_dirty: bool | None = None
     git_diff: str | None = None  # masked; a long one is cut here and complete in changes.patch
@@ -43,7 +44,7 @@ class RunRecord:
     trainer_hash: str | None = None  # of a trainer that is in no image
     files: dict[str, str] = field(default_factory=dict)  # hashes of the files that trainer_args name
     spec_hash: str | None = None
-    packages: dict[str, str] = field(default_factory=dict)  # versions that train, without an image
+    packages: dict[str, str] = field(default_factory=dict)  # versions that train, but of an image's tested ones
     effective_batch: int | None = None
     departures: tuple[dict[str, Any], ...] = ()  # `resume --anyway`: the attempt, and what had changed
     seed: int | None = None

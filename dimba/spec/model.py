@@ -9,10 +9,12 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from dimba.common.contract import TESTED
 from dimba.common.runners import AUTO, RUNNERS
 from dimba.dataset.mixture import source_key
 from dimba.objectives.objective import Objective
@@ -97,11 +99,21 @@ class Container(Part):
 
     image: Place | None = Field(None, min_length=1)
     base_image: Place | None = Field(None, min_length=1)
+    pins: Literal["tested", "latest"] = Field(
+        "tested", description="latest: build with the newest releases of the training packages, untested with dimba"
+    )
     env: list[Line] = Field(default_factory=list, description="NAME (taken from the host at launch) or NAME=value")
     mounts: list[Place] = Field(default_factory=list, description="/host/folder[:/inside][:ro|rw]")
     network: Literal["auto", "none", "bridge", "host"] = Field(
         "auto", description="auto: none, unless something that the job names is not on this machine"
     )
+
+    @field_validator("pins")
+    @classmethod
+    def _of_own_image(cls, value: str, info: ValidationInfo) -> str:
+        if value != TESTED and info.data.get("image"):
+            raise ValueError("is of the image that dimba builds; `container.image` names another")
+        return value
 
     @field_validator("env")
     @classmethod

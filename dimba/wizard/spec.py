@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import absolute, trained_files
+from dimba.common.contract import LATEST, absolute, trained_files
+from dimba.common.runners import AUTO, IN_ENGINE
 from dimba.options import lora_table, optimiser_table, table, tracking_table
 from dimba.options.grpo_table import NUM_GENERATIONS, REWARD
 from dimba.options.param import Param
 from dimba.wizard.batches import accumulation, is_auto
-from dimba.wizard.facts import columns, is_local, reference
+from dimba.wizard.facts import base_facts, columns, is_local, reference
 from dimba.wizard.presets import find_preset
 from dimba.wizard.state import State
 from dimba.wizard.steps.further import default_of, key_of
@@ -35,10 +36,17 @@ def spec_values(state: State, flags: frozenset[str]) -> dict[str, Any]:
     if trainer_args := _trainer_args(state, flags):
         spec["trainer_args"] = trainer_args
     spec["resources"] = {"gpus": value("gpus"), **({"vram_gb": value("vram")} if value("vram") else {})}
-    if value("hf_token"):
-        spec["container"] = {"env": ["HF_TOKEN"]}
+    if container := _container(state):
+        spec["container"] = container
     spec["runner"] = value("runner")
     return spec
+
+
+def _container(state: State) -> dict[str, Any]:
+    facts, in_image = base_facts(state), state.value("runner") in (AUTO, IN_ENGINE)
+    is_newer = bool(facts and facts.library_type and facts.library_type.needs_latest)
+    pins = {"pins": LATEST} if is_newer and in_image else {}
+    return ({"env": ["HF_TOKEN"]} if state.value("hf_token") else {}) | pins
 
 
 def trainer_name(state: State) -> str:

@@ -84,7 +84,7 @@ def test_the_build_gets_the_proxies_that_the_environment_sets_and_no_others():
     def arguments(**environment: str) -> dict[str, str]:
         return dict(config(**environment)["services"]["sft"]["build"]["args"])
 
-    assert set(arguments()) == {"BASE_IMAGE", "WITH"}
+    assert set(arguments()) == {"BASE_IMAGE", "WITH", "PINS"}
     proxies = {"HTTPS_PROXY": "http://proxy:1", "no_proxy": ".internal"}
     assert arguments(**proxies) == {**arguments(), **proxies}
 

@@ -140,6 +140,7 @@ def test_docker_stop_saves_first(project: Path, compose: Compose, engine: Engine
         ("resources: {gpus: none}", "container: {mounts: [/srv]}", "container.mounts: "),
         ("resources: {gpus: none}", "container: {image: foreign}", "container.image: "),
         ("resources: {gpus: none}", "container: {network: none}", "container.network: "),
+        ("resources: {gpus: none}", "container: {pins: latest}", "container.pins: this image has the tested versions"),
         ("resources: {gpus: none}", "resources: {gpus: none, memory: 8g}", "resources.memory: "),
         ("resources: {gpus: none}", "resources: {gpus: none, shm_size: 64g}", "DIMBA_SHM_SIZE=64g"),
         ("resources: {gpus: none}", "trainer: data/mine.py", "trainer: "),

@@ -25,7 +25,7 @@ from dimba.runners.docker.image import look_at_image
 from dimba.runners.docker.runner import DockerRunner
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import OneShot
-from dimba.spec import JobSpec, parse_spec
+from dimba.spec import Container, JobSpec, parse_spec
 from tests.conftest import REPOSITORY, TEST_BASE, Dimba
 from tests.plan.test_plan import FACTS, SPARSE
 from tests.weights import largest_difference, saved_rank_count
@@ -275,14 +275,15 @@ def with_vllm(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"mode": "grpo", "trainer_args": {"use-vllm": True}})
 
 
-def stand_in_wheel(folder: Path, name: str = "only_here") -> None:
-    """Write a wheel of an empty module, version 1.0; no index has `only_here`."""
-    folder.mkdir()
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+def stand_in_wheel(folder: Path, name: str = "only_here", version: str = "1.0") -> None:
+    """Write a wheel of an empty module; no index has `only_here`."""
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        place, metadata = f"{name}-{version}.dist-info", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         wheel.writestr(f"{name}.py", "")
-        wheel.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        wheel.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        wheel.writestr(f"{name}-1.0.dist-info/RECORD", "")
+        wheel.writestr(f"{place}/METADATA", metadata)
+        wheel.writestr(f"{place}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{place}/RECORD", "")
 
 
 def test_an_image_has_vllm_only_if_the_job_samples_with_it(
@@ -298,6 +299,26 @@ def test_an_image_has_vllm_only_if_the_job_samples_with_it(
     output = runner.run_once(["python", "-c", "import only_here"], OneShot(image=image.reference, uid=1, gid=1))
     engine.api.remove_image(image.reference, force=True)
     assert output.exit_code == 0
+
+
+def test_the_latest_releases_have_an_image_of_their_own_that_knows_its_versions(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project, wheels = copy_of_the_project(tmp_path / "project"), tmp_path / "wheels"
+    (project / "docker" / "requirements.txt").write_text("transformers==1.0\ntorch==1.0\n", encoding="utf-8")
+    (project / "docker" / "constraints.txt").write_text("transformers==1.0\n", encoding="utf-8")
+    for name, version in (("transformers", "1.0"), ("transformers", "999.0"), ("torch", "1.0"), ("torch", "999.0")):
+        stand_in_wheel(wheels, name, version)
+    monkeypatch.setenv("DIMBA_WHEELS", str(wheels))
+    runner, latest = DockerRunner(engine, project), Container(pins="latest")
+    tested, image = runner.look(SPEC), runner.prepare(SPEC, lambda *_: None, latest)
+    assert tested and image and image.id and image.key != tested.key and tested.id is None
+    assert image.versions == {"torch": "1.0", "transformers": "999.0"} and image.resolved
+    again = runner.look(SPEC, Container(image=image.reference))
+    assert again and (again.key, again.pins, again.versions) == (None, "latest", image.versions)
+    names = [tag for each in engine.api.images() for tag in each["RepoTags"] or ()]
+    engine.api.remove_image(image.reference, force=True)
+    assert image.reference in names and not any("unlabelled" in name for name in names)
 
 
 def test_an_image_with_triton_has_a_c_compiler(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

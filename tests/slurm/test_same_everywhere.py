@@ -45,9 +45,7 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def project(
-    method: str, tmp_path: Path, tiny_checkpoint: Path, nodes: list[str], engine: Engine
-) -> Iterator[Path]:
+def project(method: str, tmp_path: Path, tiny_checkpoint: Path, nodes: list[str], engine: Engine) -> Iterator[Path]:
     yield make_project(tmp_path, tiny_checkpoint, SPEC.format(method=method), owner=os.geteuid())
     withdraw(tmp_path)
 

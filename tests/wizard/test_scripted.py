@@ -54,6 +54,14 @@ def test_defaults_ask_nothing_and_the_spec_plans(place: Path, dimba: Dimba):
     assert "--use-qlora" in argv
 
 
+def test_a_newer_model_type_asks_for_the_latest_releases(place: Path, dimba: Dimba):
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "exaone"}
+    (place / "checkpoints/base/config.json").write_text(json.dumps(config), encoding="utf-8")
+    done = dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place)
+    assert "5.24.0 is the first that does; `container.pins: latest`" in " ".join(done.stderr.split())
+    assert load_spec(place / done.stdout.splitlines()[-1]).spec.container.pins == "latest"
+
+
 def test_the_file_is_short_commented_and_in_the_usual_order(place: Path, dimba: Dimba):
     dimba("wizard", "--defaults", "--dataset", "qa.jsonl", cwd=place, GPUS=TWO_24)
     lines = (place / "jobs/qa-lora.yaml").read_text().splitlines()

@@ -12,12 +12,13 @@ from pathlib import Path
 from dimba.commands.compose.command import Command, read_secrets
 from dimba.commands.compose.gpus import usable_gpus, visible_devices
 from dimba.commands.compose.mounts import is_mounted
-from dimba.common.contract import ENV_ALLOW_CPU, SHORTEST_SECRET, absolute, looks_like_path
+from dimba.common.contract import ENV_ALLOW_CPU, ENV_PINS, LATEST, SHORTEST_SECRET, absolute, looks_like_path
 from dimba.common.errors import BadInput, DimbaError, raise_all
 from dimba.common.project import project_root
 from dimba.common.runners import IN_ENGINE
 from dimba.host.build_context import image_extra
 from dimba.host.facts import EngineFacts, GpuFacts, HostFacts, ImageFacts
+from dimba.host.packages import library_versions
 from dimba.host.trust_requirements import find_trust_requirements
 from dimba.jobs.context import JobContext, Policy, gather
 from dimba.plan.build import Choices
@@ -26,8 +27,6 @@ from dimba.records.store import make_folder
 from dimba.runners.protocol import FoundRunner
 from dimba.runners.registry import host_runner
 from dimba.spec import JobSpec, LoadedSpec, load_spec
-
-_IMAGE = ImageFacts(reference="dimba:compose", key="compose", base=None, base_digest=None, id="this container")
 
 
 def job_command(words: Sequence[str]) -> Command:
@@ -95,7 +94,7 @@ def _context(loaded: LoadedSpec, secrets: dict[str, str], gpu: GpuFacts) -> JobC
 
     def in_this_container(facts: HostFacts) -> HostFacts:
         names = facts.environment | secrets.keys()
-        return replace(facts, image=_IMAGE, environment=names, short_secrets=facts.short_secrets | short)
+        return replace(facts, image=_own_image(), environment=names, short_secrets=facts.short_secrets | short)
 
     policy = Policy(
         asks="any",
@@ -105,6 +104,13 @@ def _context(loaded: LoadedSpec, secrets: dict[str, str], gpu: GpuFacts) -> JobC
         elsewhere=in_this_container,
     )
     return gather(loaded, FoundRunner(host_runner(), EngineFacts(reachable=True)), policy)
+
+
+def _own_image() -> ImageFacts:
+    """The image of this container."""
+    latest = os.environ.get(ENV_PINS) == LATEST
+    named = ImageFacts(reference="dimba:compose", key="compose", base=None, base_digest=None, id="this container")
+    return replace(named, pins=LATEST, versions=library_versions()) if latest else named
 
 
 def _unsupported(spec: JobSpec) -> Iterator[DimbaError]:
@@ -127,6 +133,8 @@ def _missing(spec: JobSpec, secrets: dict[str, str]) -> Iterator[DimbaError]:
         if "=" not in name and name not in secrets and name not in os.environ:
             hint = f"pass it with `docker compose run -e {name} …`, a secret with `{name}_FILE=… docker compose run …`"
             yield BadInput(f"`{name}` is not set in this container", hint, key="container.env")
+    if spec.container.pins == LATEST != os.environ.get(ENV_PINS):
+        yield BadInput("this image has the tested versions", "build it with DIMBA_PINS=latest", key="container.pins")
     if image_extra(spec) and find_spec("vllm") is None:
         yield BadInput("this image has no vLLM", "build it with DIMBA_WITH=-vllm", key="trainer_args.sampler")
 

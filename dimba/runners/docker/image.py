@@ -1,5 +1,6 @@
 """The image: its key, and building it with progress where it is not there yet."""
 
+import json
 import os
 import re
 import tarfile
@@ -12,7 +13,16 @@ from typing import IO, Any
 from docker.errors import APIError, ImageNotFound
 
 import docker
-from dimba.common.contract import ENV_BASE_IMAGE, ENV_CA_CERT, ENV_WHEELS, LABEL_IMAGE_KEY
+from dimba.common.contract import (
+    ENV_BASE_IMAGE,
+    ENV_CA_CERT,
+    ENV_WHEELS,
+    LABEL_IMAGE_KEY,
+    LABEL_RESOLVED,
+    LABEL_VERSIONS,
+    LATEST,
+    TESTED,
+)
 from dimba.common.errors import DimbaError, EngineFailed, HostCannot
 from dimba.host.build_context import IMAGE_EXTRAS, BuildContext, gather_context, image_extra, image_key
 from dimba.host.facts import ImageFacts
@@ -61,15 +71,16 @@ def look_at_image(
     """
     container = container or spec.container
     if foreign := container.image:
-        return ImageFacts(reference=foreign, key=None, base=None, base_digest=None, id=_id(api, foreign))
+        named = {"key": None, "base": None, "base_digest": None, "id": None}
+        return ImageFacts(reference=foreign, **{**named, **_found(api, foreign)})
     context = gather_context(project)
     base = base_image(project, container)
     digest = _digest(api, base)
     extra = image_extra(spec)
-    key = image_key(context, base, digest, extra)
+    key = image_key(context, base, digest, extra, container.pins)
     reference = f"{REPOSITORY}:{key}"
-    found = _id(api, reference)
-    return ImageFacts(reference=reference, key=key, base=base, base_digest=digest, id=found, extra=extra)
+    built = {"key": key, "base": base, "base_digest": digest, "extra": extra, "pins": container.pins}
+    return ImageFacts(reference=reference, **{"id": None, **built, **_found(api, reference)})
 
 
 def default_base(project: Path) -> str:
@@ -80,9 +91,21 @@ def default_base(project: Path) -> str:
     return match[1]
 
 
-def _id(api: docker.APIClient, reference: str) -> str | None:
+def _found(api: docker.APIClient, reference: str) -> dict[str, Any]:
+    """The fields of an image that only the engine knows: none until it is here."""
+    found = _inspected(api, reference)
+    if found is None:
+        return {}
+    labels = found.get("Config", {}).get("Labels") or {}
+    if not (versions := labels.get(LABEL_VERSIONS)):
+        return {"id": str(found["Id"])}
+    latest = {"pins": LATEST, "versions": json.loads(versions), "resolved": labels.get(LABEL_RESOLVED, "")}
+    return {"id": str(found["Id"]), **latest}
+
+
+def _inspected(api: docker.APIClient, reference: str) -> dict[str, Any] | None:
     try:
-        return str(api.inspect_image(reference)["Id"])
+        return dict(api.inspect_image(reference))
     except ImageNotFound:
         return None
     except APIError as error:
@@ -103,7 +126,7 @@ def _digest(api: docker.APIClient, base: str) -> str | None:
 
 def present(api: docker.APIClient, reference: str) -> bool:
     """Whether the engine has this image."""
-    return _id(api, reference) is not None
+    return _inspected(api, reference) is not None
 
 
 def can_have_base(api: docker.APIClient, base: str) -> bool:
@@ -134,9 +157,10 @@ def current_references(api: docker.APIClient, project: Path) -> frozenset[str]:
     context = gather_context(project)
     bases = {base: _digest(api, base) for base in (base_image(project), default_base(project))}
     return frozenset(
-        f"{REPOSITORY}:{image_key(context, base, digest, extra)}"
+        f"{REPOSITORY}:{image_key(context, base, digest, extra, pins)}"
         for base, digest in bases.items()
         for extra in IMAGE_EXTRAS
+        for pins in (TESTED, LATEST)
     )
 
 
@@ -169,11 +193,15 @@ def build(api: docker.APIClient, image: ImageFacts, project: Path, progress: Pro
             tag=image.reference,
             rm=True,
             forcerm=True,
-            buildargs={"BASE_IMAGE": image.base, "WITH": image.extra, **proxies},
+            buildargs={"BASE_IMAGE": image.base, "WITH": image.extra, **_pins(image), **proxies},
             network_mode="host" if is_local else None,
             labels={LABEL_IMAGE_KEY: image.key},
         )
         _follow(messages, progress, secrets_of(proxies))
+
+
+def _pins(image: ImageFacts) -> dict[str, str]:
+    return {"PINS": image.pins, "RESOLVED": image.resolved} if image.pins == LATEST else {}
 
 
 def _pack(context: BuildContext, file: IO[bytes]) -> None:

@@ -14,7 +14,15 @@ from docker.types import LogConfig
 from requests.exceptions import RequestException
 
 import docker
-from dimba.common.contract import ENV_SECRETS_ON_STDIN, EXIT_FILE, LABEL_ATTEMPT, LABEL_GPUS, LABEL_RUN_ID, STOP_MARGIN
+from dimba.common.contract import (
+    ENV_SECRETS_ON_STDIN,
+    EXIT_FILE,
+    LABEL_ATTEMPT,
+    LABEL_GPUS,
+    LABEL_RUN_ID,
+    LATEST,
+    STOP_MARGIN,
+)
 from dimba.common.errors import EngineFailed
 from dimba.common.runners import RUNNERS, Capabilities
 from dimba.host.facts import ClusterNodes, ImageFacts
@@ -23,6 +31,7 @@ from dimba.runners.deadline import deadline
 from dimba.runners.docker.engine import Engine, engine_started
 from dimba.runners.docker.image import build, look_at_image, pull
 from dimba.runners.docker.liveness import Liveness
+from dimba.runners.docker.newest import build_latest
 from dimba.runners.docker.request import LOCKED_DOWN, NAMES, OWN_NAME, gpu_requests, mounts
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
@@ -66,6 +75,8 @@ class DockerRunner:
             return image
         if image.key is None:
             pull(self.api, image.reference, progress)
+        elif image.pins == LATEST:
+            build_latest(self.api, image, self.project, progress, self.run_once)
         else:
             build(self.api, image, self.project, progress)
         return look_at_image(self.api, spec, self.project, container)
