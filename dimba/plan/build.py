@@ -37,7 +37,7 @@ from dimba.plan.placement import (
 )
 from dimba.plan.recompute import resolve_activations
 from dimba.plan.rows import row_notes
-from dimba.plan.sampler import sampler_choice, sampler_problems, trained_on
+from dimba.plan.sampler import sampler_choice, sampler_environment, sampler_problems, trained_on
 from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out, warmup_notes
@@ -139,6 +139,7 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
             **_environment(facts, placement, choices, network),
             **limit_environment(grace, choices.time_limit, kill_hung=choices.kill_hung),
             **memory_environment(memory),
+            **sampler_environment(parts.fit, facts, placement.gpus, python=_python(facts, placement)),
             **written,
         },
         host_environment=named,
@@ -269,8 +270,12 @@ def _launcher(job: ResolvedJob, facts: HostFacts, placement: _Placement, strateg
         cores=facts.cores,
         tokenises=_tokenizes_first(facts),
         sharding=strategy.flags(job.objective),
-        python="python" if inside else facts.python,
+        python=_python(facts, placement),
     )
+
+
+def _python(facts: HostFacts, placement: _Placement) -> str:
+    return "python" if placement.inside else facts.python
 
 
 def _is_own(facts: HostFacts) -> bool:

@@ -23,6 +23,7 @@ from dimba.supervisor.job import Job, run_in_ranks
 from dimba.supervisor.job_log import JobLog
 from dimba.supervisor.limits import HangDetector, Limits
 from dimba.supervisor.nodes import Node
+from dimba.supervisor.sampler import sampler_server
 
 _NOT_FAILED = (0, contract.EXIT_STOPPED)
 
@@ -109,7 +110,8 @@ def _run(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
         status, details = run_in_ranks(_preparation(argv), job)
         if status or job.stop_signals:
             return status or contract.EXIT_STOPPED, details
-    return run_in_ranks(argv, job)
+    with sampler_server(job.environment, job.log) as job.sampler:
+        return run_in_ranks(argv, job)
 
 
 def _preparation(argv: list[str]) -> list[str]:

@@ -17,6 +17,7 @@ from dimba.supervisor.limits import HangDetector, Limits
 from dimba.supervisor.nodes import SECONDS_AFTER_FAILURE, Node
 from dimba.supervisor.rank import die_with_parent
 from dimba.supervisor.rank_notes import RankNotes, send_signal
+from dimba.supervisor.sampler import SamplerServer
 
 _POLL = 0.05  # seconds
 _LATE_OUTPUT = 5.0  # seconds to wait for output of a process that outlives the launcher
@@ -32,6 +33,7 @@ class Job:
     hangs: HangDetector
     node: Node = field(default_factory=Node)
     folder: Path | None = None
+    sampler: SamplerServer | None = None
     stop_signals: list[int] = field(default_factory=list)
     stop_began: float | None = None  # monotonic seconds
     signalled: set[int] = field(default_factory=set)  # process ids
@@ -85,8 +87,20 @@ def _check(job: Job, ranks: RankNotes) -> None:
         _report_hang(job, ranks, problem)
     if job.node.nodes > 1:
         _kill_after_failure(job, ranks)
+    if job.sampler and job.sampler.exit_status() is not None:
+        _end_without_sampler(job, ranks)
     if job.stop_signals:
         _stop(job, ranks)
+
+
+def _end_without_sampler(job: Job, ranks: RankNotes) -> None:
+    """Kills the ranks, also one that starts later: they would wait for completions of a server that is gone."""
+    if not job.exit_reason:
+        job.exit_reason = "trainer_error"
+        status = job.sampler.exit_status() if job.sampler else None
+        hint = "its lines in the log name the cause; without `sampler-gpus` vLLM shares the GPUs of training"
+        job.log.write_line(f"error: the server that samples ended with status {status}\n\nhint: {hint}")
+    ranks.kill()
 
 
 def _report_hang(job: Job, ranks: RankNotes, problem: str) -> None:

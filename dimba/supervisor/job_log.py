@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -25,6 +26,7 @@ class JobLog:
         self._file = None if path is None or _is_stdout(path) else path.open("ab", buffering=0)
         self._tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
         self._line = b""
+        self._lock = threading.Lock()  # the ranks and a server beside them write at the same time
 
     @property
     def tail(self) -> str:
@@ -50,12 +52,21 @@ class JobLog:
             kept = text[cut:]
         self._write(self._masked(kept))
 
+    def copy_lines_from(self, stream: BinaryIO, prefix: str) -> None:
+        """Writes each line of a process beside the ranks behind a prefix, with secrets masked."""
+        for line in stream:
+            self._write(prefix.encode() + self._masked(line.rstrip(b"\n")) + b"\n")
+
     def _masked(self, text: bytes) -> bytes:
         for secret in self._secrets:
             text = text.replace(secret, _MASK)
         return text
 
     def _write(self, text: bytes) -> None:
+        with self._lock:
+            self._write_alone(text)
+
+    def _write_alone(self, text: bytes) -> None:
         *lines, self._line = (self._line + text).split(b"\n")
         self._line = self._line[-_CHUNK:]
         self._tail.extend(lines)

@@ -39,9 +39,9 @@ def _rank_count_problem() -> str:
     return f"accelerate started {ranks} of the {wanted} requested processes\n\nhint: {hint}"
 
 
-def die_with_parent() -> None:
-    """Has the kernel kill this process when its parent dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(signum: int = signal.SIGKILL) -> None:
+    """Has the kernel send this process a signal when its parent dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The sampler in a plan: which GPUs sample, what is refused before any is held, and the image that has vLLM."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def test_gpus_that_only_sample_do_not_train_and_are_still_held():
     assert (alone.steps.processes, shared.steps.processes) == (1, 2)
     assert after(alone.argv, "--num_processes") == "1" and len(alone.gpus) == 2
     assert alone.environment["DIMBA_GPU_COUNT"] == "2"
+    command = json.loads(alone.environment["DIMBA_SAMPLER"])
+    assert command[:3] == ["python", "-m", "dimba.trainers.objectives.grpo.sampling.server"]
+    assert command[3:] == [
+        *("--model", "/work/base", "--gpus", "1", "--max-length", "1024", "--seed", "42", "--dtype", "bfloat16")
+    ]
+    assert alone.environment["DIMBA_SAMPLER_GPUS"] == "1" and "DIMBA_SAMPLER" not in shared.environment
+
+
+def test_gpus_whose_memory_the_weights_fill_are_refused():
+    cards = tuple(replace(each, memory_mib=24564) for each in FACTS.gpu.gpus)
+    base = replace(FACTS.checkpoint, parameters=95 * 10**8)
+    large = replace(CARDS, gpu=replace(FACTS.gpu, gpus=cards), checkpoint=base)
+    error = refused("sampler: vllm, sampler-gpus: 1", large)
+    assert "vLLM needs 17.7 GiB for weights on each GPU of its own" in error.message and "sampler-gpus" in error.hint
 
 
 @pytest.mark.parametrize(

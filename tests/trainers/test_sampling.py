@@ -6,7 +6,9 @@ No vLLM is installed: one stands in for it that has the part of its interface th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -256,6 +258,22 @@ def test_vllm_is_started_with_the_meaning_of_our_options(
     assert params[0].stop_token_ids == trainer.eos_token_ids and not hasattr(params[0], "seed")
 
 
+def test_rows_that_the_trainer_added_are_rows_of_vllm_too_and_a_server_without_them_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, vllm: list[StandInLLM]
+):
+    from dimba.common.errors import BadInput
+    from dimba.trainers.objectives.grpo.sampling.vllm import VllmSampler, VllmSettings
+
+    trainer = make_trainer(tiny_checkpoint, tmp_path, "transformers")
+    trainer.model.resize_token_embeddings(trainer.model.config.vocab_size + 3)
+    settings = VllmSettings(model=str(tiny_checkpoint), dtype=torch.float32, max_length=128, sequences=8)
+    trainer.sample_with(VllmSampler(trainer, settings))
+    sampled(trainer)
+    assert vllm[0].hf_overrides == {"vocab_size": trainer.model.config.vocab_size}
+    with pytest.raises(BadInput, match="`vocab_size` of the trained model differs"):
+        VllmSampler(trainer, replace(settings, url="http://127.0.0.1:9"))
+
+
 def test_an_engine_that_does_not_start_is_refused_in_one_line(
     tiny_checkpoint: Path, tmp_path: Path, vllm: list[StandInLLM], monkeypatch: pytest.MonkeyPatch
 ):
@@ -295,3 +313,19 @@ def test_the_float32_weights_are_back_bit_for_bit_after_sampling_in_half_precisi
         assert model.weight.dtype == torch.bfloat16
         raise ZeroDivisionError
     assert model.weight is held and torch.equal(model.weight, before)
+
+
+def test_the_server_is_the_one_that_trl_expects_on_this_machine_alone(monkeypatch: pytest.MonkeyPatch):
+    from dimba.trainers.objectives.grpo.sampling import server
+
+    started: list[Any] = []
+    monkeypatch.setattr("os.execv", lambda *call: started.append(call))
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "0")
+    argv = "--model base --gpus 2 --max-length 512 --seed 7 --dtype bfloat16 --host 127.0.0.1 --port 9".split()
+    server.main(argv)
+    ((_, command),) = started
+    pairs = dict(pairwise(command))
+    assert (pairs["serve"], pairs["--host"], pairs["--port"]) == ("base", "127.0.0.1", "9")
+    assert (pairs["--tensor-parallel-size"], pairs["--max-model-len"], pairs["--seed"]) == ("2", "512", "7")
+    assert (pairs["--load-format"], pairs["--logprobs-mode"]) == ("dummy", "processed_logprobs")
+    assert os.environ["VLLM_SERVER_DEV_MODE"] == "1"

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import set_seed
+from transformers import AutoConfig
 from trl.generation import vllm_generation
 from trl.trainer.utils import ensure_master_addr_port
 
-from dimba.common.errors import DimbaError, HostCannot, RunFailed
+from dimba.common.errors import BadInput, DimbaError, HostCannot, RunFailed
 from dimba.objectives.vllm_memory import BATCHED_TOKENS
 from dimba.trainers.models.merged import merged_weights
 from dimba.trainers.objectives.grpo.sampling.sampler import Completions, Ids, checked
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from trl import GRPOTrainer
 
 _HINT = "leave out --sampler vllm (in a spec `trainer_args.sampler`): transformers samples then"
-_SERVER_SECONDS = 900.0  # a large base is compiled and captured for minutes
-_CONFIGURED = ("tie_word_embeddings", "vocab_size")  # may differ from the config.json that vLLM reads
+_SERVER_SECONDS = 540.0  # to start: graphs are captured for minutes; the other ranks would wait 600 s
+_SERVED = "--sampler-gpus"
+_CONFIGURED = ("tie_word_embeddings", "vocab_size")  # rows were added, or a head of its own is declared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +54,13 @@ class VllmSampler(vllm_generation.VLLMGeneration):
         """Start vLLM, or connect to its server. All ranks must call it.
 
         Raises:
+            BadInput: a server cannot have the trained model's vocabulary or head.
             HostCannot: vLLM does not start.
         """
         self._trainer, self._settings = trainer, settings
         self._synchronised_at = -1  # optimiser step
         self.compared = 0  # weights that were read back and found equal, of the last synchronisation
+        self._changed = _reconfigured(trainer.model, settings)
         try:
             self._start(trainer, settings)
         except DimbaError:
@@ -98,7 +102,7 @@ class VllmSampler(vllm_generation.VLLMGeneration):
         settings = self._settings
         self.llm = vllm_generation.LLM(
             model=settings.model,
-            hf_overrides=_overrides(self.model),
+            hf_overrides=self._changed,
             load_format="dummy",
             dtype=str(settings.dtype).removeprefix("torch."),
             gpu_memory_utilization=settings.memory,
@@ -121,17 +125,25 @@ class VllmSampler(vllm_generation.VLLMGeneration):
         if self._trainer.state.global_step != self._synchronised_at:
             self.sync_weights()
             self._synchronised_at = self._trainer.state.global_step
-        seen, ids, logprobs, scored = self.generate(prompts, None, generations)
+        seen, ids, logprobs, scored = self._generate(prompts, generations)
         drawn = [[math.nan if each[0] is None else each[0] for each in row] for row in logprobs or []]
         tokens = [[each[0] for each in row] for row in scored or []]
         return checked(self.name, prompts, seen, Completions([list(each) for each in ids], drawn), scored=tokens)
+
+    def _generate(self, prompts: Ids, generations: int) -> tuple[Any, ...]:
+        try:
+            return tuple(self.generate(prompts, None, generations))
+        except (DimbaError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise RunFailed(f"vLLM does not sample: {_first_line(error)}", _HINT) from error
 
     def sync_weights(self) -> None:
         """Give vLLM the trainer's weights; raises RunFailed if it does not take them."""
         self.compared = 0
         try:
             super().sync_weights()
-        except DimbaError:
+        except (DimbaError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             raise RunFailed(f"vLLM does not take over the weights: {_first_line(error)}", _HINT) from error
@@ -157,10 +169,19 @@ class VllmSampler(vllm_generation.VLLMGeneration):
         return self.llm.llm_engine.model_executor.driver_worker.model_runner.model
 
 
-def _overrides(model: Any) -> dict[str, Any]:
-    """The values of the model's configuration that vLLM cannot know from config.json: rows added, a head untied."""
-    config = model.config
-    return {name: getattr(config, name) for name in _CONFIGURED if hasattr(config, name)}
+def _reconfigured(model: Any, settings: VllmSettings) -> dict[str, Any]:
+    """The values of the trained model's configuration that differ from the config.json that vLLM reads.
+
+    Raises:
+        BadInput: there are some, and vLLM runs as a server, which has started with those of the file.
+    """
+    written = AutoConfig.from_pretrained(settings.model, trust_remote_code=settings.trust_remote_code)
+    values = {name: getattr(model.config, name, None) for name in _CONFIGURED}
+    changed = {name: value for name, value in values.items() if value != getattr(written, name, None)}
+    if changed and settings.url:
+        problem = f"`{next(iter(changed))}` of the trained model differs from {settings.model}, which the server has"
+        raise BadInput(problem, "leave out --sampler-gpus: vLLM then starts with the trained model's", key=_SERVED)
+    return changed
 
 
 def _free_port() -> int:
