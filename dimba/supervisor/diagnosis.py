@@ -6,12 +6,16 @@ from pathlib import Path
 
 _BUS_ERROR = 128 + signal.SIGBUS
 _KILLED = 128 + signal.SIGKILL
-_LINES = 60
+_LINES = 200  # the launcher prints a block for each of eight failed ranks below their errors
 
 # Shared memory comes first: its messages can look like those of a full disk.
 _SIGNS = (
     ("shm_too_small", r"insufficient shared memory|killed by signal: Bus error|/dev/shm|shared memory.*No space left"),
-    ("gpu_out_of_memory", r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"),
+    (
+        "gpu_out_of_memory",
+        r"CUDA out of memory|CUDA (?:driver )?error: out of memory|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED"
+        r"|Cuda failure 2\b|Cuda failure 'out of memory'",
+    ),
     ("disk_full", r"No space left on device|Disk quota exceeded"),
     ("out_of_memory", r"DefaultCPUAllocator: (?:can't|not enough)|Cannot allocate memory|^MemoryError\b"),
 )

@@ -36,7 +36,7 @@ def run_script(objective: Objective[Options]) -> int:
 def run_trainer(train: Callable[[Options], int], options: Options) -> int:
     """Call `train`; a DimbaError is printed and becomes its exit status, any other exception keeps its traceback."""
     try:
-        status = train(options)
+        status = _train(train, options)
         end_rank(status, together=True)
         return status
     except DimbaError as error:
@@ -51,6 +51,19 @@ def run_trainer(train: Callable[[Options], int], options: Options) -> int:
         raise
     finally:
         leave_output()
+
+
+def _train(train: Callable[[Options], int], options: Options) -> int:
+    """`train(options)`; raises RunFailed where it runs out of the GPU's memory, in any step and while it loads."""
+    try:
+        return train(options)
+    except Exception as error:
+        if "torch" in sys.modules and not isinstance(error, DimbaError):
+            from dimba.trainers.models.gpu_errors import out_of_memory  # with torch, which `--help` does not need
+
+            if failure := out_of_memory(error):
+                raise failure from error
+        raise
 
 
 def hide_bitsandbytes(options: TrainerOptions) -> None:

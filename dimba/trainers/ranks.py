@@ -3,6 +3,10 @@
 import atexit
 import os
 import sys
+from datetime import timedelta
+
+# For which ranks wait for the first one, which checks and saves large models alone; NCCL's default is 10 minutes.
+PATIENCE = timedelta(hours=2)
 
 
 def is_main_process() -> bool:
@@ -13,6 +17,11 @@ def is_main_process() -> bool:
 def world_size() -> int:
     """The number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """This process's number on its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def end_rank(status: int, *, together: bool) -> None:

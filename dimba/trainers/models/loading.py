@@ -27,6 +27,7 @@ from dimba.common.checkpoints import asks_for_code
 from dimba.common.contract import ENV_ON_CPU_INSTEAD, absolute, is_path, read_json_object
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
+from dimba.trainers.models.gpu_errors import check_gpu
 from dimba.trainers.models.pretrained import load, load_complete, load_scored
 from dimba.trainers.models.sharding import is_sharded
 from dimba.trainers.models.text_part import (
@@ -35,7 +36,7 @@ from dimba.trainers.models.text_part import (
     freeze_other_modules,
 )
 from dimba.trainers.models.vocabulary import add_rows, added_rows_note, untie, untrained_ends
-from dimba.trainers.ranks import is_main_process
+from dimba.trainers.ranks import is_main_process, local_rank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -55,7 +56,8 @@ def choose_compute(device: str, precision: str = "auto", *, samples: bool = Fals
     `samples`: the job samples completions.
 
     Raises:
-        HostCannot: CUDA is requested and does not work, one process sees several GPUs, or Triton has no compiler.
+        HostCannot: CUDA is requested and does not work, the GPU does not compute, one process sees several GPUs, or
+            Triton has no compiler.
     """
     works = torch.cuda.is_available()
     if device == "cuda" and not works:
@@ -68,6 +70,7 @@ def choose_compute(device: str, precision: str = "auto", *, samples: bool = Fals
             "`accelerate launch --multi_gpu` uses them all; `CUDA_VISIBLE_DEVICES=0` uses one",
         )
     check_compiler()
+    check_gpu(torch.device("cuda", local_rank()))
     supported = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     default = os.environ.get("ACCELERATE_MIXED_PRECISION", supported)
     return Compute(on_cpu=False, mixed=default if precision == "auto" else precision)
@@ -248,4 +251,4 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def _device(compute: Compute) -> str | int:
-    return "cpu" if compute.on_cpu else int(os.environ.get("LOCAL_RANK", "0"))
+    return "cpu" if compute.on_cpu else local_rank()

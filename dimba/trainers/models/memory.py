@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
+import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dimba.common.contract import ENV_MEMORY
 from dimba.common.errors import RunFailed
 from dimba.common.units import size
 from dimba.objectives.budgets import FILLED
 from dimba.options.checkpointing import ALL, Checkpointing
+from dimba.trainers.models.gpu_errors import SMALLER_HINT, estimate_note, out_of_memory
 from dimba.trainers.models.recompute import LayerCheckpointing
 from dimba.trainers.objectives.callbacks import Metrics
 
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
     from dimba.trainers.data.packing import Batch, Collator
-
-_HINT = (
-    "lower `training.batch_size` (and raise `grad_accumulation_steps` alike), lower `training.max_length`, or use "
-    "`method: lora` or `qlora`; `batch_size: auto` chooses the largest batch that is estimated to fit, and "
-    "`trainer_args: {activation-checkpointing: offload}` needs the least memory"
-)
 
 
 class Meter(Protocol):
@@ -64,6 +58,7 @@ class CudaMeter:
 
     def reset_peak(self) -> None:
         """Empties the allocator's cache and resets its statistics."""
+        gc.collect()  # the frames of a step that ran out of memory keep its tensors in cycles
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
@@ -92,12 +87,15 @@ class MemoryProbe(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Runs the step, with gradients and the optimiser's memory in place; raises RunFailed if it does not fit."""
+        self._meter.reset_peak()  # loading and continuations are not the step
         if not any(self._fits(each) for each in self._tried):
             if self._tried:
                 self._use(ALL)
             try:
                 run_probe(self._trainer, self._inputs())
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
                 raise self._too_large(error) from None
         self._report(state, "a step at the longest length takes")
 
@@ -117,8 +115,10 @@ class MemoryProbe(TrainerCallback):
     def _fits_here(self) -> bool:
         try:
             run_probe(self._trainer, self._inputs())
-        except torch.OutOfMemoryError:
-            return False
+        except RuntimeError as error:
+            if out_of_memory(error):
+                return False
+            raise
         return self._meter.peak()[0] <= FILLED * self._meter.available()
 
     def _use(self, chosen: Checkpointing) -> None:
@@ -137,25 +137,20 @@ class MemoryProbe(TrainerCallback):
         reserved, allocated = self._meter.peak()
         self._metrics.write(state, {"peak_memory_bytes": reserved, "peak_allocated_bytes": allocated})
         measured = f"{size(reserved)} of {size(self._meter.total())} ({size(allocated)} in tensors)"
-        print(f"memory: {title} {measured}{_estimate()}", flush=True)
+        print(f"memory: {title} {measured}{estimate_note()}", flush=True)
 
     def _too_large(self, error: BaseException) -> RunFailed:
         reserved, _ = self._meter.peak()
         needed = f"more than the GPU's {size(self._meter.total())}, of which {size(reserved)} were taken"
         line = str(error).strip().splitlines()[0]
-        problem = f"a step at the longest length needs {needed}{_estimate()}\n  | {line}"
-        return RunFailed(problem, _HINT, reason="gpu_out_of_memory")
+        problem = f"a step at the longest length needs {needed}{estimate_note()}\n  | {line}"
+        return RunFailed(problem, SMALLER_HINT, reason="gpu_out_of_memory")
 
 
 def _tried(layers: LayerCheckpointing) -> tuple[Checkpointing, ...]:
     """The choices that are tried before all layers recompute their activations."""
     half = Checkpointing(layers=len(layers.layers) // 2)
     return (layers.chosen, half) if layers.count < half.count(len(layers.layers)) else (layers.chosen,)
-
-
-def _estimate() -> str:
-    estimate = os.environ.get(ENV_MEMORY, "")
-    return f"; {size(int(estimate))} were estimated" if estimate.isdecimal() else ""
 
 
 def run_probe(trainer: Trainer, inputs: Mapping[str, torch.Tensor]) -> None:
