@@ -9,7 +9,7 @@ from dimba.common import contract
 from dimba.common.errors import BadInput, DimbaError, raise_all
 from dimba.common.runners import Capabilities, capabilities_of, resolve_runner
 from dimba.host.facts import Gpu, HostFacts, TrainerFacts
-from dimba.host.trainer import SCRIPTS, objective_of
+from dimba.host.trainer import objective_of
 from dimba.options import table
 from dimba.plan.adapter import adapter_notes
 from dimba.plan.base import base_notes
@@ -44,6 +44,7 @@ from dimba.plan.steps import plan_steps, share_out, warmup_notes
 from dimba.plan.strategy import Strategy, choose_strategy
 from dimba.plan.streaming import stream_notes
 from dimba.plan.tracking import evaluation_notes
+from dimba.plan.trainer_notes import trainer_notes
 from dimba.plan.ways import memory_problems
 from dimba.spec import JobSpec, SlurmSite
 
@@ -184,8 +185,8 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
     can = capabilities_of(runner)
     gpus, about_gpus = choose_gpus(spec, facts, choices.gpu_ids)
     inside = can.runs_in_image or (can.several_nodes and facts.image is not None)
-    notes = [about_runner, about_gpus, _about_trainer(spec, facts), _about_copy(facts)]
-    notes += pins_notes(spec, facts.image) if inside else [_about_packages(facts)]
+    notes = [about_runner, about_gpus, *trainer_notes(spec, facts, inside=inside)]
+    notes += pins_notes(spec, facts.image) if inside else ()
     if not facts.checkpoint.local:
         base = facts.checkpoint.reference
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is the id of a model on the Hub")
@@ -207,27 +208,6 @@ def _capabilities(spec: JobSpec, facts: HostFacts, choices: Choices) -> Capabili
 def _slurm(spec: JobSpec, facts: HostFacts, site: SlurmSite, processes: int) -> SlurmJob:
     flag = flag_for(table.RESUME, facts.trainer.flags)
     return slurm_job(spec, site, processes=processes, resume_flag=flag)
-
-
-def _about_trainer(spec: JobSpec, facts: HostFacts) -> str | None:
-    flag = flag_for(table.MODE, facts.trainer.flags)
-    if not facts.trainer.other_mode or flag is None:
-        return None
-    return f"trainer: {facts.trainer.path} is the trainer of another mode; check what its `{flag} {spec.mode}` does"
-
-
-def _about_copy(facts: HostFacts) -> str | None:
-    path, copy = facts.trainer.path, facts.trainer.copy
-    if copy:
-        return f"trainer: {copy} has the content of dimba's own {path}, which runs in its place"
-    if path and objective_of(path, facts.project) is None and any(path.match(script) for script in SCRIPTS):
-        return f"trainer: {path} is custom: it has the name of dimba's own, and another content"
-    return None
-
-
-def _about_packages(facts: HostFacts) -> str | None:
-    missing = f"not installed here, where the job would run: {', '.join(facts.missing_packages)}"
-    return f"{missing}; `launch` needs `{facts.install_command}`" if facts.missing_packages else None
 
 
 def _flags(
