@@ -36,16 +36,16 @@ LOSS_TYPE = Param(
 
 @dataclass(frozen=True)
 class _WordsBut(Text):
-    """One of some words; a word of other objectives is refused with the reason."""
+    """One of some words; words of other objectives are refused with the reason."""
 
     words: tuple[str, ...]
-    refused: str
+    refused: tuple[str, ...]
     reason: str
 
     def __call__(self, text: str) -> str:
         """Parse a command-line argument."""
-        if text == self.refused:
-            raise argparse.ArgumentTypeError(self.reason)
+        if text in self.refused:
+            raise argparse.ArgumentTypeError(self.reason.format(text))
         if text not in self.words:
             raise argparse.ArgumentTypeError(f"invalid choice: `{text}` (choose from {', '.join(self.words)})")
         return text
@@ -53,13 +53,13 @@ class _WordsBut(Text):
 
 _ON_LONG = _WordsBut(
     ("truncate", "drop"),
-    refused="split",
-    reason="`split` separates answers from their prompt; use `truncate` or `drop`",
+    refused=("split",),
+    reason="`{}` separates answers from their prompt; use `truncate` or `drop`",
 )
 _ATTENTION = _WordsBut(
-    ("auto", "sdpa", "eager", "flash_attention_2"),
-    refused="documents",
-    reason="`documents` is for packed rows, and pairs are padded; leave out --attention",
+    ("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"),
+    refused=("documents", "varlen", "flex_attention"),
+    reason="`{}` is for packed rows, and pairs are padded; leave out --attention",
 )
 
 

@@ -16,9 +16,11 @@ PACKING = _speed(
 )
 ATTENTION = _speed(
     flags=("--attention",),
-    kind=OneOf(("auto", "documents", "sdpa", "eager", "flash_attention_2")),
+    kind=OneOf(
+        ("auto", "documents", "varlen", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
+    ),
     default="auto",
-    help="auto: documents if rows are packed on a CPU, else sdpa",
+    help="auto: of packed rows documents on a CPU, on a GPU the fastest exact one (measured once a card); else sdpa",
 )
 MIXED_PRECISION = _speed(
     flags=("--mixed-precision",),

@@ -30,10 +30,10 @@ def _precision(job: ResolvedJob, *, on_cpu: bool, mixed: str) -> str:
 
 def _packing(job: ResolvedJob, *, on_cpu: bool) -> str:
     attention = _given(job, "attention")
-    if _given(job, "packing") or (job.batch_size == 1 and attention != "documents"):
+    if _given(job, "packing") or (job.batch_size == 1 and attention not in ("documents", "varlen")):
         why = _ASKED if _given(job, "packing") else "a batch has one row"
         return f"rows padded ({why}), attention {attention or 'sdpa'}"
-    default = "within documents (the CPU), else sdpa" if on_cpu else "sdpa"
+    default = "within documents (the CPU), else sdpa" if on_cpu else "the fastest exact one, measured once a card"
     return f"rows packed if the model is proved to keep them apart, attention {attention or default}"
 
 

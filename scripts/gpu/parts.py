@@ -27,7 +27,7 @@ PARTS: dict[str, tuple[Check, ...]] = {
         Check("sft", 150),
         Check("dpo", 150),
         Check("grpo", 150),
-        Check("attention", 120, "attention"),
+        Check("attention", 240, "attention"),
         Check("stop", 90, "ends"),
         Check("out_of_memory", 60, "ends"),
     ),

@@ -221,6 +221,7 @@ def test_a_pair_that_is_cut_to_the_same_on_both_sides_compares_nothing(base: Pat
     [
         (("--on-long", "split"), "`split` separates answers from their prompt"),
         (("--attention", "documents"), "`documents` is for packed rows"),
+        (("--attention", "varlen"), "`varlen` is for packed rows"),
         (("--loss-type", "sft"), "invalid choice: 'sft'"),
         (("--beta", "0"), "0 is not above zero"),
         (("--on-long", "cut"), "choose from truncate, drop"),

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dimba.common import contract
 from dimba.common.errors import BadInput, HostCannot
 from dimba.objectives.sft import SFT, SftOptions
-from dimba.trainers.data.collation import choose_collator
+from dimba.trainers.data.collation import Layout, choose_layout
 from dimba.trainers.data.packing import collate_packed, collate_padded
-from dimba.trainers.models import loading
+from dimba.trainers.kernels import varlen
+from dimba.trainers.kernels.attention import Work
+from dimba.trainers.models import attention_kinds, loading
 from tests.conftest import REPOSITORY, write_rows
 from tests.trainers.test_packing import LLAMA, SLIDING, tiny
 from tests.trainers.test_sft import metrics, run
@@ -28,9 +31,14 @@ def flags(**given: Any) -> SftOptions:
     return replace(AUTO, **given)
 
 
+def chosen(model: Any, **given: Any) -> Layout:
+    work = Work(device=torch.device("cpu"), mixed="no", rows=4, length=16, longest=64)
+    return choose_layout(flags(**given), model, 0, work)
+
+
 def test_the_collator_follows_the_model_and_the_flags():
     def layout(model: Any, **given: Any) -> tuple[Any, str]:
-        return choose_collator(flags(**given), model, 0, on_cpu=True).func, model.config._attn_implementation
+        return chosen(model, **given).collate.func, model.config._attn_implementation
 
     assert layout(tiny("Llama", LLAMA)) == (collate_packed, "dimba_documents")
     assert layout(tiny("Llama", LLAMA), attention="sdpa") == (collate_packed, "sdpa")
@@ -42,9 +50,9 @@ def test_the_collator_follows_the_model_and_the_flags():
 
 def test_attention_within_documents_is_refused_for_padded_rows_and_windows():
     with pytest.raises(BadInput, match="--packing is off"):
-        choose_collator(flags(attention="documents", packing="off"), tiny("Llama", LLAMA), 0, on_cpu=True)
+        chosen(tiny("Llama", LLAMA), attention="documents", packing="off")
     with pytest.raises(BadInput, match="not to all tokens before"):
-        choose_collator(flags(attention="documents"), tiny("Mistral", SLIDING), 0, on_cpu=True)
+        chosen(tiny("Mistral", SLIDING), attention="documents")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +164,35 @@ def test_bf16_on_a_cpu_stays_close_to_float32_and_resumes_exactly(
 def test_flash_attention_is_refused_on_a_cpu(tiny_checkpoint: Path, rows: Path, tmp_path: Path):
     flash = ("--attention", "flash_attention_2", "--device", "cpu")
     assert "it is for CUDA" in run(tiny_checkpoint, rows, tmp_path / "out", *flash, status=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "mixed", "problem"),
+    [
+        ("auto", "full", "no", ""),
+        ("flex_attention", "full", "no", ""),
+        ("varlen", "full", "bf16", ""),
+        ("varlen", "lora", "no", ""),
+        ("varlen", "full", "no", "bf16 or fp16, and this job trains in float32"),
+        ("flash_attention_2", "full", "no", "bf16 or fp16"),
+        ("flash_attention_2", "full", "bf16", "flash-attn is not installed"),
+        ("flash_attention_3", "full", "fp16", "FlashAttention 3 is not installed"),
+    ],
+)
+def test_an_attention_that_this_machine_or_precision_lacks_is_refused(kind: str, method: str, mixed: str, problem: str):
+    options = flags(use_lora=method == "lora", attention=kind)
+    compute = loading.Compute(on_cpu=False, mixed=mixed)
+    with pytest.raises(BadInput, match=problem) if problem else nullcontext():
+        assert set(attention_kinds.requested_attention(kind, options, compute)) <= {"attn_implementation"}
+    for each in ("varlen", "flex_attention", "flash_attention_3"):
+        with pytest.raises(BadInput, match="it is for CUDA"):
+            attention_kinds.requested_attention(each, options, loading.Compute(on_cpu=True, mixed="no"))
+
+
+def test_an_old_torch_has_no_varlen(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(varlen, "_PARAMETERS", frozenset())
+    with pytest.raises(BadInput, match=r"torch .* does not have it"):
+        attention_kinds.requested_attention("varlen", flags(), loading.Compute(on_cpu=False, mixed="bf16"))
 
 
 def test_bitsandbytes_is_imported_only_if_a_model_or_the_optimiser_may_need_it(tiny_checkpoint: Path, tmp_path: Path):

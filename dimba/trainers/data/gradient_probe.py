@@ -13,7 +13,7 @@ from dimba.trainers.data.packing_probe import (
     SHARE,
     ProbeResult,
     documents_for,
-    evaluated,
+    in_mode,
     in_words,
     one_document,
     probe_packing,
@@ -40,7 +40,7 @@ def probe_attention(model: PreTrainedModel, attention: str) -> ProbeResult:
     if not probe.is_exact:
         return probe
     try:
-        with evaluated(model), narrowed_windows(model):
+        with in_mode(model, training=False), narrowed_windows(model):
             problem = _problem(model, documents_for(model), attention)
         _train_once(model, attention)
     except Exception as error:  # a kernel without gradients, or without dropout
@@ -102,11 +102,6 @@ def _is_sum(found: torch.Tensor, expected: torch.Tensor, *, exact: bool) -> bool
 def _train_once(model: PreTrainedModel, attention: str) -> None:
     """One pass with dropout, where the model has it."""
     device = model.get_input_embeddings().weight.device
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), attending(model, attention):
-            _gradients(model, documents_for(model), LIMITS[0])
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    random = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with random, in_mode(model, training=True), attending(model, attention):
+        _gradients(model, documents_for(model), LIMITS[0])

@@ -28,6 +28,7 @@ _REPLACED = (0, 2)  # documents with others behind them, in both layouts
 # Nats per token. Separate and packed rows have tensors of other shapes and so round differently, in 16 bits by more
 # than any fixed bound: there the error may be a share of the one if everything leaked. With other neighbours in a row
 # of the same shape nothing rounds differently, in any precision.
+_WORDS = 120  # characters of an error: torch lists all of its backends in one line
 _ROUNDING, SHARE, _UNCHANGED = 1e-4, 0.1, 1e-5
 
 
@@ -46,7 +47,7 @@ def probe_packing(model: PreTrainedModel, attention: str | None = None) -> Probe
     With `attention` packed documents get this one and separate ones the model's own, in windows of few tokens;
     `dimba.trainers.data.gradient_probe` then compares gradients.
     """
-    with evaluated(model):
+    with in_mode(model, training=False):
         try:
             with torch.no_grad(), narrowed_windows(model) if attention else nullcontext():
                 return _compare(model, documents_for(model), attention)
@@ -55,15 +56,15 @@ def probe_packing(model: PreTrainedModel, attention: str | None = None) -> Probe
 
 
 def in_words(error: Exception) -> str:
-    """The kind and the first line of an error."""
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    """The kind and the first line of an error, or its beginning."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')[:_WORDS]}"
 
 
 @contextmanager
-def evaluated(model: PreTrainedModel) -> Iterator[None]:
-    """Surrounds passes without dropout."""
+def in_mode(model: PreTrainedModel, *, training: bool) -> Iterator[None]:
+    """Surrounds passes with the modules in training mode or out of it, as dropout asks."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    model.train(training)
     try:
         yield
     finally:

@@ -27,6 +27,7 @@ from dimba.common.checkpoints import asks_for_code
 from dimba.common.contract import ENV_ON_CPU_INSTEAD, absolute, is_path, read_json_object
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
+from dimba.trainers.models.attention_kinds import requested_attention
 from dimba.trainers.models.gpu_errors import check_gpu
 from dimba.trainers.models.pretrained import load, load_complete, load_scored
 from dimba.trainers.models.sharding import is_sharded
@@ -136,7 +137,7 @@ def load_model(options: TrainerOptions, compute: Compute, *, attention: str = "a
     """The base: float32 for full fine-tuning and on the CPU; on CUDA under an adapter frozen in bf16, fp16 or nf4."""
     check_checkpoint(options)
     is_frozen = options.method != "full"
-    settings = _settings(options, compute, frozen=is_frozen) | _attention(attention, compute)
+    settings = _settings(options, compute, frozen=is_frozen) | requested_attention(attention, options, compute)
     return _differentiable(load_complete(AutoModelForCausalLM, options.base_checkpoint, **settings))
 
 
@@ -158,7 +159,7 @@ def check_checkpoint(options: TrainerOptions) -> None:
 
 def load_reference(options: TrainerOptions, compute: Compute, *, attention: str = "auto") -> PreTrainedModel:
     """A frozen copy of the base, in the precision of a base under an adapter; raises BadInput."""
-    settings = _settings(options, compute, frozen=True) | _attention(attention, compute)
+    settings = _settings(options, compute, frozen=True) | requested_attention(attention, options, compute)
     model: PreTrainedModel = load_complete(AutoModelForCausalLM, options.base_checkpoint, quiet=True, **settings)
     return model.requires_grad_(False)
 
@@ -190,15 +191,6 @@ def _check_loads_again(model: PreTrainedModel, checkpoint: str) -> None:
     if type(model).__module__.startswith("transformers.") and type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         problem = f"the text part ({type(model).__name__}) of {checkpoint} would be saved, but not load again"
         raise BadInput(problem, "train an adapter, with `method: lora` (--use-lora)", key="--base-checkpoint")
-
-
-def _attention(kind: str, compute: Compute) -> dict[str, str]:
-    if kind in ("auto", "documents"):  # chosen once the model is loaded (`choose_collator`)
-        return {}
-    if kind == "flash_attention_2" and (compute.on_cpu or find_spec("flash_attn") is None):
-        problem = "it is for CUDA" if compute.on_cpu else "flash-attn is not installed"
-        raise BadInput(problem, "leave out --attention, or use `--attention sdpa`", key=f"--attention {kind}")
-    return {"attn_implementation": kind}
 
 
 def _differentiable(model: PreTrainedModel) -> PreTrainedModel:

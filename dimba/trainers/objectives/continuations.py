@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from dimba.common.errors import printable
 from dimba.trainers.data.encoding import Example
-from dimba.trainers.kernels.documents import NAME
+from dimba.trainers.kernels.attending import FLAT
 from dimba.trainers.models.saved_model import evaluating
 from dimba.trainers.models.sharding import is_sharded
 
@@ -101,19 +101,19 @@ def _generate(trainer: Trainer, ids: torch.Tensor, mask: torch.Tensor) -> Any:
 def _own_settings(model: Any, settings: GenerationConfig) -> Iterator[None]:
     """Surrounds a generation: the base's settings (beams, penalties) would be added to ours.
 
-    Attention within documents has no cache: torch's own takes its place.
+    Attention of packed rows has no cache: the model's default takes its place.
     """
     own = model.get_base_model() if hasattr(model, "peft_config") else model
     before, own.generation_config = own.generation_config, settings
-    has_documents = own.config._attn_implementation == NAME
+    trained_with = own.config._attn_implementation
     try:
-        if has_documents:
-            own.set_attn_implementation("sdpa")
+        if trained_with in FLAT:
+            own.set_attn_implementation(own.get_correct_attn_implementation(None))
         yield
     finally:
         own.generation_config = before
-        if has_documents:
-            own.set_attn_implementation(NAME)
+        if trained_with in FLAT:
+            own.set_attn_implementation(trained_with)
 
 
 def _until_end(ids: Ids, ends: set[int | None]) -> Ids:

@@ -10,7 +10,7 @@ from trl import DPOConfig, DPOTrainer
 
 from dimba.common.units import quantity
 from dimba.objectives.dpo import DPO, DpoOptions
-from dimba.trainers.data.collation import speed_summary
+from dimba.trainers.data.collation import Layout
 from dimba.trainers.data.loading import Data
 from dimba.trainers.data.packing import Batch
 from dimba.trainers.models.adapters import adapter_config
@@ -176,7 +176,8 @@ def _effective_batch(options: DpoOptions) -> int:
 
 
 def _print_choices(options: DpoOptions, trainer: PairTrainer, pairs: int, compute: Compute, activations: str) -> None:
-    summary = speed_summary(trainer.model, trainer.data_collator, mixed=compute.mixed, activations=activations)
+    layout = Layout(trainer.data_collator, is_packed=False, attention=trainer.model.config._attn_implementation)
+    summary = layout.summary(mixed=compute.mixed, activations=activations)
     reference = "a frozen copy of the base" if trainer.ref_model else "the base, the adapter switched off"
     print(f"{summary}\nreference: {reference}", flush=True)
     step = _effective_batch(options)

@@ -7,8 +7,9 @@ from transformers import PreTrainedModel
 from trl import SFTConfig
 
 from dimba.objectives.sft import SFT, SftOptions
-from dimba.trainers.data.collation import choose_collator, speed_summary
+from dimba.trainers.data.collation import choose_layout
 from dimba.trainers.data.loading import Data, Pieces, as_dataset, stream_as_dataset
+from dimba.trainers.kernels.attention import Work
 from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.loading import Compute, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_rows
@@ -27,27 +28,36 @@ def make_trainer(
     """The trainer, its memory probed before the first step; prints the choices made for speed."""
     metrics, at_once = metrics_path(options.output_dir), options.batch_size * world_size()
     new = prepare_base(model, options, data.tokenizer, data.turn_ends)
-    collate = choose_collator(options, model, data.tokenizer.pad_token_id, on_cpu=compute.on_cpu)
+    args = _config(options, compute, validates=len(data.validation) > 0)  # it connects the ranks
+    layout = choose_layout(options, model, data.tokenizer.pad_token_id, _work(options, data, args, compute))
     tries = can_fall_back(options, SFT)
     layers = checkpoint_layers(model, options, compute, can_fall_back=tries)
     if is_main_process():
-        print(speed_summary(model, collate, mixed=compute.mixed, activations=layers.words), flush=True)
+        print(layout.summary(mixed=compute.mixed, activations=layers.words), flush=True)
     at_bad_row = [StopAtUnusableRow(data.stream, stop)] if data.stream else []
     trainer = CausalTrainer(
         model=model,
-        args=_config(options, compute, validates=len(data.validation) > 0),
+        args=args,
         train_dataset=_training_rows(options, data, step=at_once * options.grad_accumulation_steps),
         eval_dataset=as_dataset(data.validation, step=at_once) if len(data.validation) else None,
-        data_collator=collate,
+        data_collator=layout.collate,
         processing_class=data.tokenizer,
         peft_config=adapter_config(options, model, data.tokenizer, new),
         callbacks=[Metrics(metrics), *at_bad_row, stop, *evaluation_callbacks(options)],
     )
     longest = options.max_length if data.stream else min(options.max_length, data.report.longest)
-    batch = partial(longest_rows, collate, rows=options.batch_size, length=longest)
+    batch = partial(longest_rows, layout.collate, rows=options.batch_size, length=longest)
     add_probe(trainer, batch, metrics, layers, can_fall_back=tries)
     configure(trainer)
     return trainer
+
+
+def _work(options: SftOptions, data: Data[Pieces], args: SFTConfig, compute: Compute) -> Work:
+    """What the attention of a batch has to do."""
+    usual = min(data.report.median, options.max_length)
+    return Work(
+        device=args.device, mixed=compute.mixed, rows=options.batch_size, length=usual, longest=options.max_length
+    )
 
 
 def _training_rows(options: SftOptions, data: Data[Pieces], *, step: int) -> Dataset:
