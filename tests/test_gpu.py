@@ -1,14 +1,18 @@
 """The checks for a GPU: each is a process with a limit, its results stay, and a second call continues."""
 
+import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from scripts.gpu import accept, runner
+from scripts.gpu import accept, machine, runner
 from scripts.gpu.parts import PARTS, Check, function_of
 from scripts.gpu.results import ABSENT, RIGHT, WRONG, Result, read, table, write
+from scripts.gpu.slim import slim
+from scripts.gpu.wheels import is_base, pins
 from tests.conftest import REPOSITORY
 
 ONE = Result(part="correct", check="sft", case="full bf16", outcome=RIGHT, seconds=2.5, measured={"away": 0.001})
@@ -46,6 +50,7 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     parts = {"p": (Check("ends", 30), Check("breaks", 30), Check("hangs", 1))}
     for module in (accept, runner):
         monkeypatch.setattr(module, "PARTS", parts)
+    monkeypatch.setattr(accept, "look", lambda device: ({"torch": "?"}, ""))
     monkeypatch.setattr(
         runner, "command_of", lambda context: [sys.executable, str(script), context.check, str(context.folder)]
     )
@@ -73,16 +78,58 @@ def test_a_second_call_runs_what_has_not_ended_only(part: Path, monkeypatch):
     assert len([each for each in read(part) if (each.check, each.case) == ("ends", "before")]) == 1
 
 
+def test_a_continued_call_forgets_the_answers_of_a_check_that_was_ended(part: Path, monkeypatch):
+    write(part_of(part), Result(part="p", check="ends", case="before", outcome=WRONG))
+    run(monkeypatch, part, "--resume")
+    assert [each.outcome for each in read(part) if each.check == "ends"] == [RIGHT, RIGHT]
+
+
 def part_of(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def test_a_missing_package_is_named_before_anything_runs(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(accept, "NEEDED", ("torch", "no_such_package"))
+@pytest.mark.parametrize(("needed", "named"), [("no_such_package", "missing"), ("pytest", "pytest>=99")])
+def test_a_missing_or_old_package_is_named_before_anything_runs(tmp_path: Path, monkeypatch, capsys, needed, named):
+    monkeypatch.setattr(machine, "NEEDED", {"torch": "2", needed: "99"})
     assert run(monkeypatch, tmp_path / "results") == 3
     said = capsys.readouterr().err
-    assert "no_such_package" in said and "--wheels" in said and not (tmp_path / "results").exists()
+    assert f"{needed}>=99" in said and named in said and "--wheels" in said and not (tmp_path / "results").exists()
+
+
+def test_what_an_installed_package_requires_is_looked_at_too(monkeypatch):
+    monkeypatch.setattr(machine, "version", lambda name: "0.1")
+    assert any(each.startswith("pluggy") and "0.1" in each for each in machine.unmet({"pytest": ""}))
+
+
+def test_a_gpu_that_torch_does_not_see_ends_the_start(tmp_path: Path, monkeypatch, capsys):
+    facts = {"torch": "2.11.0+cu130", "cards": [], "no_cards": "no driver", "compiler": ""}
+    done = subprocess.CompletedProcess([], 0, json.dumps(facts), "")
+    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: done)
+    assert machine.look("cuda") == (facts, "torch 2.11.0+cu130 sees no GPU: no driver")
+    assert machine.look("cpu") == (facts, "")
+
+
+def test_a_slim_wheel_installs_and_lacks_what_no_check_uses(tmp_path: Path):
+    wheel = tmp_path / "bitsandbytes-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        for name in ("libbitsandbytes_cuda118.so", "libbitsandbytes_cuda130.so", "libbitsandbytes_cpu.so"):
+            file.writestr(f"bitsandbytes/{name}", "x" * 200_000)
+        file.writestr(
+            "bitsandbytes-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr("bitsandbytes-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: bitsandbytes\nVersion: 1\n")
+        file.writestr("bitsandbytes-1.dist-info/RECORD", "")
+    slim(wheel)
+    assert machine.install(tmp_path, tmp_path / "packages") == ""
+    found = {each.name for each in (tmp_path / "packages" / "bitsandbytes").iterdir()}
+    assert found == {"libbitsandbytes_cuda130.so", "libbitsandbytes_cpu.so"}
+
+
+def test_the_wheels_for_a_bare_machine_leave_out_torch_and_its_libraries():
+    wanted = [pin.partition("==")[0] for pin in pins("3.12") if not is_base(pin)]
+    assert {"transformers", "trl", "peft", "datasets"} <= set(wanted)
+    assert not [each for each in wanted if each.startswith(("torch", "nvidia", "cuda", "triton", "numpy"))]
 
 
 def test_every_check_of_the_four_parts_is_a_function():

@@ -37,6 +37,7 @@ ENV_NODES = "DIMBA_NODES"
 ENV_NODE_RANK = "DIMBA_NODE_RANK"
 ENV_MAIN_ADDRESS = "DIMBA_MAIN_ADDRESS"
 ENV_MAIN_PORT = "DIMBA_MAIN_PORT"
+ENV_BACKEND = "DIMBA_BACKEND"  # that connects the ranks in place of NCCL: gloo also connects two on one GPU
 
 # Environment of the launcher.
 ENV_RUNS = "DIMBA_RUNS"

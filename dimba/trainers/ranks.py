@@ -5,6 +5,8 @@ import os
 import sys
 from datetime import timedelta
 
+from dimba.common.contract import ENV_BACKEND
+
 # For which ranks wait for the first one, which checks and saves large models alone; NCCL's default is 10 minutes.
 PATIENCE = timedelta(hours=2)
 
@@ -22,6 +24,11 @@ def world_size() -> int:
 def local_rank() -> int:
     """This process's number on its machine, which is that of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def backend() -> str | None:
+    """The requested backend of `torch.distributed`; None for the device's own: NCCL, on a CPU gloo."""
+    return os.environ.get(ENV_BACKEND)
 
 
 def end_rank(status: int, *, together: bool) -> None:

@@ -7,48 +7,39 @@ come, and --resume leaves out the checks that have ended. Exits with 1 if an ans
 """
 
 import argparse
-import importlib.util
+import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)  # in place of this script's folder
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # in place of this script's folder
 
+from scripts.gpu.machine import install, look, missing  # noqa: E402
 from scripts.gpu.parts import PARTS  # noqa: E402
-from scripts.gpu.results import ABSENT, FILE, RIGHT, Result, counts, read, table  # noqa: E402
-from scripts.gpu.runner import END, run_part  # noqa: E402
+from scripts.gpu.results import ABSENT, RIGHT, Result, counts, table, write  # noqa: E402
+from scripts.gpu.runner import prepare, results_of, run_part  # noqa: E402
 
-NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "pydantic", "yaml")
+_WHEELS = "fetch them where there is a network, `python scripts/gpu/wheels.py FOLDER`, and give `--wheels FOLDER`"
 
 
 def main() -> int:
     """Run the parts; returns the exit status."""
     args = _arguments()
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    if args.wheels:
-        _install(Path(args.wheels), Path(args.folder) / "packages")
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        print(f"not installed for {sys.executable}: {', '.join(missing)}", file=sys.stderr)
-        print("hint: give a folder of their wheels with --wheels FOLDER", file=sys.stderr)
-        return 3
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     folder = Path(args.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not args.resume:
-        (folder / FILE).unlink(missing_ok=True)
+    if problem := _problem(args, folder):
+        print(problem, file=sys.stderr)
+        return 3
     for part in args.part:
         started = time.monotonic()
         run_part(part, folder, args.device, tiny=args.tiny)
-        print(f"{part}: {counts(_results(folder, part))} ({time.monotonic() - started:.0f} s)\n", flush=True)
-    results = [each for part in PARTS for each in _results(folder, part)]
+        print(f"{part}: {counts(results_of(folder, part))} ({time.monotonic() - started:.0f} s)\n", flush=True)
+    results = [each for part in PARTS for each in results_of(folder, part)]
     print(table(results))
     return int(any(each.outcome not in (RIGHT, ABSENT) for each in results))
-
-
-def _results(folder: Path, part: str) -> list[Result]:
-    return [each for each in read(folder) if each.part == part and each.case != END]
 
 
 def _arguments() -> argparse.Namespace:
@@ -62,13 +53,20 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _install(wheels: Path, target: Path) -> None:
-    """Install the wheels that are there beside the packages of this Python, which stay as they are."""
-    found = [str(each) for each in sorted(wheels.glob("*.whl"))]
-    flags = ("--quiet", "--no-index", "--no-deps", "--upgrade", "--target", str(target))
-    subprocess.run([sys.executable, "-m", "pip", "install", *flags, *found], check=True)
-    sys.path.insert(0, str(target.resolve()))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(target.resolve()), os.environ["PYTHONPATH"]])
+def _problem(args: argparse.Namespace, folder: Path) -> str:
+    """Why nothing can run here; empty if it can. Prints the machine's facts, and writes them down."""
+    if args.wheels and (problem := install(Path(args.wheels), folder / "packages")):
+        return f"error: {problem}\n\nhint: {_WHEELS}"
+    if lacking := missing():
+        return f"error: not installed for {sys.executable}: {', '.join(lacking)}\n\nhint: {_WHEELS}"
+    facts, problem = look(args.device)
+    print(json.dumps(facts), flush=True)
+    if problem:
+        return f"error: {problem}"
+    folder.mkdir(parents=True, exist_ok=True)
+    prepare(folder, keep=args.resume)
+    write(folder, Result(part="machine", check="facts", case=args.device, outcome=RIGHT, measured=facts))
+    return ""
 
 
 if __name__ == "__main__":

@@ -1,30 +1,28 @@
-"""How a run on the device ends before its end: signals, and a batch that does not fit."""
+"""How a signal ends a run on the device."""
 
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from dimba.common.checkpoints import complete_checkpoints
 from dimba.common.contract import EXIT_STOPPED
 from scripts.gpu.context import Context, Found
-from scripts.gpu.jobs import flags, train
-from scripts.gpu.results import ABSENT, RIGHT, WRONG, Result
-
-_HUGE = ("--batch-size", "4096", "--max-length", "2048", "--grad-accumulation-steps", "1")
+from scripts.gpu.jobs import flags, script
+from scripts.gpu.results import RIGHT, WRONG, Result
 
 
 def stop(context: Context) -> Found:
     """SIGINT and SIGTERM during a run save a checkpoint, from which it goes to its end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        yield _stopped(context, number)
+    with ThreadPoolExecutor() as both:  # most of their time is the start
+        yield from both.map(partial(_stopped, context), (signal.SIGINT, signal.SIGTERM))
 
 
 def _stopped(context: Context, number: signal.Signals) -> Result:
-    out, more = context.folder / f"stop-{number.name}", ("--device", context.device, "--max-steps", "2000")
-    script = Path(__file__).parents[1] / "finetuning" / "finetune_sft.py"
-    command = [sys.executable, str(script), *flags(context, "sft", out, *more)]
+    out = context.folder / f"stop-{number.name}"
+    command = [sys.executable, script("sft"), *flags(context, "sft", out, "--max-steps", "2000")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
         assert job.stdout, "it is a pipe"
         for line in job.stdout:
@@ -38,13 +36,3 @@ def _stopped(context: Context, number: signal.Signals) -> Result:
     right = status == EXIT_STOPPED and bool(saved)
     name = saved[0].name if saved else "no checkpoint"
     return context.result(number.name, RIGHT if right else WRONG, f"exit status {status}, {name}", stopped_in=seconds)
-
-
-def out_of_memory(context: Context) -> Found:
-    """A batch that no GPU holds ends with a refusal."""
-    if context.device != "cuda":
-        yield context.result("all", ABSENT, "needs a GPU")
-        return
-    status = train(context, "sft", context.folder / "out-of-memory", *_HUGE, "--device", "cuda", "--packing", "off")
-    right = status not in (0, 1)
-    yield context.result("too large a batch", RIGHT if right else WRONG, f"exit status {status}")

@@ -8,6 +8,8 @@ from scripts.gpu.context import Context
 from scripts.gpu.results import Result
 
 PART_SECONDS = 480.0  # for all checks of a part together
+# Checks that run at the same time; one where times or memory are measured.
+AT_ONCE: dict[str, dict[str, int]] = {"cuda": {"correct": 3}, "cpu": {"correct": 2, "memory": 2, "speed": 2}}
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,11 @@ PARTS: dict[str, tuple[Check, ...]] = {
         Check("dpo", 150),
         Check("grpo", 150),
         Check("attention", 240, "attention"),
+        Check("one_card", 120, "ranks"),
+        Check("two_cards", 240, "ranks"),
         Check("stop", 90, "ends"),
-        Check("out_of_memory", 60, "ends"),
+        Check("recompute", 120, "limits"),
+        Check("out_of_memory", 90, "limits"),
     ),
     "memory": (Check("estimate", 460),),
     "speed": (Check("kernels", 460),),

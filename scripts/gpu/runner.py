@@ -5,27 +5,47 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from scripts.gpu.context import Context
-from scripts.gpu.parts import PART_SECONDS, PARTS
-from scripts.gpu.results import FAILED, RIGHT, TIMEOUT, Result, line_of, read, write
+from scripts.gpu.parts import AT_ONCE, PART_SECONDS, PARTS, Check
+from scripts.gpu.results import FAILED, FILE, RIGHT, TIMEOUT, Result, line_of, read, write
 
 END = "end"  # the case of the line that a check ends with
 
 
 def run_part(part: str, folder: Path, device: str, *, tiny: bool) -> None:
-    """Run the checks of a part that have not ended, and print their results."""
+    """Run the checks of a part that have not ended, and print their results as each ends."""
     ended = {(each.part, each.check) for each in read(folder) if each.case == END}
+    left = [check for check in PARTS[part] if (part, check.name) not in ended]
     end = time.monotonic() + PART_SECONDS
-    for check in PARTS[part]:
-        if (part, check.name) in ended:
-            continue
-        before = len(list(read(folder)))
+
+    def run(check: Check) -> None:
         run_check(Context(part, check.name, folder, device, tiny), min(check.seconds, end - time.monotonic()))
-        for each in list(read(folder))[before:]:
-            if each.case != END:
-                print(line_of(each), flush=True)
+        lines = [line_of(each) for each in results_of(folder, part) if each.check == check.name]
+        print("\n".join(lines), flush=True)  # one call: the checks of other threads print too
+
+    with ThreadPoolExecutor(AT_ONCE[device].get(part, 1)) as pool:
+        list(pool.map(run, left))
+
+
+def results_of(folder: Path, part: str) -> list[Result]:
+    """The answers of a part so far, in the order of its checks."""
+    order = [check.name for check in PARTS[part]]
+    found = [each for each in read(folder) if each.part == part and each.case != END]
+    return sorted(found, key=lambda each: order.index(each.check))
+
+
+def prepare(folder: Path, *, keep: bool) -> None:
+    """Start the results anew; with `keep`, those of the checks that have ended stay."""
+    found = list(read(folder)) if keep else []
+    ended = {(each.part, each.check) for each in found if each.case == END}
+    (folder / FILE).unlink(missing_ok=True)
+    for each in found:
+        if (each.part, each.check) in ended:
+            write(folder, each)
 
 
 def run_check(context: Context, seconds: float) -> None:
@@ -38,10 +58,10 @@ def run_check(context: Context, seconds: float) -> None:
     spent = time.monotonic() - started
     outcome = {0: RIGHT, None: TIMEOUT}.get(status, FAILED)
     detail = f"after {seconds:.0f} s, see {log}" if status is None else f"exit status {status}, see {log}"
-    name, part = context.check, context.part
     if outcome != RIGHT:
-        write(context.folder, Result(part=part, check=name, case="all", outcome=outcome, seconds=spent, detail=detail))
-    write(context.folder, Result(part=part, check=name, case=END, outcome=outcome, seconds=spent))
+        last = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
+        write(context.folder, replace(context.result("all", outcome, f"{detail}: {last[-300:]}"), seconds=spent))
+    write(context.folder, replace(context.result(END, outcome), seconds=spent))
 
 
 def command_of(context: Context) -> list[str]:

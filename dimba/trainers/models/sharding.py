@@ -10,7 +10,7 @@ from accelerate import Accelerator, PartialState
 
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.optimiser_table import NOT_SHARDED_HINT, OPTIMIZER, SHARDED
-from dimba.trainers.ranks import PATIENCE
+from dimba.trainers.ranks import PATIENCE, backend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
@@ -27,7 +27,7 @@ def is_sharded() -> bool:
 def connect_ranks() -> None:
     """Connects the ranks of a sharded job before the base is loaded, so that only the first one reads the weights."""
     if is_sharded():
-        PartialState(timeout=PATIENCE)
+        PartialState(backend=backend(), timeout=PATIENCE)
 
 
 def from_first_rank(value: _Value) -> _Value:

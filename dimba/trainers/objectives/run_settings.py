@@ -13,7 +13,7 @@ from dimba.trainers.models.sharding import check_sharding, is_sharded
 from dimba.trainers.models.vocabulary import complete_head
 from dimba.trainers.objectives.callbacks import EndOnNan, Heartbeat, metrics_path
 from dimba.trainers.objectives.trackers import run_name
-from dimba.trainers.ranks import PATIENCE, world_size
+from dimba.trainers.ranks import PATIENCE, backend, world_size
 
 
 def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bool) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bo
         # No buffer of a language model is trained; a rank that is out of memory would leave the others waiting for one.
         "ddp_broadcast_buffers": False,
         "ddp_timeout": int(PATIENCE.total_seconds()),
+        "ddp_backend": backend(),
         "logging_steps": 1,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # it would log the previous loss in place of NaN
