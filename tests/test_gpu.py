@@ -148,3 +148,28 @@ def test_the_checks_are_right_on_the_cpu(tmp_path: Path):
         (part, each.name) for part in PARTS for each in PARTS[part]
     }
     assert [line for line in done.stdout.splitlines() if line.startswith(tuple(f"{part}: " for part in PARTS))]
+
+
+def test_there_are_24_combinations_of_memory_and_some_cannot_fit():
+    from scripts.gpu.memory_cases import CASES
+
+    assert len({case.name for case in CASES}) == len(CASES) >= 24
+    assert {case.mode for case in CASES} == {"sft", "dpo", "grpo"}
+    assert {case.method for case in CASES} == {"full", "lora", "qlora"}
+    assert {"on", "off", "offload", 16} <= {case.checkpointing for case in CASES}
+
+
+def test_the_terms_that_fit_the_measurements_are_printed(tmp_path: Path):
+    from scripts.gpu.context import Context
+    from scripts.gpu.memory import fitted
+
+    context = Context("memory", "estimate", tmp_path, "cuda", False)
+    numbers = {"ratio": 1.0, "formula": 1.01, "fragmented": 0.03, "context": 700}
+    results = [
+        context.result("a", RIGHT, **numbers),
+        context.result("b", RIGHT, **{**numbers, "context": 720, "ratio": 0.97}),
+        context.result("c", RIGHT, "does not fit", estimated=200_000),
+    ]
+    found = fitted(context, results).measured
+    assert (found["_CONTEXT"], found["_FRAGMENTED"], found["least"]) == (720, 0.03, 0.97)
+    assert fitted(context, results[2:]).outcome == ABSENT

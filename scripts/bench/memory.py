@@ -36,31 +36,31 @@ _MIB = 1 << 20
 _KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
-def _shape(kind: str, *numbers: int, kv: int, **more: Any) -> Any:
+def shape(kind: str, *numbers: int, kv: int, **more: Any) -> Any:
     common = {"num_key_value_heads": kv, "max_position_embeddings": 65536}
     return kind, {**dict(zip(_KEYS, numbers, strict=True)), **common, **more}
 
 
 MODELS = {
-    "llama-135M": _shape("llama", 49152, 576, 1536, 30, 9, kv=3, tie_word_embeddings=True),
-    "qwen2-0.5B": _shape("qwen2", 151936, 896, 4864, 24, 14, kv=2, tie_word_embeddings=True),
-    "qwen3-0.6B": _shape("qwen3", 151936, 1024, 3072, 28, 16, kv=8, head_dim=128, tie_word_embeddings=True),
-    "llama-1B": _shape("llama", 128256, 2048, 8192, 16, 32, kv=8, head_dim=64, tie_word_embeddings=True),
-    "gemma-2B": _shape("gemma", 256000, 2048, 16384, 18, 8, kv=1, head_dim=256, tie_word_embeddings=True),
-    "llama-3B": _shape("llama", 128256, 3072, 8192, 28, 24, kv=8, head_dim=128, tie_word_embeddings=True),
-    "mistral-7B": _shape("mistral", 32000, 4096, 14336, 32, 32, kv=8, sliding_window=None, tie_word_embeddings=False),
-    "llama-8B": _shape("llama", 128256, 4096, 14336, 32, 32, kv=8, tie_word_embeddings=False),
+    "llama-135M": shape("llama", 49152, 576, 1536, 30, 9, kv=3, tie_word_embeddings=True),
+    "qwen2-0.5B": shape("qwen2", 151936, 896, 4864, 24, 14, kv=2, tie_word_embeddings=True),
+    "qwen3-0.6B": shape("qwen3", 151936, 1024, 3072, 28, 16, kv=8, head_dim=128, tie_word_embeddings=True),
+    "llama-1B": shape("llama", 128256, 2048, 8192, 16, 32, kv=8, head_dim=64, tie_word_embeddings=True),
+    "gemma-2B": shape("gemma", 256000, 2048, 16384, 18, 8, kv=1, head_dim=256, tie_word_embeddings=True),
+    "llama-3B": shape("llama", 128256, 3072, 8192, 28, 24, kv=8, head_dim=128, tie_word_embeddings=True),
+    "mistral-7B": shape("mistral", 32000, 4096, 14336, 32, 32, kv=8, sliding_window=None, tie_word_embeddings=False),
+    "llama-8B": shape("llama", 128256, 4096, 14336, 32, 32, kv=8, tie_word_embeddings=False),
 }
 # Architectures that the formulas were not written for, with four layers each.
 OTHERS = {
-    "phi3": _shape("phi3", 32064, 3072, 8192, 4, 32, kv=32, pad_token_id=0, tie_word_embeddings=False),
-    "gemma3": _shape("gemma3_text", 262144, 1152, 6912, 4, 4, kv=1, head_dim=256, tie_word_embeddings=True),
-    "olmo2": _shape("olmo2", 100352, 2048, 8192, 4, 16, kv=16, pad_token_id=0, tie_word_embeddings=False),
-    "neox": _shape("gpt_neox", 50432, 2048, 8192, 4, 16, kv=16, tie_word_embeddings=False),
-    "phi": _shape("phi", 51200, 2560, 10240, 4, 32, kv=32, tie_word_embeddings=False),
-    "starcoder2": _shape("starcoder2", 49152, 3072, 12288, 4, 24, kv=2, bos_token_id=0, eos_token_id=0,
+    "phi3": shape("phi3", 32064, 3072, 8192, 4, 32, kv=32, pad_token_id=0, tie_word_embeddings=False),
+    "gemma3": shape("gemma3_text", 262144, 1152, 6912, 4, 4, kv=1, head_dim=256, tie_word_embeddings=True),
+    "olmo2": shape("olmo2", 100352, 2048, 8192, 4, 16, kv=16, pad_token_id=0, tie_word_embeddings=False),
+    "neox": shape("gpt_neox", 50432, 2048, 8192, 4, 16, kv=16, tie_word_embeddings=False),
+    "phi": shape("phi", 51200, 2560, 10240, 4, 32, kv=32, tie_word_embeddings=False),
+    "starcoder2": shape("starcoder2", 49152, 3072, 12288, 4, 24, kv=2, bos_token_id=0, eos_token_id=0,
                          sliding_window=None, tie_word_embeddings=True),
-    "qwen3-moe": _shape("qwen3_moe", 151936, 2048, 6144, 4, 32, kv=4, head_dim=128, moe_intermediate_size=768,
+    "qwen3-moe": shape("qwen3_moe", 151936, 2048, 6144, 4, 32, kv=4, head_dim=128, moe_intermediate_size=768,
                         num_experts=32, num_experts_per_tok=8, tie_word_embeddings=False),
 }  # fmt: skip
 
@@ -153,8 +153,9 @@ def model_of(case: Case) -> tuple[torch.nn.Module, CheckpointFacts]:
 def estimated(case: Case, facts: CheckpointFacts) -> Any:
     """The estimate of `dimba plan`."""
     training = {"batch_size": case.batch, "max_length": case.length}
-    # Training and sampling are traced separately, as if vLLM sampled elsewhere.
-    completion = {"max-completion-length": case.length - max(1, case.prompt), "use-vllm": not case.prompt}
+    # Training and sampling are traced separately, as if vLLM sampled on another GPU.
+    elsewhere = {} if case.prompt else {"sampler": "vllm", "sampler-gpus": 1}
+    completion = {"max-completion-length": case.length - max(1, case.prompt), **elsewhere}
     grpo = {"trainer_args": completion} if case.mode == "grpo" else {}
     values = {"version": 1, "mode": case.mode, "method": case.method, "base_checkpoint": "base", "training": training}
     values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK, **dict(case.lora)}, **grpo}
