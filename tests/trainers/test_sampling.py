@@ -5,8 +5,10 @@ No vLLM is installed: one stands in for it that has the part of its interface th
 
 from __future__ import annotations
 
+import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -114,7 +116,7 @@ class StandInLLM:
 
 
 @pytest.fixture
-def vllm(monkeypatch: pytest.MonkeyPatch) -> list[StandInLLM]:
+def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[StandInLLM]]:
     """The engines that were started, the stand-in's."""
     from trl.generation import vllm_generation
 
@@ -124,11 +126,14 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> list[StandInLLM]:
         started.append(StandInLLM(**settings))
         return started[-1]
 
+    before = dict(os.environ)  # starting vLLM makes this process a rank
     monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
     monkeypatch.setattr(vllm_generation, "LLM", start, raising=False)
     monkeypatch.setattr(vllm_generation, "SamplingParams", SimpleNamespace, raising=False)
     monkeypatch.setattr(vllm_generation, "empty_cache", lambda: None)
-    return started
+    yield started
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
 
 
 def make_trainer(base: Path, out: Path, sampler: str, *flags: str) -> Any:
@@ -191,7 +196,11 @@ def test_every_sampler_keeps_the_same_contract(
     gap = (batch["sampling_per_token_logps"] - batch["old_per_token_logps"])[mask]
     assert gap.abs().max() < 1e-4
     assert (batch["importance_sampling_ratio"][mask] - 1).abs().max() < 1e-3
-    logged = {name: values[-1] for name, values in trainer._metrics["train"].items() if name.startswith("sampl")}
+    logged = {
+        name: values[-1]
+        for name, values in trainer._metrics["train"].items()
+        if name.startswith(("sampler_", "sampling"))
+    }
     assert logged.keys() == {f"sampler_{each}" for each in ("ratio_mean", "ratio_max", "distance", "kl", "truncated")}
     assert logged["sampler_ratio_mean"] == pytest.approx(1, abs=1e-4) and logged["sampler_truncated"] == 0
 
@@ -329,3 +338,36 @@ def test_the_server_is_the_one_that_trl_expects_on_this_machine_alone(monkeypatc
     assert (pairs["--tensor-parallel-size"], pairs["--max-model-len"], pairs["--seed"]) == ("2", "512", "7")
     assert (pairs["--load-format"], pairs["--logprobs-mode"]) == ("dummy", "processed_logprobs")
     assert os.environ["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_cuda_graphs_are_kept_only_where_they_are_quicker(capsys: pytest.CaptureFixture[str]):
+    from dimba.common.errors import RunFailed
+    from dimba.trainers.objectives.grpo.sampling.continuous import GraphTrial
+
+    def tried(with_graphs: float) -> GraphTrial:
+        trial = GraphTrial(tried=True)
+        for rate in (10.0, 1.0, 100.0, with_graphs):  # the first of each captures and compiles
+            trial.record(trial.next(), rate)
+        return trial
+
+    assert tried(300).next() is True and "with CUDA graphs: 300 against 100 tokens/s" in capsys.readouterr().out
+    assert tried(50).next() is False and "without CUDA graphs: 100 against 50" in capsys.readouterr().out
+    failing = GraphTrial(tried=True)
+    failing.fail(RunFailed("no capture"))
+    assert failing.next() is False and "with them, no capture" in capsys.readouterr().out
+    assert GraphTrial(tried=False).next() is None, "transformers decides"
+
+
+def test_a_run_with_continuous_batches_learns_and_logs_the_sampler(tiny_checkpoint: Path, tmp_path: Path):
+    from dimba.objectives.grpo import GRPO
+    from dimba.trainers.command import run_trainer
+    from dimba.trainers.objectives.grpo.train import train
+
+    rows, out = write_rows(tmp_path / "rows.jsonl", ROWS), tmp_path / "out"
+    named = ["--base-checkpoint", str(tiny_checkpoint), "--dataset", str(rows), "--output-dir", str(out)]
+    argv = [*named, *QUICK, "--max-steps", "2", "--sampler", "continuous", "--reward", "length", "--device", "cpu"]
+    assert run_trainer(train, GRPO.parse(argv)) == 0
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [each for each in steps if "reward" in each]
+    assert len(steps) == 2 and all(each["sampler_kl"] < 1e-6 and each["sampled_per_second"] > 0 for each in steps)
+    assert not any(name.startswith("sampling/") for name in steps[0]) and (out / "model.safetensors").exists()

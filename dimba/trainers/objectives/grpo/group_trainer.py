@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,11 +68,15 @@ class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: Ids, *args: Any, **settings: Any
     ) -> tuple[Ids, list[list[float]] | None]:
+        start = time.perf_counter()
         if self._sampler is None:
             ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **settings)
-            return ids, logprobs
-        sampled = self._sampler.sample(prompt_ids, self.num_generations)
-        return sampled.ids, sampled.logprobs
+        else:
+            sampled = self._sampler.sample(prompt_ids, self.num_generations)
+            ids, logprobs = sampled.ids, sampled.logprobs
+        rate = len(ids) * self.accelerator.num_processes / (time.perf_counter() - start)
+        self._metrics["train" if self.model.training else "eval"]["sampled_per_second"].append(rate)
+        return ids, logprobs
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         # The prompts are tokens already, with the arguments, the tools and the date of `dimba data`.
