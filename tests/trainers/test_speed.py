@@ -134,7 +134,7 @@ def test_no_choice_for_speed_changes_the_losses(tiny_checkpoint: Path, rows: Pat
     base, output = losses(tiny_checkpoint, rows, tmp_path / "auto")
     assert "float32, rows packed, attention within documents, activation checkpointing off" in output
     choices = {
-        "checkpointing": (("--activation-checkpointing", "on"), "activation checkpointing on"),
+        "checkpointing": (("--activation-checkpointing", "on"), "activation checkpointing of all"),
         "sdpa": (("--attention", "sdpa"), "attention sdpa"),
         "eager": (("--attention", "eager", "--packing", "off"), "rows padded, attention eager"),
         "lora": (("--use-lora", "--learning-rate", "1e-12", "--attention", "sdpa"), "rows packed"),

@@ -37,11 +37,12 @@ class Layout:
     def summary(self, *, mixed: str, activations: str) -> str:
         """The precision, the layout of rows, the attention and the use of activation checkpointing, then the note."""
         parts = ["float32" if mixed == "no" else f"mixed {mixed}", f"rows {'packed' if self.is_packed else 'padded'}"]
-        parts += [f"attention {self._attention()}", f"activation checkpointing {activations}"]
+        recomputed = activations if activations in ("on", "off") else f"of {activations}"
+        parts += [f"attention {self._attention()}", f"activation checkpointing {recomputed}"]
         return "\n".join([", ".join(parts), *([self.note] if self.note else [])])
 
     def _attention(self) -> str:
-        has_mask = self.is_packed and self.note and self.attention not in FLAT
+        has_mask = self.is_packed and self.note and self.attention in ("sdpa", "eager")
         return option_name(self.attention) + (" under a mask" if has_mask else "")
 
 

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 # Attention that takes the borders of documents in place of a mask, as transformers' FlashAttention keywords.
 BY_BORDERS = ("dimba_varlen", "flash_attention_2", "flash_attention_3")
-# Attention whose cost is by document: one row of all documents costs no more than several.
-FLAT = ("dimba_documents", "flex_attention", *BY_BORDERS)
+# Attention whose cost is by document: one row of all documents costs no more than several. The block mask of
+# flex_attention is computed from all pairs of positions.
+FLAT = ("dimba_documents", *BY_BORDERS)
+WITHOUT_CACHE = (*FLAT, "flex_attention")  # for training: completions are sampled with the model's default
 _NARROW = 4  # tokens; smaller than the documents of the packing probe
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 

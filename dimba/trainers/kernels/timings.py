@@ -21,6 +21,8 @@ from typing import TypeVar
 import torch
 from huggingface_hub import constants
 
+from dimba.trainers.ranks import is_main_process
+
 _Value = TypeVar("_Value")
 _WARM, _ROUNDS = 2, 5  # calls before the measured ones, and the measured ones
 
@@ -75,6 +77,8 @@ def _recall_or_measure(
     path = timings_folder() / f"{question}-{hashlib.sha256(full_key.encode()).hexdigest()[:24]}.json"
     if kept := _read(path, full_key, candidates):
         return kept
+    if is_main_process():  # compilers may take a minute
+        print(f"{question}: measuring {', '.join(candidates)} on this machine, once", flush=True)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # a run that measures must draw the numbers of one that recalls
         timings, is_lasting = _measure(candidates, device)

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from dimba.common.errors import printable
 from dimba.trainers.data.encoding import Example
-from dimba.trainers.kernels.attending import FLAT
+from dimba.trainers.kernels.attending import WITHOUT_CACHE
 from dimba.trainers.models.saved_model import evaluating
 from dimba.trainers.models.sharding import is_sharded
 
@@ -107,12 +107,12 @@ def _own_settings(model: Any, settings: GenerationConfig) -> Iterator[None]:
     before, own.generation_config = own.generation_config, settings
     trained_with = own.config._attn_implementation
     try:
-        if trained_with in FLAT:
+        if trained_with in WITHOUT_CACHE:
             own.set_attn_implementation(own.get_correct_attn_implementation(None))
         yield
     finally:
         own.generation_config = before
-        if trained_with in FLAT:
+        if trained_with in WITHOUT_CACHE:
             own.set_attn_implementation(trained_with)
 
 
