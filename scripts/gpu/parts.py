@@ -38,7 +38,11 @@ PARTS: dict[str, tuple[Check, ...]] = {
     ),
     "memory": (Check("estimate", 460),),
     "speed": (Check("kernels", 460),),
-    "launcher": (Check("engine", 120),),
+    "launcher": (
+        Check("probes", 60),
+        Check("doctor", 90),
+        Check("jobs", 460, "engine_jobs"),
+    ),
 }
 
 
