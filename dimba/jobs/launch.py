@@ -62,7 +62,7 @@ def begin(
     plan = context.assuming_flags().plan()
     if not context.runner.can_train():
         context.runner.prepare(context.spec, reporter.progress)  # raises with the command that installs the packages
-    for note in plan.notes:
+    for note in plan.start_notes:
         reporter.note(note)
     made_of = provenance(context.facts, plan.host_environment, reporter.progress)
     made_of |= made_with(plan, context.loaded.data)

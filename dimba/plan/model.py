@@ -161,6 +161,12 @@ class LaunchPlan:
         """The ids of the GPUs."""
         return tuple(gpu.id for gpu in self.gpus)
 
+    @property
+    def start_notes(self) -> tuple[str, ...]:
+        """The notes, and the activation checkpointing on GPUs, which costs memory or time."""
+        text = f"activation checkpointing: {self.activations.text}" if self.activations and self.gpus else ""
+        return (*self.notes, text) if text else self.notes
+
     def for_attempt(self, run_id: str, attempt_dir: Path) -> "LaunchPlan":
         """The same plan with the run's own folder in it."""
         folder = str(attempt_dir)

@@ -56,6 +56,7 @@ def test_only_as_many_layers_as_memory_needs_are_recomputed():
     assert total(made) <= FILLED * (24564 << 20) < total(planned_with(number - 1))
     larger = planned(f"method: lora\n{LONG}", mib=81559 * 2)
     assert checkpointing(larger)[0] is None and total(larger) > total(made)
+    assert made.start_notes[-1] == made.speed[-1], "what launch prints"
     assert made.as_json()["activations"] == {"layers": number, "of": 32, "offload": False, "text": said}
 
 

@@ -1,4 +1,8 @@
-"""Activation checkpointing of some layers of a model, or of all with their inputs in host memory."""
+"""Activation checkpointing of some layers of a model, or of all with their inputs in host memory.
+
+TRL's `activation_offloading` is another way: it moves every tensor that any layer saves, on a stream of its own. GRPO
+lacks it, its contexts cover `training_step` alone, and it cannot be made without an accelerator.
+"""
 
 from __future__ import annotations
 
