@@ -43,7 +43,7 @@ def main() -> None:
         work, held_out, tokens, parameters = prepared(args, Path(name))
         print(f"{parameters / 1e6:.1f} M parameters, {args.steps} steps of {args.batch} rows, {tokens:,} real tokens")
         print(", ".join(f"{each} {installed(each)}" for each in ("torch", "transformers", "trl")))
-        entrants = commands(work)
+        entrants = commands(work, bf16=args.bf16 and work.on_cpu)
         runs: dict[str, list[Run]] = {each: [] for each in entrants}
         for number in range(args.rounds):
             for each, command in entrants.items():
@@ -70,6 +70,7 @@ def arguments() -> argparse.Namespace:
     add("--hidden", type=int, help="hidden size, with heads of 64 and an MLP three times as wide")
     add("--layers", type=int)
     add("--threads", type=int, default=os.cpu_count(), help="threads per trainer (default: one per core)")
+    add("--bf16", action="store_true", help="on a CPU, dimba with bf16 autocast too, which is no default there")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--plot", type=Path, metavar="FILE.svg", help="loss curves over tokens and over seconds")
     args = parser.parse_args()
@@ -148,14 +149,14 @@ def loss(chats: list[Any], model: Path) -> float:
     return mean_loss(AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model), chats)
 
 
-def commands(work: Work) -> dict[str, Command]:
+def commands(work: Work, *, bf16: bool) -> dict[str, Command]:
     """The command of each installed trainer by its name; prints the names of the others."""
     found: dict[str, Command] = {
         OURS: lambda out: peers.ours(work, out),
         TRL: lambda out: peers.trl(work, out, packing=False),
         PACKED: lambda out: peers.trl(work, out, packing=True),
     }
-    if work.on_cpu:
+    if bf16:
         found["dimba, bf16"] = lambda out: peers.ours(work, out, "--mixed-precision", "bf16")
     others = (("LLaMA-Factory", peers.llama_factory), ("axolotl", peers.axolotl))
     for name, command in others:

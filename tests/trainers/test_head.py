@@ -1,5 +1,6 @@
 """The head over trained tokens only, and attention within documents, give the numbers of the full computation."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -107,3 +108,60 @@ def test_the_attention_used_for_training_is_not_saved_in_config_json(tmp_path: A
     assert use_document_attention(model).is_exact
     model.save_pretrained(tmp_path)
     assert NAME not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2", "GPTNeoX", "Qwen3", "OPT", "Gemma"])
+def test_the_last_mlp_over_trained_tokens_changes_no_loss_and_no_gradient(family: str, monkeypatch: pytest.MonkeyPatch):
+    from tests.trainers.test_packing import LEAKS, PACKS
+
+    shape = {**PACKS, **LEAKS, "Gemma": {**LLAMA, "head_dim": 8}}[family]
+    limited, whole = tiny(family, shape), tiny(family, shape)
+    add_head(limited, on_cpu=True)
+    monkeypatch.setattr(head.LastMlp, "only", lambda *_: nullcontext())
+    add_head(whole, on_cpu=True)
+    batch = collate_padded(documents(*LENGTHS), pad_id=0)
+    (expected, wanted, _) = score(whole, batch)
+    monkeypatch.undo()
+    tokens = seen_by(last_mlp(limited))
+    (losses, found, _) = score(limited, batch)
+    assert tokens[0] == len(losses) if family != "OPT" else not tokens
+    assert losses == pytest.approx(expected, abs=1e-6)
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, wanted, strict=True))
+
+
+def last_mlp(model: Any) -> Any:
+    stack = next(each for each in model.modules() if isinstance(each, torch.nn.ModuleList))
+    return getattr(stack[-1], "mlp", None)
+
+
+def seen_by(mlp: Any) -> list[int]:
+    """Filled with the number of tokens that the first matrix of an MLP computes."""
+    seen: list[int] = []
+    first = next((each for each in mlp.modules() if hasattr(each, "weight")), None) if mlp is not None else None
+    if first is not None:
+        first.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape[:-1].numel()))
+    return seen
+
+
+def test_the_last_mlp_computes_every_token_outside_of_the_loss_and_where_it_is_recomputed():
+    model = tiny("Llama", LLAMA)
+    add_head(model, on_cpu=True)
+    batch = collate_padded(documents(*LENGTHS), pad_id=0)
+    tokens, every = seen_by(last_mlp(model)), batch["input_ids"].numel()
+    model(input_ids=batch["input_ids"])
+    model.gradient_checkpointing_enable()
+    model.train()
+    score(model, batch)
+    assert set(tokens) == {every}
+
+
+def test_a_last_mlp_whose_tokens_meet_is_left_as_it_is():
+    model = tiny("Llama", LLAMA)
+    mlp = last_mlp(model)
+    original = mlp.forward
+    mlp.forward = lambda states: original(states - states.mean(dim=-2, keepdim=True))
+    add_head(model, on_cpu=True)
+    batch = collate_padded(documents(*LENGTHS), pad_id=0)
+    tokens = seen_by(mlp)
+    score(model, batch)
+    assert tokens[0] == batch["input_ids"].numel()

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import functools
 import types
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.utils.checkpoint import checkpoint
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from dimba.trainers.data.encoding import IGNORED
+from dimba.trainers.kernels.last_mlp import LastMlp
 from dimba.trainers.models.sharding import from_first_rank
 
 if TYPE_CHECKING:
@@ -33,8 +36,8 @@ def add_head(model: PreTrainedModel, *, on_cpu: bool) -> None:
     `model` is a base, not an adapter. On a CPU the head is dimba's own if it equals the model's logits numerically;
     otherwise TRL's, which supports scaled and capped logits and routers.
     """
-    if on_cpu and not _has_router(model) and from_first_rank(_is_exact(model)):
-        _add_scoring(model)
+    if on_cpu and not _has_router(model) and (scoring := _exact_scoring(model)):
+        _add_scoring(model, scoring)
     else:
         add_fused_lm_head(model, outputs=("log_probs",))
 
@@ -44,21 +47,56 @@ def _has_router(model: PreTrainedModel) -> bool:
     return bool(getattr(config, "output_router_logits", False))
 
 
-def _add_scoring(model: PreTrainedModel) -> None:
+def _exact_scoring(model: PreTrainedModel) -> _Scoring | None:
+    """The way to score that saves most, of those that give the model's losses; None if none does."""
+    scoring = _Scoring(model, LastMlp(model))
+    if from_first_rank(scoring.is_exact()):
+        return scoring
+    scoring.last_mlp.remove()
+    return scoring if from_first_rank(scoring.is_exact()) else None
+
+
+def _add_scoring(model: PreTrainedModel, scoring: _Scoring) -> None:
     original = model.forward
 
     @functools.wraps(type(model).forward)  # `generate` reads its parameters
     def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **named: Any) -> Any:
-        return _score(self, *args, **named) if fused_lm_head else original(*args, **named)
+        return scoring.score(*args, **named) if fused_lm_head else original(*args, **named)
 
     model.forward = types.MethodType(forward, model)
 
 
-def _score(model: PreTrainedModel, *args: Any, labels: torch.Tensor, **named: Any) -> FusedCausalLMOutput:
-    hidden = model.base_model(*args, **{**named, "use_cache": False}).last_hidden_state[:, :-1]
-    targets = labels[:, 1:]
-    mask = targets != IGNORED
-    return FusedCausalLMOutput(log_probs=-_losses(model, hidden[mask], targets[mask]), label_mask=mask)
+@dataclass(frozen=True)
+class _Scoring:
+    """Scores the labels of a batch from the hidden states and the output embeddings alone."""
+
+    model: PreTrainedModel
+    last_mlp: LastMlp
+
+    def score(self, *args: Any, labels: torch.Tensor, **named: Any) -> FusedCausalLMOutput:
+        targets = labels[:, 1:]
+        mask = targets != IGNORED
+        with self._limited(pad(mask, (0, 1))):
+            hidden = self.model.base_model(*args, **{**named, "use_cache": False}).last_hidden_state[:, :-1]
+        return FusedCausalLMOutput(log_probs=-_losses(self.model, hidden[mask], targets[mask]), label_mask=mask)
+
+    def _limited(self, wanted: torch.Tensor) -> AbstractContextManager[None]:
+        # Checkpointed layers are computed again after the forward pass, and would then have no limit.
+        is_recomputed = getattr(self.model, "is_gradient_checkpointing", False)
+        return nullcontext() if is_recomputed else self.last_mlp.only(wanted)
+
+    def is_exact(self) -> bool:
+        """Whether the scores equal the losses of the model's logits in a numerical test."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                return _difference(self) <= _ROUNDING
+        except Exception:  # a backbone with another interface; a model that cannot train raises at the first step
+            return False
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 class _LogProbs(torch.autograd.Function):
@@ -95,22 +133,9 @@ def _part_losses(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Ten
     return -_LogProbs.apply(head(hidden).float(), targets)
 
 
-def _is_exact(model: PreTrainedModel) -> bool:
-    """Whether the model's losses come from its hidden states and its output embeddings alone."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            return _difference(model) <= _ROUNDING
-    except Exception:  # a backbone with another interface; a model that cannot train raises at the first step
-        return False
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def _difference(model: PreTrainedModel) -> float:
+def _difference(scoring: _Scoring) -> float:
     """The largest difference of a token's loss, in nats; NaN, which no bound accepts, if a loss is NaN."""
+    model = scoring.model
     size = min(model.config.get_text_config().vocab_size, model.get_output_embeddings().weight.shape[0])
     ids = torch.randint(size, _PROBE, generator=torch.Generator().manual_seed(0))
     positions = torch.arange(_PROBE[1]).expand(_PROBE)
@@ -119,4 +144,4 @@ def _difference(model: PreTrainedModel) -> float:
     logits = model(**inputs, use_cache=False).logits[:, :-1].float()
     mask = labels[:, 1:] != IGNORED
     expected = cross_entropy(logits[mask], ids[:, 1:][mask], reduction="none")
-    return (expected + _score(model, **inputs, labels=labels).log_probs).abs().max().item()
+    return (expected + scoring.score(**inputs, labels=labels).log_probs).abs().max().item()
