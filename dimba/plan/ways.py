@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 from dimba.common.errors import HostCannot
+from dimba.objectives.samplers import TRANSFORMERS
 from dimba.options.checkpointing import ALL, OFFLOADED
+from dimba.options.grpo_table import SAMPLER, USE_VLLM
 from dimba.plan.fitting import TRIED, Fit, smallest_card
 from dimba.plan.job import RECOMPUTE, ResolvedJob
 from dimba.plan.share import completion_length
@@ -38,6 +40,9 @@ def _ways(fit: Fit, card: int) -> list[tuple[str, int]]:
 def _by_method(fit: Fit, method: str, card: int) -> tuple[str, int] | None:
     """A method that needs less memory, with the changes that it needs as well."""
     job, said = replace(fit.job, method=method), f"--set method={method}"
+    sampler = job.objective.sampler(job.trainer_args)
+    if sampler and sampler.refusal(method, on_cpu=False, is_sharded=False):
+        return None
     found = fit.estimate(job)
     if found and found.total <= card:
         return f"`{said}`", found.total
@@ -51,6 +56,18 @@ def _recomputed(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, 
         if found and found.total <= card:
             return f"`{said}--set trainer_args.{RECOMPUTE}={chosen.value}`", found.total
     return None
+
+
+def _without_vllm(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
+    """transformers as the sampler, which needs no second copy of the weights."""
+    sampler = job.objective.sampler(job.trainer_args)
+    if sampler is None or not sampler.is_vllm or sampler.is_served:
+        return None
+    others = {**job.trainer_args, SAMPLER.name: TRANSFORMERS, USE_VLLM.name: False}
+    found = fit.estimate(job.with_args(others))
+    by_alias = sampler.flag == USE_VLLM.flag
+    written = f"{USE_VLLM.name}=false" if by_alias else f"{SAMPLER.name}={TRANSFORMERS}"
+    return (f"`{said}--set trainer_args.{written}`", found.total) if found and found.total <= card else None
 
 
 def _less_at_once(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
@@ -102,4 +119,4 @@ def _shorter(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int
 
 
 _METHODS = ("full", "lora", "qlora")  # by memory, largest first
-_WAYS = (_recomputed, _less_at_once, _fewer_a_step, _shorter)
+_WAYS = (_without_vllm, _recomputed, _less_at_once, _fewer_a_step, _shorter)

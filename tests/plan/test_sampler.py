@@ -11,6 +11,7 @@ from dimba.host.facts import GpuFacts, HostFacts
 from dimba.objectives.grpo import GRPO
 from dimba.options.param import flags_of
 from dimba.plan.model import LaunchPlan
+from tests.plan.test_memory import LARGE
 from tests.plan.test_plan import FACTS, after, plan, refusal
 
 OWN = replace(FACTS.trainer, path=Path("/project/scripts/finetuning/finetune_grpo.py"), flags=flags_of(GRPO.options))
@@ -91,3 +92,14 @@ def test_vllm_that_is_installed_here_is_used_without_an_image():
 def test_the_image_has_vllm_for_every_way_to_ask_for_it():
     asked = [{"sampler": "vllm"}, {"use-vllm": True}, {"sampler": "continuous"}, {"sampler": "auto"}, {}]
     assert [GRPO.image_extra(args) for args in asked] == ["-vllm", "-vllm", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("asked", "instead"), [("sampler: vllm", "sampler=transformers"), ("use-vllm: true", "use-vllm=false")]
+)
+def test_vllm_that_does_not_fit_beside_training_is_refused_with_a_sampler_that_does(asked: str, instead: str):
+    cards = replace(FACTS.gpu, gpus=(replace(FACTS.gpu.gpus[0], memory_mib=32607),))
+    step = "training: {batch_size: 1, grad_accumulation_steps: 8}"
+    error = refused(asked, replace(CARDS, gpu=cards, checkpoint=LARGE), step)
+    assert "(peak: vLLM awake)" in error.message and f"`--set trainer_args.{instead}`" in error.hint
+    assert "qlora" not in error.hint, "which vLLM refuses"

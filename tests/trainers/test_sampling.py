@@ -181,7 +181,7 @@ METHODS = {"full": (), "lora": ("--use-lora", "--lora-r", "4")}
 def test_every_sampler_keeps_the_same_contract(
     sampler: str, method: str, tiny_checkpoint: Path, tmp_path: Path, vllm: list[StandInLLM]
 ):
-    trainer = make_trainer(tiny_checkpoint, tmp_path, sampler, *METHODS[method])
+    trainer = make_trainer(tiny_checkpoint, tmp_path, sampler, *METHODS[method], "--temperature", "0.7")
     batch = sampled(trainer)
     prompts, completions = rows_of(batch, "prompt"), rows_of(batch, "completion")
     assert prompts == [list(trainer._prompts[n // 4].ids) for n in range(8)], "the very tokens of `dimba data`"
