@@ -28,6 +28,18 @@ MIXED_PRECISION = _speed(
     default="auto",
     help="auto: the precision configured in accelerate; without one, float32 on a CPU",
 )
+KERNELS = _speed(
+    flags=("--kernels",),
+    kind=OneOf(("auto", "own", "liger")),
+    default="auto",
+    help="norms, rotations and MLPs: the model's own, or Liger's; auto: on a GPU the quicker of both, if proved equal",
+)
+COMPILE = _speed(
+    flags=("--compile",),
+    kind=OneOf(("auto", "on", "off")),
+    default="auto",
+    help="compile the model's layers; auto: on a GPU, if proved equal and the job is long enough to pay for it",
+)
 ACTIVATION_CHECKPOINTING = _run(
     flags=("--activation-checkpointing",),
     kind=Integer(words=WORDS),

@@ -52,6 +52,8 @@ class TrainerOptions:
     validation_split: float | str | None = option(table.VALIDATION_SPLIT)
 
     device: str = option(table.DEVICE)
+    kernels: str = option(speed_table.KERNELS)
+    compile: str = option(speed_table.COMPILE)
     activation_checkpointing: int | str = option(speed_table.ACTIVATION_CHECKPOINTING)
     save_steps: int = option(table.SAVE_STEPS)
     save_total_limit: int = option(table.SAVE_TOTAL_LIMIT)

@@ -157,7 +157,7 @@ def run_probe(trainer: Trainer, inputs: Mapping[str, torch.Tensor]) -> None:
     """Runs two batches forward and backward (one if a step has one), with memory for the optimiser set aside."""
     model = trainer.model_wrapped
     trained = [each for each in model.parameters() if each.requires_grad]
-    counters = _saved_counters(trainer)
+    counters = saved_counters(trainer)
     devices = [torch.cuda.current_device()] if trainer.args.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         moments = [] if trainer.optimizer.state else [torch.empty_like(each) for each in trained for _ in range(2)]
@@ -179,7 +179,7 @@ def _run_batch(trainer: Trainer, model: torch.nn.Module, inputs: Mapping[str, to
     trainer.accelerator.backward(loss)
 
 
-def _saved_counters(trainer: Trainer) -> dict[str, Any]:
+def saved_counters(trainer: Trainer) -> dict[str, Any]:
     """The trainer's counts and metrics of its batches, to be restored; prepares them for the probe."""
     names = ("_metrics", "_tokens", "current_gradient_accumulation_steps")
     saved = {name: copy.deepcopy(getattr(trainer, name)) for name in names if hasattr(trainer, name)}

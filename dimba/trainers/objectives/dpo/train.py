@@ -13,6 +13,8 @@ from dimba.objectives.dpo import DPO, DpoOptions
 from dimba.trainers.data.collation import Layout
 from dimba.trainers.data.loading import Data
 from dimba.trainers.data.packing import Batch
+from dimba.trainers.kernels.choice import use_quickest_kernels
+from dimba.trainers.kernels.step_time import Job
 from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.models.loading import (
@@ -152,6 +154,7 @@ def make_trainer(options: DpoOptions, data: Data[Pairs], compute: Compute, stop:
     batch = partial(_longest_pairs, rows=options.batch_size, length=length, pad_id=data.tokenizer.pad_token_id)
     add_probe(trainer, batch, metrics, layers, can_fall_back=tries)
     configure(trainer)
+    use_quickest_kernels(Job(trainer, batch, options, compute.mixed))
     return trainer
 
 

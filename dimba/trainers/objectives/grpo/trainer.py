@@ -1,16 +1,18 @@
 """GRPO's trainer, put together from options, prompts and rewards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from dimba.objectives.grpo import BETA_WITH_REWARD_MODEL, GRPO, GrpoOptions
+from dimba.trainers.data.packing import Batch
+from dimba.trainers.kernels.choice import use_quickest_kernels
+from dimba.trainers.kernels.step_time import Job
 from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.loading import Compute, load_model, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_completions
-from dimba.trainers.models.recompute import LayerCheckpointing
 from dimba.trainers.models.saving import stop_where_turns_end
 from dimba.trainers.objectives.callbacks import metrics_path
 from dimba.trainers.objectives.grpo.alarms import Alarms
@@ -55,14 +57,17 @@ def make_trainer(
     )
     if sampler := start_sampler(options, trainer, compute):
         trainer.sample_with(sampler)
-    _probe_memory(trainer, options, prompts, layers)
+    batch = _longest_batch(trainer, options, prompts)
+    tries = can_fall_back(options, GRPO)
+    add_probe(trainer, batch, metrics_path(options.output_dir), layers, can_fall_back=tries)
     trainer.state.max_steps = planned_steps(options, len(prompts.train))  # for rewards that are called before training
     configure(trainer)
+    use_quickest_kernels(Job(trainer, batch, options, compute.mixed, samples=True))
     return trainer
 
 
-def _probe_memory(trainer: GroupTrainer, options: GrpoOptions, prompts: Prompts, layers: LayerCheckpointing) -> None:
-    batch = partial(
+def _longest_batch(trainer: GroupTrainer, options: GrpoOptions, prompts: Prompts) -> Callable[[], Batch]:
+    return partial(
         longest_completions,
         rows=options.batch_size,
         prompt=max(1, min(prompts.report.longest, prompts.report.max_length)),
@@ -70,8 +75,6 @@ def _probe_memory(trainer: GroupTrainer, options: GrpoOptions, prompts: Prompts,
         reference=bool(trainer.beta),
         corrected=trainer.use_vllm,
     )
-    tries = can_fall_back(options, GRPO)
-    add_probe(trainer, batch, metrics_path(options.output_dir), layers, can_fall_back=tries)
 
 
 def _beta(options: GrpoOptions, prompts: Prompts) -> float:

@@ -10,6 +10,8 @@ from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.data.collation import choose_layout
 from dimba.trainers.data.loading import Data, Pieces, as_dataset, stream_as_dataset
 from dimba.trainers.kernels.attention import Work
+from dimba.trainers.kernels.choice import use_quickest_kernels
+from dimba.trainers.kernels.step_time import Job
 from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.loading import Compute, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_rows
@@ -49,6 +51,7 @@ def make_trainer(
     batch = partial(longest_rows, layout.collate, rows=options.batch_size, length=longest)
     add_probe(trainer, batch, metrics, layers, can_fall_back=tries)
     configure(trainer)
+    use_quickest_kernels(Job(trainer, batch, options, compute.mixed))
     return trainer
 
 
