@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # in place of this script's folder
 
-from scripts.gpu.machine import install, look, missing  # noqa: E402
+from scripts.gpu.machine import NEEDED, install, look, missing, unmet  # noqa: E402
 from scripts.gpu.parts import PARTS  # noqa: E402
 from scripts.gpu.results import ABSENT, RIGHT, Result, counts, table, write  # noqa: E402
 from scripts.gpu.runner import prepare, results_of, run_part  # noqa: E402
@@ -59,6 +59,8 @@ def _problem(args: argparse.Namespace, folder: Path) -> str:
         return f"error: {problem}\n\nhint: {_WHEELS}"
     if lacking := missing():
         return f"error: not installed for {sys.executable}: {', '.join(lacking)}\n\nhint: {_WHEELS}"
+    for each in unmet(NEEDED):
+        print(f"warning: {each}", file=sys.stderr)
     facts, problem = look(args.device)
     print(json.dumps(facts), flush=True)
     if problem:

@@ -30,7 +30,7 @@ def recompute(context: Context) -> Found:
     if any(statuses):
         yield context.result("without a limit", FAILED, f"exit status {max(statuses)}")
         return
-    least, most = (_peak(context, name) for name in names)
+    least, most = _peak(context, names[0], "peak_memory_bytes"), _peak(context, names[1], "peak_allocated_bytes")
     if context.device == "cuda" and most < _LEAST * least:
         yield context.result("without a limit", FAILED, "activations take too little", on=least, off=most)
         return
@@ -50,10 +50,9 @@ def _run(context: Context, kind: str) -> tuple[int, str]:
     return status, output.getvalue()
 
 
-def _peak(context: Context, kind: str) -> int:
-    """The memory of a run in bytes: what it reserved from the device; 0 on a CPU, which is not metered."""
-    lines = metrics(context.folder / f"recompute-{kind}")
-    return max((line["peak_memory_bytes"] for line in lines if "peak_memory_bytes" in line), default=0)
+def _peak(context: Context, kind: str, key: str) -> int:
+    """The memory of a run in bytes, reserved or in tensors; 0 on a CPU, which is not metered."""
+    return max((line[key] for line in metrics(context.folder / f"recompute-{kind}") if key in line), default=0)
 
 
 def _fallen_back(context: Context, status: int, log: str) -> Result:

@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ NEEDED = {
 }
 OPTIONAL = ("triton", "flash-attn", "liger-kernel", "torchao", "vllm", "unsloth")
 _IMPORTED = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "dimba.plan.placement")
-_SECONDS = 120
+_SECONDS = 180
 
 
 def install(wheels: Path, target: Path) -> str:
@@ -36,21 +36,22 @@ def install(wheels: Path, target: Path) -> str:
     found = [str(each) for each in sorted(wheels.glob("*.whl"))]
     if not found:
         return f"{wheels} has no wheels"
-    flags = ("--quiet", "--no-index", "--no-deps", "--upgrade", "--target", str(target))
-    done = subprocess.run([sys.executable, "-m", "pip", "install", *flags, *found], check=False)
     sys.path.insert(0, str(target.resolve()))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(target.resolve()), os.environ.get("PYTHONPATH"))))
-    return f"pip ended with exit status {done.returncode}" if done.returncode else ""
+    done = target / "installed.txt"
+    if done.exists() and done.read_text(encoding="utf-8").split("\n") == found:
+        return ""
+    flags = ("--quiet", "--no-index", "--no-deps", "--upgrade", "--target", str(target))
+    if status := subprocess.run([sys.executable, "-m", "pip", "install", *flags, *found], check=False).returncode:
+        return f"pip ended with exit status {status}"
+    done.write_text("\n".join(found), encoding="utf-8")
+    return ""
 
 
 def missing() -> list[str]:
-    """The packages that are not installed or too old: those in NEEDED, and what they need themselves."""
-    problems = [
-        f"{name}>={least} ({found or 'missing'})"
-        for name, least in NEEDED.items()
-        if (found := _older(name, least)) is not None
-    ]
-    return problems or list(dict.fromkeys(unmet(NEEDED)))
+    """The packages that are not installed or too old."""
+    found = {name: _older(name, least) for name, least in NEEDED.items()}
+    return [f"{name}>={NEEDED[name]} ({here or 'missing'})" for name, here in found.items() if here is not None]
 
 
 def _older(name: str, least: str) -> str | None:
@@ -66,31 +67,33 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.partition("+")[0].split(".") if part.isdecimal())
 
 
-def unmet(names: "dict[str, str]") -> Iterator[str]:
-    """Requirements of installed packages, and of those that they require, which are not met."""
+def unmet(names: Iterable[str]) -> Iterator[str]:
+    """Requirements of installed packages, and of those that they require, which are not met.
+
+    Torch is trusted: its CUDA libraries may come from elsewhere than from packages.
+    """
     from packaging.requirements import Requirement
 
-    seen, left = set[str](), list(names)
+    seen, left = {"torch"}, [name for name in names if name != "torch"]
     while left:
         name = left.pop()
-        for text in distribution(name).requires or ():
-            each = Requirement(text)
+        for each in map(Requirement, distribution(name).requires or ()):
             if each.name in seen or (each.marker and not each.marker.evaluate({"extra": ""})):
                 continue
             seen.add(each.name)
-            try:
-                if not each.specifier.contains(version(each.name), prereleases=True):
-                    yield f"{each} (for {name}; here is {version(each.name)})"
-            except PackageNotFoundError:
-                yield f"{each} (for {name})"
-            else:
+            if (here := _version(each.name)) and each.specifier.contains(here, prereleases=True):
                 left.append(each.name)
+            else:
+                yield f"{name} needs {each.name}{each.specifier} ({here or 'missing'})"
 
 
 def look(device: str) -> tuple[dict[str, Any], str]:
     """(the machine's facts, why the checks cannot run on the device; empty if they can)."""
     command = [sys.executable, "-m", "scripts.gpu.machine"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return {}, f"the libraries are not imported, or the GPU does not answer, within {_SECONDS} s"
     try:
         facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):

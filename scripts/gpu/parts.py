@@ -26,15 +26,15 @@ class Check:
 
 PARTS: dict[str, tuple[Check, ...]] = {
     "correct": (
-        Check("sft", 150),
-        Check("dpo", 150),
-        Check("grpo", 150),
+        Check("sft", 240),
+        Check("dpo", 240),
+        Check("grpo", 240),
         Check("attention", 240, "attention"),
-        Check("one_card", 120, "ranks"),
+        Check("one_card", 180, "ranks"),
         Check("two_cards", 240, "ranks"),
-        Check("stop", 90, "ends"),
-        Check("recompute", 120, "limits"),
-        Check("out_of_memory", 90, "limits"),
+        Check("stop", 150, "ends"),
+        Check("recompute", 180, "limits"),
+        Check("out_of_memory", 120, "limits"),
     ),
     "memory": (Check("estimate", 460),),
     "speed": (Check("kernels", 460),),

@@ -20,14 +20,16 @@ def run_part(part: str, folder: Path, device: str, *, tiny: bool) -> None:
     """Run the checks of a part that have not ended, and print their results as each ends."""
     ended = {(each.part, each.check) for each in read(folder) if each.case == END}
     left = [check for check in PARTS[part] if (part, check.name) not in ended]
-    end = time.monotonic() + PART_SECONDS
+    end, at_once = time.monotonic() + PART_SECONDS, AT_ONCE[device].get(part, 1)
+    threads = max(1, (os.cpu_count() or 1) // at_once)
 
     def run(check: Check) -> None:
-        run_check(Context(part, check.name, folder, device, tiny), min(check.seconds, end - time.monotonic()))
+        context = Context(part, check.name, folder, device, tiny)
+        run_check(context, min(check.seconds, end - time.monotonic()), threads)
         lines = [line_of(each) for each in results_of(folder, part) if each.check == check.name]
         print("\n".join(lines), flush=True)  # one call: the checks of other threads print too
 
-    with ThreadPoolExecutor(AT_ONCE[device].get(part, 1)) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(run, left))
 
 
@@ -48,13 +50,13 @@ def prepare(folder: Path, *, keep: bool) -> None:
             write(folder, each)
 
 
-def run_check(context: Context, seconds: float) -> None:
+def run_check(context: Context, seconds: float, threads: int) -> None:
     """Run one check for `seconds` at most; writes a result of its own if the check fails or reaches the limit."""
     if seconds < 1:
         write(context.folder, context.result("all", TIMEOUT, "its part had no time left"))
         return
     started, log = time.monotonic(), context.folder / f"{context.check}.log"
-    status = _status(command_of(context), log, seconds)
+    status = _status(command_of(context), log, seconds, threads)
     spent = time.monotonic() - started
     outcome = {0: RIGHT, None: TIMEOUT}.get(status, FAILED)
     detail = f"after {seconds:.0f} s, see {log}" if status is None else f"exit status {status}, see {log}"
@@ -71,10 +73,16 @@ def command_of(context: Context) -> list[str]:
     return [sys.executable, "-m", "scripts.gpu.checks", *named, *tiny]
 
 
-def _status(command: list[str], log: Path, seconds: float) -> int | None:
+def _status(command: list[str], log: Path, seconds: float, threads: int) -> int | None:
     """The exit status of a command, None if it reached the limit; its processes have ended then."""
     with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={"OMP_NUM_THREADS": str(threads), **os.environ},
+            start_new_session=True,
+        )
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
