@@ -115,6 +115,33 @@ class StandInLLM:
         )
 
 
+class StandInClient:
+    """The part of TRL's client of vLLM's server that is called: weights come announced, and packed together."""
+
+    engine: StandInLLM
+
+    def __init__(self, base_url: str, group_port: int, connection_timeout: float) -> None:
+        assert base_url.startswith("http://127.0.0.1:") and connection_timeout < 600
+
+    def init_communicator(self, device: Any) -> None: ...
+
+    def reset_prefix_cache(self) -> None: ...
+
+    def update_named_params(self, metadata: Any, named: Any) -> None:
+        packed = list(named)  # all of them are there before the first is sent
+        assert [(name, str(value.dtype).split(".")[1], list(value.shape)) for name, value in packed] == metadata
+        self.engine.loaded.load_weights(packed)
+
+    def generate(self, prompts: Any, features: None, *, n: int, generation_kwargs: Any, **params: Any) -> Any:
+        given = SimpleNamespace(n=1, **params, **generation_kwargs)
+        every = [{"prompt_token_ids": ids} for ids in prompts for _ in range(n)]
+        outputs = [each.outputs[0] for each in self.engine.generate(every, given, use_tqdm=False)]
+        ids = [list(each.token_ids) for each in outputs]
+        logprobs = [[[value.logprob for value in each.values()] for each in one.logprobs] for one in outputs]
+        scored = [[[token] for token in each] for each in ids]
+        return {"prompt_ids": prompts, "completion_ids": ids, "logprobs": logprobs, "logprob_token_ids": scored}
+
+
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[StandInLLM]]:
     """The engines that were started, the stand-in's."""
@@ -241,6 +268,30 @@ def test_a_policy_that_vllm_does_not_take_over_ends_the_run(
     monkeypatch.setattr(StandInModel, "named_parameters", lambda *_: ())  # nothing that could be read back
     with pytest.raises(RunFailed, match=r"vLLM does not have the trainer's weights at step 1: .* nats"):
         sampled(trainer)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_server_samples_with_the_weights_that_it_is_sent(
+    method: str, tiny_checkpoint: Path, tmp_path: Path, vllm: list[StandInLLM], monkeypatch: pytest.MonkeyPatch
+):
+    from trl.generation import vllm_generation
+
+    from dimba.trainers.objectives.grpo.sampling.vllm import VllmSampler, VllmSettings
+
+    make_trainer(tiny_checkpoint, tmp_path, "vllm")
+    StandInClient.engine = vllm[0]  # random weights, as of a server that has started
+    vllm[0].wake_up(["weights", "kv_cache"])
+    monkeypatch.setattr(vllm_generation, "VLLMClient", StandInClient)
+    trainer = make_trainer(tiny_checkpoint, tmp_path, "transformers", *METHODS[method])
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    url = "http://127.0.0.1:9"
+    settings = VllmSettings(model=str(tiny_checkpoint), dtype=torch.float32, max_length=128, sequences=8, url=url)
+    trainer.sample_with(VllmSampler(trainer, settings))
+    batch = sampled(trainer)
+    gap = (batch["sampling_per_token_logps"] - batch["old_per_token_logps"])[batch["completion_mask"].bool()]
+    assert gap.abs().max() < 1e-3 and rows_of(batch, "prompt") == [list(trainer._prompts[n // 4].ids) for n in range(8)]
 
 
 def test_vllm_is_started_with_the_meaning_of_our_options(
