@@ -173,3 +173,33 @@ def test_the_terms_that_fit_the_measurements_are_printed(tmp_path: Path):
     found = fitted(context, results).measured
     assert (found["_CONTEXT"], found["_FRAGMENTED"], found["least"]) == (720, 0.03, 0.97)
     assert fitted(context, results[2:]).outcome == ABSENT
+
+
+@pytest.mark.parametrize(
+    ("share", "problem", "room", "outcome"),
+    [
+        (1.0, "", 80, RIGHT),
+        (0.94, "", 80, WRONG),  # the job needs more than was estimated
+        (1.11, "", 80, WRONG),
+        (1.0, "CUDA out of memory", 80, WRONG),
+        (1.0, "CUDA out of memory", 1, RIGHT),
+    ],
+)
+def test_a_measurement_is_right_within_the_figure_and_a_refusal_where_it_was_estimated(
+    share: float, problem: str, room: int, outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from scripts.bench.memory import model_of
+    from scripts.gpu import memory_run
+    from scripts.gpu.context import Context
+    from scripts.gpu.memory_cases import TINY_CASES, estimate_of
+
+    case = TINY_CASES[1]
+    estimate = estimate_of(case, model_of(case)[1], 120)
+    whole = int(estimate.total / share)
+    peak = memory_run.Peak(reserved=whole - estimate.context, allocated=whole // 4, context=estimate.context)
+    monkeypatch.setattr(memory_run, "_trained", lambda *_: ([], 120, problem) if problem else ([2.0], 120, ""))
+    monkeypatch.setattr(memory_run, "_peak", lambda _before: peak)
+    monkeypatch.setattr(memory_run, "_room", lambda: room << 20)
+    found = memory_run._measured(case, Context("memory", "estimate", tmp_path, "cuda", True), 0)
+    assert found.outcome == outcome, found
+    assert problem or found.measured["ratio"] == pytest.approx(share, abs=0.001)

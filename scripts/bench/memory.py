@@ -81,13 +81,13 @@ class Case:
 
     @property
     def name(self) -> str:
-        trained = f"acc {self.accumulation} {_WAYS.get(self.checkpointing, f'ckpt {self.checkpointing}')}"
+        trained = f"acc {self.accumulation} {_WAYS.get(self.checkpointing, f'part {self.checkpointing}')}"
         step = f"{self.batch}×{self.length:<5} {f'from {self.prompt}' if self.prompt else trained}"
         return f"{self.model:<11} {self.mode:<4} {self.method:<5} {step:<20} {' '.join(name for name, _ in self.lora)}"
 
 
 METHODS = ("full", "lora", "qlora")
-_WAYS: dict[int | str, str] = {"on": "ckpt", "off": "kept"}
+_WAYS: dict[int | str, str] = {"on": "ckpt", "off": "kept", "offload": "offload"}
 
 
 def _cases() -> list[Case]:
@@ -115,6 +115,15 @@ def _cases() -> list[Case]:
         methods = METHODS[1:] if model == "qwen3-moe" else METHODS
         cases += [Case(model, method, 4, 1024) for method in methods]
     cases += [replace(case, checkpointing="off") for case in cases]
+    parts = [
+        Case("llama-8B", "lora", 2, 1024),
+        Case("llama-8B", "full", 1, 8192),
+        Case("qwen3-0.6B", "full", 4, 2048),
+        Case("llama-1B", "qlora", 2, 2048),
+        Case("llama-1B", "lora", 2, 1024, mode="dpo"),
+        Case("llama-1B", "full", 2, 1024, mode="grpo"),
+    ]
+    cases += [replace(case, checkpointing=way) for case in parts for way in (4, 8, 12, "offload")]
     lengths = ((64, 1024, 768), (256, 512, 128))
     sampled = [(model, *each) for model in MODELS for each in lengths] + [(model, *lengths[0]) for model in OTHERS]
     for model, batch, length, prompt in sampled:
