@@ -84,6 +84,14 @@ def test_a_continued_call_forgets_the_answers_of_a_check_that_was_ended(part: Pa
     assert [each.outcome for each in read(part) if each.check == "ends"] == [RIGHT, RIGHT]
 
 
+def test_a_check_that_continues_keeps_its_answers(part: Path, monkeypatch):
+    monkeypatch.setattr(runner, "PARTS", {"p": (Check("ends", 30, continues=True), Check("breaks", 30))})
+    for name in ("ends", "breaks"):
+        write(part_of(part), Result(part="p", check=name, case="first", outcome=WRONG))
+    runner.prepare(part, keep=True)
+    assert [each.check for each in read(part)] == ["ends"]
+
+
 def part_of(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -20,7 +20,7 @@ output_dir: {name}
 resources: {{gpus: [0]}}
 runner: docker
 """
-_SECONDS = 120
+_SECONDS = 200
 _WAITING = ("queued", "building")
 _ENDED = ("succeeded", "failed", "stopped", "lost")
 

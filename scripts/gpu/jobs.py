@@ -92,7 +92,8 @@ def flags(context: Context, mode: str, out: Path, *more: str) -> list[str]:
 def train(context: Context, mode: str, out: Path, *more: str, precision: str = "") -> int:
     """Train in this process; returns the exit status. `precision` is what `accelerate launch` would set."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    before = dict(os.environ)
+    before = _take_settings()
+    os.environ.update(before)
     if precision:
         os.environ["ACCELERATE_MIXED_PRECISION"] = precision
     try:
@@ -101,10 +102,15 @@ def train(context: Context, mode: str, out: Path, *more: str, precision: str = "
             return run_trainer(training_half(mode).train, OBJECTIVES[mode].parse(flags(context, mode, out, *more)))
         return 2
     finally:
-        os.environ.clear()
+        _take_settings()
         os.environ.update(before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _take_settings() -> dict[str, str]:
+    """Removes accelerate's settings from the environment, where a run leaves its own; returns them."""
+    return {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("ACCELERATE_")}
 
 
 def _release_memory() -> None:

@@ -17,11 +17,13 @@ class Check:
     """A function `name` of a module of `scripts.gpu`, and its longest time in seconds.
 
     The function takes a Context and yields its results as they come. The module is the part's own, unless it is named.
+    One that `continues` starts after its own results, if it was ended; those of another check are dropped then.
     """
 
     name: str
     seconds: float
     module: str = ""
+    continues: bool = False
 
 
 PARTS: dict[str, tuple[Check, ...]] = {
@@ -36,7 +38,7 @@ PARTS: dict[str, tuple[Check, ...]] = {
         Check("recompute", 180, "limits"),
         Check("out_of_memory", 120, "limits"),
     ),
-    "memory": (Check("estimate", 460),),
+    "memory": (Check("estimate", 460, continues=True),),
     "speed": (Check("kernels", 460),),
     "launcher": (
         Check("probes", 60),

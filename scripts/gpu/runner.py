@@ -41,9 +41,10 @@ def results_of(folder: Path, part: str) -> list[Result]:
 
 
 def prepare(folder: Path, *, keep: bool) -> None:
-    """Start the results anew; with `keep`, those of the checks that have ended stay."""
+    """Start the results anew; with `keep`, those of the checks that have ended or that continue stay."""
     found = list(read(folder)) if keep else []
     ended = {(each.part, each.check) for each in found if each.case == END}
+    ended |= {(part, check.name) for part, checks in PARTS.items() for check in checks if check.continues}
     (folder / FILE).unlink(missing_ok=True)
     for each in found:
         if (each.part, each.check) in ended:
