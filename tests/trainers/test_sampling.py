@@ -380,7 +380,8 @@ def test_the_server_is_the_one_that_trl_expects_on_this_machine_alone(monkeypatc
 
     started: list[Any] = []
     monkeypatch.setattr("os.execv", lambda *call: started.append(call))
-    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "0")
+    for name in ("VLLM_SERVER_DEV_MODE", "VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL"):
+        monkeypatch.setenv(name, "0")  # put back at the end
     argv = "--model base --gpus 2 --max-length 512 --seed 7 --dtype bfloat16 --host 127.0.0.1 --port 9".split()
     server.main(argv)
     ((_, command),) = started
@@ -388,7 +389,7 @@ def test_the_server_is_the_one_that_trl_expects_on_this_machine_alone(monkeypatc
     assert (pairs["serve"], pairs["--host"], pairs["--port"]) == ("base", "127.0.0.1", "9")
     assert (pairs["--tensor-parallel-size"], pairs["--max-model-len"], pairs["--seed"]) == ("2", "512", "7")
     assert (pairs["--load-format"], pairs["--logprobs-mode"]) == ("dummy", "processed_logprobs")
-    assert os.environ["VLLM_SERVER_DEV_MODE"] == "1"
+    assert os.environ["VLLM_SERVER_DEV_MODE"] == os.environ["VLLM_NO_USAGE_STATS"] == "1"
 
 
 def test_cuda_graphs_are_kept_only_where_they_are_quicker(capsys: pytest.CaptureFixture[str]):

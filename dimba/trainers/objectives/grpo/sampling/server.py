@@ -25,7 +25,8 @@ def main(argv: list[str]) -> None:
     )
     extra = ["--load-format", "dummy", "--generation-config", "vllm", "--seed", str(options.seed)]
     # The endpoints that take weights are of its development mode; it listens on this machine alone.
-    os.environ["VLLM_SERVER_DEV_MODE"] = "1"
+    os.environ |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.execv(sys.executable, build_command(arguments, extra))  # noqa: S606  # there is no shell
 
 

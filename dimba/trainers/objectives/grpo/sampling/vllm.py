@@ -98,6 +98,7 @@ class VllmSampler(vllm_generation.VLLMGeneration):
         process = self.accelerator
         os.environ |= {"RANK": str(process.process_index), "LOCAL_RANK": str(process.local_process_index)}
         os.environ["WORLD_SIZE"] = str(process.num_processes)
+        os.environ["VLLM_NO_USAGE_STATS"] = "1"  # a job sends nothing elsewhere, and may have no network
         ensure_master_addr_port()
         settings = self._settings
         self.llm = vllm_generation.LLM(
