@@ -13,6 +13,7 @@ from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
 from dimba.options.examples import ExampleOptions
 from dimba.options.param import option
+from dimba.options.speed_table import SEQUENCE_PARALLEL
 from dimba.options.stream_table import STREAM
 
 
@@ -21,6 +22,12 @@ class SftOptions(ExampleOptions):
     """Options of `finetune_sft.py`."""
 
     stream: bool = option(STREAM)
+    sequence_parallel: int = option(SEQUENCE_PARALLEL)
+
+    @property
+    def ranks_per_row(self) -> int:
+        """The number of ranks that share each row; 1 where each has rows of its own."""
+        return self.sequence_parallel
 
 
 class _Answers:

@@ -48,3 +48,12 @@ ACTIVATION_CHECKPOINTING = _run(
     help="trade time for memory: recompute the activations of the first N layers, of all (on), or of all with their "
     "inputs in host memory (offload); auto: only as far as a GPU cannot hold the activations",
 )
+SEQUENCE_PARALLEL = _speed(
+    key="accelerate.sequence_parallel",
+    flags=("--sequence-parallel",),
+    aliases=("--sequence-parallel",),
+    kind=Integer(),
+    default=1,
+    metavar="N",
+    help="ranks that share each row, where one row does not fit a GPU",
+)

@@ -66,6 +66,11 @@ class TrainerOptions:
         return "qlora" if self.use_qlora else "lora" if self.use_lora else "full"
 
     @property
+    def ranks_per_row(self) -> int:
+        """The number of ranks that share each row; 1 where each has rows of its own."""
+        return 1
+
+    @property
     def model_checkpoints(self) -> tuple[str, ...]:
         """The folders and Hub ids of all models that are loaded."""
         return (self.base_checkpoint,)

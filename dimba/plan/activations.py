@@ -213,3 +213,14 @@ def embedding_backward(shape: ModelShape, *, kept: bool) -> int:
     """
     made = 3 if shape.tied else 1
     return (made if kept else made - 1) * shape.vocabulary * shape.hidden * FLOAT32
+
+
+def exchanged(shape: ModelShape, batch: Batch, precision: Precision, ranks: int) -> int:
+    """What ranks that share rows exchange around the attention of a layer: what they send, and what they receive.
+
+    Queries, keys and values before it, or their gradients on the way back; at least a head of keys for each rank.
+    """
+    if ranks == 1:
+        return 0
+    heads = shape.heads + 2 * max(shape.kv_heads, ranks)
+    return 2 * batch.tokens * heads * shape.head_dim * precision.compute

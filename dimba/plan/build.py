@@ -41,7 +41,7 @@ from dimba.plan.sampler import sampler_choice, sampler_environment, sampler_prob
 from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out, warmup_notes
-from dimba.plan.strategy import Strategy, choose_strategy
+from dimba.plan.strategy import Strategy, share
 from dimba.plan.streaming import stream_notes
 from dimba.plan.tracking import evaluation_notes
 from dimba.plan.trainer_notes import trainer_notes
@@ -101,9 +101,9 @@ def _parts(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Parts:
     placement = _collect(errors, lambda: _place(spec, facts, choices))
     gpus = placement.trained_on if placement else ()
     processes = world_size(spec, gpus) if placement else 1
-    fit = fit_of(with_absolute_files(resolved(spec), files), facts, gpus, processes)
-    strategy = _collect(errors, lambda: choose_strategy(fit)) if placement else None
-    fit, about_batch = resolve_batch(fit.shared_by(strategy.shards(processes) if strategy else 1))
+    whole = fit_of(with_absolute_files(resolved(spec), files), facts, gpus, processes)
+    shared = _collect(errors, lambda: share(whole, spec.resources.nodes, facts.trainer.flags)) if placement else None
+    fit, about_batch = resolve_batch(shared[0] if shared else whole)
     fit, activations = resolve_activations(fit, facts.trainer.flags)
     errors += [*(sampler_problems(fit, facts) if placement else ()), *memory_problems(fit)]
     of_process = _collect(errors, lambda: share_out(fit.job, processes)) or fit.job
@@ -111,9 +111,9 @@ def _parts(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Parts:
     mounts = _collect(errors, lambda: job_mounts(spec, facts, *files.values()))
     network = _collect(errors, lambda: job_network(fit.job, facts, placement.can)) if placement else None
     raise_all(errors)
-    assert placement is not None and strategy is not None
+    assert placement is not None and shared is not None
     assert flags is not None and mounts is not None and network is not None
-    return _Parts(placement, fit, strategy, about_batch, activations, flags, tuple(mounts), network)
+    return _Parts(placement, fit, shared[1], about_batch, activations, flags, tuple(mounts), network)
 
 
 def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPlan:
@@ -159,7 +159,7 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
         data=facts.data,
         steps=steps,
         strategy=strategy.name,
-        strategy_why=strategy.why,
+        strategy_why=strategy.reason,
         precision=mixed,
         memory=memory,
         activations=parts.activations if parts.fit.ours else None,

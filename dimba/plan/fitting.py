@@ -49,6 +49,7 @@ class Fit:
             longest=self.longest,
             compares=self.compares,
             checkpointing=job.checkpointing or self.checkpointing,
+            ranks_per_row=job.ranks_per_row,
         )
         return estimate_memory(job, checkpoint, on_cpu=not self.gpus, share=share)
 

@@ -12,13 +12,14 @@ from dimba.host.own_flags import refusal
 from dimba.options import lora_table, optimiser_table, table, tracking_table
 from dimba.options.lora_table import ALL_LINEAR
 from dimba.options.param import Param
+from dimba.options.speed_table import SEQUENCE_PARALLEL
 from dimba.options.stream_table import STREAM
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import Omitted
 from dimba.spec import WeightedDataset
 from dimba.spec.training import Lora, Training
 
-_SECTIONS = (STREAM, *lora_table.PARAMS, *optimiser_table.PARAMS, *tracking_table.PARAMS)
+_SECTIONS = (STREAM, SEQUENCE_PARALLEL, *lora_table.PARAMS, *optimiser_table.PARAMS, *tracking_table.PARAMS)
 EVERY_ALIAS = frozenset(
     alias
     for param in (*vars(table).values(), *_SECTIONS)
@@ -113,6 +114,8 @@ def values(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
     yield Value(table.MAX_LENGTH, (str(job.max_length),))
     yield Value(table.SEED, (str(training.seed),))
     yield Value(table.OUTPUT_DIR, (at.output,))
+    if job.ranks_per_row > 1:
+        yield Value(SEQUENCE_PARALLEL, (str(job.ranks_per_row),), needed=True)
     yield Value(table.GPUS, (str(at.gpu_count),), silent=True)
     if on_cpu:
         yield Value(table.DEVICE, ("cpu",), silent=True)

@@ -24,6 +24,7 @@ class ResolvedJob:
     accumulation: int  # batches per optimiser step: of all processes, or of one after `share_out`
     max_length: int  # tokens
     trainer_args: Mapping[str, Argument]
+    ranks_per_row: int = 1  # processes that share each row
 
     @property
     def mode(self) -> str:
@@ -66,6 +67,10 @@ class ResolvedJob:
     def with_checkpointing(self, chosen: Checkpointing) -> "ResolvedJob":
         """The same job with this activation checkpointing."""
         return self.with_args({**self.trainer_args, RECOMPUTE: chosen.value})
+
+    def divided(self, ranks: int) -> "ResolvedJob":
+        """The same job with rows that `ranks` processes share."""
+        return replace(self, ranks_per_row=ranks)
 
     @property
     def checkpointing(self) -> Checkpointing | None:

@@ -80,6 +80,8 @@ def _never_tried(fit: Fit) -> str:
     """Why the trainers would not try to keep activations; empty if they would."""
     if fit.shards > 1:
         return "the model is sharded because of its size"
+    if fit.job.ranks_per_row > 1:
+        return "several GPUs share a row"
     objective = fit.job.objective
     if not objective.loss_waits or fit.processes == 1:
         return ""

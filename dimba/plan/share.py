@@ -21,6 +21,7 @@ class Share:
     mixed: str = "bf16"
     longest: int | None = None  # tokens of the longest row, where they were counted
     compares: bool = False  # the data: `reward: auto` comes to a reward model
+    ranks_per_row: int = 1  # processes that share each row
     checkpointing: Checkpointing = ALL
 
 
@@ -47,11 +48,13 @@ def precision_of(job: ResolvedJob, mixed: str, shape: ModelShape) -> Precision:
 
 
 def training_batch(job: ResolvedJob, share: Share) -> Batch:
-    """The largest forward pass that is trained: rows as long as the longest may be."""
-    terms, length = memory_terms(job, share), row_length(job, share)
+    """The largest forward pass that is trained: rows as long as the longest may be, or this process' part of them."""
+    terms, length = memory_terms(job, share), -(-row_length(job, share) // share.ranks_per_row)
     rows = share.batch_size * terms.sequences
     scored = rows * min(terms.completion or length, length)
-    return Batch(rows=rows, length=length, scored=scored, masked=terms.masked or rows > 1)
+    return Batch(
+        rows=rows, length=length, scored=scored, masked=(terms.masked or rows > 1) and share.ranks_per_row == 1
+    )
 
 
 def row_length(job: ResolvedJob, share: Share) -> int:

@@ -1,11 +1,13 @@
 """How the processes of a job share a model."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dimba.common.errors import BadInput, DimbaError
 from dimba.objectives.objective import Objective
 from dimba.options.optimiser_table import NOT_SHARDED_HINT, OPTIMIZER, SHARDED
+from dimba.plan.divided_rows import RowSharing, choose_sharing
 from dimba.plan.fitting import Fit, smallest_card
 from dimba.plan.job import ResolvedJob
 
@@ -20,6 +22,16 @@ class Strategy:
 
     name: str
     why: str
+    advice: str = ""  # for a model that does not fit
+
+    @property
+    def reason(self) -> str:
+        """The reason, with the advice."""
+        return "; ".join(filter(None, (self.why, self.advice)))
+
+    def dividing(self, rows: RowSharing) -> "Strategy":
+        """The same, with rows that several GPUs share; then the model fits."""
+        return replace(self, why=f"{self.why}; {rows.why}", advice="") if rows.why else self
 
     def shards(self, processes: int) -> int:
         """Number of parts of the model."""
@@ -59,9 +71,20 @@ def choose_strategy(fit: Fit) -> Strategy:
         return Strategy("fsdp2", f"as asked: each of {processes} processes holds a part of the model")
     if needs_sharding:
         return Strategy("fsdp2", f"{large}: each of {processes} processes holds a part")
-    return Strategy(
-        "ddp", f"{_why_unsharded(job)}: each of {processes} processes holds the complete model{_advice(large)}"
-    )
+    why = f"{_why_unsharded(job)}: each of {processes} processes holds the complete model"
+    return Strategy("ddp", why, f"{large}. Use `method: lora` or `qlora`" if large else "")
+
+
+def share(fit: Fit, nodes: int, flags: Collection[str]) -> tuple[Fit, Strategy]:
+    """(the job with its model and its rows divided as they have to be, how); `flags` are the trainer's.
+
+    Raises:
+        BadInput: as `choose_strategy` and `choose_sharing`.
+    """
+    strategy = choose_strategy(fit)
+    fit = fit.shared_by(strategy.shards(fit.processes))
+    rows = choose_sharing(fit, nodes, flags)
+    return fit.of(fit.job.divided(rows.ranks)), strategy.dividing(rows)
 
 
 def _check_optimizer(name: str, large: str) -> None:
@@ -83,10 +106,6 @@ def _too_large(fit: Fit) -> str:
         return ""
     needed = f"{least.total / _GIB:.1f} GiB with one row per batch"
     return f"the model does not fit one GPU ({needed}, and a GPU has {card / _GIB:.1f})"
-
-
-def _advice(large: str) -> str:
-    return f"; {large}. Use `method: lora` or `qlora`" if large else ""
 
 
 def _why_not_sharded(fit: Fit) -> DimbaError | None:

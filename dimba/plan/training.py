@@ -107,6 +107,7 @@ class TrainingStep:
         layer = activations.largest_layer(
             self.shape, self.batch, self.precision, self.adapter, new_gradients=accumulated
         )
+        layer += activations.exchanged(self.shape, self.batch, self.precision, self.share.ranks_per_row)
         head = vocabulary if self.shape.tied or not accumulated else 0
         at_layer = replace(returning, layer=layer, head=head)
         if self.kept:

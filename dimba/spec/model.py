@@ -92,6 +92,9 @@ class Accelerate(Part):
 
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    sequence_parallel: Count | Literal["auto"] = Field(
+        "auto", description="GPUs that share each row; auto: as few as one row needs, one if it fits"
+    )
 
 
 class Container(Part):

@@ -16,6 +16,7 @@ from dimba.trainers.kernels.attending import BY_BORDERS, FLAT, attention_of, swi
 from dimba.trainers.kernels.attention import Work, choose_attention, option_name
 from dimba.trainers.kernels.documents import use_document_attention
 from dimba.trainers.kernels.placement import on_device
+from dimba.trainers.models.dividing import use_divided_attention
 from dimba.trainers.models.sharding import from_first_rank
 
 if TYPE_CHECKING:
@@ -52,8 +53,11 @@ def choose_layout(options: ExampleOptions, model: PreTrainedModel, pad_id: int, 
     On a GPU the model is moved there, because the kernels are tried on it.
 
     Raises:
-        BadInput: `--attention documents` or `varlen` is not exact for this model.
+        BadInput: `--attention documents` or `varlen` is not exact for this model, or its rows cannot be divided.
     """
+    if options.ranks_per_row > 1:  # proved before the first step, when the ranks are connected
+        use_divided_attention(model, options)
+        return _padded(model, pad_id) if options.packing == "off" else _packed(options, model, pad_id)
     if options.attention in _BY_DOCUMENTS:
         return _requested(options, model, pad_id, work)
     if options.packing == "off" or options.batch_size == 1:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 BY_BORDERS = ("dimba_varlen", "flash_attention_2", "flash_attention_3")
 # Attention whose cost is by document: one row of all documents costs no more than several. The block mask of
 # flex_attention is computed from all pairs of positions.
-FLAT = ("dimba_documents", *BY_BORDERS)
+FLAT = ("dimba_documents", "dimba_sequence", *BY_BORDERS)
 WITHOUT_CACHE = (*FLAT, "flex_attention")  # for training: completions are sampled with the model's default
 _NARROW = 4  # tokens; smaller than the documents of the packing probe
 _WINDOWS = ("sliding_window", "attention_chunk_size")

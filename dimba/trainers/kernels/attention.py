@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from dimba.trainers.data.gradient_probe import probe_attention
 from dimba.trainers.data.packing import Batch, collate_packed
 from dimba.trainers.data.packing_probe import in_mode, probe_packing
-from dimba.trainers.kernels import documents, varlen
+from dimba.trainers.kernels import documents, sequence, varlen
 from dimba.trainers.kernels.attending import BY_BORDERS, FLAT, attending, attention_of
 from dimba.trainers.kernels.timings import Timings, machine, quickest
 
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _INSTALLED = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
-_WORDS = {documents.NAME: "within documents", varlen.NAME: "varlen"}
+_WORDS = {
+    documents.NAME: "within documents",
+    sequence.NAME: "within documents of divided rows",
+    varlen.NAME: "varlen",
+}
 _MOST_TOKENS = 1 << 14  # of a measured pass: for the large models it takes a second
 _SHAPE = (
     *("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),

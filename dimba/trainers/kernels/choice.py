@@ -76,6 +76,8 @@ def _why_not(job: Job, name: str) -> str:
         return "it is for CUDA"
     if is_sharded():
         return "the model is sharded"
+    if job.options.ranks_per_row > 1:  # one rank alone would wait for the others in attention
+        return "ranks share each row"
     if name == LIGER:
         return "as asked" if job.options.kernels == OWN else ""
     return "as asked" if job.options.compile == "off" else "the job samples as well" if job.samples else ""

@@ -31,13 +31,14 @@ def attend(
     attention_mask: torch.Tensor | None,
     *,
     position_ids: torch.Tensor | None = None,
+    lengths: list[int] | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """An attention function of transformers: (rows, heads, length, size) → (rows, length, heads, size).
 
-    A document begins at each position 0 of `position_ids` [rows, length].
+    A document begins at each position 0 of `position_ids` [rows, length]; or `lengths` are the documents' tokens.
 
     Raises:
         ValueError: the model needs more than causal attention in documents; `probe_packing` reports it.
@@ -46,9 +47,10 @@ def attend(
     if is_bidirectional or any(others.get(name) is not None for name in _UNSUPPORTED):
         raise ValueError(f"{type(module).__name__} computes its scores differently")
     rows, _, length, _ = query.shape
-    if attention_mask is not None or position_ids is None or position_ids.shape != (rows, length):
+    if lengths is None and position_ids is not None and position_ids.shape == (rows, length):
+        lengths = document_lengths(position_ids)
+    if attention_mask is not None or lengths is None:
         raise ValueError(f"{type(module).__name__} gets no positions to find documents by")
-    lengths = _lengths(position_ids)
     parts = zip(*(_as_one_row(each).split(lengths, dim=2) for each in (query, key, value)), strict=True)
     grouped = query.shape[1] != key.shape[1]
     attended = [
@@ -58,7 +60,8 @@ def attend(
     return torch.cat(attended, dim=2).transpose(1, 2).reshape(rows, length, query.shape[1], -1), None
 
 
-def _lengths(position_ids: torch.Tensor) -> list[int]:
+def document_lengths(position_ids: torch.Tensor) -> list[int]:
+    """The tokens of each document; waits for the device."""
     starts = (position_ids.flatten() == 0).nonzero().flatten().tolist()
     return [end - start for start, end in pairwise([*starts, position_ids.numel()])]
 

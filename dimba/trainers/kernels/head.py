@@ -33,6 +33,8 @@ _PROBE = (3, 11)  # rows and tokens of the numerical test
 def add_head(model: PreTrainedModel, *, on_cpu: bool) -> None:
     """Adds `model(…, labels=…, fused_lm_head=True)`, which returns `log_probs` of the labels in place of logits.
 
+    `shift_labels=…` are labels of the next token already, as a part of a row has them.
+
     `model` is a base, not an adapter. On a CPU the head is dimba's own if it equals the model's logits numerically;
     otherwise TRL's, which supports scaled and capped logits and routers.
     """
@@ -73,11 +75,20 @@ class _Scoring:
     model: PreTrainedModel
     last_mlp: LastMlp
 
-    def score(self, *args: Any, labels: torch.Tensor, **named: Any) -> FusedCausalLMOutput:
-        targets = labels[:, 1:]
+    def score(
+        self,
+        *args: Any,
+        labels: torch.Tensor | None = None,
+        shift_labels: torch.Tensor | None = None,
+        **named: Any,
+    ) -> FusedCausalLMOutput:
+        targets = shift_labels
+        if targets is None:
+            assert labels is not None
+            targets = pad(labels[:, 1:], (0, 1), value=IGNORED)
         mask = targets != IGNORED
-        with self._limited(pad(mask, (0, 1))):
-            hidden = self.model.base_model(*args, **{**named, "use_cache": False}).last_hidden_state[:, :-1]
+        with self._limited(mask):
+            hidden = self.model.base_model(*args, **{**named, "use_cache": False}).last_hidden_state
         return FusedCausalLMOutput(log_probs=-_losses(self.model, hidden[mask], targets[mask]), label_mask=mask)
 
     def _limited(self, wanted: torch.Tensor) -> AbstractContextManager[None]:

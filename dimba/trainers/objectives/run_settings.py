@@ -49,10 +49,11 @@ def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bo
 def can_fall_back(options: TrainerOptions, objective: Objective[Any]) -> bool:
     """Whether training may start with fewer layers recomputed, and recompute more if a first step does not fit.
 
-    Ranks that wait for each other, under FSDP2 and in some losses, would wait forever for one that is out of memory.
+    Ranks that wait for each other, under FSDP2, in shared rows and in some losses, would wait forever for one that is
+    out of memory.
     """
     asked = options.activation_checkpointing
-    is_independent = world_size() == 1 or not objective.loss_waits
+    is_independent = world_size() == 1 or not (objective.loss_waits or options.ranks_per_row > 1)
     return (asked == AUTO or isinstance(asked, int)) and not is_sharded() and is_independent
 
 

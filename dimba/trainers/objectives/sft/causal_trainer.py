@@ -11,9 +11,10 @@ from dimba.trainers.kernels.elementwise import replace_elementwise
 from dimba.trainers.kernels.head import add_head
 from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.models.sharding import is_sharded
+from dimba.trainers.objectives.sft.divided_rows import DividedRows
 
 
-class CausalTrainer(CompleteCheckpoints, SFTTrainer):
+class CausalTrainer(DividedRows, CompleteCheckpoints, SFTTrainer):
     """TRL's trainer, with batches of `dimba.trainers.data.packing` and the mean loss of their trained tokens.
 
     TRL's own loss computes an entropy and an accuracy over all logits at every step, waits for the device four times
@@ -39,8 +40,8 @@ class CausalTrainer(CompleteCheckpoints, SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
         """The loss of one batch; `num_items_in_batch` is the number of trained tokens of the optimiser step."""
-        inputs = dict(inputs)
-        tokens = inputs.pop("tokens")
+        tokens = inputs["tokens"]
+        inputs = self.part_of({name: value for name, value in inputs.items() if name != "tokens"})
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)

@@ -20,6 +20,7 @@ from dimba.trainers.objectives.evaluations import evaluation_callbacks
 from dimba.trainers.objectives.example_run import example_settings
 from dimba.trainers.objectives.run_settings import can_fall_back, checkpoint_layers, configure
 from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
+from dimba.trainers.objectives.sft.division_proof import share_rows
 from dimba.trainers.objectives.sft.streamed_run import StopAtUnusableRow
 from dimba.trainers.ranks import is_main_process, world_size
 
@@ -47,6 +48,7 @@ def make_trainer(
         peft_config=adapter_config(options, model, data.tokenizer, new),
         callbacks=[Metrics(metrics), *at_bad_row, stop, *evaluation_callbacks(options)],
     )
+    share_rows(trainer, options, packed=layout.is_packed)
     longest = options.max_length if data.stream else min(options.max_length, data.report.longest)
     batch = partial(longest_rows, layout.collate, rows=options.batch_size, length=longest)
     add_probe(trainer, batch, metrics, layers, can_fall_back=tries)
