@@ -115,6 +115,15 @@ class StandInLLM:
         )
 
 
+def running(base: Path) -> StandInLLM:
+    """The engine of a server that has started: its weights are random."""
+    sizes: dict[str, Any] = {"max_model_len": 128, "max_num_seqs": 8, "max_num_batched_tokens": 4096}
+    modes: dict[str, Any] = {"logprobs_mode": "processed_logprobs", "generation_config": "vllm", "hf_overrides": {}}
+    alone: dict[str, Any] = {"distributed_executor_backend": "", "trust_remote_code": False, "seed": 1}
+    memory: dict[str, Any] = {"gpu_memory_utilization": 0.9, "enable_sleep_mode": False, "load_format": "dummy"}
+    return StandInLLM(model=str(base), dtype="float32", **sizes, **modes, **alone, **memory)
+
+
 class StandInClient:
     """The part of TRL's client of vLLM's server that is called: weights come announced, and packed together."""
 
@@ -278,9 +287,7 @@ def test_a_server_samples_with_the_weights_that_it_is_sent(
 
     from dimba.trainers.objectives.grpo.sampling.vllm import VllmSampler, VllmSettings
 
-    make_trainer(tiny_checkpoint, tmp_path, "vllm")
-    StandInClient.engine = vllm[0]  # random weights, as of a server that has started
-    vllm[0].wake_up(["weights", "kv_cache"])
+    StandInClient.engine = running(tiny_checkpoint)
     monkeypatch.setattr(vllm_generation, "VLLMClient", StandInClient)
     trainer = make_trainer(tiny_checkpoint, tmp_path, "transformers", *METHODS[method])
     for parameter in trainer.model.parameters():
