@@ -42,8 +42,16 @@ def attention(context: Context) -> Found:
     # flex_attention comes last: it is compiled for each family.
     known = sorted((*candidates("sdpa", torch.device(context.device)), "eager"), key="flex_attention".__eq__)
     for name in known:
-        for family, shape in _FAMILIES.items():
-            yield _proved(context, name, family, shape)
+        for mixed in _precisions(context, name):
+            for family, shape in _FAMILIES.items():
+                yield _proved(context, name, family, shape, mixed)
+
+
+def _precisions(context: Context, name: str) -> tuple[str, ...]:
+    """The mixed precisions to try an attention in: `no` is float32."""
+    if context.device == "cpu":
+        return ("no",)
+    return ("bf16",) if name == "flex_attention" else ("bf16", "fp16", "no")
 
 
 def _choices(context: Context) -> Found:
@@ -58,7 +66,7 @@ def _choices(context: Context) -> Found:
 
 def _choice(context: Context, length: int) -> Result:
     model = AutoModelForCausalLM.from_pretrained(base(context), dtype=torch.float32).to(context.device)
-    work = _work(context, length)
+    work = _work(context, length, _precisions(context, "")[0])
     choice = choose_attention(model, work)
     measured = {f"{option_name(name)}_ms": seconds * 1e3 for name, seconds in choice.timings.seconds.items()}
     # On a GPU a mask over all pairs must not be needed for a plain model.
@@ -67,16 +75,16 @@ def _choice(context: Context, length: int) -> Result:
     return context.result(f"choice {length}", RIGHT if is_right else WRONG, detail, **measured)
 
 
-def _work(context: Context, length: int) -> Work:
-    mixed = "bf16" if context.device == "cuda" else "no"
+def _work(context: Context, length: int, mixed: str) -> Work:
     longest = length if context.tiny else 2048
     return Work(device=torch.device(context.device), mixed=mixed, rows=8, length=length, longest=longest)
 
 
-def _proved(context: Context, name: str, family: str, shape: dict[str, Any]) -> Result:
-    case = f"{option_name(name)} {family}"
+def _proved(context: Context, name: str, family: str, shape: dict[str, Any], mixed: str) -> Result:
+    case = f"{option_name(name)} {family} {'float32' if mixed == 'no' else mixed}"
     try:
-        found = _probed(context, name, _model(context, family, shape))
+        with _work(context, 16, mixed).autocast():
+            found = _probed(name, _model(context, family, shape))
     except (ImportError, ValueError) as error:  # the family has no such attention
         return context.result(case, ABSENT, str(error).splitlines()[0][:120])
     outcome = RIGHT if found.is_exact else ABSENT if found.reason.startswith(_REFUSED) else WRONG
@@ -97,6 +105,5 @@ def _model(context: Context, family: str, shape: dict[str, Any]) -> PreTrainedMo
     return model.to(context.device)
 
 
-def _probed(context: Context, name: str, model: PreTrainedModel) -> ProbeResult:
-    with _work(context, 16).autocast():
-        return probe_packing(model) if name == attention_of(model) else probe_attention(model, name)
+def _probed(name: str, model: PreTrainedModel) -> ProbeResult:
+    return probe_packing(model) if name == attention_of(model) else probe_attention(model, name)

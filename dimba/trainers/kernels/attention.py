@@ -97,11 +97,20 @@ def choose_attention(model: PreTrainedModel, work: Work) -> Choice:
     own = attention_of(model)
     # The eager attention of a model is in its module alone, and keeps all scores: it comes last, without a time.
     timed = [name for name in candidates(own, work.device) if name != "eager"]
-    with work.autocast(), in_mode(model, training=True):
+    with _own_memory(work), work.autocast(), in_mode(model, training=True):
         timings = quickest(
             "attention", _key(model, work), {name: timed_pass(model, name, work) for name in timed}, work.device
         )
         return _first_exact(model, timings, own, work)
+
+
+@contextmanager
+def _own_memory(work: Work) -> Iterator[None]:
+    """Keeps the trials' memory out of the peak that is reported of the job."""
+    yield
+    if work.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(work.device)
 
 
 def _first_exact(model: PreTrainedModel, timings: Timings, own: str, work: Work) -> Choice:
