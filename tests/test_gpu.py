@@ -211,3 +211,13 @@ def test_a_measurement_is_right_within_the_figure_and_a_refusal_where_it_was_est
     found = memory_run._measured(case, Context("memory", "estimate", tmp_path, "cuda", True), 0)
     assert found.outcome == outcome, found
     assert problem or found.measured["ratio"] == pytest.approx(share, abs=0.001)
+
+
+def test_flops_of_a_token_are_six_per_weight_and_four_under_an_adapter():
+    from scripts.gpu.speed import flops
+    from scripts.gpu.speed_jobs import SpeedCase
+
+    full, lora = (flops(SpeedCase("llama-1B", method, 4, 2048)) for method in ("full", "lora"))
+    attention = 6 * 16 * 2048 * 2048
+    assert full == pytest.approx(6 * 1.236e9 + attention, rel=0.002)
+    assert lora == pytest.approx(4 * 1.236e9 + attention, rel=0.002)

@@ -6,6 +6,7 @@ from dimba.common.errors import HostCannot
 from dimba.objectives.samplers import TRANSFORMERS
 from dimba.options.checkpointing import ALL, OFFLOADED
 from dimba.options.grpo_table import SAMPLER, USE_VLLM
+from dimba.options.optimiser_table import OPTIMIZER
 from dimba.plan.fitting import TRIED, Fit, smallest_card
 from dimba.plan.job import RECOMPUTE, ResolvedJob
 from dimba.plan.share import completion_length
@@ -70,6 +71,16 @@ def _without_vllm(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str
     return (f"`{said}--set trainer_args.{written}`", found.total) if found and found.total <= card else None
 
 
+def _smaller_moments(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
+    """AdamW with moments of 8 bits, in full fine-tuning with AdamW; bitsandbytes has none for a sharded model."""
+    training = job.spec.training
+    if job.method != "full" or fit.shards > 1 or training.optimizer not in _ADAMW:
+        return None
+    smaller = job.spec.model_copy(update={"training": training.model_copy(update={"optimizer": _SMALLER})})
+    found = fit.estimate(replace(job, spec=smaller))
+    return (f"`{said}--set {OPTIMIZER.key}={_SMALLER}`", found.total) if found and found.total <= card else None
+
+
 def _less_at_once(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int] | None:
     """A smaller batch with the same effective batch."""
     step = job.rows * job.accumulation
@@ -119,4 +130,5 @@ def _shorter(fit: Fit, job: ResolvedJob, card: int, said: str) -> tuple[str, int
 
 
 _METHODS = ("full", "lora", "qlora")  # by memory, largest first
-_WAYS = (_without_vllm, _recomputed, _less_at_once, _fewer_a_step, _shorter)
+_ADAMW, _SMALLER = ("adamw_torch_fused", "adamw_torch"), "adamw_8bit"
+_WAYS = (_without_vllm, _recomputed, _smaller_moments, _less_at_once, _fewer_a_step, _shorter)

@@ -40,8 +40,8 @@ def losses_of(case: GpuCase, context: Context) -> tuple[list[float], int]:
     folder.mkdir(parents=True, exist_ok=True)
     _write_base(folder, case)
     options = OBJECTIVES[case.mode].parse(_flags(folder, case, context))
-    with _random_weights(context.device):
-        trainer, longest = _MADE[case.mode](options, context.device)
+    with random_weights(context.device):
+        trainer, longest = MADE[case.mode](options, context.device)
     trainer.args.save_strategy = "no"
     free_memory()  # quantising held the weights twice
     trainer.train()
@@ -119,11 +119,11 @@ def _grpo(options: Any, device: str) -> tuple[Any, int]:
     return grpo_trainer(options, prompts, rewards, choose_compute(device, samples=True), []), longest
 
 
-_MADE: dict[str, Callable[[Any, str], tuple[Any, int]]] = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}
+MADE: dict[str, Callable[[Any, str], tuple[Any, int]]] = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}
 
 
 @contextmanager
-def _random_weights(device: str) -> Iterator[None]:
+def random_weights(device: str) -> Iterator[None]:
     """Make models of the trainers at random on the device, from their configuration alone."""
 
     def made(_kind: Any, checkpoint: str, *_: Any, quiet: bool = False, **settings: Any) -> PreTrainedModel:

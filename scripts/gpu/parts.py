@@ -39,7 +39,13 @@ PARTS: dict[str, tuple[Check, ...]] = {
         Check("out_of_memory", 120, "limits"),
     ),
     "memory": (Check("estimate", 460, continues=True),),
-    "speed": (Check("kernels", 460),),
+    "speed": (
+        Check("utilisation", 110),
+        Check("against_trl", 90),
+        Check("choices", 120),
+        Check("quantised", 70),
+        Check("grpo", 90),
+    ),
     "launcher": (
         Check("probes", 60),
         Check("doctor", 90),

@@ -367,3 +367,12 @@ def test_an_unknown_architecture_gives_a_lower_bound_that_says_so():
     memory = planned("training: {batch_size: 1}", base=facts).memory
     assert memory and memory.lower_bound and memory.layer == 0 and memory.weights == LARGE.parameters * 2
     assert "at least" in refused("method: full", base=facts).message
+
+
+def test_smaller_moments_are_offered_where_full_fine_tuning_does_not_fit():
+    added = "training: {batch_size: 1, max_length: 512}"
+    hint = str(refused(f"method: full\n{added}", mib=98304))
+    assert "`--set training.optimizer=adamw_8bit`" in hint
+    fitting = planned("method: full\ntraining: {batch_size: 1, max_length: 512, optimizer: adamw_8bit}", mib=98304)
+    assert fitting.memory is not None
+    assert "adamw_8bit" not in str(refused(f"method: full\n{added}", mib=24564))
