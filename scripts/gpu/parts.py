@@ -34,6 +34,7 @@ PARTS: dict[str, tuple[Check, ...]] = {
         Check("attention", 240, "attention"),
         Check("one_card", 180, "ranks"),
         Check("two_cards", 240, "ranks"),
+        Check("shared_rows", 180, "ranks"),
         Check("stop", 150, "ends"),
         Check("recompute", 180, "limits"),
         Check("out_of_memory", 120, "limits"),

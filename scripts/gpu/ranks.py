@@ -1,4 +1,7 @@
-"""Whether several ranks train as one does: two on one card over gloo, and one on each of two cards over NCCL."""
+"""Whether several ranks train as one does: two on one card over gloo, and one on each of two cards over NCCL.
+
+Each with rows of its own, and with rows that they share.
+"""
 
 import os
 import socket
@@ -20,6 +23,7 @@ from scripts.gpu.results import ABSENT, FAILED, RIGHT, WRONG, Result
 
 _MOST = {"no": 1e-3, "bf16": 0.01}  # of the losses of one rank
 _MOST_RESUMED = 0.01
+_SHARED = ("--sequence-parallel", "2")
 _HALF = ("--grad-accumulation-steps", "1")  # two ranks then have the effective batch of one
 
 
@@ -62,6 +66,24 @@ def two_cards(context: Context) -> Found:
         return
     yield from (result for method in ("full", "lora") for result in _launched(context, "fsdp2", method))
     yield from _launched(context, "ddp", "full")
+
+
+def shared_rows(context: Context) -> Found:
+    """Rows of which two ranks have a part each: on one card over gloo, in float32, and on two cards over NCCL."""
+    for method in ("lora",) if context.tiny else ("full", "lora"):
+        out = context.folder / f"shared-{method}"
+        status = _on_one_card(context, flags(context, "sft", out, *METHODS[method], *_HALF, *_SHARED))
+        yield _compared(context, f"{method} no", out, status, (_one_rank(context, method, "no"), _MOST["no"]))
+    if context.device == "cpu":
+        return
+    if torch.cuda.device_count() < 2:
+        yield context.result("two cards", ABSENT, f"{torch.cuda.device_count()} GPU here")
+        return
+    for strategy in ("ddp", "fsdp2"):
+        out = context.folder / f"shared-{strategy}"
+        status = _launch(context, strategy, "bf16", flags(context, "sft", out, *_HALF, *_SHARED))
+        expected = _one_rank(context, "full", "bf16")
+        yield _compared(context, f"{strategy} full", out, status, (expected, _MOST["bf16"]))
 
 
 def _launched(context: Context, strategy: str, method: str) -> Iterator[Result]:
