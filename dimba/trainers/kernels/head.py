@@ -93,7 +93,7 @@ class _Scoring:
 
     def _limited(self, wanted: torch.Tensor) -> AbstractContextManager[None]:
         # Checkpointed layers are computed again after the forward pass, and would then have no limit.
-        is_recomputed = getattr(self.model, "is_gradient_checkpointing", False)
+        is_recomputed = any(getattr(each, "gradient_checkpointing", False) for each in self.model.modules())
         return nullcontext() if is_recomputed else self.last_mlp.only(wanted)
 
     def is_exact(self) -> bool:
