@@ -116,7 +116,8 @@ def test_the_last_mlp_over_trained_tokens_changes_no_loss_and_no_gradient(family
 
     shape = {**PACKS, **LEAKS, "Gemma": {**LLAMA, "head_dim": 8}}[family]
     limited, whole = tiny(family, shape), tiny(family, shape)
-    add_head(limited, on_cpu=True)
+    words = add_head(limited, on_cpu=True)
+    assert words.startswith("the head" if family == "OPT" else "the last MLP and the head")
     monkeypatch.setattr(head.LastMlp, "only", lambda *_: nullcontext())
     add_head(whole, on_cpu=True)
     batch = collate_padded(documents(*LENGTHS), pad_id=0)

@@ -30,18 +30,21 @@ _ROUNDING = 1e-4  # nats per token
 _PROBE = (3, 11)  # rows and tokens of the numerical test
 
 
-def add_head(model: PreTrainedModel, *, on_cpu: bool) -> None:
+def add_head(model: PreTrainedModel, *, on_cpu: bool) -> str:
     """Adds `model(…, labels=…, fused_lm_head=True)`, which returns `log_probs` of the labels in place of logits.
 
-    `shift_labels=…` are labels of the next token already, as a part of a row has them.
+    Returns what computes them, in words. `shift_labels=…` are labels of the next token already, as a part of a row has
+    them.
 
     `model` is a base, not an adapter. On a CPU the head is dimba's own if it equals the model's logits numerically;
     otherwise TRL's, which supports scaled and capped logits and routers.
     """
     if on_cpu and not _has_router(model) and (scoring := _exact_scoring(model)):
         _add_scoring(model, scoring)
-    else:
-        add_fused_lm_head(model, outputs=("log_probs",))
+        limited = "the last MLP and the head" if scoring.last_mlp.module is not None else "the head"
+        return f"{limited} over tokens with loss only"
+    add_fused_lm_head(model, outputs=("log_probs",))
+    return "TRL's fused head"
 
 
 def _has_router(model: PreTrainedModel) -> bool:

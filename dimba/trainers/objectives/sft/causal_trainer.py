@@ -25,7 +25,7 @@ class CausalTrainer(DividedRows, CompleteCheckpoints, SFTTrainer):
         super().__init__(*args, **options)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         on_cpu = self.args.device.type == "cpu"
-        add_head(base, on_cpu=on_cpu)
+        self.scoring = add_head(base, on_cpu=on_cpu)
         if on_cpu and not self.args.bf16 and not is_sharded():
             replace_elementwise(base)
         # The sum of the loss and the number of the validation tokens: a mean of means would depend on the batches.

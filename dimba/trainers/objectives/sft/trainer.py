@@ -49,6 +49,8 @@ def make_trainer(
         callbacks=[Metrics(metrics), *at_bad_row, stop, *evaluation_callbacks(options)],
     )
     share_rows(trainer, options, packed=layout.is_packed)
+    if is_main_process():
+        print(f"loss by {trainer.scoring}", flush=True)
     longest = options.max_length if data.stream else min(options.max_length, data.report.longest)
     batch = partial(longest_rows, layout.collate, rows=options.batch_size, length=longest)
     add_probe(trainer, batch, metrics, layers, can_fall_back=tries)
