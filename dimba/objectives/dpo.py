@@ -140,7 +140,7 @@ class _PairBatches(RowBatches):
 
 
 def _memory(_args: TrainerArgs, _open_pairs: bool) -> MemoryTerms:
-    return MemoryTerms(sequences=2, masked=True, reference=True, half_reference=True)
+    return MemoryTerms(sequences=2, masked=True, reference=True)
 
 
 DPO = Objective(

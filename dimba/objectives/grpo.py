@@ -97,7 +97,7 @@ def _memory(args: TrainerArgs, open_pairs: bool) -> MemoryTerms:
     return MemoryTerms(
         completion=length if type(length) is int and length > 0 else int(grpo_table.MAX_COMPLETION_LENGTH.default),
         samples=not sampler.is_vllm,
-        vllm=sampler.is_vllm and not sampler.is_served,
+        vllm=sampler.shares_gpus,
         masked=True,
         reference=bool(beta) if isinstance(beta, int | float) else reward_model,
         reward_model=reward_model,

@@ -65,8 +65,9 @@ class MemoryTerms:
     samples: bool = False  # sampling happens in the memory of the training process
     vllm: bool = False  # vLLM samples on the GPUs of training
     masked: bool = False  # rows are padded under a mask even when there is one
-    reference: bool = False  # full fine-tuning keeps a frozen copy of the base; an adapter is switched off instead
-    half_reference: bool = False  # that copy is loaded in half precision, as a base under an adapter is
+    reference: bool = (
+        False  # full fine-tuning keeps a frozen copy in half precision; an adapter is switched off instead
+    )
     reward_model: bool = False  # the base once more, frozen, with an adapter of its own
 
 

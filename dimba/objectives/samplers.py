@@ -30,6 +30,11 @@ class Sampler:
         """Whether vLLM runs as a server on GPUs of its own."""
         return self.is_vllm and self.gpus > 0
 
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether vLLM runs on the GPUs of training."""
+        return self.is_vllm and not self.is_served
+
     def refusal(self, method: str, *, on_cpu: bool, is_sharded: bool) -> BadInput | None:
         """The reason why it cannot sample in a job with this method, if there is one."""
         if self.gpus and not self.is_vllm:

@@ -11,7 +11,7 @@ from dimba.spec import JobSpec
 def job_environment(cache: Path, *, inside: bool) -> dict[str, str]:
     """Variables of a job or a one-shot command."""
     environment = {"HF_HOME": str(cache), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
-    return environment | _caches() if inside else environment
+    return environment | _kernel_caches(cache) | (_home() if inside else {})
 
 
 def spec_environment(spec: JobSpec) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -26,17 +26,16 @@ def hub_login(named: Collection[str]) -> dict[str, str]:
     return {} if "HF_TOKEN" in named else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 
 
-def _caches() -> dict[str, str]:
+def _kernel_caches(cache: Path) -> dict[str, str]:
+    # Where the job's user may write, also below a launcher run by root; compiled once, not in each container.
+    folder = cache / "dimba" / "kernels"
+    return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
+
+
+def _home() -> dict[str, str]:
     # The job's uid has no name and no home in the image; torch and triton fail without either.
     home = Path(contract.IMAGE_HOME)
-    return {
-        "HOME": str(home),
-        "USER": "dimba",
-        "LOGNAME": "dimba",
-        "XDG_CACHE_HOME": str(home / ".cache"),
-        "TORCHINDUCTOR_CACHE_DIR": str(home / ".cache" / "inductor"),
-        "TRITON_CACHE_DIR": str(home / ".cache" / "triton"),
-    }
+    return {"HOME": str(home), "USER": "dimba", "LOGNAME": "dimba", "XDG_CACHE_HOME": str(home / ".cache")}
 
 
 def limit_environment(grace: float, time_limit: float | None, *, kill_hung: bool) -> dict[str, str]:

@@ -76,7 +76,7 @@ def _reference(job: ResolvedJob, checkpoint: CheckpointFacts, share: Share) -> i
     terms = memory_terms(job, share)
     if job.method != "full" or not terms.reference:
         return 0
-    return _base(job, checkpoint, on_cpu=False, trained=not terms.half_reference)
+    return _base(job, checkpoint, on_cpu=False, trained=False)
 
 
 def _reward(job: ResolvedJob, checkpoint: CheckpointFacts, share: Share) -> int:

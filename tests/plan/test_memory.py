@@ -114,7 +114,7 @@ def test_grpo_counts_the_completions_of_a_whole_step_and_its_other_models():
     assert small and large and large.peak == "sampling" and large.cache == 32 * 1024 * 1024 * 1024 * 8
     kept = spec.model_copy(update={"trainer_args": {"beta": 0.1, "reward": "preference"}})
     more = estimated(kept, LARGE, on_cpu=False, share=Share(batch_size=2, accumulation=4))
-    assert more and (more.reference, more.reward) == (LARGE.parameters * 4, LARGE.parameters * 2)
+    assert more and (more.reference, more.reward) == (LARGE.parameters * 2, LARGE.parameters * 2)
 
 
 def test_vllm_beside_training_needs_weights_and_a_cache_of_its_own_while_it_samples():
@@ -153,7 +153,7 @@ def test_pairs_without_a_reward_named_need_a_reward_model():
     named = spec.model_copy(update={"trainer_args": {"reward": "numeric"}})
     share = Share(batch_size=2, accumulation=4, compares=True)
     found, other = (estimated(each, LARGE, on_cpu=False, share=share) for each in (spec, named))
-    assert found and (found.reference, found.reward) == (LARGE.parameters * 4, LARGE.parameters * 2)
+    assert found and (found.reference, found.reward) == (LARGE.parameters * 2, LARGE.parameters * 2)
     assert other and (other.reference, other.reward) == (0, 0)
 
 

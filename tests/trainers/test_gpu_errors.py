@@ -63,3 +63,36 @@ def test_a_device_that_computes_is_accepted() -> None:
     from dimba.trainers.models.gpu_errors import check_gpu
 
     check_gpu(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_segments_grow_where_the_gpu_can_and_nobody_set_the_allocator(
+    can: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dimba.trainers.kernels.allocator import grow_segments
+
+    def empty(*_: object, **__: object) -> None:
+        if not can:
+            raise RuntimeError("CUDA driver error: operation not supported")
+
+    settings: list[str] = []
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", settings.append)
+    monkeypatch.setattr(torch, "empty", empty)
+    assert grow_segments() is can
+    assert settings == ["expandable_segments:True", *([] if can else ["expandable_segments:False"])]
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")
+    assert not grow_segments() and len(settings) == 2 - can
+
+
+def test_a_base_goes_straight_to_its_ranks_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dimba.trainers.models.loading import Compute, _settings, reference_settings
+
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    on_gpu = Compute(on_cpu=False, mixed="bf16")
+    assert _settings(OPTIONS, on_gpu, frozen=False)["device_map"] == {"": 3}
+    reference = reference_settings(OPTIONS, on_gpu)
+    assert reference is not None and reference["dtype"] == torch.bfloat16 and reference["device_map"] == {"": 3}
+    assert reference_settings(OPTIONS, Compute(on_cpu=True, mixed="no")) is None
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert "device_map" not in _settings(OPTIONS, on_gpu, frozen=False)

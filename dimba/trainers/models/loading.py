@@ -232,7 +232,9 @@ def _settings(options: TrainerOptions, compute: Compute, *, frozen: bool) -> dic
         "trust_remote_code": options.trust_remote_code,
     }
     if options.use_qlora:
-        settings |= {"quantization_config": _nf4(dtype), "device_map": {"": _device(compute)}}
+        settings |= {"quantization_config": _nf4(dtype)}
+    if options.use_qlora or not (compute.on_cpu or is_sharded()):
+        settings["device_map"] = device_map(compute)  # not by way of host memory, which has no room for every rank's
     return settings
 
 
@@ -242,5 +244,14 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def _device(compute: Compute) -> str | int:
-    return "cpu" if compute.on_cpu else local_rank()
+def device_map(compute: Compute) -> dict[str, str | int]:
+    """transformers' `device_map` for a model that is wholly on this process's device."""
+    return {"": "cpu" if compute.on_cpu else local_rank()}
+
+
+def reference_settings(options: TrainerOptions, compute: Compute) -> dict[str, Any] | None:
+    """`model_init_kwargs` for a reference that TRL loads: as `load_reference`; None on a CPU.
+
+    TRL's own are the precision of the trained model, and a place in host memory for what a GPU has no room for.
+    """
+    return None if compute.on_cpu else _settings(options, compute, frozen=True) | {"device_map": device_map(compute)}

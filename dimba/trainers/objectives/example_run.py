@@ -9,6 +9,7 @@ from dimba.common.contract import EXIT_STOPPED
 from dimba.objectives.objective import Objective
 from dimba.options.examples import ExampleOptions
 from dimba.trainers.data.loading import Data, Examples
+from dimba.trainers.kernels.allocator import grow_segments
 from dimba.trainers.kernels.heap import keep_freed_memory
 from dimba.trainers.models.loading import Compute
 from dimba.trainers.models.precision import base_precision
@@ -34,6 +35,8 @@ def prepare_data(
     """The data from `load`, printed once, after which the ranks are connected; raises BadInput for unusable data."""
     if compute.on_cpu:
         keep_freed_memory()
+    else:
+        grow_segments()
     check_validation(options)
     check_tracker(options)
     data = load(options, row_printer()).require_usable()

@@ -21,6 +21,7 @@ from dimba.trainers.rewards import Reward
 
 # Columns of TRL's log; a reward's `log_extra` may have any other name.
 _COLUMNS = ("dimba/row", "dimba/text", "dimba/tokens")
+_SILENT = ("All reward functions returned None", "You passed `model_init_kwargs`")
 
 
 class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
@@ -132,8 +133,11 @@ class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
 
 
 def _is_kept(record: logging.LogRecord) -> bool:
-    """False for TRL's warning about each completion without a reward, which repeats the whole row."""
-    return "All reward functions returned None" not in str(record.msg)
+    """False for TRL's warnings about each completion without a reward, which repeats the whole row, and settings.
+
+    The settings are for the reference, which TRL loads with them.
+    """
+    return not any(each in str(record.msg) for each in _SILENT)
 
 
 def as_dataset(prompts: Sequence[Prompt]) -> Dataset:

@@ -8,6 +8,7 @@ from dimba.common.contract import ENV_SAMPLER_URL, EXIT_STOPPED
 from dimba.common.errors import BadInput
 from dimba.common.project import project_root
 from dimba.objectives.grpo import GRPO, GrpoOptions
+from dimba.trainers.kernels.allocator import grow_segments
 from dimba.trainers.models.loading import Compute, check_checkpoint, choose_compute
 from dimba.trainers.models.precision import base_precision
 from dimba.trainers.models.rehearsal import rehearse
@@ -39,6 +40,8 @@ def train(options: GrpoOptions) -> int:
         beginning = beginning_of(options, GRPO)
         compute = choose_compute(options.device, samples=True)
         check_sampler(options, compute)
+        if not (compute.on_cpu or options.chosen_sampler.shares_gpus):
+            grow_segments()
         check_tracker(options)
         check_checkpoint(options)
         prompts = _load_prompts(options)

@@ -11,7 +11,7 @@ from dimba.trainers.data.packing import Batch
 from dimba.trainers.kernels.choice import use_quickest_kernels
 from dimba.trainers.kernels.step_time import Job
 from dimba.trainers.models.adapters import adapter_config
-from dimba.trainers.models.loading import Compute, load_model, prepare_base
+from dimba.trainers.models.loading import Compute, load_model, prepare_base, reference_settings
 from dimba.trainers.models.memory import add_probe, longest_completions
 from dimba.trainers.models.saving import stop_where_turns_end
 from dimba.trainers.objectives.callbacks import metrics_path
@@ -97,6 +97,7 @@ def _config(options: GrpoOptions, prompts: Prompts, compute: Compute) -> GRPOCon
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
         learning_rate=options.learning_rate,
+        model_init_kwargs=reference_settings(options, compute) if options.method == "full" else None,
         **CORRECTION,
         **run_settings(options, compute, can_fall_back=can_fall_back(options, GRPO)),
     )
