@@ -26,11 +26,12 @@ def _stopped(context: Context, number: signal.Signals) -> Result:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
         assert job.stdout, "it is a pipe"
         for line in job.stdout:
+            print(line, end="")
             if line.startswith("step "):
                 break
         asked = time.monotonic()
         job.send_signal(number)
-        job.stdout.read()
+        print(job.stdout.read(), flush=True)
         status = job.wait()
     seconds, saved = time.monotonic() - asked, complete_checkpoints(out)
     right = status == EXIT_STOPPED and bool(saved)
