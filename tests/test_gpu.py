@@ -221,3 +221,35 @@ def test_flops_of_a_token_are_six_per_weight_and_four_under_an_adapter():
     attention = 6 * 16 * 2048 * 2048
     assert full == pytest.approx(6 * 1.236e9 + attention, rel=0.002)
     assert lora == pytest.approx(4 * 1.236e9 + attention, rel=0.002)
+
+
+MEASURES = """\
+import sys
+sys.path.insert(0, {repository!r})
+from pathlib import Path
+from scripts.gpu.results import RIGHT, Result, read, write
+folder, names = Path(sys.argv[1]), {names!r}
+done = [each.case for each in read(folder)]
+for name in [each for each in names if each not in done][:2]:
+    if name == names[1]:
+        raise SystemExit(7)
+    write(folder, Result(part="memory", check="estimate", case=name, outcome=RIGHT))
+"""
+
+
+def test_a_combination_that_crashes_is_a_result_and_another_process_measures_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from scripts.gpu import memory, memory_run
+    from scripts.gpu.context import Context
+
+    context = Context("memory", "estimate", tmp_path, "cpu", True)
+    names = [case.name for case in memory_run.cases_of(context)]
+    script = tmp_path / "measures.py"
+    script.write_text(MEASURES.format(repository=str(REPOSITORY), names=names), encoding="utf-8")
+    monkeypatch.setattr(memory, "_command", lambda *_: [sys.executable, str(script), str(tmp_path)])
+    left = list(memory.estimate(context))
+    assert [each.outcome for each in left] == [ABSENT], "what was fitted: there are no measurements of a GPU"
+    assert {each.case: each.outcome for each in memory.measured(context)} == {
+        name: "failed" if name == names[1] else RIGHT for name in names
+    }

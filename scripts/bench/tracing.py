@@ -203,6 +203,7 @@ def _sft_loss(model: Any, inputs: dict[str, Any]) -> Any:
     trainer: Any = SimpleNamespace(
         model=model, aux_loss_enabled=False, accelerator=accelerator, args=settings, _tokens=torch.zeros(())
     )
+    trainer.part_of = dict  # one GPU has complete rows
     tokens = torch.zeros((), dtype=torch.long)
     # accelerate wraps the model's own forward; computations on its outputs are outside of autocast.
     return CausalTrainer.compute_loss(trainer, Autocast(model), {**inputs, "tokens": tokens}, False, tokens)

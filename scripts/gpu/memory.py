@@ -18,22 +18,31 @@ def estimate(context: Context) -> Found:
     """
     from scripts.gpu.memory_run import cases_of  # its libraries take seconds
 
-    until, cases = time.time() + _SECONDS, cases_of(context)
-    while (done := len(_written(context))) < len(cases):
-        status = subprocess.run(_command(context, done, until), check=False).returncode
-        if status and (broken := cases[len(_written(context)) :]):
-            write(context.folder, context.result(broken[0].name, FAILED, f"exit status {status}"))
-    yield fitted(context, _written(context))
+    names, until = [case.name for case in cases_of(context)], time.time() + _SECONDS
+    while (left := _left(context, names)) and time.time() < until:
+        status = subprocess.run(_command(context, until), check=False).returncode
+        if status and (broken := _left(context, names)):
+            write(context.folder, context.result(broken[0], FAILED, f"exit status {status}"))
+    for name in left:
+        yield context.result(name, ABSENT, "no time was left")
+    yield fitted(context, measured(context))
 
 
-def _command(context: Context, first: int, until: float) -> list[str]:
+def _command(context: Context, until: float) -> list[str]:
     tiny = ["--tiny"] if context.tiny else []
     where = [context.part, context.check, str(context.folder), context.device]
-    return [sys.executable, "-m", "scripts.gpu.memory_run", str(first), str(until), *where, *tiny]
+    return [sys.executable, "-m", "scripts.gpu.memory_run", str(until), *where, *tiny]
 
 
-def _written(context: Context) -> list[Result]:
-    return [each for each in read(context.folder) if (each.part, each.check) == (context.part, context.check)]
+def _left(context: Context, names: list[str]) -> list[str]:
+    done = {each.case for each in measured(context)}
+    return [name for name in names if name not in done]
+
+
+def measured(context: Context) -> list[Result]:
+    """The results of this check so far, of an earlier call too."""
+    found = (each for each in read(context.folder) if (each.part, each.check) == (context.part, context.check))
+    return [each for each in found if each.outcome != ABSENT]
 
 
 def fitted(context: Context, results: list[Result]) -> Result:

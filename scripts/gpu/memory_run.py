@@ -1,4 +1,4 @@
-"""Measures combinations one after another: `python -m scripts.gpu.memory_run FIRST UNTIL PART CHECK FOLDER DEVICE`."""
+"""Measures combinations: `python -m scripts.gpu.memory_run UNTIL PART CHECK FOLDER DEVICE [--tiny]`."""
 
 import math
 import shutil
@@ -12,11 +12,13 @@ import torch
 
 from dimba.common.errors import RunFailed
 from dimba.plan.model import MemoryEstimate
+from dimba.trainers.kernels.allocator import grow_segments
 from scripts.bench.memory import compared, model_of
 from scripts.gpu.context import Context
+from scripts.gpu.memory import measured
 from scripts.gpu.memory_cases import CASES, TINY_CASES, GpuCase, estimate_of
 from scripts.gpu.memory_jobs import free_memory, losses_of
-from scripts.gpu.results import ABSENT, RIGHT, WRONG, Result, write
+from scripts.gpu.results import RIGHT, WRONG, Result, write
 
 _MIB = 1 << 20
 LEAST, MOST = 0.95, 1.10  # of the measured bytes
@@ -33,13 +35,15 @@ class Peak:
 
 
 def main() -> int:
-    """Measure the cases from number FIRST on until the time UNTIL; writes a result for each."""
-    first, until, part, check, folder, device = sys.argv[1:7]
+    """Measure the cases that have no result yet, none that would begin after the time UNTIL; writes each result."""
+    until, part, check, folder, device = sys.argv[1:6]
     context = Context(part, check, Path(folder), device, "--tiny" in sys.argv)
     before = _used_on_device() if device == "cuda" else 0
-    for case in cases_of(context)[int(first) :]:
-        if time.time() > float(until):
-            write(context.folder, context.result(case.name, ABSENT, "no time was left"))
+    if device == "cuda":
+        grow_segments()  # as every job does
+    done = {each.case for each in measured(context)}
+    for case in cases_of(context):
+        if case.name in done or time.time() > float(until):
             continue
         started = time.monotonic()
         result = _traced(case, context) if device == "cpu" else _measured(case, context, before)
