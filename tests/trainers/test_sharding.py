@@ -174,3 +174,16 @@ def test_a_job_that_gets_ddp_in_place_of_fsdp2_is_refused(tiny_checkpoint: Path,
     assert "accelerate distributes the model by MULTI_CPU, not by FSDP2" in output
     assert "hint: set `accelerate.strategy" in output
     assert not (jobs.folder / "unsharded").exists()
+
+
+def test_ranks_of_a_sharded_job_share_out_gradients_after_every_batch(monkeypatch: pytest.MonkeyPatch):
+    from dimba.objectives.sft import SFT
+    from dimba.trainers.models.loading import Compute
+    from dimba.trainers.objectives.run_settings import run_settings
+
+    options = SFT.parse(["--base-checkpoint", "base", "--dataset", "data", "--output-dir", "out"])
+    found = []
+    for sharded in ("false", "true"):
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", sharded)
+        found.append(run_settings(options, Compute(on_cpu=True, mixed="no"), can_fall_back=False)["accelerator_config"])
+    assert found == [{}, {"gradient_accumulation_kwargs": {"sync_each_batch": True}}], "else each keeps all of them"

@@ -35,6 +35,7 @@ def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bo
         "ddp_broadcast_buffers": False,
         "ddp_timeout": int(PATIENCE.total_seconds()),
         "ddp_backend": backend(),
+        "accelerator_config": _accumulation(),
         "logging_steps": 1,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # it would log the previous loss in place of NaN
@@ -44,6 +45,11 @@ def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bo
         "save_steps": options.save_steps,
         "save_total_limit": options.save_total_limit,
     }
+
+
+def _accumulation() -> dict[str, Any]:
+    # Without it accelerate lets the ranks of a sharded job keep complete gradients until the last batch of a step.
+    return {"gradient_accumulation_kwargs": {"sync_each_batch": True}} if is_sharded() else {}
 
 
 def can_fall_back(options: TrainerOptions, objective: Objective[Any]) -> bool:
