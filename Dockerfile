@@ -41,6 +41,12 @@ RUN if [ "$PINS" = latest ]; then \
       -r /tmp/requirements${WITH}.txt -c /tmp/constraints${WITH}.txt \
  && rm -rf /tmp/certs /tmp/constraints*.txt /tmp/requirements*.txt
 
+# Liger's kernels are for Triton, which torch's CUDA wheels bring along. Jobs do without them where no index has them.
+RUN if /opt/venv/bin/python -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("triton"))'; then \
+      /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --find-links /tmp/wheels --retries 1 --no-deps \
+        "liger-kernel$([ "$PINS" = latest ] || echo ==0.8.5)" || echo "liger-kernel is not installed: jobs do without it"; \
+    fi
+
 # Triton, a part of torch's CUDA wheels, compiles C code when the first kernel starts.
 RUN if ! /opt/venv/bin/python -c 'import importlib.util, os, shutil, sys, sysconfig; \
       header = os.path.join(sysconfig.get_paths()["include"], "Python.h"); \

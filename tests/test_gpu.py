@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.gpu import accept, machine, runner
+from scripts.gpu import accept, machine, runner, wheels
 from scripts.gpu.parts import PARTS, Check, function_of
 from scripts.gpu.results import ABSENT, RIGHT, WRONG, Result, read, table, write
 from scripts.gpu.slim import slim
@@ -253,3 +253,9 @@ def test_a_combination_that_crashes_is_a_result_and_another_process_measures_the
     assert {each.case: each.outcome for each in memory.measured(context)} == {
         name: "failed" if name == names[1] else RIGHT for name in names
     }
+
+
+def test_a_bare_machine_gets_the_kernels_of_the_image():
+    name, version = wheels._KERNELS[0].split("==")
+    dockerfile = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+    assert name in dockerfile and f"echo =={version})" in dockerfile and wheels._KERNELS[0] in pins("3.12")

@@ -27,6 +27,7 @@ _BASE = {
     *("jinja2", "markupsafe", "filelock", "hf-xet"),
 }
 _ELSEWHERE = ("nvidia-", "cuda-")
+_KERNELS = ("liger-kernel==0.8.5",)  # as in the Dockerfile, which installs it beside Triton only
 
 
 def main() -> int:
@@ -61,7 +62,8 @@ def pins(python: str) -> list[str]:
     there = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     there |= {"platform_machine": "x86_64", "implementation_name": "cpython"}
     lines = [Requirement(line) for line in _PINS.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [f"{each.name}{each.specifier}" for each in lines if not each.marker or each.marker.evaluate(there)]
+    pinned = [f"{each.name}{each.specifier}" for each in lines if not each.marker or each.marker.evaluate(there)]
+    return [*pinned, *_KERNELS]
 
 
 def is_base(pin: str) -> bool:

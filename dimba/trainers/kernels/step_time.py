@@ -60,7 +60,7 @@ def step_times(job: Job, candidates: Mapping[str, Kernels]) -> Timings:
     for share in _SHARES:
         batch = {name: _part(value, share).to(job.trainer.args.device) for name, value in job.batch().items()}
         calls = {name: partial(_run, job, batch, each) for name, each in [(OWN, None), *candidates.items()]}
-        found = quickest("kernels", _key(job, batch), calls, job.trainer.args.device)
+        found = quickest("-".join(["kernels", *candidates]), _key(job, batch), calls, job.trainer.args.device)
         if OWN in found.seconds:
             break
     return found
