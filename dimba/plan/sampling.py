@@ -2,8 +2,8 @@
 
 Cached are two vectors a layer and token (Pope et al., Efficiently Scaling Transformer Inference, arXiv:2211.05102). The
 worst is either reading all prompts at once, or the last token, when the whole cache is there. A trained base samples
-under autocast; one with an adapter in its own type, the adapter in float32 (accelerate wraps the forward of the
-outermost model, which `generate` goes past). `scripts/bench/memory.py` holds the numbers against traces.
+under one autocast, which keeps its copies of weights; one with an adapter in its own type, the adapter in float32.
+`scripts/bench/memory.py` holds the numbers against traces.
 """
 
 from dataclasses import replace
@@ -75,11 +75,10 @@ def _mlp(shape: ModelShape, precision: Precision) -> int:
 
 
 def _last_token(shape: ModelShape, batch: Batch, precision: Precision) -> int:
-    """Bytes beside the cache for the last token; copies of weights are freed before a token is drawn."""
+    """Bytes beside the cache and the copies of the layers' weights, which stay, for the last token."""
     words = batch.rows * shape.vocabulary
-    head = shape.vocabulary * shape.hidden * precision.compute + words * precision.compute if precision.copies else 0
-    drawn = 4 * words * FLOAT32 - activations.weight_copies(
-        shape, precision
-    )  # scores, tempered, as probabilities, draws
+    copy = shape.vocabulary * shape.hidden * precision.compute if precision.copies else 0
+    head = copy + words * precision.compute if copy else 0
+    drawn = copy + 4 * words * FLOAT32  # scores, tempered, as probabilities, draws
     grown = _vectors(shape, precision) * batch.tokens // 2  # keys or values of a layer, longer by a token
     return max(head, drawn, grown, activations.unpacked(shape, precision))

@@ -1,7 +1,7 @@
 """The traced peak of memory of sampling a step: reading all prompts, then the last token with a full cache.
 
-Follows transformers' `generate` for GRPO. accelerate wraps only the outermost model's forward, so the base under an
-adapter computes in its own dtype. Not traced: `generate`'s own loop and the steps between, which take less, and all of
+Follows transformers' `generate` for GRPO: a trained base under one autocast for all tokens, a base under an adapter in
+its own dtype. Not traced: `generate`'s own loop and the steps between, which take less, and all of
 torch's `multinomial` but the numbers that it draws.
 """
 
@@ -26,11 +26,12 @@ def traced_sampling(model: torch.nn.Module, args: Namespace, *, rows: int, promp
         forward = trained.get_base_model() if trained is not model else _in_float32(Autocast(model))
         live.peak, live.phase = 0, "reading"
         cache = DynamicCache(config=model.config)
-        _step(forward, cache, rows=rows, new=prompt, length=prompt)
-        live.phase = "growing"
-        _grow(cache, length - 1)
-        live.phase = "last token"
-        _step(forward, cache, rows=rows, new=1, length=length)
+        with torch.autocast("cpu", torch.bfloat16, enabled=trained is model):
+            _step(forward, cache, rows=rows, new=prompt, length=prompt)
+            live.phase = "growing"
+            _grow(cache, length - 1)
+            live.phase = "last token"
+            _step(forward, cache, rows=rows, new=1, length=length)
         del moments
     return live
 

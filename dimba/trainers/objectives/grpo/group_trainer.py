@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -71,7 +72,10 @@ class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
     ) -> tuple[Ids, list[list[float]] | None]:
         start = time.perf_counter()
         if self._sampler is None:
-            ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **settings)
+            # Around all tokens: the model's own autocast would convert float32 weights again for each of them.
+            is_adapter = hasattr(self.model, "peft_config")
+            with nullcontext() if is_adapter else self.accelerator.autocast():
+                ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **settings)
         else:
             sampled = self._sampler.sample(prompt_ids, self.num_generations)
             ids, logprobs = sampled.ids, sampled.logprobs
