@@ -15,6 +15,7 @@ from dimba.trainers.kernels.liger import LigerKernels, NoKernels
 from dimba.trainers.kernels.proof import Kernels, Proof, prove
 from dimba.trainers.kernels.step_time import OWN, Job, step_times
 from dimba.trainers.kernels.timings import Timings, decided_by_first_rank
+from dimba.trainers.models.memory import meter_of
 from dimba.trainers.models.sharding import is_sharded
 from dimba.trainers.ranks import is_main_process
 
@@ -31,6 +32,8 @@ _MAKERS: dict[str, Callable[[PreTrainedModel], Kernels]] = {LIGER: LigerKernels,
 def use_quickest_kernels(job: Job) -> None:
     """Switches the model to the kernels of `choose_kernels`, and prints the choice of a job on CUDA."""
     words = choose_kernels(job)
+    if meter := meter_of(job.trainer.args.device):
+        meter.reset_peak()  # measuring and proving are no part of the job's peak
     if _is_on_cuda(job) and is_main_process():
         print(words, flush=True)
 
