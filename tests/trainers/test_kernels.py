@@ -269,12 +269,13 @@ def test_kernels_that_were_asked_for_and_cannot_be_used_end_the_job(
         choice.choose_kernels(replace(job(1, **given), samples=samples))
 
 
-def test_a_cpu_and_a_sharded_model_keep_their_own_kernels(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+def test_a_cpu_divided_rows_and_a_sharded_model_keep_their_own_kernels(stage: Stage, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(choice, "_is_on_cuda", lambda _: False)
     assert (
         choice.choose_kernels(job(10_000)) == "kernels: own (not liger: it is for CUDA; not compiled: it is for CUDA)"
     )
     monkeypatch.setattr(choice, "_is_on_cuda", lambda _: True)
+    assert "not liger: ranks share each row" in choice.choose_kernels(job(10_000, sequence_parallel=2))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert "the model is sharded" in choice.choose_kernels(job(10_000))
 
