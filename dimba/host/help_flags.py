@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator
 
 HELP_SECONDS = 20
-PARSER_VERSION = 3  # cached results of an older parser are ignored
+PARSER_VERSION = 4  # cached results of an older parser are ignored
 
 _FLAG = r"--?(?:\[no-?\])?[A-Za-z0-9][\w-]*(?:\.[\w-]+)*"
 _BRACKETS = r"(?:\{[^}]*\}|\[[^\]]*\]+|<[^>]*>+)(?:\.\.\.)?|\.\.\."
 _CAPITALS = r"(?=[^a-z\s]*[A-Z])[A-Z0-9_%](?:[A-Z0-9_%.:-]|[/|,+*](?=\w))*(?!\w)"
-_PLAINLY = r"[a-z]\w*(?: \[[^\]]*\.\.\.\]|(?:\|\w+)+)"  # `n [n ...]`, `a|b`
-_VALUE = rf"(?:[ =](?:{_BRACKETS}|{_CAPITALS}|{_PLAINLY})|{_BRACKETS})+"
+_PLAINLY = r"(?:[a-z]\w* \[[^\]]*\.\.\.\]|\w+(?:\|\w+)+(?![/|,+*.:-]?\w))"  # `n [n ...]`, `a|b`, `N|all`
+_VALUE = rf"(?:[ =](?:{_BRACKETS}|{_PLAINLY}|{_CAPITALS})|{_BRACKETS})+"
 _WORDS = rf"[ =][A-Za-z](?:[\w:-]|[/|.](?=\w))*(?: (?:{_BRACKETS}))*"
 
 
