@@ -250,7 +250,7 @@ def test_a_combination_that_crashes_is_a_result_and_another_process_measures_the
     monkeypatch.setattr(memory, "_command", lambda *_: [sys.executable, str(script), str(tmp_path)])
     left = list(memory.estimate(context))
     assert [each.outcome for each in left] == [ABSENT], "what was fitted: there are no measurements of a GPU"
-    assert {each.case: each.outcome for each in memory.measured(context)} == {
+    assert {each.case: each.outcome for each in context.answers()} == {
         name: "failed" if name == names[1] else RIGHT for name in names
     }
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.gpu.results import Result
+from scripts.gpu.results import ABSENT, Result, read
 
 Found = Iterator[Result]
 
@@ -24,3 +24,8 @@ class Context:
         return Result(
             part=self.part, check=self.check, case=case, outcome=outcome, detail=detail, measured=dict(measured)
         )
+
+    def answers(self) -> list[Result]:
+        """The results of this check so far, of an earlier call too."""
+        found = (each for each in read(self.folder) if (each.part, each.check) == (self.part, self.check))
+        return [each for each in found if each.outcome != ABSENT]

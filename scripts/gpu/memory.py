@@ -6,7 +6,7 @@ import time
 from statistics import median
 
 from scripts.gpu.context import Context, Found
-from scripts.gpu.results import ABSENT, FAILED, RIGHT, Result, read, write
+from scripts.gpu.results import ABSENT, FAILED, RIGHT, Result, write
 
 _SECONDS = 420.0  # in which cases begin; a started one ends within the limit of the check
 
@@ -25,7 +25,7 @@ def estimate(context: Context) -> Found:
             write(context.folder, context.result(broken[0], FAILED, f"exit status {status}"))
     for name in left:
         yield context.result(name, ABSENT, "no time was left")
-    yield fitted(context, measured(context))
+    yield fitted(context, context.answers())
 
 
 def _command(context: Context, until: float) -> list[str]:
@@ -35,14 +35,8 @@ def _command(context: Context, until: float) -> list[str]:
 
 
 def _left(context: Context, names: list[str]) -> list[str]:
-    done = {each.case for each in measured(context)}
+    done = {each.case for each in context.answers()}
     return [name for name in names if name not in done]
-
-
-def measured(context: Context) -> list[Result]:
-    """The results of this check so far, of an earlier call too."""
-    found = (each for each in read(context.folder) if (each.part, each.check) == (context.part, context.check))
-    return [each for each in found if each.outcome != ABSENT]
 
 
 def fitted(context: Context, results: list[Result]) -> Result:

@@ -15,7 +15,6 @@ from dimba.plan.model import MemoryEstimate
 from dimba.trainers.kernels.allocator import grow_segments
 from scripts.bench.memory import compared, model_of
 from scripts.gpu.context import Context
-from scripts.gpu.memory import measured
 from scripts.gpu.memory_cases import CASES, TINY_CASES, GpuCase, estimate_of
 from scripts.gpu.memory_jobs import free_memory, losses_of
 from scripts.gpu.results import RIGHT, WRONG, Result, write
@@ -41,7 +40,7 @@ def main() -> int:
     before = _used_on_device() if device == "cuda" else 0
     if device == "cuda":
         grow_segments()  # as every job does
-    done = {each.case for each in measured(context)}
+    done = {each.case for each in context.answers()}
     for case in cases_of(context):
         if case.name in done or time.time() > float(until):
             continue

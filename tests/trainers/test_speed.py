@@ -180,19 +180,17 @@ def test_flash_attention_is_refused_on_a_cpu(tiny_checkpoint: Path, rows: Path, 
     ],
 )
 def test_an_attention_that_this_machine_or_precision_lacks_is_refused(kind: str, method: str, mixed: str, problem: str):
-    options = flags(use_lora=method == "lora", attention=kind)
-    compute = loading.Compute(on_cpu=False, mixed=mixed)
     with pytest.raises(BadInput, match=problem) if problem else nullcontext():
-        assert set(attention_kinds.requested_attention(kind, options, compute)) <= {"attn_implementation"}
+        assert set(attention_kinds.requested_attention(kind, method, mixed, on_cpu=False)) <= {"attn_implementation"}
     for each in ("varlen", "flex_attention", "flash_attention_3"):
         with pytest.raises(BadInput, match="it is for CUDA"):
-            attention_kinds.requested_attention(each, options, loading.Compute(on_cpu=True, mixed="no"))
+            attention_kinds.requested_attention(each, method, "no", on_cpu=True)
 
 
 def test_an_old_torch_has_no_varlen(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(varlen, "_PARAMETERS", frozenset())
     with pytest.raises(BadInput, match=r"torch .* does not have it"):
-        attention_kinds.requested_attention("varlen", flags(), loading.Compute(on_cpu=False, mixed="bf16"))
+        attention_kinds.requested_attention("varlen", "full", "bf16", on_cpu=False)
 
 
 def test_bitsandbytes_is_imported_only_if_a_model_or_the_optimiser_may_need_it(tiny_checkpoint: Path, tmp_path: Path):

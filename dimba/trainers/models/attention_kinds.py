@@ -1,17 +1,10 @@
 """The attention that --attention asks for, as transformers is asked for it; refused where it cannot work."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import torch
 
 from dimba.common.errors import BadInput
-
-if TYPE_CHECKING:
-    from dimba.options.trainer import TrainerOptions
-    from dimba.trainers.models.loading import Compute
 
 _PACKAGES = {
     "flash_attention_2": ("flash-attn", "flash_attn"),
@@ -22,20 +15,24 @@ _ON_CUDA = (*_PACKAGES, "flex_attention", "varlen")
 _IN_HALF = (*_PACKAGES, "varlen")
 
 
-def requested_attention(kind: str, options: TrainerOptions, compute: Compute) -> dict[str, str]:
-    """Keyword arguments of `from_pretrained`; raises BadInput for a kernel that this machine or precision lacks."""
-    problem, hint = _problem(kind, options, compute)
+def requested_attention(kind: str, method: str, mixed: str, *, on_cpu: bool) -> dict[str, str]:
+    """Keyword arguments of `from_pretrained`; `mixed` is no, fp16 or bf16.
+
+    Raises:
+        BadInput: the device or the precision lacks the kernel.
+    """
+    problem, hint = _problem(kind, method, mixed, on_cpu=on_cpu)
     if problem:
         raise BadInput(problem, hint, key=f"--attention {kind}")
     return {} if kind in _AFTER_LOADING else {"attn_implementation": kind}
 
 
-def _problem(kind: str, options: TrainerOptions, compute: Compute) -> tuple[str, str]:
+def _problem(kind: str, method: str, mixed: str, *, on_cpu: bool) -> tuple[str, str]:
     other = "leave out --attention, or use `--attention sdpa`"
-    if compute.on_cpu and kind in _ON_CUDA:
+    if on_cpu and kind in _ON_CUDA:
         return "it is for CUDA", other
     # A frozen base is in 16 bits in any case.
-    if kind in _IN_HALF and compute.mixed == "no" and options.method == "full":
+    if kind in _IN_HALF and mixed == "no" and method == "full":
         return (
             "it computes in bf16 or fp16, and this job trains in float32",
             f"use `--mixed-precision bf16`, or {other}",

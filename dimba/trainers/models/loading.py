@@ -137,7 +137,7 @@ def load_model(options: TrainerOptions, compute: Compute, *, attention: str = "a
     """The base: float32 for full fine-tuning and on the CPU; on CUDA under an adapter frozen in bf16, fp16 or nf4."""
     check_checkpoint(options)
     is_frozen = options.method != "full"
-    settings = _settings(options, compute, frozen=is_frozen) | requested_attention(attention, options, compute)
+    settings = _settings(options, compute, frozen=is_frozen) | _attention(attention, options, compute)
     return _differentiable(load_complete(AutoModelForCausalLM, options.base_checkpoint, **settings))
 
 
@@ -157,9 +157,13 @@ def check_checkpoint(options: TrainerOptions) -> None:
     load_complete(AutoModelForCausalLM, options.base_checkpoint, quiet=True, device_map={"": "meta"}, **settings)
 
 
+def _attention(kind: str, options: TrainerOptions, compute: Compute) -> dict[str, str]:
+    return requested_attention(kind, options.method, compute.mixed, on_cpu=compute.on_cpu)
+
+
 def load_reference(options: TrainerOptions, compute: Compute, *, attention: str = "auto") -> PreTrainedModel:
     """A frozen copy of the base, in the precision of a base under an adapter; raises BadInput."""
-    settings = _settings(options, compute, frozen=True) | requested_attention(attention, options, compute)
+    settings = _settings(options, compute, frozen=True) | _attention(attention, options, compute)
     model: PreTrainedModel = load_complete(AutoModelForCausalLM, options.base_checkpoint, quiet=True, **settings)
     return model.requires_grad_(False)
 
