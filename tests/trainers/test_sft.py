@@ -282,6 +282,7 @@ def test_the_process_runner_trains_the_same_job_without_an_engine(tiny_job: Path
     done = dimba("launch", "job.yaml", cwd=tiny_job, **NO_ENGINE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no container engine" in done.stderr and "step 3/3" in done.stdout
+    assert "Warning: " not in done.stdout + done.stderr, "a library's warning is no line of a log"
     (run,) = json.loads(dimba("ps", "-a", "--json", cwd=tiny_job).stdout)
     folder = tiny_job / "runs" / run["id"]
     assert len((folder / "attempts" / "1" / "metrics.jsonl").read_text().splitlines()) == 3

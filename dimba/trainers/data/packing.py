@@ -81,7 +81,7 @@ def _token_count(features: Sequence[Feature]) -> torch.Tensor:
 def _copy(feature: Feature, batch: Batch, row: int, start: int) -> None:
     there = slice(start, start + len(feature["input_ids"]))
     for name in ("input_ids", "labels"):
-        batch[name][row, there] = torch.as_tensor(feature[name])
+        batch[name][row, there] = torch.tensor(feature[name])  # a copy: the rows are read-only arrays
     batch["labels"][row, start] = IGNORED  # nothing predicts a document's first token
 
 
