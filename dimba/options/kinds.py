@@ -25,7 +25,8 @@ class Integer:
         try:
             number = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"`{text}` is not a whole number") from None
+            words = f", and none of {', '.join(self.words)}" if self.words else ""
+            raise argparse.ArgumentTypeError(f"`{text}` is not a whole number{words}") from None
         if number < self.least:
             raise argparse.ArgumentTypeError(f"{number} is less than {self.least}")
         if number > self.most:
