@@ -23,3 +23,4 @@ class ExampleOptions(TrainerOptions):
     attention: str = option(speed_table.ATTENTION)
     warmup: float = option(optimiser_table.WARMUP, default=0.03)
     mixed_precision: str = option(speed_table.MIXED_PRECISION)
+    float8: bool = option(speed_table.FLOAT8)

@@ -3,7 +3,7 @@
 from functools import partial
 
 from dimba.options.checkpointing import AUTO, WORDS
-from dimba.options.kinds import Integer, OneOf
+from dimba.options.kinds import Integer, OneOf, Switch
 from dimba.options.param import Param
 
 _speed, _run = (partial(Param, group=group) for group in ("speed", "run"))
@@ -40,6 +40,13 @@ COMPILE = _speed(
     default="auto",
     help="compile the model's layers; auto: on a GPU, if proved equal and the job is long enough to pay for it",
 )
+FLOAT8 = _speed(
+    flags=("--float8",),
+    kind=Switch(),
+    help="matrix products in float8 by torchao, for training in full on GPUs from compute capability 8.9 on",
+)
+FLOAT8_ADAPTER = "products in float8 train a model in full, without an adapter"
+FLOAT8_HINT = f"leave out `{FLOAT8.flag}`"
 ACTIVATION_CHECKPOINTING = _run(
     flags=("--activation-checkpointing",),
     kind=Integer(words=WORDS),

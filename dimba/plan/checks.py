@@ -17,6 +17,7 @@ from dimba.options.table import VALIDATION_SPLIT
 from dimba.plan.adapter import adapter_problems
 from dimba.plan.job import ResolvedJob, resolved
 from dimba.plan.model_type import type_refusal
+from dimba.plan.speed import float8_problems
 from dimba.plan.streaming import stream_problems
 from dimba.plan.tracking import evaluation_problems, tracker_problems
 from dimba.spec import JobSpec
@@ -61,6 +62,7 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     if ours:
         errors += [*base_problems(job, facts), *evaluation_problems(job.spec)]
         errors += [*_data_keys(job.spec, data), *_held_out_split(job.spec, data), *stream_problems(job.spec)]
+        errors += float8_problems(job, facts)
         errors += tracker_problems(job.spec, facts, partial(_may_have, facts))
     refused = [each for each in data.sources if each.problem] or ([data] if data.problem else [])
     errors += [BadInput(each.problem, each.hint, key=each.key) for each in refused]

@@ -1,5 +1,8 @@
 """The choices for speed of the project's own trainers, as far as they are known before loading the model."""
 
+from dimba.common.errors import BadInput
+from dimba.host.facts import HostFacts
+from dimba.options.speed_table import FLOAT8, FLOAT8_ADAPTER, FLOAT8_HINT
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import ActivationPlan
 
@@ -14,6 +17,19 @@ def speed_choices(job: ResolvedJob, *, on_cpu: bool, mixed: str, activations: Ac
         return (precision, checkpointing)
     head = "the head computes tokens with loss only"
     return (precision, _packing(job, on_cpu=on_cpu), head, checkpointing)
+
+
+def float8_problems(job: ResolvedJob, facts: HostFacts) -> list[BadInput]:
+    """Why the project's own trainers refuse products in float8, as far as the spec tells."""
+    if job.trainer_args.get(FLOAT8.name) is not True:
+        return []
+    key = f"trainer_args.{FLOAT8.name}"
+    if job.method != "full":
+        return [BadInput(FLOAT8_ADAPTER, FLOAT8_HINT, key=key)]
+    if facts.image and facts.image.key is not None:
+        hint = "set `container.image` to an image that has dimba's packages and torchao"
+        return [BadInput("the image that dimba builds has no torchao", hint, key=key)]
+    return []
 
 
 def _precision(job: ResolvedJob, *, on_cpu: bool, mixed: str) -> str:

@@ -19,7 +19,7 @@ def test_help_of_a_trainer_lists_every_flag_under_its_group(objective: Objective
     group = ""
     for line in text.splitlines():
         group = line.removesuffix(":") if re.fullmatch(r"[a-z].*:", line) else group
-        group_of |= dict.fromkeys(re.findall(r"^  (--[a-z-]+)", line), group)
+        group_of |= dict.fromkeys(re.findall(r"^  (--[a-z0-9-]+)", line), group)
     assert group_of == {each.flag: each.group for each in objective.params.values()}
     assert list(dict.fromkeys(group_of.values())) == [each for each in GROUPS if each in group_of.values()]
 

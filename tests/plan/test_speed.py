@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dimba.host.facts import GpuFacts
-from tests.plan.test_plan import FACTS, FLAGS, plan
+from tests.plan.test_plan import FACTS, FLAGS, plan, refusal
 
-SPEED = {"--packing", "--attention", "--activation-checkpointing", "--mixed-precision"}
+SPEED = {"--packing", "--attention", "--activation-checkpointing", "--mixed-precision", "--float8"}
 CARDS = replace(FACTS, trainer=replace(FACTS.trainer, flags=FLAGS | SPEED))
 CPU = replace(CARDS, gpu=GpuFacts(problem="none"))
 
@@ -45,3 +45,21 @@ def test_the_choices_are_told_with_their_reasons(lines: str, on_cpu: bool, said:
 def test_nothing_is_told_of_somebody_elses_trainer():
     theirs = replace(CPU, trainer=replace(CPU.trainer, path=Path("/work/train.py")))
     assert plan(facts=theirs).speed == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "problem"),
+    [
+        ("lora", "products in float8 train a model in full, without an adapter"),
+        ("full", "the image that dimba builds has no torchao"),
+    ],
+)
+def test_float8_is_refused_before_the_launch_where_the_spec_rules_it_out(method: str, problem: str):
+    refused = refusal(f"trainer_args: {{float8: true}}\nmethod: {method}", CARDS)
+    assert f"trainer_args.float8: {problem}" in refused.message and refused.hint
+
+
+def test_float8_is_left_to_the_trainer_in_an_image_that_may_have_torchao():
+    own = replace(CARDS, image=replace(CARDS.image, key=None))
+    assert "--float8" in plan("trainer_args: {float8: true}\nmethod: full", own).argv
+    assert "--float8" not in plan("trainer_args: {float8: false}\nmethod: full", CARDS).argv

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from dimba.common.errors import BadInput
+from dimba.options.speed_table import FLOAT8
 from dimba.trainers.kernels.blocks import CompiledBlocks
+from dimba.trainers.kernels.float8 import use_float8
 from dimba.trainers.kernels.liger import LigerKernels, NoKernels
 from dimba.trainers.kernels.proof import Kernels, Proof, prove
 from dimba.trainers.kernels.step_time import OWN, Job, step_times
@@ -32,6 +34,8 @@ _MAKERS: dict[str, Callable[[PreTrainedModel], Kernels]] = {LIGER: LigerKernels,
 def use_quickest_kernels(job: Job) -> None:
     """Switches the model to the kernels of `choose_kernels`, and prints the choice of a job on CUDA."""
     words = choose_kernels(job)
+    if getattr(job.options, FLOAT8.name, False):  # after the kernels: they are proved more strictly in full precision
+        words += f"\n{use_float8(job)}"
     if meter := meter_of(job.trainer.args.device):
         meter.reset_peak()  # measuring and proving are no part of the job's peak
     if _is_on_cuda(job) and is_main_process():
