@@ -86,6 +86,7 @@ def test_six_steps_of_accepted_defaults_make_a_spec(wizard: Open, place: Path):
         assert len(line) <= 80
 
 
+@pytest.mark.proof
 def test_going_back_keeps_typed_answers_and_updates_defaults(wizard: Open, place: Path):
     terminal = wizard("--dataset", "qa.jsonl", GPUS=TWO_24)
     terminal.wait("learn from")
@@ -112,6 +113,7 @@ def test_going_back_keeps_typed_answers_and_updates_defaults(wizard: Open, place
     assert "batch size 3" in terminal.shown()
 
 
+@pytest.mark.proof
 def test_leaving_writes_nothing_and_keeps_a_draft(wizard: Open, place: Path):
     terminal = wizard(GPUS=ONE_8)
     to_budget(terminal)
@@ -149,6 +151,7 @@ def test_a_killed_wizard_leaves_its_draft_too(wizard: Open):
     again.wait("learn from")
 
 
+@pytest.mark.proof
 def test_a_draft_keeps_the_answers_of_flags(wizard: Open):
     flags = ["--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl"]
     terminal = wizard(*flags, GPUS=ONE_8)
@@ -272,6 +275,7 @@ def test_a_folder_of_checkpoints_suggests_its_newest_complete_one(wizard: Open, 
     terminal.wait("Data set")
 
 
+@pytest.mark.proof
 def test_columns_are_asked_if_no_format_fits(wizard: Open, place: Path):
     write_rows(place / "odd.jsonl", [{"id": 1, "ask": row["question"], "reply": row["answer"]} for row in QUESTIONS])
     write_rows(place / "odder.jsonl", [{"n": 1, "input": row["question"], "note": row["answer"]} for row in QUESTIONS])
@@ -486,6 +490,7 @@ def test_a_signal_leaves_the_terminal_as_it_was(wizard: Open):
     assert before[3] & termios.ECHO
 
 
+@pytest.mark.proof
 def test_plain_lines_need_no_utf8_and_report_a_long_wait(wizard: Open, place: Path):
     (place / "slow.py").write_text("import time\ntime.sleep(1.5)\nimport argparse\n" + TRAINER)
     flags = ["--mode", "sft", "--base-checkpoint", "checkpoints/base", "--dataset", "qa.jsonl", "--vram", "8"]
