@@ -110,6 +110,11 @@ def in_words(error: DimbaError) -> str:
     return f"{error.message}\n\nhint: {error.hint}" if error.hint else error.message
 
 
+def first_line(error: object) -> str:
+    """The first line of an error's text; the name of its class if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+
+
 class RunFailed(DimbaError):
     """The run started and failed, or was stopped elsewhere; `reason` is the exit reason where it is known."""
 

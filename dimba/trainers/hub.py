@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dimba.common.checkpoint.files import PICKLED_INDEX, SINGLE, indexed_files
 from dimba.common.contract import is_path
-from dimba.common.errors import HostCannot
+from dimba.common.errors import HostCannot, first_line
 from dimba.dataset.mixture import data_sets
 from dimba.options.trainer import TrainerOptions
 
@@ -97,7 +97,7 @@ def _request(name: str) -> tuple[str, float]:
         address = f"{_endpoint()}/{name}/resolve/main/{'README.md' if name.startswith('datasets/') else 'config.json'}"
         answer = get_session().head(address, headers=build_hf_headers(), timeout=_SECONDS, follow_redirects=False)
     except Exception as error:  # whatever it is, the libraries would meet it too
-        return (str(error).strip() or type(error).__name__).splitlines()[0][:200], 1.0
+        return first_line(error)[:200], 1.0
     if answer.status_code not in _NO_ANSWER:
         return "", 0.0
     wait = answer.headers.get("Retry-After", "")

@@ -17,10 +17,10 @@ def quantise(model: Any) -> None:
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
     from transformers.quantizers.base import get_keys_to_not_convert
 
-    from dimba.trainers.models.loading import _nf4
+    from dimba.trainers.models.loading import nf4
 
     kept = get_keys_to_not_convert(model)
-    replace_with_bnb_linear(model, modules_to_not_convert=kept, quantization_config=_nf4(torch.bfloat16))
+    replace_with_bnb_linear(model, modules_to_not_convert=kept, quantization_config=nf4(torch.bfloat16))
     model.is_loaded_in_4bit = True
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jinja2 import TemplateSyntaxError, meta, nodes
 from transformers.utils import chat_template_utils
@@ -18,8 +18,6 @@ from dimba.common.errors import Location, UnusableRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from dimba.options.trainer import TrainerOptions
 
 Message = dict[str, Any]
 Messages = Sequence[Message]
@@ -52,6 +50,19 @@ def template_refusal(where: Location, reason: str) -> TemplateFault:
     return TemplateFault(where, "refuses this chat", reason, hint)
 
 
+class TemplateOptions(Protocol):
+    """The flags of chat templates, as dimba.options.template_table declares them."""
+
+    @property
+    def chat_template_kwargs(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def template_date(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def control_tokens(self) -> str: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class TemplateSettings:
     """What a job sets for every row: arguments of the chat template, and the time that its clock shows (None: now).
@@ -64,7 +75,7 @@ class TemplateSettings:
     keeps_control_tokens: bool = False
 
     @classmethod
-    def of(cls, options: TrainerOptions) -> TemplateSettings:
+    def of(cls, options: TemplateOptions) -> TemplateSettings:
         """The settings that a trainer's flags name."""
         return cls(
             arguments=json.loads(options.chat_template_kwargs or "{}"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import is_path
-from dimba.common.errors import BadInput, HostCannot, Location
+from dimba.common.errors import BadInput, HostCannot, Location, first_line
 from dimba.dataset.files import DataFiles, Read, find_files, read_rows
 from dimba.dataset.formats import Format
 from dimba.dataset.local import require_local_keys
@@ -160,7 +160,7 @@ def _library_errors(name: str, split: str) -> Iterator[_ReadRows]:
     try:
         yield read
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         if read.rows:
             cause = f"data set `{name}`, split `{split}`: reading stopped behind row {read.rows:,}: {reason}"
             raise HostCannot(cause, "check the network and the Hub, then resume from the last checkpoint") from error

@@ -236,13 +236,14 @@ def _settings(options: TrainerOptions, compute: Compute, *, frozen: bool) -> dic
         "trust_remote_code": options.trust_remote_code,
     }
     if options.use_qlora:
-        settings |= {"quantization_config": _nf4(dtype)}
+        settings |= {"quantization_config": nf4(dtype)}
     if options.use_qlora or not (compute.on_cpu or is_sharded()):
         settings["device_map"] = device_map(compute)  # not by way of host memory, which has no room for every rank's
     return settings
 
 
-def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+def nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """The quantisation of a Q-LoRA base."""
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

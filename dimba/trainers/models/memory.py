@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dimba.common.errors import RunFailed
+from dimba.common.errors import RunFailed, first_line
 from dimba.common.units import size
 from dimba.objectives.budgets import FILLED
 from dimba.options.checkpointing import ALL, Checkpointing
@@ -142,7 +142,7 @@ class MemoryProbe(TrainerCallback):
     def _too_large(self, error: BaseException) -> RunFailed:
         reserved, _ = self._meter.peak()
         needed = f"more than the GPU's {size(self._meter.total())}, of which {size(reserved)} were taken"
-        line = str(error).strip().splitlines()[0]
+        line = first_line(error)
         problem = f"a step at the longest length needs {needed}{estimate_note()}\n  | {line}"
         return RunFailed(problem, SMALLER_HINT, reason="gpu_out_of_memory")
 

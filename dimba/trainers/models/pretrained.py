@@ -121,7 +121,7 @@ def _infinite(model: PreTrainedModel, checkpoint: str, settings: dict[str, Any])
 def load(kind: Any, checkpoint: str, flag: str = _BASE, **settings: Any) -> Any:
     """`kind.from_pretrained(checkpoint)`; raises BadInput, which names `flag`."""
     if is_path(checkpoint):
-        checkpoint = _local_checkpoint(Path(checkpoint).expanduser(), flag)
+        checkpoint = _local_checkpoint(Path(checkpoint).expanduser(), flag, tokenizer=kind is AutoTokenizer)
     try:
         if not settings["trust_remote_code"]:
             _refuse_code(checkpoint, flag)
@@ -180,8 +180,9 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]} ({Path(place.filename).name}:{place.lineno})"
 
 
-def _local_checkpoint(path: Path, flag: str) -> str:
-    if not (path / "config.json").is_file():
+def _local_checkpoint(path: Path, flag: str, *, tokenizer: bool) -> str:
+    # The folder of an adapter has a tokenizer and no config.json.
+    if not any((path / name).is_file() for name in (CONFIGS if tokenizer else CONFIGS[:1])):
         if path.exists() and (refusal := other_format_refusal(path)):
             raise BadInput(f"{path} {refusal.problem}", refusal.hint, key=flag)
         problem = "has no config.json" if path.is_dir() else "is not a folder" if path.exists() else "does not exist"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import broadcast_object_list
 
 from dimba.common.contract import SAVING_FOLDER
-from dimba.common.errors import BadInput, DimbaError, RunFailed
+from dimba.common.errors import BadInput, DimbaError, RunFailed, first_line
 from dimba.trainers.models.checkpoints import full_disk_reported, means_full_disk
 from dimba.trainers.models.generation import repair_model
 from dimba.trainers.models.precision import Precision
@@ -97,7 +97,7 @@ def _part(name: str, attempt: str, base: str) -> Iterator[None]:
     except Exception as error:  # whatever the library raises at the end would cost the run
         if means_full_disk(error):
             raise
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = first_line(error)
         problem = f"the {name} of {base} could not be saved at the end of the run: {line}"
         raise BadInput(problem, f"correct the base until {attempt} works and loads again") from error
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig
 
-from dimba.common.errors import printable
+from dimba.common.errors import first_line, printable
 from dimba.trainers.data.encoding import Example
 from dimba.trainers.kernels.attending import WITHOUT_CACHE
 from dimba.trainers.models.saved_model import evaluating
@@ -68,7 +68,7 @@ def continuations(trainer: Trainer, prompts: Sequence[Ids]) -> Continuations | N
     except Exception as error:  # a model without a cache, or of another interface, trains all the same
         if is_sharded():
             raise
-        print(f"no continuations are compared: {str(error).splitlines()[0] if str(error) else error!r}", flush=True)
+        print(f"no continuations are compared: {first_line(error)}", flush=True)
         return None
     new = output.sequences[:, longest:].tolist()
     ends = {tokenizer.eos_token_id, pad}

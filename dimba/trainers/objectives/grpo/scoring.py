@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dimba.common.contract import absolute
-from dimba.common.errors import BadInput
+from dimba.common.errors import BadInput, first_line
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.data.chat import prepare_tokenizer
 from dimba.trainers.data.prompt_rendering import chat_ids
@@ -72,7 +72,7 @@ def _load_adapter(checkpoint: str, options: GrpoOptions, compute: Compute) -> Pe
         with new_head_expected():
             return PeftModel.from_pretrained(base, checkpoint)
     except (OSError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{checkpoint}: {str(error).strip().splitlines()[0]}", _HINT, key=_FLAG) from error
+        raise BadInput(f"{checkpoint}: {first_line(error)}", _HINT, key=_FLAG) from error
 
 
 def _check_adapter(folder: Path, options: GrpoOptions) -> None:

@@ -15,7 +15,7 @@ import torch
 from transformers import ContinuousBatchingConfig
 from trl.models import unwrap_model_for_generation
 
-from dimba.common.errors import RunFailed
+from dimba.common.errors import RunFailed, first_line
 from dimba.trainers.objectives.grpo.sampling.sampler import Completions, Ids, checked
 from dimba.trainers.ranks import is_main_process
 
@@ -61,7 +61,7 @@ class ContinuousSampler:
             outputs = list(_generate(model, prompts, trainer.generation_config, graphs=graphs).values())
         trainer.model.train(was_training)
         if failed := [each.error for each in outputs if each.error is not None]:
-            raise RunFailed(f"{self.name} failed: {str(failed[0]).splitlines()[0]}", "leave out --sampler continuous")
+            raise RunFailed(f"{self.name} failed: {first_line(failed[0])}", "leave out --sampler continuous")
         completions = Completions([each.generated_tokens for each in outputs], [each.logprobs for each in outputs])
         return checked(self.name, prompts, [each.prompt_ids for each in outputs], completions)
 
