@@ -17,7 +17,6 @@ from dimba.trainers.data.chat import ChatEncoder, prepare_tokenizer
 from dimba.trainers.data.render import TemplateSettings
 from dimba.trainers.models.loading import load_tokenizer, nf4
 from dimba.trainers.models.pretrained import load_complete
-from dimba.trainers.models.saved_model import adapter_values_problem
 from dimba.trainers.models.text_part import complete_names
 from dimba.trainers.models.vocabulary import add_rows, untie
 
@@ -112,7 +111,7 @@ def _with_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # the comparison below names them
             adapted = PeftModel.from_pretrained(model, place)
-        problem = adapter_values_problem(adapted, place) or _leftover(adapted, place)
+        problem = _mismatch(adapted, place)
     except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
         problem = first_line(error)
     if problem:
@@ -120,9 +119,16 @@ def _with_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     return adapted
 
 
-def _leftover(model: PreTrainedModel, folder: str) -> str:
-    """The weights of the adapter's files for which the model has no place, as peft ignores them in silence."""
+def _mismatch(model: PreTrainedModel, folder: str) -> str:
+    """The names of weights that are only in the model or only in the adapter's files: peft loads what fits in silence.
+
+    An embedding in the files, which peft saves where training added rows, is a weight of the base.
+    """
     from peft import get_peft_model_state_dict, load_peft_weights  # as above
 
-    extra = sorted(load_peft_weights(folder, device="cpu").keys() - get_peft_model_state_dict(model).keys())
-    return f"unexpected keys: {', '.join(extra[:3])}" if extra else ""
+    ours = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    theirs = load_peft_weights(folder, device="cpu").keys()
+    for kind, names in (("missing", ours - theirs), ("unexpected", theirs - ours - model.state_dict().keys())):
+        if names:
+            return f"{kind} keys: {', '.join(sorted(names)[:3])}"
+    return ""
