@@ -1,14 +1,17 @@
 """A runner in memory, for tests without containers or processes; it passes the runners' contract tests."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 
 from dimba.common.runners import Capabilities
 from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
-from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
+from dimba.runners.protocol import Conversation, Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.spec import Container, JobSpec
 
 IN_MEMORY = Capabilities("in memory", leases_gpus=True)
@@ -86,3 +89,28 @@ class MemoryRunner:
         for line in text.splitlines():
             on_line(line)
         return Output(None if kind == "wait" else int(status), text + "\n")
+
+    @contextmanager
+    def converse(self, argv: Sequence[str], place: OneShot) -> Iterator[Conversation]:
+        echo = Echo()
+        if place.secrets:
+            echo.send(json.dumps(place.secrets))
+        yield echo
+
+
+@dataclass
+class Echo:
+    """Answers each line with itself, reversed."""
+
+    queue: "SimpleQueue[str | None]" = field(default_factory=SimpleQueue)
+
+    def send(self, line: str) -> None:
+        self.queue.put(line[::-1])
+
+    def lines(self) -> Iterator[str]:
+        while (line := self.queue.get()) is not None:
+            yield line
+
+    def wait(self) -> int:
+        self.queue.put(None)
+        return 0

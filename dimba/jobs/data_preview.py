@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -14,17 +13,15 @@ from dimba.dataset.token_report import DataReport
 from dimba.host import findings
 from dimba.host.build_context import package_folder
 from dimba.host.facts import HostFacts, TrainerFacts
-from dimba.host.proxies import PROXY_VARIABLES
 from dimba.host.source_flags import flags_in_file
 from dimba.host.stamp import stamp
 from dimba.host.trainer import own_trainer
+from dimba.jobs.place import one_shot
 from dimba.plan.checks import key_of
-from dimba.plan.environment import hub_login, job_environment
 from dimba.plan.flags import Resolved, trainer_argv, value_problems
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import Mount
 from dimba.plan.mounts import given_mounts
-from dimba.plan.network import OFFLINE
 from dimba.plan.streaming import stream_problems
 from dimba.records.store import make_folder
 from dimba.runners.protocol import OneShot, Runner
@@ -33,7 +30,6 @@ _KIND = "data"
 _ROOMS = ("common", "dataset", "objectives", "options", "trainers/data", "trainers/objectives")
 _NO_LIMIT = 7 * 24 * 3600.0  # seconds
 _OUTPUT_LINES = 15
-_TOKEN = "HF_TOKEN"  # noqa: S105  # a variable's name
 
 Progress = Callable[[int], None]
 
@@ -118,22 +114,9 @@ def preview_argv(job: ResolvedJob, facts: HostFacts) -> list[str]:
 
 
 def _place(job: ResolvedJob, facts: HostFacts) -> OneShot:
-    """The environment of the preview: of the spec's variables the Hub's token and proxies, as others could run code."""
-    named = {_TOKEN, *PROXY_VARIABLES} & set(job.spec.container.env) & set(os.environ)
-    image = facts.image
-    network = job.spec.container.network != "none" and not (facts.checkpoint.local and facts.data.local)
-    return OneShot(
-        uid=facts.output.uid,
-        gid=facts.output.gid,
-        image=(image.id or image.reference) if image else "",
-        mounts=tuple(each for each in given_mounts(facts) if not _is_output(each, facts)),
-        environment=job_environment(facts.cache, inside=image is not None)
-        | hub_login(named)
-        | ({} if network else OFFLINE),
-        secrets={name: os.environ[name] for name in named},
-        network=network,
-        timeout=_NO_LIMIT,
-    )
+    mounts = tuple(each for each in given_mounts(facts) if not _is_output(each, facts))
+    is_local = facts.checkpoint.local and facts.data.local
+    return one_shot(job.spec, facts, mounts, is_local=is_local, timeout=_NO_LIMIT)
 
 
 def _is_output(mount: Mount, facts: HostFacts) -> bool:

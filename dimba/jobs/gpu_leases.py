@@ -64,11 +64,30 @@ def wanted_by(spec: JobSpec, plan: LaunchPlan, facts: HostFacts) -> GpuRequest:
     return GpuRequest(candidates=plan.gpu_ids, count=len(plan.gpu_ids))
 
 
-class GpuLeases:
-    """The GPU leases of one run: requested, handed over to its job, and released."""
+def _never() -> bool:
+    return False
 
-    def __init__(self, run: RunFolder, runner: str, machine: Machine) -> None:
-        self._run, self._runner, self._machine = run, runner, machine
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A run, or a command such as `dimba chat`, that holds GPUs; `since` is its place in the queue."""
+
+    id: str
+    since: float  # seconds since 1970
+    is_stopped: Callable[[], bool] = _never  # while it waits
+
+    @classmethod
+    def of_run(cls, run: RunFolder) -> "Holder":
+        """A run on record, which queues since it was created."""
+        since = datetime.fromisoformat(run.record().created).timestamp()
+        return cls(id=run.id, since=since, is_stopped=run.has_stop_request)
+
+
+class GpuLeases:
+    """The GPU leases of one holder: requested, handed over to its job, and released."""
+
+    def __init__(self, holder: Holder, runner: str, machine: Machine) -> None:
+        self._holder, self._runner, self._machine = holder, runner, machine
         self._jobs: dict[str, Jobs] = {}
         self._leases = Leases(locks_folder(), self._job_lives)
 
@@ -76,15 +95,14 @@ class GpuLeases:
         """Requests the GPUs; the answer has them, or the runs that hold them."""
         self._jobs = self._machine.jobs()  # asked once for all leases, before their table is locked
         held = (item for jobs in self._jobs.values() for item in (jobs.held or {}).items())
-        labels = {gpu: f"run {run}" for gpu, run in held if run != self._run.id}
+        labels = {gpu: f"run {run}" for gpu, run in held if run != self._holder.id}
         others = {**used_by_processes(), **labels}
-        since = datetime.fromisoformat(self._run.record().created).timestamp()
-        return self._leases.ask(self._run.id, wanted, since=since, runner=self._runner, others=others)
+        return self._leases.ask(self._holder.id, wanted, since=self._holder.since, runner=self._runner, others=others)
 
     def take(self, gpus: tuple[str, ...]) -> None:
         """Takes GPUs that other runs may hold as well (`--share`)."""
         self._jobs = self._machine.jobs()
-        self._leases.take(self._run.id, gpus, runner=self._runner)
+        self._leases.take(self._holder.id, gpus, runner=self._runner)
 
     def wait(self, wanted: GpuRequest, say: Callable[[str], None]) -> tuple[str, ...]:
         """Waits for the GPUs in the order of requests; raises Interrupted if the run is stopped meanwhile."""
@@ -94,18 +112,18 @@ class GpuLeases:
                 said = text
                 say(text)
             time.sleep(_POLL)
-            if self._run.has_stop_request():
-                self._leases.release(self._run.id)
-                raise Interrupted(f"run {self._run.id} was stopped while it waited", "")
+            if self._holder.is_stopped():
+                self._leases.release(self._holder.id)
+                raise Interrupted(f"run {self._holder.id} was stopped while it waited", "")
         return answer.gpus
 
     def hand_over(self, job: str) -> None:
         """The leases last as long as the job from now on."""
-        self._leases.hand_over(self._run.id, job)
+        self._leases.hand_over(self._holder.id, job)
 
     def give_back(self) -> None:
         """Releases the GPUs."""
-        self._leases.release(self._run.id)
+        self._leases.release(self._holder.id)
 
     def _job_lives(self, lease: Lease) -> bool | None:
         if jobs := self._jobs.get(lease.runner):

@@ -10,7 +10,7 @@ from dimba.common.checkpoints import newest_checkpoint
 from dimba.host.probe import runs_folder
 from dimba.host.provenance import provenance
 from dimba.jobs.context import JobContext, Policy, gather
-from dimba.jobs.gpu_leases import GpuLeases, machine, waiting_for, wanted_by
+from dimba.jobs.gpu_leases import GpuLeases, Holder, machine, waiting_for, wanted_by
 from dimba.jobs.lifecycle import Options, Reporter, Run, interrupted, signals
 from dimba.jobs.output_owner import owned_output
 from dimba.jobs.supervisor import spawn_supervisor
@@ -96,7 +96,7 @@ def carry_on(run: Run, context: JobContext, reporter: Reporter, *, detach: bool)
         with signals(interrupted):
             context = _prepared(run, context, reporter)
         leased = context.plan().gpus and context.runner.capabilities.leases_gpus
-        leases = GpuLeases(run.folder, context.runner.name, machine()) if leased else None
+        leases = GpuLeases(Holder.of_run(run.folder), context.runner.name, machine()) if leased else None
         with signals(interrupted):
             gpu_ids = _gpu_ids(run, context, leases, reporter, wait=not detach)
         if gpu_ids is None or supervised:

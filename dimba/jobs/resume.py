@@ -102,6 +102,11 @@ def spec_of(folder: RunFolder, record: RunRecord, further: Sequence[str] = ()) -
         except OSError as error:
             hint = "relative paths of its spec start there; launch a spec with the new paths instead"
             raise BadInput(f"{folder.id} was launched in {record.folder}: {error.strerror}", hint) from None
+    return recorded_spec(folder, record, further)
+
+
+def recorded_spec(folder: RunFolder, record: RunRecord, further: Sequence[str] = ()) -> LoadedSpec:
+    """The spec as it was launched, with `further` overrides; its relative paths start in `record.folder`."""
     path = folder.path / SPEC_FILE
     return parse_spec(path.read_bytes(), source=str(path), overrides=[*record.overrides, *further])
 

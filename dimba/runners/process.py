@@ -7,6 +7,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.host.packages import install_command, missing_packages
 from dimba.plan.model import LaunchPlan
 from dimba.runners.deadline import deadline
-from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
+from dimba.runners.protocol import Conversation, Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.tail import follow_file
 from dimba.spec import Container, JobSpec
 
@@ -154,22 +156,74 @@ class ProcessRunner:
         return Output(None if passed.is_set() else status, "".join(text))
 
     def _spawn_once(self, argv: Sequence[str], place: OneShot) -> "subprocess.Popen[str]":
-        inherited = {name: value for name, value in os.environ.items() if name not in TOKENS}
-        with_secrets = {ENV_SECRETS_ON_STDIN: "1"} if place.secrets else {}
-        child = subprocess.Popen(
-            argv,
-            env={**inherited, "COLUMNS": "200", **place.environment, **with_secrets},
-            stdin=subprocess.PIPE if place.secrets else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            **identity(place.uid, place.gid),
-        )
+        child = spawn(argv, place, reads=bool(place.secrets))
         if child.stdin:
-            child.stdin.write(json.dumps(dict(place.secrets or {})) + "\n")
             child.stdin.close()
         return child
+
+    @contextmanager
+    def converse(self, argv: Sequence[str], place: OneShot) -> Iterator[Conversation]:
+        """As the job's user, in a session of its own."""
+        try:
+            child = spawn(argv, place, reads=True, start_new_session=True)
+        except OSError as error:
+            hint = "`dimba doctor` checks this machine"
+            raise HostCannot(f"{argv[0]} does not start: {error.strerror}", hint) from None
+        try:
+            yield ProcessConversation(child)
+        finally:
+            if child.poll() is None:
+                _kill_tree(child.pid)
+            child.wait()
+
+
+def spawn(argv: Sequence[str], place: OneShot, *, reads: bool, **how: Any) -> "subprocess.Popen[str]":
+    """Starts a one-shot command, and sends its secrets; `reads`: its stdin stays open for more."""
+    inherited = {name: value for name, value in os.environ.items() if name not in TOKENS}
+    with_secrets = {ENV_SECRETS_ON_STDIN: "1"} if place.secrets else {}
+    child = subprocess.Popen(
+        argv,
+        env={**inherited, "COLUMNS": "200", **place.environment, **with_secrets},
+        stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        **identity(place.uid, place.gid),
+        **how,
+    )
+    if child.stdin and place.secrets:
+        child.stdin.write(json.dumps(dict(place.secrets)) + "\n")
+        child.stdin.flush()
+    return child
+
+
+@dataclass(frozen=True)
+class ProcessConversation:
+    """A conversation over pipes."""
+
+    child: "subprocess.Popen[str]"
+
+    def send(self, line: str) -> None:
+        """Writes to its stdin."""
+        assert self.child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.child.stdin.write(line + "\n")
+            self.child.stdin.flush()
+
+    def lines(self) -> Iterator[str]:
+        """Reads its stdout and stderr."""
+        assert self.child.stdout is not None
+        for line in self.child.stdout:
+            yield line.rstrip("\n")
+
+    def wait(self) -> int:
+        """The process's own status, 128 + n after signal n."""
+        assert self.child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.child.stdin.close()
+        code = self.child.wait()
+        return code if code >= 0 else 128 - code
 
 
 def _handed_on(child: "subprocess.Popen[str]", on_line: OnLine) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The interface of runners. The real ones and the one in memory pass the same contract tests."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -90,6 +91,25 @@ class Runner(Protocol):
     def run_once(self, argv: Sequence[str], place: "OneShot", on_line: OnLine = ignored) -> Output:
         """Runs a one-shot command where the job would run, and passes each line to `on_line`."""
 
+    def converse(self, argv: Sequence[str], place: "OneShot") -> "AbstractContextManager[Conversation]":
+        """Starts a one-shot command that reads lines; it has ended, and left nothing behind, after the block.
+
+        A Ctrl-C on the terminal does not reach it.
+        """
+
+
+class Conversation(Protocol):
+    """A one-shot command that reads lines, and answers with lines."""
+
+    def send(self, line: str) -> None:
+        """Sends one line; a command that has ended does not read it."""
+
+    def lines(self) -> Iterator[str]:
+        """The lines of its output as they come, until it ends."""
+
+    def wait(self) -> int:
+        """Closes its input, waits for its end, and returns its exit status."""
+
 
 class FoundRunner(NamedTuple):
     """A runner, and what is known of this machine's engine."""
@@ -111,4 +131,6 @@ class OneShot:
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] | None = None  # sent to the entry point over stdin; None if the command reads no stdin
     network: bool = False
-    timeout: float = 20
+    timeout: float = 20  # seconds; a conversation has no limit
+    name: str = ""  # as the holder of its GPUs; empty if it holds none
+    ports: Mapping[int, int] = field(default_factory=dict)  # port inside: port on 127.0.0.1

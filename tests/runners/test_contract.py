@@ -29,6 +29,9 @@ time.sleep(30)
 """
 
 
+ECHO = "import sys\nfor line in sys.stdin: print(line.strip()[::-1])"
+
+
 @dataclass
 class Bench:
     """A runner, and how to say `print this and exit so` and `wait to be told` to it."""
@@ -133,6 +136,36 @@ def test_a_short_command_gives_its_output_and_status(bench: Bench):
     done = bench.runner.run_once(bench.says("hello\nthere", 0), bench.one_shot(), lines.append)
     assert (done.exit_code, done.text) == (0, "hello\nthere\n")
     assert lines == ["hello", "there"], "handed on as they come"
+
+
+def test_a_conversation_answers_line_by_line_until_its_input_is_closed(bench: Bench):
+    argv = (sys.executable if bench.runner.name == "process" else "python3", "-u", "-c", ECHO)
+    with bench.runner.converse(argv, bench.one_shot()) as conversation:
+        answers = conversation.lines()
+        for text, answer in (("abc", "cba"), ("größer", "reßörg")):
+            conversation.send(text)
+            assert next(answers) == answer
+        assert conversation.wait() == 0
+        assert list(answers) == []
+
+
+def test_a_conversation_that_is_left_early_has_ended(bench: Bench):
+    argv = (sys.executable if bench.runner.name == "process" else "python3", "-u", "-c", ECHO)
+    with pytest.raises(KeyboardInterrupt), bench.runner.converse(argv, bench.one_shot()) as conversation:
+        conversation.send("x")
+        assert next(conversation.lines()) == "x"
+        raise KeyboardInterrupt
+    if bench.runner.name == "docker":
+        left = bench.runner.api.containers(all=True, filters={"ancestor": TEST_BASE})
+        assert not [each for each in left if ECHO in each["Command"]]
+
+
+def test_secrets_reach_a_conversation_in_front_of_its_first_line(bench: Bench):
+    argv = (sys.executable if bench.runner.name == "process" else "python3", "-u", "-c", ECHO)
+    with bench.runner.converse(argv, bench.one_shot(secrets={"HF_TOKEN": "hf_abc"})) as conversation:
+        conversation.send("x")
+        answers = conversation.lines()
+        assert (next(answers), next(answers)) == ('{"HF_TOKEN": "hf_abc"}'[::-1], "x")
 
 
 def test_a_short_command_that_takes_too_long_is_ended(bench: Bench):

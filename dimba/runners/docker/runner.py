@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,6 @@ from requests.exceptions import RequestException
 
 import docker
 from dimba.common.contract import (
-    ENV_SECRETS_ON_STDIN,
     EXIT_FILE,
     LABEL_ATTEMPT,
     LABEL_GPUS,
@@ -32,9 +32,10 @@ from dimba.runners.docker.engine import Engine, engine_started
 from dimba.runners.docker.image import build, look_at_image, pull
 from dimba.runners.docker.liveness import Liveness
 from dimba.runners.docker.newest import build_latest
+from dimba.runners.docker.one_shot import ContainerConversation, on_stdin, one_shot_container
 from dimba.runners.docker.request import LOCKED_DOWN, NAMES, OWN_NAME, gpu_requests, mounts
 from dimba.runners.docker.translate import translated
-from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
+from dimba.runners.protocol import Conversation, Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.tail import follow_file
 from dimba.spec import Container, JobSpec
 
@@ -102,7 +103,7 @@ class DockerRunner:
 
     def _create(self, plan: LaunchPlan, run_id: str, attempt: int, secrets: Mapping[str, str]) -> str:
         assert plan.image is not None
-        environment = {**plan.environment, **_on_stdin(secrets)}
+        environment = {**plan.environment, **on_stdin(secrets)}
         if not plan.gpus or plan.gpu_devices:
             # An engine whose default runtime is nvidia's would show them all, whatever CDI was asked for.
             environment["NVIDIA_VISIBLE_DEVICES"] = "void"
@@ -242,31 +243,15 @@ class DockerRunner:
 
     def run_once(self, argv: Sequence[str], place: OneShot, on_line: OnLine = ignored) -> Output:
         """A container that is removed at once."""
-        container = ""
-        try:
-            container = self._create_one_shot(argv, place)
+        with one_shot_container(self.api, argv, place, self._user(place.uid, place.gid)) as container:
             self._start(container, place.secrets or {})
             return self._watched(container, place.timeout, on_line)
-        except APIError as error:
-            raise translated(str(error.explanation), f"running `{' '.join(argv[:3])}` in the image") from None
-        finally:
-            if container:
-                self.api.remove_container(container, force=True)
 
-    def _create_one_shot(self, argv: Sequence[str], place: OneShot) -> str:
-        requests = gpu_requests(place.gpus, place.gpu_devices)
-        created = self.api.create_container(
-            place.image,
-            list(argv),
-            user=self._user(place.uid, place.gid),
-            environment={"COLUMNS": "200", **place.environment, **_on_stdin(place.secrets)},
-            stdin_open=bool(place.secrets),
-            network_disabled=not place.network,
-            host_config=self.api.create_host_config(
-                mounts=mounts(place.mounts), device_requests=requests, **LOCKED_DOWN
-            ),
-        )
-        return str(created["Id"])
+    @contextmanager
+    def converse(self, argv: Sequence[str], place: OneShot) -> Iterator[Conversation]:
+        """A container whose stdin closes, so that the command ends, when this process ends."""
+        with one_shot_container(self.api, argv, place, self._user(place.uid, place.gid), reads=True) as container:
+            yield ContainerConversation.begin(self.api, container, place.secrets or {})
 
     def _watched(self, container: str, timeout: float, on_line: OnLine) -> Output:
         with deadline(timeout, lambda: self.stop(container, 0)) as passed:
@@ -281,7 +266,3 @@ class DockerRunner:
 def _moment(text: str) -> float:
     """Seconds since the epoch of what the engine calls a time, which has nine digits after the point."""
     return datetime.fromisoformat(text[:19] + "+00:00").timestamp()
-
-
-def _on_stdin(secrets: Mapping[str, str] | None) -> dict[str, str]:
-    return {ENV_SECRETS_ON_STDIN: "1"} if secrets else {}

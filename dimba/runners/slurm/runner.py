@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.plan.slurm import cluster_image, cluster_nodes, slurm_script
 from dimba.runners.process import TOKENS, ProcessRunner, identity
-from dimba.runners.protocol import Ending, OneShot, OnLine, Output, Progress, ignored
+from dimba.runners.protocol import Conversation, Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.slurm import scheduler
 from dimba.runners.slurm.scheduler import Standing
 from dimba.runners.tail import Tail
@@ -121,6 +122,10 @@ class SlurmRunner:
     def run_once(self, argv: Sequence[str], place: OneShot, on_line: OnLine = ignored) -> Output:
         """On this machine, which has the same files."""
         return self._here.run_once(argv, place, on_line)
+
+    def converse(self, argv: Sequence[str], place: OneShot) -> AbstractContextManager[Conversation]:
+        """As `run_once`."""
+        return self._here.converse(argv, place)
 
     def _until(self, job: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
