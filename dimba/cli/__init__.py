@@ -17,6 +17,7 @@ from dimba.common.runners import AUTO, RENDERED, RUNNERS
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _DETACH = "return once the run has started; the last line on stdout is its id"
+_TOOLS = "a JSON file with a list of tools that the model may call"
 _TRUST = "allow the spec's own code, images, mounts and variables without asking"
 
 
@@ -60,7 +61,7 @@ def _prepare_streams() -> None:
 
 def _run(args: argparse.Namespace) -> int:
     # Imported late: `dimba --help` must not load pydantic, docker and rich, nor must the wizard's first prompt.
-    rooms = {"wizard": "dimba.cli.wizard", "prune": "dimba.cli.prune"}
+    rooms = {name: f"dimba.cli.{name}" for name in ("wizard", "prune", "chat", "generate")}
     command = getattr(importlib.import_module(rooms.get(args.command, "dimba.cli.commands")), args.command)
     status = int(command(args) or 0)
     sys.stdout.flush()  # a full disk must raise here, not while Python ends
@@ -85,6 +86,7 @@ def command_parser(words: list[str]) -> argparse.ArgumentParser:
     _add_wizard(commands, words)
     _add_spec_commands(commands)
     _add_run_commands(commands)
+    _add_model_commands(commands)
     _add_json(commands.add_parser("demo", help="create a tiny checkpoint and data set, and fine-tune it"))
     _add_json(commands.add_parser("doctor", help="check this machine's engine, GPUs, disk and network"))
     _add_prune(commands)
@@ -141,6 +143,24 @@ def _add_run_commands(commands: Commands) -> None:
     logs = commands.add_parser("logs", help="print the log of a run")
     _add_run(logs)
     logs.add_argument("-f", "--follow", action="store_true", help="continue until the run ends")
+
+
+def _add_model_commands(commands: Commands) -> None:
+    from dimba.cli.models import add_talk
+
+    chat = commands.add_parser("chat", help="talk to a trained model")
+    add_talk(chat)
+    chat.add_argument("--tools", metavar="FILE", help=_TOOLS)
+    generate = commands.add_parser("generate", help="print a trained model's answers, or answer a file of rows")
+    add_talk(generate)
+    generate.add_argument("prompts", nargs="*", metavar="PROMPT", help="a question (default: from stdin)")
+    generate.add_argument("--tools", metavar="FILE", help=_TOOLS)
+    generate.add_argument("--file", metavar="ROWS", help="answer the prompts of a file, in batches")
+    generate.add_argument("--out", metavar="FILE", help="where to write their answers (default: ROWS.answers.jsonl)")
+    generate.add_argument("--force", action="store_true", help="replace that file, and begin again")
+    columns = "our column and that of the file, such as prompt=question"
+    generate.add_argument("--columns", nargs="+", default=[], metavar="OURS=YOURS", help=columns)
+    generate.add_argument("--batch-size", type=int, default=16, metavar="N", help="rows at once (default: 16)")
 
 
 def _add_launch(launch: argparse.ArgumentParser) -> None:

@@ -4,17 +4,16 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dimba.common.contract import ENV_GPU_PATH
+from dimba.common.contract import ENV_ALLOW_CPU, ENV_GPU_PATH
 from dimba.host.facts import Gpu
 from dimba.jobs.gpu_leases import GpuLeases, Holder, machine
 from dimba.jobs.lifecycle import Reporter, interrupted, signals
 from dimba.jobs.model_source import ModelSource
 from dimba.jobs.place import one_shot
-from dimba.plan.model import Mount
 from dimba.plan.placement import choose_gpus, gpu_devices
 from dimba.records.leases import GpuRequest
 from dimba.records.store import make_folder
@@ -30,25 +29,28 @@ def place_of(
     command: str,
     reporter: Reporter,
     *,
-    mounts: tuple[Mount, ...] | None = None,
+    beside: Sequence[ModelSource] = (),
+    writable: Sequence[Path] = (),
     variables: tuple[str, ...] = (),
     ports: Mapping[int, int] | None = None,
 ) -> Iterator[OneShot]:
     """A place with GPUs that are leased to `command` until the block ends; it waits for its turn.
 
-    `mounts`: more than the model's own; `variables` of this process are passed on as secrets.
+    `beside`: further models that are loaded there; `writable` folders; `variables` of this process that it gets as
+    secrets.
 
     Raises:
         Interrupted: Ctrl-C while it waits.
     """
     name = f"{command}-{source.name}-{secrets.token_hex(2)}"
     make_folder(source.facts.cache, source.facts.output.uid, source.facts.output.gid)
+    mounts = {each.target: each for one in (*beside, source) for each in one.mounts(*writable)}
     with _leased(source, name, reporter) as gpus:
         place = one_shot(
             source.spec,
             source.facts,
-            mounts or source.mounts(),
-            is_local=source.is_local and not variables,
+            tuple(mounts.values()),
+            is_local=all(each.is_local for each in (source, *beside)) and not variables,
             further=variables,
             gpus=gpus,
             gpu_devices=gpu_devices(gpus, source.facts, os.environ.get(ENV_GPU_PATH)),
@@ -56,14 +58,14 @@ def place_of(
             name=name,
             ports=ports or {},
         )
-        yield _with_visible(place, source)
+        yield place.with_environment(_devices(source, gpus))
 
 
-def _with_visible(place: OneShot, source: ModelSource) -> OneShot:
-    if not source.runner.capabilities.runs_in_image:
-        visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.id for gpu in place.gpus)}
-        return OneShot(**{**vars(place), "environment": {**place.environment, **visible}})
-    return place
+def _devices(source: ModelSource, gpus: Sequence[Gpu]) -> dict[str, str]:
+    allowed = {ENV_ALLOW_CPU: "1"} if source.request.allow_cpu else {}
+    if source.runner.capabilities.runs_in_image:
+        return allowed
+    return {**allowed, "CUDA_VISIBLE_DEVICES": ",".join(gpu.id for gpu in gpus)}
 
 
 @contextmanager
@@ -100,8 +102,3 @@ def gpus_for(source: ModelSource) -> GpuRequest | None:
 def _needed(source: ModelSource, most: int) -> int:
     smallest = min((gpu.memory_mib or 0) for gpu in source.facts.gpu.gpus) << 20
     return min(most, max(1, math.ceil(source.weight_bytes * _ROOM / smallest))) if smallest else 1
-
-
-def folder_mount(folder: Path) -> Mount:
-    """A folder to write in, at the same path inside."""
-    return Mount(source=str(folder), target=str(folder), read_only=False)

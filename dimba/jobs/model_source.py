@@ -18,6 +18,7 @@ from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.reconcile import reconciled
 from dimba.jobs.resume import recorded_spec
+from dimba.objectives.registry import OBJECTIVES
 from dimba.plan.model import Mount
 from dimba.records import ACTIVE, RunFolder, RunRecord, find_run
 from dimba.runners.protocol import Runner
@@ -83,7 +84,7 @@ class ModelSource:
     @property
     def is_local(self) -> bool:
         """Whether everything that is loaded is on this machine."""
-        return not self.trained.is_adapter or self.facts.checkpoint.local
+        return self.folder.is_absolute() and (not self.trained.is_adapter or self.facts.checkpoint.local)
 
     @property
     def weight_bytes(self) -> int:
@@ -182,7 +183,7 @@ def _spec_of_folder(folder: Path, overrides: Sequence[str]) -> LoadedSpec:
         raise BadInput(f"{folder / ADAPTER} does not name its base", "give the base with `--base`")
     value = {
         "version": 1,
-        "mode": "sft",
+        "mode": next(iter(OBJECTIVES)),  # any: nothing is trained
         "method": "full" if base is None else "lora",
         "base_checkpoint": base or str(folder),
         "dataset": {"name": _NO_DATA},

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -134,3 +134,7 @@ class OneShot:
     timeout: float = 20  # seconds; a conversation has no limit
     name: str = ""  # as the holder of its GPUs; empty if it holds none
     ports: Mapping[int, int] = field(default_factory=dict)  # port inside: port on 127.0.0.1
+
+    def with_environment(self, further: Mapping[str, str]) -> "OneShot":
+        """The same place with more variables."""
+        return replace(self, environment={**self.environment, **further})

@@ -21,6 +21,7 @@ from dimba.supervisor.diagnosis import diagnose, oom_kills
 from dimba.supervisor.gpus import gpu_problem
 from dimba.supervisor.job import Job, run_in_ranks
 from dimba.supervisor.job_log import JobLog
+from dimba.supervisor.job_secrets import read_secrets
 from dimba.supervisor.limits import HangDetector, Limits
 from dimba.supervisor.nodes import Node
 from dimba.supervisor.sampler import sampler_server
@@ -51,7 +52,7 @@ def _job_of_environment() -> Job:
     name = os.environ.get(contract.ENV_ATTEMPT_DIR)
     folder = Path(name) if name else None
     node = Node.from_environment()
-    secrets = _secrets()
+    secrets = read_secrets()
     environment = {**os.environ, **secrets}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     log = JobLog(_log_file(folder, node), secrets.values(), to_stdout=node.rank == 0)
@@ -73,20 +74,6 @@ def _own_output(job: Job) -> None:
 def _log_file(folder: Path | None, node: Node) -> Path | None:
     is_kept_elsewhere = not node.rank and os.environ.get(contract.ENV_LOG_ON_STDOUT)
     return None if folder is None or is_kept_elsewhere else folder / node.file(contract.LOG_FILE)
-
-
-def _secrets() -> dict[str, str]:
-    """Secrets by name: one JSON line on stdin, which `docker inspect` does not show, or named variables."""
-    if names := os.environ.get(contract.ENV_SECRET_NAMES, "").split():
-        return {name: os.environ[name] for name in names if name in os.environ}
-    if not os.environ.pop(contract.ENV_SECRETS_ON_STDIN, ""):
-        return {}
-    line = sys.stdin.readline()
-    if not line.endswith("\n"):
-        problem = "the launcher ended before it passed on the job's secrets"
-        raise SystemExit(f"error: {problem}\n\nhint: `dimba resume` starts the job again")
-    values: dict[str, str] = json.loads(line)
-    return values
 
 
 def _watch_signals(job: Job) -> None:

@@ -151,6 +151,11 @@ def quiet() -> None:
     import datasets  # 0.3 s, which a preview of data does not need
 
     datasets.disable_progress_bars()
+    quiet_transformers()
+
+
+def quiet_transformers() -> None:
+    """As `quiet`, without the data's libraries."""
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

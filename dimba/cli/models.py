@@ -1,0 +1,110 @@
+"""The arguments of commands that load a trained model."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dimba.common.contract import absolute
+from dimba.common.runners import AUTO, RUNNERS
+from dimba.options.kinds import Integer, Number
+
+if TYPE_CHECKING:
+    from dimba.commands.talk.request import TalkRequest
+    from dimba.jobs.model_source import ModelRequest
+
+_MODEL = "a run's id, the start of one, a name, or a folder with a model or an adapter"
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """The model, and where it is loaded."""
+    command.add_argument("model", metavar="RUN|FOLDER", help=_MODEL)
+    command.add_argument(
+        "--runner", choices=(AUTO, *RUNNERS), metavar="NAME", help="where the model is loaded: a runner"
+    )
+    command.add_argument(
+        "--gpus", metavar="GPUS", help="none, all, a number, or a list such as [0,1] (default: as few as hold it)"
+    )
+    command.add_argument("--base", metavar="BASE", help="the base of an adapter, in place of the recorded one")
+    command.add_argument("--allow-cpu", action="store_true", help="use the CPU if the GPUs do not work")
+    command.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings along")
+    command.add_argument("--json", action="store_true", help="print JSON, and ask nothing")
+
+
+def add_talk(command: argparse.ArgumentParser) -> None:
+    """How answers are drawn, and what they are compared with."""
+    add_model(command)
+    command.add_argument("--against", metavar="MODEL", help="also ask `base`, another run or a folder, side by side")
+    command.add_argument("--system", metavar="TEXT", help="the system prompt; an empty one removes that of the rows")
+    command.add_argument(
+        "--temperature",
+        type=Number(least=0, most=100),
+        default=0.0,
+        metavar="T",
+        help="0 takes the likeliest token (default)",
+    )
+    command.add_argument(
+        "--top-p",
+        type=Number(above=0, most=1),
+        default=1.0,
+        metavar="P",
+        help="draw from the likeliest tokens of this share",
+    )
+    command.add_argument(
+        "--top-k", type=Integer(least=0), default=0, metavar="K", help="draw from the K likeliest tokens (0: all)"
+    )
+    command.add_argument(
+        "--seed", type=Integer(least=0), default=0, metavar="N", help="draws the same again (default: 0)"
+    )
+    command.add_argument(
+        "--max-new-tokens",
+        type=Integer(),
+        default=512,
+        metavar="N",
+        help="the longest answer, in tokens (default: 512)",
+    )
+
+
+def model_request(args: argparse.Namespace) -> "ModelRequest":
+    """The command line as a value."""
+    from dimba.jobs.model_source import ModelRequest
+
+    return ModelRequest(
+        runner=args.runner,
+        gpus=args.gpus,
+        base=args.base,
+        trust_remote_code=args.trust_remote_code,
+        allow_cpu=args.allow_cpu,
+    )
+
+
+def talk_request(args: argparse.Namespace) -> "TalkRequest":
+    """The command line as a value."""
+    from dimba.commands.talk.request import TalkRequest
+    from dimba.common.inference import Sampling
+
+    names = ("temperature", "top_p", "top_k", "seed", "max_new_tokens")
+    return TalkRequest(
+        model=args.model,
+        against=args.against,
+        system=args.system,
+        sampling=Sampling(**{name: getattr(args, name) for name in names}),
+        where=model_request(args),
+    )
+
+
+def read_tools(path: str | None) -> tuple[Any, ...] | None:
+    """The tools in a JSON file; raises BadInput."""
+    import json
+
+    from dimba.common.errors import BadInput, UnusableRow, first_line
+    from dimba.dataset.samples import tools_of
+
+    if path is None:
+        return None
+    file = absolute(path)
+    try:
+        return tools_of({"tools": json.loads(Path(file).read_text(encoding="utf-8"))})
+    except (OSError, ValueError) as error:
+        raise BadInput(first_line(error), "give a JSON file with a list of tools", file=file) from None
+    except UnusableRow as error:
+        raise BadInput(error.finding, "give a JSON file with a list of tools", file=file) from None

@@ -1,0 +1,1 @@
+"""Talking to trained models: one prompt, a chat, or a file of rows."""

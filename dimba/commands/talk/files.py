@@ -1,0 +1,77 @@
+"""The work of `dimba generate --file`: which rows, by which models, into which file."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dimba.commands.talk.request import TalkRequest
+from dimba.commands.talk.rows import AnswerFile, Progress, Row, answer_rows, rows_of
+from dimba.commands.talk.session import ModelSession
+from dimba.common.contract import absolute
+from dimba.common.errors import BadInput
+from dimba.host.fingerprint import fingerprint
+from dimba.jobs.model_source import ModelSource
+from dimba.options.trainer import column_names
+
+
+@dataclass
+class FileWork:
+    """A file of rows, and the file of their answers."""
+
+    source: Path
+    out: Path
+    rows: list[Row]
+    request: TalkRequest
+    batch_size: int
+    answers: AnswerFile | None = None
+    models: int = 1
+
+    @classmethod
+    def begin(
+        cls, file: str, out: str | None, request: TalkRequest, columns: Sequence[str], *, batch_size: int
+    ) -> "FileWork":
+        """Reads the rows; raises BadInput."""
+        source = absolute(file)
+        name = source.name.partition(".")[0] or "rows"
+        try:
+            named = column_names(tuple(columns))
+        except ValueError as error:
+            raise BadInput(str(error), "for example `--columns prompt=question`") from None
+        rows = rows_of(source, named, request.system)
+        return cls(source, absolute(out or f"{name}.answers.jsonl"), rows, request, batch_size)
+
+    def open(self, source: ModelSource, against: ModelSource | None, *, force: bool) -> int:
+        """Finds the answers that an earlier command has written, and returns their number; raises BadInput."""
+        models = [each.trained.as_json() for each in (source, against) if each]
+        weights = [fingerprint(each.folder, _unreported) for each in (source, against) if each]
+        header = {
+            "rows": fingerprint(self.source, _unreported),
+            "models": models,
+            "weights": weights,
+            "system": self.request.system,
+            **self.request.sampling.as_json(),
+        }
+        self.models = len(models)
+        self.answers = AnswerFile(self.out, header, force=force)
+        return self.answers.done
+
+    def run(self, session: ModelSession, progress: Progress) -> int:
+        """Writes what is missing; returns the number of rows without an answer."""
+        assert self.answers is not None, "`open` comes first"
+        failed = 0
+        rows, of = self.rows[self.answers.done :], len(self.rows)
+
+        def lines() -> Iterator[dict[str, Any]]:
+            nonlocal failed
+            sampling, size = self.request.sampling, self.batch_size
+            for line in answer_rows(session, rows, sampling, size, progress, models=self.models, of=of):
+                failed += "error" in line
+                yield line
+
+        self.answers.write(lines())
+        return failed
+
+
+def _unreported(_done: int, _of: int) -> None:
+    """Hashing a model reports no progress: its digest is remembered."""

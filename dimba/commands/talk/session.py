@@ -1,0 +1,113 @@
+"""Loaded models that answer, in the image of the run or as a process; they have ended after the block."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dimba.common import inference
+from dimba.common.errors import DimbaError, RunFailed, from_json
+from dimba.common.inference import Answer, Prompt, Sampling
+from dimba.jobs.lifecycle import Reporter
+from dimba.jobs.model_place import place_of
+from dimba.jobs.model_source import ModelSource
+from dimba.runners.protocol import Conversation
+from dimba.spec.secrets import mask_secrets
+
+OnPart = Callable[[str, str], None]  # (kind, text)
+_OUTPUT_LINES = 15
+# -P: without it, a module of the same name in the current folder would be imported.
+_MODULE = ("-P", "-m", "dimba.trainers.inference")
+
+
+@dataclass
+class ModelSession:
+    """One or two loaded models, by number; `stop` ends the answer that is being generated."""
+
+    conversation: Conversation
+    reporter: Reporter
+    secrets: Sequence[str] = ()
+    noise: list[str] = field(default_factory=list)  # lines of libraries, shown where the process fails
+
+    def __post_init__(self) -> None:
+        self._lines = self.conversation.lines()
+
+    def load(self, request: dict[str, Any]) -> None:
+        """Loads the models; raises DimbaError."""
+        self._send(inference.LOAD, request)
+        for kind, value in self._events():
+            if kind == inference.READY:
+                return
+            self.reporter.note(str(value))
+
+    def ask(self, prompt: Prompt, sampling: Sampling, on_part: OnPart, model: int = 0) -> Answer:
+        """The answer to a prompt, whose parts go to `on_part` as they come; raises DimbaError."""
+        self._send(inference.ASK, {"model": model, "prompt": prompt.as_json(), "sampling": sampling.as_json()})
+        for kind, value in self._events():
+            if kind == inference.DONE:
+                return Answer.from_json(value)
+            on_part(kind, value)
+        raise self._ended()
+
+    def answers(
+        self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int, model: int = 0
+    ) -> Iterator[Answer]:
+        """The answers of many prompts as they come, in any order; raises DimbaError."""
+        asked = {"model": model, "prompts": [each.as_json() for each in prompts], "batch_size": batch_size}
+        self._send(inference.BATCH, {**asked, "sampling": sampling.as_json()})
+        for kind, value in self._events():
+            if kind == inference.DONE:
+                return
+            yield Answer.from_json(value)
+
+    def stop(self) -> None:
+        """Ends the answer that is being generated."""
+        self._send(inference.STOP, True)
+
+    def _send(self, kind: str, value: Any) -> None:
+        self.conversation.send(json.dumps({kind: value}))
+
+    def _events(self) -> Iterator[tuple[str, Any]]:
+        for line in self._lines:
+            event = _event(line)
+            if event is None:
+                self.noise.append(line)
+            elif event[0] == inference.ERROR:
+                raise from_json(event[1])
+            else:
+                yield event
+        raise self._ended()
+
+    def _ended(self) -> DimbaError:
+        status = self.conversation.wait()
+        output = mask_secrets("\n".join(self.noise[-_OUTPUT_LINES:]), self.secrets)
+        return RunFailed(
+            f"the model's process ended with status {status}:\n{output}", "`dimba doctor` checks this machine"
+        )
+
+
+def _event(line: str) -> tuple[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else None
+
+
+@contextmanager
+def model_session(
+    source: ModelSource, command: str, reporter: Reporter, against: ModelSource | None = None
+) -> Iterator[ModelSession]:
+    """The models of `source` and `against`, loaded; waits for its GPU's turn. Raises DimbaError."""
+    source = source.prepared(reporter)
+    beside = [against] if against else []
+    python = "python" if source.facts.image else source.facts.python
+    with (
+        place_of(source, command, reporter, beside=beside) as place,
+        source.runner.converse([python, *_MODULE], place) as conversation,
+    ):
+        session = ModelSession(conversation, reporter, tuple((place.secrets or {}).values()))
+        models = [one.trained.as_json() for one in (source, *beside)]
+        session.load({"models": models, "gpus": len(place.gpus)})
+        yield session

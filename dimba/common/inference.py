@@ -1,0 +1,80 @@
+"""What the host asks a loaded model, and the names of the lines between them. Standard library only.
+
+The host sends one JSON object a line: `load`, then `ask`, `batch` or `stop`. The model's process answers with `note`,
+`ready`, `text` or `reasoning` (parts of an answer as they come), `row` (a complete answer), `done` and `error`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+LOAD, ASK, BATCH, STOP = "load", "ask", "batch", "stop"
+NOTE, READY, TEXT, REASONING, ROW, DONE, ERROR = "note", "ready", "text", "reasoning", "row", "done", "error"
+END, LENGTH, STOPPED, REFUSED = "end", "length", "stopped", "refused"  # why an answer ends
+
+Messages = tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen: the likeliest at temperature 0, else drawn; a seed draws the same again."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    seed: int = 0
+    max_new_tokens: int = 512
+
+    def as_json(self) -> dict[str, Any]:
+        """The value as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A chat that ends with a question; `number` is its place in a file, which also decides what is drawn for it."""
+
+    messages: Messages
+    tools: tuple[Any, ...] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the chat template
+    number: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The value as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Prompt":
+        """Reads `as_json`."""
+        tools = value.get("tools")
+        return cls(
+            messages=tuple(value["messages"]),
+            tools=tuple(tools) if tools else None,
+            arguments=value.get("arguments") or {},
+            number=int(value.get("number", 0)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A complete answer: its text, the reasoning apart, why it ended, and the tokens of prompt and answer."""
+
+    text: str
+    reasoning: str = ""
+    finish: str = END
+    prompt_tokens: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    first_token_seconds: float = 0.0
+    number: int = 0
+    error: str = ""  # why there is no answer
+
+    def as_json(self) -> dict[str, Any]:
+        """The value as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Answer":
+        """Reads `as_json`; ignores unknown keys."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{key: item for key, item in value.items() if key in known})

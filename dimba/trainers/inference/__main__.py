@@ -1,0 +1,110 @@
+"""Answers over stdin and stdout, as `dimba.common.inference` describes: `python -m dimba.trainers.inference`."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dimba.common import inference
+from dimba.common.errors import BadInput, DimbaError, Location
+from dimba.common.inference import Answer, Prompt, Sampling
+from dimba.supervisor.job_secrets import read_secrets
+
+_WHERE = Location("the prompt")
+
+
+def main() -> int:
+    """Loads what the first line names, and answers until stdin closes; returns the exit status."""
+    os.environ.update(read_secrets())
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
+    lines = Lines()
+    try:
+        worker = _worker(next(lines.requests()), lines)
+        for request in lines.requests():
+            lines.stopped.clear()
+            worker.handle(request)
+    except StopIteration:
+        return 0
+    except DimbaError as error:
+        _print(inference.ERROR, error.as_json())
+        return error.exit_status
+    return 0
+
+
+class Lines:
+    """Requests from stdin, read in a thread of their own so that `stop` is noticed while an answer is generated."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.stopped = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            request = json.loads(line)
+            if inference.STOP in request:
+                self.stopped.set()
+            else:
+                self._queue.put(request)
+        self.stopped.set()  # the host has ended: nothing waits for the answer
+        self._queue.put(None)
+
+    def requests(self) -> Iterator[dict[str, Any]]:
+        """The requests in order, until stdin closes."""
+        while (request := self._queue.get()) is not None:
+            yield request
+
+
+def _worker(request: Mapping[str, Any], lines: Lines) -> Worker:
+    from dimba.trainers.inference.loading import load_speakers  # torch, which the thread above need not wait for
+
+    speakers = load_speakers(request[inference.LOAD], lambda text: _print(inference.NOTE, text))
+    _print(inference.READY, {"context": speakers[0].context})
+    return Worker(speakers, lines.stopped.is_set)
+
+
+class Worker:
+    """Answers requests with the loaded models."""
+
+    def __init__(self, speakers: list[Any], is_stopped: Any) -> None:
+        self._speakers, self._is_stopped = speakers, is_stopped
+
+    def handle(self, request: Mapping[str, Any]) -> None:
+        """Answers `ask` or `batch`; a prompt that cannot be answered is an `error` line, and the next one is read."""
+        try:
+            if inference.ASK in request:
+                self._ask(request[inference.ASK])
+            else:
+                self._batch(request[inference.BATCH])
+        except BadInput as error:
+            _print(inference.ERROR, error.as_json())
+
+    def _ask(self, asked: Mapping[str, Any]) -> None:
+        speaker = self._speakers[int(asked.get("model", 0))]
+        encoded = speaker.encode(Prompt.from_json(asked["prompt"]), _WHERE)
+        answer: Answer = speaker.stream(encoded, Sampling(**asked["sampling"]), _print, self._is_stopped)
+        _print(inference.DONE, answer.as_json())
+
+    def _batch(self, asked: Mapping[str, Any]) -> None:
+        from dimba.trainers.inference.batches import answer_all
+
+        speaker = self._speakers[int(asked.get("model", 0))]
+        prompts = [Prompt.from_json(each) for each in asked["prompts"]]
+        sampling, size = Sampling(**asked["sampling"]), int(asked["batch_size"])
+        for answer in answer_all(speaker, prompts, sampling, size, self._is_stopped):
+            _print(inference.ROW, answer.as_json())
+        _print(inference.DONE, {})
+
+
+def _print(kind: str, value: Any) -> None:
+    sys.stdout.write(json.dumps({kind: value}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
