@@ -1,15 +1,18 @@
 """The report of tokenised data: the pieces that the model gets, as readable text."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dimba.dataset.token_report import Part, Shown
+from dimba.common.contract import DATA_FILE, ENV_ATTEMPT_DIR
+from dimba.dataset.token_report import DataReport, Part, Shown
 from dimba.trainers.data.encoding import Example
 from dimba.trainers.data.reporting import decode, report_on
 from dimba.trainers.data.selection import select
 from dimba.trainers.data.token_store import TokenStore, TokenWriter
+from dimba.trainers.objectives.data_output import record_data
 
 NOTE = {"format": "text", "columns": {}, "rows": 0, "unusable": 0, "bad": [], "places": [[0, "data.jsonl:"]]}
 
@@ -23,13 +26,17 @@ class Bytes:
 
 def shown(folder: Path, texts: list[str], max_length: int, on_long: str) -> tuple[Shown, ...]:
     """The shown examples of rows whose tokens carry loss from the sixth on."""
+    return report(folder, texts, max_length, on_long).shown
+
+
+def report(folder: Path, texts: list[str], max_length: int, on_long: str) -> DataReport:
     with TokenWriter(folder / "store") as writer:
         for number, text in enumerate(texts, 1):
             ids = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
             writer.add(Example(ids, np.arange(len(ids)) >= 5), number)
         writer.finish(NOTE)
     rows = TokenStore.open(folder / "store")
-    return report_on(rows, select(rows, max_length, on_long), Bytes(), max_length=max_length, on_long=on_long).shown
+    return report_on(rows, select(rows, max_length, on_long), Bytes(), max_length=max_length, on_long=on_long)
 
 
 def text(example: Shown) -> str:
@@ -76,3 +83,14 @@ def test_a_character_of_several_tokens_is_not_cut(edge: int):
 def test_a_replacement_character_in_the_text_moves_no_border():
     ids = np.frombuffer("a\ufffdb".encode(), dtype=np.uint8).astype(np.int32)
     assert [part.text for part in decode(Example(ids, np.arange(len(ids)) >= 4), Bytes())] == ["a\ufffd", "b"]
+
+
+def test_a_launched_job_records_the_report_beside_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = report(tmp_path, ["01234abcde"], 32, "split")
+    monkeypatch.delenv(ENV_ATTEMPT_DIR, raising=False)
+    record_data(found)  # a trainer that runs alone has no such folder
+    monkeypatch.setenv(ENV_ATTEMPT_DIR, str(tmp_path))
+    record_data(found)
+    assert DataReport.from_json(json.loads((tmp_path / DATA_FILE).read_text(encoding="utf-8"))) == found
+    monkeypatch.setenv(ENV_ATTEMPT_DIR, str(tmp_path / "missing"))
+    record_data(found)  # a save reports a full disk

@@ -1,5 +1,11 @@
-"""The data as a job prints them before its first step."""
+"""The data as a job prints and records them before its first step."""
 
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from dimba.common.contract import DATA_FILE, ENV_ATTEMPT_DIR
 from dimba.common.errors import printable
 from dimba.dataset.token_report import DataReport
 
@@ -11,6 +17,16 @@ def print_report(report: DataReport) -> None:
     """Print the counts and notes of the report."""
     for line in report.lines():
         print_line(line)
+
+
+def record_data(report: DataReport) -> None:
+    """Write the report beside the log of a launched job, for `dimba report`."""
+    folder = os.environ.get(ENV_ATTEMPT_DIR)
+    if not folder:
+        return
+    with suppress(OSError):  # a save reports a full disk
+        text = json.dumps(report.as_json(), ensure_ascii=False)
+        Path(folder, DATA_FILE).write_text(text + "\n", encoding="utf-8", errors="replace")
 
 
 def print_data(report: DataReport) -> None:

@@ -18,7 +18,7 @@ from dimba.trainers.models.saving import save, stop_where_turns_end
 from dimba.trainers.models.sharding import connect_ranks
 from dimba.trainers.objectives.callbacks import StopOnSignal
 from dimba.trainers.objectives.continuations import ROWS, Ids
-from dimba.trainers.objectives.data_output import print_data
+from dimba.trainers.objectives.data_output import print_data, record_data
 from dimba.trainers.objectives.evaluations import check_validation, load_best
 from dimba.trainers.objectives.learning import LearningProof
 from dimba.trainers.objectives.run_settings import can_fall_back, has_just_evaluated, run_settings
@@ -41,6 +41,7 @@ def prepare_data(
     check_tracker(options)
     data = load(options, row_printer()).require_usable()
     if is_main_process():
+        record_data(data.report)
         print_data(data.report)
     connect_ranks()
     return data

@@ -16,6 +16,7 @@ from dimba.trainers.models.saving import output_folder, quiet, save
 from dimba.trainers.models.sharding import is_sharded
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
 from dimba.trainers.objectives.continuations import ROWS, last_tokens
+from dimba.trainers.objectives.data_output import record_data
 from dimba.trainers.objectives.grpo.group_trainer import GroupTrainer
 from dimba.trainers.objectives.grpo.held_out import HeldOutTest
 from dimba.trainers.objectives.grpo.output import print_prompts, print_samples
@@ -109,6 +110,7 @@ def check_sampler(options: GrpoOptions, compute: Compute) -> None:
 def _load_prompts(options: GrpoOptions) -> Prompts:
     prompts = load_prompts(options, row_printer()).require_usable()
     if is_main_process():
+        record_data(prompts.report)
         print_prompts(prompts.report)
     return prompts
 

@@ -6,6 +6,7 @@ from functools import partial
 from transformers import TrainerCallback
 from trl import GRPOConfig
 
+from dimba.common.contract import SAMPLES_FILE
 from dimba.objectives.grpo import BETA_WITH_REWARD_MODEL, GRPO, GrpoOptions
 from dimba.trainers.data.packing import Batch
 from dimba.trainers.kernels.choice import use_quickest_kernels
@@ -26,8 +27,6 @@ from dimba.trainers.objectives.grpo.step_layout import fill_step, planned_steps,
 from dimba.trainers.objectives.run_settings import can_fall_back, checkpoint_layers, configure, run_settings
 from dimba.trainers.ranks import is_main_process
 from dimba.trainers.rewards import Reward
-
-SAMPLES_FILE = "samples.jsonl"
 
 
 def make_trainer(
