@@ -50,6 +50,7 @@ bench: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/bench/growth.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/grpo.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/records.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/report.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/stopping.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/queues.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/memory.py

@@ -61,7 +61,7 @@ def _prepare_streams() -> None:
 
 def _run(args: argparse.Namespace) -> int:
     # Imported late: `dimba --help` must not load pydantic, docker and rich, nor must the wizard's first prompt.
-    rooms = {name: f"dimba.cli.{name}" for name in ("wizard", "prune", "chat", "generate")}
+    rooms = {name: f"dimba.cli.{name}" for name in ("wizard", "prune", "chat", "generate", "report", "watch")}
     command = getattr(importlib.import_module(rooms.get(args.command, "dimba.cli.commands")), args.command)
     status = int(command(args) or 0)
     sys.stdout.flush()  # a full disk must raise here, not while Python ends
@@ -143,6 +143,17 @@ def _add_run_commands(commands: Commands) -> None:
     logs = commands.add_parser("logs", help="print the log of a run")
     _add_run(logs)
     logs.add_argument("-f", "--follow", action="store_true", help="continue until the run ends")
+    _add_views(commands)
+
+
+def _add_views(commands: Commands) -> None:
+    report = commands.add_parser("report", help="write what a run did, or how several compare, as one HTML file")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's id, the start of one, or a name")
+    report.add_argument("--open", action="store_true", help="open the file in the browser")
+    _add_json(report)
+    watch = commands.add_parser("watch", help="show a run's progress in the terminal until it ends")
+    _add_run(watch)
+    watch.add_argument("--json", action="store_true", help="print a line of JSON for each change")
 
 
 def _add_model_commands(commands: Commands) -> None:

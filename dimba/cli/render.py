@@ -142,6 +142,25 @@ def show_ending(record: "RunRecord", seconds: float) -> None:
         estimated = f", {size(estimate)} estimated" if estimate else ""
         console.print(f"GPU memory: {size(record.peak_memory_bytes)} at its peak{estimated}", markup=False)
     console.print(f"run {record.id}; `dimba logs {record.id}` prints its log", markup=False)
+    show_next_steps(record)
+
+
+def show_outcome(record: "RunRecord") -> None:
+    """Print how a run ended, with its exit reason, and the commands that come next."""
+    console = errors_console()
+    console.print(f"[{_STATUS.get(record.status, 'default')}]{record.status}[/], {record.exit_reason}: ", end="")
+    console.print(record.output_dir, markup=False)
+    if record.learning_problem:
+        console.print(f"nothing was learned: {printable(record.learning_problem)}", markup=False)
+    show_next_steps(record)
+
+
+def show_next_steps(record: "RunRecord") -> None:
+    """Print the commands that come next, a line each."""
+    from dimba.jobs.next_steps import next_steps
+
+    for step in next_steps(record):
+        errors_console().print(f"`{step.command}` {step.does}", markup=False)
 
 
 def show_demo(result: "DemoResult", run: "Path") -> None:

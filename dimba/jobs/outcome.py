@@ -196,10 +196,12 @@ def proof_of_learning(folder: RunFolder) -> dict[str, Any]:
 
 
 def _next_steps(folder: RunFolder) -> str:
-    """The commands that print the log and resume the run."""
+    """The commands that print the log, resume the run and show what it measured."""
     logs = f"`dimba logs {folder.id}` prints its log"
     try:
         newest = newest_checkpoint(Path(folder.record().output_dir))
     except BadInput:
         newest = None
-    return f"{logs}; `dimba resume {folder.id}` continues from {newest.name}" if newest else logs
+    resume = f"{logs}; `dimba resume {folder.id}` continues from {newest.name}" if newest else logs
+    metrics = [path for path in folder.path.glob(f"attempts/*/{contract.METRICS_FILE}") if path.stat().st_size]
+    return f"{resume}; `dimba report {folder.id} --open` shows its curves" if metrics else resume

@@ -1,0 +1,111 @@
+/* Draws the curves of a report, in the colours of the page, and again where those change. */
+(function () {
+  "use strict";
+  const LIGHT = {
+    text: "#1f2328", line: "#d0d7de", back: "#ffffff",
+    colours: ["#0b5cbf", "#b42318", "#1a7f37", "#7a35d6", "#8a5a00", "#00727c", "#b0307a", "#57606a"],
+  };
+  const DARK = {
+    text: "#e6edf3", line: "#343c46", back: "#0d1117",
+    colours: ["#6cb6ff", "#ff8f8f", "#5fd38d", "#c7a9ff", "#e3b341", "#4fd6e0", "#ff9bce", "#adbac7"],
+  };
+  const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
+  const SYMBOLS = ["circle", "square", "diamond", "cross", "x"];
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const drawings = JSON.parse(document.getElementById("drawings").textContent);
+
+  // plotly reads a few tags in names.
+  function plain(text) {
+    return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  }
+
+  function traces(drawing, theme) {
+    const count = theme.colours.length;
+    if (drawing.bars) {
+      return drawing.bars.map((bar) => ({
+        type: "bar", orientation: "h", name: bar.name, x: bar.x, y: bar.y.map(plain),
+        marker: { color: theme.colours[bar.run % count], pattern: { shape: bar.run ? "/" : "" } },
+        hovertemplate: "%{y}: %{x:.2f} GiB " + bar.name + "<extra></extra>",
+      }));
+    }
+    return drawing.curves.map((curve) => ({
+      type: "scatter", name: plain(curve.name), x: curve.x, y: curve.y, connectgaps: false,
+      mode: curve.dots ? "lines+markers" : "lines",
+      line: { color: theme.colours[curve.run % count], dash: DASHES[curve.run % DASHES.length], width: curve.x.length > 400 ? 1.3 : 2 },
+      marker: { color: theme.colours[curve.run % count], symbol: SYMBOLS[curve.run % SYMBOLS.length], size: 7 },
+    }));
+  }
+
+  // A constant curve would get an axis from one below it to one above.
+  function range(drawing) {
+    const all = drawing.bars ? [] : drawing.curves.flatMap((curve) => curve.y).filter((y) => y !== null);
+    const isConstant = all.length > 0 && all.every((y) => y === all[0]);
+    return isConstant && all[0] !== 0 ? { range: [0, 2 * all[0]].sort((a, b) => a - b) } : {};
+  }
+
+  function height(drawing) {
+    const names = drawing.bars ? drawing.bars[0].y.length + 1 : drawing.curves.length;
+    return (drawing.bars ? 120 : 300) + (drawing.bars ? 56 : 20) * names + "px";
+  }
+
+  function layout(drawing, theme) {
+    const axis = { gridcolor: theme.line, zerolinecolor: theme.line, linecolor: theme.line, automargin: true };
+    const bars = Boolean(drawing.bars);
+    return {
+      paper_bgcolor: theme.back, plot_bgcolor: theme.back,
+      font: { color: theme.text, family: "system-ui, sans-serif", size: 12 },
+      margin: { l: 48, r: 12, t: 8, b: 40 },
+      barmode: "group",
+      hovermode: bars || drawing.curves.length > 6 ? "closest" : "x unified",
+      hoverlabel: { bgcolor: theme.back, bordercolor: theme.line, font: { color: theme.text } },
+      showlegend: bars || drawing.curves.length > 1,
+      legend: { orientation: "h", x: 0, y: -0.24, yanchor: "top", bgcolor: theme.back },
+      xaxis: bars
+        ? { ...axis, title: { text: "GiB" }, rangemode: "tozero" }
+        : { ...axis, title: { text: "step", standoff: 4 }, tickformat: ",~r", hoverformat: ",~r" },
+      yaxis: bars ? axis : { ...axis, ...range(drawing), tickformat: drawing.format, hoverformat: ".5~g" },
+      modebar: { bgcolor: theme.back, color: theme.text, activecolor: theme.colours[0] },
+    };
+  }
+
+  const config = {
+    responsive: true, displaylogo: false, displayModeBar: "hover",
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+  };
+
+  function draw(theme) {
+    for (const drawing of drawings) {
+      const plot = document.getElementById("plot-" + drawing.name);
+      if (plot.data) {
+        const now = traces(drawing, theme);
+        plot.data.forEach((trace, n) => { if (trace.visible) { now[n].visible = trace.visible; } });
+        window.Plotly.react(plot, now, layout(drawing, theme), config);
+      } else {
+        plot.style.height = height(drawing);
+        window.Plotly.newPlot(plot, traces(drawing, theme), layout(drawing, theme), config);
+      }
+    }
+  }
+
+  function theme() {
+    return dark.matches ? DARK : LIGHT;
+  }
+
+  let opened = [];
+  function resize() {
+    for (const drawing of drawings) { window.Plotly.Plots.resize("plot-" + drawing.name); }
+  }
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details.print:not([open])")];
+    opened.forEach((each) => { each.open = true; });
+    draw(LIGHT);
+    resize();
+  });
+  window.addEventListener("afterprint", () => {
+    opened.forEach((each) => { each.open = false; });
+    draw(theme());
+    resize();
+  });
+  dark.addEventListener("change", () => draw(theme()));
+  draw(theme());
+})();
