@@ -75,6 +75,7 @@ EXIT_FILE = "exit.json"  # how the job ended, written by the entry point in the 
 WORD_FILE = "word.json"  # how our trainer ended, written by itself there and in the ranks' folder
 OUTPUT_FILE = "dimba.json"
 REPORT_FILE = "report.html"  # in the run's folder; of several runs in the current folder
+EXPORT_FILE = "export.json"  # in an export: what it is made of, and the numbers of its proof
 OWNER_FILE = "dimba-owner.json"  # in the output folder: who writes there now
 COMPLETE_FILE = "dimba-whole.json"  # in a checkpoint: the list of its files, which marks it complete
 SAVING_FOLDER = ".saving"  # in the output folder: checkpoints that are being written

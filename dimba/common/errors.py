@@ -172,9 +172,11 @@ class SeveralErrors(DimbaError):
 
 def from_json(value: Mapping[str, Any]) -> DimbaError:
     """The error that a process in the container wrote with `as_json`; an older one wrote a `message` alone."""
-    kind = HostCannot if value.get("status") == HostCannot.exit_status else BadInput
     cause = value.get("cause") or value.get("message") or ""
     hint, key, column = (str(value.get(name) or "") for name in ("hint", "key", "column"))
+    if value.get("status") == RunFailed.exit_status:
+        return RunFailed(str(cause), hint)
+    kind = HostCannot if value.get("status") == HostCannot.exit_status else BadInput
     error = kind(str(cause), hint, key=key, column=column)
     return error.at(Location(**value.get("location", {})))
 

@@ -7,6 +7,10 @@ from collections.abc import Callable
 Progress = Callable[[int], None]  # takes the rows read so far
 
 
+def ignored(_count: int) -> None:
+    """Reports nothing."""
+
+
 def throttled(seconds: float, report: Progress) -> Progress:
     """A function that passes a count on to `report` at most once in `seconds`."""
     last = time.monotonic()

@@ -13,18 +13,29 @@ Weights = Iterator[tuple[str, torch.Tensor]]
 _WRAPPERS = ("_checkpoint_wrapped_module", "_orig_mod")  # of activation checkpointing and of torch.compile
 
 
+class _Seen(set[int]):
+    """The ids of the parameters that were given out; `exact` as `merged_weights` has it."""
+
+    def __init__(self, *, exact: bool) -> None:
+        super().__init__()
+        self.exact = exact
+
+
 @torch.no_grad()
-def merged_weights(model: nn.Module) -> Weights:
+def merged_weights(model: nn.Module, *, exact: bool = False) -> Weights:
     """Names and values of all parameters and saved buffers; of a shared one the first name alone.
 
     A matrix with an adapter comes as a copy that the adapter is merged into, one at a time. The model itself does not
     change, not even by the rounding of merging and unmerging in half precision.
+
+    With `exact` a matrix with an adapter is merged in float32 and not rounded, and comes under each of its names, as
+    an adapter on one of them makes two matrices of it.
     """
     base = model.get_base_model() if hasattr(model, "peft_config") else model
-    yield from _weights(base, "", set())
+    yield from _weights(base, "", _Seen(exact=exact))
 
 
-def _weights(module: nn.Module, name: str, seen: set[int]) -> Weights:
+def _weights(module: nn.Module, name: str, seen: _Seen) -> Weights:
     if isinstance(module, ModulesToSaveWrapper):
         for adapter in module.active_adapters:
             yield from _weights(module.modules_to_save[adapter], name, seen)
@@ -38,7 +49,7 @@ def _weights(module: nn.Module, name: str, seen: set[int]) -> Weights:
             yield from _weights(each, name if child in _WRAPPERS else _joined(name, child), seen)
 
 
-def _own(module: nn.Module, name: str, seen: set[int]) -> Weights:
+def _own(module: nn.Module, name: str, seen: _Seen) -> Weights:
     saved = {key for key, _ in module.named_buffers(recurse=False)} - module._non_persistent_buffers_set
     buffers = [(key, value) for key, value in module.named_buffers(recurse=False) if key in saved]
     for key, value in (*module.named_parameters(recurse=False), *buffers):
@@ -47,23 +58,25 @@ def _own(module: nn.Module, name: str, seen: set[int]) -> Weights:
             yield _joined(name, key), value.data
 
 
-def _merged(outermost: BaseTunerLayer, name: str, seen: set[int]) -> Weights:
+def _merged(outermost: BaseTunerLayer, name: str, seen: _Seen) -> Weights:
     layers: list[BaseTunerLayer] = []  # several where parameters of one module have an adapter each
     module: nn.Module = outermost
     while isinstance(module, BaseTunerLayer):
         layers.append(module)
         module = module.base_layer
-    kept = {key: value.data.clone() for key, value in module.named_parameters(recurse=False)}
+    kept = {key: value.data for key, value in module.named_parameters(recurse=False)}
+    for value in module.parameters(recurse=False):
+        value.data = value.data.to(torch.float32 if seen.exact else value.dtype, copy=True)
     for layer in reversed(layers):
         layer.merge()
     merged = [(key, value.data.clone(), id(value)) for key, value in module.named_parameters(recurse=False)]
     for layer in layers:
         layer.unmerge()
     for key, value in module.named_parameters(recurse=False):
-        value.data.copy_(kept[key])
+        value.data = kept[key]
     for key, value, number in merged:
-        if number not in seen:
-            seen.add(number)
+        if seen.exact or number not in seen:
+            seen.update(() if seen.exact else (number,))
             yield _joined(name, key), value
 
 

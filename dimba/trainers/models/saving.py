@@ -113,12 +113,12 @@ def write_weights(trainer: Trainer, folder: str, weights: Weights | None, precis
             print("saved in float32: a weight is beyond the range of float16, the type of the base", flush=True)
             precision = FLOAT32
         trainer._save(folder, state_dict=precision.weights(found))
-        _name_type(Path(folder, "config.json"), precision)
+        name_type(Path(folder, "config.json"), precision)
     Path(folder, "training_args.bin").unlink(missing_ok=True)  # a pickle, and only a copy of the flags
     return precision
 
 
-def _name_type(file: Path, precision: Precision) -> None:
+def name_type(file: Path, precision: Precision) -> None:
     """Writes the type of the saved weights into a config.json; the library names that of the model in memory."""
     config = read_json_object(file)
     for part in (config, *(each for each in config.values() if isinstance(each, dict))):

@@ -122,13 +122,14 @@ def _with_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
 def _mismatch(model: PreTrainedModel, folder: str) -> str:
     """The names of weights that are only in the model or only in the adapter's files: peft loads what fits in silence.
 
-    An embedding in the files, which peft saves where training added rows, is a weight of the base.
+    An embedding or a head in the files, which peft saves where training added rows, is a weight of the model.
     """
     from peft import get_peft_model_state_dict, load_peft_weights  # as above
 
     ours = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
     theirs = load_peft_weights(folder, device="cpu").keys()
-    for kind, names in (("missing", ours - theirs), ("unexpected", theirs - ours - model.state_dict().keys())):
+    parts = {name.replace(".default", "") for name in model.state_dict()}  # peft's name for one adapter of several
+    for kind, names in (("missing", ours - theirs), ("unexpected", theirs - ours - parts)):
         if names:
             return f"{kind} keys: {', '.join(sorted(names)[:3])}"
     return ""

@@ -1,0 +1,141 @@
+"""A merged export computes what was trained, in every family and method; a spoilt one is refused, and names why."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimba.common.errors import DimbaError, RunFailed
+from dimba.common.trained import TrainedModel
+from tests.trainers.export.adapted import METHODS, family, make_adapter
+from tests.trainers.export.spoil import SPOILINGS
+
+# Tied heads (gemma2, gpt2, opt, falcon), experts (mixtral, qwen3_moe, granitemoe), transposed matrices (gpt2),
+# joined projections (phi3, gpt_neox), other senses (gemma3), the text part of a model that sees (qwen3_5).
+FAMILIES = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "opt", "falcon", "olmo2",
+    "mixtral", "qwen3_moe", "granitemoe", "qwen3_5", "bloom", "lfm2",
+)  # fmt: skip
+
+
+Export = Callable[..., dict[str, Any]]
+
+
+def nothing(*_: object) -> None:
+    """Reports no progress."""
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("bases")
+    return lambda name: family(name, folder / name)
+
+
+def export(trained: TrainedModel, target: Path, **asked: Any) -> dict[str, Any]:
+    from dimba.trainers.export.request import Request
+    from dimba.trainers.export.run import run
+
+    target.mkdir(exist_ok=True)
+    return run(Request(trained=trained, target=target, **asked), nothing, nothing)
+
+
+def check(trained: TrainedModel, folder: Path) -> dict[str, Any]:
+    from dimba.trainers.export.request import Request
+    from dimba.trainers.export.run import run
+
+    return run(Request(trained=trained, check=folder), nothing, nothing)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_merged_model_equals_the_adapter_in_float32(name: str, bases: Callable[[str], Path], tmp_path: Path):
+    methods = [each for each in METHODS if not (each == "dora" and name in ("mixtral", "qwen3_moe", "granitemoe"))]
+    for method in methods:
+        trained = make_adapter(bases(name), tmp_path / method, *METHODS[method])
+        proof = export(trained, tmp_path / f"{method}-merged")["proof"]
+        assert proof["logits_max_difference"] <= 1e-5 * max(1, proof["logits_scale"]), method
+        assert (proof["agreement"], proof["adapter_share"]) == (1, pytest.approx(1)), method
+        assert check(trained, tmp_path / f"{method}-merged")["proof"]["tensors_equal"]
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("name", "method"), [("llama", "lora"), ("gpt2", "dora"), ("gemma2", "rslora")])
+def test_every_spoilt_export_is_refused_and_no_sound_one(
+    name: str, method: str, precision: str, bases: Callable[[str], Path], tmp_path: Path
+):
+    trained = make_adapter(bases(name), tmp_path / "adapter", *METHODS[method])
+    sound = tmp_path / "sound"
+    export(trained, sound, dtype=precision)
+    assert check(trained, sound)["proof"]["tensors_equal"]
+    accepted = []
+    for spoiling, spoil in SPOILINGS.items():
+        folder = tmp_path / spoiling
+        shutil.copytree(sound, folder)
+        spoil(folder, bases(name))
+        try:
+            check(trained, folder)
+            accepted.append(spoiling)
+        except RunFailed as error:
+            assert "is not what was trained: " in error.cause and error.hint
+    assert accepted == []
+
+
+@pytest.fixture(scope="module")
+def llama(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    return make_adapter(bases("llama"), tmp_path_factory.mktemp("llama") / "adapter")
+
+
+@pytest.fixture(scope="module")
+def merged(llama: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama") / "merged"
+    export(llama, folder, about={"run": {"id": "tiny-1"}, "base": {"name": "llama", "hash": "sha256:1"}})
+    return folder
+
+
+def test_export_json_has_every_file_with_its_hash_and_the_numbers_of_the_proof(merged: Path):
+    import hashlib
+
+    record = json.loads((merged / "export.json").read_text())
+    assert set(record["files"]) == {each.name for each in merged.iterdir()} - {"export.json"}
+    for name, listed in record["files"].items():
+        data = (merged / name).read_bytes()
+        assert listed == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert (record["kind"], record["dtype"], record["run"], record["base_hash"]) == (
+        "merged", "float32", "tiny-1", "sha256:1",
+    )  # fmt: skip
+    names = {"rows", "positions", "agreement", "kl_mean", "kl_max", "logits_max_difference", "template_equal"}
+    assert names | {"end_tokens_equal"} <= record["proof"].keys() and record["bounds"]
+
+
+def test_the_refusal_of_a_spoilt_export_names_the_first_tensor_that_differs(
+    llama: TrainedModel, merged: Path, tmp_path: Path
+):
+    shutil.copytree(merged, tmp_path / "spoilt")
+    SPOILINGS["a matrix without its adapter"](tmp_path / "spoilt", Path(llama.base))
+    with pytest.raises(RunFailed, match=r"`model\.layers\.1\.self_attn\.v_proj\.weight` holds 0% of the adapter"):
+        check(llama, tmp_path / "spoilt")
+
+
+def test_the_card_names_no_path_of_this_machine(llama: TrainedModel, merged: Path):
+    text = (merged / "README.md").read_text()
+    assert "base_model: llama" in text and "pipeline_tag: text-generation" in text
+    assert str(Path(llama.base).parent) not in text and str(Path(llama.folder).parent) not in text
+    assert all(str(Path(llama.base).parent) not in (merged / each.name).read_text() for each in merged.glob("*.json"))
+
+
+def test_a_value_beyond_float16_is_refused_and_leaves_nothing(
+    bases: Callable[[str], Path], tmp_path: Path, llama: TrainedModel
+):
+    from tests.trainers.export.spoil import with_tensors
+
+    base = tmp_path / "base"
+    shutil.copytree(bases("llama"), base)
+    with_tensors(lambda found, _: found["model.norm.weight"].mul_(1e6))(base, base)
+    trained = TrainedModel(folder=llama.folder, base=str(base))
+    with pytest.raises(DimbaError, match=r"`model\.norm\.weight` reaches .* float16 ends at 65,504") as refused:
+        export(trained, tmp_path / "merged", dtype="float16")
+    assert "--dtype bfloat16" in refused.value.hint and list((tmp_path / "merged").iterdir()) == []
