@@ -5,6 +5,7 @@
 #   EXTRA_CA    a company's CA certificates: a PEM file or a folder of them, inside the build context
 #   WHEELS      a folder of wheels, preferred over the index, inside the build context
 #   WITH        `-vllm` for an image with vLLM; empty for one without
+#   GGUF        `1` for an image with llama.cpp, which `dimba export --gguf` needs; empty for one without
 #   PINS        `tested` versions, or the `latest` releases that pip resolves
 #   RESOLVED    the day of these: another one resolves them again
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
@@ -54,6 +55,26 @@ RUN if ! /opt/venv/bin/python -c 'import importlib.util, os, shutil, sys, syscon
       apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \
       && rm -rf /var/lib/apt/lists/*; \
     fi
+
+# llama.cpp (MIT): from a wheel in docker/llama, or else compiled from the sources that PyPI has, some minutes. After the
+# packages above, which all images share.
+ARG GGUF=
+COPY docker/llama /tmp/llama/
+RUN if [ -n "$GGUF" ]; then set -e; \
+      ls /tmp/llama/dimba_llama-*.whl >/dev/null 2>&1 \
+        || for tool in cmake g++ make; do dpkg -s $tool >/dev/null 2>&1 || echo $tool; done > /tmp/llama/tools; \
+      if [ -s /tmp/llama/tools ]; then \
+        apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(cat /tmp/llama/tools); \
+      fi; \
+      /opt/venv/bin/python /tmp/llama/make_llama.py --folder /tmp/llama --wheel-only; \
+      /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-index --no-deps /tmp/llama/dimba_llama-*.whl; \
+      /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --find-links /tmp/wheels \
+        -r /tmp/llama/requirements.txt; \
+      if [ -s /tmp/llama/tools ]; then \
+        apt-get purge -y --auto-remove $(cat /tmp/llama/tools) && rm -rf /var/lib/apt/lists/*; \
+      fi; \
+    fi; \
+    rm -rf /tmp/llama
 
 ENV DIMBA_PINS=$PINS \
     PATH=/opt/venv/bin:$PATH \

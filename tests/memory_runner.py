@@ -34,7 +34,9 @@ class MemoryRunner:
     def look(self, spec: JobSpec, container: Container | None = None) -> ImageFacts | None:
         return None
 
-    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
+    def prepare(
+        self, spec: JobSpec, progress: Progress, container: Container | None = None, extra: str | None = None
+    ) -> ImageFacts | None:
         return None
 
     def can_train(self) -> bool:

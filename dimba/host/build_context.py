@@ -12,10 +12,14 @@ from dimba.common.errors import BadInput, EngineFailed
 from dimba.common.project import PACKAGED
 from dimba.spec import JobSpec
 
-IMAGE_EXTRAS = ("", "-vllm")  # every value of `image_extra`
+GGUF = "-gguf"  # the image with llama.cpp, which exports and proves GGUF files
+WITH_LISTS = ("", "-vllm")  # every value of `image_extra`: what a job trains with has lists of its own
+IMAGE_EXTRAS = (*WITH_LISTS, GGUF)
 # Everything else in the repository (checkpoints, runs, data) stays out, as in `.dockerignore`, which Compose reads.
-_LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints") for extra in IMAGE_EXTRAS]
-_FILES = ("Dockerfile", *_LISTS)
+_LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints") for extra in WITH_LISTS]
+LLAMA = "docker/llama"
+_LLAMA_FILES = [f"{LLAMA}/{name}" for name in ("CMakeLists.txt", "make_llama.py", "requirements.txt")]
+_FILES = ("Dockerfile", *_LISTS, *_LLAMA_FILES)
 _SUFFIXES = (".py", ".json", ".jsonl")  # code, and the tables that it reads
 CERTS, WHEELS = "docker/certs", "docker/wheels"
 # Folders of code, and what no job needs of them: the development tools, which a wheel lacks, stay out so that a wheel
@@ -85,7 +89,12 @@ def _extras(project: Path) -> dict[str, Path]:
             raise BadInput(f"{path} does not exist", f"correct or unset `{variable}`")
     keep = {f"{place}/.gitkeep": project / place / ".gitkeep" for place in (CERTS, WHEELS)}
     keep |= {f"{CERTS}/{path.name}": path for path in certs}
-    return keep | {f"{WHEELS}/{path.name}": path for path in wheels}
+    return keep | {f"{_place(path)}/{path.name}": path for path in (*wheels, *(project / LLAMA).glob("*.whl"))}
+
+
+def _place(wheel: Path) -> str:
+    """The wheel's folder in the context: llama.cpp's comes after the layers that all images share."""
+    return LLAMA if wheel.name.startswith("dimba_llama-") else WHEELS
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -116,6 +125,11 @@ def image_key(
     """
     text = f"{context.digest}\0{base}\0{base_digest}\0{extra}" + (f"\0{pins}" if pins != contract.TESTED else "")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def build_arguments(extra: str) -> dict[str, str]:
+    """The Dockerfile's arguments for an image with this extra."""
+    return {"WITH": "", "GGUF": "1"} if extra == GGUF else {"WITH": extra}
 
 
 def image_extra(spec: JobSpec) -> str:

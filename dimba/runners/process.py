@@ -46,7 +46,9 @@ class ProcessRunner:
         """There is no image."""
         return None
 
-    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
+    def prepare(
+        self, spec: JobSpec, progress: Progress, container: Container | None = None, extra: str | None = None
+    ) -> ImageFacts | None:
         """Nothing is built; what trains must be installed beside dimba itself."""
         if missing := missing_packages():
             hint = f"`{install_command(project_root())}`, or start a container engine"

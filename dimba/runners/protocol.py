@@ -55,8 +55,13 @@ class Runner(Protocol):
         `container` overrides the spec's section.
         """
 
-    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
-        """The same image, built or pulled where it is missing. Raises EngineFailed, HostCannot."""
+    def prepare(
+        self, spec: JobSpec, progress: Progress, container: Container | None = None, extra: str | None = None
+    ) -> ImageFacts | None:
+        """The same image, built or pulled where it is missing. Raises EngineFailed, HostCannot.
+
+        `extra` is one of `IMAGE_EXTRAS`, in place of what the job itself needs.
+        """
 
     def can_train(self) -> bool:
         """Whether the training packages are installed where jobs run; an image always has them."""

@@ -24,7 +24,14 @@ from dimba.common.contract import (
     TESTED,
 )
 from dimba.common.errors import DimbaError, EngineFailed, HostCannot
-from dimba.host.build_context import IMAGE_EXTRAS, BuildContext, gather_context, image_extra, image_key
+from dimba.host.build_context import (
+    IMAGE_EXTRAS,
+    BuildContext,
+    build_arguments,
+    gather_context,
+    image_extra,
+    image_key,
+)
 from dimba.host.facts import ImageFacts
 from dimba.host.proxies import build_proxies, is_on_this_machine, secrets_of
 from dimba.runners.docker.engine import configured_proxies, engine_address
@@ -63,11 +70,15 @@ _CAUSES: tuple[tuple[re.Pattern[str], type[DimbaError], str], ...] = (
 
 
 def look_at_image(
-    api: docker.APIClient, spec: JobSpec, project: Path, container: Container | None = None
+    api: docker.APIClient,
+    spec: JobSpec,
+    project: Path,
+    container: Container | None = None,
+    extra: str | None = None,
 ) -> ImageFacts:
     """Which image the job would run in, and whether it is there; asks the engine, not a registry.
 
-    `container` names it in place of the spec's section.
+    `container` names it in place of the spec's section, `extra` what is in it in place of what the job needs.
     """
     container = container or spec.container
     if foreign := container.image:
@@ -76,7 +87,7 @@ def look_at_image(
     context = gather_context(project)
     base = base_image(project, container)
     digest = _digest(api, base)
-    extra = image_extra(spec)
+    extra = image_extra(spec) if extra is None else extra
     key = image_key(context, base, digest, extra, container.pins)
     reference = f"{REPOSITORY}:{key}"
     built = {"key": key, "base": base, "base_digest": digest, "extra": extra, "pins": container.pins}
@@ -193,7 +204,7 @@ def build(api: docker.APIClient, image: ImageFacts, project: Path, progress: Pro
             tag=image.reference,
             rm=True,
             forcerm=True,
-            buildargs={"BASE_IMAGE": image.base, "WITH": image.extra, **_pins(image), **proxies},
+            buildargs={"BASE_IMAGE": image.base, **build_arguments(image.extra), **_pins(image), **proxies},
             network_mode="host" if is_local else None,
             labels={LABEL_IMAGE_KEY: image.key},
         )

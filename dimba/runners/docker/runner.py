@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,15 @@ class DockerRunner:
         """Asks the engine what it has."""
         return look_at_image(self.api, spec, self.project, container)
 
-    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
+    def prepare(
+        self, spec: JobSpec, progress: Progress, container: Container | None = None, extra: str | None = None
+    ) -> ImageFacts | None:
         """Pulls what a registry has, builds our own; a base that had to be pulled first changes the key."""
-        image = look_at_image(self.api, spec, self.project, container)
+        look = partial(look_at_image, self.api, spec, self.project, container, extra)
+        image = look()
         if image.base is not None and image.base_digest is None:
             pull(self.api, image.base, progress)
-            image = look_at_image(self.api, spec, self.project, container)
+            image = look()
         if image.id is not None:
             return image
         if image.key is None:
@@ -80,7 +84,7 @@ class DockerRunner:
             build_latest(self.api, image, self.project, progress, self.run_once)
         else:
             build(self.api, image, self.project, progress)
-        return look_at_image(self.api, spec, self.project, container)
+        return look()
 
     def can_train(self) -> bool:
         """What trains is in the image."""

@@ -46,7 +46,9 @@ class SlurmRunner:
         """The image as it is named: the nodes have it, not this machine."""
         return cluster_image(spec, self._site)
 
-    def prepare(self, spec: JobSpec, progress: Progress, container: Container | None = None) -> ImageFacts | None:
+    def prepare(
+        self, spec: JobSpec, progress: Progress, container: Container | None = None, extra: str | None = None
+    ) -> ImageFacts | None:
         """Nothing is built; without a container, what trains has to lie on the shared file system, beside dimba."""
         scheduler.require_commands()
         image = self.look(spec)
