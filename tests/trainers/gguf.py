@@ -18,8 +18,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from dimba.common.contract import cache_home
 from dimba.trainers.export.gguf import library, pretokenizers
 from dimba.trainers.export.gguf.probes import PROBES
+from dimba.trainers.models.saving import apply_umask
 from dimba.trainers.tiny import SPECIAL, TEMPLATE, conversations
 from tests.conftest import REPOSITORY
 
@@ -28,6 +30,7 @@ MAKE = REPOSITORY / "docker" / "llama" / "make_llama.py"
 if os.environ.get("DIMBA_REQUIRE_LLAMA") and not library.is_here():
     subprocess.run([sys.executable, str(MAKE)], check=True)
 HAS_LLAMA = library.is_here()
+WHEEL = next((cache_home() / "llama").glob(f"dimba_llama-{library.VERSION}-*.whl"), Path("missing"))
 WITHOUT = f"llama.cpp is not here: `python3 {MAKE.relative_to(REPOSITORY)}` makes it, in minutes"
 
 TEXTS = [*PROBES, *(message["content"] for row in conversations() for message in row["messages"])]
@@ -102,4 +105,5 @@ def make_family(name: str, folder: Path, *, peaked: float = 4.0) -> Path:
         model.get_output_embeddings().weight.mul_(peaked)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    apply_umask(folder)
     return folder
