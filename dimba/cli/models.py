@@ -64,6 +64,20 @@ def add_talk(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_serve(command: argparse.ArgumentParser) -> None:
+    """Where a model answers, and whom."""
+    add_model(command)
+    command.add_argument(
+        "--port",
+        type=Integer(least=0, most=65535),
+        default=8000,
+        metavar="N",
+        help="the port on 127.0.0.1; 0 takes a free one (default: 8000)",
+    )
+    key = "the environment variable with the key that callers must send (default: none is asked for)"
+    command.add_argument("--api-key-env", metavar="NAME", help=key)
+
+
 def model_request(args: argparse.Namespace) -> "ModelRequest":
     """The command line as a value."""
     from dimba.jobs.model_source import ModelRequest

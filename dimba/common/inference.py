@@ -32,9 +32,13 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A chat that ends with a question; `number` is its place in a file, which also decides what is drawn for it."""
+    """A chat that ends with a question, or a text to continue that no template is applied to.
+
+    `number` is its place in a file, which also decides what is drawn for it.
+    """
 
     messages: Messages
+    text: str | None = None
     tools: tuple[Any, ...] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the chat template
     number: int = 0
@@ -49,6 +53,7 @@ class Prompt:
         tools = value.get("tools")
         return cls(
             messages=tuple(value["messages"]),
+            text=value.get("text"),
             tools=tuple(tools) if tools else None,
             arguments=value.get("arguments") or {},
             number=int(value.get("number", 0)),
@@ -61,6 +66,7 @@ class Answer:
 
     text: str
     reasoning: str = ""
+    calls: tuple[Mapping[str, str], ...] = ()  # of tools: `name`, and `arguments` as JSON; `text` is without them
     finish: str = END
     prompt_tokens: int = 0
     tokens: int = 0

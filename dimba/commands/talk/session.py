@@ -1,13 +1,16 @@
 """Loaded models that answer, in the image of the run or as a process; they have ended after the block."""
 
 import json
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from dimba.common import inference
-from dimba.common.errors import DimbaError, RunFailed, from_json
+from dimba.common.errors import DimbaError, RunFailed, first_line, from_json
 from dimba.common.inference import Answer, Prompt, Sampling
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.model_place import place_of
@@ -28,7 +31,7 @@ class ModelSession:
     conversation: Conversation
     reporter: Reporter
     secrets: Sequence[str] = ()
-    noise: list[str] = field(default_factory=list)  # lines of libraries, shown where the process fails
+    noise: deque[str] = field(default_factory=lambda: deque(maxlen=_OUTPUT_LINES))  # of libraries, shown if it fails
 
     def __post_init__(self) -> None:
         self._lines = self.conversation.lines()
@@ -48,7 +51,7 @@ class ModelSession:
             if kind == inference.DONE:
                 return Answer.from_json(value)
             on_part(kind, value)
-        raise self._ended()
+        raise self.failure()
 
     def answers(
         self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int, model: int = 0
@@ -77,11 +80,12 @@ class ModelSession:
                 raise from_json(event[1])
             else:
                 yield event
-        raise self._ended()
+        raise self.failure()
 
-    def _ended(self) -> DimbaError:
+    def failure(self) -> DimbaError:
+        """Why the process has ended; waits for its end."""
         status = self.conversation.wait()
-        output = mask_secrets("\n".join(self.noise[-_OUTPUT_LINES:]), self.secrets)
+        output = mask_secrets("\n".join(self.noise), self.secrets)
         return RunFailed(
             f"the model's process ended with status {status}:\n{output}", "`dimba doctor` checks this machine"
         )
@@ -95,11 +99,43 @@ def _event(line: str) -> tuple[str, Any] | None:
     return next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else None
 
 
+class Watched:
+    """A conversation whose lines are read as they come, so that `on_end` is called at its end, not at the next line."""
+
+    def __init__(self, conversation: Conversation, on_end: Callable[[], None]) -> None:
+        self._conversation, self._on_end = conversation, on_end
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self.send, self.wait = conversation.send, conversation.wait
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            for line in self._conversation.lines():
+                self._lines.put(line)
+        except Exception as error:  # whatever it is, nothing more can be read
+            self._lines.put(first_line(error))
+        finally:
+            self._lines.put(None)
+            self._on_end()
+
+    def lines(self) -> Iterator[str]:
+        """The lines of its output."""
+        while (line := self._lines.get()) is not None:
+            yield line
+
+
 @contextmanager
 def model_session(
-    source: ModelSource, command: str, reporter: Reporter, against: ModelSource | None = None
+    source: ModelSource,
+    command: str,
+    reporter: Reporter,
+    against: ModelSource | None = None,
+    on_end: Callable[[], None] | None = None,
 ) -> Iterator[ModelSession]:
-    """The models of `source` and `against`, loaded; waits for its GPU's turn. Raises DimbaError."""
+    """The models of `source` and `against`, loaded; waits for its GPU's turn. Raises DimbaError.
+
+    `on_end` is called in another thread when the process ends, also between two answers.
+    """
     source = source.prepared(reporter)
     beside = [against] if against else []
     python = "python" if source.facts.image else source.facts.python
@@ -107,7 +143,8 @@ def model_session(
         place_of(source, command, reporter, beside=beside) as place,
         source.runner.converse([python, *_MODULE], place) as conversation,
     ):
-        session = ModelSession(conversation, reporter, tuple((place.secrets or {}).values()))
+        talk = Watched(conversation, on_end) if on_end else conversation
+        session = ModelSession(talk, reporter, tuple((place.secrets or {}).values()))
         models = [one.trained.as_json() for one in (source, *beside)]
         session.load({"models": models, "gpus": len(place.gpus)})
         yield session

@@ -15,6 +15,8 @@ from dimba.runners.docker.request import LOCKED_DOWN, gpu_requests, mounts
 from dimba.runners.docker.translate import translated
 from dimba.runners.protocol import OneShot
 
+_CONFLICT = 409
+
 
 def on_stdin(secrets: Mapping[str, str] | None) -> dict[str, str]:
     """The variable that tells a command to read its secrets; an environment would be shown by `docker inspect`."""
@@ -34,8 +36,17 @@ def one_shot_container(
         raise translated(str(error.explanation), f"running `{' '.join(argv[:3])}` in the image") from None
     finally:
         if container:
-            with suppress(NotFound):  # `dimba prune` may have been quicker
-                api.remove_container(container, force=True)
+            _remove(api, container)
+
+
+def _remove(api: docker.APIClient, container: str) -> None:
+    with suppress(NotFound):  # it has removed itself, or `dimba prune` was quicker
+        try:
+            api.remove_container(container, force=True)
+        except APIError as error:
+            if error.status_code != _CONFLICT:
+                raise
+            api.wait(container, condition="removed")  # it is removing itself
 
 
 def _create(api: docker.APIClient, argv: Sequence[str], place: OneShot, user: str, *, reads: bool) -> str:
@@ -52,6 +63,7 @@ def _create(api: docker.APIClient, argv: Sequence[str], place: OneShot, user: st
         host_config=api.create_host_config(
             mounts=mounts(place.mounts),
             device_requests=gpu_requests(place.gpus, place.gpu_devices),
+            auto_remove=reads,  # it ends with this process, which may have been killed
             port_bindings={inside: ("127.0.0.1", outside) for inside, outside in place.ports.items()},
             **LOCKED_DOWN,
         ),
@@ -68,15 +80,18 @@ def _devices(place: OneShot) -> dict[str, str]:
 class ContainerConversation:
     """A conversation over the container's attached stdin, stdout and stderr."""
 
-    api: docker.APIClient
-    container: str
+    api: Any  # the SDK's client, whose public `wait` sends its request and reads the response at once
+    ending: Any  # the engine's response, whose body is the status
     stream: Any
 
     @classmethod
-    def begin(cls, api: docker.APIClient, container: str, secrets: Mapping[str, str]) -> "ContainerConversation":
+    def begin(cls, api: Any, container: str, secrets: Mapping[str, str]) -> "ContainerConversation":
         """Attaches to a container before it starts, so that no line is lost, and starts it."""
         wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-        conversation = cls(api, container, api.attach_socket(container, params=wanted))
+        stream = api.attach_socket(container, params=wanted)
+        # Asked for before it starts, as it removes itself at its end.
+        url, at_exit = api._url("/containers/{0}/wait", container), {"condition": "next-exit"}
+        conversation = cls(api, api._post(url, params=at_exit, stream=True), stream)
         api.start(container)
         if secrets:
             conversation.send(json.dumps(dict(secrets)))
@@ -100,4 +115,4 @@ class ContainerConversation:
         """The container's own status."""
         with suppress(OSError):
             self.stream._sock.shutdown(1)  # the write half alone
-        return int(self.api.wait(self.container)["StatusCode"])
+        return int(self.api._result(self.ending, True)["StatusCode"])

@@ -7,6 +7,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from dimba.common.inference import Answer, Prompt, Sampling
 from dimba.supervisor.job_secrets import read_secrets
 
 _WHERE = Location("the prompt")
+_GRACE = 5  # seconds from the end of stdin to that of the process
 
 
 def main() -> int:
@@ -26,7 +28,6 @@ def main() -> int:
     try:
         worker = _worker(next(lines.requests()), lines)
         for request in lines.requests():
-            lines.stopped.clear()
             worker.handle(request)
     except StopIteration:
         return 0
@@ -49,10 +50,13 @@ class Lines:
             request = json.loads(line)
             if inference.STOP in request:
                 self.stopped.set()
-            else:
+            else:  # the host has read the answer before, so that an earlier `stop` is not for this one
+                self.stopped.clear()
                 self._queue.put(request)
         self.stopped.set()  # the host has ended: nothing waits for the answer
         self._queue.put(None)
+        time.sleep(_GRACE)  # a model that is being loaded, or reads a long prompt, notices neither
+        os._exit(1)
 
     def requests(self) -> Iterator[dict[str, Any]]:
         """The requests in order, until stdin closes."""
@@ -83,6 +87,8 @@ class Worker:
                 self._batch(request[inference.BATCH])
         except BadInput as error:
             _print(inference.ERROR, error.as_json())
+        except RuntimeError as error:
+            _print(inference.ERROR, _without_memory(error).as_json())
 
     def _ask(self, asked: Mapping[str, Any]) -> None:
         speaker = self._speakers[int(asked.get("model", 0))]
@@ -99,6 +105,15 @@ class Worker:
         for answer in answer_all(speaker, prompts, sampling, size, self._is_stopped):
             _print(inference.ROW, answer.as_json())
         _print(inference.DONE, {})
+
+
+def _without_memory(error: RuntimeError) -> BadInput:
+    """The refusal of a prompt that the GPU has no room for; raises any other error."""
+    from dimba.trainers.models.gpu_errors import out_of_memory
+
+    if not out_of_memory(error):
+        raise error
+    return BadInput("the GPU ran out of memory in this answer", "shorten the conversation, or limit the answer")
 
 
 def _print(kind: str, value: Any) -> None:

@@ -71,6 +71,8 @@ class Speaker:
 
     def encode(self, prompt: Prompt, where: Location) -> Encoded:
         """The prompt with the generation prompt behind it, as training would have tokenised it; raises BadInput."""
+        if prompt.text is not None:
+            return self._encode_text(prompt, where)
         arguments = {**self.loaded.settings.arguments, **prompt.arguments}
         sample = Sample(
             messages=tuple(dict(each) for each in prompt.messages),
@@ -81,11 +83,19 @@ class Speaker:
         rendered = self._encoder.render_prompt(sample, where)
         [example] = self._encoder.encode_batch([rendered])
         assert isinstance(example, Example), "without spans every text has tokens"
-        ids = list(map(int, example.input_ids))
+        return Encoded(prompt, self._fitting(list(map(int, example.input_ids))), opening_of(rendered.text))
+
+    def _encode_text(self, prompt: Prompt, where: Location) -> Encoded:
+        rendered = self._encoder.render(Sample(text=prompt.text), where)
+        [example] = self._encoder.encode_batch([rendered])
+        assert isinstance(example, Example), "every text has tokens"
+        return Encoded(prompt, self._fitting(list(map(int, example.input_ids[:-1]))), "")  # without the end token
+
+    def _fitting(self, ids: Ids) -> Ids:
         if self.context and len(ids) >= self.context:
             problem = f"the conversation has {len(ids):,} tokens, and the model's context is {self.context:,}"
             raise BadInput(problem, "shorten it, or begin a new one")
-        return Encoded(prompt, ids, opening_of(rendered.text))
+        return ids
 
     def stream(
         self, encoded: Encoded, sampling: Sampling, on_part: Callable[[str, str], None], is_stopped: IsStopped
