@@ -54,6 +54,7 @@ bench: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/bench/stopping.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/queues.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/memory.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/talk.py
 
 # The documentation as a site, in site/; any broken link fails.
 docs: $(DOCS)

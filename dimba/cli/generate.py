@@ -57,7 +57,7 @@ def _answer_file(args: argparse.Namespace) -> int:
     source, against = find_models(request, reporter)
     done = work.open(source, against, force=args.force)
     if done:
-        render.note(f"continuing behind {done:,} of {len(work.rows):,} rows")
+        render.note(f"continuing: {done:,} of {len(work.rows):,} rows are answered")
     try:
         with model_session(source, "generate", reporter, against) as session:
             failed = work.run(session, reporter.progress)

@@ -54,13 +54,13 @@ class FileWork:
         }
         self.models = len(models)
         self.answers = AnswerFile(self.out, header, force=force)
-        return self.answers.done
+        return len(self.answers.done)
 
     def run(self, session: ModelSession, progress: Progress) -> int:
         """Writes what is missing; returns the number of rows without an answer."""
         assert self.answers is not None, "`open` comes first"
         failed = 0
-        rows, of = self.rows[self.answers.done :], len(self.rows)
+        rows, of = [row for row in self.rows if row.number + 1 not in self.answers.done], len(self.rows)
 
         def lines() -> Iterator[dict[str, Any]]:
             nonlocal failed

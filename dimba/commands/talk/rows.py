@@ -52,7 +52,9 @@ def with_system(messages: Sequence[Mapping[str, Any]], system: str | None) -> tu
 
 
 class AnswerFile:
-    """`path` once it is complete; until then `path.part`, whose first line names what it answers.
+    """`path`, in the order of the rows, once it is complete; until then `path.part`, in the order of the answers.
+
+    The part's first line names what it answers. `done` are the rows that an earlier command has answered.
 
     Raises:
         BadInput: `path` exists, or the part belongs to another model, file or settings.
@@ -64,19 +66,19 @@ class AnswerFile:
         self._header = json.dumps({"answers": header}, sort_keys=True)
         if path.exists() and not force:
             raise BadInput(f"{path} exists", "give another file with `--out`, or `--force` to replace it")
-        self.done = 0 if force else self._answered()
+        self.done = frozenset() if force else frozenset(json.loads(line)["row"] for line in self._answered())
 
-    def _answered(self) -> int:
-        """The answers that an earlier command has written; a line that it did not finish is removed."""
+    def _answered(self) -> list[str]:
+        """The lines of an earlier command; one that it did not finish is removed."""
         if not self._part.exists():
-            return 0
-        header, *lines = self._part.read_text(encoding="utf-8").splitlines(keepends=True)
+            return []
+        header, *lines = self._part.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
         if header.rstrip("\n") != self._header:
             hint = "give another file with `--out`, or `--force` to begin again"
             raise BadInput(f"{self._part} has answers of another model, file or settings", hint)
-        whole = [line for line in lines if line.endswith("\n")]
-        self._part.write_text("".join([header, *whole]), encoding="utf-8")
-        return len(whole)
+        complete = [line for line in lines if line.endswith("\n")]
+        self._part.write_text("".join([header, *complete]), encoding="utf-8")
+        return complete
 
     def write(self, answers: Iterator[Mapping[str, Any]]) -> None:
         """Appends each answer as it comes, and renames the file once all are there."""
@@ -89,16 +91,14 @@ class AnswerFile:
                     file.flush()
             self._complete()
         except OSError as error:
-            raise HostCannot(
-                str(error.strerror), "make room, or give another file with `--out`", file=self.path
-            ) from None
+            hint = "make room, or give another file with `--out`"
+            raise HostCannot(str(error.strerror), hint, file=self.path) from None
 
     def _complete(self) -> None:
-        whole = self.path.with_name(f".{self.path.name}.whole")
-        with self._part.open(encoding="utf-8") as source, whole.open("w", encoding="utf-8") as target:
-            next(source)  # the header
-            target.writelines(source)
-        whole.replace(self.path)
+        aside = self.path.with_name(f".{self.path.name}.complete")
+        _, *lines = self._part.read_text(encoding="utf-8").splitlines(keepends=True)
+        aside.write_text("".join(sorted(lines, key=lambda line: int(json.loads(line)["row"]))), encoding="utf-8")
+        aside.replace(self.path)
         self._part.unlink()
 
 
@@ -112,19 +112,29 @@ def answer_rows(
     models: int = 1,
     of: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """The line of each row, in order; `of`: rows of the file in all, for the progress."""
-    total = of or len(rows)
+    """The line of each row, as the answers come; `of`: rows of the file in all, for the progress."""
+    done, total = max(of - len(rows), 0), max(of, len(rows))
     for start in range(0, len(rows), _WINDOW * batch_size):
-        window = rows[start : start + _WINDOW * batch_size]
-        prompts = [row.prompt for row in window if row.prompt]
-        found: list[dict[int, Answer]] = []
-        for model in range(models):
-            answers: dict[int, Answer] = {}
-            for answer in session.answers(prompts, sampling, batch_size, model) if prompts else ():
-                answers[answer.number] = answer
-                progress("answering", total - len(rows) + start + len(answers), total)
-            found.append(answers)
-        yield from (_line(row, [answers.get(row.number) for answers in found]) for row in window)
+        for line in _window(session, rows[start : start + _WINDOW * batch_size], sampling, batch_size, models):
+            done += 1
+            progress("answering", done, total)
+            yield line
+
+
+def _window(
+    session: ModelSession, rows: Sequence[Row], sampling: Sampling, batch_size: int, models: int
+) -> Iterator[dict[str, Any]]:
+    yield from (_line(row, [None]) for row in rows if row.prompt is None)
+    by_number = {row.number: row for row in rows}
+    prompts = [row.prompt for row in rows if row.prompt]
+    first: dict[int, Answer] = {}
+    for model in range(models if prompts else 0):
+        for answer in session.answers(prompts, sampling, batch_size, model):
+            if model == models - 1:
+                before = [first[answer.number]] if model else []
+                yield _line(by_number[answer.number], [*before, answer])
+            else:
+                first[answer.number] = answer
 
 
 def _line(row: Row, answers: Sequence[Answer | None]) -> dict[str, Any]:
