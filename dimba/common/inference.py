@@ -41,6 +41,7 @@ class Prompt:
     text: str | None = None
     tools: tuple[Any, ...] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the chat template
+    splits_calls: bool = False  # whether the answer has calls of tools apart from its text
     number: int = 0
 
     def as_json(self) -> dict[str, Any]:
@@ -56,6 +57,7 @@ class Prompt:
             text=value.get("text"),
             tools=tuple(tools) if tools else None,
             arguments=value.get("arguments") or {},
+            splits_calls=bool(value.get("splits_calls")),
             number=int(value.get("number", 0)),
         )
 

@@ -76,7 +76,9 @@ def read_chat(body: Mapping[str, Any], model: str) -> Request:
     if _choice(body) == "none":
         tools = None
     return Request(
-        prompt=Prompt(messages=messages, tools=tools, arguments=arguments), is_chat=True, **_how(body, _NO_LIMIT)
+        prompt=Prompt(messages=messages, tools=tools, arguments=arguments, splits_calls=True),
+        is_chat=True,
+        **_how(body, _NO_LIMIT),
     )
 
 

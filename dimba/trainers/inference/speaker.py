@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from dimba.common.inference import END, LENGTH, STOPPED, Answer, Prompt, Samplin
 from dimba.dataset.formats import Sample
 from dimba.trainers.data.chat import ChatEncoder
 from dimba.trainers.data.encoding import Example
+from dimba.trainers.inference.calls import PartsWithoutCalls, format_for
 from dimba.trainers.inference.drawing import processors
 from dimba.trainers.inference.streaming import TextStream
 from dimba.trainers.models.trained import Loaded
@@ -101,12 +102,20 @@ class Speaker:
         self, encoded: Encoded, sampling: Sampling, on_part: Callable[[str, str], None], is_stopped: IsStopped
     ) -> Answer:
         """The answer, whose parts go to `on_part` (kind, text) as they come."""
-        stream = TextStream(self.loaded.tokenizer, set(self.loaded.ends), on_part, opening=encoded.opening)
+        form = format_for(self.loaded, encoded.prompt)
+        parts = PartsWithoutCalls(form, on_part) if form else None
+        shown = parts.part if parts else on_part
+        stream = TextStream(self.loaded.tokenizer, set(self.loaded.ends), shown, opening=encoded.opening)
         started = time.monotonic()
         new = self._generate([encoded], sampling, is_stopped, streamer=stream)[0]
         seconds = time.monotonic() - started
         first = (stream.first or time.monotonic()) - started
-        return self._answer(encoded, new, is_stopped(), seconds=seconds, first_token_seconds=first)
+        answer = self._answer(encoded, new, is_stopped(), seconds=seconds, first_token_seconds=first)
+        if not form or not parts:
+            return answer
+        text, calls = form.parse(answer.text)
+        parts.end(calls)
+        return replace(answer, text=text, calls=tuple(calls))
 
     def answers(self, batch: Sequence[Encoded], sampling: Sampling, is_stopped: IsStopped) -> Iterator[Answer]:
         """The answers of a batch, in its order."""
