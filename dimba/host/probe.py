@@ -86,9 +86,9 @@ def probe(
 
 
 def _packages(base: CheckpointFacts, spec: JobSpec) -> frozenset[str]:
-    tracker, sampler = spec.training.report_to, spec.objective.sampler(spec.trainer_args)
+    sampler = spec.objective.sampler(spec.trainer_args)
     needed = [*(PACKAGES if base.quantization else ()), *base.tokenizer_needs]
-    needed += [TRACKERS[tracker]] if tracker in TRACKERS else []
+    needed += [TRACKERS[tracker] for tracker in spec.training.trackers]
     needed += ["vllm"] if sampler and sampler.is_vllm else []
     return frozenset(filter(is_installed, needed))
 

@@ -1,6 +1,6 @@
 """Parameters of how a run is followed: which model is kept, when it ends early, and where its metrics go."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from dimba.options.kinds import Integer, OneOf, Switch
@@ -9,7 +9,15 @@ from dimba.options.param import Param
 _tracking = partial(Param, group="run")
 
 NO_TRACKER = "none"
-TRACKERS: Mapping[str, str] = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}  # their packages
+# Their packages. The first two and the last write files where nothing else is asked for.
+TRACKERS: Mapping[str, str] = {
+    "trackio": "trackio",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+}
+# In the output folder, which all attempts share and which outlives the container.
+TRACKER_FOLDERS: Mapping[str, str] = {"trackio": "trackio", "mlflow": "mlflow"}
 NO_ROWS = "needs validation rows, and none are held out"
 HELD_OUT = 0.05  # share of the rows that the wizard holds out
 HOLD_OUT_HINT = (
@@ -40,8 +48,15 @@ REPORT_TO = _tracking(
     aliases=("--report-to",),
     kind=OneOf((NO_TRACKER, *TRACKERS)),
     default=NO_TRACKER,
-    help="send the metrics to this tracker too; its key comes from the environment",
+    several=True,
+    help="send the metrics to these trackers too; their keys come from the environment",
     question="Report to",
 )
 PARAMS = (SAVE_BEST, EARLY_STOP, REPORT_TO)
 NEED_ROWS = (SAVE_BEST, EARLY_STOP)
+
+
+def trackers_of(value: str | Sequence[str]) -> tuple[str, ...]:
+    """The trackers of `report_to`, a word or several."""
+    words = (value,) if isinstance(value, str) else value
+    return tuple(word for word in words if word != NO_TRACKER)

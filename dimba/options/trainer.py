@@ -57,7 +57,7 @@ class TrainerOptions:
     activation_checkpointing: int | str = option(speed_table.ACTIVATION_CHECKPOINTING)
     save_steps: int = option(table.SAVE_STEPS)
     save_total_limit: int = option(table.SAVE_TOTAL_LIMIT)
-    report_to: str = option(tracking_table.REPORT_TO)
+    report_to: tuple[str, ...] = option(tracking_table.REPORT_TO, default=[tracking_table.NO_TRACKER])
     resume_from_checkpoint: str | None = option(table.RESUME)
 
     @property

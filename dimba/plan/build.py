@@ -43,7 +43,7 @@ from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out, warmup_notes
 from dimba.plan.strategy import Strategy, share
 from dimba.plan.streaming import stream_notes
-from dimba.plan.tracking import evaluation_notes
+from dimba.plan.tracking import evaluation_notes, tracker_notes
 from dimba.plan.trainer_notes import trainer_notes
 from dimba.plan.ways import memory_problems
 from dimba.spec import JobSpec, SlurmSite
@@ -192,6 +192,7 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is the id of a model on the Hub")
     notes += [*base_notes(facts.checkpoint, spec.training.max_length), *type_notes(facts), *row_notes(spec, facts)]
     notes += [*adapter_notes(spec, facts.checkpoint), *evaluation_notes(spec), *stream_notes(spec, facts)]
+    notes += tracker_notes(spec, facts.output.path)
     if spec.trainer_args.get("trust-remote-code") is True:
         notes.append("trust-remote-code: code from the checkpoint runs in the job")
     if choices.allow_cpu and gpus:

@@ -203,8 +203,8 @@ def _tracking(job: ResolvedJob) -> Iterator[Value]:
     if training.early_stop is not None:
         needed = takes(tracking_table.EARLY_STOP)
         yield Value(tracking_table.EARLY_STOP, (str(training.early_stop),), needed=needed)
-    if training.report_to != tracking_table.NO_TRACKER:
-        yield Value(tracking_table.REPORT_TO, (training.report_to,))
+    if training.trackers:
+        yield Value(tracking_table.REPORT_TO, training.trackers)
 
 
 def _further(job: ResolvedJob, flags: frozenset[str], at: Resolved) -> Iterator[str]:

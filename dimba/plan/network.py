@@ -10,7 +10,7 @@ from dimba.host.facts import HostFacts
 from dimba.host.proxies import PROXY_VARIABLES, proxies_in
 from dimba.options.tracking_table import REPORT_TO
 from dimba.plan.job import ResolvedJob
-from dimba.plan.tracking import sends_metrics
+from dimba.plan.tracking import remote_trackers
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}  # without a network, a request to the Hub fails at once with the reason
 # Ranks rendezvous over the loopback, which gloo and NCCL use last, and with a warning.
@@ -65,8 +65,8 @@ def _needs(job: ResolvedJob, facts: HostFacts) -> Iterator[str]:
     model = job.trainer_args.get("reward-model")
     if isinstance(model, str) and not Path(model).is_absolute():  # a folder is absolute at this point
         yield "the reward model is on the Hub"
-    if sends_metrics(job.spec):
-        yield f"`{REPORT_TO.key}` sends the metrics to {job.spec.training.report_to}"
+    if trackers := remote_trackers(job.spec):
+        yield f"`{REPORT_TO.key}` sends the metrics to {' and '.join(trackers)}"
     for item in job.spec.container.env:
         name = item.partition("=")[0]
         if _ELSEWHERE.search(name) or (name.startswith(_REPORTS) and not set(_STAYS) & set(job.spec.container.env)):

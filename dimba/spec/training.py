@@ -34,6 +34,16 @@ def _init(value: Any) -> Any:
     return value
 
 
+def _trackers(value: Any) -> Any:
+    words = tracking_table.REPORT_TO.words
+    listed = value if isinstance(value, list) else [value]
+    if wrong := [each for each in listed if each not in words]:
+        raise ValueError(f"`{wrong[0]}` is none of {', '.join(words)}")
+    if len(listed) > 1 and (tracking_table.NO_TRACKER in listed or len(set(listed)) < len(listed)):
+        raise ValueError(f"{', '.join(listed)}: name each tracker once, or `{tracking_table.NO_TRACKER}` alone")
+    return value
+
+
 def _targets(value: Any) -> Any:
     if not value or not isinstance(value, str | list):
         raise ValueError(f"expected `{ALL_LINEAR}`, a list of names, or a regular expression")
@@ -105,7 +115,14 @@ class Training(Part):
     optimizer: Optimizer = declared(optimiser_table.OPTIMIZER)
     save_best: bool = declared(tracking_table.SAVE_BEST)
     early_stop: Annotated[int, bounds(tracking_table.EARLY_STOP)] | None = declared(tracking_table.EARLY_STOP)
-    report_to: Tracker = declared(tracking_table.REPORT_TO)
+    report_to: Annotated[Tracker | Annotated[list[Tracker], Field(min_length=1)], BeforeValidator(_trackers)] = (
+        declared(tracking_table.REPORT_TO)
+    )
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The trackers that get the metrics too."""
+        return tracking_table.trackers_of(self.report_to)
 
     @property
     def rows(self) -> int:

@@ -108,6 +108,8 @@ def _default(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{each}`" for each in value)
     return (
         f"`{value:g}`" if isinstance(value, float) else f"`{value}`" if value and isinstance(value, int | str) else ""
     )

@@ -119,21 +119,27 @@ class FakeTracker(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.about.update(name=args.run_name, folder=os.environ["WANDB_DIR"], run=os.environ["WANDB_RUN_ID"])
+        self.about.update(trackio=os.environ["TRACKIO_DIR"], mlflow=os.environ["MLFLOW_TRACKING_URI"])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         self.logged.append(dict(logs))
 
 
-def test_a_tracker_gets_the_metrics_under_the_runs_name(
+def test_trackers_get_the_metrics_under_the_runs_name_and_write_in_the_output_folder(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", FakeTracker)
+    for tracker in ("wandb", "trackio"):
+        monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, tracker, FakeTracker)
     monkeypatch.setattr("dimba.trainers.objectives.trackers.is_installed", lambda _package: True)
     monkeypatch.setenv("DIMBA_RUN_ID", "20261128-sft")
-    for name in ("TENSORBOARD_LOGGING_DIR", "WANDB_DIR", "WANDB_RUN_ID", "WANDB_RESUME"):
+    mlflow = ("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_DISABLE_TELEMETRY")
+    for name in ("TENSORBOARD_LOGGING_DIR", "TRACKIO_DIR", "WANDB_DIR", "WANDB_RUN_ID", "WANDB_RESUME", *mlflow):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    status, output = run(tiny_checkpoint, tmp_path, "--report-to", "wandb", "--use-lora", "--max-steps", "2")
+    status, output = run(tiny_checkpoint, tmp_path, "--report-to", "wandb", "trackio", "--use-lora", "--max-steps", "2")
     assert status == 0, output
-    assert FakeTracker.about == {"name": "20261128-sft", "folder": str(tmp_path / "out"), "run": "20261128-sft"}
-    assert sum("loss" in logs for logs in FakeTracker.logged) == 2
+    out = str(tmp_path / "out")
+    written = {"trackio": f"{out}/trackio", "mlflow": f"sqlite:///{out}/mlflow/mlflow.db"}
+    assert FakeTracker.about == {"name": "20261128-sft", "folder": out, "run": "20261128-sft"} | written
+    assert sum("loss" in logs for logs in FakeTracker.logged) == 4  # two steps, in each
+    assert (tmp_path / "out" / "trackio").is_dir() and not (tmp_path / "out" / "mlflow").exists()

@@ -6,13 +6,14 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerState
 
 from dimba.objectives.objective import Objective
 from dimba.options.checkpointing import ALL, AUTO, NONE, Checkpointing, checkpointing_of
+from dimba.options.tracking_table import NO_TRACKER, trackers_of
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.loading import Compute
 from dimba.trainers.models.recompute import LayerCheckpointing
 from dimba.trainers.models.sharding import check_sharding, is_sharded
 from dimba.trainers.models.vocabulary import complete_head
 from dimba.trainers.objectives.callbacks import EndOnNan, Heartbeat, metrics_path
-from dimba.trainers.objectives.trackers import run_name
+from dimba.trainers.objectives.trackers import PROJECT, run_name
 from dimba.trainers.ranks import PATIENCE, backend, world_size
 
 
@@ -40,8 +41,9 @@ def run_settings(options: TrainerOptions, compute: Compute, *, can_fall_back: bo
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # it would log the previous loss in place of NaN
         "disable_tqdm": True,
-        "report_to": options.report_to,
+        "report_to": list(trackers_of(options.report_to)) or NO_TRACKER,
         "run_name": run_name(options),
+        "project": PROJECT,
         "save_steps": options.save_steps,
         "save_total_limit": options.save_total_limit,
     }

@@ -1,35 +1,52 @@
-"""The tracker that gets the metrics beside metrics.jsonl: installed, named after the run, writing beside its log."""
+"""The trackers that get the metrics beside metrics.jsonl: installed, named after the run, writing what outlives it."""
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dimba.common.checkpoint.check import is_installed
 from dimba.common.contract import ENV_RUN_ID
 from dimba.common.errors import BadInput
-from dimba.options.tracking_table import REPORT_TO, TRACKERS
+from dimba.options.tracking_table import REPORT_TO, TRACKER_FOLDERS, TRACKERS, trackers_of
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.objectives.callbacks import metrics_path
 
+PROJECT = "dimba"  # of trackio, and the experiment of MLflow
+
 
 def check_tracker(options: TrainerOptions) -> None:
-    """Raises BadInput if the tracker's package is missing; sets where it writes and what it calls the run."""
-    package = TRACKERS.get(options.report_to)
-    if package is None:
-        return
-    if not is_installed(package):
-        problem = f"{options.report_to} is not installed here"
-        raise BadInput(problem, f"`pip install {package}`, or leave it out", key=REPORT_TO.flag)
-    _place(metrics_path(options.output_dir).parent)
+    """Raises BadInput if a tracker's package is missing; sets where each writes and what it calls the run."""
+    trackers = trackers_of(options.report_to)
+    for tracker in trackers:
+        package = TRACKERS[tracker]
+        if not is_installed(package):
+            problem = f"{tracker} is not installed here"
+            raise BadInput(problem, f"`pip install {package}`, or leave it out", key=REPORT_TO.flag)
+    for name, value in _variables(
+        trackers, metrics_path(options.output_dir).parent, Path(options.output_dir).absolute()
+    ):
+        os.environ.setdefault(name, value)  # what the user sets comes first
 
 
-def _place(folder: Path) -> None:
-    """Variables that the user sets come first. A resumed run continues as the same run of Weights & Biases."""
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
-    os.environ.setdefault("WANDB_DIR", str(folder))
+def _variables(trackers: Sequence[str], attempt: Path, output: Path) -> Iterator[tuple[str, str]]:
+    """A resumed run continues as the same run of wandb and of trackio."""
+    for folder in (attempt, *(output / TRACKER_FOLDERS[each] for each in trackers if each in TRACKER_FOLDERS)):
+        folder.mkdir(parents=True, exist_ok=True)
+    yield "TENSORBOARD_LOGGING_DIR", str(attempt / "tensorboard")
+    yield "WANDB_DIR", str(attempt)
+    yield "TRACKIO_DIR", str(output / TRACKER_FOLDERS["trackio"])
+    yield from _of_mlflow(output / TRACKER_FOLDERS["mlflow"])
     if run := os.environ.get(ENV_RUN_ID):
-        os.environ.setdefault("WANDB_RUN_ID", run)
-        os.environ.setdefault("WANDB_RESUME", "allow")
+        yield "WANDB_RUN_ID", run
+        yield "WANDB_RESUME", "allow"
+
+
+def _of_mlflow(folder: Path) -> Iterator[tuple[str, str]]:
+    has_database = is_installed("sqlalchemy")  # mlflow-skinny has files alone
+    yield "MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db" if has_database else folder.as_uri()
+    yield "MLFLOW_ALLOW_FILE_STORE", "true"
+    yield "MLFLOW_EXPERIMENT_NAME", PROJECT
+    yield "MLFLOW_DISABLE_TELEMETRY", "true"
 
 
 def run_name(options: TrainerOptions) -> str:

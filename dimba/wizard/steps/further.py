@@ -66,6 +66,7 @@ def _question(param: Param, applies: Callable[[State], bool]) -> Question:
             "parse": lambda text, _state: one_of(_choices(param), text, in_sentence(param.question)),
             "to_text": lambda value: next(each.short for each in _choices(param) if each.value == value),
             "metavar": param.metavar_of_words or "yes|no",
+            "several": False,  # a list of words is written into the spec by hand
         }
     elif param.default is None and not param.several:
         shape = {"parse": _or_none(param), "to_text": lambda value: "none" if value is None else str(value)}
