@@ -71,7 +71,7 @@ RUN if [ -n "$GGUF" ]; then set -e; \
       /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --find-links /tmp/wheels \
         -r /tmp/llama/requirements.txt; \
       if [ -s /tmp/llama/tools ]; then \
-        apt-get purge -y --auto-remove $(cat /tmp/llama/tools) && rm -rf /var/lib/apt/lists/*; \
+        apt-get purge -y --auto-remove $(cat /tmp/llama/tools) && apt-get clean && rm -rf /var/lib/apt/lists/*; \
       fi; \
     fi; \
     rm -rf /tmp/llama

@@ -134,6 +134,22 @@ def tiny_job(job: Path, tiny_checkpoint: Path) -> Path:
     return job
 
 
+MAKE_LLAMA = REPOSITORY / "docker" / "llama" / "make_llama.py"
+
+
+@pytest.fixture(scope="session")
+def llama_wheel() -> Path:
+    """The wheel of llama.cpp, which can be imported; made if DIMBA_REQUIRE_LLAMA is set, else the test is skipped."""
+    from dimba.trainers.export.gguf import library
+
+    command = [sys.executable, str(MAKE_LLAMA)]
+    if os.environ.get("DIMBA_REQUIRE_LLAMA"):  # waits for another process that makes it
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if not library.is_here():
+        pytest.skip(f"llama.cpp is not here: `python3 {MAKE_LLAMA.relative_to(REPOSITORY)}` makes it, in minutes")
+    return next((library.cache_home() / "llama").glob(f"dimba_llama-{library.VERSION}-*.whl"))
+
+
 Dimba = Callable[..., subprocess.CompletedProcess[str]]
 
 

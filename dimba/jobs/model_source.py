@@ -110,9 +110,14 @@ class ModelSource:
         written = [Mount(source=str(each), target=str(each), read_only=False) for each in (self.facts.cache, *writable)]
         return tuple({each.target: each for each in (*read, *linked, *written)}.values())
 
-    def prepared(self, reporter: Reporter) -> "ModelSource":
-        """The same model with its image, built or pulled if missing. Raises EngineFailed, HostCannot."""
-        image = self.runner.prepare(self.spec, reporter.progress)
+    def prepared(self, reporter: Reporter, extra: str | None = None) -> "ModelSource":
+        """The same model with its image, built or pulled if missing; `extra`: one of `IMAGE_EXTRAS`.
+
+        Raises:
+            EngineFailed: the image cannot be built.
+            HostCannot: the disk is full.
+        """
+        image = self.runner.prepare(self.spec, reporter.progress, extra=extra)
         reporter.ended()
         return replace(self, context=replace(self.context, facts=replace(self.facts, image=image)))
 

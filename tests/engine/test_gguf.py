@@ -12,7 +12,7 @@ from dimba.runners.docker.runner import DockerRunner
 from dimba.runners.protocol import OneShot
 from tests.conftest import REPOSITORY
 from tests.engine.test_docker import SPEC
-from tests.trainers.gguf import HAS_LLAMA, WHEEL, WITHOUT, make_family
+from tests.trainers.gguf import make_family
 
 _EXPORT = """
 import shutil, sys
@@ -26,11 +26,10 @@ with LlamaModel(Path(sys.argv[2])) as model:
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(not (HAS_LLAMA and WHEEL.is_file()), reason=WITHOUT)
 def test_the_image_with_llama_cpp_shares_the_layers_of_the_plain_one_and_exports(
-    engine: Engine, built: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, built: str, llama_wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    shutil.copy(WHEEL, tmp_path / WHEEL.name)
+    shutil.copy(llama_wheel, tmp_path)
     monkeypatch.setenv("DIMBA_WHEELS", str(tmp_path))
     runner, model = DockerRunner(engine, REPOSITORY), make_family("qwen3", tmp_path / "model")
     image = runner.prepare(SPEC, lambda *_: None, extra=GGUF)

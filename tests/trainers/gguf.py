@@ -1,8 +1,5 @@
 """Tiny models with tokenizers as public families have them, for the tests of GGUF."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,20 +15,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from dimba.common.contract import cache_home
-from dimba.trainers.export.gguf import library, pretokenizers
+from dimba.trainers.export.gguf import pretokenizers
 from dimba.trainers.export.gguf.probes import PROBES
 from dimba.trainers.models.saving import apply_umask
 from dimba.trainers.tiny import SPECIAL, TEMPLATE, conversations
-from tests.conftest import REPOSITORY
-
-MAKE = REPOSITORY / "docker" / "llama" / "make_llama.py"
-# Looked for while the tests are collected: a running test has a cache of its own.
-if os.environ.get("DIMBA_REQUIRE_LLAMA") and not library.is_here():
-    subprocess.run([sys.executable, str(MAKE)], check=True)
-HAS_LLAMA = library.is_here()
-WHEEL = next((cache_home() / "llama").glob(f"dimba_llama-{library.VERSION}-*.whl"), Path("missing"))
-WITHOUT = f"llama.cpp is not here: `python3 {MAKE.relative_to(REPOSITORY)}` makes it, in minutes"
 
 TEXTS = [*PROBES, *(message["content"] for row in conversations() for message in row["messages"])]
 

@@ -18,9 +18,10 @@ from dimba.trainers.export.gguf.engine import LlamaModel
 from dimba.trainers.export.gguf.known import Recipe, known_classes, recognised, tokenizer_problem
 from dimba.trainers.export.gguf.pretokenizers import pre_tokenizer
 from dimba.trainers.export.gguf.probes import PROBES
-from tests.trainers.gguf import FAMILIES, HAS_LLAMA, MAKE, WITHOUT, make_family
+from tests.conftest import MAKE_LLAMA
+from tests.trainers.gguf import FAMILIES, make_family
 
-needs_llama = pytest.mark.skipif(not HAS_LLAMA, reason=WITHOUT)
+needs_llama = pytest.mark.usefixtures("llama_wheel")
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,7 @@ def test_a_tokenizer_that_llama_cpp_would_split_otherwise_is_refused_by_its_toke
 
 
 @needs_llama
+@pytest.mark.proof
 def test_a_tokenizer_or_a_class_that_llama_cpp_does_not_know_is_refused_before_anything_is_converted(
     family: Any, tmp_path: Path
 ):
@@ -128,6 +130,7 @@ def edit(file: Path, change: Any) -> None:
 
 
 @needs_llama
+@pytest.mark.proof
 def test_the_classes_are_those_of_the_converter():
     known = known_classes()
     assert {"LlamaForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel", "Gemma3ForCausalLM"} <= known
@@ -151,6 +154,7 @@ def test_a_gguf_that_llama_cpp_does_not_load_is_not_left_behind(
 
 
 @needs_llama
+@pytest.mark.proof
 def test_a_disk_that_is_too_small_is_found_before_anything_is_written(
     family: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -182,7 +186,7 @@ def test_without_llama_cpp_the_error_names_the_command_that_makes_it(monkeypatch
     monkeypatch.setattr(library, "is_here", lambda: False)
     with pytest.raises(HostCannot) as raised:
         library.bindings()
-    assert str(MAKE) in raised.value.hint
+    assert str(MAKE_LLAMA) in raised.value.hint
 
 
 def test_a_processor_without_the_instructions_is_an_error_rather_than_a_crash(
@@ -194,10 +198,10 @@ def test_a_processor_without_the_instructions_is_an_error_rather_than_a_crash(
 
 
 def test_the_versions_of_llama_cpp_agree():
-    text = MAKE.read_text(encoding="utf-8")
+    text = MAKE_LLAMA.read_text(encoding="utf-8")
     sdist, recipe = (text.partition(f"\n{name} = ")[2].split()[0].strip('"') for name in ("SDIST", "RECIPE"))
     assert f"{sdist}.{recipe}" == library.VERSION
-    assert library.SENTENCEPIECE in (MAKE.parent / "requirements.txt").read_text(encoding="utf-8")
+    assert library.SENTENCEPIECE in (MAKE_LLAMA.parent / "requirements.txt").read_text(encoding="utf-8")
 
 
 def test_a_split_that_differs_in_one_sign_has_no_name(tmp_path: Path):

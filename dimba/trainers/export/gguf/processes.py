@@ -11,7 +11,8 @@ from typing import IO
 from dimba.common.errors import BadInput, DimbaError, HostCannot
 from dimba.trainers.export.gguf import library
 
-_TOOL = ("-m", "dimba.trainers.export.gguf.tool")
+# -P: without it, a module of the same name in the current folder would be imported.
+_TOOL = ("-P", "-m", "dimba.trainers.export.gguf.tool")
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 _CAUSE = re.compile(r"^(?:ERROR:[\w-]+:|(?:[\w.]+\.)?\w*(?:Error|Exception)\b:?)\s*")
 
