@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import absolute
+from dimba.common.inference import ENGINES, TRANSFORMERS
 from dimba.common.runners import AUTO, RUNNERS
 from dimba.options.kinds import Integer, Number
 
@@ -74,6 +75,8 @@ def add_serve(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the port on 127.0.0.1; 0 takes a free one (default: 8000)",
     )
+    engine = "transformers (default: as in training, one request at a time), or vllm (many at once, on a GPU)"
+    command.add_argument("--engine", choices=ENGINES, default=TRANSFORMERS, metavar="NAME", help=engine)
     key = "the environment variable with the key that callers must send (default: none is asked for)"
     command.add_argument("--api-key-env", metavar="NAME", help=key)
 

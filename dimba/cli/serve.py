@@ -21,7 +21,8 @@ def serve(args: argparse.Namespace) -> None:
     from dimba.jobs.lifecycle import interrupted, signals
 
     reporter = render.reporter()
-    request = ServeRequest(model=args.model, port=args.port, key_variable=args.api_key_env, where=model_request(args))
+    how = {"port": args.port, "engine": args.engine, "key_variable": args.api_key_env}
+    request = ServeRequest(model=args.model, where=model_request(args), **how)
     try:
         with signals(interrupted):
             serve_model(request, reporter, lambda address: _show(address, args))

@@ -12,6 +12,8 @@ LOAD, ASK, BATCH, STOP = "load", "ask", "batch", "stop"
 NOTE, READY, TEXT, REASONING, ROW, DONE, ERROR = "note", "ready", "text", "reasoning", "row", "done", "error"
 END, LENGTH, STOPPED, REFUSED = "end", "length", "stopped", "refused"  # why an answer ends
 
+ENGINES = TRANSFORMERS, VLLM = ("transformers", "vllm")  # of `dimba serve`
+
 Messages = tuple[Mapping[str, Any], ...]
 
 

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 from dimba.commands.serve.api_errors import ApiError
@@ -40,6 +41,7 @@ class ServedModel:
 
     name: str
     session: Session | None = None
+    backend: Path | None = None  # the Unix socket of a server that answers in place of the session
     ended: threading.Event = field(default_factory=threading.Event)
     _turn: threading.Condition = field(default_factory=threading.Condition)
     _queue: deque[object] = field(default_factory=deque)
@@ -49,7 +51,7 @@ class ServedModel:
         """`loading`, `ok` or `ended`."""
         if self.ended.is_set():
             return "ended"
-        return "ok" if self.session else "loading"
+        return "ok" if self.session or self.backend else "loading"
 
     def answer(self, request: Request, on_part: OnPart, is_gone: IsGone) -> Answer:
         """The answer; raises ApiError, or Gone once nothing waits for it any more."""
@@ -63,9 +65,14 @@ class ServedModel:
                 raise ApiError(503, "the model's process has ended") from None
 
     def _ready(self) -> Session:
-        if self.ended.is_set() or self.session is None:
-            raise ApiError(503, "the model's process has ended" if self.ended.is_set() else "the model is loading")
+        self.check_state()
+        assert self.session is not None, "without a backend"
         return self.session
+
+    def check_state(self) -> None:
+        """Raises ApiError unless the model answers."""
+        if self.state != "ok":
+            raise ApiError(503, "the model is loading" if self.state == "loading" else "the model's process has ended")
 
     @contextmanager
     def _turn_of(self, is_gone: IsGone) -> Iterator[None]:

@@ -5,10 +5,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from dimba.commands.serve.engines import loaded
 from dimba.commands.serve.http import ADDRESS, Server
 from dimba.commands.serve.model import ServedModel
-from dimba.commands.talk.session import model_session
 from dimba.common.errors import BadInput, HostCannot
+from dimba.common.inference import TRANSFORMERS
 from dimba.host.ports import free_port, holder_of
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.model_source import ModelRequest, find_model
@@ -22,6 +23,7 @@ class ServeRequest:
 
     model: str
     port: int = 8000
+    engine: str = TRANSFORMERS
     key_variable: str | None = None
     where: ModelRequest = field(default_factory=ModelRequest)
 
@@ -46,9 +48,8 @@ def serve(request: ServeRequest, reporter: Reporter, on_ready: Callable[[Address
     model = ServedModel(source.name)
     with (
         _server(request.port, model, reporter, key).running() as server,
-        model_session(source, "serve", reporter, on_end=model.ended.set) as session,
+        loaded(request.engine, source, model, reporter) as session,
     ):
-        model.session = session
         on_ready(Address(url=server.url, model=source.name))
         while not model.ended.wait(_CHECK):
             pass

@@ -3,10 +3,12 @@
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import Any
 
 from dimba.common import inference
@@ -20,8 +22,7 @@ from dimba.spec.secrets import mask_secrets
 
 OnPart = Callable[[str, str], None]  # (kind, text)
 _OUTPUT_LINES = 15
-# -P: without it, a module of the same name in the current folder would be imported.
-_MODULE = ("-P", "-m", "dimba.trainers.inference")
+_MODULE = "dimba.trainers.inference"
 
 
 @dataclass
@@ -130,21 +131,28 @@ def model_session(
     command: str,
     reporter: Reporter,
     against: ModelSource | None = None,
+    *,
     on_end: Callable[[], None] | None = None,
+    module: str = _MODULE,
+    image: str | None = None,
+    writable: Sequence[Path] = (),
+    load: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[ModelSession]:
     """The models of `source` and `against`, loaded; waits for its GPU's turn. Raises DimbaError.
 
-    `on_end` is called in another thread when the process ends, also between two answers.
+    `on_end` is called in another thread when the process ends, also between two answers. `module` is what loads them,
+    `image` an extra of the image that it needs, `writable` folders that it writes, `load` what else it is told.
     """
-    source = source.prepared(reporter)
+    source = source.prepared(reporter, image)
     beside = [against] if against else []
     python = "python" if source.facts.image else source.facts.python
     with (
-        place_of(source, command, reporter, beside=beside) as place,
-        source.runner.converse([python, *_MODULE], place) as conversation,
+        place_of(source, command, reporter, beside=beside, writable=writable) as place,
+        # -P: without it, a module of the same name in the current folder would be imported.
+        source.runner.converse([python, "-P", "-m", module], place) as conversation,
     ):
         talk = Watched(conversation, on_end) if on_end else conversation
         session = ModelSession(talk, reporter, tuple((place.secrets or {}).values()))
         models = [one.trained.as_json() for one in (source, *beside)]
-        session.load({"models": models, "gpus": len(place.gpus)})
+        session.load({"models": models, "gpus": len(place.gpus), **load})
         yield session

@@ -52,8 +52,7 @@ def load_trained(trained: TrainedModel, loading: Loading) -> Loaded:
     Raises:
         BadInput: a file is missing or broken, or the adapter does not fit its base.
     """
-    tokenizer = load_tokenizer(_tokenizer_place(trained), _FLAG, code=trained.trust_remote_code)
-    prepare_tokenizer(tokenizer)
+    tokenizer = trained_tokenizer(trained)
     model = load_complete(AutoModelForCausalLM, trained.base or trained.folder, _FLAG, **_settings(trained, loading))
     complete_names(model)
     if trained.is_adapter:
@@ -63,6 +62,13 @@ def load_trained(trained: TrainedModel, loading: Loading) -> Loaded:
     settings = TemplateSettings.of(trained)
     ends = end_tokens(tokenizer, model.generation_config, settings)
     return Loaded(model.eval().requires_grad_(False), tokenizer, ends, settings)
+
+
+def trained_tokenizer(trained: TrainedModel) -> PreTrainedTokenizerFast:
+    """The tokenizer as it was after training."""
+    tokenizer = load_tokenizer(_tokenizer_place(trained), _FLAG, code=trained.trust_remote_code)
+    prepare_tokenizer(tokenizer)
+    return tokenizer
 
 
 def end_tokens(
