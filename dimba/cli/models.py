@@ -10,6 +10,7 @@ from dimba.common.runners import AUTO, RUNNERS
 from dimba.options.kinds import Integer, Number
 
 if TYPE_CHECKING:
+    from dimba.commands.export.request import ExportRequest
     from dimba.commands.talk.request import TalkRequest
     from dimba.jobs.model_source import ModelRequest
 
@@ -79,6 +80,30 @@ def add_serve(command: argparse.ArgumentParser) -> None:
     command.add_argument("--engine", choices=ENGINES, default=TRANSFORMERS, metavar="NAME", help=engine)
     key = "the environment variable with the key that callers must send (default: none is asked for)"
     command.add_argument("--api-key-env", metavar="NAME", help=key)
+
+
+def add_export(command: argparse.ArgumentParser) -> None:
+    """What is written, where, and to whom it goes."""
+    add_model(command)
+    command.add_argument("--merged", action="store_true", help="the adapter merged into its base (default)")
+    command.add_argument("--gguf", metavar="TYPE", help="a GGUF file for llama.cpp: f16, q8_0, q4_k_m and others")
+    types = ("auto", "float32", "bfloat16", "float16")
+    about = "the type of merged weights: float32, bfloat16, float16, or auto, that of the base (default)"
+    command.add_argument("--dtype", choices=types, default="auto", metavar="TYPE", help=about)
+    where = "the folder to write (default: `merged` or `gguf` in the model's own)"
+    command.add_argument("--out", metavar="DIR", help=where)
+    check = "compare an export that exists with the trained model (default: the model's own), and write nothing"
+    command.add_argument("--check", nargs="?", const="", metavar="FOLDER", help=check)
+    command.add_argument("--hub", metavar="OWNER/NAME", help="upload it there as well, with the token in HF_TOKEN")
+    command.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
+
+
+def export_request(args: argparse.Namespace) -> "ExportRequest":
+    """The command line as a value."""
+    from dimba.commands.export.request import ExportRequest
+
+    names = ("model", "merged", "gguf", "dtype", "out", "check", "hub", "public")
+    return ExportRequest(**{name: getattr(args, name) for name in names}, where=model_request(args))
 
 
 def model_request(args: argparse.Namespace) -> "ModelRequest":

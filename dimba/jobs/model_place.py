@@ -5,7 +5,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from dimba.common.contract import ENV_ALLOW_CPU, ENV_GPU_PATH
@@ -14,6 +14,7 @@ from dimba.jobs.gpu_leases import GpuLeases, Holder, machine
 from dimba.jobs.lifecycle import Reporter, interrupted, signals
 from dimba.jobs.model_source import ModelSource
 from dimba.jobs.place import one_shot
+from dimba.plan.model import Mount
 from dimba.plan.placement import choose_gpus, gpu_devices
 from dimba.records.leases import GpuRequest
 from dimba.records.store import make_folder
@@ -30,26 +31,29 @@ def place_of(
     reporter: Reporter,
     *,
     beside: Sequence[ModelSource] = (),
+    mounts: Sequence[Mount] = (),
     writable: Sequence[Path] = (),
     variables: tuple[str, ...] = (),
     ports: Mapping[int, int] | None = None,
+    computes: bool = True,
 ) -> Iterator[OneShot]:
     """A place with GPUs that are leased to `command` until the block ends; it waits for its turn.
 
-    `beside`: further models that are loaded there; `writable` folders; `variables` of this process that it gets as
-    secrets.
+    `beside`: further models that are loaded there; `mounts` beyond the models' own; `writable` folders; `variables`
+    of this process that it gets as secrets. What only talks to the Hub `computes` nothing, and gets no GPU.
 
     Raises:
         Interrupted: Ctrl-C while it waits.
     """
     name = f"{command}-{source.name}-{secrets.token_hex(2)}"
     make_folder(source.facts.cache, source.facts.output.uid, source.facts.output.gid)
-    mounts = {each.target: each for one in (*beside, source) for each in one.mounts(*writable)}
-    with _leased(source, name, reporter) as gpus:
+    own = [each for one in (*beside, source) for each in one.mounts(*writable)]
+    mounted = {each.target: each for each in (*mounts, *own)}
+    with _leased(source, name, reporter) if computes else nullcontext(()) as gpus:
         place = one_shot(
             source.spec,
             source.facts,
-            tuple(mounts.values()),
+            tuple(mounted.values()),
             is_local=all(each.is_local for each in (source, *beside)) and not variables,
             further=variables,
             gpus=gpus,

@@ -27,7 +27,7 @@ def one_shot(
 
     `is_local`: the command needs no network; `further`: more variables of this process to pass on as secrets.
     """
-    named = {_TOKEN, *PROXY_VARIABLES} & {*spec.container.env, *further} & set(os.environ)
+    named = ({_TOKEN, *PROXY_VARIABLES} & set(spec.container.env) | set(further)) & set(os.environ)
     image = facts.image
     network = spec.container.network != "none" and not is_local
     return OneShot(

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from dimba.common.errors import BadInput, DimbaError, HostCannot, first_line
-from dimba.trainers.export.agreement import Progress
+
+if TYPE_CHECKING:
+    from dimba.trainers.export.agreement import Progress
 
 TOKEN = "HF_TOKEN"  # noqa: S105  # a variable's name
 _KEY = "--hub"

@@ -39,6 +39,8 @@ class Bounds:
     def problem(self, found: Agreement) -> str:
         """The first bound that is not kept, in words; empty if all are."""
         allowed = (self.logits or 0) * max(1.0, found.logits_scale)
+        if not found.positions:
+            return "there is no token to compare them on"
         if self.logits is not None and not found.logits_max_difference <= allowed:
             return f"the logits differ by {found.logits_max_difference:.2g}, and may by {allowed:.2g}"
         if self.kl_mean is not None and not found.kl_mean <= self.kl_mean:
@@ -67,6 +69,7 @@ class Reference:
     loaded: Loaded
     rows: Rows
     logits: Logits
+    training_kl: float | None = None  # of the base, mean in nats; None without an adapter
 
 
 @dataclass

@@ -90,9 +90,10 @@ def _built_in(loaded: Loaded) -> Iterator[tuple[int, ...]]:
     encoder = ChatEncoder(loaded.tokenizer, settings=loaded.settings)
     for chat in (*BUILT_IN, LONGER):
         sample = Sample(messages=chat, trained=tuple(each["role"] == "assistant" for each in chat))
+        plain = "\n\n".join(str(each["content"]) for each in chat)
         try:
             [example] = encoder.encode_batch([encoder.render(sample, Location(BUILT_IN_ROWS))])
-        except BadInput:
-            continue
-        if not isinstance(example, BadInput):
-            yield tuple(map(int, example.input_ids))
+            ids = loaded.tokenizer(plain)["input_ids"] if isinstance(example, BadInput) else example.input_ids
+        except BadInput:  # the template takes no such chat, or shows no borders of its turns
+            ids = loaded.tokenizer(plain)["input_ids"]
+        yield tuple(map(int, ids))

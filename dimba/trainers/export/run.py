@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,16 +68,33 @@ def _base(request: Request) -> str:
 
 
 def _export(request: Request, progress: Progress, note: Note) -> dict[str, Any]:
+    if request.gguf:
+        return _export_gguf(request, progress, note)
     reference = _reference(request, progress, note)
     code = request.trained.trust_remote_code
     precision = write_merged(reference.loaded, _base(request), request.target, request.dtype, progress, code=code)
     proof = _proven(reference, request, request.target, progress)
     if proof.problems:
         raise refusal(proof.problems, "the export", "report this with the log: nothing was left in the target")
-    record = export_record(_MERGED, str(precision), proof, request.about)
-    for each in proof.notes:
+    return _recorded(request, export_record(_MERGED, str(precision), proof, request.about), progress, note)
+
+
+def _export_gguf(request: Request, progress: Progress, note: Note) -> dict[str, Any]:
+    from dimba.trainers.export.llama import require_known, with_training, write_gguf
+
+    require_known(request.trained)
+    reference = with_training(_reference(request, progress, note), progress)
+    proof = write_gguf(reference, request, progress)
+    if proof.problems:
+        raise refusal(proof.problems, "the GGUF", "give a type with more bits, such as `--gguf q8_0` or `--gguf f16`")
+    return _recorded(request, export_record("gguf", request.gguf, proof, request.about), progress, note)
+
+
+def _recorded(request: Request, record: dict[str, Any], progress: Progress, note: Note) -> dict[str, Any]:
+    for each in record["notes"]:
         note(each)
-    text = card(record, request.about, _base(request), _template_settings(request))
+    files: dict[str, Any] = {each.name: {} for each in request.target.iterdir()}
+    text = card({**record, "files": files}, request.about, _base(request), _template_settings(request))
     (request.target / "README.md").write_text(text, encoding="utf-8")
     return write_record(request.target, record, progress)
 
@@ -103,18 +120,31 @@ def _on_quantised(request: Request, reference: Reference, progress: Progress) ->
     return compare(logits, reference.logits).as_json()
 
 
+def _proven_gguf(reference: Reference, files: Sequence[Path], progress: Progress) -> Proof:
+    """The proof of the files, which ends at the first that is not what was trained."""
+    from dimba.trainers.export.llama import prove_gguf, type_of, with_training
+
+    reference = with_training(reference, progress)
+    for file in files:
+        proof = prove_gguf(reference, file, type_of(file), progress)
+        if proof.problems:
+            break
+    return proof
+
+
 def _check(request: Request, progress: Progress, note: Note) -> dict[str, Any]:
     assert request.check is not None
     folder = request.check
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"{folder} has no config.json", "give the folder of an export", key="--check")
+    files = sorted(folder.glob("*.gguf"))
+    if not files and not (folder / "config.json").is_file():
+        raise BadInput(f"{folder} holds neither a model nor a GGUF file", "give the folder of an export", key="--check")
     changed = changed_file(folder, progress)
     reference = _reference(request, progress, note)
-    proof = _proven(reference, request, folder, progress)
+    proof = _proven_gguf(reference, files, progress) if files else _proven(reference, request, folder, progress)
     if changed and not proof.problems:
         proof.notes.append(f"{changed}; what it computes is what was trained")
     if proof.problems:
-        again = "export it again: `dimba export RUN --merged`"
+        again = f"export it again: `dimba export RUN {'--gguf TYPE' if files else '--merged'}`"
         raise refusal(proof.problems, str(folder), f"{changed}; {again}" if changed else again)
     for each in proof.notes:
         note(each)

@@ -19,6 +19,7 @@ from dimba.trainers.models.saving import apply_umask, name_type
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from dimba.common.trained import TrainedModel
     from dimba.trainers.export.agreement import Progress
     from dimba.trainers.export.merge import State
     from dimba.trainers.models.trained import Loaded
@@ -54,6 +55,13 @@ def write_merged(
     apply_umask(folder)
     progress("writing", 1, 1)
     return precision
+
+
+def needed_files(trained: TrainedModel, folder: Path) -> None:
+    """Copy the configuration and what the base's tokenizer has beside tokenizer.json."""
+    base = trained.base or trained.folder
+    for name in ("config.json", "tokenizer.model", *_PROCESSORS):
+        _copy(base, name, folder)
 
 
 def _write(model: PreTrainedModel, state: State, folder: Path, shard_bytes: int | None) -> None:

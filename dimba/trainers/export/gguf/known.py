@@ -118,12 +118,13 @@ def _difference(folder: Path, tokenizer: Any, recipe: Recipe) -> str:
             for _line in follow(arguments, "llama.cpp's converter cannot read the tokenizer"):
                 pass
             with LlamaModel(file, vocabulary_only=True) as model:
-                return _compared(tokenizer, model, recipe)
+                return compared(tokenizer, model, recipe)
         except BadInput as error:
             return error.cause
 
 
-def _compared(tokenizer: Any, model: LlamaModel, recipe: Recipe) -> str:
+def compared(tokenizer: Any, model: LlamaModel, recipe: Recipe) -> str:
+    """Where a model's tokens, converted by `recipe`, differ from the tokenizer's; empty where none do."""
     added = tuple(around_added(tokenizer))
     if recipe.prefix_space:
         return first_difference(tokenizer, model, (*PROBES, *added)) or beginning_difference(tokenizer, model)

@@ -1,0 +1,146 @@
+"""`dimba export`: complete or not there, with cause and next step for what cannot be exported."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimba.commands.export.folder import aside, require_free, require_room
+from dimba.commands.export.request import ExportRequest
+from dimba.common.errors import BadInput, HostCannot
+from tests.conftest import NO_ENGINE, REPOSITORY
+
+Dimba = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "cause"),
+    [
+        ({"hub": "model"}, "`model` is no name of a repository"),
+        ({"hub": "../x/y"}, "is no name of a repository"),
+        ({"public": True}, "--public is for an upload"),
+        ({"merged": True, "gguf": "f16", "out": "x"}, "--out is one folder"),
+        ({"merged": True, "gguf": "f16", "hub": "a/b"}, "--hub is one repository"),
+        ({"check": "", "hub": "a/b"}, "--check writes nothing"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused_with_a_way_out(asked: dict[str, Any], cause: str):
+    with pytest.raises(BadInput, match=cause) as refused:
+        ExportRequest(model="run", **asked).require_sense()
+    assert refused.value.hint
+
+
+def test_a_failed_export_leaves_neither_its_folder_nor_its_parents(tmp_path: Path):
+    target = tmp_path / "new" / "merged"
+    with pytest.raises(RuntimeError), aside(target, os.getuid(), os.getgid()) as folder:
+        (folder / "model.safetensors").write_text("half")
+        assert not target.exists()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_export_is_replaced_at_once_and_only_by_a_complete_one(tmp_path: Path):
+    target = tmp_path / "merged"
+    target.mkdir()
+    (target / "export.json").write_text("old")
+    require_free(target)
+    with pytest.raises(KeyboardInterrupt), aside(target, os.getuid(), os.getgid()):
+        raise KeyboardInterrupt
+    assert (target / "export.json").read_text() == "old"
+    with aside(target, os.getuid(), os.getgid()) as folder:
+        (folder / "export.json").write_text("new")
+    assert (target / "export.json").read_text() == "new" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_with_something_else_in_it_is_never_replaced(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(BadInput, match="exists, and is no export of dimba") as refused:
+        require_free(tmp_path)
+    assert "--out" in refused.value.hint
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path: Path):
+    require_room(tmp_path / "merged", 1)
+    with pytest.raises(HostCannot, match=r"needs .* GiB, and its disk has .* free"):
+        require_room(tmp_path / "merged", 1 << 60)
+
+
+# The rest runs the command itself, as a process without an engine.
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.trainers.export.adapted import family, make_adapter
+
+    folder = tmp_path_factory.mktemp("export")
+    make_adapter(family("llama", folder / "base"), folder / "tuned")
+    return folder / "tuned"
+
+
+def run_export(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_command(*words), **_where(cwd), capture_output=True, text=True, check=False)
+
+
+def _command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "dimba", "export", *map(str, words), "--runner", "process", "--gpus", "none"]
+
+
+def _where(cwd: Path) -> dict[str, Any]:
+    return {"cwd": cwd, "env": {**os.environ, **NO_ENGINE, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}}
+
+
+@pytest.mark.proof
+def test_an_adapter_is_exported_checked_and_refused_once_it_is_spoilt(model: Path, tmp_path: Path):
+    from tests.trainers.export.spoil import SPOILINGS
+
+    before = {each.name: each.read_bytes() for each in model.iterdir() if each.is_file()}
+    done = run_export(model, "--merged", "--dtype", "bfloat16", cwd=tmp_path)
+    merged = model / "merged"
+    assert done.stdout == f"{merged}\n" and done.returncode == 0, done.stderr
+    assert "equal likeliest tokens" in done.stderr and all(len(line) <= 80 for line in _table(done.stderr))
+    assert {name: (model / name).read_bytes() for name in before} == before
+    checked = json.loads(run_export(model, "--check", "--json", cwd=tmp_path).stdout)
+    assert checked["path"] == str(merged) and checked["proof"]["tensors_equal"] is True
+    shutil.copytree(merged, tmp_path / "spoilt")
+    SPOILINGS["a layer without its adapter"](tmp_path / "spoilt", model.parent / "base")
+    refused = run_export(model, "--check", tmp_path / "spoilt", cwd=tmp_path)
+    assert refused.returncode == 1 and "is not what was trained: `model.layers.0." in refused.stderr
+    assert "hint: model.safetensors has changed since the export; export it again" in refused.stderr
+
+
+def _table(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(("merged", "compared", "equal", "KL", "largest"))]
+
+
+@pytest.mark.proof
+def test_an_interrupted_export_leaves_nothing_and_ends_with_130(model: Path, tmp_path: Path):
+    child = subprocess.Popen(_command(model, "--out", tmp_path / "merged"), **_where(tmp_path), start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".merged.*.part")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3)
+    os.killpg(child.pid, signal.SIGINT)
+    assert child.wait(30) == 130 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.proof
+def test_a_base_that_is_gone_or_another_one_is_refused_with_the_way_on(model: Path, tmp_path: Path):
+    from tests.trainers.export.adapted import family
+
+    config = json.loads((model / "adapter_config.json").read_text())
+    lost = tmp_path / "lost"
+    shutil.copytree(model, lost, ignore=shutil.ignore_patterns("merged"))
+    (lost / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(tmp_path / "gone")}))
+    gone = run_export(lost, cwd=tmp_path)
+    assert gone.returncode == 2 and "gone" in gone.stderr and "--base" in gone.stderr
+    other = run_export(lost, "--base", family("gpt2", tmp_path / "gpt2"), cwd=tmp_path)
+    assert other.returncode == 2 and "does not fit its base" in other.stderr
+    assert not (lost / "merged").exists()
