@@ -81,6 +81,9 @@ FAMILIES: dict[str, tuple[Callable[[], PreTrainedTokenizerFast], Callable[..., A
 }  # fmt: skip
 
 
+STOPS = 333  # a second end token of every family, which its name does not show
+
+
 def make_family(name: str, folder: Path, *, peaked: float = 4.0) -> Path:
     """Writes a random model of the family, whose outputs are far enough apart to have a likeliest token."""
     make, configure = FAMILIES[name]
@@ -88,6 +91,7 @@ def make_family(name: str, folder: Path, *, peaked: float = 4.0) -> Path:
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(configure(vocab_size=len(tokenizer), **ends))
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, STOPS]
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(peaked)
     model.save_pretrained(folder)

@@ -19,7 +19,7 @@ from dimba.trainers.export.gguf.known import Recipe, known_classes, recognised, 
 from dimba.trainers.export.gguf.pretokenizers import pre_tokenizer
 from dimba.trainers.export.gguf.probes import PROBES
 from tests.conftest import MAKE_LLAMA
-from tests.trainers.gguf import FAMILIES, make_family
+from tests.trainers.gguf import FAMILIES, STOPS, make_family
 
 needs_llama = pytest.mark.usefixtures("llama_wheel")
 
@@ -82,7 +82,7 @@ def test_the_file_has_the_template_the_end_token_the_context_and_the_tokens_of_t
     tokenizer = AutoTokenizer.from_pretrained(family("qwen3"))
     with LlamaModel(gguf("qwen3")) as model:
         assert model.chat_template() == tokenizer.chat_template
-        assert tokenizer.eos_token_id in model.end_tokens() and len(model.end_tokens()) < 5
+        assert {tokenizer.eos_token_id, STOPS} <= model.end_tokens() and len(model.end_tokens()) < 5
         assert (model.context, model.vocabulary) == (512, len(tokenizer))
         assert [model.tokenize(text) for text in PROBES] == [tokenizer.encode(text) for text in PROBES]
 

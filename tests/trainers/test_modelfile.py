@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dimba.common.errors import BadInput
+from dimba.common.errors import BadInput, UnusableRow
 from dimba.trainers.export.gguf.go_template import Form, rendered
 from dimba.trainers.export.gguf.modelfile import HELD_OUT, modelfile
 from dimba.trainers.tiny import TEMPLATE
@@ -80,6 +80,17 @@ def test_a_template_that_ollama_cannot_express_is_refused_by_the_reason(template
 def test_a_template_that_removes_reasoning_from_earlier_answers_says_that_ollama_does_not(tokenizer: Any):
     tokenizer.chat_template = "<|begin|>" + CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
     assert "# The model's template removes reasoning" in modelfile(tokenizer, "x.gguf", [])
+
+
+def test_a_renderer_that_refuses_a_system_prompt_in_its_own_words_means_that_there_is_none(tokenizer: Any):
+    tokenizer.chat_template = NO_SYSTEM
+
+    def render(turns: Any) -> str:
+        if turns[0][0] == "system":
+            raise UnusableRow("has a system prompt")
+        return "<|begin|>" + text_of(tokenizer, NO_SYSTEM, turns)
+
+    assert "takes no system prompt" in modelfile(tokenizer, "x.gguf", [], render)
 
 
 def test_a_model_without_a_chat_template_has_no_modelfile(tokenizer: Any):

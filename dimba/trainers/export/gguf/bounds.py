@@ -17,7 +17,7 @@ class Bound(NamedTuple):
 BOUNDS = {
     "f32": Bound(0.99, 1e-3),
     "bf16": Bound(0.97, 5e-3),
-    "f16": Bound(0.99, 1e-3),
+    "f16": Bound(0.99, 2e-3),
     "q8_0": Bound(0.95, 0.01),
     "q6_k": Bound(0.92, 0.03),
     "q5_k_m": Bound(0.89, 0.06),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from dimba.common.errors import BadInput
+from dimba.common.errors import BadInput, first_line
 from dimba.trainers.export.gguf.go_template import Form, Turn, rendered
 
 Render = Callable[[Sequence[Turn]], str]
@@ -32,6 +32,10 @@ HELD_OUT = tuple(
 )
 
 
+class NotExpressible(BadInput):
+    """A chat template that Ollama's templates cannot express."""
+
+
 def modelfile(tokenizer: Any, gguf_name: str, end_strings: Sequence[str], render: Render | None = None) -> str:
     """The text of a Modelfile for the GGUF beside it.
 
@@ -39,7 +43,7 @@ def modelfile(tokenizer: Any, gguf_name: str, end_strings: Sequence[str], render
     training, with the beginning of the next answer (default: the tokenizer's template).
 
     Raises:
-        BadInput: Ollama's templates cannot say what this chat template does.
+        NotExpressible: Ollama's templates cannot say what this chat template does.
     """
     begin = _begin_that_is_added(tokenizer)
     plain = render or _render_with(tokenizer)
@@ -59,8 +63,8 @@ def modelfile(tokenizer: Any, gguf_name: str, end_strings: Sequence[str], render
     return "\n".join(lines) + "\n"
 
 
-def _refused(reason: str) -> BadInput:
-    return BadInput(f"no Modelfile, as Ollama's templates cannot express this chat template: {reason}", _HINT)
+def _refused(reason: str) -> NotExpressible:
+    return NotExpressible(f"no Modelfile, as Ollama's templates cannot express this chat template: {reason}", _HINT)
 
 
 def _begin_that_is_added(tokenizer: Any) -> str:
@@ -101,10 +105,10 @@ def _between(render: Render, turns: Sequence[Turn]) -> list[str]:
     """The texts around the contents of `turns`, in their order."""
     try:
         rest = render(turns)
-    except BadInput:
+    except NotExpressible:
         raise
     except Exception as error:  # whatever a template raises
-        raise _refused(f"it raises `{error}` for a conversation of questions and answers") from None
+        raise _refused(f"it raises `{first_line(error)}` for a conversation of questions and answers") from None
     texts = []
     for _role, content in turns:
         before, found, rest = rest.partition(content)
@@ -119,7 +123,7 @@ def _system(render: Render, turns: Sequence[Turn], texts: Sequence[str]) -> tupl
     try:
         if _SYSTEM not in render([("system", _SYSTEM), *turns]):
             return None
-    except BadInput:
+    except NotExpressible:
         raise
     except Exception:  # a template's own words for it
         return None

@@ -6,10 +6,12 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dimba.common.contract import read_json_object
 from dimba.trainers.export.gguf.library import bindings, converter
 from dimba.trainers.export.gguf.spm import Vocabulary, is_sentencepiece, vocabulary
 
@@ -50,11 +52,33 @@ def _convert(options: argparse.Namespace) -> int:
         text_model._create_vocab_sentencepiece = _from_tokenizer_json
     elif not (options.source / "tokenizer.model").exists():
         text_model._create_vocab_sentencepiece = _no_file  # it imports sentencepiece before it looks for the file
+    _add_ends(import_module("gguf").SpecialVocab, _ends(options.source))
     arguments = ["--outfile", str(options.target), "--outtype", options.type, "--model-name", options.name]
     arguments += ["--vocab-only"] if options.vocabulary else []
     sys.argv = ["convert_hf_to_gguf.py", str(options.source), *arguments]
     script.main()
     return 0
+
+
+def _ends(folder: Path) -> list[int]:
+    for name in ("generation_config.json", "config.json"):
+        ends = read_json_object(folder / name).get("eos_token_id")
+        if ends is not None:
+            return list(ends) if isinstance(ends, list) else [ends]
+    return []
+
+
+def _add_ends(special_vocabulary: Any, ends: Sequence[int]) -> None:
+    """The converter writes one end token; llama.cpp also stops at two others, if the file names them."""
+    write = special_vocabulary.add_to_gguf
+
+    def write_with_ends(self: Any, writer: Any, quiet: bool = False) -> None:
+        write(self, writer, quiet)
+        others = [token for token in ends if token != self.special_token_ids.get("eos")]
+        for token, add in zip(others, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
+            add(token)
+
+    special_vocabulary.add_to_gguf = write_with_ends
 
 
 def _from_tokenizer_json(model: Any) -> Vocabulary:
