@@ -70,8 +70,15 @@
 
   const config = {
     responsive: true, displaylogo: false, displayModeBar: "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    // Named one by one: plotly adds a button that sends the data to its own site.
+    modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
   };
+
+  // A screen reader gets the chart's words and its table; the drawing would be a heap of numbers. Its buttons stay.
+  function describe(plot) {
+    plot.querySelectorAll(".main-svg").forEach((each) => { each.setAttribute("aria-hidden", "true"); });
+    plot.querySelectorAll(".modebar-btn").forEach((each) => { each.setAttribute("aria-label", each.dataset.title); });
+  }
 
   function draw(theme) {
     for (const drawing of drawings) {
@@ -84,6 +91,7 @@
         plot.style.height = height(drawing);
         window.Plotly.newPlot(plot, traces(drawing, theme), layout(drawing, theme), config);
       }
+      describe(plot);
     }
   }
 

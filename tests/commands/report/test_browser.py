@@ -158,6 +158,13 @@ def test_dragging_zooms_and_a_double_click_returns(chromium: Any, one: Path):
         page.wait_for_function(f"Math.abs(({steps})[0] - ({before[0]})) < 1")
 
 
+def test_no_button_sends_the_data_anywhere(chromium: Any, one: Path):
+    with Opened(chromium, one, **with_width(1024)) as opened:
+        titles = "[...document.querySelectorAll('#plot-loss .modebar-btn')].map(each => each.dataset.title)"
+        known = ["Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes", "Download plot as a PNG"]
+        assert [title.lower() for title in opened.page.evaluate(titles)] == [title.lower() for title in known]
+
+
 def test_it_prints_on_white_with_its_texts_open_and_returns_to_the_screen(chromium: Any, one: Path):
     with Opened(chromium, one, **with_width(1024, "dark")) as opened:
         page = opened.page
@@ -210,13 +217,15 @@ def test_the_keyboard_reaches_the_skip_link_the_sections_and_every_table(chromiu
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "main"
         seen = []
-        for _ in range(60):
+        for _ in range(120):
             page.keyboard.press("Tab")
             if page.evaluate("document.activeElement === document.body"):
                 break
             seen.append(
                 page.evaluate("document.activeElement.tagName + ' ' + document.activeElement.textContent.trim()")
             )
+        page.locator("#plot-loss .modebar-btn").first.focus()
+        page.wait_for_function("getComputedStyle(document.querySelector('#plot-loss .modebar')).opacity === '1'")
         summaries = [text for text in seen if text.startswith("SUMMARY")]
         assert "SUMMARY Loss as a table" in summaries and len(summaries) == page.locator("summary").count()
         page.locator("summary", has_text="Loss as a table").focus()
@@ -230,7 +239,8 @@ def test_a_screen_reader_gets_each_chart_in_words(chromium: Any, one: Path):
         plots = opened.page.locator(".plot").all()
         assert len(plots) == 6
         for plot in plots:
-            assert plot.get_attribute("role") == "img" and len(plot.get_attribute("aria-label")) > 40
+            assert plot.get_attribute("role") == "group" and len(plot.get_attribute("aria-label")) > 40
+            assert {each.get_attribute("aria-hidden") for each in plot.locator(".main-svg").all()} == {"true"}
         assert opened.page.locator("main h2, main h3").count() == opened.page.evaluate(
             "new Set([...document.querySelectorAll('main h2, main h3')].map(e => e.id || e.textContent)).size"
         )
