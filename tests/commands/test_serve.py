@@ -110,6 +110,13 @@ def client() -> Iterator[Client]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Client]:
+    """For requests that change nothing."""
+    with serving(Session()) as found:
+        yield found
+
+
 def until(is_so: Any) -> None:
     ends = time.monotonic() + 10
     while not is_so():
@@ -117,8 +124,8 @@ def until(is_so: Any) -> None:
         time.sleep(0.01)
 
 
-def test_a_chat_is_answered_with_its_reasoning_apart(client: Client):
-    status, found = client.post(CHAT, HELLO)
+def test_a_chat_is_answered_with_its_reasoning_apart(shared: Client):
+    status, found = shared.post(CHAT, HELLO)
     assert (status, found["object"], found["model"]) == (200, "chat.completion", "tuned")
     [choice] = found["choices"]
     assert choice["message"] == {"role": "assistant", "content": "It is blue.", "reasoning_content": "Hm."}
@@ -126,8 +133,8 @@ def test_a_chat_is_answered_with_its_reasoning_apart(client: Client):
     assert found["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
-def test_a_stream_has_the_parts_as_they_come_and_ends_with_its_reason(client: Client):
-    chunks = client.events(HELLO)
+def test_a_stream_has_the_parts_as_they_come_and_ends_with_its_reason(shared: Client):
+    chunks = shared.events(HELLO)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas[0] == {"role": "assistant", "content": ""}
     assert deltas[1:-1] == [{"reasoning_content": "Hm."}, {"content": "It is "}, {"content": "blue."}]
@@ -135,8 +142,8 @@ def test_a_stream_has_the_parts_as_they_come_and_ends_with_its_reason(client: Cl
     assert len({chunk["id"] for chunk in chunks}) == 1
 
 
-def test_a_stream_ends_with_its_usage_where_that_was_asked_for(client: Client):
-    chunks = client.events({**HELLO, "stream_options": {"include_usage": True}})
+def test_a_stream_ends_with_its_usage_where_that_was_asked_for(shared: Client):
+    chunks = shared.events({**HELLO, "stream_options": {"include_usage": True}})
     assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["total_tokens"] == 10
 
 
@@ -218,15 +225,16 @@ def test_without_a_seed_two_answers_are_drawn_differently(client: Client):
         ({"banana": 1}, "banana", 400),
     ],
 )
-def test_what_cannot_be_obeyed_is_refused_by_its_name(client: Client, change: Any, param: str, status: int):
-    found, body = client.post(CHAT, {**HELLO, **change})
+def test_what_cannot_be_obeyed_is_refused_by_its_name(shared: Client, change: Any, param: str, status: int):
+    before = len(shared.session.asked)
+    found, body = shared.post(CHAT, {**HELLO, **change})
     assert (found, body["error"]["param"]) == (status, param)
-    assert not client.session.asked
+    assert len(shared.session.asked) == before
 
 
-def test_values_that_change_nothing_are_taken(client: Client):
+def test_values_that_change_nothing_are_taken(shared: Client):
     neutral = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "n": 1, "logprobs": False}
-    assert client.post(CHAT, {**HELLO, **neutral, "seed": None, "response_format": {"type": "text"}})[0] == 200
+    assert shared.post(CHAT, {**HELLO, **neutral, "seed": None, "response_format": {"type": "text"}})[0] == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -322,41 +330,41 @@ def test_a_model_that_loads_or_has_ended_is_unavailable():
         assert json.loads(client.request("GET", "/health")[2])["status"] == "ended"
 
 
-def test_the_one_model_is_listed(client: Client):
-    _, _, content = client.request("GET", "/v1/models")
+def test_the_one_model_is_listed(shared: Client):
+    _, _, content = shared.request("GET", "/v1/models")
     assert [each["id"] for each in json.loads(content)["data"]] == ["tuned"]
-    assert client.request("GET", "/v1/models/tuned")[0] == 200
-    assert client.request("GET", "/v1/models/other")[0] == 404
+    assert shared.request("GET", "/v1/models/tuned")[0] == 200
+    assert shared.request("GET", "/v1/models/other")[0] == 404
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", CHAT, 405), ("POST", "/v1/models", 405), ("GET", "/", 404), ("POST", "/v1/x", 404), ("PUT", CHAT, 501)],
 )
-def test_other_paths_and_methods_are_refused_in_openais_form(client: Client, method: str, path: str, status: int):
-    found, _, content = client.request(method, path, b"{}")
+def test_other_paths_and_methods_are_refused_in_openais_form(shared: Client, method: str, path: str, status: int):
+    found, _, content = shared.request(method, path, b"{}")
     assert found == status and json.loads(content)["error"]["message"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 99999, b'{"messages": NaN}'])
-def test_a_body_that_is_no_json_object_is_refused(client: Client, body: bytes):
-    assert client.post(CHAT, body)[0] == 400
+def test_a_body_that_is_no_json_object_is_refused(shared: Client, body: bytes):
+    assert shared.post(CHAT, body)[0] == 400
 
 
-def test_a_huge_body_is_refused_before_it_is_read(client: Client):
-    status, body = client.post(CHAT, b'{"messages": "' + b"x" * (17 << 20) + b'"}')
+def test_a_huge_body_is_refused_before_it_is_read(shared: Client):
+    status, body = shared.post(CHAT, b'{"messages": "' + b"x" * (17 << 20) + b'"}')
     assert status == 413 and "16 MiB" in body["error"]["message"]
 
 
-def test_what_is_no_http_gets_a_refusal_and_the_server_lives_on(client: Client):
-    with socket.create_connection(("127.0.0.1", client.server.server_port), timeout=10) as connection:
+def test_what_is_no_http_gets_a_refusal_and_the_server_lives_on(shared: Client):
+    with socket.create_connection(("127.0.0.1", shared.server.server_port), timeout=10) as connection:
         connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
-    assert client.request("GET", "/health")[0] == 200
+    assert shared.request("GET", "/health")[0] == 200
 
 
-def test_one_connection_carries_several_requests(client: Client):
-    connection = http.client.HTTPConnection("127.0.0.1", client.server.server_port, timeout=10)
+def test_one_connection_carries_several_requests(shared: Client):
+    connection = http.client.HTTPConnection("127.0.0.1", shared.server.server_port, timeout=10)
     for stream in (False, True, False):
         connection.request("POST", CHAT, json.dumps({**HELLO, "stream": stream}))
         response = connection.getresponse()
@@ -374,15 +382,16 @@ def test_one_connection_carries_several_requests(client: Client):
         {"Origin": "null"},
     ],
 )
-def test_web_pages_of_other_hosts_get_no_answer(client: Client, headers: dict[str, str]):
-    status, found, _ = client.request("POST", CHAT, HELLO, **headers)
+def test_web_pages_of_other_hosts_get_no_answer(shared: Client, headers: dict[str, str]):
+    before = len(shared.session.asked)
+    status, found, _ = shared.request("POST", CHAT, HELLO, **headers)
     assert status == 403 and "access-control-allow-origin" not in found
-    assert not client.session.asked
+    assert len(shared.session.asked) == before
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:1", "127.0.0.1", "[::1]:8000", "LOCALHOST"])
-def test_names_of_this_machine_are_answered_without_leave_for_web_pages(client: Client, host: str):
-    status, headers, _ = client.request("GET", "/v1/models", Host=host)
+def test_names_of_this_machine_are_answered_without_leave_for_web_pages(shared: Client, host: str):
+    status, headers, _ = shared.request("GET", "/v1/models", Host=host)
     assert status == 200 and "access-control-allow-origin" not in headers
 
 
