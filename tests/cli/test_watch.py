@@ -8,9 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import pexpect
+import pyte
 import pytest
 from rich.console import Console, Group
 
@@ -115,6 +118,35 @@ def test_it_follows_a_run_to_its_end(tmp_path: Path, dimba: Dimba):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["status"] for line in lines] == ["running", "succeeded"] and done.returncode == 0
     assert lines[-1]["step"] == 31 and lines[-1]["last"]["loss"] == 0.25
+
+
+@pytest.mark.proof
+def test_a_terminal_shows_the_newest_state_and_then_the_end(tmp_path: Path):
+    run = running(tmp_path / "runs")
+    screen = pyte.Screen(80, 30)
+    stream = pyte.ByteStream(screen)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm", "LANG": "C.UTF-8"}
+    words = ["-m", "dimba", "watch", "first"]
+    child = pexpect.spawn(sys.executable, words, cwd=tmp_path, env=environment, dimensions=(30, 80), timeout=20)
+
+    def until(text: str) -> str:
+        for _ in range(100):
+            with suppress(pexpect.TIMEOUT, pexpect.EOF):
+                stream.feed(child.read_nonblocking(65_536, 0.2))
+            if text in "\n".join(screen.display):
+                break
+        return "\n".join(screen.display)
+
+    assert "ETA 0:00:35" in until("step 30/100")
+    with (run.path / "attempts/1/metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 31, "max_steps": 100, "loss": 0.25}) + "\n")
+    text = until("step 31/100")
+    assert "loss 0.25" in text and text.count("step 3") == 1
+    run.write_record(replace(run.record(), status="succeeded", exit_reason="completed"))
+    text = until("dimba export")
+    assert "succeeded, completed" in text and text.count("step 31/100") == 1
+    child.wait()
+    assert child.exitstatus == 0
 
 
 def test_ctrl_c_leaves_the_run_alone(tmp_path: Path):

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Metrics:
         """The last step; 0 before the first."""
         return self.rows[-1][0] if self.rows else 0.0
 
-    @property
+    @cached_property
     def keys(self) -> list[str]:
         """The names of all metrics, in the order in which they come up."""
         return list(dict.fromkeys(key for _step, row in self.rows for key in row))
@@ -161,6 +162,8 @@ def _is_metric(key: str, value: Any) -> bool:
 
 def _number(value: Any) -> float | None:
     """The value as a finite number, None if it is none."""
+    if type(value) is float:
+        return value if math.isfinite(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -35,6 +35,7 @@ def page(runs: Sequence[RunFacts]) -> str:
         runs=[_view(run, label) for run, label in zip(runs, labels, strict=True)],
         outcomes=_compared([outcome_facts(run) for run in runs]) if len(runs) > 1 else [],
         differences=spec_differences(runs) if len(runs) > 1 else [],
+        unread=[run.record.id for run in runs if run.spec is None],
         charts=charts,
         drawings=Markup(embedded([chart.drawing for chart in charts])),  # noqa: S704  # escaped by `embedded`
         styles=Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
