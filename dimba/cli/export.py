@@ -79,5 +79,8 @@ def _lines(record: dict[str, Any]) -> list[tuple[str, str]]:
     if "quantized_base" in proof:
         other = proof["quantized_base"]
         lines.append(("against the 4-bit base", f"{other['agreement']:.2%}, KL {other['kl_mean']:.2g} nats"))
+    if memory := proof.get("in_memory"):
+        words = f"{memory['agreement']:.2%} of {memory['positions']} tokens"
+        lines.append(("as it was when training ended", words))
     equal = [name.removesuffix(_EQUAL).replace("_", " ") for name in proof if name.endswith(_EQUAL) and proof[name]]
     return [*lines, ("equal", ", ".join(each for each in equal if each != "template source"))]

@@ -160,7 +160,7 @@ def show_next_steps(record: "RunRecord") -> None:
     from dimba.jobs.next_steps import next_steps
 
     for step in next_steps(record):
-        errors_console().print(str(step), markup=False)
+        errors_console().print(f"`{step.command}` {step.does}", markup=False)
 
 
 def show_demo(result: "DemoResult", run: "Path") -> None:

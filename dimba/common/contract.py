@@ -71,6 +71,7 @@ METRICS_FILE = "metrics.jsonl"
 DATA_FILE = "data.json"  # beside it: the report on the tokenised data, written by our trainer before its first step
 SAMPLES_FILE = "samples.jsonl"  # beside it: sampled completions with their rewards
 LEARNING_FILE = "learning.json"  # beside it: whether the run learned anything, written by our trainer at its end
+LIKELIEST_FILE = "likeliest.json"  # beside it: tokens that the trained model in memory continues a few prompts with
 EXIT_FILE = "exit.json"  # how the job ended, written by the entry point in the attempt's folder
 WORD_FILE = "word.json"  # how our trainer ended, written by itself there and in the ranks' folder
 OUTPUT_FILE = "dimba.json"

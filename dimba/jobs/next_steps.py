@@ -15,30 +15,20 @@ class NextStep:
     command: str
     does: str
 
-    def __str__(self) -> str:
-        return f"`{self.command}` {self.does}"
-
 
 def next_steps(record: RunRecord) -> tuple[NextStep, ...]:
     """What a user does next with this run: look, use and export it, or find out why it failed and resume it."""
+    report = NextStep(f"dimba report {record.id} --open", "shows its curves, samples and data")
     if record.status in ACTIVE:
-        return NextStep(f"dimba watch {record.id}", "follows it"), _report(record.id)
-    if record.status != "succeeded":
-        return after_failure(record.id, record.output_dir, has_metrics=True)
-    export = "--merged" if record.method != "full" else "--gguf q8_0"
-    return (
-        _report(record.id),
-        NextStep(f"dimba chat {record.id}", "talks to the model"),
-        NextStep(f"dimba export {record.id} {export}", "makes files for other programs, and proves them"),
-    )
-
-
-def after_failure(run: str, output_dir: str, *, has_metrics: bool) -> tuple[NextStep, ...]:
-    """What comes after a run that did not succeed."""
-    newest = newest_checkpoint(Path(output_dir)) if output_dir else None
-    resume = (NextStep(f"dimba resume {run}", f"continues from {newest.name}"),) if newest else ()
-    return NextStep(f"dimba logs {run}", "prints its log"), *resume, *((_report(run),) if has_metrics else ())
-
-
-def _report(run: str) -> NextStep:
-    return NextStep(f"dimba report {run} --open", "shows its curves, samples and data")
+        return (NextStep(f"dimba watch {record.id}", "follows it"), report)
+    if record.status == "succeeded":
+        export = "--merged" if record.method != "full" else "--gguf q8_0"
+        return (
+            report,
+            NextStep(f"dimba chat {record.id}", "talks to the model"),
+            NextStep(f"dimba export {record.id} {export}", "makes files for other programs, and proves them"),
+        )
+    logs = NextStep(f"dimba logs {record.id}", "prints its log")
+    if record.output_dir and (newest := newest_checkpoint(Path(record.output_dir))):
+        return (logs, NextStep(f"dimba resume {record.id}", f"continues from {newest.name}"), report)
+    return (logs, report)

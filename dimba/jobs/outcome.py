@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common import contract
+from dimba.common.checkpoints import newest_checkpoint
 from dimba.common.errors import BadInput, DimbaError, HostCannot, Interrupted, RunFailed, from_json
-from dimba.jobs.next_steps import after_failure
 from dimba.records import RunFolder, RunRecord
 from dimba.runners.protocol import Ending
 
@@ -197,9 +197,11 @@ def proof_of_learning(folder: RunFolder) -> dict[str, Any]:
 
 def _next_steps(folder: RunFolder) -> str:
     """The commands that print the log, resume the run and show what it measured."""
+    logs = f"`dimba logs {folder.id}` prints its log"
     try:
-        output_dir = folder.record().output_dir
+        newest = newest_checkpoint(Path(folder.record().output_dir))
     except BadInput:
-        output_dir = ""
-    has_metrics = any(path.stat().st_size for path in folder.path.glob(f"attempts/*/{contract.METRICS_FILE}"))
-    return "; ".join(map(str, after_failure(folder.id, output_dir, has_metrics=has_metrics)))
+        newest = None
+    resume = f"{logs}; `dimba resume {folder.id}` continues from {newest.name}" if newest else logs
+    metrics = [path for path in folder.path.glob(f"attempts/*/{contract.METRICS_FILE}") if path.stat().st_size]
+    return f"{resume}; `dimba report {folder.id} --open` shows its curves" if metrics else resume

@@ -144,3 +144,43 @@ def test_a_base_that_is_gone_or_another_one_is_refused_with_the_way_on(model: Pa
     other = run_export(lost, "--base", family("gpt2", tmp_path / "gpt2"), cwd=tmp_path)
     assert other.returncode == 2 and "does not fit its base" in other.stderr
     assert not (lost / "merged").exists()
+
+
+@pytest.mark.proof
+def test_a_run_is_exported_with_the_rows_that_it_held_out_and_compared_with_the_model_in_memory(tmp_path: Path):
+    from dimba.trainers.tiny import make
+
+    make(tmp_path)
+    spec = {
+        "version": 1, "name": "tiny", "mode": "sft", "method": "lora", "runner": "process",
+        "base_checkpoint": "base", "dataset": {"path": "data.jsonl"}, "output_dir": "out",
+        "training": {"batch_size": 8, "grad_accumulation_steps": 1, "max_steps": 6, "learning_rate": 2e-3},
+        "trainer_args": {"validation-split": 6}, "resources": {"gpus": "none"},
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(json.dumps(spec))
+    launch = [sys.executable, "-m", "dimba", "launch", "job.yaml"]
+    subprocess.run(launch, **_where(tmp_path), check=True, capture_output=True)
+    record = json.loads(run_export("tiny", "--json", cwd=tmp_path).stdout)
+    assert record["path"] == str(tmp_path / "out" / "merged") and record["run"].startswith("tiny-")
+    proof = record["proof"]
+    assert (proof["data"], proof["rows"]) == ("rows held out of training", 6)
+    assert proof["in_memory"]["agreement"] == 1 and proof["in_memory"]["positions"] > 0
+    card = (tmp_path / "out" / "merged" / "README.md").read_text()
+    assert "| training loss |" in card and "`data.jsonl`" in card and str(tmp_path) not in card
+    before = [each for each in (tmp_path / "out").rglob("*") if each.is_file()]
+    assert run_export("tiny", "--check", cwd=tmp_path).returncode == 0
+    assert [each for each in (tmp_path / "out").rglob("*") if each.is_file()] == before
+
+
+@pytest.mark.proof
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_disk_that_fills_up_meanwhile_ends_with_3_and_leaves_nothing(model: Path, tmp_path: Path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(small)], check=False).returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        done = run_export(model, "--out", small / "merged", cwd=tmp_path)
+        assert done.returncode == 3 and "free" in done.stderr and list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

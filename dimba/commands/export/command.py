@@ -1,15 +1,16 @@
 """The exports of one command: rights on the Hub first, then each written aside, proven, renamed and uploaded."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dimba.commands.export.about import about
-from dimba.commands.export.folder import aside, needed_bytes, require_free, require_room, target_of
+from dimba.commands.export.folder import aside, keep_earlier, needed_bytes, require_free, require_room, target_of
 from dimba.commands.export.module import call, read_only
 from dimba.commands.export.request import GGUF, ExportRequest
-from dimba.common.contract import LEARNING_FILE, absolute, read_json_object
+from dimba.common.contract import LIKELIEST_FILE, absolute
 from dimba.common.errors import BadInput
 from dimba.host.build_context import GGUF as GGUF_IMAGE
 from dimba.host.proxies import PROXY_VARIABLES
@@ -91,6 +92,7 @@ class Export:
         with signals(interrupted), aside(target, owner.uid, owner.gid) as folder:
             asked |= {"target": str(folder)}
             record = call(source, asked, self.reporter, mounts=_mounts(source), writable=(folder,))
+            keep_earlier(target, folder, owner.uid, owner.gid)
         url = self._uploaded(source, target) if self.request.hub else ""
         return Exported(path=target, record=record, name=asked["name"], url=url)
 
@@ -114,11 +116,18 @@ class Export:
 
 
 def _likeliest(source: ModelSource) -> list[Any]:
-    """What the trained model in memory continued its prompts with; empty for runs that did not note it."""
-    if source.run is None or source.record is None:
+    """What the trained model in memory continued its prompts with; empty where that is not known.
+
+    A checkpoint of the run is another model, and so is the adapter on another base.
+    """
+    record, run = source.record, source.run
+    if run is None or record is None or absolute(record.output_dir) != source.folder or source.request.base:
         return []
-    newest = source.run.attempt(max((each.number for each in source.record.attempts), default=1))
-    found = read_json_object(newest / LEARNING_FILE).get("likeliest")
+    file = run.attempt(max((each.number for each in record.attempts), default=1)) / LIKELIEST_FILE
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
     return found if isinstance(found, list) else []
 
 

@@ -1,23 +1,26 @@
 """The folder of an export: written aside on the same disk, and renamed into place when it is proven."""
 
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from dimba.commands.export.request import ExportRequest
-from dimba.common.contract import EXPORT_FILE, absolute
+from dimba.common.contract import EXPORT_FILE, absolute, read_json_object
 from dimba.common.errors import BadInput, HostCannot
 from dimba.common.units import size
 from dimba.jobs.model_source import ModelSource
-from dimba.records.store import make_folder
+from dimba.records.store import make_folder, write_atomically
 
 _MARGIN = 1.05
 _BESIDE = 64 << 20  # bytes: tokenizer, card and the like
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+_OF_A_TYPE = ("type", "files", "proof", "bounds", "created")  # what is kept of export.json
 _FULL = "free space there, or give `--out` on another disk"
 
 
@@ -74,6 +77,29 @@ def aside(target: Path, uid: int, gid: int) -> Iterator[Path]:
         with suppress(OSError):  # a folder with files in it stays
             for each in made:
                 each.rmdir()
+
+
+def keep_earlier(target: Path, folder: Path, uid: int, gid: int) -> None:
+    """Carries the files of an earlier export of the same run, of other types, over into the new `folder`."""
+    old, new = read_json_object(target / EXPORT_FILE), read_json_object(folder / EXPORT_FILE)
+    if not new.get("type") or not new.get("run") or old.get("run") != new["run"] or not old.get("type"):
+        return
+    found = {**(old.get("others") or {}), old["type"]: {name: old.get(name) for name in _OF_A_TYPE}}
+    others = {kind: each for kind, each in found.items() if kind != new["type"] and _link(each, target, folder)}
+    if others:
+        data = json.dumps({**new, "others": others}, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(folder / EXPORT_FILE, data.encode(), uid, gid)
+
+
+def _link(earlier: Mapping[str, Any], target: Path, folder: Path) -> bool:
+    """Gives the model's files of an earlier export a second name in `folder`; returns whether all are there."""
+    names = [name for name in earlier.get("files") or () if str(name).endswith(".gguf")]
+    if not names or not all((target / name).is_file() for name in names):
+        return False
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+        os.link(target / name, folder / name)
+    return True
 
 
 def _replace(folder: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from dimba.common.errors import BadInput, Location, first_line
 from dimba.trainers.export.agreement import Progress, compare
+from dimba.trainers.export.gguf.bounds import BOUNDS
 from dimba.trainers.export.proof import Bounds, Proof, Reference, prove_merged, refusal
 from dimba.trainers.export.words import named, template_problem
 from dimba.trainers.export.write import needed_files, write_merged
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
     from dimba.trainers.export.request import Request
     from dimba.trainers.models.trained import Loaded
 
-# Rounding of the weights to each type; docs/export.md has what was measured.
-_KL = {
-    "f32": (1e-5, 1e-3), "f16": (1e-3, 0.1), "bf16": (1e-2, 1.0), "q8_0": (0.02, 2.0), "q6_k": (0.05, 3.0),
-    "q5_k_m": (0.1, 5.0), "q5_k_s": (0.1, 5.0), "q5_1": (0.1, 5.0), "q5_0": (0.15, 5.0), "q4_k_m": (0.3, 8.0),
-    "q4_k_s": (0.4, 8.0), "q4_1": (0.4, 8.0), "q4_0": (0.5, 8.0), "q3_k_m": (1.0, 10.0),
-}  # fmt: skip
 # Of the change that training made, a type may lose this share; smaller types have no such bound.
 _LOSS = {"f32": 0.02, "f16": 0.02, "bf16": 0.1, "q8_0": 0.5}
 _LEAST = 1e-6  # nats, below which the arithmetic of two programs differs
@@ -96,8 +91,8 @@ def prove_gguf(
 
 def type_of(file: Path) -> str:
     """The type of a GGUF file, by its name; the one with the widest bounds if that has none."""
-    found = [kind for kind in _KL if file.stem.lower().endswith(f"-{kind}")]
-    return found[0] if found else next(reversed(_KL))
+    found = [kind for kind in BOUNDS if file.stem.lower().endswith(f"-{kind}")]
+    return found[0] if found else next(reversed(BOUNDS))
 
 
 def _prove_words(proof: Proof, loaded: Loaded, model: Any, prefix_space: bool | None) -> None:
@@ -133,10 +128,11 @@ def _prove_logits(proof: Proof, reference: Reference, model: Any, kind: str, pro
 
 def bounds_of(kind: str, training_kl: float | None) -> Bounds:
     """The bounds of a type, given the KL divergence that training made."""
-    mean, most = _KL.get(kind, (0.5, 8.0))
+    known = BOUNDS[kind]
+    mean = known.kl_mean
     if training_kl is not None and kind in _LOSS:
         mean = min(mean, max(_LEAST, _LOSS[kind] * training_kl))
-    return Bounds(kl_mean=mean, kl_max=most)
+    return Bounds(kl_mean=float(f"{mean:.4g}"), agreement=known.agreement)
 
 
 def _write_modelfile(loaded: Loaded, file: Path, proof: Proof) -> None:

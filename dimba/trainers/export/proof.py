@@ -47,13 +47,15 @@ class Bounds:
             return f"the mean KL divergence is {found.kl_mean:.2g} nats, and may be {self.kl_mean:.2g}"
         if self.kl_max is not None and not found.kl_max <= self.kl_max:
             return f"the largest KL divergence is {found.kl_max:.2g} nats, and may be {self.kl_max:.2g}"
-        if self.agreement is not None and not found.agreement >= self.agreement:
+        is_close = self.kl_mean is not None and found.kl_mean <= _CLOSE * self.kl_mean  # a tie may go either way
+        if self.agreement is not None and not is_close and not found.agreement >= self.agreement:
             return f"{found.agreement:.1%} of the likeliest tokens are equal, and {self.agreement:.0%} have to be"
         return ""
 
 
 _LEAST_SHARE = 0.9  # of the adapter's change in a matrix, below which a note names the loss
 
+_CLOSE = 0.1  # of the bound of the KL divergence, below which the likeliest tokens differ where two are as likely
 # Rounding of the weights alone, as both models compute in the same precision; docs/export.md has what was measured.
 BOUNDS = {
     "float32": Bounds(logits=1e-5),
@@ -70,6 +72,7 @@ class Reference:
     rows: Rows
     logits: Logits
     training_kl: float | None = None  # of the base, mean in nats; None without an adapter
+    in_memory: dict[str, Any] = field(default_factory=dict)  # the comparison with the model that training had
 
 
 @dataclass

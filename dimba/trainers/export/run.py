@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import read_json_object
 from dimba.common.errors import BadInput, DimbaError, HostCannot
 from dimba.trainers.export.agreement import Progress, compare, logits_of_rows
 from dimba.trainers.export.card import card
+from dimba.trainers.export.memory import compare_with_memory
 from dimba.trainers.export.placement import choose_loading, parameter_count
 from dimba.trainers.export.proof import Proof, Reference, prove_merged, reference_of, refusal, vocabulary_size
 from dimba.trainers.export.record import changed_file, export_record, write_record
@@ -20,6 +21,9 @@ from dimba.trainers.export.rows import proof_rows
 from dimba.trainers.export.write import write_merged
 from dimba.trainers.models.checkpoints import means_full_disk
 from dimba.trainers.models.trained import load_trained
+
+if TYPE_CHECKING:
+    from dimba.trainers.models.trained import Loaded
 
 Note = Callable[[str], None]
 _MERGED = "merged"
@@ -60,7 +64,15 @@ def _reference(request: Request, progress: Progress, note: Note) -> Reference:
     rows = proof_rows(loaded, request.argv, _base(request), vocabulary_size(loaded.model))
     if rows.note:
         note(f"{rows.note}; the proof uses {rows.source}")
-    return reference_of(loaded, rows, progress)
+    found = compare_with_memory(_as_trained(request, loaded), request.likeliest, progress)
+    return replace(reference_of(loaded, rows, progress), in_memory=found)
+
+
+def _as_trained(request: Request, loaded: Loaded) -> Loaded:
+    """The model on the quantised base, if it was trained on one and that is needed."""
+    if not (request.trained.four_bit and request.likeliest):
+        return loaded
+    return load_trained(request.trained, choose_loading(request.trained, 0))
 
 
 def _base(request: Request) -> str:
@@ -74,6 +86,7 @@ def _export(request: Request, progress: Progress, note: Note) -> dict[str, Any]:
     code = request.trained.trust_remote_code
     precision = write_merged(reference.loaded, _base(request), request.target, request.dtype, progress, code=code)
     proof = _proven(reference, request, request.target, progress)
+    _add_memory(proof, reference)
     if proof.problems:
         raise refusal(proof.problems, "the export", "report this with the log: nothing was left in the target")
     return _recorded(request, export_record(_MERGED, str(precision), proof, request.about), progress, note)
@@ -85,9 +98,17 @@ def _export_gguf(request: Request, progress: Progress, note: Note) -> dict[str, 
     require_known(request.trained)
     reference = with_training(_reference(request, progress, note), progress)
     proof = write_gguf(reference, request, progress)
+    _add_memory(proof, reference)
     if proof.problems:
         raise refusal(proof.problems, "the GGUF", "give a type with more bits, such as `--gguf q8_0` or `--gguf f16`")
     return _recorded(request, export_record("gguf", request.gguf, proof, request.about), progress, note)
+
+
+def _add_memory(proof: Proof, reference: Reference) -> None:
+    if reference.in_memory:
+        proof.values["in_memory"] = reference.in_memory
+    if reference.training_kl is not None:
+        proof.values["kl_of_training"] = float(f"{reference.training_kl:.4g}")
 
 
 def _recorded(request: Request, record: dict[str, Any], progress: Progress, note: Note) -> dict[str, Any]:
@@ -141,6 +162,7 @@ def _check(request: Request, progress: Progress, note: Note) -> dict[str, Any]:
     changed = changed_file(folder, progress)
     reference = _reference(request, progress, note)
     proof = _proven_gguf(reference, files, progress) if files else _proven(reference, request, folder, progress)
+    _add_memory(proof, reference)
     if changed and not proof.problems:
         proof.notes.append(f"{changed}; what it computes is what was trained")
     if proof.problems:

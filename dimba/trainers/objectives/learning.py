@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dimba.common.contract import LEARNING_FILE
+from dimba.common.contract import LEARNING_FILE, LIKELIEST_FILE
 from dimba.trainers.models.precision import Precision
 from dimba.trainers.models.saved_model import saved_problem
 from dimba.trainers.models.saving import FLOAT32
@@ -74,7 +74,13 @@ class LearningProof(TrainerCallback):
         found = verdict(evidence)
         rows = self._rows(after)
         _print(found, evidence, rows, problem)
-        self._write(found, evidence, rows, problem)
+        self._write(LEARNING_FILE, _as_json(found, evidence, rows, problem), indent=2)
+        self._write(LIKELIEST_FILE, self._likeliest(after))
+
+    def _likeliest(self, after: Continuations | None) -> list[dict[str, Ids]]:
+        """The tokens of the continuations, to which an export of the saved model is compared."""
+        tokens = after.tokens if after else []
+        return [{"prompt": prompt, "tokens": each} for prompt, each in zip(self._prompts, tokens, strict=False)]
 
     def _evidence(self, after: Continuations | None) -> Evidence:
         changed = changed_tensors(self._trainer, self._sums, bit_sums(self._trainer.model, self.precision))
@@ -117,21 +123,24 @@ class LearningProof(TrainerCallback):
             for prompt, old, new in pairs
         ]
 
-    def _write(self, found: Verdict, seen: Evidence, rows: list[Row], problem: str) -> None:
-        value = {
-            "learned": found.learned,
-            "cause": found.cause,
-            "trained_tensors": seen.trained,
-            "changed_tensors": seen.changed_as_saved,
-            "output_change": seen.output_change,
-            "without_gradient": len(seen.without_gradient),
-            "without_gradient_names": list(seen.without_gradient[:_NAMES]),
-            "continuations": rows,
-            "saved_model": problem or "equal",
-        }
-        path = metrics_path(self._trainer.args.output_dir).with_name(LEARNING_FILE)
+    def _write(self, name: str, value: Any, indent: int | None = None) -> None:
+        path = metrics_path(self._trainer.args.output_dir).with_name(name)
         with suppress(OSError):
-            path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(value, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
+
+
+def _as_json(found: Verdict, seen: Evidence, rows: list[Row], problem: str) -> dict[str, Any]:
+    return {
+        "learned": found.learned,
+        "cause": found.cause,
+        "trained_tensors": seen.trained,
+        "changed_tensors": seen.changed_as_saved,
+        "output_change": seen.output_change,
+        "without_gradient": len(seen.without_gradient),
+        "without_gradient_names": list(seen.without_gradient[:_NAMES]),
+        "continuations": rows,
+        "saved_model": problem or "equal",
+    }
 
 
 def first_and_last_losses(state: TrainerState) -> tuple[float, float] | None:

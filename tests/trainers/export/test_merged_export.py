@@ -1,17 +1,19 @@
 """A merged export computes what was trained, in every family and method; a spoilt one is refused, and names why."""
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dimba.common.errors import DimbaError, RunFailed
+from dimba.common.errors import DimbaError, HostCannot, RunFailed
 from dimba.common.trained import TrainedModel
 from tests.trainers.export.adapted import METHODS, family, make_adapter
-from tests.trainers.export.spoil import SPOILINGS
+from tests.trainers.export.spoil import SPOILINGS, tensors
 
 # Tied heads (gemma2, gpt2, opt, falcon), experts (mixtral, qwen3_moe, granitemoe), transposed matrices (gpt2),
 # joined projections (phi3, gpt_neox), other senses (gemma3), the text part of a model that sees (qwen3_5).
@@ -139,3 +141,88 @@ def test_a_value_beyond_float16_is_refused_and_leaves_nothing(
     with pytest.raises(DimbaError, match=r"`model\.norm\.weight` reaches .* float16 ends at 65,504") as refused:
         export(trained, tmp_path / "merged", dtype="float16")
     assert "--dtype bfloat16" in refused.value.hint and list((tmp_path / "merged").iterdir()) == []
+
+
+@pytest.mark.proof
+def test_a_q_lora_adapter_goes_into_the_base_itself_and_the_difference_is_reported(tmp_path: Path):
+    from dataclasses import replace
+
+    from dimba.trainers.tiny import make
+
+    make(tmp_path)
+    plain = make_adapter(tmp_path / "base", tmp_path / "adapter")
+    record = export(replace(plain, four_bit=True), tmp_path / "merged")
+    assert record["dtype"] == "float32" and record["proof"]["logits_max_difference"] < 1e-5
+    other = record["proof"]["quantized_base"]
+    assert other["kl_mean"] > 1e-6 and other["positions"] == record["proof"]["positions"]
+
+
+@pytest.mark.proof
+def test_a_complete_model_is_exported_in_the_chosen_type_with_its_proof(
+    bases: Callable[[str], Path], tmp_path: Path, llama: TrainedModel
+):
+    record = export(TrainedModel(folder=str(bases("llama"))), tmp_path / "half", dtype="bfloat16")
+    assert record["dtype"] == "bfloat16" and "adapter_share" not in record["proof"]
+    again = export(TrainedModel(folder=llama.folder, base=str(bases("llama"))), tmp_path / "one")
+    twice = export(TrainedModel(folder=str(tmp_path / "one")), tmp_path / "two")
+    weights = "model.safetensors"
+    assert twice["files"][weights]["sha256"] == again["files"][weights]["sha256"]
+
+
+def test_shards_are_as_large_as_those_of_the_base(bases: Callable[[str], Path], tmp_path: Path, llama: TrainedModel):
+    from transformers import AutoModelForCausalLM
+
+    base = tmp_path / "sharded"
+    shutil.copytree(bases("llama"), base)
+    (base / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(bases("llama")).save_pretrained(base, max_shard_size=100_000)
+    export(TrainedModel(folder=llama.folder, base=str(base)), tmp_path / "merged")
+    sizes = [each.stat().st_size for each in (tmp_path / "merged").glob("model-*.safetensors")]
+    assert len(sizes) == len(list(base.glob("model-*.safetensors"))) > 1
+    index = json.loads((tmp_path / "merged" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_parameters"] == sum(each.numel() for each in tensors(tmp_path / "merged").values())
+
+
+def test_the_card_takes_licence_and_tags_from_the_base(
+    bases: Callable[[str], Path], tmp_path: Path, llama: TrainedModel
+):
+    from huggingface_hub.repocard import metadata_load
+
+    base = tmp_path / "base"
+    shutil.copytree(bases("llama"), base)
+    (base / "README.md").write_text(
+        "---\nlicense: apache-2.0\ntags: [code, 'base_model:x']\nlanguage: [en]\n---\n# Base\n"
+    )
+    about = {
+        "mode": "sft",
+        "method": "lora",
+        "data": [{"name": "ada/rows", "hash": "sha256:3"}],
+        "results": {"loss": 1},
+    }
+    export(TrainedModel(folder=llama.folder, base=str(base)), tmp_path / "merged", about=about)
+    found = metadata_load(tmp_path / "merged" / "README.md")
+    assert (found["license"], found["tags"], found["language"]) == ("apache-2.0", ["code", "dimba"], ["en"])
+    assert (found["datasets"], found["library_name"]) == (["ada/rows"], "transformers")
+    text = (tmp_path / "merged" / "README.md").read_text()
+    assert "sha256:3" in text and "| equal likeliest tokens | 1.0 |" in text
+
+
+def test_a_saved_model_that_is_not_the_one_of_training_is_refused(llama: TrainedModel, tmp_path: Path):
+    noted = ({"prompt": [1, 5, 9, 11], "tokens": [300, 301, 302, 303, 304]},)
+    with pytest.raises(RunFailed, match="continues otherwise than the trained one in memory did: 0 of 5 tokens"):
+        export(llama, tmp_path / "merged", likeliest=noted)
+    assert list((tmp_path / "merged").iterdir()) == []
+
+
+@pytest.mark.proof
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_disk_that_fills_up_while_it_is_written_is_named_and_left_empty(llama: TrainedModel, tmp_path: Path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(tmp_path)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        with pytest.raises(HostCannot, match=r"the disk of .* is full") as refused:
+            export(llama, tmp_path / "merged")
+        assert "--out" in refused.value.hint and list((tmp_path / "merged").iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
