@@ -19,6 +19,10 @@
     return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   }
 
+  function isNarrow() {
+    return document.documentElement.clientWidth < 560;
+  }
+
   function traces(drawing, theme) {
     const count = theme.colours.length;
     if (drawing.bars) {
@@ -29,7 +33,7 @@
       }));
     }
     return drawing.curves.map((curve) => ({
-      type: "scatter", name: plain(curve.name), x: curve.x, y: curve.y, connectgaps: false,
+      type: "scatter", name: isNarrow() ? plain(curve.name).replace(", ", ",<br>") : plain(curve.name), x: curve.x, y: curve.y, connectgaps: false,
       mode: curve.dots ? "lines+markers" : "lines",
       line: { color: theme.colours[curve.run % count], dash: DASHES[curve.run % DASHES.length], width: curve.x.length > 400 ? 1.3 : 2 },
       marker: { color: theme.colours[curve.run % count], symbol: SYMBOLS[curve.run % SYMBOLS.length], size: 7 },
@@ -44,7 +48,8 @@
   }
 
   function height(drawing) {
-    const names = drawing.bars ? drawing.bars[0].y.length + 1 : drawing.curves.length;
+    const lines = isNarrow() ? drawing.curves?.filter((curve) => curve.name.includes(", ")).length : 0;
+    const names = drawing.bars ? drawing.bars[0].y.length + 1 : drawing.curves.length + lines;
     return (drawing.bars ? 120 : 300) + (drawing.bars ? 56 : 20) * names + "px";
   }
 
@@ -54,14 +59,14 @@
     return {
       paper_bgcolor: theme.back, plot_bgcolor: theme.back,
       font: { color: theme.text, family: "system-ui, sans-serif", size: 12 },
-      margin: { l: 48, r: 12, t: 8, b: 40 },
+      margin: { l: 48, r: 12, t: bars ? 32 : 8, b: 40 },
       barmode: "group",
       hovermode: bars || drawing.curves.length > 6 ? "closest" : "x unified",
       hoverlabel: { bgcolor: theme.back, bordercolor: theme.line, font: { color: theme.text } },
       showlegend: bars || drawing.curves.length > 1,
-      legend: { orientation: "h", x: 0, y: -0.24, yanchor: "top", bgcolor: theme.back },
+      legend: { orientation: "h", x: 0, ...(bars ? { y: 1, yanchor: "bottom" } : { y: -0.24, yanchor: "top" }), bgcolor: theme.back },
       xaxis: bars
-        ? { ...axis, title: { text: "GiB" }, rangemode: "tozero" }
+        ? { ...axis, title: { text: "GiB", standoff: 4 }, rangemode: "tozero" }
         : { ...axis, title: { text: "step", standoff: 4 }, tickformat: ",~r", hoverformat: ",~r" },
       yaxis: bars ? axis : { ...axis, ...range(drawing), tickformat: drawing.format, hoverformat: ".5~g" },
       modebar: { bgcolor: theme.back, color: theme.text, activecolor: theme.colours[0] },
