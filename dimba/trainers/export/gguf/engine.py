@@ -1,6 +1,7 @@
 """A GGUF file as llama.cpp itself runs it."""
 
 import ctypes
+import os
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -112,6 +113,7 @@ class LlamaModel:
     def _parameters(self) -> Any:
         parameters = self._c.llama_context_default_params()
         parameters.n_ctx, parameters.n_batch, parameters.n_ubatch = self._room, _CHUNK, _CHUNK
+        parameters.n_threads = parameters.n_threads_batch = _threads()
         parameters.type_k = parameters.type_v = _F32
         parameters.flash_attn_type = 0
         parameters.swa_full = True
@@ -127,6 +129,12 @@ class LlamaModel:
         self._c.llama_batch_free(batch)
         if status:
             raise BadInput(f"llama.cpp cannot run these tokens{_because()}", "export the model again")
+
+
+def _threads() -> int:
+    """As many as torch uses: llama.cpp's threads wait for each other busily, so more than cores are slow."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
 
 
 def _quiet(library: Any) -> None:

@@ -36,11 +36,11 @@ def converter() -> Path:
 
 
 def is_here() -> bool:
-    """Whether llama.cpp can be loaded."""
+    """Whether the llama.cpp that dimba is tested with can be loaded."""
     folder = cache_home() / "llama" / VERSION
-    if find_spec(PACKAGE) is None and (folder / PACKAGE).is_dir():
-        sys.path.append(str(folder))
-    return find_spec(PACKAGE) is not None
+    if (folder / PACKAGE).is_dir() and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return find_spec(PACKAGE) is not None and import_module(PACKAGE).__version__ == VERSION
 
 
 def search_path() -> list[str]:

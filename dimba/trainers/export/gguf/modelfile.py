@@ -55,7 +55,7 @@ def modelfile(tokenizer: Any, gguf_name: str, end_strings: Sequence[str], render
     source = form.source()
     _require_equal(source, without_begin, takes_system=form.system is not None)
     notes = [] if form.system else [_NO_SYSTEM]
-    notes += [] if rendered(source, _REASONING) == without_begin(_REASONING) else [_KEEPS_REASONING]
+    notes += [] if rendered(source, _REASONING) == _text(without_begin, _REASONING) else [_KEEPS_REASONING]
     stops = [text for text in dict.fromkeys(end_strings) if text]
     if '"""' in source or any('"' in text or "\n" in text for text in stops):
         raise _refused("it has quotation marks that a Modelfile cannot hold")
@@ -103,19 +103,22 @@ def _derived(render: Render) -> Form:
 
 def _between(render: Render, turns: Sequence[Turn]) -> list[str]:
     """The texts around the contents of `turns`, in their order."""
-    try:
-        rest = render(turns)
-    except NotExpressible:
-        raise
-    except Exception as error:  # whatever a template raises
-        raise _refused(f"it raises `{first_line(error)}` for a conversation of questions and answers") from None
-    texts = []
+    rest, texts = _text(render, turns), []
     for _role, content in turns:
         before, found, rest = rest.partition(content)
         if not found:
             raise _refused("it leaves out or moves a message")
         texts.append(before)
     return [*texts, rest]
+
+
+def _text(render: Render, turns: Sequence[Turn]) -> str:
+    try:
+        return render(turns)
+    except NotExpressible:
+        raise
+    except Exception as error:  # whatever a template raises
+        raise _refused(f"it raises `{first_line(error)}` for a conversation of questions and answers") from None
 
 
 def _system(render: Render, turns: Sequence[Turn], texts: Sequence[str]) -> tuple[str, str] | None:
@@ -137,5 +140,5 @@ def _require_equal(source: str, render: Render, *, takes_system: bool) -> None:
     for turns in HELD_OUT:
         if turns[0][0] == "system" and not takes_system:
             continue
-        if rendered(source, turns) != render(turns):
+        if rendered(source, turns) != _text(render, turns):
             raise _refused("it changes the text of a message")
