@@ -54,7 +54,7 @@ def _summary(run: RunFacts) -> dict[str, Any]:
         "status": record.status,
         "exit_reason": record.exit_reason,
         "learned": record.learned,
-        "step": int(metrics.last_step) if metrics.last_step.is_integer() else metrics.last_step,
+        "step": metrics.last_step,
         "max_steps": metrics.max_steps,
         "last": last,
     }

@@ -222,4 +222,4 @@ def number_text(value: float) -> str:
 
 def step_text(step: float) -> str:
     """A step with separators."""
-    return f"{step:,.0f}" if step.is_integer() else f"{step:g}"
+    return f"{step:,.0f}" if float(step).is_integer() else f"{step:g}"

@@ -43,9 +43,10 @@ class Metrics:
     max_steps: int | None = None
 
     @property
-    def last_step(self) -> float:
+    def last_step(self) -> int | float:
         """The last step; 0 before the first."""
-        return self.rows[-1][0] if self.rows else 0.0
+        step = self.rows[-1][0] if self.rows else 0.0
+        return int(step) if step.is_integer() else step
 
     @cached_property
     def keys(self) -> list[str]:
