@@ -37,6 +37,14 @@ def plain(model: Any) -> PreTrainedModel:
     return found
 
 
+def require_mergeable(model: Any) -> None:
+    """Raises BadInput for an adapter that is no change of the base's weights, such as trained prompts."""
+    for config in getattr(model, "peft_config", {}).values():
+        if config.is_prompt_learning:
+            cause = f"an adapter of the kind {config.peft_type.value} changes no weights of its base"
+            raise BadInput(cause, "use the adapter itself, with peft", key="--merged")
+
+
 def merged_state(model: Any, precision: Precision, progress: Progress) -> State:
     """The merged weights on the CPU under the names of the plain model, tied ones once.
 

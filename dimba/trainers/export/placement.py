@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from huggingface_hub import HfApi
 
 from dimba.common.contract import absolute, is_path
 from dimba.trainers.data.rows import available_memory
+from dimba.trainers.models.precision import base_precision
 from dimba.trainers.models.trained import Loading
 
 if TYPE_CHECKING:
@@ -38,11 +40,12 @@ def _free_on_gpu() -> int:
 
 
 def parameter_count(trained: TrainedModel) -> int:
-    """The parameters of the complete model by the size of its files; 0 if these are not here yet."""
-    from dimba.trainers.models.precision import base_precision
-
+    """The parameters of the complete model: by the size of its files, or as the Hub has counted them; 0 if unknown."""
     place = trained.base or trained.folder
-    if not is_path(place):
+    if is_path(place):
+        stored = sum(file.stat().st_size for file in Path(absolute(place)).glob("*.safetensors"))
+        return stored // max(1, base_precision(place).usual.itemsize)
+    try:
+        return sum(HfApi().get_safetensors_metadata(place).parameter_count.values())
+    except Exception:  # offline, or a repository without such files
         return 0
-    stored = sum(file.stat().st_size for file in Path(absolute(place)).glob("*.safetensors"))
-    return stored // max(1, base_precision(place).usual.itemsize)

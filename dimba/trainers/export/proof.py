@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dimba.common.errors import RunFailed, first_line
@@ -17,7 +18,7 @@ from dimba.trainers.export.rows import Rows
 from dimba.trainers.export.tensors import TensorReport, compare_tensors
 from dimba.trainers.export.words import end_problem, template_problem, vocabulary_problem
 from dimba.trainers.models.loading_report import LoadingReport
-from dimba.trainers.models.precision import base_precision
+from dimba.trainers.models.precision import Precision, base_precision
 
 if TYPE_CHECKING:
     from dimba.trainers.models.trained import Loaded
@@ -145,14 +146,16 @@ def _prove_weights(proof: Proof, reference: Reference, folder: Path, progress: P
         problem = f"it cannot be loaded: {first_line(error)}"
     if problem:
         return proof.add("tensors_equal", problem)
-    precision = base_precision(str(folder))
+    computed = next(model.parameters()).dtype
+    is_exact = computed == torch.float32
+    precision = base_precision(str(folder)) if is_exact else Precision(computed)  # both are loaded like this
     tensors = compare_tensors(model, exported.eval(), precision, progress)
     _add_tensors(proof, tensors)
     rows = [row for row in reference.rows.ids if max(row) < exported.get_input_embeddings().weight.shape[0]]
     if len(rows) < len(reference.rows.ids):
         return proof.add("rows_equal", "its embedding lacks rows for tokens of the data")
     found = compare(reference.logits, logits_of_rows(exported, rows, progress, "the export"))
-    proof.add_agreement(found, BOUNDS.get(str(precision), BOUNDS["bfloat16"]))
+    proof.add_agreement(found, BOUNDS.get(str(precision) if is_exact else "", BOUNDS["bfloat16"]))
     return None
 
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dimba.common.contract import read_json_object
 from dimba.common.errors import BadInput, DimbaError, HostCannot
 from dimba.trainers.export.agreement import Progress, compare, logits_of_rows
@@ -42,6 +44,9 @@ def run(request: Request, progress: Progress, note: Note) -> dict[str, Any]:
     except BaseException as error:
         if not request.check:
             _empty(request.target)
+        if isinstance(error, torch.OutOfMemoryError):
+            hint = "`--gpus none` exports on the CPU; `--gpus 1` with a larger GPU is quicker"
+            raise HostCannot("the GPU has too little memory for the model and its export", hint) from error
         if not isinstance(error, DimbaError) and means_full_disk(error):
             raise _full_disk(request.target) from error
         raise

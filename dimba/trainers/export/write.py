@@ -11,7 +11,7 @@ from transformers.utils import cached_file
 
 from dimba.common.contract import is_path, read_json_object
 from dimba.trainers.export.complete import complete_model, completed
-from dimba.trainers.export.merge import export_precision, merged_state, plain
+from dimba.trainers.export.merge import export_precision, merged_state, plain, require_mergeable
 from dimba.trainers.models.generation import repair_model
 from dimba.trainers.models.precision import Precision
 from dimba.trainers.models.saving import apply_umask, name_type
@@ -37,6 +37,7 @@ def write_merged(
     Raises:
         BadInput: a value is beyond the range of `dtype`.
     """
+    require_mergeable(loaded.model)
     precision = export_precision(dtype, base)
     model = plain(loaded.model)
     model.generation_config.eos_token_id = list(loaded.ends) if len(loaded.ends) > 1 else loaded.ends[0]

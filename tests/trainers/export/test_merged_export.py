@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dimba.common.errors import DimbaError, HostCannot, RunFailed
+from dimba.common.errors import BadInput, DimbaError, HostCannot, RunFailed
 from dimba.common.trained import TrainedModel
 from tests.trainers.export.adapted import METHODS, family, make_adapter
 from tests.trainers.export.spoil import SPOILINGS, tensors
@@ -226,3 +226,36 @@ def test_a_disk_that_fills_up_while_it_is_written_is_named_and_left_empty(llama:
         assert "--out" in refused.value.hint and list((tmp_path / "merged").iterdir()) == []
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.proof
+def test_where_float32_has_no_room_the_proof_allows_for_the_precision_that_it_computes_in(
+    llama: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import torch
+
+    from dimba.trainers.models.trained import Loading
+
+    monkeypatch.setattr("dimba.trainers.export.run.choose_loading", lambda *_: Loading(torch.bfloat16))
+    for name in ("float32", "bfloat16", "float16"):
+        proof = export(llama, tmp_path / name, dtype=name)["proof"]
+        assert proof["computed_in"] == "bfloat16" and proof["kl_mean"] < 1e-3
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(tmp_path / "float32", spoilt)
+    SPOILINGS["a matrix without its adapter"](spoilt, Path(llama.base))
+    with pytest.raises(RunFailed, match=r"of the adapter.s change, and should hold"):
+        check(llama, spoilt)
+
+
+def test_trained_prompts_are_refused_as_they_are_no_change_of_the_base(
+    bases: Callable[[str], Path], tmp_path: Path, llama: TrainedModel
+):
+    from peft import PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(bases("llama"))
+    adapted = get_peft_model(model, PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"))
+    shutil.copytree(llama.folder, tmp_path / "prompts")
+    adapted.save_pretrained(tmp_path / "prompts")
+    with pytest.raises(BadInput, match="PROMPT_TUNING changes no weights of its base"):
+        export(TrainedModel(folder=str(tmp_path / "prompts"), base=llama.base), tmp_path / "merged")
