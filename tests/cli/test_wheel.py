@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dimba.host.build_context import gather_context
+from tests.commands.report.runs import curve, write_run
 from tests.conftest import NO_ENGINE, QUESTIONS, REPOSITORY, write_rows
 from tests.wheel import Installed, build_wheel, install
 
@@ -95,3 +96,10 @@ def test_the_other_commands_work_in_an_empty_folder(launcher: Installed, tmp_pat
     )
     rendered = launcher.run("plan", "job.yaml", "--runner", "kubernetes", cwd=tmp_path)
     assert rendered.returncode == 0 and f"/opt/dimba/{SCRIPT}" in rendered.stdout, rendered.stderr
+
+
+def test_a_wheel_has_what_a_report_is_made_of(launcher: Installed, tmp_path: Path):
+    run = write_run(tmp_path / "runs", attempts=[curve(1, 30)])
+    done = launcher.run("report", "first", cwd=tmp_path)
+    assert done.stdout == f"{run.path / 'report.html'}\n", done.stderr
+    assert "plotly.js (basic" in (run.path / "report.html").read_text(encoding="utf-8")
