@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dimba.commands.talk.request import TalkRequest
     from dimba.jobs.model_source import ModelRequest
 
-_MODEL = "a run's id, the start of one, a name, or a folder with a model or an adapter"
+_MODEL = "a run's id, the start of one, a name, or a folder with a model, an adapter or a GGUF"
 
 
 def add_model(command: argparse.ArgumentParser) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.checkpoint.adapter import CONFIG
-from dimba.common.contract import read_json_object
+from dimba.common.contract import EXPORT_FILE, read_json_object
+from dimba.common.errors import BadInput
+
+_GGUF = ".gguf"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +18,7 @@ class TrainedModel:
 
     folder: str  # or a Hub id, of a base alone
     base: str = ""  # of an adapter: a folder or a Hub id; empty for a complete model
+    gguf: str = ""  # a file of its weights, which llama.cpp runs in their place; `folder` has the tokenizer
     four_bit: bool = False  # the adapter was trained on a quantised base
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -44,3 +48,13 @@ def adapter_base(folder: Path) -> str | None:
         return None
     base = read_json_object(folder / CONFIG).get("base_model_name_or_path")
     return base if isinstance(base, str) else ""
+
+
+def gguf_in(place: Path) -> Path | None:
+    """The GGUF file at `place`, or the only one in the folder of an export; raises BadInput if it has several."""
+    if place.suffix == _GGUF:
+        return place if place.is_file() else None
+    found = sorted(place.glob(f"*{_GGUF}")) if (place / EXPORT_FILE).is_file() else []
+    if len(found) > 1:
+        raise BadInput(f"{place} has {len(found)} GGUF files", f"give one of them, such as `{found[0]}`")
+    return found[0] if found else None

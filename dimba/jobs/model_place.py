@@ -93,7 +93,7 @@ def _leased(source: ModelSource, name: str, reporter: Reporter) -> Iterator[tupl
 def gpus_for(source: ModelSource) -> GpuRequest | None:
     """The GPUs that `--gpus` or a list in the spec names, else as few as hold the weights; None for the CPU."""
     gpus, _ = choose_gpus(source.spec, source.facts)
-    if not gpus:
+    if not gpus or source.trained.gguf:  # the image's llama.cpp computes on the CPU
         return None
     asked = source.spec.resources.gpus
     if isinstance(asked, list):

@@ -10,7 +10,8 @@ from dimba.common.checkpoint.adapter import CONFIG as ADAPTER
 from dimba.common.checkpoints import newest_checkpoint
 from dimba.common.contract import OUTPUT_FILE, RUN_FILE, absolute, read_json_object
 from dimba.common.errors import BadInput
-from dimba.common.trained import TrainedModel, adapter_base
+from dimba.common.trained import TrainedModel, adapter_base, gguf_in
+from dimba.host.build_context import GGUF
 from dimba.host.facts import HostFacts
 from dimba.host.fingerprint import fingerprint
 from dimba.host.probe import runs_folder
@@ -78,8 +79,15 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """The run's id, or the folder's name."""
+        """The run's id, or the folder's name; a GGUF file's."""
+        if self.trained.gguf:
+            return Path(self.trained.gguf).stem
         return self.record.id if self.record else self.folder.name
+
+    @property
+    def image_extra(self) -> str | None:
+        """What the image needs beside what the job itself does."""
+        return GGUF if self.trained.gguf else None
 
     @property
     def is_local(self) -> bool:
@@ -97,7 +105,7 @@ class ModelSource:
         reference = self.facts.checkpoint.reference if self.trained.is_adapter or self.record else ""
         if not reference:
             raise BadInput(f"{self.folder} does not name its base", "give the base's folder in place of `base`")
-        trained = replace(self.trained, folder=reference, base="", four_bit=False)
+        trained = replace(self.trained, folder=reference, base="", gguf="", four_bit=False)
         return replace(self, trained=trained)
 
     def mounts(self, *writable: Path) -> tuple[Mount, ...]:
@@ -129,6 +137,8 @@ def find_model(name: str, request: ModelRequest, reporter: Reporter) -> ModelSou
         BadInput: there is none, its run is not done, or its base is gone or has changed.
     """
     folder = absolute(name)
+    if file := gguf_in(folder):
+        return _of_gguf(file, request, reporter)
     if (folder / RUN_FILE).is_file():
         return _of_run(RunFolder(folder, folder.stat().st_uid, folder.stat().st_gid), request, reporter)
     if _holds_model(folder):
@@ -137,6 +147,15 @@ def find_model(name: str, request: ModelRequest, reporter: Reporter) -> ModelSou
         hint = "give a run's id, or a folder with config.json or adapter_config.json"
         raise BadInput(f"{folder} holds neither a model nor an adapter", hint)
     return _of_run(find_run(runs_folder(Path.cwd()), name), request, reporter)
+
+
+def _of_gguf(file: Path, request: ModelRequest, reporter: Reporter) -> ModelSource:
+    place = next((each for each in (file.parent, file.parent.parent) if _holds_model(each)), None)
+    if place is None:
+        hint = "give a folder that `dimba export --gguf` wrote, where it wrote it"
+        raise BadInput("has no model beside or above it, whose tokenizer it needs", hint, file=file)
+    source = _of_folder(place, request, reporter)
+    return replace(source, trained=replace(source.trained, gguf=str(file)))
 
 
 def _holds_model(folder: Path) -> bool:

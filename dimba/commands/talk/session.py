@@ -143,8 +143,9 @@ def model_session(
     `on_end` is called in another thread when the process ends, also between two answers. `module` is what loads them,
     `image` an extra of the image that it needs, `writable` folders that it writes, `load` what else it is told.
     """
-    source = source.prepared(reporter, image)
     beside = [against] if against else []
+    extras = [image, *(one.image_extra for one in (source, *beside))]
+    source = source.prepared(reporter, next(filter(None, extras), None))
     python = "python" if source.facts.image else source.facts.python
     with (
         place_of(source, command, reporter, beside=beside, writable=writable) as place,

@@ -21,12 +21,20 @@ def load_speakers(request: Mapping[str, Any], note: Callable[[str], None]) -> li
     quiet_transformers()
     first, *others = (TrainedModel.from_json(each) for each in request["models"])
     loading = _loading(int(request.get("gpus", 0)), note)
-    speakers = [Speaker(load_trained(first, loading))]
+    speakers = [_speaker(first, loading)]
     for other in others:
         is_base = first.is_adapter and other.folder == first.base and not other.is_adapter
-        shares = is_base and not _has_added_rows(speakers[0])
-        speakers.append(Speaker(speakers[0].loaded, as_base=True) if shares else Speaker(load_trained(other, loading)))
+        shares = is_base and not first.gguf and not _has_added_rows(speakers[0])
+        speakers.append(Speaker(speakers[0].loaded, as_base=True) if shares else _speaker(other, loading))
     return speakers
+
+
+def _speaker(trained: TrainedModel, loading: Loading) -> Speaker:
+    if not trained.gguf:
+        return Speaker(load_trained(trained, loading))
+    from dimba.trainers.inference.gguf_speaker import GgufSpeaker
+
+    return GgufSpeaker.of(trained)
 
 
 def _loading(gpus: int, note: Callable[[str], None]) -> Loading:

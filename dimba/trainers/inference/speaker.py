@@ -56,6 +56,9 @@ class Speaker:
 
     def __post_init__(self) -> None:
         self._encoder = ChatEncoder(self.loaded.tokenizer, settings=self.loaded.settings)
+        self._prepare()
+
+    def _prepare(self) -> None:
         base = self._base
         base.generation_config = GenerationConfig()  # its beams and penalties would be added to ours
 

@@ -58,7 +58,9 @@ class TextStream(BaseStreamer):
         for kind, whole in ((REASONING, split.reasoning), (TEXT, split.answer)):
             ready = whole.removesuffix(held) if held else whole
             sent = self._sent[kind]
-            if len(ready) > len(sent) and ready.startswith(sent):
+            # Bytes that turn out to be no character are decoded anew, together with those in front of them.
+            is_longer = ready.startswith(sent) or _UNFINISHED in ready[: len(sent)]
+            if len(ready) > len(sent) and is_longer:
                 self._on_part(kind, ready[len(sent) :])
                 self._sent[kind] = ready
 

@@ -52,6 +52,8 @@ def load_trained(trained: TrainedModel, loading: Loading) -> Loaded:
     Raises:
         BadInput: a file is missing or broken, or the adapter does not fit its base.
     """
+    if trained.gguf:
+        raise BadInput("is a GGUF file, which llama.cpp alone runs", f"give {trained.folder}", file=trained.gguf)
     tokenizer = trained_tokenizer(trained)
     model = load_complete(AutoModelForCausalLM, trained.base or trained.folder, _FLAG, **_settings(trained, loading))
     complete_names(model)

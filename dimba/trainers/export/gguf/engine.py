@@ -15,6 +15,7 @@ from dimba.common.errors import BadInput
 from dimba.trainers.export.gguf.library import bindings
 
 _CHUNK = 256  # tokens whose logits llama.cpp holds at once: a vocabulary of 150,000 is 150 MB of them
+_TINY = 64 << 20  # bytes: the weights of a layer are multiplied in less time than threads take to meet
 _F32 = 0  # the type of the cache: its default, float16, would be a difference of its own
 _ERROR = 4
 _WHERE = re.compile(r"^(?:[\w:]+: |error loading model: )+")  # in front of the reason
@@ -33,7 +34,8 @@ class LlamaModel:
     def __init__(self, file: Path, *, vocabulary_only: bool = False) -> None:
         self._model: Any = None
         self._running: Any = None
-        self._room = 0
+        self._room = self._place = 0
+        self._threads = _threads_for(file)
         self._c = bindings()
         _quiet(self._c)
         parameters = self._c.llama_model_default_params()
@@ -65,6 +67,25 @@ class LlamaModel:
             pointer = self._c.llama_get_logits(context)
             result[start : start + len(chunk)] = np.ctypeslib.as_array(pointer, (len(chunk), self.vocabulary))
         return result
+
+    def begin(self, ids: Sequence[int], room: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        """The logits after the last of `ids`, which up to `room` further tokens may follow."""
+        context = self._context_for(len(ids) + room)
+        self._c.llama_memory_clear(self._c.llama_get_memory(context), True)
+        for start in range(0, len(ids), _CHUNK):
+            self._decode(context, ids[start : start + _CHUNK], start, last_only=True)
+        self._place = len(ids)
+        return self._last_logits()
+
+    def follow(self, token: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        """The logits after one more token."""
+        self._decode(self._running, [token], self._place)
+        self._place += 1
+        return self._last_logits()
+
+    def _last_logits(self) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        pointer = self._c.llama_get_logits_ith(self._running, -1)
+        return np.array(np.ctypeslib.as_array(pointer, (self.vocabulary,)))
 
     def tokenize(self, text: str, special: bool = False) -> list[int]:
         """The tokens of `text`, in which special tokens are recognised; `special` adds those of the beginning."""
@@ -112,27 +133,33 @@ class LlamaModel:
 
     def _parameters(self) -> Any:
         parameters = self._c.llama_context_default_params()
+        parameters.n_threads = parameters.n_threads_batch = self._threads
         parameters.n_ctx, parameters.n_batch, parameters.n_ubatch = self._room, _CHUNK, _CHUNK
-        parameters.n_threads = parameters.n_threads_batch = _threads()
         parameters.type_k = parameters.type_v = _F32
         parameters.flash_attn_type = 0
         parameters.swa_full = True
         return parameters
 
-    def _decode(self, context: Any, ids: Sequence[int], start: int) -> None:
+    def _decode(self, context: Any, ids: Sequence[int], start: int, *, last_only: bool = False) -> None:
         batch = self._c.llama_batch_init(len(ids), 0, 1)
         batch.n_tokens = len(ids)
         for index, token in enumerate(ids):
             batch.token[index], batch.pos[index] = int(token), start + index
-            batch.n_seq_id[index], batch.seq_id[index][0], batch.logits[index] = 1, 0, 1
+            batch.n_seq_id[index], batch.seq_id[index][0] = 1, 0
+            batch.logits[index] = not last_only or index == len(ids) - 1
         status = self._c.llama_decode(context, batch)
         self._c.llama_batch_free(batch)
         if status:
             raise BadInput(f"llama.cpp cannot run these tokens{_because()}", "export the model again")
 
 
-def _threads() -> int:
-    """As many as torch uses: llama.cpp's threads wait for each other busily, so more than cores are slow."""
+def _threads_for(file: Path) -> int:
+    """As many as torch uses, and one for a tiny file.
+
+    llama.cpp's threads wait for each other busily: more than free cores take hundreds of times longer.
+    """
+    if not file.is_file() or file.stat().st_size < _TINY:
+        return 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
 
