@@ -53,14 +53,21 @@ def _lines() -> Iterator[str]:
         return
     import readline  # noqa: F401  # gives input() editing and the earlier lines
 
-    while True:
-        try:
-            line = input("\nyou › ").strip()
-        except (EOFError, KeyboardInterrupt):
-            sys.stderr.write("\n")
-            return
+    while (line := _typed()) is not None:
         if line:
             yield line
+
+
+def _typed() -> str | None:
+    """The next line; empty after a Ctrl-C, which may have been meant for an answer that had just ended."""
+    try:
+        return input("\nyou › ").strip()
+    except EOFError:
+        sys.stderr.write("\n")
+        return None
+    except KeyboardInterrupt:
+        render.note("\n/quit or Ctrl-D ends")
+        return ""
 
 
 def _obey(line: str, talk: "Chat", view: AnswerView) -> bool:

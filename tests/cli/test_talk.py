@@ -98,46 +98,61 @@ def test_a_killed_file_of_answers_continues_to_the_same_bytes(run: Path, tmp_pat
     assert out.read_bytes() == (tmp_path / "complete.jsonl").read_bytes()
 
 
-def workers() -> set[int]:
-    found = subprocess.run(["pgrep", "-f", "dimba.trainers.inference"], capture_output=True, text=True, check=False)
-    return {int(each) for each in found.stdout.split()}
+def worker_of(pid: int, seconds: float = 60) -> int:
+    """The process in which a command's model is loaded, once it is there."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = subprocess.run(
+            ["pgrep", "-P", str(pid), "-f", "dimba.trainers.inference"], capture_output=True, check=False
+        )
+        if found.stdout.strip():
+            return int(found.stdout)
+        time.sleep(0.05)
+    raise AssertionError("no model is loaded")
+
+
+def has_ended(pid: int, seconds: float = 30) -> bool:
+    end = time.monotonic() + seconds
+    while (running := Path(f"/proc/{pid}/cmdline").exists()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not running
 
 
 def test_a_chat_on_a_terminal_stops_an_answer_and_leaves_nothing_running(tiny_checkpoint: Path, tmp_path: Path):
-    before = workers()
-    argv = [sys.executable, "-m", "dimba", "chat", str(tiny_checkpoint), *ON_CPU, "--max-new-tokens", "1500"]
+    argv = [sys.executable, "-m", "dimba", "chat", str(tiny_checkpoint), *ON_CPU, "--max-new-tokens", "1900"]
     terminal = Terminal(argv, tmp_path, environment(PYTHONPATH=str(REPOSITORY)))
     terminal.wait("you ›", 60)
+    worker = worker_of(terminal.child.pid)
     terminal.send("/help\r")
     terminal.wait("/save FILE")
     terminal.send("What is 1 + 1?\r")
-    terminal.read(1.0)
+    terminal.wait("1 + 1?")
+    echoed, end = len(terminal.raw), time.monotonic() + 30
+    while len(terminal.raw) < echoed + 40 and time.monotonic() < end:  # an answer has begun
+        terminal.read()
     terminal.send(CTRL_C)
-    terminal.read(0.3)
+    while not terminal.shown().rstrip().endswith("you ›") and time.monotonic() < end:
+        terminal.read()
+    terminal.send(CTRL_C)  # one that comes too late ends nothing
+    terminal.wait("Ctrl-D ends")
     terminal.send("/save kept.jsonl\r")
     terminal.wait("saved:", 30)
     [row] = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [each["role"] for each in row["messages"]] == ["user", "assistant"]
     terminal.send("/quit\r")
     assert terminal.end() == 0
-    assert workers() <= before
+    assert has_ended(worker)
 
 
 def test_a_chat_that_is_killed_leaves_no_process(tiny_checkpoint: Path, tmp_path: Path):
-    before = workers()
     command = [sys.executable, "-m", "dimba", "chat", str(tiny_checkpoint), *ON_CPU]
     child = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdin=subprocess.PIPE, text=True
     )
-    end = time.monotonic() + 60
-    while not workers() - before and time.monotonic() < end:
-        time.sleep(0.05)
-    assert workers() - before
+    worker = worker_of(child.pid)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    while workers() - before and time.monotonic() < end:
-        time.sleep(0.1)
-    assert workers() <= before
+    assert has_ended(worker)
 
 
 def test_a_run_that_is_not_done_names_its_newest_checkpoint(run: Path, tmp_path: Path, dimba: Dimba):
