@@ -118,6 +118,15 @@ def test_a_plain_adapter_is_not_refused_and_without_a_gpu_everything_is(gpus: No
         check_vllm(find_model(tuned, ModelRequest(runner="process", gpus="none"), Quiet()))  # type: ignore[arg-type]
 
 
+def test_a_gguf_export_is_left_to_llama_cpp(gpus: None, tmp_path: Path):
+    export = adapter(tmp_path) / "gguf"
+    export.mkdir()
+    for name in ("export.json", "tuned-q8_0.gguf"):
+        (export / name).touch()
+    with pytest.raises(BadInput, match="GGUF"):
+        check_vllm(find_model(str(export), ModelRequest(runner="process"), Quiet()))  # type: ignore[arg-type]
+
+
 def test_vllm_is_told_the_base_the_adapter_its_rank_and_the_arguments_of_training(tmp_path: Path):
     tuned = adapter(tmp_path)
     (tuned / "tokenizer_config.json").write_text("{}", encoding="utf-8")

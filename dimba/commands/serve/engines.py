@@ -71,6 +71,8 @@ _ENGINES = {TRANSFORMERS: _with_transformers, VLLM: _with_vllm}
 
 def check_vllm(source: ModelSource) -> None:
     """Raises BadInput or HostCannot where vLLM cannot serve a model as it was trained."""
+    if source.trained.gguf:
+        raise BadInput("vLLM does not serve GGUF files well", "leave out `--engine`", file=source.trained.gguf)
     if gpus_for(source) is None:
         raise HostCannot("vLLM needs a GPU", "leave out `--engine`: transformers serves on the CPU too")
     if source.trained.four_bit:
