@@ -184,3 +184,26 @@ def test_a_disk_that_fills_up_meanwhile_ends_with_3_and_leaves_nothing(model: Pa
         assert done.returncode == 3 and "free" in done.stderr and list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.proof
+def test_an_upload_is_private_complete_and_leaves_the_token_nowhere(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from tests.hub import at
+    from tests.trainers.export.hub_writer import Hub, user, writable_hub
+
+    token = "hf_aSecretOfTheTestThatNoFileHolds"
+    with writable_hub(Hub(who=user("read"))) as hub:
+        at(hub.address, monkeypatch, token=token)
+        refused = run_export(model, "--hub", "ada/tiny", "--out", tmp_path / "merged", cwd=tmp_path)
+        assert refused.returncode == 2 and "may only read" in refused.stderr and not hub.changes
+        assert list(tmp_path.iterdir()) == []
+        hub.who = user()
+        done = run_export(model, "--hub", "ada/tiny", "--out", tmp_path / "merged", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert hub.repositories == {"ada/tiny": True} and f"uploaded: {hub.address}/ada/tiny/commit/" in done.stderr
+    written = {each.name: each.read_bytes() for each in (tmp_path / "merged").iterdir()}
+    assert hub.files["ada/tiny"] == written and not any(token.encode() in each for each in written.values())
+    assert token not in refused.stderr + done.stdout + done.stderr
+    assert b'from_pretrained("ada/tiny")' in written["README.md"]

@@ -19,7 +19,7 @@ from dimba.jobs.model_source import ModelSource, find_model
 from dimba.plan.model import Mount
 from dimba.plan.mounts import given_mounts
 
-_VARIABLES = ("HF_TOKEN", "HF_ENDPOINT", *PROXY_VARIABLES)  # of this process, for the Hub
+_VARIABLES = ("HF_TOKEN", *PROXY_VARIABLES)  # of this process, for the Hub
 
 
 @dataclass(frozen=True, kw_only=True)

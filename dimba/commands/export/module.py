@@ -1,6 +1,7 @@
 """`dimba.trainers.export` where the trainer runs: a request goes there as JSON, and lines of JSON come back."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from dimba.spec.secrets import mask_secrets
 _OUTPUT_LINES = 15
 # -P: without it, a module of the same name in the current folder would be imported.
 _MODULE = ("-P", "-m", "dimba.trainers.export")
+_ENDPOINT = "HF_ENDPOINT"
 _ENTRY = ("-P", "-m", "dimba.supervisor.entry")
 
 
@@ -69,7 +71,7 @@ def call(
     )
     with room as place, signals(interrupted):
         try:
-            done = source.runner.run_once(command, place, listener)
+            done = source.runner.run_once(command, place.with_environment(_endpoint()), listener)
         finally:
             reporter.ended()
     if listener.error:
@@ -80,6 +82,11 @@ def call(
             f"the export ended with status {done.exit_code}:\n{output}", "`dimba doctor` checks this machine"
         )
     return listener.result
+
+
+def _endpoint() -> dict[str, str]:
+    """The address of another Hub than the usual one; no secret, which the output would mask."""
+    return {_ENDPOINT: os.environ[_ENDPOINT]} if os.environ.get(_ENDPOINT) else {}
 
 
 def read_only(*places: Path) -> tuple[Mount, ...]:
