@@ -14,7 +14,7 @@ import torch
 from dimba.common.errors import BadInput, Location, first_line
 from dimba.trainers.export.agreement import Progress, compare
 from dimba.trainers.export.gguf.bounds import BOUNDS
-from dimba.trainers.export.proof import Bounds, Proof, Reference, prove_merged, refusal
+from dimba.trainers.export.proof import Bounds, Proof, Reference, note_source, prove_merged, refusal
 from dimba.trainers.export.words import named, template_problem
 from dimba.trainers.export.write import needed_files, write_merged
 from dimba.trainers.models.trained import trained_tokenizer
@@ -101,7 +101,7 @@ def _prove_words(proof: Proof, loaded: Loaded, model: Any, prefix_space: bool | 
     theirs = copy(loaded.tokenizer)
     theirs.chat_template = model.chat_template()
     proof.add("template_equal", template_problem(loaded.tokenizer, theirs, loaded.settings))
-    proof.values["template_source_equal"] = theirs.chat_template == loaded.tokenizer.chat_template
+    note_source(proof, loaded.tokenizer.chat_template, theirs.chat_template)
     recipes = [Recipe(prefix_space=each) for each in ((True, False) if prefix_space is None else (prefix_space,))]
     differences = [compared(loaded.tokenizer, model, each) for each in recipes]
     proof.add("vocabulary_equal", differences[0] if all(differences) else "")

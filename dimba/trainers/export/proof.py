@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dimba.common.errors import RunFailed, first_line
 from dimba.trainers.export.agreement import Agreement, Logits, Progress, compare, logits_of_rows
+from dimba.trainers.export.configuration import config_problem
+from dimba.trainers.export.merge import plain
 from dimba.trainers.export.rows import Rows
 from dimba.trainers.export.tensors import TensorReport, compare_tensors
 from dimba.trainers.export.words import end_problem, template_problem, vocabulary_problem
@@ -119,10 +121,17 @@ def prove_merged(reference: Reference, folder: Path, progress: Progress, *, code
     proof.add("template_equal", template_problem(loaded.tokenizer, tokenizer, loaded.settings))
     proof.add("vocabulary_equal", vocabulary_problem(loaded.tokenizer, tokenizer))
     proof.add("end_tokens_equal", end_problem(loaded.tokenizer, folder, loaded.ends))
-    proof.values["template_source_equal"] = tokenizer.chat_template == loaded.tokenizer.chat_template
+    note_source(proof, loaded.tokenizer.chat_template, tokenizer.chat_template)
     _prove_weights(proof, reference, folder, progress, code=code)
     gc.collect()
     return proof
+
+
+def note_source(proof: Proof, ours: Any, theirs: Any) -> None:
+    """Note whether the template is the same text, and not only renders the probes alike."""
+    proof.values["template_source_equal"] = ours == theirs
+    if ours != theirs and proof.values.get("template_equal"):
+        proof.notes.append("the chat template is written otherwise than that of training, and renders the probes alike")
 
 
 def _prove_weights(proof: Proof, reference: Reference, folder: Path, progress: Progress, *, code: bool) -> None:
@@ -149,6 +158,7 @@ def _prove_weights(proof: Proof, reference: Reference, folder: Path, progress: P
     computed = next(model.parameters()).dtype
     is_exact = computed == torch.float32
     precision = base_precision(str(folder)) if is_exact else Precision(computed)  # both are loaded like this
+    proof.add("configuration_equal", config_problem(plain(model).config.to_dict(), exported.config.to_dict()))
     tensors = compare_tensors(model, exported.eval(), precision, progress)
     _add_tensors(proof, tensors)
     rows = [row for row in reference.rows.ids if max(row) < exported.get_input_embeddings().weight.shape[0]]

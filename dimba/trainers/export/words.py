@@ -95,8 +95,11 @@ def vocabulary_problem(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenize
         token = min(control.items() ^ found.items())[0]
         return f"`{token}` is {_kind(found.get(token))} of the tokenizer, not {_kind(control.get(token))}"
     for text in (*_TEXTS, "".join(control)):
-        if _ids(ours, text) != _ids(theirs, text):
-            return f"the tokenizer makes other tokens of {json.dumps(text[:40], ensure_ascii=False)}"
+        shown = json.dumps(text[:40], ensure_ascii=False)
+        if _ids(ours, text) != _ids(theirs, text) or ours(text)["input_ids"] != theirs(text)["input_ids"]:
+            return f"the tokenizer makes other tokens of {shown}"
+        if ours.decode(_ids(ours, text)) != theirs.decode(_ids(ours, text)):
+            return f"the tokenizer turns the tokens of {shown} into another text"
     return ""
 
 

@@ -168,6 +168,11 @@ def _end_in_text(value: dict[str, Any]) -> None:
     value["added_tokens"] = [each for each in value["added_tokens"] if each["content"] != "<|user|>"]
 
 
+def _double_context(value: dict[str, Any]) -> None:
+    name = next(name for name in ("max_position_embeddings", "n_positions") if name in value)
+    value[name] *= 2
+
+
 SPOILINGS: dict[str, Callable[[Path, Path], None]] = {
     "a layer without its adapter": with_tensors(_skip_layer),
     "a matrix without its adapter": with_tensors(_skip_matrix),
@@ -183,6 +188,7 @@ SPOILINGS: dict[str, Callable[[Path, Path], None]] = {
     "a value that is no number": with_tensors(_nan),
     "two matrices exchanged": with_tensors(_swap),
     "matrices rounded to 8 bits": with_tensors(_coarse),
+    "another context": with_json("config.json", _double_context),
     "another template": _another_template,
     "no generation prompt": _no_generation_prompt,
     "no template": _no_template,
