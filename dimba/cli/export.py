@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from dimba.cli import render
@@ -20,6 +21,7 @@ _ROWS = {
     "adapter_share": ("least share of the adapter kept", "{:.2%}"),
 }
 _EQUAL = "_equal"
+_WIDTH, _LABEL = 80, 32
 
 
 def export(args: argparse.Namespace) -> None:
@@ -42,7 +44,8 @@ def export(args: argparse.Namespace) -> None:
 def _show(exported: "Exported") -> None:
     console, record = render.errors_console(), exported.record
     for name, value in _lines(record):
-        console.print(f"{name:<32}{value}", markup=False, highlight=False)
+        for number, part in enumerate(textwrap.wrap(value, _WIDTH - _LABEL) or [""]):
+            console.print(f"{'' if number else name:<{_LABEL}}{part}", markup=False, highlight=False)
     sys.stdout.write(f"{exported.path}\n")
     sys.stdout.flush()
     for line in served_by(exported):
