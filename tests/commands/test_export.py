@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dimba.commands.export.folder import aside, require_free, require_room
+from dimba.commands.export.folder import aside, keep_earlier, require_free, require_room
 from dimba.commands.export.request import ExportRequest
 from dimba.common.errors import BadInput, HostCannot
 from tests.conftest import NO_ENGINE, REPOSITORY
@@ -65,6 +65,31 @@ def test_a_folder_with_something_else_in_it_is_never_replaced(tmp_path: Path):
     with pytest.raises(BadInput, match="exists, and is no export of dimba") as refused:
         require_free(tmp_path)
     assert "--out" in refused.value.hint
+
+
+def gguf_export(folder: Path, kind: str, run: str) -> Path:
+    folder.mkdir()
+    (folder / f"tiny-{kind}.gguf").write_text(kind)
+    record = {
+        "kind": "gguf",
+        "type": kind,
+        "run": run,
+        "files": {f"tiny-{kind}.gguf": {"size": 4}},
+        "proof": {"rows": 6},
+    }
+    (folder / "export.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.mark.parametrize(("run", "kept"), [("one", True), ("another", False)])
+def test_gguf_files_of_other_types_stay_with_their_numbers_if_they_are_of_the_same_run(
+    tmp_path: Path, run: str, kept: bool
+):
+    target, folder = gguf_export(tmp_path / "gguf", "q8_0", run), gguf_export(tmp_path / "new", "f16", "one")
+    keep_earlier(target, folder, os.getuid(), os.getgid())
+    record = json.loads((folder / "export.json").read_text())
+    assert (folder / "tiny-q8_0.gguf").exists() == kept and record["type"] == "f16"
+    assert ("others" in record) == kept and (not kept or record["others"]["q8_0"]["proof"] == {"rows": 6})
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path: Path):
