@@ -61,7 +61,7 @@ def _prepare_streams() -> None:
 
 def _run(args: argparse.Namespace) -> int:
     # Imported late: `dimba --help` must not load pydantic, docker and rich, nor must the wizard's first prompt.
-    names = ("wizard", "prune", "chat", "generate", "serve", "export", "report", "watch")
+    names = ("wizard", "prune", "chat", "generate", "serve", "export", "eval", "report", "watch")
     rooms = {name: f"dimba.cli.{name}" for name in names}
     command = getattr(importlib.import_module(rooms.get(args.command, "dimba.cli.commands")), args.command)
     status = int(command(args) or 0)
@@ -158,7 +158,7 @@ def _add_views(commands: Commands) -> None:
 
 
 def _add_model_commands(commands: Commands) -> None:
-    from dimba.cli.models import add_export, add_serve, add_talk
+    from dimba.cli.models import add_eval, add_export, add_serve, add_talk
 
     chat = commands.add_parser("chat", help="talk to a trained model")
     add_talk(chat)
@@ -173,6 +173,7 @@ def _add_model_commands(commands: Commands) -> None:
     columns = "our column and that of the file, such as prompt=question"
     generate.add_argument("--columns", nargs="+", default=[], metavar="OURS=YOURS", help=columns)
     generate.add_argument("--batch-size", type=int, default=16, metavar="N", help="rows at once (default: 16)")
+    add_eval(commands.add_parser("eval", help="compare trained models with their base on rows that were held out"))
     add_serve(commands.add_parser("serve", help="answer OpenAI's interface with a trained model, on 127.0.0.1"))
     add_export(commands.add_parser("export", help="write a trained model as others use it, and prove it equal"))
 

@@ -20,6 +20,11 @@ _MODEL = "a run's id, the start of one, a name, or a folder with a model, an ada
 def add_model(command: argparse.ArgumentParser) -> None:
     """The model, and where it is loaded."""
     command.add_argument("model", metavar="RUN|FOLDER", help=_MODEL)
+    add_place(command)
+
+
+def add_place(command: argparse.ArgumentParser) -> None:
+    """Where models are loaded."""
     command.add_argument(
         "--runner", choices=(AUTO, *RUNNERS), metavar="NAME", help="where the model is loaded: a runner"
     )
@@ -104,6 +109,23 @@ def export_request(args: argparse.Namespace) -> "ExportRequest":
 
     names = ("model", "merged", "gguf", "dtype", "out", "check", "hub", "public")
     return ExportRequest(**{name: getattr(args, name) for name in names}, where=model_request(args))
+
+
+def add_eval(command: argparse.ArgumentParser) -> None:
+    """Which models are compared, and by which rows."""
+    command.add_argument("models", nargs="+", metavar="RUN|FOLDER", help=f"{_MODEL}; several are ranked")
+    add_place(command)
+    command.add_argument(
+        "--against",
+        metavar="MODEL",
+        default="base",
+        help="another run or a folder to compare it with (default: base)",
+    )
+    command.add_argument("--file", metavar="ROWS", help="a file of rows (default: those that the run held out)")
+    columns = "our column and that of the file, such as prompt=question"
+    command.add_argument("--columns", nargs="+", default=[], metavar="OURS=YOURS", help=columns)
+    command.add_argument("--limit", type=Integer(), metavar="N", help="the first N rows alone")
+    command.add_argument("--batch-size", type=Integer(), default=16, metavar="N", help="rows at once (default: 16)")
 
 
 def model_request(args: argparse.Namespace) -> "ModelRequest":

@@ -70,6 +70,7 @@ LOG_FILE = "log.txt"
 METRICS_FILE = "metrics.jsonl"
 DATA_FILE = "data.json"  # beside it: the report on the tokenised data, written by our trainer before its first step
 SAMPLES_FILE = "samples.jsonl"  # beside it: sampled completions with their rewards
+EVAL_FILE = "eval.json"  # in the folder of a model: what `dimba eval` has found
 LEARNING_FILE = "learning.json"  # beside it: whether the run learned anything, written by our trainer at its end
 LIKELIEST_FILE = "likeliest.json"  # beside it: tokens that the trained model in memory continues a few prompts with
 EXIT_FILE = "exit.json"  # how the job ended, written by the entry point in the attempt's folder

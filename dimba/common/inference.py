@@ -1,14 +1,15 @@
 """What the host asks a loaded model, and the names of the lines between them. Standard library only.
 
-The host sends one JSON object a line: `load`, then `ask`, `batch` or `stop`. The model's process answers with `note`,
-`ready`, `text` or `reasoning` (parts of an answer as they come), `row` (a complete answer), `done` and `error`.
+The host sends one JSON object a line: `load`, then `ask`, `batch`, `score` or `stop`. The model's process answers with
+`note`, `ready`, `text` or `reasoning` (parts of an answer as they come), `row` (a complete answer, or the loss of a
+row), `done` and `error`.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-LOAD, ASK, BATCH, STOP = "load", "ask", "batch", "stop"
+LOAD, ASK, BATCH, SCORE, STOP = "load", "ask", "batch", "score", "stop"
 NOTE, READY, TEXT, REASONING, ROW, DONE, ERROR = "note", "ready", "text", "reasoning", "row", "done", "error"
 END, LENGTH, STOPPED, REFUSED = "end", "length", "stopped", "refused"  # why an answer ends
 
@@ -85,6 +86,44 @@ class Answer:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Answer":
+        """Reads `as_json`; ignores unknown keys."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{key: item for key, item in value.items() if key in known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How rows are scored: as a run trained them, or as a run would by default.
+
+    `max_length` tokens are read of a row, without one the model's context; `on_long` is that of the trainers.
+    """
+
+    train_on: str = "all"
+    max_length: int | None = None
+    on_long: str | None = None
+    batch_size: int = 16
+
+    def as_json(self) -> dict[str, Any]:
+        """The value as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLoss:
+    """The loss of a row in nats, summed over its trained tokens; `error`: why it has none."""
+
+    number: int
+    nats: float = 0.0
+    tokens: int = 0  # with a loss
+    cut: int = 0  # tokens that were not read
+    error: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The value as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "RowLoss":
         """Reads `as_json`; ignores unknown keys."""
         known = {each.name for each in fields(cls)}
         return cls(**{key: item for key, item in value.items() if key in known})

@@ -38,6 +38,17 @@ class Sample:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 
+    def as_json(self) -> dict[str, Any]:
+        """The value as JSON, without `unread`."""
+        names = ("messages", "trained", "tools", "text", "arguments")
+        return {name: value for name in names if (value := getattr(self, name))}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Sample":
+        """Reads `as_json`."""
+        lists = {name: tuple(value[name]) for name in ("messages", "trained", "tools") if name in value}
+        return cls(**lists, text=value.get("text"), arguments=value.get("arguments", {}))
+
 
 Convert = Callable[[Row], list[Turn]]
 

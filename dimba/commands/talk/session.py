@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 
 from dimba.common import inference
 from dimba.common.errors import DimbaError, RunFailed, first_line, from_json
-from dimba.common.inference import Answer, Prompt, Sampling
+from dimba.common.inference import Answer, Prompt, RowLoss, Sampling, Scoring
+from dimba.dataset.samples import Sample
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.model_place import place_of
 from dimba.jobs.model_source import ModelSource
@@ -64,6 +65,15 @@ class ModelSession:
             if kind == inference.DONE:
                 return
             yield Answer.from_json(value)
+
+    def losses(self, rows: Iterable[tuple[int, Sample]], scoring: Scoring, model: int = 0) -> Iterator[RowLoss]:
+        """The loss of each row by number as they come, in any order; raises DimbaError."""
+        asked = [{"number": number, "sample": sample.as_json()} for number, sample in rows]
+        self._send(inference.SCORE, {"model": model, "rows": asked, "scoring": scoring.as_json()})
+        for kind, value in self._events():
+            if kind == inference.DONE:
+                return
+            yield RowLoss.from_json(value)
 
     def stop(self) -> None:
         """Ends the answer that is being generated."""

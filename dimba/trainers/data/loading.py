@@ -189,6 +189,12 @@ def held_out_rows(options: TrainerOptions) -> tuple[float, str | None]:
     return 0, wanted
 
 
+def held_out_sources(options: TrainerOptions) -> list[Source]:
+    """The data sets in which the held-out rows are: another split, or those that are trained; raises BadInput."""
+    sources, (_, split) = sources_from(options), held_out_rows(options)
+    return [replace(each, split=split) for each in sources] if split else sources
+
+
 def _require_other_split(source: Source, wanted: str) -> None:
     key, hint = "--validation-split", "give a share (0.05) or a number of rows"
     other = replace(source, split=wanted)

@@ -76,7 +76,11 @@ def _pieces(store: TokenStore, max_length: int, on_long: str, long_rows: np.ndar
     full[:, 0], full[:, 2] = np.arange(len(store)), store.lengths
     if not len(long_rows):
         return full, 0
-    cut = [piece for row in long_rows for piece in _pieces_of_long_row(store, int(row), max_length, on_long)]
+    cut = [
+        (int(row), *piece)
+        for row in long_rows
+        for piece in pieces_of_long_row(store.row(int(row)).trained, max_length, on_long)
+    ]
     dropped_rows = len(long_rows) - len({row for row, _, _ in cut})
     pieces = np.concatenate([np.delete(full, long_rows, axis=0), np.array(cut, dtype=np.int32).reshape(-1, 3)])
     return pieces[np.argsort(pieces[:, 0], kind="stable")], dropped_rows
@@ -89,14 +93,14 @@ def _tokens_in(pieces: np.ndarray) -> int:
     return int((pieces[:, 2] - pieces[:, 1]).sum(dtype=np.int64) - shared.sum(dtype=np.int64))
 
 
-def _pieces_of_long_row(store: TokenStore, row: int, max_length: int, on_long: str) -> list[tuple[int, int, int]]:
+def pieces_of_long_row(trained: np.ndarray, max_length: int, on_long: str) -> list[tuple[int, int]]:
+    """(first token, end token) of the pieces of a row that is longer than `max_length` tokens."""
     if on_long == "drop":
         return []
-    trained = store.row(row).trained
     # A piece starts with the last token of the one before, so that every token is predicted once.
     starts = range(0, len(trained) - 1, max_length - 1) if on_long == "split" else [0]
-    pieces = [(row, start, min(start + max_length, len(trained))) for start in starts]
-    return [piece for piece in pieces if trained[piece[1] + 1 : piece[2]].any()]
+    pieces = [(start, min(start + max_length, len(trained))) for start in starts]
+    return [(start, end) for start, end in pieces if trained[start + 1 : end].any()]
 
 
 def _cut_trained(store: TokenStore, max_length: int, on_long: str | None, long_rows: np.ndarray) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from dimba.common import inference
 from dimba.common.errors import BadInput, DimbaError, Location
 from dimba.common.inference import Answer, Prompt, Sampling
+from dimba.dataset.samples import Sample
 from dimba.supervisor.job_secrets import read_secrets
 
 _WHERE = Location("the prompt")
@@ -79,10 +80,12 @@ class Worker:
         self._speakers, self._is_stopped = speakers, is_stopped
 
     def handle(self, request: Mapping[str, Any]) -> None:
-        """Answers `ask` or `batch`; a prompt that cannot be answered is an `error` line, and the next one is read."""
+        """Answers a request; a prompt that cannot be answered is an `error` line, and the next request is read."""
         try:
             if inference.ASK in request:
                 self._ask(request[inference.ASK])
+            elif inference.SCORE in request:
+                self._score(request[inference.SCORE])
             else:
                 self._batch(request[inference.BATCH])
         except BadInput as error:
@@ -104,6 +107,15 @@ class Worker:
         sampling, size = Sampling(**asked["sampling"]), int(asked["batch_size"])
         for answer in answer_all(speaker, prompts, sampling, size, self._is_stopped):
             _print(inference.ROW, answer.as_json())
+        _print(inference.DONE, {})
+
+    def _score(self, asked: Mapping[str, Any]) -> None:
+        from dimba.trainers.inference.scoring import score_all
+
+        speaker, scoring = self._speakers[int(asked.get("model", 0))], inference.Scoring(**asked["scoring"])
+        rows = [(int(each["number"]), Sample.from_json(each["sample"])) for each in asked["rows"]]
+        for loss in score_all(speaker, rows, scoring, self._is_stopped):
+            _print(inference.ROW, loss.as_json())
         _print(inference.DONE, {})
 
 

@@ -59,18 +59,18 @@ class Speaker:
         self._prepare()
 
     def _prepare(self) -> None:
-        base = self._base
-        base.generation_config = GenerationConfig()  # its beams and penalties would be added to ours
+        self.base.generation_config = GenerationConfig()  # its beams and penalties would be added to ours
 
     @property
-    def _base(self) -> PreTrainedModel:
+    def base(self) -> PreTrainedModel:
+        """The model without the adapter's wrapping."""
         model: Any = self.loaded.model
         return model.get_base_model() if hasattr(model, "peft_config") else model
 
     @property
     def context(self) -> int | None:
         """The tokens that the model was made for; None if its configuration does not name them."""
-        value = getattr(self._base.config.get_text_config(), "max_position_embeddings", None)
+        value = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
         return value if isinstance(value, int) else None
 
     def encode(self, prompt: Prompt, where: Location) -> Encoded:
@@ -142,8 +142,8 @@ class Speaker:
             eos_token_id=list(self.loaded.ends),
             pad_token_id=tokenizer.pad_token_id,
         )
-        device = self._base.get_input_embeddings().weight.device
-        with self._without_adapter():
+        device = self.base.get_input_embeddings().weight.device
+        with self.without_adapter():
             output = self.loaded.model.generate(
                 input_ids=torch.tensor(rows, device=device),
                 attention_mask=torch.tensor(mask, device=device),
@@ -154,7 +154,8 @@ class Speaker:
             )
         return [self._until_end(row) for row in output[:, longest:].tolist()]
 
-    def _without_adapter(self) -> AbstractContextManager[Any]:
+    def without_adapter(self) -> AbstractContextManager[Any]:
+        """A block in which the model is the base, if this speaker is."""
         model: Any = self.loaded.model
         return model.disable_adapter() if self.as_base else nullcontext()
 

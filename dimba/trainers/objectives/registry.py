@@ -1,8 +1,11 @@
 """The training half of an objective, by its name."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 
+from dimba.common.errors import BadInput, Location
+from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import DataReport
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.progress import Progress
@@ -26,6 +29,15 @@ class TrainingHalf:
         """Read and tokenise the data as training would; raises BadInput."""
         report: DataReport = import_module(f"{__package__}.{self.name}").report(options, progress)
         return report
+
+    def held_out(self, options: TrainerOptions, progress: Progress) -> Iterator[tuple[Location, Sample]]:
+        """The rows that are not trained on but evaluated, with their places; raises BadInput."""
+        package = import_module(f"{__package__}.{self.name}")
+        if not hasattr(package, "held_out"):
+            problem = f"the held-out rows of `mode: {self.name}` have no loss"
+            raise BadInput(problem, "give rows with answers: `--file ROWS`")
+        rows: Iterator[tuple[Location, Sample]] = package.held_out(options, progress)
+        return rows
 
 
 def training_half(name: str) -> TrainingHalf:

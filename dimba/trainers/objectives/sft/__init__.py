@@ -1,10 +1,15 @@
 """Supervised fine-tuning: packed rows, and the loss of their trained tokens."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from dimba.common.errors import Location
+from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import DataReport
 from dimba.objectives.sft import SftOptions
-from dimba.trainers.data.loading import load_data
+from dimba.trainers.data.loading import held_out_sources, load_data
 from dimba.trainers.progress import Progress, ignored
 
 TokenRows = Sequence[Sequence[int]]
@@ -13,6 +18,21 @@ TokenRows = Sequence[Sequence[int]]
 def report(options: SftOptions, progress: Progress) -> DataReport:
     """The data as training would read them; raises BadInput."""
     return load_data(options, progress).report
+
+
+def held_out(options: SftOptions, progress: Progress) -> Iterator[tuple[Location, Sample]]:
+    """The rows that are held out, in their order; raises BadInput."""
+    pieces = load_data(options, progress).validation
+    rows = np.unique(pieces.index[:, 0])
+    left, count = Counter(pieces.store.where(int(row)) for row in rows), len(rows)
+    for source in held_out_sources(options):
+        for where, sample in source.samples()[1] if count else ():
+            if left[str(where)] and isinstance(sample, Sample):
+                left[str(where)] -= 1
+                count -= 1
+                yield where, sample
+            if not count:
+                break
 
 
 def token_rows(options: SftOptions, count: int) -> tuple[TokenRows, TokenRows]:

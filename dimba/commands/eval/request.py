@@ -1,0 +1,71 @@
+"""What `dimba eval` is asked: the models, the rows, and what is measured."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dimba.commands.talk.request import BASE
+from dimba.common.errors import BadInput
+from dimba.common.inference import Scoring
+from dimba.jobs.lifecycle import Reporter
+from dimba.jobs.model_source import ModelRequest, ModelSource, find_model
+from dimba.options.table import ON_LONG, TRAIN_ON
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRequest:
+    """The command line's part; without a `file` the rows are those that the first model's run held out."""
+
+    models: tuple[str, ...]
+    against: str = BASE
+    file: Path | None = None
+    columns: tuple[str, ...] = ()
+    limit: int | None = None
+    batch_size: int = 16
+    where: ModelRequest = field(default_factory=ModelRequest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestants:
+    """The models that are compared, and the one that they are compared with."""
+
+    models: tuple[ModelSource, ...]
+    against: ModelSource
+    is_base: bool  # of the first model
+
+    @property
+    def name(self) -> str:
+        """What the others are compared with, in words."""
+        if self.is_base:
+            return "its base" if len(self.models) == 1 else "the base"
+        return self.against.name
+
+
+def find_contestants(request: EvalRequest, reporter: Reporter) -> Contestants:
+    """The models that the request names; raises BadInput."""
+    first, *others = (find_model(each, request.where, reporter) for each in request.models)
+    if twice := next((each for each in others if each.folder == first.folder), None):
+        raise BadInput(f"{twice.folder} is named twice", "name each model once")
+    if request.against != BASE:
+        against = find_model(request.against, replace(request.where, base=None), reporter)
+        return Contestants(models=(first, *others), against=against, is_base=False)
+    return Contestants(models=(first, *others), against=_base_of(first), is_base=True)
+
+
+def _base_of(source: ModelSource) -> ModelSource:
+    if not (source.trained.is_adapter or source.record):
+        problem = f"{source.folder} does not name its base"
+        raise BadInput(problem, "name what it is compared with: `--against RUN|FOLDER`")
+    return source.of_base()
+
+
+def scoring_of(source: ModelSource, batch_size: int) -> Scoring:
+    """How the run of a model trained its rows; the defaults for a model without a run."""
+    if source.record is None:
+        return Scoring(batch_size=batch_size)
+    flags, on_long = source.spec.trainer_args, source.spec.trainer_args.get(ON_LONG.name)
+    return Scoring(
+        train_on=str(flags.get(TRAIN_ON.name, TRAIN_ON.default)),
+        max_length=source.spec.training.max_length,
+        on_long=str(on_long) if on_long is not None else None,
+        batch_size=batch_size,
+    )

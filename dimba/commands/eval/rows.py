@@ -1,0 +1,133 @@
+"""The rows of an evaluation: those of a file, or those that a run held out of its training."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dimba.commands.eval.statistics import LEAST
+from dimba.common.errors import BadInput, DimbaError, HostCannot, UnusableRow, from_json
+from dimba.dataset.files import read_rows
+from dimba.dataset.samples import Sample
+from dimba.dataset.summary import samples_of
+from dimba.jobs.lifecycle import Reporter
+from dimba.jobs.model_source import ModelSource
+from dimba.jobs.place import one_shot
+from dimba.options.table import BASE, VALIDATION_SPLIT
+from dimba.options.trainer import column_names
+from dimba.plan.mounts import given_mounts
+from dimba.records.store import make_folder
+
+_NO_LIMIT = 7 * 24 * 3600.0  # seconds
+_OUTPUT_LINES = 15
+_GIVE = "give rows that it was not trained on: `--file ROWS`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRow:
+    """A row: its number from 0, its place, and its sample or why it has none."""
+
+    number: int
+    where: str
+    sample: Sample | None
+    problem: str = ""
+
+
+def named_columns(columns: Sequence[str]) -> dict[str, str]:
+    """Our names of columns → those of the file; raises BadInput."""
+    try:
+        return dict(column_names(tuple(columns)))
+    except ValueError as error:
+        raise BadInput(str(error), "for example `--columns prompt=question response=answer`") from None
+
+
+def rows_of_file(file: Path, columns: Mapping[str, str], limit: int | None = None) -> list[EvalRow]:
+    """The rows of a file in any format that SFT reads; raises BadInput."""
+    _, found = samples_of(read_rows(file), columns)
+    return [
+        EvalRow(number=number, where=str(where), sample=None, problem=each.detail)
+        if isinstance(each, UnusableRow)
+        else EvalRow(number=number, where=str(where), sample=each)
+        for number, (where, each) in enumerate(islice(found, limit))
+    ]
+
+
+def require_enough(rows: Sequence[EvalRow], place: str) -> None:
+    """Raises BadInput for fewer usable rows than can show anything."""
+    usable = sum(each.sample is not None for each in rows)
+    if usable >= LEAST:
+        return
+    reason = next((f"; {each.problem}" for each in rows if each.problem), "")
+    problem = f"{usable:,} usable row{'s' * (usable != 1)} in {place} cannot show which model is better{reason}"
+    raise BadInput(problem, f"give {LEAST} rows or more: a large difference shows in 30, a small one in hundreds")
+
+
+def held_out_rows(source: ModelSource, reporter: Reporter, limit: int | None = None) -> list[EvalRow]:
+    """The rows that the run of a model held out, read by the trainer's own code where it runs.
+
+    Raises:
+        BadInput: it held none out, or they cannot be found again.
+    """
+    flags = _flags(source)
+    source = source.prepared(reporter)
+    facts = source.facts
+    make_folder(facts.cache, facts.output.uid, facts.output.gid)
+    mounts = [each for each in given_mounts(facts) if each.target != str(facts.output.path)]
+    is_local = facts.checkpoint.local and facts.data.local
+    place = one_shot(source.spec, facts, tuple(mounts), is_local=is_local, timeout=_NO_LIMIT)
+    python = "python" if facts.image else facts.python
+    modules = ("-P", "-m", "dimba.supervisor.entry", python, "-P", "-m", "dimba.trainers.data.held_out")
+    listener = _Listener(reporter)
+    done = source.runner.run_once([python, *modules, source.spec.mode, *flags], place, listener)
+    reporter.ended()
+    if not listener.is_done:
+        output = "\n".join(done.text.strip().splitlines()[-_OUTPUT_LINES:])
+        raise listener.error or HostCannot(f"reading the held-out rows failed:\n{output}", "run `dimba doctor`")
+    return listener.rows[:limit]
+
+
+def _flags(source: ModelSource) -> list[str]:
+    """The trainer's flags of the run, with the base where it is now."""
+    if source.run is None:
+        raise BadInput(f"{source.folder} was not trained by a run that is on record here", _GIVE)
+    name, spec = source.name, source.spec
+    if spec.trainer_args.get(VALIDATION_SPLIT.name) in (None, False):
+        raise BadInput(f"run {name} held no rows out of its training", _GIVE)
+    argv = list(source.run.plan().get("argv", ()))
+    script = next((at for at, each in enumerate(argv) if str(each).endswith(spec.objective.script)), None)
+    if script is None:
+        raise BadInput(f"run {name} had a trainer of its own, whose held-out rows are not known", _GIVE)
+    flags = [str(each) for each in argv[script + 1 :]]
+    at = flags.index(BASE.flag)
+    return [*flags[: at + 1], source.facts.checkpoint.reference, *flags[at + 2 :]]
+
+
+class _Listener:
+    """Receives the JSON lines of `dimba.trainers.data.held_out`; other lines come from libraries."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.rows: list[EvalRow] = []
+        self.error: DimbaError | None = None
+        self.is_done = False
+
+    def __call__(self, line: str) -> None:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            return
+        for kind, found in value.items() if isinstance(value, dict) and len(value) == 1 else ():
+            self._take(kind, found)
+
+    def _take(self, kind: str, found: Any) -> None:
+        if kind == "rows":
+            self._reporter.rows(int(found))
+        elif kind == "row":
+            sample = Sample.from_json(found["sample"])
+            self.rows.append(EvalRow(number=len(self.rows), where=found["where"], sample=sample))
+        elif kind == "error":
+            self.error = from_json(found)
+        elif kind == "done":
+            self.is_done = True

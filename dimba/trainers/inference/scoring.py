@@ -1,0 +1,164 @@
+"""The losses of rows, encoded as training would encode them, in batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch.nn.functional import cross_entropy, pad
+
+from dimba.common.errors import BadInput, Location, RunFailed, UnusableRow
+from dimba.common.inference import RowLoss, Scoring
+from dimba.dataset.samples import Sample
+from dimba.trainers.data.chat import ChatEncoder, TrainOn
+from dimba.trainers.data.encoding import IGNORED, Example
+from dimba.trainers.data.packing import collate_padded
+from dimba.trainers.data.render import Unmaskable
+from dimba.trainers.data.selection import pieces_of_long_row
+from dimba.trainers.data.tokenization import without_loss
+from dimba.trainers.models.gpu_errors import out_of_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from dimba.trainers.inference.speaker import IsStopped, Speaker
+
+_AT_ONCE = 1 << 28  # logits of a batch: 1 GiB in float32
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A row that is scored, or a part of one, as int32 [tokens]; it ends behind its last trained token."""
+
+    number: int
+    input_ids: Any
+    labels: Any
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def score_all(
+    speaker: Speaker, rows: Sequence[tuple[int, Sample]], scoring: Scoring, is_stopped: IsStopped
+) -> Iterator[RowLoss]:
+    """The loss of every row, in any order; a row that would not be trained has its `error`."""
+    found = _Rows(speaker, scoring)
+    yield from found.encode(rows)
+    pieces = sorted(found.pieces, key=len, reverse=True)
+    while pieces and not is_stopped():
+        size = _batch_size(speaker, scoring.batch_size, len(pieces[0]))
+        batch, pieces = pieces[:size], pieces[size:]
+        yield from found.complete(batch, _losses(speaker, batch))
+
+
+class _Rows:
+    """Rows as pieces, and their losses so far."""
+
+    def __init__(self, speaker: Speaker, scoring: Scoring) -> None:
+        loaded, self._scoring = speaker.loaded, scoring
+        self._encoder = ChatEncoder(
+            loaded.tokenizer, train_on=cast(TrainOn, scoring.train_on), settings=loaded.settings
+        )
+        limits = [each for each in (scoring.max_length, speaker.context) if each]
+        self._limit = min(limits) if limits else None
+        self.pieces: list[Piece] = []
+        self._open: dict[int, list[float]] = {}  # losses by row
+        self._left: dict[int, int] = {}  # pieces without a loss by row
+        self._cut: dict[int, int] = {}
+        self._tokens: dict[int, int] = {}
+
+    def encode(self, rows: Iterable[tuple[int, Sample]]) -> Iterator[RowLoss]:
+        """Finds the pieces; yields the rows that have none, with the reason."""
+        rendered = []
+        for number, sample in rows:
+            try:
+                rendered.append((number, self._encoder.render(sample, Location("row", number + 1))))
+            except BadInput as error:
+                yield RowLoss(number=number, error=error.detail)
+        examples = self._encoder.encode_batch([each for _, each in rendered])
+        for (number, _), example in zip(rendered, examples, strict=True):
+            if problem := self._problem(example) or self._add(number, cast(Example, example)):
+                yield RowLoss(number=number, error=problem)
+
+    def _problem(self, example: Example | Unmaskable) -> str:
+        return example.cause if isinstance(example, UnusableRow) else without_loss([example])
+
+    def _add(self, number: int, example: Example) -> str:
+        length, limit, labels = len(example.input_ids), self._limit, example.labels()
+        spans = [(0, length)]
+        if limit and length > limit:
+            spans = pieces_of_long_row(example.trained, limit, self._scoring.on_long or "truncate")
+        if not spans:
+            return f"no trained token within {limit:,} tokens"
+        for start, end in spans:
+            last = start + int(example.trained[start:end].nonzero()[0][-1]) + 1  # what follows changes nothing
+            self.pieces.append(Piece(number, example.input_ids[start:last], labels[start:last]))
+        self._open[number], self._left[number], self._tokens[number] = [], len(spans), 0
+        self._cut[number] = max(0, length - spans[-1][1])
+        return ""
+
+    def complete(self, batch: Sequence[Piece], losses: Sequence[tuple[float, int]]) -> Iterator[RowLoss]:
+        """Adds the losses of pieces; yields the rows that have all of theirs."""
+        for piece, (nats, tokens) in zip(batch, losses, strict=True):
+            number = piece.number
+            self._open[number].append(nats)
+            self._tokens[number] += tokens
+            self._left[number] -= 1
+            if not self._left[number]:
+                total = sum(self._open.pop(number))
+                yield RowLoss(number=number, nats=total, tokens=self._tokens[number], cut=self._cut[number])
+
+
+def _batch_size(speaker: Speaker, size: int, longest: int) -> int:
+    vocabulary = speaker.base.config.get_text_config().vocab_size
+    return max(1, min(size, _AT_ONCE // (longest * vocabulary)))
+
+
+def _losses(speaker: Speaker, batch: Sequence[Piece]) -> list[tuple[float, int]]:
+    """(nats, tokens) of each piece, in halves where the GPU has no room for all of them."""
+    try:
+        return _at_once(speaker, batch)
+    except RuntimeError as error:
+        if len(batch) == 1 or not out_of_memory(error):
+            raise
+    middle = len(batch) // 2
+    return [*_losses(speaker, batch[:middle]), *_losses(speaker, batch[middle:])]
+
+
+@torch.inference_mode()
+def _at_once(speaker: Speaker, batch: Sequence[Piece]) -> list[tuple[float, int]]:
+    features = [{"input_ids": each.input_ids, "labels": each.labels} for each in batch]
+    inputs = collate_padded(features, pad_id=speaker.loaded.tokenizer.pad_token_id)
+    device = speaker.base.get_input_embeddings().weight.device
+    ids, mask, labels = (inputs[name].to(device) for name in ("input_ids", "attention_mask", "labels"))
+    targets = pad(labels[:, 1:], (0, 1), value=IGNORED)
+    wanted = targets != IGNORED
+    with speaker.without_adapter(), _head_over(speaker.base, wanted):
+        logits = speaker.loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    trained = logits[0] if logits.shape[:2] == (1, int(wanted.sum())) else logits[wanted]
+    losses = cross_entropy(trained.float(), targets[wanted].to(trained.device), reduction="none").double()
+    if losses.isnan().any():
+        raise RunFailed("the model's logits are not numbers (NaN)", "`dimba logs` shows where training lost them")
+    counts = wanted.sum(1).tolist()
+    return [(float(part.sum()), count) for part, count in zip(losses.cpu().split(counts), counts, strict=True)]
+
+
+class _head_over:  # a context manager
+    """Passes the positions of `wanted` alone to the output head, as one row: the others' logits are not used."""
+
+    def __init__(self, model: PreTrainedModel, wanted: torch.Tensor) -> None:
+        self._head, self._wanted, self._handle = model.get_output_embeddings(), wanted, None
+
+    def __enter__(self) -> None:
+        self._handle = self._head.register_forward_pre_hook(self._limit)
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle:
+            self._handle.remove()
+
+    def _limit(self, _module: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if len(given) != 1 or given[0].shape[:2] != self._wanted.shape:
+            return None
+        return (given[0][self._wanted.to(given[0].device)][None],)

@@ -1,0 +1,107 @@
+"""`dimba eval` as a user runs it, with real models in a process."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import QUESTIONS, REPOSITORY, Dimba, write_rows
+
+pytestmark = pytest.mark.proof
+ON_CPU = ("--runner", "process", "--gpus", "none")
+HELD_OUT = 12
+
+
+def launch(folder: Path, base: Path, name: str) -> None:
+    spec = {
+        "version": 1,
+        "name": name,
+        "mode": "sft",
+        "base_checkpoint": str(base),
+        "dataset": {"path": "data.jsonl"},
+        "method": "lora",
+        "training": {"batch_size": 4, "max_steps": 12, "max_length": 128, "learning_rate": 0.01},
+        "trainer_args": {"validation-split": HELD_OUT},
+        "output_dir": name,
+        "resources": {"gpus": "none"},
+        "runner": "process",
+    }
+    (folder / f"{name}.yaml").write_text(json.dumps(spec), encoding="utf-8")
+    command = [sys.executable, "-m", "dimba", "launch", f"{name}.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """A folder with the run `good`, `bad` with its adapter turned round, and rows that look like its data."""
+    folder = tmp_path_factory.mktemp("eval")
+    write_rows(folder / "data.jsonl", (QUESTIONS * 3)[:44])
+    launch(folder, tiny_checkpoint, "good")
+    shutil.copytree(folder / "good", folder / "bad", ignore=shutil.ignore_patterns("checkpoint-*"))
+    weights = load_file(folder / "good" / "adapter_model.safetensors")
+    turned = {name: -2 * value if "lora_B" in name else value for name, value in weights.items()}
+    save_file(turned, folder / "bad" / "adapter_model.safetensors", metadata={"format": "pt"})
+    others = [{"prompt": f"What is {n} + {n}?", "response": f"It is {n + n}."} for n in range(20, 50)]
+    write_rows(folder / "others.jsonl", others)
+    return folder
+
+
+def test_a_run_is_compared_with_its_base_on_the_rows_that_it_held_out(runs: Path, new_dimba: Dimba):
+    done = new_dimba("eval", "good", *ON_CPU, cwd=runs)
+    assert done.returncode == 0, done.stderr
+    first, *_ = done.stdout.splitlines()
+    assert first.startswith("better than its base: loss ") and first.endswith(f"on {HELD_OUT} rows")
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    found = json.loads((runs / "good" / "eval.json").read_text(encoding="utf-8"))
+    assert found["better"] is True and found["held_out"] is True
+    metrics = next(runs.glob("runs/good-*/attempts/1/metrics.jsonl")).read_text(encoding="utf-8").splitlines()
+    losses = [value["eval_loss"] for line in metrics if "eval_loss" in (value := json.loads(line))]
+    assert found["measures"]["loss"]["per_token"]["model"] == pytest.approx(losses[-1], rel=1e-4), "as training"
+
+
+def test_a_model_that_training_made_worse_says_so_first(runs: Path, new_dimba: Dimba):
+    done = new_dimba("eval", "bad", "--file", "others.jsonl", *ON_CPU, cwd=runs)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("not better than its base: it is worse, loss ")
+
+
+def test_several_models_are_ranked_against_the_base(runs: Path, new_dimba: Dimba):
+    done = new_dimba("eval", "bad", "good", "--file", "others.jsonl", *ON_CPU, "--json", cwd=runs)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [each["name"].split("-")[0] for each in found["ranking"]] == ["good", "bad"]
+    assert found["ranking"][1]["better"] is False and found["rows"] == 30
+
+
+def test_a_copy_of_the_base_is_not_better_than_it(tiny_checkpoint: Path, tmp_path: Path, new_dimba: Dimba):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(tiny_checkpoint), str(copy)], check=True)
+    rows = write_rows(tmp_path / "rows.jsonl", QUESTIONS * 2)
+    ask = ("eval", str(copy), "--against", str(tiny_checkpoint), "--file", str(rows), "--json")
+    done = new_dimba(*ask, "--columns", "prompt=question", "response=answer", *ON_CPU, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["better"] is None and found["verdict"].startswith("not better than ")
+
+
+def test_bad_input_is_refused_before_a_model_is_loaded(
+    runs: Path, tiny_checkpoint: Path, tmp_path: Path, new_dimba: Dimba
+):
+    few = write_rows(tmp_path / "few.jsonl", QUESTIONS[:3])
+    for ask, words in (
+        (("good", "--file", str(few)), "3 usable rows"),
+        ((str(tiny_checkpoint), "--file", str(few)), "does not name its base"),
+        ((str(tiny_checkpoint), "--against", "good"), "was not trained by a run that is on record here"),
+        (("good", "--file", "missing.jsonl"), "missing.jsonl: does not exist"),
+        (("good", "good"), "is named twice"),
+    ):
+        done = new_dimba("eval", *ask, *ON_CPU, cwd=runs)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr and "hint: " in done.stderr
