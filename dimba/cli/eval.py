@@ -42,6 +42,7 @@ def _request(args: argparse.Namespace) -> "EvalRequest":
         columns=tuple(args.columns),
         limit=args.limit,
         batch_size=args.batch_size,
+        keep_overlap=args.keep_overlap,
         where=model_request(args),
     )
 

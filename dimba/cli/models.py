@@ -125,6 +125,8 @@ def add_eval(command: argparse.ArgumentParser) -> None:
     columns = "our column and that of the file, such as prompt=question"
     command.add_argument("--columns", nargs="+", default=[], metavar="OURS=YOURS", help=columns)
     command.add_argument("--limit", type=Integer(), metavar="N", help="the first N rows alone")
+    keep = "also measure rows that stand in the training data (default: they are counted and left out)"
+    command.add_argument("--keep-overlap", action="store_true", help=keep)
     command.add_argument("--batch-size", type=Integer(), default=16, metavar="N", help="rows at once (default: 16)")
 
 

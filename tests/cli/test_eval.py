@@ -17,6 +17,11 @@ ON_CPU = ("--runner", "process", "--gpus", "none")
 HELD_OUT = 12
 
 
+def question(n: int) -> dict[str, str]:
+    """A row of training data, or of a test set beyond its numbers."""
+    return {"prompt": f"What is {n} + {n}?", "response": f"It is {n + n}."}
+
+
 def launch(folder: Path, base: Path, name: str) -> None:
     spec = {
         "version": 1,
@@ -42,14 +47,13 @@ def launch(folder: Path, base: Path, name: str) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """A folder with the run `good`, `bad` with its adapter turned round, and rows that look like its data."""
     folder = tmp_path_factory.mktemp("eval")
-    write_rows(folder / "data.jsonl", (QUESTIONS * 3)[:44])
+    write_rows(folder / "data.jsonl", [question(n) for n in range(44)])
     launch(folder, tiny_checkpoint, "good")
     shutil.copytree(folder / "good", folder / "bad", ignore=shutil.ignore_patterns("checkpoint-*"))
     weights = load_file(folder / "good" / "adapter_model.safetensors")
     turned = {name: -2 * value if "lora_B" in name else value for name, value in weights.items()}
     save_file(turned, folder / "bad" / "adapter_model.safetensors", metadata={"format": "pt"})
-    others = [{"prompt": f"What is {n} + {n}?", "response": f"It is {n + n}."} for n in range(20, 50)]
-    write_rows(folder / "others.jsonl", others)
+    write_rows(folder / "others.jsonl", [question(n) for n in range(50, 80)])
     return folder
 
 
@@ -80,6 +84,20 @@ def test_several_models_are_ranked_against_the_base(runs: Path, new_dimba: Dimba
     assert found["ranking"][1]["better"] is False and found["rows"] == 30
 
 
+def test_rows_that_were_trained_are_counted_and_left_out_of_the_claim(runs: Path, new_dimba: Dimba, tmp_path: Path):
+    spaced = [{"prompt": f"  what is {n}  + {n}", "response": f"It is {n + n}"} for n in range(5)]
+    rows = write_rows(tmp_path / "rows.jsonl", [*spaced, *(question(n) for n in range(50, 70))])
+    done = new_dimba("eval", "good", "--file", str(rows), *ON_CPU, cwd=runs)
+    assert done.returncode == 0, done.stderr
+    assert "on 20 rows" in done.stdout.splitlines()[0]
+    assert "5 rows stand in the training data (5 to the letter, 0 nearly) and are left out" in done.stderr
+    overlap = json.loads((runs / "good" / "eval.json").read_text(encoding="utf-8"))["overlap"]
+    assert (overlap["rows"], overlap["training_rows"]) == (5, 44)
+    assert overlap["places"][1]["training"].endswith("data.jsonl:2")
+    kept = new_dimba("eval", "good", "--file", str(rows), "--keep-overlap", *ON_CPU, "--json", cwd=runs)
+    assert json.loads(kept.stdout)["rows"] == 25
+
+
 def test_a_copy_of_the_base_is_not_better_than_it(tiny_checkpoint: Path, tmp_path: Path, new_dimba: Dimba):
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(tiny_checkpoint), str(copy)], check=True)
@@ -100,6 +118,7 @@ def test_bad_input_is_refused_before_a_model_is_loaded(
         ((str(tiny_checkpoint), "--file", str(few)), "does not name its base"),
         ((str(tiny_checkpoint), "--against", "good"), "was not trained by a run that is on record here"),
         (("good", "--file", "missing.jsonl"), "missing.jsonl: does not exist"),
+        (("good", "--file", "data.jsonl"), "0 usable rows"),
         (("good", "good"), "is named twice"),
     ):
         done = new_dimba("eval", *ask, *ON_CPU, cwd=runs)

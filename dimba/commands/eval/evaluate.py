@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from dimba.commands.eval.losses import Losses, LossTable, score_rows
+from dimba.commands.eval.overlap import gather_rows, without_overlap
 from dimba.commands.eval.request import Contestants, EvalRequest, find_contestants, scoring_of
 from dimba.commands.eval.result import Evaluation, Measure, ModelResult, ranked
-from dimba.commands.eval.rows import EvalRow, held_out_rows, named_columns, require_enough, rows_of_file
+from dimba.commands.eval.rows import EvalRow, require_enough
 from dimba.commands.eval.statistics import LEAST, compare
 from dimba.commands.talk.session import model_session
 from dimba.common.contract import EVAL_FILE
@@ -23,16 +25,13 @@ def evaluate(request: EvalRequest, reporter: Reporter) -> Evaluation:
     """
     contestants = find_contestants(request, reporter)
     place = str(request.file or f"the rows that {contestants.models[0].name} held out")
-    rows = _rows(request, contestants, reporter)
-    require_enough(rows, place)
+    every, overlap = gather_rows(request, contestants, reporter)
+    require_enough(every, place)
+    rows = without_overlap(every, overlap)
+    require_enough(rows, f"{place} that are not in the training data")
     table = LossTable.of(_losses(contestants, rows, request, reporter))
-    return _evaluation(contestants, rows, table, place, held_out=request.file is None)
-
-
-def _rows(request: EvalRequest, contestants: Contestants, reporter: Reporter) -> list[EvalRow]:
-    if request.file:
-        return rows_of_file(request.file, named_columns(request.columns), request.limit)
-    return held_out_rows(contestants.models[0], reporter, request.limit)
+    found = _evaluation(contestants, rows, table, place, held_out=request.file is None)
+    return replace(found, notes=(*overlap.notes, *found.notes), more={"overlap": overlap.as_json(every)})
 
 
 def _losses(

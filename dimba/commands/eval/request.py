@@ -21,6 +21,7 @@ class EvalRequest:
     columns: tuple[str, ...] = ()
     limit: int | None = None
     batch_size: int = 16
+    keep_overlap: bool = False
     where: ModelRequest = field(default_factory=ModelRequest)
 
 

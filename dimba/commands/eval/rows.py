@@ -10,6 +10,7 @@ from typing import Any
 from dimba.commands.eval.statistics import LEAST
 from dimba.common.errors import BadInput, DimbaError, HostCannot, UnusableRow, from_json
 from dimba.dataset.files import read_rows
+from dimba.dataset.overlap import Overlap
 from dimba.dataset.samples import Sample
 from dimba.dataset.summary import samples_of
 from dimba.jobs.lifecycle import Reporter
@@ -33,6 +34,21 @@ class EvalRow:
     where: str
     sample: Sample | None
     problem: str = ""
+    overlap: Overlap | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is measured."""
+        return self.sample is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The rows that a run held out, those of its training rows that they stand in, and how many were compared."""
+
+    rows: list[EvalRow]
+    overlaps: Mapping[int, Overlap]
+    compared: int
 
 
 def named_columns(columns: Sequence[str]) -> dict[str, str]:
@@ -56,7 +72,7 @@ def rows_of_file(file: Path, columns: Mapping[str, str], limit: int | None = Non
 
 def require_enough(rows: Sequence[EvalRow], place: str) -> None:
     """Raises BadInput for fewer usable rows than can show anything."""
-    usable = sum(each.sample is not None for each in rows)
+    usable = sum(each.is_usable for each in rows)
     if usable >= LEAST:
         return
     reason = next((f"; {each.problem}" for each in rows if each.problem), "")
@@ -64,13 +80,13 @@ def require_enough(rows: Sequence[EvalRow], place: str) -> None:
     raise BadInput(problem, f"give {LEAST} rows or more: a large difference shows in 30, a small one in hundreds")
 
 
-def held_out_rows(source: ModelSource, reporter: Reporter, limit: int | None = None) -> list[EvalRow]:
+def held_out_rows(source: ModelSource, reporter: Reporter, limit: int | None = None) -> HeldOut:
     """The rows that the run of a model held out, read by the trainer's own code where it runs.
 
     Raises:
         BadInput: it held none out, or they cannot be found again.
     """
-    flags = _flags(source)
+    flags = _held_out_flags(source)
     source = source.prepared(reporter)
     facts = source.facts
     make_folder(facts.cache, facts.output.uid, facts.output.gid)
@@ -85,21 +101,28 @@ def held_out_rows(source: ModelSource, reporter: Reporter, limit: int | None = N
     if not listener.is_done:
         output = "\n".join(done.text.strip().splitlines()[-_OUTPUT_LINES:])
         raise listener.error or HostCannot(f"reading the held-out rows failed:\n{output}", "run `dimba doctor`")
-    return listener.rows[:limit]
+    return HeldOut(rows=listener.rows[:limit], overlaps=listener.overlaps, compared=listener.compared)
 
 
-def _flags(source: ModelSource) -> list[str]:
-    """The trainer's flags of the run, with the base where it is now."""
-    if source.run is None:
+def _held_out_flags(source: ModelSource) -> list[str]:
+    if source.record is None:
         raise BadInput(f"{source.folder} was not trained by a run that is on record here", _GIVE)
-    name, spec = source.name, source.spec
-    if spec.trainer_args.get(VALIDATION_SPLIT.name) in (None, False):
+    name = source.name
+    if source.spec.trainer_args.get(VALIDATION_SPLIT.name) in (None, False):
         raise BadInput(f"run {name} held no rows out of its training", _GIVE)
-    argv = list(source.run.plan().get("argv", ()))
-    script = next((at for at, each in enumerate(argv) if str(each).endswith(spec.objective.script)), None)
-    if script is None:
+    flags = trainer_flags(source)
+    if flags is None:
         raise BadInput(f"run {name} had a trainer of its own, whose held-out rows are not known", _GIVE)
-    flags = [str(each) for each in argv[script + 1 :]]
+    return flags
+
+
+def trainer_flags(source: ModelSource) -> list[str] | None:
+    """The flags of one of our trainers in a model's run, with the base where it is now; None without such a run."""
+    argv = [str(each) for each in source.run.plan().get("argv", ())] if source.run else []
+    script = next((at for at, each in enumerate(argv) if each.endswith(source.spec.objective.script)), None)
+    if script is None:
+        return None
+    flags = argv[script + 1 :]
     at = flags.index(BASE.flag)
     return [*flags[: at + 1], source.facts.checkpoint.reference, *flags[at + 2 :]]
 
@@ -110,6 +133,8 @@ class _Listener:
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self.rows: list[EvalRow] = []
+        self.overlaps: dict[int, Overlap] = {}
+        self.compared = 0
         self.error: DimbaError | None = None
         self.is_done = False
 
@@ -127,7 +152,10 @@ class _Listener:
         elif kind == "row":
             sample = Sample.from_json(found["sample"])
             self.rows.append(EvalRow(number=len(self.rows), where=found["where"], sample=sample))
+        elif kind == "overlap":
+            place, share = found["training"], found["share"]
+            self.overlaps[found["number"]] = Overlap(kind=found["kind"], where=place, share=share)
         elif kind == "error":
             self.error = from_json(found)
         elif kind == "done":
-            self.is_done = True
+            self.is_done, self.compared = True, int(found)

@@ -1,16 +1,22 @@
 """The rows that a run held out of its training, as samples: `python -m dimba.trainers.data.held_out MODE FLAGS`.
 
-Prints JSON lines: `{"rows": n}` while it reads, `{"row": {"where": …, "sample": {…}}}` for each, then `{"done": …}` or
+Prints JSON lines: `{"rows": n}` while it reads, `{"row": {"where": …, "sample": {…}}}` for each, `{"overlap": {…}}` for
+those that also stand in the training data, then `{"done": n}`, the training rows that were compared, or
 `{"error": {…}}`.
 """
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from dimba.common.errors import DimbaError
+from dimba.dataset.overlap import OverlapIndex, training_words, words_of
+from dimba.dataset.samples import Sample
 from dimba.objectives.registry import OBJECTIVES
+from dimba.options.trainer import TrainerOptions
+from dimba.trainers.data.loading import held_out_rows, sources_from
 from dimba.trainers.hub import use_cache_if_unreachable
 from dimba.trainers.objectives.registry import training_half
 from dimba.trainers.progress import throttled
@@ -25,16 +31,27 @@ def main(argv: list[str]) -> int:
     try:
         options = OBJECTIVES[mode].parse(flags)
         use_cache_if_unreachable(options, weights=False)
-        count = 0
-        half = training_half(mode)
-        for where, sample in half.held_out(options, throttled(_SECONDS, lambda rows: _print_json(rows=rows))):
-            count += 1
-            _print_json(row={"where": str(where), "sample": sample.as_json()})
-        _print_json(done=count)
+        report = throttled(_SECONDS, lambda rows: _print_json(rows=rows))
+        rows = [(str(where), sample) for where, sample in training_half(mode).held_out(options, report)]
+        for where, sample in rows:
+            _print_json(row={"where": where, "sample": sample.as_json()})
+        _print_overlaps(options, rows)
     except DimbaError as error:
         _print_json(error=error.as_json())
         return error.exit_status
     return 0
+
+
+def _print_overlaps(options: TrainerOptions, rows: Sequence[tuple[str, Sample]]) -> None:
+    index = OverlapIndex({number: words_of(sample) for number, (_, sample) in enumerate(rows)})
+    is_apart = held_out_rows(options)[1] is not None
+    places = set() if is_apart else {where for where, _ in rows}
+    for source in sources_from(options):
+        trained = training_words(source.rows, source.columns)
+        index.compare((str(where), words) for where, words in trained if str(where) not in places)
+    for number, overlap in index.found.items():
+        _print_json(overlap={"number": number, **overlap.as_json()})
+    _print_json(done=index.compared)
 
 
 def _print_json(**value: Any) -> None:
