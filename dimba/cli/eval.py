@@ -12,6 +12,7 @@ from dimba.common.contract import absolute
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from dimba.commands.eval.judge import Judge
     from dimba.commands.eval.request import EvalRequest
     from dimba.commands.eval.result import Evaluation, Measure
 
@@ -34,6 +35,8 @@ def eval(args: argparse.Namespace) -> int:  # the command's name
 
 def _request(args: argparse.Namespace) -> "EvalRequest":
     from dimba.commands.eval.request import EvalRequest
+    from dimba.common.inference import Sampling
+    from dimba.objectives.rewards import parse_rewards
 
     return EvalRequest(
         models=tuple(args.models),
@@ -43,8 +46,23 @@ def _request(args: argparse.Namespace) -> "EvalRequest":
         limit=args.limit,
         batch_size=args.batch_size,
         keep_overlap=args.keep_overlap,
+        rewards=parse_rewards(args.reward),
+        reward_model=absolute(args.reward_model) if args.reward_model else None,
+        judge=_judge(args),
+        sampling=Sampling(temperature=args.temperature, seed=args.seed, max_new_tokens=args.max_new_tokens),
         where=model_request(args),
     )
+
+
+def _judge(args: argparse.Namespace) -> "Judge | None":
+    from dimba.commands.eval.judge import Judge
+    from dimba.common.errors import BadInput
+
+    if not args.judge:
+        return None
+    if not args.judge_model:
+        raise BadInput("--judge names no model", "name the model that judges there with `--judge-model NAME`")
+    return Judge(url=args.judge, model=args.judge_model, key_env=args.judge_key_env)
 
 
 def _show(found: "Evaluation") -> None:
@@ -77,7 +95,7 @@ def _table(found: "Evaluation") -> "Table":
     return table
 
 
-_WORDS = {True: "yes", False: "no", None: "cannot tell"}
+_WORDS = {True: "yes", False: "no", None: "unclear"}
 
 
 def _cells(measure: "Measure") -> tuple[str, ...]:

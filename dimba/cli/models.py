@@ -127,7 +127,30 @@ def add_eval(command: argparse.ArgumentParser) -> None:
     command.add_argument("--limit", type=Integer(), metavar="N", help="the first N rows alone")
     keep = "also measure rows that stand in the training data (default: they are counted and left out)"
     command.add_argument("--keep-overlap", action="store_true", help=keep)
+    _add_answers(command)
     command.add_argument("--batch-size", type=Integer(), default=16, metavar="N", help="rows at once (default: 16)")
+
+
+def _add_answers(command: argparse.ArgumentParser) -> None:
+    """What the models' answers are measured by, and how they are drawn."""
+    reward = "let the models answer, and score the answers with a reward of GRPO: numeric, exact_match, …"
+    command.add_argument("--reward", action="append", default=[], metavar="NAME", help=reward)
+    command.add_argument("--reward-model", metavar="FOLDER", help="score the answers with this reward model")
+    command.add_argument("--judge", metavar="URL", help="an OpenAI-compatible address that compares the answers")
+    command.add_argument("--judge-model", metavar="NAME", help="the model that judges there")
+    key = "the environment variable with its key, which is never stored"
+    command.add_argument("--judge-key-env", metavar="NAME", help=key)
+    command.add_argument(
+        "--temperature",
+        type=Number(least=0, most=100),
+        default=0.0,
+        metavar="T",
+        help="of the answers; 0 takes the likeliest token (default)",
+    )
+    command.add_argument("--seed", type=Integer(least=0), default=0, metavar="N", help="of drawn answers (default: 0)")
+    command.add_argument(
+        "--max-new-tokens", type=Integer(), default=512, metavar="N", help="the longest answer (default: 512)"
+    )
 
 
 def model_request(args: argparse.Namespace) -> "ModelRequest":

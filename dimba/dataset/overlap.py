@@ -102,15 +102,16 @@ def training_words(read: Callable[[], Read], columns: Mapping[str, str]) -> Iter
     try:
         found: Iterable[tuple[Location, Any]] = samples_of(read(), columns)[1]
     except BadInput:
-        found = ((where, _as_sample(each)) for where, each in prompts_of(read(), columns)[1])
+        found = ((where, sample_of(each)) for where, each in prompts_of(read(), columns)[1])
     for where, sample in found:
-        if isinstance(sample, Sample):
-            yield where, words_of(sample)
+        if isinstance(sample, Sample) and (words := words_of(sample)):
+            yield where, words
 
 
-def _as_sample(example: object) -> Sample | None:
+def sample_of(example: object) -> Sample:
+    """A prompt with the answer that it names; an empty sample for anything else, which has no words."""
     if not isinstance(example, PromptExample):
-        return None
+        return Sample()
     answer = ({"role": "assistant", "content": example.reference},) if example.reference else ()
     return with_answer(example, example.chosen or answer)
 

@@ -55,6 +55,11 @@ class RewardSpec:
         return self.name if self.parameter is None else f"{self.name}:{self.parameter}"
 
 
+def needs_reference(spec: RewardSpec) -> bool:
+    """Whether the reward compares completions with the row's reference."""
+    return spec.name in ("numeric", "math", "exact_match") or (spec.name == "contains" and spec.parameter is None)
+
+
 def reward_label(names: Iterable[str]) -> str:
     """The label for the sum of rewards with these logged or metric names; it names imitation."""
     return "reward (imitation)" if any(IMITATION in name for name in names) else "reward"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.commands.eval.test_judge import judge_server
 from tests.conftest import QUESTIONS, REPOSITORY, Dimba, write_rows
 
 pytestmark = pytest.mark.proof
@@ -98,6 +99,19 @@ def test_rows_that_were_trained_are_counted_and_left_out_of_the_claim(runs: Path
     assert json.loads(kept.stdout)["rows"] == 25
 
 
+def test_answers_are_compared_by_rewards_and_by_a_judge(runs: Path, new_dimba: Dimba):
+    ask = ("eval", "good", "--file", "others.jsonl", "--reward", "contains:It", "--max-new-tokens", "8")
+    with judge_server(lambda one, other: "A" if one.count("It") > other.count("It") else "B") as judge:
+        how = ("--judge", judge.url, "--judge-model", "m")
+        done = new_dimba(*ask, *how, *ON_CPU, "--json", cwd=runs)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found["measures"]) == ["loss", "contains", "judge"] and found["by"] == "judge"
+    wins = found["measures"]["judge"]["wins"]
+    assert wins["wins"] + wins["ties"] + wins["losses"] == 30
+    assert found["measures"]["contains"]["wins"]["wins"] == wins["wins"]
+
+
 def test_a_copy_of_the_base_is_not_better_than_it(tiny_checkpoint: Path, tmp_path: Path, new_dimba: Dimba):
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(tiny_checkpoint), str(copy)], check=True)
@@ -120,6 +134,14 @@ def test_bad_input_is_refused_before_a_model_is_loaded(
         (("good", "--file", "missing.jsonl"), "missing.jsonl: does not exist"),
         (("good", "--file", "data.jsonl"), "0 usable rows"),
         (("good", "good"), "is named twice"),
+        (("good", "--file", "others.jsonl", "--reward", "exact"), "there is no reward `exact`"),
+        (("good", "--file", "others.jsonl", "--reward", "mine.py:f"), "is not for answers of `dimba eval`"),
+        (("good", "--file", "others.jsonl", "--reward-model", "runs"), "holds no reward model"),
+        (("good", "--file", "others.jsonl", "--judge", "http://127.0.0.1:9/v1"), "names no model"),
+        (
+            ("good", "--file", "others.jsonl", "--judge", "http://127.0.0.1:9/v1", "--judge-model", "m"),
+            "the judge does not answer",
+        ),
     ):
         done = new_dimba("eval", *ask, *ON_CPU, cwd=runs)
         assert done.returncode == 2, done.stderr

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dimba.commands.eval.answers import Answers, answer_rows, judged, require_references, reward_measures
 from dimba.commands.eval.losses import Losses, LossTable, score_rows
 from dimba.commands.eval.overlap import gather_rows, without_overlap
 from dimba.commands.eval.request import Contestants, EvalRequest, find_contestants, scoring_of
@@ -15,6 +17,7 @@ from dimba.commands.talk.session import model_session
 from dimba.common.contract import EVAL_FILE
 from dimba.common.errors import BadInput
 from dimba.jobs.lifecycle import Reporter
+from dimba.plan.model import Mount
 from dimba.records.store import write_atomically
 
 
@@ -23,53 +26,95 @@ def evaluate(request: EvalRequest, reporter: Reporter) -> Evaluation:
 
     Everything that can be refused is refused before a GPU is leased.
     """
+    request.require_sense()
     contestants = find_contestants(request, reporter)
     place = str(request.file or f"the rows that {contestants.models[0].name} held out")
     every, overlap = gather_rows(request, contestants, reporter)
     require_enough(every, place)
     rows = without_overlap(every, overlap)
     require_enough(rows, f"{place} that are not in the training data")
-    table = LossTable.of(_losses(contestants, rows, request, reporter))
-    found = _evaluation(contestants, rows, table, place, held_out=request.file is None)
-    return replace(found, notes=(*overlap.notes, *found.notes), more={"overlap": overlap.as_json(every)})
-
-
-def _losses(
-    contestants: Contestants, rows: Sequence[EvalRow], request: EvalRequest, reporter: Reporter
-) -> list[Losses]:
-    """Of each model, then of the one that they are compared with; it is loaded beside the first."""
-    found: list[Losses] = []
-    scoring = scoring_of(contestants.models[0], request.batch_size)
-    for number, source in enumerate(contestants.models):
-        beside = None if number else contestants.against
-        with model_session(source, "eval", reporter, beside) as session:
-            found += score_rows(session, rows, scoring, reporter, models=2 if beside else 1)
-    return [found[0], *found[2:], found[1]]
-
-
-def _evaluation(
-    contestants: Contestants, rows: Sequence[EvalRow], table: LossTable, place: str, *, held_out: bool
-) -> Evaluation:
-    if len(table.numbers) < LEAST:
-        problem = next(iter(table.problems.values()), "")
-        raise BadInput(f"{len(table.numbers)} rows of {place} have a loss; {problem}", f"give {LEAST} rows or more")
-    models = [
-        ModelResult(
-            name=source.name, folder=str(source.folder), measures=(_loss(table, number, len(contestants.models)),)
-        )
-        for number, source in enumerate(contestants.models)
-    ]
-    unusable = {row.where: row.problem or table.problems.get(row.number, "") for row in rows}
+    require_references(rows, request)
+    if request.judge:
+        request.judge.require_usable()
+    found = _compared(contestants, rows, _measured(contestants, rows, request, reporter), request, reporter)
     return Evaluation(
-        models=ranked(models),
+        models=ranked(found.models),
         against=contestants.name,
         against_folder=str(contestants.against.folder),
         source=place,
-        held_out=held_out,
-        rows=len(table.numbers),
-        unusable={where: problem for where, problem in unusable.items() if problem},
-        notes=_notes(table),
+        held_out=request.file is None,
+        rows=len(rows) - len(found.unusable),
+        unusable=found.unusable,
+        notes=(*overlap.notes, *found.notes),
+        more={"overlap": overlap.as_json(every), **_asked(request)},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Figures:
+    """What was measured of one model."""
+
+    losses: Losses
+    answers: Answers | None
+
+
+def _measured(
+    contestants: Contestants, rows: Sequence[EvalRow], request: EvalRequest, reporter: Reporter
+) -> list[_Figures]:
+    """Of each model, then of the one that they are compared with; it is loaded beside the first."""
+    found: list[_Figures] = []
+    scoring = scoring_of(contestants.models[0], request.batch_size)
+    for number, source in enumerate(contestants.models):
+        beside = None if number else contestants.against
+        count = 2 if beside else 1
+        with model_session(source, "eval", reporter, beside, mounts=_mounts(request)) as session:
+            losses = score_rows(session, rows, scoring, reporter, models=count)
+            answers: Sequence[Answers | None] = [None] * count
+            if request.asks:
+                answers = answer_rows(session, rows, request, reporter, models=count)
+            found += [_Figures(losses=one, answers=other) for one, other in zip(losses, answers, strict=True)]
+    return [found[0], *found[2:], found[1]]
+
+
+def _mounts(request: EvalRequest) -> list[Mount]:
+    place = str(request.reward_model) if request.reward_model else ""
+    return [Mount(source=place, target=place, read_only=True)] if place else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    models: list[ModelResult]
+    unusable: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def _compared(
+    contestants: Contestants,
+    rows: Sequence[EvalRow],
+    figures: Sequence[_Figures],
+    request: EvalRequest,
+    reporter: Reporter,
+) -> _Compared:
+    table = LossTable.of([each.losses for each in figures])
+    has_losses = any(row.sample for row in rows)
+    if has_losses and len(table.numbers) < LEAST:
+        problem = next(iter(table.problems.values()), "")
+        raise BadInput(f"{len(table.numbers)} rows have a loss: {problem}", f"give {LEAST} rows or more")
+    count, models = len(contestants.models), []
+    for number, source in enumerate(contestants.models):
+        measures = [_loss(table, number, count)] if has_losses else []
+        ours, theirs = figures[number].answers, figures[-1].answers
+        if ours and theirs:
+            measures += reward_measures(ours, theirs, count)
+            measures += [judged(request.judge, rows, (ours, theirs), count, reporter)] if request.judge else []
+        models.append(ModelResult(name=source.name, folder=str(source.folder), measures=tuple(measures)))
+    unusable = {row.where: row.problem or table.problems.get(row.number, "") for row in rows}
+    bad = {where: problem for where, problem in unusable.items() if problem}
+    return _Compared(models=models, unusable=bad, notes=_notes(table) if has_losses else ())
+
+
+def _asked(request: EvalRequest) -> dict[str, Any]:
+    return {"sampling": request.sampling.as_json()} if request.asks else {}
 
 
 def _loss(table: LossTable, number: int, comparisons: int) -> Measure:

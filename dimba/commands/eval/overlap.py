@@ -11,7 +11,7 @@ from dimba.common.contract import is_path
 from dimba.common.errors import BadInput
 from dimba.dataset.files import read_rows
 from dimba.dataset.mixture import MixtureSource
-from dimba.dataset.overlap import COPY, Overlap, OverlapIndex, Words, training_words, words_of
+from dimba.dataset.overlap import COPY, Overlap, OverlapIndex, Words, training_words
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.model_source import ModelSource
 from dimba.options.trainer import TrainerOptions, column_names
@@ -69,7 +69,8 @@ def gather_rows(
     """The rows of an evaluation, and those that stand in training data; raises BadInput."""
     first, *others = contestants.models
     if request.file:
-        rows, known = rows_of_file(request.file, named_columns(request.columns), request.limit), None
+        columns = named_columns(request.columns)
+        rows, known = rows_of_file(request.file, columns, request.limit, asks=request.asks), None
     else:
         known = held_out_rows(first, reporter, request.limit)
         rows = known.rows
@@ -88,7 +89,7 @@ class _Comparison:
     """Compares rows with the training data of models, each data set once."""
 
     def __init__(self, rows: Sequence[EvalRow], reporter: Reporter, *, is_kept: bool) -> None:
-        self._index = OverlapIndex({row.number: words_of(row.sample) for row in rows if row.sample})
+        self._index = OverlapIndex({row.number: row.words for row in rows if row.is_usable})
         self._missing: dict[str, None] = {}
         self._done: set[str] = set()
         self._reporter, self._is_kept = reporter, is_kept

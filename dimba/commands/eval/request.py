@@ -3,12 +3,16 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dimba.commands.eval.judge import Judge
 from dimba.commands.talk.request import BASE
 from dimba.common.errors import BadInput
-from dimba.common.inference import Scoring
+from dimba.common.inference import Sampling, Scoring
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.model_source import ModelRequest, ModelSource, find_model
+from dimba.objectives.rewards import REWARDS, RewardSpec
 from dimba.options.table import ON_LONG, TRAIN_ON
+
+_ELSEWHERE = ("preference", "auto")  # rewards that training makes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +26,26 @@ class EvalRequest:
     limit: int | None = None
     batch_size: int = 16
     keep_overlap: bool = False
+    rewards: tuple[RewardSpec, ...] = ()
+    reward_model: Path | None = None
+    judge: Judge | None = None
+    sampling: Sampling = field(default_factory=Sampling)
     where: ModelRequest = field(default_factory=ModelRequest)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the models answer the rows' questions."""
+        return bool(self.rewards or self.reward_model or self.judge)
+
+    def require_sense(self) -> None:
+        """Raises BadInput for a reward that is not available here."""
+        for spec in self.rewards:
+            if spec.file or spec.name in _ELSEWHERE or (spec.name == "json_valid" and spec.parameter):
+                known = ", ".join(name for name in REWARDS if name not in _ELSEWHERE)
+                raise BadInput(f"the reward `{spec}` is not for answers of `dimba eval`", f"name one of {known}")
+        if self.reward_model and not (self.reward_model / "config.json").is_file():
+            problem = f"{self.reward_model} holds no reward model: it has no config.json"
+            raise BadInput(problem, "give a folder with a model for sequence classification, with one output")
 
 
 @dataclass(frozen=True, kw_only=True)

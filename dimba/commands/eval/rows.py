@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 from dimba.commands.eval.statistics import LEAST
 from dimba.common.errors import BadInput, DimbaError, HostCannot, UnusableRow, from_json
 from dimba.dataset.files import read_rows
-from dimba.dataset.overlap import Overlap
+from dimba.dataset.overlap import Overlap, Words, sample_of, words_of
+from dimba.dataset.pairs import SkippedPair
+from dimba.dataset.prompt_examples import PromptExample, prompts_of
 from dimba.dataset.samples import Sample
 from dimba.dataset.summary import samples_of
 from dimba.jobs.lifecycle import Reporter
@@ -34,12 +36,17 @@ class EvalRow:
     where: str
     sample: Sample | None
     problem: str = ""
-    overlap: Overlap | None = None
+    example: PromptExample | None = None  # the prompt, and the reference that answers are compared with
 
     @property
     def is_usable(self) -> bool:
-        """Whether it is measured."""
-        return self.sample is not None
+        """Whether anything is measured on it."""
+        return self.sample is not None or self.example is not None
+
+    @property
+    def words(self) -> Words:
+        """Its words, as they are compared with those of training rows."""
+        return words_of(self.sample or sample_of(self.example))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +66,48 @@ def named_columns(columns: Sequence[str]) -> dict[str, str]:
         raise BadInput(str(error), "for example `--columns prompt=question response=answer`") from None
 
 
-def rows_of_file(file: Path, columns: Mapping[str, str], limit: int | None = None) -> list[EvalRow]:
-    """The rows of a file in any format that SFT reads; raises BadInput."""
+def rows_of_file(
+    file: Path, columns: Mapping[str, str], limit: int | None = None, *, asks: bool = False
+) -> list[EvalRow]:
+    """The rows of a file; raises BadInput.
+
+    They are in any format that SFT reads; if the models are asked (`asks`), in any that GRPO reads, and what has no
+    answer to score has no sample.
+    """
+    if not asks:
+        return _rows_with_answers(file, columns, limit)
+    _, found = prompts_of(read_rows(file), columns)
+    prompts = list(islice(found, limit))
+    try:
+        known = _rows_with_answers(file, columns, limit)
+    except BadInput:
+        known = [EvalRow(number=number, where=str(where), sample=None) for number, (where, _) in enumerate(prompts)]
+    return [_with_example(row, example) for row, (_, example) in zip(known, prompts, strict=True)]
+
+
+def _with_example(row: EvalRow, example: PromptExample | UnusableRow | SkippedPair) -> EvalRow:
+    if isinstance(example, PromptExample):
+        return replace(row, example=example)
+    return row if row.problem else replace(row, problem=str(getattr(example, "detail", "the pair compares nothing")))
+
+
+def example_of(sample: Sample) -> PromptExample | None:
+    """The chat up to its last question, with the answer as reference; None for plain text."""
+    last = next((at for at, each in reversed(list(enumerate(sample.messages))) if each["role"] == "user"), None)
+    if last is None:
+        return None
+    answers = [str(each.get("content") or "") for each in sample.messages[last + 1 :] if each["role"] == "assistant"]
+    return PromptExample(
+        messages=tuple(sample.messages[: last + 1]),
+        tools=sample.tools,
+        reference=answers[-1] if answers else None,
+        row={},
+        plain=False,
+        arguments=sample.arguments,
+    )
+
+
+def _rows_with_answers(file: Path, columns: Mapping[str, str], limit: int | None) -> list[EvalRow]:
     _, found = samples_of(read_rows(file), columns)
     return [
         EvalRow(number=number, where=str(where), sample=None, problem=each.detail)
@@ -151,7 +198,8 @@ class _Listener:
             self._reporter.rows(int(found))
         elif kind == "row":
             sample = Sample.from_json(found["sample"])
-            self.rows.append(EvalRow(number=len(self.rows), where=found["where"], sample=sample))
+            number, example = len(self.rows), example_of(sample)
+            self.rows.append(EvalRow(number=number, where=found["where"], sample=sample, example=example))
         elif kind == "overlap":
             place, share = found["training"], found["share"]
             self.overlaps[found["number"]] = Overlap(kind=found["kind"], where=place, share=share)

@@ -18,6 +18,7 @@ from dimba.dataset.samples import Sample
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.model_place import place_of
 from dimba.jobs.model_source import ModelSource
+from dimba.plan.model import Mount
 from dimba.runners.protocol import Conversation
 from dimba.spec.secrets import mask_secrets
 
@@ -74,6 +75,14 @@ class ModelSession:
             if kind == inference.DONE:
                 return
             yield RowLoss.from_json(value)
+
+    def rewards(self, asked: Mapping[str, Any]) -> Iterator[tuple[int, list[float | None]]]:
+        """The scores of answers by the number of their row, as they come; raises DimbaError."""
+        self._send(inference.REWARD, asked)
+        for kind, value in self._events():
+            if kind == inference.DONE:
+                return
+            yield int(value["number"]), value["scores"]
 
     def stop(self) -> None:
         """Ends the answer that is being generated."""
@@ -146,19 +155,21 @@ def model_session(
     module: str = _MODULE,
     image: str | None = None,
     writable: Sequence[Path] = (),
+    mounts: Sequence[Mount] = (),
     load: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[ModelSession]:
     """The models of `source` and `against`, loaded; waits for its GPU's turn. Raises DimbaError.
 
     `on_end` is called in another thread when the process ends, also between two answers. `module` is what loads them,
-    `image` an extra of the image that it needs, `writable` folders that it writes, `load` what else it is told.
+    `image` an extra of the image that it needs, `writable` folders that it writes, `mounts` beyond those
+    of the models, `load` what else it is told.
     """
     beside = [against] if against else []
     extras = [image, *(one.image_extra for one in (source, *beside))]
     source = source.prepared(reporter, next(filter(None, extras), None))
     python = "python" if source.facts.image else source.facts.python
     with (
-        place_of(source, command, reporter, beside=beside, writable=writable) as place,
+        place_of(source, command, reporter, beside=beside, mounts=mounts, writable=writable) as place,
         # -P: without it, a module of the same name in the current folder would be imported.
         source.runner.converse([python, "-P", "-m", module], place) as conversation,
     ):

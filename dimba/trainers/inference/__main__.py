@@ -86,6 +86,8 @@ class Worker:
                 self._ask(request[inference.ASK])
             elif inference.SCORE in request:
                 self._score(request[inference.SCORE])
+            elif inference.REWARD in request:
+                self._reward(request[inference.REWARD])
             else:
                 self._batch(request[inference.BATCH])
         except BadInput as error:
@@ -116,6 +118,13 @@ class Worker:
         rows = [(int(each["number"]), Sample.from_json(each["sample"])) for each in asked["rows"]]
         for loss in score_all(speaker, rows, scoring, self._is_stopped):
             _print(inference.ROW, loss.as_json())
+        _print(inference.DONE, {})
+
+    def _reward(self, asked: Mapping[str, Any]) -> None:
+        from dimba.trainers.inference.rewarding import rewards_of
+
+        for number, scores in rewards_of(self._speakers[0], asked):
+            _print(inference.ROW, {"number": number, "scores": scores})
         _print(inference.DONE, {})
 
 

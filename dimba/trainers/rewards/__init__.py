@@ -1,12 +1,12 @@
 """GRPO's rewards: verifiers, the length and imitation rewards, users' functions, and the choice that fits the data."""
 
-from dimba.objectives.rewards import RewardSpec
+from dimba.objectives.rewards import RewardSpec, needs_reference
 from dimba.trainers.rewards.builtin import make_builtin
 from dimba.trainers.rewards.choice import Choice, choose
 from dimba.trainers.rewards.completions import Completions, Reward
 from dimba.trainers.rewards.custom import CustomReward
 from dimba.trainers.rewards.probe import probe
-from dimba.trainers.rewards.verifiers import check_reference, needs_reference
+from dimba.trainers.rewards.verifiers import check_reference
 
 __all__ = [
     "Choice",

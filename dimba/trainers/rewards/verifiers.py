@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from dimba.objectives.rewards import RewardSpec
+from dimba.objectives.rewards import RewardSpec, needs_reference
 from dimba.trainers.rewards.expressions import has_expression
 from dimba.trainers.rewards.numbers import final_number, is_clear_answer
 
@@ -28,11 +28,6 @@ def check_reference(spec: RewardSpec, reference: str | None, *, clear: bool = Fa
     if clear:
         return None if is_clear_answer(reference) else "the reference answer is not one plain number"
     return None if final_number(reference) else "no number in the reference answer"
-
-
-def needs_reference(spec: RewardSpec) -> bool:
-    """Whether the reward compares completions with the row's reference."""
-    return spec.name in ("numeric", "math", "exact_match") or (spec.name == "contains" and spec.parameter is None)
 
 
 def answer_part(reference: str) -> str:
