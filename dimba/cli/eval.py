@@ -22,10 +22,9 @@ def eval(args: argparse.Namespace) -> int:  # the command's name
     from dimba.commands.eval.evaluate import evaluate, keep
 
     found = evaluate(_request(args), render.reporter())
-    text = json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n"
-    written = keep(found, text.encode())
+    written = keep(found)
     if args.json:
-        sys.stdout.write(text)
+        sys.stdout.write(json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n")
         return 0
     _show(found)
     for path in written:

@@ -1,5 +1,6 @@
 """`dimba eval`: gathers models and rows, measures, and compares."""
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dimba.common.contract import EVAL_FILE
 from dimba.common.errors import BadInput
 from dimba.jobs.lifecycle import Reporter
 from dimba.plan.model import Mount
+from dimba.records.record import now
 from dimba.records.store import write_atomically
 
 
@@ -46,6 +48,7 @@ def evaluate(request: EvalRequest, reporter: Reporter) -> Evaluation:
         rows=len(rows) - len(found.unusable),
         unusable=found.unusable,
         notes=(*overlap.notes, *found.notes),
+        time=now(),
         more={"overlap": overlap.as_json(every), **_asked(request)},
     )
 
@@ -139,14 +142,15 @@ def _notes(table: LossTable) -> tuple[str, ...]:
     return (cut,) if cut else ()
 
 
-def keep(evaluation: Evaluation, data: bytes) -> list[Path]:
-    """Writes eval.json into the folder of each model that a run of ours or a user owns; returns the files."""
+def keep(evaluation: Evaluation) -> list[Path]:
+    """Writes eval.json into the folder of each model that may be written to; returns the files."""
     written = []
     for each in evaluation.models:
         folder = Path(each.folder)
         if folder.is_dir():
             with suppress(PermissionError):
-                status = folder.stat()
+                status, value = folder.stat(), evaluation.as_json(each)
+                data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
                 write_atomically(folder / EVAL_FILE, data, status.st_uid, status.st_gid)
                 written.append(folder / EVAL_FILE)
     return written

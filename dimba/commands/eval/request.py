@@ -78,7 +78,8 @@ def find_contestants(request: EvalRequest, reporter: Reporter) -> Contestants:
 def _base_of(source: ModelSource) -> ModelSource:
     if not (source.trained.is_adapter or source.record):
         problem = f"{source.folder} does not name its base"
-        raise BadInput(problem, "name what it is compared with: `--against RUN|FOLDER`")
+        folder = f"./{BASE}" if Path(BASE).is_dir() else "RUN|FOLDER"
+        raise BadInput(problem, f"name what it is compared with: `--against {folder}`")
     return source.of_base()
 
 

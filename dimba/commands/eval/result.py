@@ -95,6 +95,7 @@ class Evaluation:
     rows: int
     unusable: Mapping[str, str] = field(default_factory=dict)  # why, by the place of the row
     notes: tuple[str, ...] = ()
+    time: str = ""  # at which it was made
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,18 +106,20 @@ class Evaluation:
         best = self.models[0]
         return f"{best.name}: {verdict(best.deciding, self.against)}"
 
-    def as_json(self) -> dict[str, Any]:
-        """The value as JSON; `better`, `by` and `measures` are those of the first model."""
-        first = self.models[0].as_json()
+    def as_json(self, model: ModelResult | None = None) -> dict[str, Any]:
+        """The value as JSON; `better`, `by` and `measures` are those of `model`, without one the best."""
+        chosen = model or self.models[0]
+        first = chosen.as_json()
         return {
             "better": first["better"],
-            "verdict": self.verdict,
-            "by": self.models[0].deciding.name,
+            "verdict": verdict(chosen.deciding, self.against) if model else self.verdict,
+            "by": chosen.deciding.name,
             "model": {"name": first["name"], "folder": first["folder"]},
             "against": {"name": self.against, "folder": self.against_folder},
             "rows": self.rows,
-            "rows_needed": self.models[0].deciding.comparison.needed,
+            "rows_needed": chosen.deciding.comparison.needed,
             "source": self.source,
+            "time": self.time,
             "held_out": self.held_out,
             "measures": first["measures"],
             "ranking": [each.as_json() for each in self.models],

@@ -39,6 +39,7 @@ def outcome_facts(run: RunFacts) -> list[Fact]:
         ("exit reason", record.exit_reason),
         ("exit code", record.exit_code),
         ("learned", _learned(record)),
+        ("evaluation", _verdict(run)),
         ("saved model", _saved(record)),
         ("waits for", record.waits_for),
         ("steps", _steps(run)),
@@ -50,6 +51,23 @@ def outcome_facts(run: RunFacts) -> list[Fact]:
         ("output folder", record.output_dir),
     ]
     return [Fact(label, masked(str(text))) for label, text in found if text not in (None, "")]
+
+
+EVALUATION = ("measure", "model", "against", "difference", "95 % interval", "p", "better")
+
+
+def evaluation_rows(run: RunFacts) -> list[tuple[str, ...]]:
+    """The cells of each measure that `dimba eval` has written; a measure of another version is left out."""
+    rows: list[tuple[str, ...]] = []
+    for name, measure in _mapping(run.evaluation.get("measures")).items():
+        try:
+            low, high = measure["interval"]
+            means = (f"{measure['model']:.4g}", f"{measure['against']:.4g}", f"{measure['difference']:+.3g}")
+            better = {True: "yes", False: "no"}.get(measure["better"], "unclear")
+            rows.append((str(name), *means, f"{low:+.3g} to {high:+.3g}", f"{measure['p']:.3f}", better))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return rows
 
 
 def what_ran(run: RunFacts) -> list[Fact]:
@@ -106,6 +124,11 @@ def _learned(record: RunRecord) -> str:
     if record.learned is None:
         return ""
     return f"nothing: {record.learning_problem}" if record.learning_problem else "yes" if record.learned else "no"
+
+
+def _verdict(run: RunFacts) -> str:
+    verdict = run.evaluation.get("verdict")
+    return verdict if isinstance(verdict, str) else ""
 
 
 def _saved(record: RunRecord) -> str:

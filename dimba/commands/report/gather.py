@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dimba.commands.report.metrics import Metrics, attempts_of, joined_metrics, joined_samples
-from dimba.common.contract import DATA_FILE, LOG_FILE, SPEC_FILE, is_secret_name, read_json_object
+from dimba.common.contract import DATA_FILE, EVAL_FILE, LOG_FILE, SPEC_FILE, is_secret_name, read_json_object
 from dimba.common.errors import BadInput
 from dimba.dataset.token_report import DataReport
 from dimba.jobs.reconcile import reconciled
@@ -30,6 +31,7 @@ class RunFacts:
     plan: Mapping[str, Any]
     data: DataReport | None
     log: str  # its last lines
+    evaluation: Mapping[str, Any] = field(default_factory=dict)  # eval.json of the model as it is now
 
     @property
     def estimated_memory(self) -> float | None:
@@ -66,7 +68,15 @@ def gather(folder: RunFolder) -> RunFacts:
         plan=plan,
         data=_data(folder, plan),
         log=_log(folder),
+        evaluation=_evaluation(record),
     )
+
+
+def _evaluation(record: RunRecord) -> dict[str, Any]:
+    """The newest evaluation of the run's model; empty if the run has been continued since."""
+    found = read_json_object(Path(record.output_dir) / EVAL_FILE)
+    made = found.get("time")
+    return found if isinstance(made, str) and made >= (record.ended or "") else {}
 
 
 def masked(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from dimba import __version__
 from dimba.commands.report.charts import Chart, charts_of, memory_chart
 from dimba.commands.report.differences import spec_differences
-from dimba.commands.report.facts import Fact, attempt_rows, outcome_facts, what_ran
+from dimba.commands.report.facts import EVALUATION, Fact, attempt_rows, evaluation_rows, outcome_facts, what_ran
 from dimba.commands.report.gather import RunFacts, masked
 from dimba.commands.report.texts import continuations, data_lines, data_rows, sampled_steps
 from dimba.records.record import now
@@ -36,6 +36,7 @@ def page(runs: Sequence[RunFacts]) -> str:
         outcomes=_compared([outcome_facts(run) for run in runs]) if len(runs) > 1 else [],
         differences=spec_differences(runs) if len(runs) > 1 else [],
         unread=[run.record.id for run in runs if run.spec is None],
+        evaluation_head=list(EVALUATION),
         charts=charts,
         drawings=Markup(embedded([chart.drawing for chart in charts])),  # noqa: S704  # escaped by `embedded`
         styles=Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
@@ -69,6 +70,7 @@ def _view(run: RunFacts, label: str) -> dict[str, Any]:
         "problem": masked(run.record.learning_problem),
         "outcome": outcome_facts(run),
         "attempts": attempt_rows(run.record),
+        "evaluation": evaluation_rows(run),
         "unreadable": run.metrics.unreadable,
         "samples": sampled_steps(run),
         "continuations": continuations(run),
