@@ -45,6 +45,7 @@ def _request(args: argparse.Namespace) -> "EvalRequest":
         limit=args.limit,
         batch_size=args.batch_size,
         keep_overlap=args.keep_overlap,
+        guard=args.guard,
         rewards=parse_rewards(args.reward),
         reward_model=absolute(args.reward_model) if args.reward_model else None,
         judge=_judge(args),

@@ -127,6 +127,8 @@ def add_eval(command: argparse.ArgumentParser) -> None:
     command.add_argument("--limit", type=Integer(), metavar="N", help="the first N rows alone")
     keep = "also measure rows that stand in the training data (default: they are counted and left out)"
     command.add_argument("--keep-overlap", action="store_true", help=keep)
+    guard = "also score general rows, to see what training has lost"
+    command.add_argument("--guard", action="store_true", help=guard)
     _add_answers(command)
     command.add_argument("--batch-size", type=Integer(), default=16, metavar="N", help="rows at once (default: 16)")
 

@@ -72,9 +72,10 @@ def test_a_run_is_compared_with_its_base_on_the_rows_that_it_held_out(runs: Path
 
 
 def test_a_model_that_training_made_worse_says_so_first(runs: Path, new_dimba: Dimba):
-    done = new_dimba("eval", "bad", "--file", "others.jsonl", *ON_CPU, cwd=runs)
+    done = new_dimba("eval", "bad", "--file", "others.jsonl", "--guard", *ON_CPU, cwd=runs)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("not better than its base: it is worse, loss ")
+    assert "bad has lost on general rows: their loss rose by " in done.stderr
 
 
 def test_several_models_are_ranked_against_the_base(runs: Path, new_dimba: Dimba):

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dimba.commands.eval.answers import Answers, answer_rows, judged, require_references, reward_measures
+from dimba.commands.eval.guard import NAME as GUARD
+from dimba.commands.eval.guard import guard_note, guard_rows
 from dimba.commands.eval.losses import Losses, LossTable, score_rows
 from dimba.commands.eval.overlap import gather_rows, without_overlap
 from dimba.commands.eval.request import Contestants, EvalRequest, find_contestants, scoring_of
@@ -59,6 +61,7 @@ class _Figures:
 
     losses: Losses
     answers: Answers | None
+    guard: Losses | None
 
 
 def _measured(
@@ -75,7 +78,11 @@ def _measured(
             answers: Sequence[Answers | None] = [None] * count
             if request.asks:
                 answers = answer_rows(session, rows, request, reporter, models=count)
-            found += [_Figures(losses=one, answers=other) for one, other in zip(losses, answers, strict=True)]
+            guard: Sequence[Losses | None] = [None] * count
+            if request.guard:
+                guard = score_rows(session, guard_rows(), scoring, reporter, models=count)
+            each = zip(losses, answers, guard, strict=True)
+            found += [_Figures(losses=one, answers=two, guard=three) for one, two, three in each]
     return [found[0], *found[2:], found[1]]
 
 
@@ -105,7 +112,8 @@ def _compared(
         raise BadInput(f"{len(table.numbers)} rows have a loss: {problem}", f"give {LEAST} rows or more")
     count, models = len(contestants.models), []
     for number, source in enumerate(contestants.models):
-        measures = [_loss(table, number, count)] if has_losses else []
+        measures = _guard(figures, number, count)
+        measures += [_loss(table, number, count)] if has_losses else []
         ours, theirs = figures[number].answers, figures[-1].answers
         if ours and theirs:
             measures += reward_measures(ours, theirs, count)
@@ -113,7 +121,14 @@ def _compared(
         models.append(ModelResult(name=source.name, folder=str(source.folder), measures=tuple(measures)))
     unusable = {row.where: row.problem or table.problems.get(row.number, "") for row in rows}
     bad = {where: problem for where, problem in unusable.items() if problem}
-    return _Compared(models=models, unusable=bad, notes=_notes(table) if has_losses else ())
+    lost = tuple(guard_note(each.name, found) for each in models for found in each.measures if found.name == GUARD)
+    return _Compared(models=models, unusable=bad, notes=(*(_notes(table) if has_losses else ()), *lost))
+
+
+def _guard(figures: Sequence[_Figures], number: int, comparisons: int) -> list[Measure]:
+    """The losses of general rows, which never decide: they stand first."""
+    losses = [each.guard for each in figures if each.guard]
+    return [replace(_loss(LossTable.of(losses), number, comparisons), name=GUARD)] if losses else []
 
 
 def _asked(request: EvalRequest) -> dict[str, Any]:

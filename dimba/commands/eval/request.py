@@ -26,6 +26,7 @@ class EvalRequest:
     limit: int | None = None
     batch_size: int = 16
     keep_overlap: bool = False
+    guard: bool = False  # general rows are scored as well
     rewards: tuple[RewardSpec, ...] = ()
     reward_model: Path | None = None
     judge: Judge | None = None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dimba.commands.eval.guard import guard_note, guard_rows
 from dimba.commands.eval.losses import LossTable
 from dimba.commands.eval.result import Evaluation, Measure, ModelResult, ranked, verdict
 from dimba.commands.eval.rows import named_columns, require_enough, rows_of_file
@@ -76,3 +77,17 @@ def test_models_are_ranked_the_best_first_and_the_result_is_of_the_best():
     ).as_json()
     assert found["better"] is True and found["model"]["name"] == "large"
     assert [each["better"] for each in found["ranking"]] == [True, True, False]
+
+
+def test_general_rows_are_all_usable_and_none_stands_twice():
+    rows = guard_rows()
+    assert len(rows) >= 40 and all(each.sample for each in rows)
+    assert len({each.words for each in rows}) == len(rows)
+
+
+def test_general_rows_tell_what_was_lost():
+    rose = measure([-0.2 - n / 100 for n in range(20)])
+    assert guard_note("tuned", rose).startswith("tuned has lost on general rows: their loss rose by 0.295")
+    fell = measure([0.2 + n / 100 for n in range(20)])
+    assert "has lost nothing" in guard_note("tuned", fell)
+    assert "do not tell" in guard_note("tuned", measure([0.3 if n % 2 else -0.2 for n in range(20)]))
