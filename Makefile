@@ -55,6 +55,7 @@ bench: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/bench/queues.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/memory.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/talk.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/eval.py
 
 # The documentation as a site, in site/; any broken link fails.
 docs: $(DOCS)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from dimba.common.contract import EVAL_FILE
 from dimba.host.findings import recall, remember
 from dimba.host.stamp import stamp
 
@@ -16,13 +17,16 @@ Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
 
 def fingerprint(path: Path, progress: Progress) -> str | None:
-    """SHA-256 of a file, or of the names and hashes of a folder's own files; None if one cannot be read."""
+    """SHA-256 of a file, or of the names and hashes of a folder's own files; None if one cannot be read.
+
+    What `dimba eval` writes into a model's folder does not make another model of it.
+    """
     before = stamp(path)
     name = _name(path, before)
     if isinstance(known := recall(_KIND, name), str):
         return known
     try:
-        files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+        files = sorted(each for each in path.iterdir() if _counts(each)) if path.is_dir() else [path]
         hashes = _hashes(files, progress)
     except OSError:
         return None
@@ -45,6 +49,10 @@ def fingerprint_of_files(files: Sequence[Path], progress: Progress) -> str | Non
     if [stamp(each) for each in files] == before:
         remember(_KIND, name, digest)
     return digest
+
+
+def _counts(file: Path) -> bool:
+    return file.is_file() and file.name != EVAL_FILE
 
 
 def _folder_hash(files: list[Path], hashes: list[str]) -> str:

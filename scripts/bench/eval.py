@@ -76,12 +76,12 @@ def main() -> None:
 
 
 def write(folder: Path, rows: int) -> None:
-    """Two models of about 7 M parameters, rows of 20 to 300 tokens, and the peer."""
+    """Two models of about 3 M parameters, rows of 20 to 250 tokens, and the peer."""
     drawn = random.Random(1)
     words = ["".join(drawn.choices("abcdefghijklmnopqrstuvwxyz", k=drawn.randint(2, 9))) for _ in range(400)]
     chats = []
     for _ in range(rows):
-        question, answer = (" ".join(drawn.choices(words, k=drawn.randint(3, 60))) for _ in range(2))
+        question, answer = (" ".join(drawn.choices(words, k=drawn.randint(3, 30))) for _ in range(2))
         chats.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
     for seed, name in enumerate(("base", "tuned")):
         make_checkpoint(
@@ -89,9 +89,9 @@ def write(folder: Path, rows: int) -> None:
             [" ".join(words)] * 4,
             seed=seed,
             vocabulary=4096,
-            hidden_size=256,
-            intermediate_size=768,
-            num_hidden_layers=6,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
         )
     lines = "".join(json.dumps({"messages": chat}) + "\n" for chat in chats)
     (folder / "rows.jsonl").write_text(lines, encoding="utf-8")

@@ -43,6 +43,15 @@ def test_a_fingerprint_is_of_names_and_contents(tmp_path: Path):
     assert fingerprint(tmp_path / "none", silent) is None
 
 
+def test_an_evaluation_beside_the_weights_makes_no_other_base(tmp_path: Path):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    before = fingerprint(folder, silent)
+    (folder / "eval.json").write_text("{}", encoding="utf-8")
+    assert fingerprint(folder, silent) == before
+
+
 def test_what_has_not_changed_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "rows.jsonl"
     file.write_text("a")

@@ -18,7 +18,7 @@ from dimba.commands.eval.rows import EvalRow, require_enough
 from dimba.commands.eval.statistics import LEAST, compare
 from dimba.commands.talk.session import model_session
 from dimba.common.contract import EVAL_FILE
-from dimba.common.errors import BadInput
+from dimba.common.errors import BadInput, HostCannot
 from dimba.jobs.lifecycle import Reporter
 from dimba.plan.model import Mount
 from dimba.records.record import now
@@ -163,7 +163,7 @@ def keep(evaluation: Evaluation) -> list[Path]:
     for each in evaluation.models:
         folder = Path(each.folder)
         if folder.is_dir():
-            with suppress(PermissionError):
+            with suppress(HostCannot):  # a model in a folder of others
                 status, value = folder.stat(), evaluation.as_json(each)
                 data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
                 write_atomically(folder / EVAL_FILE, data, status.st_uid, status.st_gid)

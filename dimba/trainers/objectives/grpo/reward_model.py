@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from dimba.common.checkpoints import newest_checkpoint
-from dimba.common.contract import OWNER_FILE, absolute
+from dimba.common.contract import EVAL_FILE, OWNER_FILE, absolute
 from dimba.common.errors import BadInput
 from dimba.dataset.prompt_examples import PromptExample
 from dimba.objectives.grpo import GrpoOptions
@@ -40,6 +40,7 @@ from dimba.trainers.ranks import is_main_process, world_size
 
 _PAIRS_PER_STEP = 16
 _RANK = 16
+_NOTES = (OWNER_FILE, EVAL_FILE)  # files in a model's folder that are no part of the model
 _METRICS_FILE = "reward_model.jsonl"
 # Options of the policy do not change the reward model, which all jobs on these pairs share.
 _OWN_SETTINGS = {
@@ -127,7 +128,7 @@ def base_identity(checkpoint: str) -> list[Any]:
     if not folder.is_dir():
         return [checkpoint]
     kinds = (".safetensors", ".json", ".jinja")
-    files = sorted(each for each in folder.iterdir() if each.suffix in kinds and each.name != OWNER_FILE)
+    files = sorted(each for each in folder.iterdir() if each.suffix in kinds and each.name not in _NOTES)
     return [str(folder), *((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
 
 
