@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dimba.cli import render
 from dimba.cli.models import model_request
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from dimba.commands.eval.judge import Judge
     from dimba.commands.eval.request import EvalRequest
-    from dimba.commands.eval.result import Evaluation, Measure
+    from dimba.commands.eval.result import Evaluation, Measure, ModelResult
+    from dimba.commands.eval.statistics import Wins
 
 
 def eval(args: argparse.Namespace) -> int:  # the command's name
@@ -68,48 +69,44 @@ def _judge(args: argparse.Namespace) -> "Judge | None":
 def _show(found: "Evaluation") -> None:
     console = render.output_console()
     console.print(found.verdict, markup=False, soft_wrap=True)
-    console.print()
-    console.print(_table(found))
+    for model in found.models:
+        console.print()
+        if len(found.models) > 1:
+            console.print(model.name, markup=False, soft_wrap=True)
+        console.print(_table(model))
+        for measure in model.measures:
+            if measure.wins:
+                console.print(_wins(measure.name, measure.wins), markup=False, soft_wrap=True)
     for note in found.notes:
         render.note(note)
-    for where, problem in list(found.unusable.items())[:3]:
-        render.note(f"not measured: {where}: {problem}" if where not in problem else f"not measured: {problem}")
-    if len(found.unusable) > 3:
-        render.note(f"… and {len(found.unusable) - 3:,} other rows; eval.json lists them")
+    for where, problem in list(found.unusable.items())[:_SHOWN]:
+        render.note(f"not measured: {problem}" if where in problem else f"not measured: {where}: {problem}")
+    if len(found.unusable) > _SHOWN:
+        render.note(f"… and {len(found.unusable) - _SHOWN:,} other rows; eval.json lists them")
 
 
-def _table(found: "Evaluation") -> "Table":
+def _table(model: "ModelResult") -> "Table":
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    several = len(found.models) > 1
-    for name in (*(("MODEL",) if several else ()), "MEASURE", "MODEL" if not several else "MEAN", "AGAINST"):
-        table.add_column(name)
-    for name in ("DIFFERENCE", "95 % INTERVAL", "P", "BETTER"):
-        table.add_column(name)
-    for model in found.models:
-        for measure in model.measures:
-            table.add_row(*((model.name,) if several else ()), *_cells(measure))
-            if measure.wins:
-                table.add_row(*(("",) if several else ()), *_wins(measure.wins))
+    for name in ("MEASURE", "MODEL", "AGAINST", "DIFFERENCE", "95 % INTERVAL", "BETTER"):
+        table.add_column(name, no_wrap=True)
+    for measure in model.measures:
+        table.add_row(*_cells(measure))
     return table
 
 
+_SHOWN = 3  # rows that were not measured
 _WORDS = {True: "yes", False: "no", None: "unclear"}
 
 
 def _cells(measure: "Measure") -> tuple[str, ...]:
     low, high = measure.interval
-    interval = f"{low:+.3g} to {high:+.3g}"
     means = (f"{measure.model:.4g}", f"{measure.against:.4g}", f"{measure.difference:+.3g}")
-    return measure.name, *means, interval, _p(measure.comparison.p), _WORDS[measure.comparison.better]
+    return measure.name, *means, f"{low:+.2g} to {high:+.2g}", _WORDS[measure.comparison.better]
 
 
-def _wins(wins: Any) -> tuple[str, ...]:
+def _wins(name: str, wins: "Wins") -> str:
     low, high = wins.interval
-    counts = (f"{wins.wins:,} won", f"{wins.losses:,} lost", f"{wins.ties:,} tied")
-    return "  wins", *counts, f"{low:.0%} to {high:.0%}", _p(wins.p), f"{wins.rate:.0%}"
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    counts = f"{wins.wins:,} won, {wins.losses:,} lost, {wins.ties:,} tied"
+    return f"{name}: {counts}; win rate {wins.rate:.0%} ({low:.0%} to {high:.0%})"
