@@ -1,6 +1,6 @@
 """`dimba eval` against plain transformers: the losses of two models on the same rows, in batches of the same size.
 
-    PYTHONPATH=. python scripts/bench/eval.py [--rounds 5] [--rows 400] [--batch-size 16]
+    OMP_NUM_THREADS=1 PYTHONPATH=. python scripts/bench/eval.py [--rounds 5] [--rows 400] [--batch-size 16]
 
 CPU seconds of whole processes, so that the start counts. The peer is a script of transformers alone: it reads the rows
 in their order, pads each batch, and takes the cross entropy of the answers' tokens. Both means have to agree.
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def write(folder: Path, rows: int) -> None:
-    """Two models of about 3 M parameters, rows of 20 to 250 tokens, and the peer."""
+    """Two models of about 1.5 M parameters, rows of 20 to 250 tokens, and the peer."""
     drawn = random.Random(1)
     words = ["".join(drawn.choices("abcdefghijklmnopqrstuvwxyz", k=drawn.randint(2, 9))) for _ in range(400)]
     chats = []
@@ -89,9 +89,9 @@ def write(folder: Path, rows: int) -> None:
             [" ".join(words)] * 4,
             seed=seed,
             vocabulary=4096,
-            hidden_size=192,
-            intermediate_size=512,
-            num_hidden_layers=4,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=3,
         )
     lines = "".join(json.dumps({"messages": chat}) + "\n" for chat in chats)
     (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
