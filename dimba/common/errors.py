@@ -115,6 +115,11 @@ def first_line(error: object) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].strip()
 
 
+def kind_and_line(error: BaseException) -> str:
+    """The class of an error and the first line of its text."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
 class RunFailed(DimbaError):
     """The run started and failed, or was stopped elsewhere; `reason` is the exit reason where it is known."""
 

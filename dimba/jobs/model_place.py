@@ -4,7 +4,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -34,7 +34,6 @@ def place_of(
     mounts: Sequence[Mount] = (),
     writable: Sequence[Path] = (),
     variables: tuple[str, ...] = (),
-    ports: Mapping[int, int] | None = None,
     computes: bool = True,
 ) -> Iterator[OneShot]:
     """A place with GPUs that are leased to `command` until the block ends; it waits for its turn.
@@ -60,7 +59,6 @@ def place_of(
             gpu_devices=gpu_devices(gpus, source.facts, os.environ.get(ENV_GPU_PATH)),
             timeout=_NO_LIMIT,
             name=name,
-            ports=ports or {},
         )
         yield place.with_environment(_devices(source, gpus))
 

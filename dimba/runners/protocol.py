@@ -138,7 +138,6 @@ class OneShot:
     network: bool = False
     timeout: float = 20  # seconds; a conversation has no limit
     name: str = ""  # as the holder of its GPUs; empty if it holds none
-    ports: Mapping[int, int] = field(default_factory=dict)  # port inside: port on 127.0.0.1
 
     def with_environment(self, further: Mapping[str, str]) -> "OneShot":
         """The same place with more variables."""

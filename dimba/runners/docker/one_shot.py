@@ -58,13 +58,11 @@ def _create(api: docker.APIClient, argv: Sequence[str], place: OneShot, user: st
         environment={"COLUMNS": "200", **_devices(place), **place.environment, **on_stdin(place.secrets)},
         labels=holder,
         stdin_open=reads or bool(place.secrets),
-        network_disabled=not (place.network or place.ports),
-        ports=list(place.ports),
+        network_disabled=not place.network,
         host_config=api.create_host_config(
             mounts=mounts(place.mounts),
             device_requests=gpu_requests(place.gpus, place.gpu_devices),
             auto_remove=reads,  # it ends with this process, which may have been killed
-            port_bindings={inside: ("127.0.0.1", outside) for inside, outside in place.ports.items()},
             **LOCKED_DOWN,
         ),
     )

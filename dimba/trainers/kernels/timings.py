@@ -21,6 +21,7 @@ from typing import TypeVar
 import torch
 from huggingface_hub import constants
 
+from dimba.common.errors import kind_and_line
 from dimba.trainers.ranks import is_main_process
 
 _Value = TypeVar("_Value")
@@ -107,7 +108,7 @@ def _measure(candidates: Candidates, device: torch.device) -> tuple[Timings, boo
             try:
                 taken = _seconds(candidates[name], device)
             except Exception as error:  # a kernel may raise anything, and a compiler too
-                problems[name] = _first_line(error)
+                problems[name] = kind_and_line(error)[:200]
                 is_lasting = is_lasting and not isinstance(error, torch.OutOfMemoryError)
             else:
                 seconds[name] += [taken] if number >= _WARM else []
@@ -127,11 +128,6 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {line}"[:200]
 
 
 def _read(path: Path, key: str, names: Sequence[str] | Candidates) -> Timings | None:

@@ -8,7 +8,7 @@ import re
 import torch
 
 from dimba.common.contract import ENV_MEMORY
-from dimba.common.errors import HostCannot, RunFailed
+from dimba.common.errors import HostCannot, RunFailed, first_line
 from dimba.common.units import size
 
 SMALLER_HINT = (
@@ -28,7 +28,7 @@ def out_of_memory(error: BaseException) -> RunFailed | None:
     """The failure of a job whose GPU ran out of memory; None for any other error."""
     if not (isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error))):
         return None
-    problem = f"the GPU ran out of memory{estimate_note()}\n  | {_first_line(error)}"
+    problem = f"the GPU ran out of memory{estimate_note()}\n  | {first_line(error)}"
     return RunFailed(problem, SMALLER_HINT, reason="gpu_out_of_memory")
 
 
@@ -48,7 +48,7 @@ def check_gpu(device: torch.device) -> None:
             return
         problem = "one and one were not two"
     except RuntimeError as error:
-        problem = _first_line(error)
+        problem = first_line(error)
     raise HostCannot(f"the GPU does not compute: {problem}", _hint(problem, device))
 
 
@@ -58,7 +58,3 @@ def _hint(problem: str, device: torch.device) -> str:
     capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
     built_for = ", ".join(torch.cuda.get_arch_list()) or "no GPU"
     return f"it has compute capability {capability}, PyTorch {torch.__version__} is built for {built_for}: use another"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -18,7 +18,7 @@ from transformers import AutoConfig
 from trl.generation import vllm_generation
 from trl.trainer.utils import ensure_master_addr_port
 
-from dimba.common.errors import BadInput, DimbaError, HostCannot, RunFailed
+from dimba.common.errors import BadInput, DimbaError, HostCannot, RunFailed, first_line
 from dimba.objectives.vllm_memory import BATCHED_TOKENS
 from dimba.trainers.models.merged import merged_weights
 from dimba.trainers.objectives.grpo.sampling.sampler import Completions, Ids, checked
@@ -66,7 +66,7 @@ class VllmSampler(vllm_generation.VLLMGeneration):
         except DimbaError:
             raise
         except Exception as error:
-            raise HostCannot(f"vLLM does not start: {_first_line(error)}", _HINT) from error
+            raise HostCannot(f"vLLM does not start: {first_line(error)}", _HINT) from error
         # Starting it seeds the generators of this process with numbers of its own.
         set_seed(trainer.args.seed, device_specific=True)
 
@@ -137,7 +137,7 @@ class VllmSampler(vllm_generation.VLLMGeneration):
         except (DimbaError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            raise RunFailed(f"vLLM does not sample: {_first_line(error)}", _HINT) from error
+            raise RunFailed(f"vLLM does not sample: {first_line(error)}", _HINT) from error
 
     def sync_weights(self) -> None:
         """Give vLLM the trainer's weights; raises RunFailed if it does not take them."""
@@ -147,7 +147,7 @@ class VllmSampler(vllm_generation.VLLMGeneration):
         except (DimbaError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            raise RunFailed(f"vLLM does not take over the weights: {_first_line(error)}", _HINT) from error
+            raise RunFailed(f"vLLM does not take over the weights: {first_line(error)}", _HINT) from error
 
     def _iter_named_params(self) -> Iterator[tuple[str, torch.Tensor]]:
         weights = super()._iter_named_params() if self._dist.is_fsdp else merged_weights(self.model)
@@ -191,8 +191,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
