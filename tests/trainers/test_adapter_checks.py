@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("torch")
 
@@ -97,7 +98,7 @@ def test_what_is_named_gets_an_adapter(family: str, flags: tuple[str, ...], ends
     [
         ("gpt_oss", "the experts get no adapter: name them with --lora-target-modules"),
         ("deepseek_v3", "no adapter on `down_proj`, `gate_proj`, `up_proj` outside of the experts"),
-        ("mamba", "no adapter on `out_proj`"),
+        ("mamba", "no adapter on `conv1d`, `dt_proj`, `out_proj`"),
     ],
 )
 def test_what_all_linear_leaves_out_is_reported(family: str, says: str, families, capsys):
@@ -128,8 +129,21 @@ def test_the_families_are_those_whose_experts_peft_joins():
     assert {name: set(taken) for name, taken in JOINED.items()} == known
 
 
-@pytest.mark.parametrize("name", ["out_proj", "conv1d"])
-def test_what_the_kernels_of_mamba_read_themselves_gets_no_adapter(name: str, families: Any):
-    given = options(families("mamba"), "--lora-target-modules", name)
-    with pytest.raises(BadInput, match=f"{name}` gets no adapter: Mamba's kernels"):
+@pytest.mark.parametrize(
+    ("family", "name"), [("mamba", "out_proj"), ("mamba", "conv1d"), ("mamba", "dt_proj"), ("jamba", "dt_proj")]
+)
+def test_a_layer_whose_weights_are_read_without_calling_it_gets_no_adapter(family: str, name: str, families: Any):
+    given = options(families(family), "--lora-target-modules", name)
+    with pytest.raises(BadInput, match=f"{name}` gets no adapter: the state-space layers"):
         adapter_config(given, load_model(given, CPU))
+
+
+@pytest.mark.parametrize(
+    "family", ["mamba", "mamba2", "falcon_h1", "jamba", "recurrent_gemma", "lfm2", "qwen3_next", "deepseek_v3"]
+)
+def test_every_adapter_of_all_linear_gets_a_gradient(family: str, families: Any):
+    model = adapted(families(family)).train()
+    ids = torch.randint(3, 200, (2, 24), generator=torch.Generator().manual_seed(0))
+    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    without = [name for name, each in model.named_parameters() if "lora_B" in name and each.grad is None]
+    assert not without

@@ -18,8 +18,13 @@ JOINED = {
         _QWEN,
     ),
 }
-MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-STATE_PROJECTIONS = (".out_proj", ".conv1d")  # of Mamba's layers, which peft refuses to adapt
+# The layers whose weights a family's code reads without calling them: an adapter there changes nothing. peft refuses
+# the first two of Mamba.
+_OF_MAMBA = (".out_proj", ".conv1d", ".dt_proj")
+NOT_CALLED = {
+    **dict.fromkeys(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), _OF_MAMBA),
+    "jamba": (".dt_proj",),
+}
 _TEXT_PART = "language_model"
 
 
@@ -48,4 +53,4 @@ def _is_adapted(name: str, model_type: str, *, has_experts: bool) -> bool:
         return model_type in JOINED
     if is_router(name) or (has_experts and (chooses_experts(name) or last in JOINED.get(model_type, ()))):
         return False
-    return not (model_type in MAMBA and last == "out_proj")
+    return f".{last}" not in NOT_CALLED.get(model_type, ())

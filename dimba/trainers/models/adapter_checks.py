@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from dimba.common.checkpoint.adapted import MAMBA, STATE_PROJECTIONS
+from dimba.common.checkpoint.adapted import NOT_CALLED
 from dimba.common.errors import BadInput
 from dimba.options.lora_table import (
     ALL_LINEAR,
@@ -108,9 +108,9 @@ def _check_targets(options: TrainerOptions, model: PreTrainedModel, rows: Rows) 
         if module is model.get_output_embeddings():
             hint = f"`lora: {{modules_to_save: [{name.rpartition('.')[2]}]}}` trains it whole"
             raise _refused(f"`{name}` gets no adapter: the loss reads its weights themselves", hint)
-        if name.endswith(STATE_PROJECTIONS) and getattr(model.config, "model_type", "") in MAMBA:
+        if name.endswith(NOT_CALLED.get(getattr(model.config, "model_type", ""), ())):
             raise _refused(
-                f"`{name}` gets no adapter: Mamba's kernels read its weights themselves", _matrices_hint(model)
+                f"`{name}` gets no adapter: the state-space layers read its weights themselves", _matrices_hint(model)
             )
         if problem := _unsuitable(module):
             raise _refused(f"`{name}` {problem}", _matrices_hint(model))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from dimba.common.checkpoint.adapted import JOINED, MAMBA, STATE_PROJECTIONS, chooses_experts, is_router
+from dimba.common.checkpoint.adapted import JOINED, NOT_CALLED, chooses_experts, is_router
 from dimba.common.errors import BadInput
 from dimba.common.units import quantity
 from dimba.options.lora_table import ALL_LINEAR, TARGET_MODULES, TOKENS_HINT, TRAINABLE_TOKENS, covers, is_pattern
@@ -126,7 +126,8 @@ def left_out(model: PreTrainedModel) -> str | None:
         print(f"the routers of the experts get no adapter: {quantity(len(routers), 'module')} named {kinds}")
     states = _state_projections(model)
     if states and is_main_process():
-        print("no adapter on `out_proj` and `conv1d`, whose weights Mamba's kernels read themselves")
+        kinds = ", ".join(f"`{name}`" for name in dict.fromkeys(each.rpartition(".")[2] for each in states))
+        print(f"no adapter on {kinds}, whose weights the state-space layers read themselves")
     names = map(re.escape, [*routers, *states])
     return "|".join(filter(None, [excluded_pattern(model), *names])) or None
 
@@ -138,10 +139,9 @@ def router_names(model: nn.Module) -> list[str]:
 
 
 def _state_projections(model: PreTrainedModel) -> list[str]:
-    """The layers that Mamba's kernels read without calling them: peft refuses to adapt these."""
-    if getattr(model.config, "model_type", "") not in MAMBA:
-        return []
-    return [name for name, _ in model.named_modules() if name.endswith(STATE_PROJECTIONS)]
+    """The layers whose weights the model reads without calling them: an adapter there would change nothing."""
+    ends = NOT_CALLED.get(getattr(model.config, "model_type", ""), ())
+    return [name for name, _ in model.named_modules() if name.endswith(ends)]
 
 
 def _beside_experts(model: nn.Module) -> Iterator[str]:
