@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         options = OBJECTIVES[mode].parse(flags)
         use_cache_if_unreachable(options, weights=False)
         report = throttled(_SECONDS, lambda rows: _print_json(rows=rows))
-        rows = [(str(where), sample) for where, sample in training_half(mode).held_out(options, report)]
+        rows = [(str(where), sample) for where, sample in training_half(mode).held_out_samples(options, report)]
         for where, sample in rows:
             _print_json(row={"where": where, "sample": sample.as_json()})
         _print_overlaps(options, rows)

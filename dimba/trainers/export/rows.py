@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import Any
 
 from dimba.common.errors import BadInput, DimbaError, Location, first_line
@@ -12,6 +11,7 @@ from dimba.dataset.formats import Sample
 from dimba.objectives.registry import OBJECTIVES
 from dimba.trainers.data.chat import ChatEncoder
 from dimba.trainers.models.trained import Loaded
+from dimba.trainers.objectives.registry import training_half
 
 _ROWS, _TOKENS = 16, 256  # at most, and of each row
 _BYTES = 1 << 29  # of the logits of all rows
@@ -81,7 +81,7 @@ def _rows_of_run(argv: Sequence[str], base: str) -> Rows:
     if objective is None:
         return Rows((), "")
     options = replace(objective.parse(argv[place + 1 :]), base_checkpoint=base)
-    held_out, trained = import_module(f"dimba.trainers.objectives.{objective.name}").token_rows(options, _ROWS)
+    held_out, trained = training_half(objective.name).token_rows(options, _ROWS)
     rows, source = (held_out, _HELD_OUT) if held_out else (trained, _TRAINED_ON)
     return Rows(tuple(tuple(map(int, each)) for each in rows), source)
 

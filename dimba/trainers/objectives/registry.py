@@ -1,6 +1,6 @@
 """The training half of an objective, by its name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -9,6 +9,8 @@ from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import DataReport
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.progress import Progress
+
+TokenRows = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,18 @@ class TrainingHalf:
         report: DataReport = import_module(f"{__package__}.{self.name}").report(options, progress)
         return report
 
-    def held_out(self, options: TrainerOptions, progress: Progress) -> Iterator[tuple[Location, Sample]]:
+    def held_out_samples(self, options: TrainerOptions, progress: Progress) -> Iterator[tuple[Location, Sample]]:
         """The rows that are not trained on but evaluated, with their places; raises BadInput."""
         package = import_module(f"{__package__}.{self.name}")
-        if not hasattr(package, "held_out"):
+        if not hasattr(package, "held_out_samples"):
             problem = f"the held-out rows of `mode: {self.name}` have no loss"
             raise BadInput(problem, "give rows with answers: `--file ROWS`")
-        rows: Iterator[tuple[Location, Sample]] = package.held_out(options, progress)
+        rows: Iterator[tuple[Location, Sample]] = package.held_out_samples(options, progress)
+        return rows
+
+    def token_rows(self, options: TrainerOptions, count: int) -> tuple[TokenRows, TokenRows]:
+        """The tokens of the first `count` rows that are held out, and of those that are trained; raises BadInput."""
+        rows: tuple[TokenRows, TokenRows] = import_module(f"{__package__}.{self.name}").token_rows(options, count)
         return rows
 
 

@@ -20,7 +20,7 @@ def report(options: SftOptions, progress: Progress) -> DataReport:
     return load_data(options, progress).report
 
 
-def held_out(options: SftOptions, progress: Progress) -> Iterator[tuple[Location, Sample]]:
+def held_out_samples(options: SftOptions, progress: Progress) -> Iterator[tuple[Location, Sample]]:
     """The rows that are held out, in their order; raises BadInput."""
     pieces = load_data(options, progress).validation
     rows = np.unique(pieces.index[:, 0])
