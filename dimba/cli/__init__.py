@@ -17,7 +17,13 @@ from dimba.common.runners import AUTO, RENDERED, RUNNERS
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _DETACH = "return once the run has started; the last line on stdout is its id"
-_TOOLS = "a JSON file with a list of tools that the model may call"
+_MODEL_COMMANDS = {
+    "chat": "talk to a trained model",
+    "generate": "print a trained model's answers, or answer a file of rows",
+    "eval": "compare trained models with their base on rows that were held out",
+    "serve": "answer OpenAI's interface with a trained model, on 127.0.0.1",
+    "export": "write a trained model as others use it, and prove it equal",
+}
 _TRUST = "allow the spec's own code, images, mounts and variables without asking"
 
 
@@ -76,7 +82,7 @@ def _print_error(error: DimbaError) -> None:
 
 
 def command_parser(words: list[str]) -> argparse.ArgumentParser:
-    """The parser of the command line `words`; it has the wizard's flags only if `words` call the wizard."""
+    """The parser of the command line `words`; only a command that `words` call has the flags of another module."""
     parser = argparse.ArgumentParser(
         prog="dimba",
         description="Fine-tunes a language model as a job spec describes, in a container, a process or on a cluster.",
@@ -87,7 +93,7 @@ def command_parser(words: list[str]) -> argparse.ArgumentParser:
     _add_wizard(commands, words)
     _add_spec_commands(commands)
     _add_run_commands(commands)
-    _add_model_commands(commands)
+    _add_model_commands(commands, words)
     _add_json(commands.add_parser("demo", help="create a tiny checkpoint and data set, and fine-tune it"))
     _add_json(commands.add_parser("doctor", help="check this machine's engine, GPUs, disk and network"))
     _add_prune(commands)
@@ -157,25 +163,13 @@ def _add_views(commands: Commands) -> None:
     watch.add_argument("--json", action="store_true", help="print a line of JSON for each change")
 
 
-def _add_model_commands(commands: Commands) -> None:
-    from dimba.cli.models import add_eval, add_export, add_serve, add_talk
+def _add_model_commands(commands: Commands, words: list[str]) -> None:
+    for name, about in _MODEL_COMMANDS.items():
+        command = commands.add_parser(name, help=about)
+        if words[:1] == [name]:  # the kinds of their values take 17 ms, which other commands need not load
+            from dimba.cli.models import ARGUMENTS
 
-    chat = commands.add_parser("chat", help="talk to a trained model")
-    add_talk(chat)
-    chat.add_argument("--tools", metavar="FILE", help=_TOOLS)
-    generate = commands.add_parser("generate", help="print a trained model's answers, or answer a file of rows")
-    add_talk(generate)
-    generate.add_argument("prompts", nargs="*", metavar="PROMPT", help="a question (default: from stdin)")
-    generate.add_argument("--tools", metavar="FILE", help=_TOOLS)
-    generate.add_argument("--file", metavar="ROWS", help="answer the prompts of a file, in batches")
-    generate.add_argument("--out", metavar="FILE", help="where to write their answers (default: ROWS.answers.jsonl)")
-    generate.add_argument("--force", action="store_true", help="replace that file, and begin again")
-    columns = "our column and that of the file, such as prompt=question"
-    generate.add_argument("--columns", nargs="+", default=[], metavar="OURS=YOURS", help=columns)
-    generate.add_argument("--batch-size", type=int, default=16, metavar="N", help="rows at once (default: 16)")
-    add_eval(commands.add_parser("eval", help="compare trained models with their base on rows that were held out"))
-    add_serve(commands.add_parser("serve", help="answer OpenAI's interface with a trained model, on 127.0.0.1"))
-    add_export(commands.add_parser("export", help="write a trained model as others use it, and prove it equal"))
+            ARGUMENTS[name](command)
 
 
 def _add_launch(launch: argparse.ArgumentParser) -> None:

@@ -37,38 +37,44 @@ def add_place(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON, and ask nothing")
 
 
-def add_talk(command: argparse.ArgumentParser) -> None:
-    """How answers are drawn, and what they are compared with."""
+def add_chat(command: argparse.ArgumentParser) -> None:
+    """The models that answer, and how."""
     add_model(command)
     command.add_argument("--against", metavar="MODEL", help="also ask `base`, another run or a folder, side by side")
     command.add_argument("--system", metavar="TEXT", help="the system prompt; an empty one removes that of the rows")
-    command.add_argument(
-        "--temperature",
-        type=Number(least=0, most=100),
-        default=0.0,
-        metavar="T",
-        help="0 takes the likeliest token (default)",
-    )
-    command.add_argument(
-        "--top-p",
-        type=Number(above=0, most=1),
-        default=1.0,
-        metavar="P",
-        help="draw from the likeliest tokens of this share",
-    )
-    command.add_argument(
-        "--top-k", type=Integer(least=0), default=0, metavar="K", help="draw from the K likeliest tokens (0: all)"
-    )
-    command.add_argument(
-        "--seed", type=Integer(least=0), default=0, metavar="N", help="draws the same again (default: 0)"
-    )
-    command.add_argument(
-        "--max-new-tokens",
-        type=Integer(),
-        default=512,
-        metavar="N",
-        help="the longest answer, in tokens (default: 512)",
-    )
+    _add_drawing(command)
+    share = "draw from the likeliest tokens of this share"
+    command.add_argument("--top-p", type=Number(above=0, most=1), default=1.0, metavar="P", help=share)
+    most = "draw from the K likeliest tokens (0: all)"
+    command.add_argument("--top-k", type=Integer(least=0), default=0, metavar="K", help=most)
+    command.add_argument("--tools", metavar="FILE", help="a JSON file with a list of tools that the model may call")
+
+
+def add_generate(command: argparse.ArgumentParser) -> None:
+    """As of a chat, with the prompts."""
+    add_chat(command)
+    command.add_argument("prompts", nargs="*", metavar="PROMPT", help="a question (default: from stdin)")
+    command.add_argument("--file", metavar="ROWS", help="answer the prompts of a file, in batches")
+    command.add_argument("--out", metavar="FILE", help="where to write their answers (default: ROWS.answers.jsonl)")
+    command.add_argument("--force", action="store_true", help="replace that file, and begin again")
+    _add_rows(command)
+
+
+def _add_drawing(command: argparse.ArgumentParser) -> None:
+    """How the tokens of answers are chosen."""
+    temperature = "0 takes the likeliest token (default)"
+    command.add_argument("--temperature", type=Number(least=0, most=100), default=0.0, metavar="T", help=temperature)
+    seed = "draws the same again (default: 0)"
+    command.add_argument("--seed", type=Integer(least=0), default=0, metavar="N", help=seed)
+    most = "the longest answer, in tokens (default: 512)"
+    command.add_argument("--max-new-tokens", type=Integer(), default=512, metavar="N", help=most)
+
+
+def _add_rows(command: argparse.ArgumentParser) -> None:
+    """How a file of rows is read."""
+    columns = "our column and that of the file, such as prompt=question"
+    command.add_argument("--columns", nargs="+", default=[], metavar="OURS=YOURS", help=columns)
+    command.add_argument("--batch-size", type=Integer(), default=16, metavar="N", help="rows at once (default: 16)")
 
 
 def add_serve(command: argparse.ArgumentParser) -> None:
@@ -122,15 +128,13 @@ def add_eval(command: argparse.ArgumentParser) -> None:
         help="another run or a folder to compare it with (default: base)",
     )
     command.add_argument("--file", metavar="ROWS", help="a file of rows (default: those that the run held out)")
-    columns = "our column and that of the file, such as prompt=question"
-    command.add_argument("--columns", nargs="+", default=[], metavar="OURS=YOURS", help=columns)
+    _add_rows(command)
     command.add_argument("--limit", type=Integer(), metavar="N", help="the first N rows alone")
     keep = "also measure rows that stand in the training data (default: they are counted and left out)"
     command.add_argument("--keep-overlap", action="store_true", help=keep)
     guard = "also score general rows, to see what training has lost"
     command.add_argument("--guard", action="store_true", help=guard)
     _add_answers(command)
-    command.add_argument("--batch-size", type=Integer(), default=16, metavar="N", help="rows at once (default: 16)")
 
 
 def _add_answers(command: argparse.ArgumentParser) -> None:
@@ -142,17 +146,16 @@ def _add_answers(command: argparse.ArgumentParser) -> None:
     command.add_argument("--judge-model", metavar="NAME", help="the model that judges there")
     key = "the environment variable with its key, which is never stored"
     command.add_argument("--judge-key-env", metavar="NAME", help=key)
-    command.add_argument(
-        "--temperature",
-        type=Number(least=0, most=100),
-        default=0.0,
-        metavar="T",
-        help="of the answers; 0 takes the likeliest token (default)",
-    )
-    command.add_argument("--seed", type=Integer(least=0), default=0, metavar="N", help="of drawn answers (default: 0)")
-    command.add_argument(
-        "--max-new-tokens", type=Integer(), default=512, metavar="N", help="the longest answer (default: 512)"
-    )
+    _add_drawing(command)
+
+
+ARGUMENTS = {
+    "chat": add_chat,
+    "generate": add_generate,
+    "eval": add_eval,
+    "serve": add_serve,
+    "export": add_export,
+}
 
 
 def model_request(args: argparse.Namespace) -> "ModelRequest":

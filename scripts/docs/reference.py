@@ -149,11 +149,11 @@ def _alias_rows() -> list[Row]:
 
 
 def _commands_page() -> str:
-    parser = command_parser(["wizard"])
-    (commands,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
     sections: list[str] = []
-    for each in commands._choices_actions:
-        actions = [action for action in commands.choices[each.dest]._actions if action.dest != "help"]
+    for each in _commands([])._choices_actions:
+        # Some commands get their arguments only when they are called.
+        command = _commands([each.dest]).choices[each.dest]
+        actions = [action for action in command._actions if action.dest != "help"]
         sections += [f"## dimba {each.dest}", f"{(each.help or '')[:1].upper()}{(each.help or '')[1:]}."]
         sections += [_table(("argument", "values", "default", "meaning"), map(_flag_row, actions))] if actions else []
     return _page(
@@ -163,6 +163,11 @@ def _commands_page() -> str:
         "130 interrupted.",
         *sections,
     )
+
+
+def _commands(words: list[str]) -> "argparse._SubParsersAction[argparse.ArgumentParser]":
+    (commands,) = (each for each in command_parser(words)._actions if isinstance(each, argparse._SubParsersAction))
+    return commands
 
 
 def _flag_row(action: argparse.Action) -> Row:

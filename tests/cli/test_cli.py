@@ -308,3 +308,10 @@ def test_an_encoding_that_cannot_name_a_file_is_reported(monkeypatch: pytest.Mon
     monkeypatch.setattr("dimba.cli._run", lambda _args: "/data/ü".encode("ascii"))
     assert main(["ps"]) == 3
     assert "this environment's encoding, ascii, cannot name `'/data/\\xfc'`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("generate", "x", "--file", "y"), ("eval", "x")])
+def test_a_batch_without_rows_is_refused_by_the_command_line(command: tuple[str, ...], capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--batch-size", "0"])
+    assert ended.value.code == 2 and "argument --batch-size: 0 is less than 1" in capsys.readouterr().err
