@@ -147,7 +147,7 @@ class Beside(Shown):
 
 
 def note_cut(answer: Answer) -> None:
-    """Prints a line for an answer that did not end by itself."""
+    """Prints a line for an answer that was cut."""
     if answer.finish == LENGTH:
         render.note(f"(cut at {answer.tokens:,} tokens: `--max-new-tokens` allows more, up to the model's context)")
 

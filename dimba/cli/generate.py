@@ -55,7 +55,8 @@ def _answer_file(args: argparse.Namespace) -> int:
     request, reporter = talk_request(args), render.reporter()
     work = FileWork.begin(args.file, args.out, request, args.columns, batch_size=args.batch_size)
     source, against = find_models(request, reporter)
-    done = work.open(source, against, force=args.force)
+    done = work.open(source, against, reporter.progress, force=args.force)
+    reporter.ended()
     if done:
         render.note(f"continuing: {done:,} of {len(work.rows):,} rows are answered")
     try:

@@ -14,7 +14,7 @@ from dimba.common.runners import ON_HOST
 from dimba.host.output import job_user, nearest_existing
 from dimba.jobs.launch import launch
 from dimba.jobs.lifecycle import Reporter
-from dimba.plan.model import Mount
+from dimba.plan.mounts import same_place
 from dimba.records import RunRecord
 from dimba.records.store import make_folder, write_atomically
 from dimba.runners.protocol import OneShot, Runner
@@ -69,7 +69,7 @@ def run_demo(reporter: Reporter, folder: Path) -> DemoResult:
         uid=uid,
         gid=gid,
         image=image.reference if image else "",
-        mounts=(Mount(source=str(folder / place), target=str(folder / place), read_only=False),),
+        mounts=(same_place(folder / place, read_only=False),),
         timeout=_SECONDS,
     )
     tool = _Tool(runner, one_shot)

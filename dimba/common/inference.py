@@ -1,9 +1,8 @@
 """What the host asks a loaded model, and the names of the lines between them. Standard library only.
 
-The host sends one JSON object a line: `load`, then `ask`, `batch`, `score`, `reward` or
-`stop`. The model's process answers with
-`note`, `ready`, `text` or `reasoning` (parts of an answer as they come), `row` (a complete answer, or the loss of a
-row), `done` and `error`.
+The host sends one JSON object a line: `load`, then `ask`, `batch`, `score`, `reward` or `stop`. The model's process
+answers with `note`, `ready`, `text` or `reasoning` (parts of an answer as they come), `row` (a complete answer, or the
+loss of a row), `done` and `error`.
 """
 
 from collections.abc import Mapping

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.errors import BadInput, DimbaError, HostCannot, from_json
+from dimba.common.json_lines import event_in
 from dimba.dataset.token_report import DataReport
 from dimba.host import findings
 from dimba.host.build_context import package_folder
@@ -16,20 +17,16 @@ from dimba.host.facts import HostFacts, TrainerFacts
 from dimba.host.source_flags import flags_in_file
 from dimba.host.stamp import stamp
 from dimba.host.trainer import own_trainer
-from dimba.jobs.place import one_shot
+from dimba.jobs.place import data_place, last_lines, supervised_command
 from dimba.plan.checks import key_of
 from dimba.plan.flags import Resolved, trainer_argv, value_problems
 from dimba.plan.job import ResolvedJob
-from dimba.plan.model import Mount
-from dimba.plan.mounts import given_mounts
 from dimba.plan.streaming import stream_problems
 from dimba.records.store import make_folder
-from dimba.runners.protocol import OneShot, Runner
+from dimba.runners.protocol import Runner
 
 _KIND = "data"
 _ROOMS = ("common", "dataset", "objectives", "options", "trainers/data", "trainers/objectives")
-_NO_LIMIT = 7 * 24 * 3600.0  # seconds
-_OUTPUT_LINES = 15
 
 Progress = Callable[[int], None]
 
@@ -85,16 +82,13 @@ def preview(job: ResolvedJob, facts: HostFacts, runner: Runner, progress: Progre
         BadInput, HostCannot: the trainer refuses the data or the checkpoint.
     """
     make_folder(facts.cache, facts.output.uid, facts.output.gid)
-    python = "python" if facts.image else facts.python
-    # -P: without it, a module of the same name in the current folder would be imported.
-    modules = ("-P", "-m", "dimba.supervisor.entry", python, "-P", "-m", "dimba.trainers.data.preview", job.mode)
     listener = _Listener(progress)
-    done = runner.run_once([python, *modules, *preview_argv(job, facts)], _place(job, facts), listener)
+    command = supervised_command(facts, "dimba.trainers.data.preview", job.mode, *preview_argv(job, facts))
+    done = runner.run_once(command, data_place(job.spec, facts), listener)
     if isinstance(listener.error, BadInput):
         remember(job, facts, {"error": listener.error.as_json()})
     if listener.report is None:
-        output = "\n".join(done.text.strip().splitlines()[-_OUTPUT_LINES:])
-        raise listener.error or HostCannot(f"reading the data failed:\n{output}", "run `dimba doctor`")
+        raise listener.error or HostCannot(f"reading the data failed:\n{last_lines(done.text)}", "run `dimba doctor`")
     remember(job, facts, replace(listener.report, cached=True).as_json())
     return listener.report
 
@@ -113,16 +107,6 @@ def preview_argv(job: ResolvedJob, facts: HostFacts) -> list[str]:
     return trainer_argv(job.with_args(ours), trainer, at)[0]
 
 
-def _place(job: ResolvedJob, facts: HostFacts) -> OneShot:
-    mounts = tuple(each for each in given_mounts(facts) if not _is_output(each, facts))
-    is_local = facts.checkpoint.local and facts.data.local
-    return one_shot(job.spec, facts, mounts, is_local=is_local, timeout=_NO_LIMIT)
-
-
-def _is_output(mount: Mount, facts: HostFacts) -> bool:
-    return mount.target == str(facts.output.path)  # a preview writes nothing, and the folder may not exist yet
-
-
 @dataclass
 class _Listener:
     """Receives the JSON lines of `dimba.trainers.data.preview`; other lines come from libraries."""
@@ -132,18 +116,16 @@ class _Listener:
     error: DimbaError | None = None
 
     def __call__(self, line: str) -> None:
-        try:
-            value = json.loads(line)
-        except ValueError:
+        event = event_in(line)
+        if event is None:
             return
-        if not isinstance(value, dict):
-            return
-        if "rows" in value:
-            self.progress(int(value["rows"]))
-        elif "report" in value:
-            self.report = DataReport.from_json(value["report"])
-        elif "error" in value:
-            self.error = from_json(value["error"])
+        kind, value = event
+        if kind == "rows":
+            self.progress(int(value))
+        elif kind == "report":
+            self.report = DataReport.from_json(value)
+        elif kind == "error":
+            self.error = from_json(value)
 
 
 # A report is remembered as long as the files that it depends on are unchanged; data on the Hub have no such files.

@@ -21,6 +21,7 @@ from dimba.jobs.reconcile import reconciled
 from dimba.jobs.resume import recorded_spec
 from dimba.objectives.registry import OBJECTIVES
 from dimba.plan.model import Mount
+from dimba.plan.mounts import same_place
 from dimba.records import ACTIVE, RunFolder, RunRecord, find_run
 from dimba.runners.protocol import Runner
 from dimba.runners.registry import find_runner
@@ -112,10 +113,10 @@ class ModelSource:
         """The model, its base and links out of both read-only; the Hugging Face cache and `writable` writable."""
         places = [self.folder] if self.folder.is_absolute() else []
         places += [Path(self.facts.checkpoint.reference)] if self.trained.is_adapter and self.is_local else []
-        read = [Mount(source=str(each), target=str(each), read_only=True) for each in places]
+        read = [same_place(each, read_only=True) for each in places]
         links = self.facts.checkpoint.linked_files  # of the base, which is what a folder without a run holds
         linked = [Mount(source=str(real), target=str(seen), read_only=True) for seen, real in links]
-        written = [Mount(source=str(each), target=str(each), read_only=False) for each in (self.facts.cache, *writable)]
+        written = [same_place(each, read_only=False) for each in (self.facts.cache, *writable)]
         return tuple({each.target: each for each in (*read, *linked, *written)}.values())
 
     def prepared(self, reporter: Reporter, extra: str | None = None) -> "ModelSource":

@@ -21,7 +21,7 @@ def job_mounts(spec: JobSpec, facts: HostFacts, *further: Path) -> list[Mount]:
     mounts = given_mounts(facts, *further)
     for text in spec.container.mounts:
         mount = _further(text, facts)
-        _refuse_over([*mounts, _same(facts.runs, read_only=False)], mount, text)
+        _refuse_over([*mounts, same_place(facts.runs, read_only=False)], mount, text)
         mounts.append(mount)
     return mounts
 
@@ -37,7 +37,8 @@ def given_mounts(facts: HostFacts, *further: Path) -> list[Mount]:
         read_only.append(facts.trainer.path)
     read_only += further
     writable = [facts.cache, facts.output.path]
-    mounts = [_same(path, read_only=True) for path in read_only] + [_same(path, read_only=False) for path in writable]
+    mounts = [same_place(path, read_only=True) for path in read_only]
+    mounts += [same_place(path, read_only=False) for path in writable]
     mounts += [
         Mount(source=str(real), target=str(seen), read_only=True)
         for seen, real in (*facts.checkpoint.linked_files, *facts.data.linked_files)
@@ -45,7 +46,8 @@ def given_mounts(facts: HostFacts, *further: Path) -> list[Mount]:
     return list({each.target: each for each in mounts}.values())  # two flags may name one file
 
 
-def _same(path: Path, *, read_only: bool) -> Mount:
+def same_place(path: Path, *, read_only: bool) -> Mount:
+    """A host path, mounted at the same path inside."""
     return Mount(source=str(path), target=str(path), read_only=read_only)
 
 

@@ -1,4 +1,4 @@
-"""`dimba serve --engine vllm`: what vLLM is told, what it is not given, and how it ends, with a stand-in for vLLM.
+"""`dimba serve --engine vllm`: what vLLM gets, what it is not given, and how it ends, with a stand-in for vLLM.
 
 vLLM itself needs a GPU. The stand-in has its command, its Unix socket, and a second process, as vLLM's engine is one.
 """

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dimba.jobs.data_preview import _code, _place
-from dimba.plan.job import resolved
+from dimba.jobs.data_preview import _code
+from dimba.jobs.place import data_place
 from dimba.spec import parse_spec
 from tests.plan.test_plan import FACTS, SPARSE
 
@@ -27,5 +27,5 @@ def test_the_preview_gets_the_token_and_the_proxies_that_the_spec_names_and_no_o
     for name in (*named, "HTTP_PROXY"):
         monkeypatch.setenv(name, f"value of {name}")
     spec = parse_spec(SPARSE.encode(), source="job.yaml", overrides=[f"container.env=[{', '.join(named)}]"]).spec
-    secrets = _place(resolved(spec), FACTS).secrets
+    secrets = data_place(spec, FACTS).secrets
     assert secrets == {name: f"value of {name}" for name in named if name != "LD_PRELOAD"}

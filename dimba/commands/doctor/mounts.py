@@ -9,7 +9,7 @@ from dimba.commands.doctor.check import Check
 from dimba.commands.doctor.machine import Machine
 from dimba.common.errors import HostCannot
 from dimba.host.output import nearest_existing
-from dimba.plan.model import Mount
+from dimba.plan.mounts import same_place
 from dimba.runners.protocol import OneShot
 
 _NAME = "files from a container"
@@ -38,7 +38,7 @@ def _write_from_container(machine: Machine, folder: Path) -> Check:
     uid, gid = machine.user
     if os.geteuid() == 0:
         os.chown(folder, uid, gid)
-    mount = Mount(source=str(folder), target=str(folder), read_only=False)
+    mount = same_place(folder, read_only=False)
     place = OneShot(uid=uid, gid=gid, image=machine.base, mounts=(mount,), timeout=_SECONDS)
     done = machine.docker.run_once(["sh", "-c", _TRY, str(folder)], place)
     if done.exit_code:

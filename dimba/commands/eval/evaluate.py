@@ -21,6 +21,7 @@ from dimba.common.contract import EVAL_FILE
 from dimba.common.errors import BadInput, HostCannot
 from dimba.jobs.lifecycle import Reporter
 from dimba.plan.model import Mount
+from dimba.plan.mounts import same_place
 from dimba.records.record import now
 from dimba.records.store import write_atomically
 
@@ -87,8 +88,7 @@ def _measured(
 
 
 def _mounts(request: EvalRequest) -> list[Mount]:
-    place = str(request.reward_model) if request.reward_model else ""
-    return [Mount(source=place, target=place, read_only=True)] if place else []
+    return [same_place(request.reward_model, read_only=True)] if request.reward_model else []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dimba.commands.eval.request import Contestants, EvalRequest
-from dimba.commands.eval.rows import EvalRow, HeldOut, held_out_rows, named_columns, rows_of_file, trainer_flags
+from dimba.commands.eval.rows import EvalRow, HeldOut, held_out_rows, rows_of_file, trainer_flags
+from dimba.commands.talk.rows import named_columns
 from dimba.common.contract import is_path
 from dimba.common.errors import BadInput
 from dimba.dataset.files import read_rows

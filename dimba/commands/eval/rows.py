@@ -1,6 +1,5 @@
 """The rows of an evaluation: those of a file, or those that a run held out of its training."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -9,6 +8,7 @@ from typing import Any
 
 from dimba.commands.eval.statistics import LEAST
 from dimba.common.errors import BadInput, DimbaError, HostCannot, UnusableRow, from_json
+from dimba.common.json_lines import event_in
 from dimba.dataset.files import read_rows
 from dimba.dataset.overlap import Overlap, Words, sample_of, words_of
 from dimba.dataset.pairs import SkippedPair
@@ -17,14 +17,10 @@ from dimba.dataset.samples import Sample
 from dimba.dataset.summary import samples_of
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.model_source import ModelSource
-from dimba.jobs.place import one_shot
+from dimba.jobs.place import data_place, last_lines, supervised_command
 from dimba.options.table import BASE, VALIDATION_SPLIT
-from dimba.options.trainer import column_names
-from dimba.plan.mounts import given_mounts
 from dimba.records.store import make_folder
 
-_NO_LIMIT = 7 * 24 * 3600.0  # seconds
-_OUTPUT_LINES = 15
 _GIVE = "give rows that it was not trained on: `--file ROWS`"
 
 
@@ -56,14 +52,6 @@ class HeldOut:
     rows: list[EvalRow]
     overlaps: Mapping[int, Overlap]
     compared: int
-
-
-def named_columns(columns: Sequence[str]) -> dict[str, str]:
-    """Our names of columns → those of the file; raises BadInput."""
-    try:
-        return dict(column_names(tuple(columns)))
-    except ValueError as error:
-        raise BadInput(str(error), "for example `--columns prompt=question response=answer`") from None
 
 
 def rows_of_file(
@@ -135,19 +123,14 @@ def held_out_rows(source: ModelSource, reporter: Reporter, limit: int | None = N
     """
     flags = _held_out_flags(source)
     source = source.prepared(reporter)
-    facts = source.facts
+    facts, listener = source.facts, _Listener(reporter)
     make_folder(facts.cache, facts.output.uid, facts.output.gid)
-    mounts = [each for each in given_mounts(facts) if each.target != str(facts.output.path)]
-    is_local = facts.checkpoint.local and facts.data.local
-    place = one_shot(source.spec, facts, tuple(mounts), is_local=is_local, timeout=_NO_LIMIT)
-    python = "python" if facts.image else facts.python
-    modules = ("-P", "-m", "dimba.supervisor.entry", python, "-P", "-m", "dimba.trainers.data.held_out")
-    listener = _Listener(reporter)
-    done = source.runner.run_once([python, *modules, source.spec.mode, *flags], place, listener)
+    command = supervised_command(facts, "dimba.trainers.data.held_out", source.spec.mode, *flags)
+    done = source.runner.run_once(command, data_place(source.spec, facts), listener)
     reporter.ended()
     if not listener.is_done:
-        output = "\n".join(done.text.strip().splitlines()[-_OUTPUT_LINES:])
-        raise listener.error or HostCannot(f"reading the held-out rows failed:\n{output}", "run `dimba doctor`")
+        cause = f"reading the held-out rows failed:\n{last_lines(done.text)}"
+        raise listener.error or HostCannot(cause, "run `dimba doctor`")
     return HeldOut(rows=listener.rows[:limit], overlaps=listener.overlaps, compared=listener.compared)
 
 
@@ -186,12 +169,8 @@ class _Listener:
         self.is_done = False
 
     def __call__(self, line: str) -> None:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            return
-        for kind, found in value.items() if isinstance(value, dict) and len(value) == 1 else ():
-            self._take(kind, found)
+        if event := event_in(line):
+            self._take(*event)
 
     def _take(self, kind: str, found: Any) -> None:
         if kind == "rows":

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from dimba.common.errors import DimbaError, RunFailed, from_json
+from dimba.common.json_lines import event_in
 from dimba.jobs.lifecycle import Reporter, interrupted, signals
 from dimba.jobs.model_place import place_of
 from dimba.jobs.model_source import ModelSource
+from dimba.jobs.place import last_lines, supervised_command
 from dimba.plan.model import Mount
+from dimba.plan.mounts import same_place
 from dimba.spec.secrets import mask_secrets
 
-_OUTPUT_LINES = 15
-# -P: without it, a module of the same name in the current folder would be imported.
-_MODULE = ("-P", "-m", "dimba.trainers.export")
 _ENDPOINT = "HF_ENDPOINT"
-_ENTRY = ("-P", "-m", "dimba.supervisor.entry")
 
 
 @dataclass
@@ -31,11 +30,11 @@ class _Listener:
     noise: list[str] = field(default_factory=list)
 
     def __call__(self, line: str) -> None:
-        try:
-            [(kind, value)] = json.loads(line).items()
-        except (ValueError, AttributeError):
+        event = event_in(line)
+        if event is None:
             self.noise.append(line.rstrip())
             return
+        kind, value = event
         if kind == "progress":
             self.reporter.progress(*value)
         elif kind == "note":
@@ -63,9 +62,8 @@ def call(
     Raises:
         DimbaError: as the module found it, or RunFailed with its last lines.
     """
-    python = "python" if source.facts.image else source.facts.python
     listener = _Listener(reporter)
-    command = [python, *_ENTRY, python, *_MODULE, json.dumps(dict(request))]
+    command = supervised_command(source.facts, "dimba.trainers.export", json.dumps(dict(request)))
     room = place_of(
         source, "export", reporter, mounts=mounts, writable=writable, variables=variables, computes=needs_gpus
     )
@@ -77,7 +75,7 @@ def call(
     if listener.error:
         raise listener.error
     if listener.result is None:
-        output = mask_secrets("\n".join(listener.noise[-_OUTPUT_LINES:]), tuple((place.secrets or {}).values()))
+        output = mask_secrets(last_lines("\n".join(listener.noise)), tuple((place.secrets or {}).values()))
         raise RunFailed(
             f"the export ended with status {done.exit_code}:\n{output}", "`dimba doctor` checks this machine"
         )
@@ -91,4 +89,4 @@ def _endpoint() -> dict[str, str]:
 
 def read_only(*places: Path) -> tuple[Mount, ...]:
     """Mounts to read from, at the same paths inside."""
-    return tuple(Mount(source=str(each), target=str(each), read_only=True) for each in places)
+    return tuple(same_place(each, read_only=True) for each in places)

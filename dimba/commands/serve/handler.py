@@ -228,7 +228,7 @@ class _EventStream:
         """Sends one chunk of HTTP; an empty one ends the response."""
         try:
             self._handler._send_chunk(data)
-        except OSError:  # the model is told to stop by `is_broken`, as its session has to read the rest
+        except OSError:  # `is_broken` stops the model; its session reads the rest
             self.is_broken = True
 
 

@@ -40,7 +40,7 @@ def serve(request: ServeRequest, reporter: Reporter, on_ready: Callable[[Address
     """Serves until KeyboardInterrupt; the port is taken before the model is loaded.
 
     Raises:
-        RunFailed: the model's process has ended by itself.
+        RunFailed: the model's process has ended.
         HostCannot: the port is busy, or GPUs do not work.
     """
     key = _key(request.key_variable)

@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dimba.commands.talk.request import TalkRequest
-from dimba.commands.talk.rows import AnswerFile, Progress, Row, answer_rows, rows_of
+from dimba.commands.talk.rows import AnswerFile, Progress, Row, answer_rows, named_columns, rows_of
 from dimba.commands.talk.session import ModelSession
 from dimba.common.contract import absolute
-from dimba.common.errors import BadInput
 from dimba.host.fingerprint import fingerprint
 from dimba.jobs.model_source import ModelSource
-from dimba.options.trainer import column_names
 
 
 @dataclass
@@ -34,19 +33,16 @@ class FileWork:
         """Reads the rows; raises BadInput."""
         source = absolute(file)
         name = source.name.partition(".")[0] or "rows"
-        try:
-            named = column_names(tuple(columns))
-        except ValueError as error:
-            raise BadInput(str(error), "for example `--columns prompt=question`") from None
-        rows = rows_of(source, named, request.system)
+        rows = rows_of(source, named_columns(columns), request.system)
         return cls(source, absolute(out or f"{name}.answers.jsonl"), rows, request, batch_size)
 
-    def open(self, source: ModelSource, against: ModelSource | None, *, force: bool) -> int:
+    def open(self, source: ModelSource, against: ModelSource | None, progress: Progress, *, force: bool) -> int:
         """Finds the answers that an earlier command has written, and returns their number; raises BadInput."""
         models = [each.trained.as_json() for each in (source, against) if each]
-        weights = [fingerprint(each.folder, _unreported) for each in (source, against) if each]
+        read = partial(progress, "hashing the model and the rows")
+        weights = [fingerprint(each.folder, read) for each in (source, against) if each]
         header = {
-            "rows": fingerprint(self.source, _unreported),
+            "rows": fingerprint(self.source, read),
             "models": models,
             "weights": weights,
             "system": self.request.system,
@@ -71,7 +67,3 @@ class FileWork:
 
         self.answers.write(lines())
         return failed
-
-
-def _unreported(_done: int, _of: int) -> None:
-    """Hashing a model reports no progress: its digest is remembered."""

@@ -12,6 +12,7 @@ from dimba.common.inference import Answer, Prompt, Sampling
 from dimba.dataset.files import read_rows
 from dimba.dataset.pairs import SkippedPair
 from dimba.dataset.prompt_examples import PromptExample, prompts_of
+from dimba.options.trainer import column_names
 
 _WINDOW = 8  # batches that are sorted by length together
 Progress = Callable[[str, int, int], None]  # (activity, rows done, of how many)
@@ -25,6 +26,14 @@ class Row:
     prompt: Prompt | None
     reference: str | None = None
     problem: str = ""
+
+
+def named_columns(columns: Sequence[str]) -> dict[str, str]:
+    """Our names of columns → those of the file; raises BadInput."""
+    try:
+        return column_names(tuple(columns))
+    except ValueError as error:
+        raise BadInput(str(error), "for example `--columns prompt=question response=answer`") from None
 
 
 def rows_of(file: Path, columns: Mapping[str, str], system: str | None = None) -> list[Row]:

@@ -14,10 +14,12 @@ from typing import Any
 from dimba.common import inference
 from dimba.common.errors import DimbaError, RunFailed, first_line, from_json
 from dimba.common.inference import Answer, Prompt, RowLoss, Sampling, Scoring
+from dimba.common.json_lines import event_in
 from dimba.dataset.samples import Sample
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.model_place import place_of
 from dimba.jobs.model_source import ModelSource
+from dimba.jobs.place import module_command
 from dimba.plan.model import Mount
 from dimba.runners.protocol import Conversation
 from dimba.spec.secrets import mask_secrets
@@ -50,39 +52,35 @@ class ModelSession:
     def ask(self, prompt: Prompt, sampling: Sampling, on_part: OnPart, model: int = 0) -> Answer:
         """The answer to a prompt, whose parts go to `on_part` as they come; raises DimbaError."""
         self._send(inference.ASK, {"model": model, "prompt": prompt.as_json(), "sampling": sampling.as_json()})
-        for kind, value in self._events():
-            if kind == inference.DONE:
-                return Answer.from_json(value)
-            on_part(kind, value)
-        raise self.failure()
+        events = self._events()
+        while (event := next(events))[0] != inference.DONE:
+            on_part(*event)
+        return Answer.from_json(event[1])
 
     def answers(
         self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int, model: int = 0
     ) -> Iterator[Answer]:
         """The answers of many prompts as they come, in any order; raises DimbaError."""
         asked = {"model": model, "prompts": [each.as_json() for each in prompts], "batch_size": batch_size}
-        self._send(inference.BATCH, {**asked, "sampling": sampling.as_json()})
-        for kind, value in self._events():
-            if kind == inference.DONE:
-                return
-            yield Answer.from_json(value)
+        return map(Answer.from_json, self._rows(inference.BATCH, {**asked, "sampling": sampling.as_json()}))
 
     def losses(self, rows: Iterable[tuple[int, Sample]], scoring: Scoring, model: int = 0) -> Iterator[RowLoss]:
         """The loss of each row by number as they come, in any order; raises DimbaError."""
         asked = [{"number": number, "sample": sample.as_json()} for number, sample in rows]
-        self._send(inference.SCORE, {"model": model, "rows": asked, "scoring": scoring.as_json()})
-        for kind, value in self._events():
-            if kind == inference.DONE:
-                return
-            yield RowLoss.from_json(value)
+        request = {"model": model, "rows": asked, "scoring": scoring.as_json()}
+        return map(RowLoss.from_json, self._rows(inference.SCORE, request))
 
     def rewards(self, asked: Mapping[str, Any]) -> Iterator[tuple[int, list[float | None]]]:
         """The scores of answers by the number of their row, as they come; raises DimbaError."""
-        self._send(inference.REWARD, asked)
-        for kind, value in self._events():
-            if kind == inference.DONE:
+        return ((int(each["number"]), each["scores"]) for each in self._rows(inference.REWARD, asked))
+
+    def _rows(self, kind: str, request: Mapping[str, Any]) -> Iterator[Any]:
+        """The rows that answer a request, as they come."""
+        self._send(kind, request)
+        for found, value in self._events():
+            if found == inference.DONE:
                 return
-            yield int(value["number"]), value["scores"]
+            yield value
 
     def stop(self) -> None:
         """Ends the answer that is being generated."""
@@ -93,7 +91,7 @@ class ModelSession:
 
     def _events(self) -> Iterator[tuple[str, Any]]:
         for line in self._lines:
-            event = _event(line)
+            event = event_in(line)
             if event is None:
                 self.noise.append(line)
             elif event[0] == inference.ERROR:
@@ -109,14 +107,6 @@ class ModelSession:
         return RunFailed(
             f"the model's process ended with status {status}:\n{output}", "`dimba doctor` checks this machine"
         )
-
-
-def _event(line: str) -> tuple[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else None
 
 
 class Watched:
@@ -161,17 +151,15 @@ def model_session(
     """The models of `source` and `against`, loaded; waits for its GPU's turn. Raises DimbaError.
 
     `on_end` is called in another thread when the process ends, also between two answers. `module` is what loads them,
-    `image` an extra of the image that it needs, `writable` folders that it writes, `mounts` beyond those
-    of the models, `load` what else it is told.
+    `image` an extra of the image that it needs, `writable` folders that it writes, `mounts` beyond those of the models,
+    `load` further values of its first request.
     """
     beside = [against] if against else []
     extras = [image, *(one.image_extra for one in (source, *beside))]
     source = source.prepared(reporter, next(filter(None, extras), None))
-    python = "python" if source.facts.image else source.facts.python
     with (
         place_of(source, command, reporter, beside=beside, mounts=mounts, writable=writable) as place,
-        # -P: without it, a module of the same name in the current folder would be imported.
-        source.runner.converse([python, "-P", "-m", module], place) as conversation,
+        source.runner.converse(module_command(source.facts, module), place) as conversation,
     ):
         talk = Watched(conversation, on_end) if on_end else conversation
         session = ModelSession(talk, reporter, tuple((place.secrets or {}).values()))

@@ -33,7 +33,7 @@ class Agreement:
 
 
 def logits_of_rows(model: Any, rows: Sequence[Ids], progress: Progress, what: str) -> Logits:
-    """The logits of every token of the rows, each row by itself."""
+    """The logits of every token of the rows, one row at a time."""
     device = next(model.parameters()).device
     found = []
     with evaluating(model):

@@ -7,8 +7,9 @@ import pytest
 from dimba.commands.eval.guard import guard_note, guard_rows
 from dimba.commands.eval.losses import LossTable
 from dimba.commands.eval.result import Evaluation, Measure, ModelResult, ranked, verdict
-from dimba.commands.eval.rows import named_columns, require_enough, rows_of_file
+from dimba.commands.eval.rows import require_enough, rows_of_file
 from dimba.commands.eval.statistics import compare
+from dimba.commands.talk.rows import named_columns
 from dimba.common.errors import BadInput
 from dimba.common.inference import RowLoss
 from tests.conftest import write_rows
