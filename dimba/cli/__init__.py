@@ -23,6 +23,7 @@ _MODEL_COMMANDS = {
     "eval": "compare trained models with their base on rows that were held out",
     "serve": "answer OpenAI's interface with a trained model, on 127.0.0.1",
     "export": "write a trained model as others use it, and prove it equal",
+    "convert": "rewrite a masked checkpoint of the original DIMBA as a model that dimba trains",
 }
 _TRUST = "allow the spec's own code, images, mounts and variables without asking"
 
@@ -67,7 +68,7 @@ def _prepare_streams() -> None:
 
 def _run(args: argparse.Namespace) -> int:
     # Imported late: `dimba --help` must not load pydantic, docker and rich, nor must the wizard's first prompt.
-    names = ("wizard", "prune", "chat", "generate", "serve", "export", "eval", "report", "watch")
+    names = ("wizard", "prune", "chat", "generate", "serve", "export", "convert", "eval", "report", "watch")
     rooms = {name: f"dimba.cli.{name}" for name in names}
     command = getattr(importlib.import_module(rooms.get(args.command, "dimba.cli.commands")), args.command)
     status = int(command(args) or 0)

@@ -1,4 +1,4 @@
-"""The arguments of commands that load a trained model."""
+"""The arguments of commands that load or make a model."""
 
 import argparse
 from pathlib import Path
@@ -109,6 +109,17 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
 
 
+def add_convert(command: argparse.ArgumentParser) -> None:
+    """What is converted, and where it goes."""
+    command.add_argument("file", metavar="FILE", help="a .pt file with model_state_dict, config and mask_id")
+    command.add_argument("out", metavar="OUT", help="the folder to write, new or empty")
+    tokenizer = "also write the tokenizer in this folder, with the mask token"
+    command.add_argument("--tokenizer", metavar="FOLDER", help=tokenizer)
+    runners = (AUTO, *RUNNERS)
+    command.add_argument("--runner", choices=runners, metavar="NAME", help="where the file is read: a runner")
+    command.add_argument("--json", action="store_true", help="print JSON, and ask nothing")
+
+
 def export_request(args: argparse.Namespace) -> "ExportRequest":
     """The command line as a value."""
     from dimba.commands.export.request import ExportRequest
@@ -155,6 +166,7 @@ ARGUMENTS = {
     "eval": add_eval,
     "serve": add_serve,
     "export": add_export,
+    "convert": add_convert,
 }
 
 

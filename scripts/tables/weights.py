@@ -261,11 +261,54 @@ def _lines(kinds: list[str]) -> Iterator[str]:
             yield json.dumps(found) + "\n"
 
 
+# Of dimba's own architectures: what the letters stand for, and the terms that sides may have.
+_OWN_SIZES = {
+    "h": "d_model", "e": "expand", "n": "d_state", "p": "headdim", "c": "d_conv", "i": "ffn_dim", "v": "vocab_size",
+    "m": "condition_dim", "t": "time_dim", "w": "time_width",
+}  # fmt: skip
+_OWN_TERMS = ("v", "h", "2*h", "6*h", "i", "m", "t", "w", "1", "c", "e*h", "e*h/p", "e*h+2*n", "2*e*h+2*n+e*h/p")
+
+
+def own_entry() -> dict[str, Any]:
+    """The line of DIMBA, whose every weight is known: a file with another one is refused."""
+    from dimba.models.dimba import DimbaConfig, DimbaForMaskedLM
+
+    given = {"vocab_size": 307, "d_model": 92, "expand": 3, "headdim": 12, "d_state": 7, "d_conv": 5, "ffn_dim": 101}
+    config = DimbaConfig(**given, condition_dim=41, time_dim=22, time_width=59, num_layers=_DEPTH)
+    with torch.device("meta"):
+        model = DimbaForMaskedLM(config)
+    sizes = {letter: getattr(config, name) for letter, name in _OWN_SIZES.items()}
+    shapes = {
+        re.sub(r"\.0\.", ".#.", name, count=1): [
+            next(term for term in _OWN_TERMS if eval(term.replace("/", "//"), {}, sizes) == side) for side in sides
+        ]
+        for name, sides in _sides(model).items()
+        if not re.search(r"\.[1-9]\.", name)
+    }
+    plain = DimbaConfig()
+    return {
+        "type": "dimba",
+        "prefix": model.base_model_prefix,
+        "stack": _stack(model),
+        "tied": True,
+        "layers": ["num_layers", plain.num_layers],
+        "head": "lm_head.weight",
+        "embedding": _name_of(model, model.get_input_embeddings()),
+        "ignored": [],
+        "closed": True,
+        "sizes": {letter: [name, getattr(plain, name)] for letter, name in _OWN_SIZES.items()},
+        "outside": [name for name in shapes if "#" not in name],
+        "layer": [name for name in shapes if "#" in name],
+        "shapes": shapes,
+    }
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     families = json.loads((FILE.parent / "families.json").read_text("utf-8"))
     known = [each for each in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if each in families and not families[each].get("sees")]
-    lines = list(_lines(sys.argv[1:] or known))
+    lines = list(_lines([each for each in sys.argv[1:] or known if each != "dimba"]))
+    lines += [json.dumps(own_entry()) + "\n"] if "dimba" in (sys.argv[1:] or ["dimba"]) else []
     if sys.argv[1:]:
         sys.stdout.writelines(lines)
     else:

@@ -32,7 +32,7 @@ def test_defaults_are_the_published_nano_of_287_9_million_parameters():
     assert sum(each.numel() for each in model.parameters()) == 287_949_160
     # Its model card counts a denoiser of 258.1 M, embeddings of 28.3 M and a conditioning of 1.6 M.
     conditioning = parts["time_embedding"] - projection + parts["prompt_encoder"]
-    counted = (parts["layers"] + projection, parts["embeddings"], conditioning)
+    counted = (parts["layers"] + projection, parts["embed_tokens"], conditioning)
     assert [round(each / 1e6, 1) for each in counted] == [258.1, 28.3, 1.6]
 
 
@@ -77,7 +77,7 @@ def test_a_saved_model_loads_with_the_same_logits_bit_for_bit(tmp_path: Path):
     again = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     assert (tmp_path / "model.safetensors").is_file()
     assert AutoConfig.from_pretrained(tmp_path).to_dict() == again.config.to_dict()
-    assert again.lm_head.weight is again.model.embeddings.weight
+    assert again.lm_head.weight is again.model.embed_tokens.weight
     assert torch.equal(model(rows(), t=torch.ones(2)).logits, again(rows(), t=torch.ones(2)).logits)
 
 
@@ -86,7 +86,7 @@ def test_an_untied_head_is_saved_with_its_bias(tmp_path: Path):
     torch.nn.init.normal_(model.lm_head.bias)
     model.save_pretrained(tmp_path)
     again = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
-    assert again.lm_head.weight is not again.model.embeddings.weight
+    assert again.lm_head.weight is not again.model.embed_tokens.weight
     assert torch.equal(model(rows(), t=torch.ones(2)).logits, again(rows(), t=torch.ones(2)).logits)
 
 
@@ -94,7 +94,7 @@ def test_a_resized_vocabulary_keeps_head_and_embedding_tied():
     model = tiny_dimba()
     before = model(rows(), t=torch.ones(2)).logits
     model.resize_token_embeddings(110, mean_resizing=False)
-    assert model.lm_head.weight is model.model.embeddings.weight
+    assert model.lm_head.weight is model.model.embed_tokens.weight
     assert model.config.vocab_size == 110
     after = model(rows(), t=torch.ones(2)).logits
     assert after.shape[-1] == 110

@@ -8,7 +8,7 @@ SIZES = {"vocab_size": 97, "d_model": 64, "num_layers": 2, "d_state": 16, "headd
 
 
 def tiny_config(**changes: object) -> DimbaConfig:
-    return DimbaConfig(**{**SIZES, "condition_dim": 48, "time_dim": 32, **changes})
+    return DimbaConfig(**{**SIZES, "condition_dim": 48, "time_dim": 32, "time_width": 40, **changes})
 
 
 def tiny_dimba(**changes: object) -> DimbaForMaskedLM:

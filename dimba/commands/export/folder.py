@@ -21,7 +21,7 @@ _BESIDE = 64 << 20  # bytes: tokenizer, card and the like
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 _OF_A_TYPE = ("type", "files", "proof", "bounds", "created")  # what is kept of export.json
-_FULL = "free space there, or give `--out` on another disk"
+_FULL = "free space there, or give a folder on another disk"
 
 
 def target_of(request: ExportRequest, source: ModelSource, kind: str) -> Path:
@@ -48,7 +48,7 @@ def needed_bytes(request: ExportRequest, source: ModelSource, kind: str) -> int:
     return int((merged + files) * _MARGIN) + _BESIDE if stored else 0
 
 
-def require_room(target: Path, needed: int) -> None:
+def require_room(target: Path, needed: int, key: str = "--out") -> None:
     """Raises HostCannot if the disk of `target` has less free than `needed` bytes."""
     place = next(each for each in (target, *target.parents) if each.exists())
     try:
@@ -56,7 +56,7 @@ def require_room(target: Path, needed: int) -> None:
     except OSError:
         return
     if needed > free:
-        raise HostCannot(f"{target} needs {size(needed)}, and its disk has {size(free)} free", _FULL, key="--out")
+        raise HostCannot(f"{target} needs {size(needed)}, and its disk has {size(free)} free", _FULL, key=key)
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def _replace(folder: Path, target: Path) -> None:
     except OSError as error:
         if old.exists() and not target.exists():
             old.rename(target)
-        raise HostCannot(str(error.strerror), "give a folder that you may write in with `--out`", file=target) from None
+        raise HostCannot(str(error.strerror), "give a folder that you may write in", file=target) from None
     shutil.rmtree(old, ignore_errors=True)
     _flush(target.parent)
 

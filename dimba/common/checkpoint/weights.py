@@ -50,7 +50,7 @@ def weights_refusal(checkpoint: Checkpoint) -> Refusal | None:
     if missing:
         found = len(needed) - len(missing)
         return _wrapped(checkpoint, family, needed, found) or _missing(missing, family, shapes)
-    return _surplus_layers(family, shapes) or _misshapen(family, shapes)
+    return _surplus_layers(family, shapes) or _unknown(family, known, shapes) or _misshapen(family, shapes)
 
 
 def _entry(model_type: str) -> dict[str, Any] | None:
@@ -75,6 +75,7 @@ class _Family:
         self.tied = bool(entry["tied"] if tied is None else tied)
         self.head, self.embedding = self.inner(entry["head"]), self.inner(entry["embedding"])
         self.stack = self.inner(entry["stack"])
+        self.is_closed = bool(entry.get("closed"))
 
     def inner(self, name: str) -> str:
         """The name without the prefix of the base model, which a file may lack."""
@@ -101,7 +102,7 @@ class _Family:
         """Each tensor whose sides config.json determines; None for a side that it leaves open."""
         sizes = self._sizes()
         for template, terms in self._entry["shapes"].items():
-            sides = [_product(term, sizes) for term in terms]
+            sides = [_value(term, sizes) for term in terms]
             for number in range(self.layers) if "#" in template else (0,):
                 yield template.replace("#", str(number), 1), sides
 
@@ -136,17 +137,23 @@ def _are_numbers(*values: Any) -> bool:
     return all(type(value) is int and value > 0 for value in values)
 
 
-def _product(term: str, sizes: Mapping[str, int]) -> int | None:
-    """The value of a term such as `2*i` or `(a+2*k)*d`; None if a size is not known."""
-    total, numbers = 1, re.fullmatch(r"\((\w)\+2\*(\w)\)\*(\w)", term)
+def _value(term: str, sizes: Mapping[str, int]) -> int | None:
+    """The value of a term such as `2*i`, `e*h+2*n`, `e*h/p` or `(a+2*k)*d`; None if a size is not known."""
+    numbers = re.fullmatch(r"\((\w)\+2\*(\w)\)\*(\w)", term)
     if numbers:
         heads, groups, size = (sizes.get(letter) for letter in numbers.groups())
         return (heads + 2 * groups) * size if heads and groups and size else None
-    for factor in term.split("*"):
+    products = [_product(each, sizes) for each in term.split("+")]
+    return None if None in products else sum(each or 0 for each in products)
+
+
+def _product(term: str, sizes: Mapping[str, int]) -> int | None:
+    total = 1
+    for sign, factor in re.findall(r"([*/]?)(\w+)", term):
         value = int(factor) if factor.isdigit() else sizes.get(factor)
         if value is None:
             return None
-        total *= value
+        total = total // value if sign == "/" else total * value
     return total
 
 
@@ -194,6 +201,19 @@ def _surplus_layers(family: _Family, shapes: Mapping[str, Any]) -> Refusal | Non
         return None
     problem = f"has weights of {len(present)} layers, and `{family.layers_key}` in config.json is {family.layers}"
     return Refusal(problem, f"set `{family.layers_key}: {len(present)}` in config.json, or {_COMPLETE}")
+
+
+def _unknown(family: _Family, known: set[str], shapes: Mapping[str, Any]) -> Refusal | None:
+    """The refusal of weights that the architecture lacks, of a family whose every weight the table names."""
+    if not family.is_closed:
+        return None
+    if family.tied and family.head in shapes:
+        problem = f"has a head of its own (`{family.head}`), and config.json says `tie_word_embeddings: true`"
+        return Refusal(problem, "set `tie_word_embeddings: false`, or remove the head from the weights")
+    others = [name for name in shapes if name not in known and name != family.head.replace("weight", "bias")]
+    named = ", ".join(f"`{name}`" for name in others[:_SHOWN])
+    more = f" and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else ""
+    return Refusal(f"has weights that its architecture lacks: {named}{more}", _COMPLETE) if others else None
 
 
 def _misshapen(family: _Family, shapes: Mapping[str, list[int]]) -> Refusal | None:

@@ -15,9 +15,9 @@ class DimbaConfig(PreTrainedConfig):
     r"""The sizes of a DIMBA model.
 
     `d_model * expand / headdim` is the number of heads of a mixer. `mask_token_id` is the last token by default.
-    `condition_dim` is the width of what the adaptive norms get, `time_dim` that of the sinusoids of t, which is
-    rounded to one of `time_steps` levels. Embeddings are multiplied by `embedding_scale` before the first block, and
-    the output of the last block is divided by it.
+    `condition_dim` is the width of what the adaptive norms get; `time_dim` that of the sinusoids of t, which is
+    rounded to one of `time_steps` levels, and `time_width` that of the layers behind them. Embeddings are multiplied
+    by `embedding_scale` before the first block, and the output of the last block is divided by it.
     """
 
     model_type = "dimba"
@@ -40,6 +40,7 @@ class DimbaConfig(PreTrainedConfig):
     ffn_dim: int = 1536
     condition_dim: int = 512
     time_dim: int = 128
+    time_width: int = 512
     time_steps: int = 1000
     embedding_scale: float = 50.0
     rms_norm_eps: float = 1e-6
@@ -59,7 +60,7 @@ class DimbaConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Raises ValueError for sizes that make no model; `strict` calls it."""
         sizes = ("vocab_size", "d_model", "num_layers", "d_state", "d_conv", "expand", "headdim", "ffn_dim")
-        for name in (*sizes, "condition_dim", "time_dim", "time_steps", "embedding_scale"):
+        for name in (*sizes, "condition_dim", "time_dim", "time_width", "time_steps", "embedding_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is not greater than 0")
         if self.d_model * self.expand % self.headdim:

@@ -41,22 +41,24 @@ class DimbaTimeEmbedding(nn.Module):
     def __init__(self, config: DimbaConfig) -> None:
         super().__init__()
         self.size, self.steps = config.time_dim, config.time_steps
-        self.dense_in = nn.Linear(config.time_dim, config.condition_dim)
-        self.dense_out = nn.Linear(config.condition_dim, config.condition_dim)
-        self.projection = nn.Linear(config.condition_dim, config.condition_dim)
+        self.dense_in = nn.Linear(config.time_dim, config.time_width)
+        self.dense_out = nn.Linear(config.time_width, config.time_width)
+        self.projection = nn.Linear(config.time_width, config.condition_dim)
         self.null_condition = nn.Parameter(torch.zeros(config.condition_dim))
 
     def forward(self, t: Tensor) -> Tensor:
         """(batch,) in (0, 1] to (batch, condition_dim)."""
-        waves = self._waves(t).to(self.null_condition.dtype)
+        level = (t.float().clamp(0, 1) * (self.steps - 1)).round()
+        waves = sinusoids(level, self.size).to(self.null_condition.dtype)
         embedded = self.dense_out(F.silu(self.dense_in(waves)))
         return self.projection(embedded) + self.null_condition
 
-    def _waves(self, t: Tensor) -> Tensor:
-        level = (t.float().clamp(0, 1) * (self.steps - 1)).round()
-        even = torch.arange(0, self.size, 2, device=t.device, dtype=torch.float32)
-        angles = level[:, None] * torch.exp(even * (-math.log(_LONGEST_PERIOD) / self.size))
-        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+def sinusoids(levels: Tensor, size: int) -> Tensor:
+    """(count,) to (count, size): sines and cosines in turn, of ever longer periods."""
+    even = torch.arange(0, size, 2, device=levels.device, dtype=torch.float32)
+    angles = levels[:, None] * torch.exp(even * (-math.log(_LONGEST_PERIOD) / size))
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 class DimbaPromptEncoder(nn.Module):
@@ -157,7 +159,7 @@ class DimbaModel(DimbaPreTrainedModel):
 
     def __init__(self, config: DimbaConfig) -> None:
         super().__init__(config)
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.time_embedding = DimbaTimeEmbedding(config)
         self.prompt_encoder = DimbaPromptEncoder(config)
         self.layers = nn.ModuleList([DimbaBlock(config, number) for number in range(config.num_layers)])
@@ -166,11 +168,11 @@ class DimbaModel(DimbaPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The embedding of tokens."""
-        return self.embeddings
+        return self.embed_tokens
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replaces the embedding of tokens."""
-        self.embeddings = value
+        self.embed_tokens = value
 
     def forward(
         self,
@@ -186,7 +188,7 @@ class DimbaModel(DimbaPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds is needed")
         if inputs_embeds is None:
-            inputs_embeds = self.embeddings(input_ids)
+            inputs_embeds = self.embed_tokens(input_ids)
         condition = self.time_embedding(self._time(t, input_ids, attention_mask, inputs_embeds))
         hidden, states = inputs_embeds * self.config.embedding_scale, []
         for layer in self.layers:
@@ -217,7 +219,7 @@ class DimbaModel(DimbaPreTrainedModel):
 class DimbaForMaskedLM(DimbaPreTrainedModel):
     """DIMBA with the head that predicts the token of each position, masked or not."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embeddings.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: DimbaConfig) -> None:
         super().__init__(config)
@@ -227,11 +229,11 @@ class DimbaForMaskedLM(DimbaPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The embedding of tokens."""
-        return self.model.embeddings
+        return self.model.embed_tokens
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replaces the embedding of tokens."""
-        self.model.embeddings = value
+        self.model.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Linear:
         """The head."""

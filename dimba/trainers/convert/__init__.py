@@ -1,0 +1,1 @@
+"""The original's masked DIMBA checkpoints, rewritten as models of `dimba.models.dimba`."""
