@@ -24,6 +24,7 @@ _OF_MAMBA = (".out_proj", ".conv1d", ".dt_proj")
 NOT_CALLED = {
     **dict.fromkeys(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), _OF_MAMBA),
     "jamba": (".dt_proj",),
+    "dimba": (".conv1d",),
 }
 _TEXT_PART = "language_model"
 
