@@ -17,7 +17,6 @@ from dimba.common.checkpoint import (
     adapter_refusal,
     count_tokens,
     incomplete_refusal,
-    kind_of,
     positions_of,
     quantization_of,
     read_checkpoint,
@@ -34,6 +33,7 @@ from dimba.host.facts import CheckpointFacts
 from dimba.host.links import links_out_of
 from dimba.host.model_shape import model_shape
 from dimba.host.places import why_not_read
+from dimba.objectives.families import family_of
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json", "spiece.model")
 
@@ -166,7 +166,8 @@ def _adapter(path: Path, refusal: Refusal) -> CheckpointFacts:
 
 
 def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
-    path, config, kind = checkpoint.folder, checkpoint.config, kind_of(checkpoint.config)
+    path, config, family = checkpoint.folder, checkpoint.config, family_of(checkpoint.config)
+    kind = family.kind(config)
     quantization, positions = quantization_of(checkpoint), positions_of(checkpoint)
     template = _chat_template(path)
     sizes = facts_of_tensors(config, {} if quantization else checkpoint.tensors)
@@ -174,7 +175,9 @@ def _facts(checkpoint: Checkpoint) -> CheckpointFacts:
         sizes,
         reference=str(path),
         weight_bytes=_stored_bytes(checkpoint.tensors),
-        refusal=refusal_of(checkpoint),
+        refusal=refusal_of(checkpoint, family.kind),
+        family=family,
+        lifted=family.lifted(checkpoint),
         quantization=quantization,
         positions=positions,
         tokens=count_tokens(checkpoint),

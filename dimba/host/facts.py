@@ -12,6 +12,8 @@ from dimba.common.units import millions
 from dimba.dataset.mixture import rows_per_epoch
 from dimba.dataset.summary import DataSummary
 from dimba.dataset.token_report import DataReport
+from dimba.objectives.families import CAUSAL
+from dimba.objectives.family import Family, Lifted
 from dimba.spec import SlurmSite
 
 
@@ -124,6 +126,8 @@ class CheckpointFacts:
     text_alone: bool = False  # of a multimodal model, the text part alone is loaded
     doubt: str = ""  # why transformers may not load it
     library_type: LibraryType | None = None  # None where the checkpoint has code of its own
+    family: Family = CAUSAL
+    lifted: Lifted | None = None  # a refusal that an option of the trainer lifts
     has_chat_template: bool | None = None
     shows_date: bool = False  # its chat template asks the clock
     own_code: str = ""  # the name of its file that requires code from the checkpoint or the Hub

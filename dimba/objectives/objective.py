@@ -65,6 +65,7 @@ class MemoryTerms:
     samples: bool = False  # sampling happens in the memory of the training process
     vllm: bool = False  # vLLM samples on the GPUs of training
     masked: bool = False  # rows are padded under a mask even when there is one
+    tiled: bool = True  # the head projects in tiles; else the logits of many tokens are there at once
     reference: bool = (
         False  # full fine-tuning keeps a frozen copy in half precision; an adapter is switched off instead
     )

@@ -11,6 +11,7 @@ from dimba.dataset.summary import survey
 from dimba.objectives.batches import RowBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
+from dimba.options import diffusion_table
 from dimba.options.examples import ExampleOptions
 from dimba.options.param import option
 from dimba.options.speed_table import SEQUENCE_PARALLEL
@@ -23,6 +24,8 @@ class SftOptions(ExampleOptions):
 
     stream: bool = option(STREAM)
     sequence_parallel: int = option(SEQUENCE_PARALLEL)
+    mask_token: str | None = option(diffusion_table.MASK_TOKEN)
+    end_tail: int = option(diffusion_table.END_TAIL)
 
     @property
     def ranks_per_row(self) -> int:

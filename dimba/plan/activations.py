@@ -15,6 +15,7 @@ from dimba.host.facts import ModelShape
 
 FLOAT32, HALF = 4, 2
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
+_LOGITS = 1 << 26  # of a head without tiles at once, as in `dimba.trainers.kernels.head`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class Batch:
     length: int
     scored: int  # tokens that go through the head
     masked: bool  # rows are padded, or hold several documents: a mask over all pairs of positions is made
+    tiled: bool = True  # the head projects in tiles
 
     @property
     def tokens(self) -> int:
@@ -192,6 +194,10 @@ def _weights_at_hand(shape: ModelShape, precision: Precision) -> int:
 def head(shape: ModelShape, batch: Batch, precision: Precision) -> int:
     """The fused head, forward: last states, normalised and gathered, and one tile of logits; never all of them."""
     states = 4 if precision.trains_base else 6  # numbers of the stream, the norm's float32 among them
+    if not batch.tiled:
+        numbers = min(batch.scored * shape.vocabulary, _LOGITS) * (1 if precision.compute == FLOAT32 else 2)
+        gathered = batch.scored * shape.hidden * precision.compute
+        return batch.tokens * shape.hidden * precision.stream * states + numbers * FLOAT32 + gathered
     tile = min(batch.scored, _TILE_TOKENS)
     tiles = tile * _TILE_WORDS + tile * shape.hidden
     is_cast = precision.copies or (precision.trains_head and precision.compute < FLOAT32)

@@ -125,7 +125,7 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
     named, written = spec_environment(spec)
     steps = plan_steps(job, facts, parts.fit.processes)
     notes = (*placement.notes, *filter(None, [parts.about_batch]), *warmup_notes(spec, steps))
-    speed = speed_choices(job, on_cpu=on_cpu, mixed=mixed, activations=parts.activations)
+    speed = speed_choices(job, facts.checkpoint, on_cpu=on_cpu, mixed=mixed, activations=parts.activations)
     return LaunchPlan(
         name=spec.name,
         mode=spec.mode,

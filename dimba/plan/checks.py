@@ -10,7 +10,7 @@ from dimba.common.contract import RUN_ITS_CODE, SHORTEST_SECRET
 from dimba.common.errors import BadInput, DimbaError, HostCannot
 from dimba.dataset.local import require_local_keys
 from dimba.dataset.mixture import keyed
-from dimba.host.facts import DataFacts, HostFacts
+from dimba.host.facts import CheckpointFacts, DataFacts, HostFacts
 from dimba.host.trainer import own_trainer
 from dimba.options.kinds import HeldOut
 from dimba.options.table import VALIDATION_SPLIT
@@ -108,7 +108,17 @@ def base_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     ]
     if base.positions and (long := base.positions.refusal(job.max_length)):
         errors.append(BadInput(f"{base.reference} {long.problem}", long.hint, key="training.max_length"))
-    return [*errors, *adapter_problems(job, base)]
+    return [*errors, *_family_problems(job, base), *adapter_problems(job, base)]
+
+
+def _family_problems(job: ResolvedJob, base: CheckpointFacts) -> Iterator[BadInput]:
+    """What the base's family of models does not have: the mode, an option, or a token without an option."""
+    lifted = base.lifted.refusal if base.lifted and base.lifted.by.name not in job.trainer_args else None
+    for refusal in filter(None, (base.family.refuses(job.mode), lifted)):
+        yield BadInput(f"{base.reference} {refusal.problem}", refusal.hint, key=_BASE)
+    for each in base.family.refused_options(job.value_of):
+        key = each.param.key or f"trainer_args.{each.param.name}"
+        yield BadInput(each.refusal.problem, each.refusal.hint, key=key)
 
 
 def _may_have(facts: HostFacts, package: str) -> bool:

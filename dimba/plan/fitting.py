@@ -50,6 +50,7 @@ class Fit:
             compares=self.compares,
             checkpointing=job.checkpointing or self.checkpointing,
             ranks_per_row=job.ranks_per_row,
+            family=self.checkpoint.family,
         )
         return estimate_memory(job, checkpoint, on_cpu=not self.gpus, share=share)
 

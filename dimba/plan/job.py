@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 from dimba.objectives.objective import Objective
 from dimba.options.checkpointing import Checkpointing, checkpointing_of
+from dimba.options.param import Param
 from dimba.spec import JobSpec
 from dimba.spec.model import Accelerate, Scalar
 from dimba.spec.training import Lora
@@ -45,6 +47,12 @@ class ResolvedJob:
     def accelerate(self) -> Accelerate:
         """The spec's."""
         return self.spec.accelerate
+
+    def value_of(self, param: Param) -> Any:
+        """The spec's value of a parameter, or the parameter's default."""
+        if not param.key:
+            return self.trainer_args.get(param.name, param.default)
+        return reduce(getattr, param.key.split("."), self.spec)
 
     @property
     def rows(self) -> int:

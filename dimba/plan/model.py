@@ -188,8 +188,9 @@ class LaunchPlan:
         value["env"] = sorted({*environment, *value.pop("host_environment")})
         value["output_dir"] = str(self.output_dir)
         value["writable"] = [str(path) for path in self.writable]
-        for inner in ("linked_files", "instead", "refusal", "linear_sides", "modules"):
+        for inner in ("linked_files", "instead", "refusal", "lifted", "linear_sides", "modules"):
             value["checkpoint"].pop(inner)
+        value["checkpoint"]["family"] = self.checkpoint.family.label
         value["data"] = _data_json(self.data, value["data"])
         if self.memory:
             memory = self.memory

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from dimba.host.facts import ModelShape
+from dimba.objectives.families import CAUSAL
+from dimba.objectives.family import Family
 from dimba.objectives.objective import MemoryTerms
 from dimba.options.checkpointing import ALL, Checkpointing
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
@@ -23,11 +25,12 @@ class Share:
     compares: bool = False  # the data: `reward: auto` comes to a reward model
     ranks_per_row: int = 1  # processes that share each row
     checkpointing: Checkpointing = ALL
+    family: Family = CAUSAL
 
 
 def memory_terms(job: ResolvedJob, share: Share) -> MemoryTerms:
-    """What the objective adds to the estimate."""
-    return job.objective.memory(job.trainer_args, share.compares)
+    """What the objective adds to the estimate, for the base's family."""
+    return share.family.memory(job.objective.memory(job.trainer_args, share.compares))
 
 
 def precision_of(job: ResolvedJob, mixed: str, shape: ModelShape) -> Precision:
@@ -52,9 +55,8 @@ def training_batch(job: ResolvedJob, share: Share) -> Batch:
     terms, length = memory_terms(job, share), -(-row_length(job, share) // share.ranks_per_row)
     rows = share.batch_size * terms.sequences
     scored = rows * min(terms.completion or length, length)
-    return Batch(
-        rows=rows, length=length, scored=scored, masked=(terms.masked or rows > 1) and share.ranks_per_row == 1
-    )
+    masked = (terms.masked or rows > 1) and share.ranks_per_row == 1
+    return Batch(rows=rows, length=length, scored=scored, masked=masked, tiled=terms.tiled)
 
 
 def row_length(job: ResolvedJob, share: Share) -> int:

@@ -1,7 +1,7 @@
 """The choices for speed of the project's own trainers, as far as they are known before loading the model."""
 
 from dimba.common.errors import BadInput
-from dimba.host.facts import HostFacts
+from dimba.host.facts import CheckpointFacts, HostFacts
 from dimba.options.speed_table import FLOAT8, FLOAT8_ADAPTER, FLOAT8_HINT
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import ActivationPlan
@@ -9,14 +9,16 @@ from dimba.plan.model import ActivationPlan
 _ASKED = "as asked"
 
 
-def speed_choices(job: ResolvedJob, *, on_cpu: bool, mixed: str, activations: ActivationPlan) -> tuple[str, ...]:
+def speed_choices(
+    job: ResolvedJob, base: CheckpointFacts, *, on_cpu: bool, mixed: str, activations: ActivationPlan
+) -> tuple[str, ...]:
     """One sentence per choice."""
     precision = _precision(job, on_cpu=on_cpu, mixed=mixed)
     checkpointing = f"activation checkpointing: {activations.text}"
     if not job.objective.packs:
         return (precision, checkpointing)
     head = "the head computes tokens with loss only"
-    return (precision, _packing(job, on_cpu=on_cpu), head, checkpointing)
+    return (precision, _packing(job, base, on_cpu=on_cpu), head, checkpointing)
 
 
 def float8_problems(job: ResolvedJob, facts: HostFacts) -> list[BadInput]:
@@ -44,8 +46,10 @@ def _precision(job: ResolvedJob, *, on_cpu: bool, mixed: str) -> str:
     return f"mixed bf16 ({written}; float32 where the CPU has neither avx512_bf16 nor amx)"
 
 
-def _packing(job: ResolvedJob, *, on_cpu: bool) -> str:
+def _packing(job: ResolvedJob, base: CheckpointFacts, *, on_cpu: bool) -> str:
     attention = _given(job, "attention")
+    if not base.family.packs:
+        return f"rows padded ({base.family.label} does not keep packed ones apart)"
     if _given(job, "packing") or (job.batch_size == 1 and attention not in ("documents", "varlen")):
         why = _ASKED if _given(job, "packing") else "a batch has one row"
         return f"rows padded ({why}), attention {attention or 'sdpa'}"

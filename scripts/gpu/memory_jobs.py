@@ -21,7 +21,7 @@ from dimba.trainers.objectives.dpo.pairs import load_pairs
 from dimba.trainers.objectives.dpo.train import make_trainer as dpo_trainer
 from dimba.trainers.objectives.grpo.prompt_loading import load_prompts
 from dimba.trainers.objectives.grpo.trainer import make_trainer as grpo_trainer
-from dimba.trainers.objectives.sft.trainer import make_trainer as sft_trainer
+from dimba.trainers.objectives.sft.causal import make_trainer as sft_trainer
 from dimba.trainers.progress import row_printer
 from dimba.trainers.rewards import make_reward
 from dimba.trainers.tiny import make_tokenizer

@@ -1,12 +1,13 @@
 """The refusals of a base: those of any training, and those of a method or a length."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from dimba.common.checkpoint.adapter import adapter_refusal
 from dimba.common.checkpoint.files import Checkpoint, Unreadable, incomplete_refusal, read_checkpoint
-from dimba.common.checkpoint.kind import kind_of
+from dimba.common.checkpoint.kind import Kind, kind_of
 from dimba.common.checkpoint.positions import positions_of
 from dimba.common.checkpoint.quantization import quantization_of
 from dimba.common.checkpoint.refusal import Refusal
@@ -15,10 +16,12 @@ from dimba.common.checkpoint.tokenizer import tokenizer_needs, tokenizer_refusal
 from dimba.common.checkpoint.weights import weights_refusal
 from dimba.common.errors import BadInput
 
+KindOf = Callable[[Mapping[str, Any]], Kind]  # of config.json, as a family of models reads it
 
-def refusal_of(checkpoint: Checkpoint) -> Refusal | None:
+
+def refusal_of(checkpoint: Checkpoint, kind: KindOf = kind_of) -> Refusal | None:
     """The reason why no method trains this checkpoint as a language model; None if there is none."""
-    return adapter_refusal(checkpoint.folder) or kind_of(checkpoint.config).refusal or weights_refusal(checkpoint)
+    return adapter_refusal(checkpoint.folder) or kind(checkpoint.config).refusal or weights_refusal(checkpoint)
 
 
 def refusal_for_method(
@@ -32,7 +35,14 @@ def refusal_for_method(
     return refusal
 
 
-def check_base(folder: Path, method: str, max_length: int | None = None, key: str = "--base-checkpoint") -> None:
+def check_base(
+    folder: Path,
+    method: str,
+    max_length: int | None = None,
+    key: str = "--base-checkpoint",
+    *,
+    kind_of: KindOf = kind_of,
+) -> None:
     """Raises BadInput, which names `key`, if the checkpoint in `folder` cannot be trained by `method`.
 
     Packages are looked for in this process. Weights are left to loading, which compares every tensor.

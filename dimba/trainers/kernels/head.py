@@ -92,7 +92,7 @@ class _Scoring:
         mask = targets != IGNORED
         with self._limited(mask):
             hidden = self.model.base_model(*args, **{**named, "use_cache": False}).last_hidden_state
-        return FusedCausalLMOutput(log_probs=-_losses(self.model, hidden[mask], targets[mask]), label_mask=mask)
+        return FusedCausalLMOutput(log_probs=-token_losses(self.model, hidden[mask], targets[mask]), label_mask=mask)
 
     def _limited(self, wanted: torch.Tensor) -> AbstractContextManager[None]:
         # Checkpointed layers are computed again after the forward pass, and would then have no limit.
@@ -133,7 +133,7 @@ class _LogProbs(torch.autograd.Function):
         return logits.scatter_add_(-1, targets[:, None], gradient[:, None]), None
 
 
-def _losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Losses in nats [tokens] for hidden states [tokens, size]."""
     head = model.get_output_embeddings()
     rows = max(1, _AT_ONCE // head.weight.shape[0])

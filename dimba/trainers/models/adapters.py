@@ -14,6 +14,7 @@ from dimba.common.units import quantity
 from dimba.options.lora_table import ALL_LINEAR, TARGET_MODULES, TOKENS_HINT, TRAINABLE_TOKENS, covers, is_pattern
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.adapter_checks import check_adapter, check_joined_experts, joined_experts, joined_names
+from dimba.trainers.models.families import family_of_model
 from dimba.trainers.models.text_part import excluded_pattern
 from dimba.trainers.models.vocabulary import trained_rows
 from dimba.trainers.ranks import is_main_process
@@ -58,7 +59,7 @@ def adapter_config(
         init_lora_weights=_INIT.get(options.lora_init, options.lora_init),
         # A saved embedding and a head that shares its weights must stay one matrix.
         ensure_weight_tying=bool(whole) and _is_tied(model),
-        task_type="CAUSAL_LM",
+        task_type=family_of_model(model).adapter_task,
     )
     adapt_joined_experts(config, model, routers=options.lora_target_modules != (ALL_LINEAR,))
     check_joined_experts(options, config)

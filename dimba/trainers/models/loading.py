@@ -16,7 +16,6 @@ import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -28,6 +27,7 @@ from dimba.common.contract import ENV_ON_CPU_INSTEAD, absolute, is_path, read_js
 from dimba.common.errors import BadInput, HostCannot
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.models.attention_kinds import requested_attention
+from dimba.trainers.models.families import auto_class, family_at, half_of
 from dimba.trainers.models.gpu_errors import check_gpu
 from dimba.trainers.models.pretrained import load, load_complete, load_scored
 from dimba.trainers.models.sharding import is_sharded
@@ -138,7 +138,11 @@ def load_model(options: TrainerOptions, compute: Compute, *, attention: str = "a
     check_checkpoint(options)
     is_frozen = options.method != "full"
     settings = _settings(options, compute, frozen=is_frozen) | _attention(attention, options, compute)
-    return _differentiable(load_complete(AutoModelForCausalLM, options.base_checkpoint, **settings))
+    return _differentiable(load_complete(_class_of(options), options.base_checkpoint, **settings))
+
+
+def _class_of(options: TrainerOptions) -> Any:
+    return auto_class(family_at(options.base_checkpoint))
 
 
 def check_checkpoint(options: TrainerOptions) -> None:
@@ -148,13 +152,14 @@ def check_checkpoint(options: TrainerOptions) -> None:
     """
     if not is_path(options.base_checkpoint):
         return
-    check_base(absolute(options.base_checkpoint), options.method, options.max_length)
+    kind = family_at(options.base_checkpoint).kind
+    check_base(absolute(options.base_checkpoint), options.method, options.max_length, kind_of=kind)
     config = read_json_object(absolute(options.base_checkpoint) / "config.json")
     is_known = not ("quantization_config" in config or asks_for_code(config) or options.allow_pickle)
     if is_sharded() or not is_known:  # only loading tells: packed weights, code that may need values, pickles
         return
     settings = {"dtype": torch.float32, "trust_remote_code": options.trust_remote_code, "use_safetensors": True}
-    load_complete(AutoModelForCausalLM, options.base_checkpoint, quiet=True, device_map={"": "meta"}, **settings)
+    load_complete(_class_of(options), options.base_checkpoint, quiet=True, device_map={"": "meta"}, **settings)
 
 
 def _attention(kind: str, options: TrainerOptions, compute: Compute) -> dict[str, str]:
@@ -164,7 +169,7 @@ def _attention(kind: str, options: TrainerOptions, compute: Compute) -> dict[str
 def load_reference(options: TrainerOptions, compute: Compute, *, attention: str = "auto") -> PreTrainedModel:
     """A frozen copy of the base, in the precision of a base under an adapter; raises BadInput."""
     settings = _settings(options, compute, frozen=True) | _attention(attention, options, compute)
-    model: PreTrainedModel = load_complete(AutoModelForCausalLM, options.base_checkpoint, quiet=True, **settings)
+    model: PreTrainedModel = load_complete(_class_of(options), options.base_checkpoint, quiet=True, **settings)
     return model.requires_grad_(False)
 
 
@@ -180,6 +185,7 @@ def prepare_base(
     notes += [untrained_ends(model, tokenizer, _untouched(options, ends))] if is_adapter else []
     new = add_rows(model, tokenizer)
     notes += [added_rows_note(new, adapter=is_adapter), beyond_context(model, options.max_length)]
+    notes += half_of(model).prepare(model, options, tokenizer)
     for note in filter(None, notes if is_main_process() else ()):
         print(note, flush=True)
     return new

@@ -22,6 +22,7 @@ from dimba.common.checkpoint.releases import unknown_here
 from dimba.common.checkpoints import CONFIGS, asks_for_code
 from dimba.common.contract import RUN_ITS_CODE, absolute, is_path, read_json_object
 from dimba.common.errors import BadInput
+from dimba.trainers.models.families import family_at, register
 from dimba.trainers.models.finite import files_refusal, weights_refusal, zeros_note
 from dimba.trainers.models.generation import repaired_generation_config
 from dimba.trainers.models.loading_report import LoadingReport, unconverted_refusal
@@ -125,6 +126,7 @@ def load(kind: Any, checkpoint: str, flag: str = _BASE, **settings: Any) -> Any:
     try:
         if not settings["trust_remote_code"]:
             _refuse_code(checkpoint, flag)
+        register(family_at(checkpoint))
         return kind.from_pretrained(checkpoint, **_with_installed_attention(kind, checkpoint, settings))
     except _BROKEN_WEIGHTS as error:
         hint = "copy the checkpoint again; of a Hub id, remove it from the cache first"

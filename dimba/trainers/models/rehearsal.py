@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from dimba.common.contract import SAVING_FOLDER
 from dimba.common.errors import BadInput, DimbaError, RunFailed, first_line
 from dimba.trainers.models.checkpoints import full_disk_reported, means_full_disk
+from dimba.trainers.models.families import family_of_model
 from dimba.trainers.models.generation import repair_model
 from dimba.trainers.models.precision import Precision
 from dimba.trainers.models.saved_model import (
@@ -83,7 +84,8 @@ def _rehearse(trainer: Trainer, precision: Precision, texts: Texts, base: str) -
             with _part("configuration", f"`AutoConfig.from_pretrained('{base}').save_pretrained('copy')`", base):
                 own.config.save_pretrained(scratch)
                 type(own.config).from_pretrained(scratch)
-            with _part("model", f"`AutoModelForCausalLM.from_pretrained('{base}').save_pretrained('copy')`", base):
+            loader = family_of_model(own).auto_class
+            with _part("model", f"`{loader}.from_pretrained('{base}').save_pretrained('copy')`", base):
                 _require(_weights_problem(trainer, precision, texts, str(scratch)))
     finally:
         shutil.rmtree(output / SAVING_FOLDER, ignore_errors=True)

@@ -136,6 +136,8 @@ def apply_umask(folder: Path) -> None:
 
 def stop_where_turns_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, turn_ends: Sequence[str]) -> None:
     """Adds the tokens that end a turn to the model's generation config, which is saved with it."""
+    if getattr(model, "generation_config", None) is None:  # it has no `generate` of transformers
+        return
     known = model.generation_config.eos_token_id
     ids = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
     learnt = {tokenizer.convert_tokens_to_ids(end) for end in turn_ends} - {tokenizer.unk_token_id, None}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from dimba.common.contract import absolute, is_path
 from dimba.common.errors import BadInput, Location, first_line
@@ -15,6 +14,7 @@ from dimba.common.trained import TrainedModel
 from dimba.dataset.formats import Sample
 from dimba.trainers.data.chat import ChatEncoder, prepare_tokenizer
 from dimba.trainers.data.render import TemplateSettings
+from dimba.trainers.models.families import auto_class, family_at
 from dimba.trainers.models.loading import load_tokenizer, nf4
 from dimba.trainers.models.pretrained import load_complete
 from dimba.trainers.models.text_part import complete_names
@@ -55,7 +55,8 @@ def load_trained(trained: TrainedModel, loading: Loading) -> Loaded:
     if trained.gguf:
         raise BadInput("is a GGUF file, which llama.cpp alone runs", f"give {trained.folder}", file=trained.gguf)
     tokenizer = trained_tokenizer(trained)
-    model = load_complete(AutoModelForCausalLM, trained.base or trained.folder, _FLAG, **_settings(trained, loading))
+    place = trained.base or trained.folder
+    model = load_complete(auto_class(family_at(place)), place, _FLAG, **_settings(trained, loading))
     complete_names(model)
     if trained.is_adapter:
         untie(model)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import GenerationConfig
 
 from dimba.common.errors import first_line, printable
 from dimba.trainers.data.encoding import Example
-from dimba.trainers.kernels.attending import WITHOUT_CACHE
+from dimba.trainers.models.families import half_of
 from dimba.trainers.models.saved_model import evaluating
 from dimba.trainers.models.sharding import is_sharded
 
@@ -60,60 +58,33 @@ def continuations(trainer: Trainer, prompts: Sequence[Ids]) -> Continuations | N
     if not prompts:
         return None
     tokenizer = trainer.processing_class
-    pad, longest = tokenizer.pad_token_id, max(map(len, prompts))
-    ids = torch.tensor([[pad] * (longest - len(each)) + each for each in prompts])
-    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts])
     try:
-        output = _generate(trainer, ids.to(trainer.args.device), mask.to(trainer.args.device))
+        new, first = _likeliest(trainer, prompts)
     except Exception as error:  # a model without a cache, or of another interface, trains all the same
         if is_sharded():
             raise
         print(f"no continuations are compared: {first_line(error)}", flush=True)
         return None
-    new = output.sequences[:, longest:].tolist()
-    ends = {tokenizer.eos_token_id, pad}
-    return Continuations([_until_end(each, ends) for each in new], output.logits[0].float().cpu())
+    ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    return Continuations([_until_end(each, ends) for each in new], first.float().cpu())
 
 
-def _generate(trainer: Trainer, ids: torch.Tensor, mask: torch.Tensor) -> Any:
+def _likeliest(trainer: Trainer, prompts: Sequence[Ids]) -> tuple[list[Ids], torch.Tensor]:
     from trl.models import unwrap_model_for_generation  # with trl, which a preview of the data does not need
 
-    tokenizer = trainer.processing_class
-    settings = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=_NEW_TOKENS,
-        max_time=None if is_sharded() else _SECONDS,  # ranks that stop at different tokens would wait for each other
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
     with (
         unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
         evaluating(model),
         trainer.accelerator.autocast(),  # as training puts around the model, so that both times are computed alike
-        _own_settings(model, settings),
     ):
-        return model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-
-
-@contextmanager
-def _own_settings(model: Any, settings: GenerationConfig) -> Iterator[None]:
-    """Surrounds a generation: the base's settings (beams, penalties) would be added to ours.
-
-    Attention of packed rows has no cache: the model's default takes its place.
-    """
-    own = model.get_base_model() if hasattr(model, "peft_config") else model
-    before, own.generation_config = own.generation_config, settings
-    trained_with = own.config._attn_implementation
-    try:
-        if trained_with in WITHOUT_CACHE:
-            own.set_attn_implementation(own.get_correct_attn_implementation(None))
-        yield
-    finally:
-        own.generation_config = before
-        if trained_with in WITHOUT_CACHE:
-            own.set_attn_implementation(trained_with)
+        return half_of(model).likeliest(
+            model,
+            prompts,
+            trainer.processing_class,
+            new_tokens=_NEW_TOKENS,
+            # Ranks that stop at different tokens would wait for each other.
+            seconds=None if is_sharded() else _SECONDS,
+        )
 
 
 def _until_end(ids: Ids, ends: set[int | None]) -> Ids:

@@ -3,10 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 from dimba.common.errors import BadInput, Location
 from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import DataReport
+from dimba.objectives.family import Family
+from dimba.objectives.objective import Objective
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.progress import Progress
 
@@ -45,6 +49,11 @@ class TrainingHalf:
         """The tokens of the first `count` rows that are held out, and of those that are trained; raises BadInput."""
         rows: tuple[TokenRows, TokenRows] = import_module(f"{__package__}.{self.name}").token_rows(options, count)
         return rows
+
+
+def family_half(objective: Objective[Any], family: Family) -> ModuleType:
+    """The module `dimba.trainers.objectives.<objective>.<half of the family>`."""
+    return import_module(f"{__package__}.{objective.name}.{family.half}")
 
 
 def training_half(name: str) -> TrainingHalf:

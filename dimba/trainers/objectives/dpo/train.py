@@ -17,6 +17,7 @@ from dimba.trainers.kernels.choice import use_quickest_kernels
 from dimba.trainers.kernels.step_time import Job
 from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.checkpoints import CompleteCheckpoints
+from dimba.trainers.models.families import checked_family
 from dimba.trainers.models.loading import (
     Compute,
     check_checkpoint,
@@ -60,6 +61,7 @@ def train(options: DpoOptions) -> int:
     with output_folder(options):
         beginning = beginning_of(options, DPO)
         compute = choose_compute(options.device, options.mixed_precision)
+        checked_family(options, DPO)
         check_checkpoint(options)
         data = prepare_data(load_pairs, options, compute)
         stop = StopOnSignal()

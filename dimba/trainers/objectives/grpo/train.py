@@ -9,6 +9,7 @@ from dimba.common.errors import BadInput
 from dimba.common.project import project_root
 from dimba.objectives.grpo import GRPO, GrpoOptions
 from dimba.trainers.kernels.allocator import grow_segments
+from dimba.trainers.models.families import checked_family
 from dimba.trainers.models.loading import Compute, check_checkpoint, choose_compute
 from dimba.trainers.models.precision import base_precision
 from dimba.trainers.models.rehearsal import rehearse
@@ -44,6 +45,7 @@ def train(options: GrpoOptions) -> int:
         if not (compute.on_cpu or options.chosen_sampler.shares_gpus):
             grow_segments()
         check_tracker(options)
+        checked_family(options, GRPO)
         check_checkpoint(options)
         prompts = _load_prompts(options)
         stop = StopOnSignal()

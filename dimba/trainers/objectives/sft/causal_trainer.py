@@ -1,4 +1,4 @@
-"""From a batch to a loss: the one place to change for another family of models."""
+"""From a batch to a loss, for causal models."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The trainer of supervised fine-tuning, put together from options, model and data."""
+"""The trainer of supervised fine-tuning of causal models, put together from options, model and data."""
 
 from functools import partial
 

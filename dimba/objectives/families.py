@@ -1,0 +1,102 @@
+"""The families of models: the one list of model types that are not trained as causal language models."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dimba.common.checkpoint import Checkpoint, Kind, Refusal
+from dimba.common.contract import read_json_object
+from dimba.objectives.family import Family, Lifted, RefusedOption
+from dimba.objectives.objective import MemoryTerms
+from dimba.options.diffusion_table import END_TAIL, MASK_TOKEN
+from dimba.options.speed_table import ATTENTION, COMPILE, FLOAT8, KERNELS, SEQUENCE_PARALLEL
+
+_NO_MASKS = Refusal("the base is a causal language model, in whose rows nothing is masked", "leave it out")
+CAUSAL = Family(
+    label="a causal language model",
+    half="causal",
+    options=tuple(RefusedOption(param=each, refusal=_NO_MASKS) for each in (MASK_TOKEN, END_TAIL)),
+)
+
+MASK_KEY = "mask_token_id"  # of config.json
+_PLACES = ("tokenizer_config.json", "special_tokens_map.json")  # where a tokenizer names its `mask_token`
+
+
+def _own_kind(config: Mapping[str, Any]) -> Kind:
+    """The kind of a model whose classes come with dimba."""
+    return Kind(architecture=_architecture(config))
+
+
+def _code_kind(config: Mapping[str, Any]) -> Kind:
+    """The kind of a model that transformers loads by code of the checkpoint's own alone."""
+    mapped = config.get("auto_map")
+    if isinstance(mapped, Mapping) and MASKED_BY_CODE.auto_class in mapped:
+        return Kind(architecture=_architecture(config))
+    problem = (
+        f"is {MASKED_BY_CODE.label} without its code: `auto_map` in config.json has no {MASKED_BY_CODE.auto_class}"
+    )
+    hint = "copy config.json and the .py files of the checkpoint as its author publishes it"
+    return Kind(architecture=_architecture(config), refusal=Refusal(problem, hint))
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
+def _without_mask(checkpoint: Checkpoint) -> Lifted | None:
+    """The refusal of a base that names no token which stands for a masked one."""
+    if isinstance(checkpoint.config.get(MASK_KEY), int):
+        return None
+    if any(read_json_object(checkpoint.folder / name).get("mask_token") for name in _PLACES):
+        return None
+    problem = f"names no mask token: config.json has no `{MASK_KEY}`, and {' and '.join(_PLACES)} no `mask_token`"
+    hint = f"name it with `trainer_args: {{{MASK_TOKEN.name}: …}}` ({MASK_TOKEN.flag})"
+    return Lifted(refusal=Refusal(problem, hint), by=MASK_TOKEN)
+
+
+def _scored_at_once(terms: MemoryTerms) -> MemoryTerms:
+    """Any token of a row may be masked, so all of them may go through the head."""
+    return replace(terms, completion=None, masked=True, tiled=False)
+
+
+_PADDED = Refusal("it is for packed rows, and rows of masked diffusion are padded", "leave it out")
+_WHOLE = Refusal("rows of masked diffusion are not divided", "leave it out, or lower `training.max_length`")
+_UNPROVED = Refusal("it is not proved to train masked diffusion as the model's own layers do", "leave it out")
+_MASKED = Family(
+    label="a masked-diffusion language model",
+    half="masked_diffusion",
+    objectives=("sft",),
+    lifted=_without_mask,
+    adapter_task=None,
+    packs=False,
+    options=(
+        RefusedOption(param=ATTENTION, refusal=_PADDED, values=("documents", "varlen", "flex_attention")),
+        RefusedOption(param=SEQUENCE_PARALLEL, refusal=_WHOLE),
+        RefusedOption(param=KERNELS, refusal=_UNPROVED, values=("liger",)),
+        RefusedOption(param=COMPILE, refusal=_UNPROVED, values=("on",)),
+        RefusedOption(param=FLOAT8, refusal=_UNPROVED, values=(True,)),
+    ),
+    predicts_next=False,
+    memory=_scored_at_once,
+)
+# Gu's and Dao's mixer in both directions, conditioned on t: its states run over the borders of packed rows.
+DIMBA = replace(
+    _MASKED,
+    model_types=("dimba",),
+    kind=_own_kind,
+    auto_class="AutoModelForMaskedLM",
+    registers="dimba.models.dimba",
+    takes_time=True,
+)
+MASKED_BY_CODE = replace(_MASKED, model_types=("llada",), kind=_code_kind, auto_class="AutoModel")
+# Made from a causal model: its head still predicts the next token.
+DREAM = replace(MASKED_BY_CODE, model_types=("Dream",), predicts_next=True, masks_pairs=True)
+
+FAMILIES = (DIMBA, MASKED_BY_CODE, DREAM)
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family of the model that config.json describes."""
+    model_type = str(config.get("model_type") or "")
+    return next((each for each in FAMILIES if model_type in each.model_types), CAUSAL)

@@ -1,0 +1,22 @@
+"""Parameters of masked diffusion: the token that stands for a masked one, and end tokens behind an answer."""
+
+from functools import partial
+
+from dimba.options.kinds import Integer
+from dimba.options.param import Param
+
+_rows = partial(Param, group="rows")
+
+MASK_TOKEN = _rows(
+    flags=("--mask-token",),
+    metavar="TOKEN",
+    help="masked diffusion: the token that stands for a masked one, where the base names none",
+)
+END_TAIL = _rows(
+    flags=("--end-tail",),
+    kind=Integer(least=0),
+    default=0,
+    metavar="N",
+    help="masked diffusion: fill each row with scored end tokens up to a multiple of N tokens (default: 0, one end "
+    "token is scored)",
+)
