@@ -27,11 +27,11 @@ def test_defaults_are_the_published_nano_of_287_9_million_parameters():
     with torch.device("meta"):
         model = DimbaForMaskedLM(config)
     parts = {name: sum(each.numel() for each in part.parameters()) for name, part in model.model.named_children()}
-    projection = sum(each.numel() for each in model.model.time_embedding.projection.parameters())
+    projection = sum(each.numel() for each in model.model.conditioning.projection.parameters())
     assert (config.vocab_size, config.mask_token_id, config.tie_word_embeddings) == (49153, 49152, True)
     assert sum(each.numel() for each in model.parameters()) == 287_949_160
     # Its model card counts a denoiser of 258.1 M, embeddings of 28.3 M and a conditioning of 1.6 M.
-    conditioning = parts["time_embedding"] - projection + parts["prompt_encoder"]
+    conditioning = parts["conditioning"] - projection + parts["prompt_encoder"]
     counted = (parts["layers"] + projection, parts["embed_tokens"], conditioning)
     assert [round(each / 1e6, 1) for each in counted] == [258.1, 28.3, 1.6]
 

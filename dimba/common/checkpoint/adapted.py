@@ -26,6 +26,8 @@ NOT_CALLED = {
     "jamba": (".dt_proj",),
     "dimba": (".conv1d",),
 }
+# The layers that stay as they are in a quantised base: DIMBA makes them of a class that bitsandbytes leaves alone.
+NOT_QUANTISED = {"dimba": (".out_proj", ".modulation")}
 _TEXT_PART = "language_model"
 
 

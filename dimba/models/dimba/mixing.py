@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.mamba2 import modeling_mamba2
 
+from dimba.models.dimba.convolution import CausalConvolution
 from dimba.models.dimba.scan import scan
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def _pairs(
 def _batched(forward: Mamba2Mixer, backward: Mamba2Mixer, projected: Tensor, masks: Tensor | None) -> Tensor:
     """Both directions as one batch, from in_proj's output to the input of out_proj: (2, batch, length, inner)."""
     gate, convolved, steps = _split(forward, projected)
-    convolved = _convolve(convolved, _both(forward, backward, "conv1d.weight"), _both(forward, backward, "conv1d.bias"))
+    kernel, bias = (_both(forward, backward, f"conv1d.{name}").to(convolved.dtype) for name in ("weight", "bias"))
+    convolved = CausalConvolution.apply(convolved, kernel.squeeze(2), bias)
     if masks is not None:
         convolved = convolved * masks.unsqueeze(-1).to(convolved.dtype)
     sizes = [forward.intermediate_size, forward.ssm_state_size, forward.ssm_state_size]
@@ -85,17 +87,6 @@ def _both(forward: Mamba2Mixer, backward: Mamba2Mixer, name: str) -> Tensor:
 def _split(mixer: Mamba2Mixer, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     gate, convolved, steps = projected.split([mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1)
     return gate, convolved, steps
-
-
-def _convolve(tensor: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The causal convolution of each channel, then SiLU, for (2, batch, length, channels) and weights of both."""
-    length, width = tensor.shape[2], weight.shape[-1]
-    padded = F.pad(tensor, (0, 0, width - 1, 0))
-    kernel = weight.squeeze(2).to(tensor.dtype)[:, None, None]  # (2, 1, 1, channels, width)
-    total = bias.to(tensor.dtype)[:, None, None]
-    for offset in range(width):
-        total = total + padded[:, :, offset : offset + length] * kernel[..., offset]
-    return F.silu(total)
 
 
 def _gated_norm(y: Tensor, gate: Tensor, weight: Tensor, epsilon: float) -> Tensor:

@@ -35,7 +35,7 @@ class DimbaRMSNorm(nn.Module):
         return self.weight * wide.to(hidden.dtype)
 
 
-class DimbaTimeEmbedding(nn.Module):
+class DimbaConditioning(nn.Module):
     """The condition of all blocks: sinusoids of t through two layers, a projection, and a learned vector."""
 
     def __init__(self, config: DimbaConfig) -> None:
@@ -97,15 +97,20 @@ class DimbaMLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
 
 
-class DimbaModulation(nn.Linear):
+class DimbaLinear(nn.Linear):
+    """A linear layer that stays as it is in a quantised model: bitsandbytes replaces plain `nn.Linear` alone."""
+
+
+class DimbaModulation(DimbaLinear):
     """The condition to six numbers per channel; zero at first, so that a new block changes nothing."""
 
-    def __init__(self, config: DimbaConfig) -> None:
-        super().__init__(config.condition_dim, 6 * config.d_model)
 
-    def forward(self, condition: Tensor) -> Tensor:
-        """(batch, condition_dim) to (batch, 1, 6 * d_model): scale, shift and gate of the mixers, then of SwiGLU."""
-        return super().forward(F.silu(condition)).unsqueeze(1)
+def _mixer(config: DimbaConfig, number: int) -> Mamba2Mixer:
+    """A mixer whose output projection is never quantised, as fused kernels may read its weights."""
+    inner = config.d_model * config.expand
+    mixer = Mamba2Mixer(config.mixer(), number, initialize_mixer_weights=False)
+    mixer.out_proj = DimbaLinear(inner, config.d_model, bias=False)
+    return mixer
 
 
 class DimbaBlock(GradientCheckpointingLayer):
@@ -113,17 +118,17 @@ class DimbaBlock(GradientCheckpointingLayer):
 
     def __init__(self, config: DimbaConfig, number: int) -> None:
         super().__init__()
-        mixer = config.mixer()
         self.norm1 = DimbaRMSNorm(config.d_model, config.rms_norm_eps)
-        self.mixer_forward = Mamba2Mixer(mixer, number, initialize_mixer_weights=False)
-        self.mixer_backward = Mamba2Mixer(mixer, number, initialize_mixer_weights=False)
+        self.mixer_forward = _mixer(config, number)
+        self.mixer_backward = _mixer(config, number)
         self.norm2 = DimbaRMSNorm(config.d_model, config.rms_norm_eps)
         self.mlp = DimbaMLP(config)
-        self.modulation = DimbaModulation(config)
+        self.modulation = DimbaModulation(config.condition_dim, 6 * config.d_model)
 
     def forward(self, hidden: Tensor, condition: Tensor, mask: Tensor | None) -> Tensor:
         """`hidden` (batch, length, d_model), `condition` (batch, condition_dim), `mask` (batch, length) or None."""
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(condition).chunk(6, dim=-1)
+        numbers = self.modulation(F.silu(condition)).unsqueeze(1)
+        scale1, shift1, gate1, scale2, shift2, gate2 = numbers.chunk(6, dim=-1)
         normed = self.norm1(hidden) * (1 + scale1) + shift1
         hidden = hidden + gate1 * mix(self.mixer_forward, self.mixer_backward, normed, mask)
         normed = self.norm2(hidden) * (1 + scale2) + shift2
@@ -147,7 +152,7 @@ class DimbaPreTrainedModel(PreTrainedModel):
             init.zeros_(module.conv1d.bias)
         elif isinstance(module, DimbaModulation):
             init.zeros_(module.weight)
-        elif isinstance(module, DimbaTimeEmbedding):
+        elif isinstance(module, DimbaConditioning):
             init.zeros_(module.null_condition)
         elif isinstance(module, DimbaPromptEncoder):
             for weight in module.parameters():
@@ -160,7 +165,7 @@ class DimbaModel(DimbaPreTrainedModel):
     def __init__(self, config: DimbaConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
-        self.time_embedding = DimbaTimeEmbedding(config)
+        self.conditioning = DimbaConditioning(config)
         self.prompt_encoder = DimbaPromptEncoder(config)
         self.layers = nn.ModuleList([DimbaBlock(config, number) for number in range(config.num_layers)])
         self.gradient_checkpointing = False
@@ -189,7 +194,7 @@ class DimbaModel(DimbaPreTrainedModel):
             raise ValueError("exactly one of input_ids and inputs_embeds is needed")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        condition = self.time_embedding(self._time(t, input_ids, attention_mask, inputs_embeds))
+        condition = self.conditioning(self._time(t, input_ids, attention_mask, inputs_embeds))
         hidden, states = inputs_embeds * self.config.embedding_scale, []
         for layer in self.layers:
             states.append(hidden)
