@@ -69,6 +69,7 @@ _MASKED = Family(
     objectives=("sft",),
     lifted=_without_mask,
     adapter_task=None,
+    note="masked diffusion: the trained tokens may be masked, those of one answer at a time; the prompt never is",
     packs=False,
     options=(
         RefusedOption(param=ATTENTION, refusal=_PADDED, values=("documents", "varlen", "flex_attention")),

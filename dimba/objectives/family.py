@@ -62,6 +62,7 @@ class Family:
     takes_time: bool = False  # `forward` takes `t` [rows], the share of masked tokens
     predicts_next: bool = True  # the head at a position predicts the next token; else the token at that position
     masks_pairs: bool = False  # `attention_mask` is of pairs [rows, 1, tokens, tokens]; else of tokens [rows, tokens]
+    note: str = ""  # on the trained tokens of rows, for the preview of the data; none for the usual family
     options: tuple[RefusedOption, ...] = ()
     memory: Callable[[MemoryTerms], MemoryTerms] = _as_it_is  # an objective's terms, as this family has them
 

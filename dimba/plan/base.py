@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from dimba.common.units import quantity
 from dimba.host.facts import CheckpointFacts
-from dimba.objectives.families import CAUSAL
 
 
 def base_notes(base: CheckpointFacts, max_length: int) -> Iterator[str]:
@@ -12,7 +11,7 @@ def base_notes(base: CheckpointFacts, max_length: int) -> Iterator[str]:
     if base.sees:
         done = "loaded, trained and saved" if base.text_alone else "trained"
         yield f"base: it reads {' and '.join(base.sees)} too; only its text part is {done}"
-    if base.family != CAUSAL:
+    if base.family.note:
         yield f"base: {base.family.label}"
     if base.doubt:
         yield f"base: {base.doubt}"

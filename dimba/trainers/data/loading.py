@@ -27,6 +27,7 @@ from dimba.trainers.data.streaming import RowStream, filler, streamed_parts
 from dimba.trainers.data.template_notes import control_problem, template_notes, template_problem
 from dimba.trainers.data.token_store import TokenStore
 from dimba.trainers.data.tokenization import Problem, load_or_tokenize, row_problem
+from dimba.trainers.models.families import family_at
 from dimba.trainers.models.loading import load_tokenizer
 from dimba.trainers.progress import Progress
 
@@ -109,7 +110,9 @@ def load_data(options: SftOptions, progress: Progress) -> Data[Pieces]:
     train, counts = _weighted(store, selection.train, sources, options)
     problem, hint = _problem(store, other, selection, tokenizer, options) or source_problem(counts) or ("", "")
     file_notes = (note for each in sources for note in each.files.notes)
-    notes = (*file_notes, tokenizer_note, _held_out_note(selection), *template_notes(store, tokenizer, options))
+    family_note = family_at(options.base_checkpoint).note
+    own_notes = (tokenizer_note, family_note, _held_out_note(selection))
+    notes = (*file_notes, *own_notes, *template_notes(store, tokenizer, options))
     report = replace(
         report_on(store, selection, tokenizer, max_length=options.max_length, on_long=options.on_long),
         examples=len(train),

@@ -6,7 +6,7 @@ and those before it are context, as they are when the model is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,22 @@ class Answers:
     ids: torch.Tensor
     attended: torch.Tensor
     trained: torch.Tensor
+
+    def with_tails(self, lengths: Sequence[int], most: int, mask_id: int) -> Answers:
+        """The rows with this many masked tokens behind each answer, up to `most` tokens: they have no loss.
+
+        Without them the number of masked tokens would tell the length of the answer, which is unknown when the model is
+        asked: there are then masked tokens behind the end too.
+        """
+        places = torch.arange(self.ids.shape[1] + max(lengths), device=self.ids.device)
+        starts = self.attended.sum(dim=1, keepdim=True)  # rows are padded on the right
+        ends = starts + torch.tensor(lengths, device=self.ids.device)[:, None] * self.trained.any(dim=1, keepdim=True)
+        ends = torch.maximum(starts, ends.clamp(max=most))
+        width = int(ends.max())
+        places, more = places[:width], max(0, width - self.ids.shape[1])
+        tail = (places >= starts) & (places < ends)
+        ids, attended, trained = (pad(each, (0, more))[:, :width] for each in (self.ids, self.attended, self.trained))
+        return Answers(ids.masked_fill(tail, mask_id), attended.masked_fill(tail, 1), trained)
 
 
 class Rows:
@@ -44,9 +60,6 @@ class Rows:
         attended = self._attended * (places <= ends[:, None])
         return Answers(self._ids[:, :width], attended[:, :width], trained[:, :width])
 
-    def __iter__(self) -> Iterator[Answers]:
-        """All answers: the first of every row, then the second of those that have one, and so on."""
-        return (
-            self.cut([number if number <= count else 0 for count in self.counts])
-            for number in range(1, max(self.counts, default=0) + 1)
-        )
+    def all(self, most: int) -> Iterator[Answers]:
+        """All answers: the first of every row, then the second of those that have one, up to number `most`."""
+        return (self.cut([number if number <= count else 0 for count in self.counts]) for number in range(1, most + 1))

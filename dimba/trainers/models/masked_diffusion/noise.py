@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 EPSILON = 1e-3  # the least share of the tokens that is masked: their losses are divided by it
+TAIL = 32  # masked tokens behind an answer at most
 LEVELS = 8  # shares of masked tokens at which a row is evaluated
 
 
@@ -28,6 +29,11 @@ def drawn_numbers(seed: int, step: int, places: Sequence[int], counts: Sequence[
     """Which of its answers (`counts`) each row is trained on in this step, the first is 1; 0 for a row without any."""
     draws = (np.random.default_rng((seed, step, place, 1)).random() for place in places)
     return [int(draw * count) + (count > 0) for draw, count in zip(draws, counts, strict=True)]
+
+
+def drawn_tails(seed: int, step: int, places: Sequence[int]) -> list[int]:
+    """How many masked tokens without a loss stand behind each row's answer in this step: from 0 to TAIL, all alike."""
+    return [int(np.random.default_rng((seed, step, place, 2)).integers(TAIL + 1)) for place in places]
 
 
 def drawn(seed: int, step: int, places: Sequence[int], rows: int, trained: torch.Tensor) -> Noise:

@@ -61,7 +61,7 @@ def sample(
 
     The random numbers of a row depend on the seed and its place alone.
     """
-    rows = _Rows(model, prompts, how, pad_id)
+    rows = _Rows(model, prompts, how, pad_id, ends)
     first: torch.Tensor | None = None
     for start in range(0, how.new_tokens, how.block):
         for kept in _counts(min(how.block, how.new_tokens - start), how.steps):
@@ -85,7 +85,10 @@ def _counts(tokens: int, steps: int) -> Iterator[int]:
 class _Rows:
     """Prompts with masked tokens behind them, padded on the right."""
 
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[Ids], how: Unmasking, pad_id: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, prompts: Sequence[Ids], how: Unmasking, pad_id: int, ends: Sequence[int]
+    ) -> None:
+        self._ends = torch.tensor(list(ends), dtype=torch.long, device=next(model.parameters()).device)
         self._model, self._how, self._mask = model, how, mask_id(model)
         self._starts = [len(each) for each in prompts]
         device = next(model.parameters()).device
@@ -126,7 +129,7 @@ class _Rows:
         return without + (1 + self._how.guidance) * (found - without)
 
     def _fill(self, row: int, open_: torch.Tensor, logits: torch.Tensor, kept: int) -> None:
-        places = open_.nonzero().flatten()
+        places = open_[: self._limit(row)].nonzero().flatten()
         if not len(places):
             return
         of_block = logits[places].double()
@@ -134,6 +137,11 @@ class _Rows:
         sureness = of_block.softmax(dim=-1).gather(-1, chosen[:, None])[:, 0]
         best = sureness.topk(min(kept, len(places))).indices
         self._ids[row, places[best]] = chosen[best]
+
+    def _limit(self, row: int) -> int:
+        """The place of an answer's first end token, behind which nothing is filled any more; the width without one."""
+        found = (torch.isin(self._ids[row], self._ends) & self._answer[row]).nonzero()
+        return int(found[0]) if len(found) else self._ids.shape[1]
 
     def _drawn(self, row: int, logits: torch.Tensor) -> torch.Tensor:
         """The likeliest tokens, or by the Gumbel-max trick in float64, in which its tail is exact."""

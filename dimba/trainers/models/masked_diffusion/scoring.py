@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -56,24 +56,27 @@ def add_scoring(model: PreTrainedModel) -> str:
 def _limited(
     model: PreTrainedModel, forward: Any, scored: torch.Tensor, targets: torch.Tensor, named: dict[str, Any]
 ) -> torch.Tensor:
-    with _head_states(model) as states:
-        forward(**named)
+    states: list[torch.Tensor] = []
+
+    def limit(_head: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        states.append(given[0][scored])
+        # The weights of a sharded head are there for one call alone; else the head gets its input in parts, below.
+        return (states[0][None] if is_sharded() else given[0][:, :0], *given[1:])
+
+    with _before_head(model, limit):
+        logits = forward(**named).logits
     [hidden] = states
-    return token_losses(model, hidden[scored], targets)
+    if is_sharded():
+        return cross_entropy(logits[0].float(), targets, reduction="none")
+    return token_losses(model, hidden, targets)
 
 
 @contextmanager
-def _head_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Collects what goes into the head, which itself gets none of it: all of the model's code runs, and is quick."""
-    states: list[torch.Tensor] = []
-
-    def collect(_head: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        states.append(given[0])
-        return (given[0][:, :0], *given[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(collect)
+def _before_head(model: PreTrainedModel, hook: Callable[..., tuple[Any, ...]]) -> Iterator[None]:
+    """Surrounds a forward pass whose head gets what `hook` makes of its input: all of the model's own code runs."""
+    handle = model.get_output_embeddings().register_forward_pre_hook(hook)
     try:
-        yield states
+        yield
     finally:
         handle.remove()
 

@@ -17,6 +17,7 @@ from dimba.trainers.data.loading import Data, Pieces, as_dataset, stream_as_data
 from dimba.trainers.data.packing import Batch, Feature, collate_padded
 from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.loading import Compute, prepare_base
+from dimba.trainers.models.masked_diffusion.noise import TAIL
 from dimba.trainers.models.memory import add_probe, longest_rows
 from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
 from dimba.trainers.objectives.evaluations import evaluation_callbacks
@@ -42,6 +43,8 @@ def make_trainer(
         print(f"{precision}, rows padded, activation checkpointing {layers.words}", flush=True)
     at_bad_row = [StopAtUnusableRow(data.stream, stop)] if data.stream else []
     trainer = MaskedTrainer(
+        most=options.max_length,
+        has_tails=not options.end_tail,
         model=_adapted(model, options, data, new),
         args=args,
         train_dataset=_training_rows(options, data, step=at_once * options.grad_accumulation_steps),
@@ -52,7 +55,8 @@ def make_trainer(
     )
     if is_main_process():
         print(f"loss by {trainer.scoring}", flush=True)
-    longest = options.max_length if data.stream else min(options.max_length, data.report.longest + options.end_tail)
+    filled = data.report.longest + max(options.end_tail, TAIL)
+    longest = options.max_length if data.stream else min(options.max_length, filled)
     batch = partial(longest_rows, collate, rows=options.batch_size, length=longest)
     add_probe(trainer, batch, metrics, layers, can_fall_back=tries)
     configure(trainer)

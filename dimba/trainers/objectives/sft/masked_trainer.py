@@ -11,7 +11,8 @@ from transformers import Trainer
 from dimba.trainers.data.encoding import IGNORED
 from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.models.masked_diffusion.answers import Answers, Rows
-from dimba.trainers.models.masked_diffusion.noise import Noise, drawn, drawn_numbers, evaluated
+from dimba.trainers.models.masked_diffusion.forward import mask_id
+from dimba.trainers.models.masked_diffusion.noise import TAIL, Noise, drawn, drawn_numbers, drawn_tails, evaluated
 from dimba.trainers.models.masked_diffusion.scoring import add_scoring, losses
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ class MaskedTrainer(CompleteCheckpoints, Trainer):
     with which it was masked: in the mean over all masks an upper bound on the negative log-likelihood of a token.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, most: int, has_tails: bool, **options: Any) -> None:
+        """`has_tails`: masked tokens follow each answer, up to `most` tokens a row."""
         super().__init__(*args, **options)
+        self._most, self._has_tails = most, has_tails
         self.scoring = add_scoring(self._base)
         self.model_accepts_loss_kwargs = True  # the loss of a batch is a part of the step's, not a mean of its own
         self._bound = torch.zeros(2, dtype=torch.float64, device=self.args.device)  # nats, and their tokens
@@ -54,9 +57,12 @@ class MaskedTrainer(CompleteCheckpoints, Trainer):
         first = (number * ranks + self.accelerator.process_index) * size
         rows = Rows(batch["input_ids"], batch["attention_mask"], batch["labels"])
         where = self.args.seed, self.state.global_step, range(first, first + len(rows.counts))
-        answers = rows.cut(drawn_numbers(*where, rows.counts))
+        answers = self._with_tails(rows.cut(drawn_numbers(*where, rows.counts)), drawn_tails(*where))
         noise = drawn(*where, size * ranks * self.args.gradient_accumulation_steps, answers.trained)
         return {**vars(answers), **vars(noise), "tokens": batch["tokens"]}
+
+    def _with_tails(self, answers: Answers, lengths: list[int]) -> Answers:
+        return answers.with_tails(lengths, self._most, mask_id(self._base)) if self._has_tails else answers
 
     def compute_loss(
         self,
@@ -87,10 +93,17 @@ class MaskedTrainer(CompleteCheckpoints, Trainer):
         inputs = self._prepare_inputs(inputs)
         bound = torch.zeros_like(self._bound)
         with torch.no_grad(), self.compute_loss_context_manager():
-            for answers in Rows(inputs["input_ids"], inputs["attention_mask"], inputs["labels"]):
+            rows = Rows(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+            for cut in rows.all(self._most_answers(rows)):
+                answers = self._with_tails(cut, [TAIL // 2] * len(cut.ids))
                 bound += torch.stack([self._nats(model, answers), answers.trained.sum()])
         self._bound += bound
         return (bound[0] / bound[1].clamp(min=1)).float(), None, None
+
+    def _most_answers(self, rows: Rows) -> int:
+        """Of a row on any rank: the ranks of a sharded model must call it equally often."""
+        here = torch.tensor([max(rows.counts)], device=self.args.device)
+        return int(self.accelerator.gather(here).max())
 
     def _nats(self, model: torch.nn.Module, answers: Answers) -> torch.Tensor:
         """The bound on the negative log-likelihood of these answers, added up."""
