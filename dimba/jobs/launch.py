@@ -86,10 +86,10 @@ def choices_of(options: Options, *, run_id: str | None = None, checkpoint: Path 
     )
 
 
-def carry_on(run: Run, context: JobContext, reporter: Reporter, *, detach: bool) -> RunRecord:
+def carry_on(run: Run, context: JobContext, reporter: Reporter, *, detach: bool, waits: bool = False) -> RunRecord:
     """Runs the job of a record to its end, with retries; with `detach`, until the job runs.
 
-    A detached run that has to wait, or may have to retry, is left to a supervisor.
+    A detached run that has to wait (unless it `waits` here), or may have to retry, is left to a supervisor.
     """
     supervised = detach and run.record.retries > 0
     with run.closing_on_failure():
@@ -98,7 +98,7 @@ def carry_on(run: Run, context: JobContext, reporter: Reporter, *, detach: bool)
         leased = context.plan().gpus and context.runner.capabilities.leases_gpus
         leases = GpuLeases(Holder.of_run(run.folder), context.runner.name, machine()) if leased else None
         with signals(interrupted):
-            gpu_ids = _gpu_ids(run, context, leases, reporter, wait=not detach)
+            gpu_ids = _gpu_ids(run, context, leases, reporter, wait=waits or not detach)
         if gpu_ids is None or supervised:
             spawn_supervisor(run.folder)
             return run.record

@@ -59,7 +59,7 @@ def supervise(folder: RunFolder, reporter: Reporter) -> None:
         record = folder.record()
         if free and record.status in PENDING:
             with owned_output(record.output_dir, folder.path, adopts=True):
-                _resume_run(folder, record, reporter, detach=record.retries == 0)
+                _resume_run(folder, record, reporter, detach=record.retries == 0, waits=True)
 
 
 def _resume_run(
@@ -70,6 +70,7 @@ def _resume_run(
     detach: bool,
     trust: bool = False,
     anyway: bool = False,
+    waits: bool = False,
 ) -> RunRecord:
     loaded = spec_of(folder, record)
     require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
@@ -86,7 +87,7 @@ def _resume_run(
         hold(run, context, reporter, anyway=anyway)
         run.check_wanted()
     run.update(**launched_here(), status="queued")
-    return carry_on(run, context, reporter, detach=detach)
+    return carry_on(run, context, reporter, detach=detach, waits=waits)
 
 
 def options_of(record: RunRecord) -> Options:
