@@ -69,6 +69,7 @@ def _run(args: argparse.Namespace) -> int:
     # Imported late: `dimba --help` must not load pydantic, docker and rich, nor must the wizard's first prompt.
     names = ("wizard", "prune", "chat", "generate", "serve", "export", "eval", "report", "watch")
     rooms = {name: f"dimba.cli.{name}" for name in names}
+    rooms |= dict.fromkeys(("ps", "stop", "logs", "resume", ATTEND), "dimba.cli.runs")
     command = getattr(importlib.import_module(rooms.get(args.command, "dimba.cli.commands")), args.command)
     status = int(command(args) or 0)
     sys.stdout.flush()  # a full disk must raise here, not while Python ends
@@ -143,6 +144,8 @@ def _add_run_commands(commands: Commands) -> None:
     commands.add_parser(ATTEND).add_argument("run")  # internal: the supervisor of a detached run
     ps = commands.add_parser("ps", help="list runs")
     ps.add_argument("-a", "--all", action="store_true", help="include ended runs")
+    group = "compare the runs of a sweep, best first (default: the newest sweep)"
+    ps.add_argument("--group", nargs="?", const="", metavar="SWEEP", help=group)
     _add_json(ps)
     stop = commands.add_parser("stop", help="save a checkpoint and stop a run")
     _add_run(stop)
@@ -155,7 +158,7 @@ def _add_run_commands(commands: Commands) -> None:
 
 def _add_views(commands: Commands) -> None:
     report = commands.add_parser("report", help="write what a run did, or how several compare, as one HTML file")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's id, the start of one, or a name")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's id, the start of one, or a name; or a sweep's")
     report.add_argument("--open", action="store_true", help="open the file in the browser")
     _add_json(report)
     watch = commands.add_parser("watch", help="show a run's progress in the terminal until it ends")
@@ -186,6 +189,26 @@ def _add_launch(launch: argparse.ArgumentParser) -> None:
         "--retries", type=int, default=0, metavar="N", help="retry up to N times after transient failures"
     )
     launch.add_argument("--restart-hung", action="store_true", help="kill a job that hangs, and resume it")
+    _add_sweep(launch)
+
+
+def _add_sweep(launch: argparse.ArgumentParser) -> None:
+    sweep = launch.add_argument_group("a sweep: a run for each combination of values, one group")
+    key = "values of a key, as lora.r=8,16; repeated: every combination. Quotes or brackets hold a comma"
+    sweep.add_argument("--sweep", action="append", default=[], metavar="KEY=V1,V2", help=key)
+    most = "run N of the combinations, drawn at random"
+    sweep.add_argument("--sweep-max", type=_count, metavar="N", help=most)
+    sweep.add_argument("--sweep-seed", type=int, metavar="SEED", help="seed of the draw (default: training.seed)")
+    at_once = "run N at a time at most (default: as many as the GPUs take; one on the CPU)"
+    sweep.add_argument("--sweep-at-once", type=_count, metavar="N", help=at_once)
+    worst = "stop the worse half at the 1st, 2nd, 4th, 8th … evaluation"
+    sweep.add_argument("--stop-worst", action="store_true", help=worst)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 1_000_000):
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number of runs")
+    return int(text)
 
 
 def _duration(text: str) -> float:
@@ -202,7 +225,7 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run", metavar="RUN", help="a run's id, the start of one, or a name")
+    command.add_argument("run", metavar="RUN", help="a run's id, the start of one, or a name; or a sweep's id")
 
 
 def _add_spec(command: argparse.ArgumentParser, alternative: "argparse._MutuallyExclusiveGroup | None" = None) -> None:

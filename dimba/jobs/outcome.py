@@ -108,8 +108,8 @@ def _stopped(folder: RunFolder, code: int, reason: str, *, stopping: bool) -> Ou
         error = Interrupted if stopping else RunFailed
         return "stopped", "killed", error(f"run {folder.id} {late}", _next_steps(folder))
     if stopping:
-        return "stopped", "stopped_by_user", Interrupted(f"run {folder.id} stopped", _next_steps(folder))
-    return "stopped", "stopped_by_user", RunFailed(f"run {folder.id} was stopped elsewhere", _next_steps(folder))
+        return "stopped", folder.stop_reason, Interrupted(f"run {folder.id} stopped", _next_steps(folder))
+    return "stopped", contract.STOPPED_BY_USER, RunFailed(f"run {folder.id} was stopped elsewhere", _next_steps(folder))
 
 
 def _engine_lost(folder: RunFolder) -> tuple[str, DimbaError]:

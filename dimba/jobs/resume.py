@@ -7,7 +7,7 @@ from pathlib import Path
 from dimba.common.checkpoints import newest_checkpoint, step_of
 from dimba.common.contract import SPEC_FILE
 from dimba.common.errors import BadInput
-from dimba.jobs.context import Policy, gather
+from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.launch import carry_on, choices_of, hold
 from dimba.jobs.lifecycle import Options, Reporter, Run
 from dimba.jobs.output_owner import owned_output
@@ -72,22 +72,26 @@ def _resume_run(
     anyway: bool = False,
     waits: bool = False,
 ) -> RunRecord:
-    loaded = spec_of(folder, record)
-    require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
-    remember_run(folder.id, loaded, Path.cwd())
-    newest = newest_checkpoint(Path(record.output_dir)) if record.attempts else None
-    options = options_of(record)
-    choices = choices_of(options, run_id=folder.id, checkpoint=newest)
-    policy = Policy(asks="any", choices=choices, earlier_image=record.image, runs=folder.path.parent)
-    context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
-    if record.attempts:
-        reporter.note(_where(newest, takes_it=flag_for(table.RESUME, context.facts.trainer.flags) is not None))
     run = Run(folder, record)
-    with run.closing_on_failure():
+    with run.closing_on_failure():  # a queued one, which would be started again for ever
+        context = _context(folder, record, reporter, trust=trust)
         hold(run, context, reporter, anyway=anyway)
         run.check_wanted()
     run.update(**launched_here(), status="queued")
     return carry_on(run, context, reporter, detach=detach, waits=waits)
+
+
+def _context(folder: RunFolder, record: RunRecord, reporter: Reporter, *, trust: bool) -> JobContext:
+    loaded = spec_of(folder, record)
+    require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
+    remember_run(folder.id, loaded, Path.cwd())
+    newest = newest_checkpoint(Path(record.output_dir)) if record.attempts else None
+    choices = choices_of(options_of(record), run_id=folder.id, checkpoint=newest)
+    policy = Policy(asks="any", choices=choices, earlier_image=record.image, runs=folder.path.parent)
+    context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
+    if record.attempts:
+        reporter.note(_where(newest, takes_it=flag_for(table.RESUME, context.facts.trainer.flags) is not None))
+    return context
 
 
 def options_of(record: RunRecord) -> Options:

@@ -50,6 +50,7 @@ class RunRecord:
     seed: int | None = None
     command: tuple[str, ...] = ()
     same_as: str | None = None  # the run that it repeats
+    group: str | None = None  # the sweep that it belongs to
     driver: str | None = None
     gpus: tuple[str, ...] = ()
     gpu_names: tuple[str, ...] = ()
