@@ -67,7 +67,7 @@ def _prepare_streams() -> None:
 
 def _run(args: argparse.Namespace) -> int:
     # Imported late: `dimba --help` must not load pydantic, docker and rich, nor must the wizard's first prompt.
-    names = ("wizard", "prune", "chat", "generate", "serve", "export", "eval", "report", "watch")
+    names = ("wizard", "prune", "chat", "generate", "serve", "export", "eval", "report", "watch", "pack")
     rooms = {name: f"dimba.cli.{name}" for name in names}
     rooms |= dict.fromkeys(("ps", "stop", "logs", "resume", ATTEND), "dimba.cli.runs")
     command = getattr(importlib.import_module(rooms.get(args.command, "dimba.cli.commands")), args.command)
@@ -93,7 +93,7 @@ def command_parser(words: list[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_wizard(commands, words)
     _add_spec_commands(commands)
-    _add_run_commands(commands)
+    _add_run_commands(commands, words)
     _add_model_commands(commands, words)
     _add_json(commands.add_parser("demo", help="create a tiny checkpoint and data set, and fine-tune it"))
     _add_json(commands.add_parser("doctor", help="check this machine's engine, GPUs, disk and network"))
@@ -127,13 +127,14 @@ def _add_spec_commands(commands: Commands) -> None:
     commands.add_parser("schema", help="print the JSON Schema of a job spec")
     plan = commands.add_parser("plan", help="show what a launch would run, without starting anything")
     _add_spec(plan)
+    plan.add_argument("--same-as", metavar="FILE", help="print what differs from this recipe of `dimba pack`, instead")
     _add_json(plan)
     data = commands.add_parser("data", help="show the data as the model will see them")
     _add_spec(data)
     _add_json(data)
 
 
-def _add_run_commands(commands: Commands) -> None:
+def _add_run_commands(commands: Commands, words: list[str]) -> None:
     _add_launch(commands.add_parser("launch", help="run a job spec"))
     resume = commands.add_parser("resume", help="continue a run from its newest complete checkpoint")
     _add_run(resume)
@@ -153,10 +154,10 @@ def _add_run_commands(commands: Commands) -> None:
     logs = commands.add_parser("logs", help="print the log of a run")
     _add_run(logs)
     logs.add_argument("-f", "--follow", action="store_true", help="continue until the run ends")
-    _add_views(commands)
+    _add_views(commands, words)
 
 
-def _add_views(commands: Commands) -> None:
+def _add_views(commands: Commands, words: list[str]) -> None:
     report = commands.add_parser("report", help="write what a run did, or how several compare, as one HTML file")
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run's id, the start of one, or a name; or a sweep's")
     report.add_argument("--open", action="store_true", help="open the file in the browser")
@@ -164,6 +165,12 @@ def _add_views(commands: Commands) -> None:
     watch = commands.add_parser("watch", help="show a run's progress in the terminal until it ends")
     _add_run(watch)
     watch.add_argument("--json", action="store_true", help="print a line of JSON for each change")
+
+    pack = commands.add_parser("pack", help="write a run as one file from which others train the same")
+    if words[:1] == ["pack"]:
+        from dimba.cli.pack import add_arguments
+
+        add_arguments(pack)
 
 
 def _add_model_commands(commands: Commands, words: list[str]) -> None:
@@ -188,6 +195,8 @@ def _add_launch(launch: argparse.ArgumentParser) -> None:
     launch.add_argument(
         "--retries", type=int, default=0, metavar="N", help="retry up to N times after transient failures"
     )
+    anyway = "launch a recipe on another base, data or code than it names, and note it in run.json"
+    launch.add_argument("--anyway", action="store_true", help=anyway)
     launch.add_argument("--restart-hung", action="store_true", help="kill a job that hangs, and resume it")
     _add_sweep(launch)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dimba.cli import render
+from dimba.cli.pack import differences_of, found_here
 from dimba.cli.plan_page import show_plan, trust_notes
 from dimba.cli.runs import print_json, runs, show_start_or_end
 from dimba.cli.tokens import show_data
@@ -49,6 +50,8 @@ def plan(args: argparse.Namespace) -> None:
     from dimba.jobs.lifecycle import Options, interrupted, signals
     from dimba.runners.registry import find_runner
 
+    if args.runner in RENDERED and args.same_as:
+        raise BadInput(f"--same-as compares this machine, and not what --runner {args.runner} renders", "leave one out")
     if args.runner in RENDERED:
         return _print_manifests(args)
     reporter = render.reporter()
@@ -57,6 +60,8 @@ def plan(args: argparse.Namespace) -> None:
         policy = Policy(asks="any" if args.trust_spec else "own", tokenises=True, choices=choices)
         context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
     reporter.ended()
+    if args.same_as:
+        return differences_of(context, args, reporter)
     launch_plan = context.plan()
     if launch_plan.slurm:
         return _print_slurm_script(launch_plan, context.facts.runs, as_json=args.json)
@@ -84,8 +89,11 @@ def _print_manifests(args: argparse.Namespace) -> None:
     from dimba.commands.kubernetes import render as render_job
 
     reporter = render.reporter()
-    manifests = render_job(load_spec(Path(args.spec), args.set), reporter.rows)
+    loaded = found_here(load_spec(Path(args.spec), args.set))
+    manifests = render_job(loaded, reporter.rows)
     reporter.ended()
+    if loaded.recipe:
+        render.note("the recipe's base and data are not compared with the cluster's")
     for note in manifests.notes:
         render.note(note)
     if args.json:
@@ -112,6 +120,8 @@ def launch(args: argparse.Namespace) -> int:
     """Run a spec or a sweep of it, or repeat a run."""
     from dimba.cli import sweep
 
+    if args.anyway and (args.sweep or args.same_as):
+        raise BadInput("--anyway is of a recipe, and no recipe is launched", "leave it out")
     if sweep.is_asked_for(args):
         return sweep.launch(args, _options(args), _overrides(args))
     if args.same_as:
@@ -120,9 +130,10 @@ def launch(args: argparse.Namespace) -> int:
 
     started = time.monotonic()
     ask = render.ask_for_trust if render.can_ask() else None
-    record = launch_spec(
-        _load(args), render.reporter(), _options(args), detach=args.detach, trust=args.trust_spec, ask=ask
-    )
+    loaded, how = _load(args), {"detach": args.detach, "trust": args.trust_spec, "anyway": args.anyway}
+    if args.anyway and loaded.recipe is None:
+        raise BadInput(f"--anyway: {args.spec} is no recipe, so that nothing is compared", "leave it out")
+    record = launch_spec(loaded, render.reporter(), _options(args), ask=ask, **how)
     return show_start_or_end(record, started, detached=args.detach)
 
 
@@ -190,7 +201,7 @@ def _load(args: argparse.Namespace) -> LoadedSpec:
     if args.runner in RENDERED:
         apply = f"`dimba plan {shlex.quote(args.spec)} --runner {args.runner} | kubectl apply -f -`"
         raise BadInput(f"--runner {args.runner}: dimba renders manifests but starts nothing on a cluster", apply)
-    return load_spec(Path(args.spec), _overrides(args))
+    return found_here(load_spec(Path(args.spec), _overrides(args)))
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:

@@ -1,5 +1,6 @@
 """The training packages beside dimba, for jobs that run without an image."""
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import shlex
@@ -25,6 +26,19 @@ def library_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def pinned_versions(project: Path, digest: str | None) -> dict[str, str]:
+    """The versions of the libraries that the project pins, if its list still has this SHA-256; else none."""
+    try:
+        content = (project / "docker" / "constraints.txt").read_bytes()
+    except OSError:
+        return {}
+    if hashlib.sha256(content).hexdigest() != digest:
+        return {}
+    pins = (line.partition(";")[0].partition("==") for line in content.decode().splitlines())
+    known = {name.strip(): version.strip() for name, equals, version in pins if equals}
+    return {name: known[name] for name in LIBRARIES if name in known}
 
 
 def install_command(project: Path) -> str:

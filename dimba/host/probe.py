@@ -12,6 +12,7 @@ from dimba.common.checkpoint.releases import installed_release
 from dimba.common.checkpoint.tokens import absent_tokens
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, is_secret_name
 from dimba.common.project import project_root
+from dimba.host.cached_base import at_revision
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.data import look_at_data
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
@@ -32,8 +33,11 @@ def runs_folder(folder: Path) -> Path:
     return absolute(os.environ.get(ENV_RUNS) or "runs", folder)
 
 
-def _checkpoint(spec: JobSpec, folder: Path) -> CheckpointFacts:
-    facts = look_at_checkpoint(spec.base_checkpoint, folder, allow_pickle=spec.trainer_args.get("allow-pickle") is True)
+def _checkpoint(spec: JobSpec, folder: Path, cache: Path) -> CheckpointFacts:
+    allow_pickle = spec.trainer_args.get("allow-pickle") is True
+    facts = look_at_checkpoint(spec.base_checkpoint, folder, allow_pickle=allow_pickle)
+    if spec.base_revision:
+        facts = at_revision(facts, spec.base_revision, cache, allow_pickle=allow_pickle)
     if facts.problem or not facts.local:
         return facts
     return replace(facts, absent_tokens=absent_tokens(Path(facts.reference), spec.lora.trainable_tokens))
@@ -55,7 +59,8 @@ def probe(
     Without `read`, data files are only checked for existence. `in_container`, the job's user lacks the caller's groups.
     """
     output = look_at_output(spec.output_dir, folder)
-    checkpoint = _checkpoint(spec, folder)
+    cache = hub_cache(output.uid, output.home, folder)
+    checkpoint = _checkpoint(spec, folder, cache)
     skip_bad = spec.trainer_args.get(SKIP_BAD_ROWS) is True
     data = look_at_data(spec.dataset, folder, progress, spec.mode, skip_bad=skip_bad, read=read)
     missing = missing_packages()
@@ -65,7 +70,7 @@ def probe(
         project=project_root(),
         python=sys.executable,
         cores=len(os.sched_getaffinity(0)),
-        cache=hub_cache(output.uid, output.home, folder),
+        cache=cache,
         environment=frozenset(os.environ),
         local_proxies=frozenset(name for name in proxies_in(os.environ) if is_on_this_machine(os.environ[name])),
         short_secrets=frozenset(name for name, value in os.environ.items() if _is_short_secret(name, value)),

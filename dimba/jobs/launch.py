@@ -13,6 +13,7 @@ from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.gpu_leases import GpuLeases, Holder, machine, waiting_for, wanted_by
 from dimba.jobs.lifecycle import Options, Reporter, Run, interrupted, signals
 from dimba.jobs.output_owner import owned_output
+from dimba.jobs.recipes.launching import check_of_recipe
 from dimba.jobs.supervisor import spawn_supervisor
 from dimba.jobs.trust import Ask, remember_run, require_trust
 from dimba.jobs.unchanged import differences, made_with, present, refuse, uncompared
@@ -34,11 +35,13 @@ def launch(
     *,
     detach: bool = False,
     trust: bool = False,
+    anyway: bool = False,
     ask: Ask | None = None,
 ) -> RunRecord:
     """Runs a spec to its end; with `detach`, until its job has started or waits for GPUs.
 
-    A spec that requires trust is launched only with `trust`, or if `ask` confirms it.
+    A spec that requires trust is launched only with `trust`, or if `ask` confirms it; a recipe on another base, data or
+    code than its own only `anyway`.
 
     Raises:
         DimbaError: its exit status says what failed, as the run's record does.
@@ -49,7 +52,8 @@ def launch(
     with owned_output(loaded.spec.output_dir, run):
         policy = Policy(asks="any", choices=choices_of(options, run_id=run.name))
         context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
-        return begin(context, options, reporter, detach=detach)
+        check = check_of_recipe(context, reporter, anyway=anyway)
+        return begin(context, options, reporter, detach=detach, repeats=check)
 
 
 def begin(

@@ -107,7 +107,7 @@ class Run:
             output_dir=str(plan.output_dir),
             seed=loaded.spec.training.seed,
             command=("dimba", *sys.argv[1:]),
-            overrides=loaded.overrides,
+            overrides=(*loaded.overrides, *loaded.found),
             created=now(),
             folder=str(facts.folder),
             **launched_here(),

@@ -218,6 +218,7 @@ class JobSpec(Part):
     name: str = Field("", pattern=NAME)
     mode: Mode = Field(description=table.MODE.help)
     base_checkpoint: Place = Field(min_length=1, description=table.BASE.help)
+    base_revision: Line | None = Field(None, min_length=1, description=table.BASE_REVISION.help)
     dataset: Data
     method: Method = Field(description=table.METHOD.help)
     lora: Lora = Lora()

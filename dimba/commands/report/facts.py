@@ -77,6 +77,8 @@ def what_ran(run: RunFacts) -> list[Fact]:
     found: list[tuple[str, Any]] = [
         ("run", record.id),
         ("repeats", record.same_as),
+        ("recipe of", _mapping(record.recipe).get("run")),
+        ("not as in the recipe", "; ".join(_recipe_differences(record))),
         ("mode", record.mode),
         ("method", record.method),
         ("runner", record.runner),
@@ -173,6 +175,13 @@ def _duration(start: str | None, end: str | None) -> str:
         return span(passed.total_seconds())
     except (ValueError, TypeError):
         return ""
+
+
+def _recipe_differences(record: RunRecord) -> Iterator[str]:
+    for each in _list(_mapping(record.recipe).get("differences")):
+        found = _mapping(each)
+        if found.get("kind") != "does not change":
+            yield f"{found.get('key')}: {found.get('that')}, here {found.get('this')}"
 
 
 def _departures(record: RunRecord) -> Iterator[str]:

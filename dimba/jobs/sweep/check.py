@@ -89,6 +89,9 @@ def plan_sweep(request: Request, reporter: Reporter, ask: Ask | None) -> Planned
         DimbaError: all problems of all combinations, each once.
     """
     base = load_spec(request.spec, request.overrides)
+    if base.recipe:
+        hint = "remove `recipe:`, and it is a spec that can be swept"
+        raise BadInput("is a recipe, which trains the same as one run", hint, file=base.source)
     seed = base.spec.training.seed if request.seed is None else request.seed
     _require_axes(request)
     drawn = combinations(request.axes, request.at_most, seed)
