@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from dimba.host.build_context import EVAL_LISTS
+
 TRAINING_PACKAGES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
 # What decides the numbers of a run, most telling first.
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "bitsandbytes")
@@ -46,6 +48,17 @@ def install_command(project: Path) -> str:
     # Without dimba's own metadata, pip would look `dimba[train]` up in an index, where the name may be another's.
     packages = "'dimba[train]'" if _is_installed() else f"-r {shlex.quote(str(project / 'docker/requirements.txt'))}"
     return f"{pip_install()} {packages} -c {shlex.quote(str(project / 'docker/constraints.txt'))}"
+
+
+def has_tasks() -> bool:
+    """Whether this Python has lm-eval, which runs tasks; imports nothing."""
+    return importlib.util.find_spec("lm_eval") is not None
+
+
+def install_tasks_command(project: Path) -> str:
+    """The command that installs lm-eval for this Python, in the versions of the project's image."""
+    requirements, constraints = (shlex.quote(str(project / each)) for each in EVAL_LISTS)
+    return f"{pip_install()} -r {requirements} -c {constraints}"
 
 
 def _is_installed() -> bool:

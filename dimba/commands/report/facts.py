@@ -61,10 +61,11 @@ def evaluation_rows(run: RunFacts) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for name, measure in _mapping(run.evaluation.get("measures")).items():
         try:
-            low, high = measure["interval"]
+            low, high = measure["interval"] or (None, None)
             means = (f"{measure['model']:.4g}", f"{measure['against']:.4g}", f"{measure['difference']:+.3g}")
             better = {True: "yes", False: "no"}.get(measure["better"], "unclear")
-            rows.append((str(name), *means, f"{low:+.3g} to {high:+.3g}", f"{measure['p']:.3f}", better))
+            interval = ("none", "") if low is None else (f"{low:+.3g} to {high:+.3g}", f"{measure['p']:.3f}")
+            rows.append((str(name), *means, *interval, better))
         except (KeyError, TypeError, ValueError):
             continue
     return rows

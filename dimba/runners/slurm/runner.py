@@ -52,7 +52,7 @@ class SlurmRunner:
         """Nothing is built; without a container, what trains has to lie on the shared file system, beside dimba."""
         scheduler.require_commands()
         image = self.look(spec)
-        return image or self._here.prepare(spec, progress)
+        return image or self._here.prepare(spec, progress, extra=extra)
 
     def can_train(self) -> bool:
         """Whether its packages are here."""
