@@ -60,7 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Pat
 
 
 def write_tasks(folder: Path) -> None:
-    """The task `knows`, with the answers of training and those that the base prefers, and `writes`: how likely they are."""
+    """The task `knows`: the answers of training or what the base prefers; and `writes`: how likely the answers are."""
     (folder / "tasks").mkdir()
     rows = [question(n) | {"choices": [f"What is {2 * n}.", f"It is {2 * n}."]} for n in range(40, 80)]
     write_rows(folder / "known.jsonl", rows)
@@ -131,7 +131,7 @@ def test_tasks_say_whether_a_run_knows_the_answers_of_which_some_were_trained(ru
     done = new_dimba("eval", "good", "bad", "--tasks", "tasks/writes.yaml,./tasks/knows.yaml", *ON_CPU, cwd=runs)
     assert done.returncode == 0, done.stderr
     assert ": better than the base: knows acc 1 against 0 on 36 rows" in done.stdout.splitlines()[0]
-    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert all(len(line) <= 80 for line in done.stdout.splitlines()[1:])
     assert (
         "8 documents of the tasks stand in the training data (8 to the letter, 0 nearly) and are left out"
         in done.stderr
@@ -174,7 +174,7 @@ def test_bad_input_is_refused_before_a_model_is_loaded(
         (("good", "--tasks", "tasks/none.yaml"), "none.yaml does not exist"),
         (
             ("good", "--tasks", "tasks/knows.yaml", "--limit", "12"),
-            "8 documents of `knows` outside of the training data",
+            "8 documents of `knows` outside of the training",
         ),
         (("good", "--fewshot", "1"), "are for tasks"),
         (("good", "--file", "others.jsonl", "--reward", "exact"), "there is no reward `exact`"),
