@@ -19,7 +19,7 @@ dataset_kwargs: {data_files: {test: ../rows.jsonl}}
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{question}}"
-doc_to_choice: [yes it is, no]
+doc_to_choice: ["yes, it is", "not"]
 doc_to_target: 1
 metric_list: [{metric: acc}]
 """
