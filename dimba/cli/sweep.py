@@ -73,8 +73,8 @@ def _is_in(value: object, others: Sequence[object]) -> bool:
 
 def launch(args: argparse.Namespace, options: "Options", overrides: Sequence[str]) -> int:
     """Launch a sweep and follow it; with --detach, print its id."""
-    from dimba.jobs.sweep.check import Request
     from dimba.jobs.sweep.launch import launch_sweep
+    from dimba.jobs.sweep.planned import Request
 
     request = Request(
         spec=Path(args.spec),

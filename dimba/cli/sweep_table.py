@@ -10,6 +10,7 @@ from rich.text import Text
 
 from dimba.cli import render
 from dimba.commands.report.charts import number_text
+from dimba.common.contract import SWEEP_FAILED
 from dimba.common.errors import printable
 from dimba.common.units import span
 from dimba.records import RunRecord
@@ -40,6 +41,8 @@ def show_end(found: "Standings") -> None:
     """Print the table, the best run, and the commands that come next."""
     show_table(found)
     best, sweep = found.best, found.sweep
+    if any(row.record.exit_reason == SWEEP_FAILED for row in found.rows):
+        render.note("its first runs failed alike, so the others did not start")
     if best is None:
         render.note(f"no run succeeded; `dimba logs {sweep.id}` prints what happened")
         return

@@ -7,8 +7,10 @@ import pytest
 
 from dimba.cli.sweep import axes_of
 from dimba.common.errors import BadInput, DimbaError
-from dimba.jobs.sweep.check import PlannedSweep, Request, fitting, plan_sweep
+from dimba.jobs.sweep.check import fitting, plan_sweep
+from dimba.jobs.sweep.launch import _record_run as record_run
 from dimba.jobs.sweep.launch import confirmation, launch_sweep
+from dimba.jobs.sweep.planned import PlannedSweep, Request
 from dimba.records import RunFolder
 from dimba.records.leases import GpuRequest
 from dimba.records.sweep import sweep_of
@@ -84,6 +86,21 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_written(
     assert files(place) == before
 
 
+def test_a_key_that_only_the_sweep_gives_may_be_absent_from_the_spec(place: Path):
+    text = (place / "job.yaml").read_text(encoding="utf-8")
+    (place / "job.yaml").write_text(text.replace("method: lora\n", ""), encoding="utf-8")
+    assert [run.plan.method for run in plan("method=lora,full").runs] == ["lora", "full"]
+    with pytest.raises(BadInput, match=r"--sweep method: `lorra` is not one of"):
+        plan("method=lorra,full")
+    with pytest.raises(BadInput, match="method: required"):
+        plan("lora.r=8,16")
+
+
+def test_held_out_rows_of_swept_shares_are_what_the_runs_are_compared_on(place: Path):
+    planned = plan("trainer_args.validation-split=0.1,0.2")
+    assert planned.metric.key == "eval_loss"
+
+
 def test_a_problem_that_all_combinations_share_is_reported_once(place: Path):
     (place / "data.jsonl").unlink()
     with pytest.raises(DimbaError) as raised:
@@ -141,13 +158,14 @@ def test_a_launch_that_fails_half_way_leaves_nothing(place: Path, monkeypatch: p
     before = files(place)
     written: list[Any] = []
 
-    def full(*args: Any) -> None:
+    def full(*args: Any) -> Any:
         written.append(args)
         if len(written) == 2:
             raise OSError(28, "No space left on device")
+        return record_run(*args)
 
     monkeypatch.setattr("dimba.jobs.sweep.launch._record_run", full)
     with pytest.raises(OSError, match="No space"):
         launch_sweep(request("lora.r=4,8,16"), Quiet())
     left = {path for path in files(place) - before if path.parts[0] != "leases"}
-    assert left <= {Path("runs")}
+    assert left == {Path("runs")} and len(written) == 2

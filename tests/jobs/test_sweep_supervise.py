@@ -68,7 +68,8 @@ class World:
         self.order.append(folder.id)
         folder.new_attempt()
         attempt = Attempt(number=1, job="1:1:x", started=now())
-        folder.write_record(replace(folder.record(), status="running", attempts=(attempt,)))
+        attempts = (*folder.record().attempts, attempt)
+        folder.write_record(replace(folder.record(), status="running", attempts=attempts))
 
     def _advance(self, folder: RunFolder) -> None:
         if folder.id not in self.left:
@@ -210,6 +211,14 @@ def test_the_worse_half_is_stopped_at_an_evaluation_and_the_best_runs_to_its_end
     reasons = [each.record().exit_reason for each in world.runs]
     assert reasons[0] == "completed" and reasons[-1] == "stopped_by_sweep"
     assert set(reasons) == {"completed", "stopped_by_sweep"}
+
+
+def test_a_run_that_a_user_resumed_is_not_stopped_as_one_of_the_worst_again(make: Callable[..., World]):
+    world = make(2, stop_worst=True, evaluations=lambda number, step: float(number) / step)
+    stopped = (Attempt(number=1, started=now(), ended=now(), exit_reason="stopped_by_sweep"),)
+    world.runs[1].write_record(replace(world.runs[1].record(), attempts=stopped))
+    run(world)
+    assert statuses(world) == ["succeeded"] * 2
 
 
 def test_without_stop_worst_every_run_runs_to_its_end(make: Callable[..., World]):

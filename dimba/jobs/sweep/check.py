@@ -1,28 +1,26 @@
 """Plans every run of a sweep before the first one starts: all problems at once, and nothing is written."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dimba.common.errors import BadInput, DimbaError, SeveralErrors, raise_all
-from dimba.host.probe import runs_folder
+from dimba.host.build_context import image_extra
 from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.gpu_leases import wanted_by
 from dimba.jobs.launch import choices_of
-from dimba.jobs.lifecycle import Options, Reporter
+from dimba.jobs.lifecycle import Reporter
+from dimba.jobs.sweep.effect import ineffective
 from dimba.jobs.sweep.grid import MOST, Axis, Combination, combinations, folder_names, override, size_of
+from dimba.jobs.sweep.planned import PlannedRun, PlannedSweep, Request
 from dimba.jobs.sweep.points import require_points
 from dimba.jobs.trust import Ask, require_trust
-from dimba.plan.model import LaunchPlan
 from dimba.plan.slurm_array import array_script
 from dimba.records.leases import GpuRequest, assign
 from dimba.records.store import new_run_id
-from dimba.runners.protocol import FoundRunner
 from dimba.runners.registry import find_runner
-from dimba.spec import LoadedSpec, load_spec
+from dimba.spec import JobSpec, LoadedSpec, load_spec
 from dimba.spec.load import BadSpec
 
 _REFUSED = {
@@ -35,60 +33,13 @@ _REFUSED = {
 _MOST_AHEAD = 4  # runs that wait for GPUs, prepared: each is a process of its own
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A sweep as the command line asks for it."""
-
-    spec: Path
-    axes: tuple[Axis, ...]
-    overrides: tuple[str, ...] = ()  # of all runs
-    at_most: int | None = None
-    seed: int | None = None  # of the draw; None: the spec's
-    at_once: int | None = None
-    stop_worst: bool = False
-    options: Options = field(default_factory=Options)
-    trust: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedRun:
-    """A run of the sweep: its values, and the job that they make."""
-
-    id: str
-    combination: Combination
-    context: JobContext
-
-    @property
-    def plan(self) -> LaunchPlan:
-        """Its plan; before its image is built, with every flag of the trainer."""
-        return self.context.assuming_flags().plan()
-
-    @property
-    def first_attempt(self) -> LaunchPlan:
-        """Its plan in the folder of its first attempt."""
-        return self.plan.for_attempt(self.id, self.context.facts.runs / self.id / "attempts" / "1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedSweep:
-    """A sweep that may be launched."""
-
-    id: str
-    base: LoadedSpec
-    runs: tuple[PlannedRun, ...]
-    combinations: int  # of the whole grid
-    draw_seed: int | None  # None if every combination runs
-    at_once: int
-    ahead: int
-
-
 def plan_sweep(request: Request, reporter: Reporter, ask: Ask | None) -> PlannedSweep:
     """The runs of a sweep, each with its plan.
 
     Raises:
         DimbaError: all problems of all combinations, each once.
     """
-    base = load_spec(request.spec, request.overrides)
+    base = _base(request)
     if base.recipe:
         hint = "remove `recipe:`, and it is a spec that can be swept"
         raise BadInput("is a recipe, which trains the same as one run", hint, file=base.source)
@@ -105,19 +56,30 @@ def plan_sweep(request: Request, reporter: Reporter, ask: Ask | None) -> Planned
         for number, (combination, context) in enumerate(zip(drawn, contexts, strict=True), 1)
     )
     without_points = require_points(runs[0].plan, runs[0].context.spec) if request.stop_worst else ()
-    raise_all([*_ineffective(request.axes, runs), *without_points])
+    raise_all([*ineffective(request.axes, runs), *without_points])
     if runs[0].context.runner.capabilities.takes_arrays:
         array_script([run.first_attempt for run in runs], sweep_id, 0)  # refuses what no array can be
     at_once, ahead = _at_once(runs, request)
     return PlannedSweep(
         id=sweep_id,
-        base=base,
         runs=runs,
         combinations=size_of(request.axes),
         draw_seed=seed if len(drawn) < size_of(request.axes) else None,
         at_once=at_once,
         ahead=ahead,
     )
+
+
+def _base(request: Request) -> LoadedSpec:
+    """The spec without the swept values; with the first of each where it needs them."""
+    try:
+        return load_spec(request.spec, request.overrides)
+    except BadSpec:
+        first = [f"{axis.key}={axis.values[0]}" for axis in request.axes]
+        try:
+            return load_spec(request.spec, [*request.overrides, *first])
+        except BadInput as error:
+            raise _named(error, request.axes) from None
 
 
 def run_id(sweep_id: str, number: int) -> str:
@@ -176,9 +138,15 @@ def _planned(
 ) -> list[JobContext]:
     found = find_runner(loaded[0].spec.runner)
     errors: dict[str, list[tuple[int, DimbaError]]] = {}
-    contexts = []
+    contexts: list[JobContext] = []
+    images: dict[str, JobContext] = {}  # the first of each image, as a look at one takes a quarter of a second
     for number, each in enumerate(loaded, 1):
-        context = _context(each, found, run_id(sweep_id, number), request, reporter)
+        reporter.progress("planning the runs", number - 1, len(loaded))
+        alike = images.get(key := _image_key(each.spec))
+        choices = choices_of(request.options, run_id=run_id(sweep_id, number))
+        policy = Policy(asks="any", choices=choices, image=alike.facts.image if alike else None)
+        context = gather(each, found, policy, reporter.rows)
+        images.setdefault(key, context)
         try:
             context.assuming_flags().plan()
             contexts.append(context)
@@ -199,9 +167,9 @@ def _for_some(found: Sequence[tuple[int, DimbaError]], drawn: Sequence[Combinati
     return error
 
 
-def _context(loaded: LoadedSpec, found: FoundRunner, run: str, request: Request, reporter: Reporter) -> JobContext:
-    policy = Policy(asks="any", choices=choices_of(request.options, run_id=run), runs=runs_folder(Path.cwd()))
-    return gather(loaded, found, policy, reporter.rows)
+def _image_key(spec: JobSpec) -> str:
+    """Equal for specs whose jobs run in the same image."""
+    return repr((spec.container, spec.slurm, image_extra(spec)))
 
 
 def prepared(planned: PlannedSweep, reporter: Reporter) -> PlannedSweep:
@@ -216,41 +184,8 @@ def prepared(planned: PlannedSweep, reporter: Reporter) -> PlannedSweep:
         runs.append(replace(each, context=context))
     reporter.ended()
     axes = [Axis(key, ()) for key in runs[0].combination.keys]
-    raise_all(list(_ineffective(axes, runs)))
+    raise_all(list(ineffective(axes, runs)))
     return replace(planned, runs=tuple(runs))
-
-
-def _ineffective(axes: Sequence[Axis], runs: Sequence[PlannedRun]) -> Iterator[BadInput]:
-    """An error for each swept key that the trainer does not honour, or that changes nothing of the job."""
-    plans = [run.plan for run in runs]
-    omitted = {each.key for plan in plans for each in plan.omitted}
-    for place, axis in enumerate(axes):
-        if axis.key in omitted:
-            hint = "leave it out, or take a trainer that has the flag; `dimba plan` lists what a trainer does not take"
-            yield BadInput(f"--sweep {axis.key}: the trainer has no flag for it, so every run would be the same", hint)
-        elif not _matters(place, runs, [_job(plan) for plan in plans]):
-            hint = "leave it out: its runs would train the same model again"
-            yield BadInput(f"--sweep {axis.key}: its values change nothing of the job", hint)
-
-
-def _matters(place: int, runs: Sequence[PlannedRun], jobs: Sequence[Any]) -> bool:
-    """Whether two jobs that differ in one axis only are different; True where no two runs can show it."""
-    both = list(zip((run.combination.values for run in runs), jobs, strict=True))
-    others = sorted(both, key=lambda each: (each[0][:place], each[0][place + 1 :]))
-    groups = [list(group) for _, group in groupby(others, key=lambda each: (each[0][:place], each[0][place + 1 :]))]
-    shown = [group for group in groups if len(group) > 1]
-    return not shown or any(one[1] != group[0][1] for group in shown for one in group[1:])
-
-
-def _job(plan: LaunchPlan) -> Any:
-    """What a plan trains, without its name and its own folders."""
-    own = str(plan.output_dir)
-    argv = tuple(word.replace(own, "OUT") for word in plan.argv)
-    environment = {name: value.replace(own, "OUT") for name, value in plan.environment.items()}
-    image = plan.image.reference if plan.image else None
-    place = (plan.gpu_ids, plan.nodes, plan.shm_bytes, plan.memory_bytes, plan.network, image, plan.strategy)
-    mounts = tuple(mount for mount in plan.mounts if not mount.source.startswith(own))
-    return argv, environment, plan.host_environment, mounts, place, plan.slurm
 
 
 def _at_once(runs: Sequence[PlannedRun], request: Request) -> tuple[int, int]:

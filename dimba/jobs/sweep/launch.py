@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from dimba.common.contract import OUTPUT_FILE, SPEC_FILE, SWEEP_FILE
-from dimba.common.errors import HostCannot
 from dimba.common.units import quantity, size
 from dimba.host.probe import runs_folder
 from dimba.host.provenance import provenance
 from dimba.jobs.lifecycle import Reporter, Run, interrupted, secrets_of, signals
 from dimba.jobs.output_owner import owned_output
 from dimba.jobs.supervisor import lock_of, spawn_supervisor
-from dimba.jobs.sweep.check import PlannedRun, PlannedSweep, Request, plan_sweep, prepared
+from dimba.jobs.sweep.check import plan_sweep, prepared
+from dimba.jobs.sweep.planned import PlannedRun, PlannedSweep, Request
 from dimba.jobs.trust import Ask, remember_run
 from dimba.jobs.unchanged import made_with
-from dimba.objectives.metrics import metric_of
 from dimba.records.locks import try_lock
 from dimba.records.record import now
 from dimba.records.store import RunFolder, create_run
@@ -52,13 +51,13 @@ def confirmation(planned: PlannedSweep, request: Request) -> Iterator[str]:
         of = f" of {planned.combinations:,} combinations, drawn at random with seed {planned.draw_seed}"
     yield f"sweep {planned.id}: {quantity(len(runs), 'run')}{of}, {_at_a_time(planned)}{_memory(runs)}"
     gpus, machine = len(first.gpus), len(runs[0].context.facts.gpu.gpus)
-    leases = runs[0].context.runner.capabilities.leases_gpus
+    leases = planned.runner.capabilities.leases_gpus
     if leases and gpus > 1 and planned.at_once == 1 and len(runs) > 1:
         fewer = f"`--set resources.gpus=1` runs up to {min(machine, len(runs))} of them at a time"
         yield f"each run takes {gpus} of the {machine} GPUs, so they run one after another: {fewer}"
     if leases and not gpus and planned.at_once == 1 and len(runs) > 1:
         yield "on the CPU they run one after another, as each uses all cores: `--sweep-at-once 2` runs two at a time"
-    if not metric_of(planned.base.spec.objective, planned.base.spec.trainer_args).on_held_out:
+    if not planned.metric.on_held_out:
         yield (
             "warning: no rows are held out, so the runs are compared by what they were trained on, a poor judge: "
             "`--set trainer_args.validation-split=0.05` holds some out"
@@ -85,35 +84,53 @@ def _memory(runs: tuple[PlannedRun, ...]) -> str:
 def _recorded(planned: PlannedSweep, request: Request, reporter: Reporter) -> RunFolder:
     """The folder of the sweep, once all of its runs are on record; on a failure nothing of them is left."""
     first = planned.runs[0].plan
-    first_runner, runs = planned.runs[0].context.runner, list[Run]()
-    made_of = _provenance(planned, reporter)
     folder = create_run(runs_folder(Path.cwd()), planned.id, first.uid, first.gid)
-    try:
-        with try_lock(lock_of(folder)) as free, ExitStack() as outputs:  # no other command starts it meanwhile
-            if not free:
-                raise HostCannot(f"another process holds the lock of {planned.id}", "launch it again")
-            folder.write_bytes(SPEC_FILE, planned.base.data)
-            folder.write_json(SWEEP_FILE, _record(planned, request).as_json())
-            for each, facts in zip(planned.runs, made_of, strict=True):
-                outputs.enter_context(owned_output(each.context.spec.output_dir, folder.path.parent / each.id))
-                runs.append(_record_run(each, planned.id, request, facts))
-            if first_runner.capabilities.takes_arrays:
-                _submit(cast("ArrayRunner", first_runner), planned, folder, runs)
-    except BaseException:
-        for each in planned.runs:
-            (each.plan.output_dir / OUTPUT_FILE).unlink(missing_ok=True)
-        for name in (*(each.id for each in planned.runs), planned.id):
-            shutil.rmtree(folder.path.parent / name, ignore_errors=True)
-        raise
+    with try_lock(lock_of(folder)), ExitStack() as outputs:  # no other command starts it meanwhile
+        try:
+            _write(planned, request, folder, outputs, reporter)
+        except BaseException:
+            _remove(planned, folder)  # before the output folders are given back, which stay with runs on record
+            raise
     return folder
+
+
+def _write(
+    planned: PlannedSweep,
+    request: Request,
+    folder: RunFolder,
+    outputs: ExitStack,
+    reporter: Reporter,
+) -> None:
+    made_of, runs = _provenance(planned, reporter), list[Run]()
+    folder.write_bytes(SPEC_FILE, planned.runs[0].context.loaded.data)
+    folder.write_json(SWEEP_FILE, _record(planned, request).as_json())
+    for number, (each, facts) in enumerate(zip(planned.runs, made_of, strict=True)):
+        reporter.progress("writing the records", number, len(planned.runs))
+        outputs.enter_context(owned_output(each.context.spec.output_dir, folder.path.parent / each.id))
+        runs.append(_record_run(each, planned.id, request, facts))
+    reporter.ended()
+    if planned.runner.capabilities.takes_arrays:
+        _submit(cast("ArrayRunner", planned.runner), planned, folder, runs)
+
+
+def _remove(planned: PlannedSweep, folder: RunFolder) -> None:
+    for each in planned.runs:
+        (each.plan.output_dir / OUTPUT_FILE).unlink(missing_ok=True)
+    for name in (*(each.id for each in planned.runs), planned.id):
+        shutil.rmtree(folder.path.parent / name, ignore_errors=True)
 
 
 def _submit(runner: ArrayRunner, planned: PlannedSweep, folder: RunFolder, runs: Sequence[Run]) -> None:
     """Hands all runs to the scheduler as one array."""
     plans = [run.new_attempt(each.plan) for run, each in zip(runs, planned.runs, strict=True)]
     jobs = runner.start_array(plans, folder.path, secrets_of(plans[0]), at_once=planned.at_once)
-    for run, job in zip(runs, jobs, strict=True):
-        run.started(runner, job)
+    try:
+        for run, job in zip(runs, jobs, strict=True):
+            run.started(runner, job)
+    except BaseException:
+        for job in jobs:  # what is on no record must not run
+            runner.stop(job, 0)
+        raise
 
 
 def _provenance(planned: PlannedSweep, reporter: Reporter) -> list[dict[str, Any]]:
@@ -131,20 +148,19 @@ def _provenance(planned: PlannedSweep, reporter: Reporter) -> list[dict[str, Any
 
 
 def _record(planned: PlannedSweep, request: Request) -> SweepRecord:
-    spec = planned.base.spec
     return SweepRecord(
         id=planned.id,
-        name=spec.name,
+        name=planned.spec.name,
         keys=tuple(axis.key for axis in request.axes),
         runs=tuple(SweepRun(id=each.id, values=each.combination.values) for each in planned.runs),
         combinations=planned.combinations,
         draw_seed=planned.draw_seed,
         at_once=planned.at_once,
         ahead=planned.ahead,
-        scheduled=planned.runs[0].context.runner.capabilities.takes_arrays,
+        scheduled=planned.runner.capabilities.takes_arrays,
         stop_worst=request.stop_worst,
-        metric=metric_of(spec.objective, spec.trainer_args).key,
-        by_best=spec.training.save_best,
+        metric=planned.metric.key,
+        by_best=planned.spec.training.save_best,
         command=("dimba", *sys.argv[1:]),
         created=now(),
     )

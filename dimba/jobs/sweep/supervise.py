@@ -147,7 +147,8 @@ class _Supervisor:
         for name in worst(histories, metric):
             record, at = records[name], metrics[name]
             ends_anyway = at.max_steps is not None and at.last_step >= at.max_steps
-            if record.status == "running" and name not in self.stopping and not ends_anyway:
+            resumed = any(each.exit_reason == STOPPED_BY_SWEEP for each in record.attempts)  # by a user, who wants it
+            if record.status == "running" and name not in self.stopping and not ends_anyway and not resumed:
                 rung = rung_of(len(histories[name]))
                 self.reporter.note(f"{self._label(name)}: in the worse half at evaluation {rung}, so it is stopped")
                 self._stop(runs[name], STOPPED_BY_SWEEP)
