@@ -6,6 +6,7 @@ TRAIN := .venv/.train
 DEV := .venv/.dev
 DOCS := .venv/.docs
 EVAL := .venv/.eval
+MOTO := .venv/.moto
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-fast lint bench soak gpu docs docs-serve lock schema reference clean
@@ -19,7 +20,7 @@ test: test-fast
 	$(BIN)/pytest -n auto --dist worksteal -m "proof and not engine and not slurm"
 	$(BIN)/pytest -m "engine or slurm"
 
-test-fast: lint $(TRAIN) $(EVAL)
+test-fast: lint $(TRAIN) $(EVAL) $(MOTO)
 	$(BIN)/pytest -n auto --dist worksteal -m "not engine and not proof and not slurm"
 
 lint: $(DEV)
@@ -30,9 +31,10 @@ lint: $(DEV)
 	@tail -n 2 .venv/imports.txt
 
 # Long-running checks; CONTRIBUTING.md names the place of their results.
-soak: $(DEV) $(TRAIN)
+soak: $(DEV) $(TRAIN) $(MOTO)
 	PYTHONPATH=. $(BIN)/python scripts/soak/learning.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/kills.py
+	PYTHONPATH=. $(BIN)/python scripts/soak/store.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/launches.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/specs.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/families.py
@@ -86,6 +88,12 @@ $(DEV): $(HOST)
 
 $(DOCS): $(HOST)
 	@$(PIP) -c constraints-dev.txt -e '.[docs]'
+	@touch $@
+
+# The S3 server of the tests, whose packages exclude those that train.
+$(MOTO): $(HOST) tests/moto.txt
+	@$(PYTHON) -m venv .venv/moto
+	@.venv/moto/bin/python -m pip install --quiet --disable-pip-version-check -r tests/moto.txt
 	@touch $@
 
 # Updates the pinned versions of the image, then those of the launcher and its tests.

@@ -137,7 +137,8 @@ def _add_spec_commands(commands: Commands) -> None:
 def _add_run_commands(commands: Commands, words: list[str]) -> None:
     _add_launch(commands.add_parser("launch", help="run a job spec"))
     resume = commands.add_parser("resume", help="continue a run from its newest complete checkpoint")
-    _add_run(resume)
+    about = "a run's id, the start of one, or a name; a sweep's id; or a run in its store, as s3://bucket/folder/RUN"
+    resume.add_argument("run", metavar="RUN", help=about)
     resume.add_argument("--detach", action="store_true", help=_DETACH)
     resume.add_argument("--trust-spec", action="store_true", help=_TRUST)
     anyway = "continue though the base, data, trainer, batch or libraries have changed, and note it in run.json"

@@ -6,27 +6,43 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dimba.cli import render
 from dimba.common.errors import BadInput
+from dimba.common.output_store import is_address
 from dimba.records import ACTIVE, RunFolder, all_runs, find_run
 from dimba.records.record import RunRecord
 from dimba.records.sweep import find_sweep, sweep_folder
+
+if TYPE_CHECKING:
+    from dimba.cli.live import LaunchReporter
 
 
 def resume(args: argparse.Namespace) -> int:
     """Continue a run from its newest complete checkpoint, or a sweep with the runs that are missing."""
     from dimba.jobs.resume import resume as resume_run
 
-    if sweep := find_sweep(runs(), args.run):
+    if not is_address(args.run) and (sweep := find_sweep(runs(), args.run)):
         from dimba.cli.sweep import resume as resume_sweep
 
         return resume_sweep(sweep, args)
-    started = time.monotonic()
-    folder = find_run(runs(), args.run)
-    record = resume_run(folder, render.reporter(), detach=args.detach, trust=args.trust_spec, anyway=args.anyway)
+    started, reporter = time.monotonic(), render.reporter()
+    folder = _adopted(args.run, reporter) if is_address(args.run) else find_run(runs(), args.run)
+    was_done = folder.record().status == "succeeded"
+    ask = render.ask_for_trust if render.can_ask() else None
+    record = resume_run(folder, reporter, detach=args.detach, trust=args.trust_spec, anyway=args.anyway, ask=ask)
+    if was_done:
+        render.note(f"all of {record.id} is in its store")
+        return 0
     return show_start_or_end(record, started, detached=args.detach)
+
+
+def _adopted(address: str, reporter: "LaunchReporter") -> RunFolder:
+    """The run at an address of a store."""
+    from dimba.jobs.store_resume import adopt
+
+    return adopt(address, runs(), reporter)
 
 
 def show_start_or_end(record: RunRecord, started: float, *, detached: bool) -> int:

@@ -32,6 +32,8 @@ ENV_RANK_DIR = "DIMBA_RANK_DIR"  # the folder in which each rank records its pid
 ENV_SAMPLER = "DIMBA_SAMPLER"  # the command of the server that samples on GPUs of its own, as a JSON list
 ENV_SAMPLER_GPUS = "DIMBA_SAMPLER_GPUS"  # how many of the job's last GPUs are the server's
 ENV_SAMPLER_URL = "DIMBA_SAMPLER_URL"  # the address of that server, for the ranks
+ENV_STORE = "DIMBA_STORE"  # the address of the run's store, which gets its checkpoints
+ENV_STORE_WRITER = "DIMBA_STORE_WRITER"  # the name by which the store knows the machine that writes the run
 # Of a job on several machines: their number, the rank of this one, and the address of the first.
 ENV_NODES = "DIMBA_NODES"
 ENV_NODE_RANK = "DIMBA_NODE_RANK"

@@ -274,6 +274,7 @@ class HostFacts:
     transformers: str = ""  # its release in this machine's Python; empty without one
     pip_install: str = ""  # the command that installs packages for this machine's Python, without their names
     named: Mapping[str, NamedPath] = field(default_factory=dict)  # files and mounts, by their text in the spec
+    store_problem: str = ""  # why the job may not write in the folder that is its store
     trust_requirements: tuple[TrustRequirement, ...] = ()  # parts of the spec that require trust
 
     def on(self, nodes: ClusterNodes) -> "HostFacts":

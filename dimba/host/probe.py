@@ -11,6 +11,7 @@ from dimba.common.checkpoint.quantization import PACKAGES
 from dimba.common.checkpoint.releases import installed_release
 from dimba.common.checkpoint.tokens import absent_tokens
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, is_secret_name
+from dimba.common.output_store import local_folder
 from dimba.common.project import project_root
 from dimba.host.cached_base import at_revision
 from dimba.host.checkpoint import look_at_checkpoint
@@ -20,6 +21,7 @@ from dimba.host.gpus import find_gpus
 from dimba.host.named_paths import look_at_named_paths
 from dimba.host.output import look_at_output, may_read
 from dimba.host.packages import install_command, missing_packages, pip_install
+from dimba.host.places import why_not_write
 from dimba.host.proxies import is_on_this_machine, proxies_in
 from dimba.host.trainer import find_trainer
 from dimba.options.tracking_table import TRACKERS
@@ -86,6 +88,7 @@ def probe(
         transformers=installed_release(),
         pip_install=pip_install(),
         named=look_at_named_paths(spec, folder),
+        store_problem=_store_problem(spec),
         unreadable=_unreadable(checkpoint, data, output, in_container=in_container),
     )
 
@@ -96,6 +99,11 @@ def _packages(base: CheckpointFacts, spec: JobSpec) -> frozenset[str]:
     needed += [TRACKERS[tracker] for tracker in spec.training.trackers]
     needed += ["vllm"] if sampler and sampler.is_vllm else []
     return frozenset(filter(is_installed, needed))
+
+
+def _store_problem(spec: JobSpec) -> str:
+    folder = local_folder(spec.output_store) if spec.output_store else None
+    return why_not_write(folder) if folder else ""
 
 
 def _is_short_secret(name: str, value: str) -> bool:

@@ -14,6 +14,7 @@ from dimba.jobs.gpu_leases import GpuLeases, Holder, machine, waiting_for, wante
 from dimba.jobs.lifecycle import Options, Reporter, Run, interrupted, signals
 from dimba.jobs.output_owner import owned_output
 from dimba.jobs.recipes.launching import check_of_recipe
+from dimba.jobs.store import require_store
 from dimba.jobs.supervisor import spawn_supervisor
 from dimba.jobs.trust import Ask, remember_run, require_trust
 from dimba.jobs.unchanged import differences, made_with, present, refuse, uncompared
@@ -99,6 +100,7 @@ def carry_on(run: Run, context: JobContext, reporter: Reporter, *, detach: bool,
     with run.closing_on_failure():
         with signals(interrupted):
             context = _prepared(run, context, reporter)
+            require_store(run, context, reporter)
         leased = context.plan().gpus and context.runner.capabilities.leases_gpus
         leases = GpuLeases(Holder.of_run(run.folder), context.runner.name, machine()) if leased else None
         with signals(interrupted):

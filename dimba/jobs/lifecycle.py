@@ -16,12 +16,14 @@ from dimba.common import contract
 from dimba.common.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import FinalError, classify_outcome, may_retry, measured_memory, proof_of_learning
+from dimba.jobs.outcome import FinalError, classify_outcome, may_retry, measured_memory, proof_of_learning, store_state
 from dimba.jobs.recorded import (
+    attempt_environment,
     claim_output,
     container_of,
     cut_diff,
     launched_here,
+    new_store,
     patience,
     recorded_plan,
 )
@@ -109,6 +111,7 @@ class Run:
             command=("dimba", *sys.argv[1:]),
             overrides=(*loaded.overrides, *loaded.found),
             created=now(),
+            store=new_store(loaded.spec),
             folder=str(facts.folder),
             **launched_here(),
             **vars(options),
@@ -150,8 +153,7 @@ class Run:
         claim_output(plan, self.folder.path)
         number = self.folder.new_attempt()
         plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
-        if self.record.departures:
-            plan = replace(plan, environment={**plan.environment, contract.ENV_ANYWAY: "1"})
+        plan = replace(plan, environment={**plan.environment, **attempt_environment(self.record)})
         self.folder.write_json(contract.PLAN_FILE, plan.as_json())
         attempts = (*self.record.attempts, Attempt(number=number, started=now()))
         self.record = replace(self.record, **recorded_plan(plan))
@@ -238,7 +240,7 @@ class Run:
         else:
             self.record = self.record.closed(status, reason, code)
         measured = {**measured_memory(self.folder), **(proof_of_learning(self.folder) if status == "succeeded" else {})}
-        self.update(**hub_commits(self.folder.plan()), **measured)
+        self.update(**hub_commits(self.folder.plan()), **measured, **store_state(self.folder, self.record))
         return error
 
     @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from dimba.common import contract
 from dimba.common.checkpoints import newest_checkpoint
 from dimba.common.errors import BadInput, DimbaError, HostCannot, Interrupted, RunFailed, from_json
+from dimba.common.output_store import STORE_FILE, StoreState
 from dimba.records import RunFolder, RunRecord
 from dimba.runners.protocol import Ending
 
@@ -193,6 +194,15 @@ def proof_of_learning(folder: RunFolder) -> dict[str, Any]:
         return {}
     learned = found.pop("learned", None)
     return {"learned": learned, "learning": found} if isinstance(learned, bool) else {}
+
+
+def store_state(folder: RunFolder, record: RunRecord) -> dict[str, Any]:
+    """The record's field on its store, with what the newest attempt's upload has noted; empty without a store."""
+    if not record.store:
+        return {}
+    noted = contract.read_json_object(folder.attempt(len(record.attempts)) / STORE_FILE)
+    found = StoreState.from_json(noted).as_json() if noted.get("address") else {}
+    return {"store": {**record.store, **found}}
 
 
 def _next_steps(folder: RunFolder) -> str:

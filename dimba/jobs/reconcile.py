@@ -13,7 +13,7 @@ from dimba.common.ownership import give_back, owner_lives
 from dimba.common.processes import is_alive, own_boot, own_host, own_pids
 from dimba.common.runners import RUNNERS
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import classify_outcome, may_retry, proof_of_learning
+from dimba.jobs.outcome import classify_outcome, may_retry, proof_of_learning, store_state
 from dimba.jobs.recorded import container_of, patience
 from dimba.jobs.supervisor import lock_of, spawn_supervisor
 from dimba.records import ACTIVE, PENDING, RunFolder, RunRecord
@@ -179,11 +179,12 @@ def _reconciled_job(folder: RunFolder, record: RunRecord) -> RunRecord:
     ending = runner.wait(job) if job else None
     status, reason, _ = classify_outcome(ending, folder, stopping=record.status == "stopping")
     code = ending.exit_code if ending else folder.last_word().get("exit_code")
+    record, before = replace(record, **store_state(folder, record)), record
     if status == "failed" and may_retry(record, status, reason) and _is_mine(folder):
-        return record if in_hand(folder, record) else _retried(folder, record, record.retried(reason, code))
+        return before if in_hand(folder, record) else _retried(folder, before, record.retried(reason, code))
     learned = proof_of_learning(folder) if status == "succeeded" else {}
     closed = replace(record.closed(status, reason, code), **hub_commits(folder.plan()), **learned)
-    return _closed(folder, record, closed)
+    return _closed(folder, before, closed)
 
 
 def _retried(folder: RunFolder, before: RunRecord, queued: RunRecord) -> RunRecord:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dimba.common import contract
-from dimba.common.contract import COMPLETE_FILE, STOP_MARGIN
+from dimba.common.contract import COMPLETE_FILE
 from dimba.common.errors import BadInput, DimbaError
 from dimba.host.facts import ClusterNodes, Gpu, GpuFacts, ImageFacts
 from dimba.plan.model import LaunchPlan, SlurmJob
@@ -171,7 +171,7 @@ def literal(path: Path) -> str:
 
 def _warning(plan: LaunchPlan, job: SlurmJob) -> int:
     """Seconds before the time limit at which the job is asked to save; less for a short limit."""
-    wanted = int(plan.stop_grace) + STOP_MARGIN
+    wanted = plan.stop_seconds
     whole = slurm_seconds(job.time) if job.time else None
     return max(_SHORTEST_WARNING, min(wanted, whole // 2)) if whole else wanted
 

@@ -73,6 +73,7 @@ class RunRecord:
     peak_memory_bytes: int | None = None  # of the first GPU, as torch measured it
     learned: bool | None = None  # whether the run learned anything; None if the trainer does not report it
     learning: dict[str, Any] | None = None  # learning.json of the last attempt: cause, continuations and more
+    store: dict[str, Any] | None = None  # its address, this machine's name there, what it has and what is pending
     folder: str = ""  # the current one at the launch, to which the spec's paths are relative
     launcher: str | None = None  # the process responsible for the run until its job runs
     # The machine of the launcher, its boot, and the namespace of process ids.

@@ -148,6 +148,7 @@ class OneShot:
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] | None = None  # sent to the entry point over stdin; None if the command reads no stdin
     network: bool = False
+    host_network: bool = False  # this machine's own, where there is a network
     timeout: float = 20  # seconds; a conversation has no limit
     name: str = ""  # as the holder of its GPUs; empty if it holds none
 

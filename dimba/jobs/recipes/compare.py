@@ -29,7 +29,7 @@ _BY_KEY: dict[str, Kind] = {
     "container.pins": MAY,
     **dict.fromkeys(("container", "resources.shm_size", "resources.memory", "resources.memory_check"), NOT),
     **dict.fromkeys(("resources", "accelerate"), MAY),
-    **dict.fromkeys(("name", "output_dir", "runner", "slurm", "kubernetes", "version"), NOT),
+    **dict.fromkeys(("name", "output_dir", "output_store", "runner", "slurm", "kubernetes", "version"), NOT),
 }
 
 

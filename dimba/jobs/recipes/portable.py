@@ -12,7 +12,7 @@ from dimba.objectives.rewards import parse_reward
 from dimba.options.grpo_table import REWARD_MODEL
 
 _PATH_STARTS = ("/", "~", "./", "../")
-_SITE = ("kubernetes", "slurm", "runner")
+_SITE = ("kubernetes", "slurm", "runner", "output_store")
 _CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})/?$")
 _PATH = re.compile(r"(?<![\w.:/])[~/](?:[^\s/:,;()'\"]+/)*([^\s/:,;()'\"]+)")
 
