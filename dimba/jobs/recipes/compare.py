@@ -22,6 +22,7 @@ _BY_KEY: dict[str, Kind] = {
     "trainer_args.save-steps": NOT,
     "trainer_args.save-total-limit": NOT,
     "training.report_to": NOT,
+    "output_store": NOT,
     "training.batch_size": MAY,  # the effective batch is compared, and divided in another way it rounds otherwise
     "training.grad_accumulation_steps": MAY,
     "container.image": MAY,
@@ -29,7 +30,7 @@ _BY_KEY: dict[str, Kind] = {
     "container.pins": MAY,
     **dict.fromkeys(("container", "resources.shm_size", "resources.memory", "resources.memory_check"), NOT),
     **dict.fromkeys(("resources", "accelerate"), MAY),
-    **dict.fromkeys(("name", "output_dir", "output_store", "runner", "slurm", "kubernetes", "version"), NOT),
+    **dict.fromkeys(("name", "output_dir", "runner", "slurm", "kubernetes", "version"), NOT),
 }
 
 

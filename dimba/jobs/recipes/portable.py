@@ -12,7 +12,8 @@ from dimba.objectives.rewards import parse_reward
 from dimba.options.grpo_table import REWARD_MODEL
 
 _PATH_STARTS = ("/", "~", "./", "../")
-_SITE = ("kubernetes", "slurm", "runner", "output_store")
+_SITE = ("kubernetes", "slurm", "runner")
+_STORE = "output_store"
 _CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})/?$")
 _PATH = re.compile(r"(?<![\w.:/])[~/](?:[^\s/:,;()'\"]+/)*([^\s/:,;()'\"]+)")
 
@@ -49,7 +50,7 @@ def portable(values: Mapping[str, Any], *, base: str, own_trainer: str | None) -
 
     `own_trainer`: the path in the project of a trainer of dimba's, which means the same everywhere.
     """
-    found = {key: value for key, value in values.items() if key not in _SITE}
+    found = {key: value for key, value in values.items() if key not in (*_SITE, _STORE)}
     found["base_checkpoint"] = base
     found["dataset"] = _dataset(values["dataset"])
     if values.get("output_dir"):
