@@ -12,7 +12,7 @@ from dimba.spec.part import Line, Part
 from dimba.spec.yaml12 import Document, Key, key_path
 
 BLOCK, VERSION = "recipe", 1
-UNKNOWN = "unknown"  # the commit of a repository that does not answer
+UNKNOWN = "unknown"  # the commit of a repository that does not answer, the hash of a file that cannot be read
 _SEAL = "seal"
 _CAUSES = {"missing": "required, and not given", "extra_forbidden": "unknown key"}
 AGAIN = "pack the run again with `dimba pack`; or remove `recipe:`, and it is a spec like any other"

@@ -23,6 +23,7 @@ from dimba.jobs.recipes.launching import check_of_recipe
 from dimba.jobs.recorded import recorded_plan
 from dimba.jobs.unchanged import made_with
 from dimba.records import RunFolder
+from dimba.records.record import Attempt
 from dimba.runners.registry import find_runner
 from dimba.spec import load_spec
 from tests.conftest import NO_ENGINE, QUESTIONS, REPOSITORY, SPEC, Dimba, hollow_checkpoint, write_rows
@@ -147,7 +148,7 @@ def test_the_date_that_a_chat_template_showed_is_kept(simple: RunFolder, job: Pa
 @pytest.mark.parametrize("status", ["failed", "stopped", "lost"])
 def test_a_run_that_did_not_succeed_has_no_recipe(simple: RunFolder, job: Path, status: str):
     simple.write_record(replace(simple.record(), status=status, exit_reason="trainer_error"))
-    with pytest.raises(BadInput, match=f"{status} .trainer_error.") as error:
+    with pytest.raises(BadInput, match=rf"{status} \(trainer_error\)") as error:
         packed(simple, job / "r.yaml")
     assert f"dimba resume {simple.id}" in error.value.hint and not (job / "r.yaml").exists()
 
@@ -180,12 +181,14 @@ def test_overrides_attempts_and_departures_are_in_a_recipe(job: Path, monkeypatc
     (job / "job.yaml").write_text(PROCESS, encoding="utf-8")
     departure = {"attempt": 2, "differences": [f"dataset: {job}/data.jsonl has changed"]}
     run = trained(job, monkeypatch, "training.max_steps=2", departures=(departure,))
-    record = run.record()
-    first = replace(record.attempts[0], exit_reason="out_of_memory") if record.attempts else None
-    assert first is None
+    attempts = (Attempt(number=1, exit_reason="out_of_memory"), Attempt(number=2, exit_reason="completed"))
+    run.write_record(replace(run.record(), attempts=attempts))
     loaded = load_spec(packed(run, job / "r.yaml"))
     assert loaded.spec.training.max_steps == 2 and loaded.recipe
-    assert loaded.recipe.notes == ["continued with another dataset: data.jsonl has changed"]
+    assert loaded.recipe.notes == [
+        "2 attempts: before the last one out_of_memory",
+        "continued although changed: dataset: data.jsonl has changed",
+    ]
 
 
 def test_another_file_is_not_overwritten(simple: RunFolder, job: Path):

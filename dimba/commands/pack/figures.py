@@ -18,8 +18,9 @@ def figures_of(run: RunFacts) -> dict[str, Any]:
     """The figures of a run that has ended."""
     found = {name: spread for name in _LAST if (spread := _spread(run.metrics.series(name).finite))}
     newest = {name: value for name in _NEWEST if (value := run.metrics.last(name)) is not None}
+    steps = {"steps": int(run.metrics.last_step)} if run.metrics.last_step else {}  # fewer than planned: early_stop
     learned = {} if run.record.learned is None else {"learned": run.record.learned}
-    return {**found, **newest, **learned, **_evaluation(run.evaluation)}
+    return {**steps, **found, **newest, **learned, **_evaluation(run.evaluation)}
 
 
 def _spread(points: Sequence[tuple[float, float]]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _succeeded(record: RunRecord) -> RunRecord:
         raise BadInput(f"run {record.id} is {record.status}", f"`dimba watch {record.id}` shows its progress")
     if record.status != "succeeded":
         hint = f"`dimba resume {record.id}` finishes it"
-        raise BadInput(f"run {record.id} {record.status} ({record.exit_reason}): its recipe trains more steps", hint)
+        raise BadInput(f"run {record.id} {record.status} ({record.exit_reason}), so that it has no recipe", hint)
     lacking = [key for name, key in _HASHES.items() if not getattr(record, name) and name != "trainer_hash"]
     if lacking and not record.commits:
         hint = "launch it again with `--same-as`, and pack that run"
@@ -158,7 +158,8 @@ def _changes(made: Made, now: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: {part.reference} {part.problem.removeprefix(part.reference).strip()}"
     for name, key in _HASHES.items():
         before, after = made.fields.get(name), now.get(name)
-        if before and after and before != after:
+        is_local = before and not str(before).startswith("commit:")
+        if before and before != after and (after or (is_local and name != "trainer_hash")):
             yield f"{key}: {short(before)} then, {short(after)} now"
     for path, before in made.fields["files"].items():
         if now["files"].get(path) != before:
@@ -179,7 +180,7 @@ def _of_run(run: RunFacts, record: RunRecord) -> dict[str, Any]:
     """The fields of a recipe that only a run has that has ended."""
     steps = Steps(
         effective_batch=record.effective_batch,
-        total=int(run.metrics.last_step) or (run.plan.get("steps") or {}).get("total"),
+        total=(run.plan.get("steps") or {}).get("total") or int(run.metrics.last_step) or None,
         seconds=seconds_of(record),
     )
     notes = [without_paths(each) for each in _notes(record)]
@@ -192,7 +193,7 @@ def _notes(record: RunRecord) -> Iterator[str]:
     if earlier:
         yield f"{len(record.attempts)} attempts: before the last one {', '.join(earlier)}"
     for departure in record.departures:
-        yield from (f"continued with another {each}" for each in departure.get("differences", ()))
+        yield from (f"continued although changed: {each}" for each in departure.get("differences", ()))
     if record.recipe and record.recipe.get("anyway"):
         yield f"departs from the recipe of {record.recipe.get('run')}: trained on other contents"
     if record.git_dirty:

@@ -69,7 +69,7 @@ def _content(key: str, this: Content, that: Content) -> Iterator[Difference]:
 def _is_same(this: Content, that: Content) -> bool:
     if this.hub and that.hub and (this.name, this.revision) == (that.name, that.revision):
         return this.revision != UNKNOWN
-    return bool(this.hash) and this.hash == that.hash
+    return this.hash not in (None, UNKNOWN) and this.hash == that.hash
 
 
 def _shown(content: Content, other: Content) -> str:

@@ -21,7 +21,7 @@ def base_content(facts: CheckpointFacts, digest: str | None, revision: str | Non
         name=public_name(facts.reference, local=facts.local),
         hub=cached is not None or not facts.local,
         revision=cached if facts.local else revision or UNKNOWN,
-        hash=digest if facts.local and not facts.revision else None,
+        hash=(digest or UNKNOWN) if facts.local and not facts.revision else None,
     )
 
 
@@ -35,7 +35,7 @@ def source_contents(
             yield SourceContent(key=key, name=name, hub=True, revision=revisions.get(each.reference, UNKNOWN))
             continue
         digest = data_hash(each, lambda done, total: progress("hashing the data", done, total))
-        yield SourceContent(key=key, name=name, hash=digest, rows=_rows(each), files=_files(each))
+        yield SourceContent(key=key, name=name, hash=digest or UNKNOWN, rows=_rows(each), files=_files(each))
 
 
 def _rows(facts: DataFacts) -> int | None:
