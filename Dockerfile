@@ -4,7 +4,8 @@
 #               CUDA, cuDNN and NCCL, so a `-base` image and the host's driver are enough.
 #   EXTRA_CA    a company's CA certificates: a PEM file or a folder of them, inside the build context
 #   WHEELS      a folder of wheels, preferred over the index, inside the build context
-#   WITH        `-vllm` for an image with vLLM; empty for one without
+#   WITH        `-vllm` for an image with vLLM, `-eval` for one with lm-eval; empty for one without
+#   EVAL        `1` for an image with lm-eval, as `WITH=-eval`, that shares the layers of the one without
 #   GGUF        `1` for an image with llama.cpp, which `dimba export --gguf` needs; empty for one without
 #   PINS        `tested` versions, or the `latest` releases that pip resolves
 #   RESOLVED    the day of these: another one resolves them again
@@ -33,13 +34,14 @@ COPY docker/requirements*.txt docker/constraints*.txt /tmp/
 # `latest` leaves torch, whose CUDA the host's driver must suit, vLLM, which needs that torch, and what reads a spec.
 ARG PINS=tested
 ARG RESOLVED=
-RUN if [ "$PINS" = latest ]; then \
+RUN lists=${WITH#-eval} \
+ && if [ "$PINS" = latest ]; then \
       sed -Ei '/^(torch|vllm|jsonschema|pydantic|ruamel\.yaml)==/!s/==.*//' /tmp/requirements*.txt \
-      && : > /tmp/constraints${WITH}.txt; \
+      && : > /tmp/constraints${lists}.txt; \
     fi \
  && python3 -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --find-links /tmp/wheels \
-      -r /tmp/requirements${WITH}.txt -c /tmp/constraints${WITH}.txt \
+      -r /tmp/requirements${lists}.txt -c /tmp/constraints${lists}.txt \
  && rm -rf /tmp/certs /tmp/constraints*.txt /tmp/requirements*.txt
 
 # Liger's kernels are for Triton, which torch's CUDA wheels bring along. Jobs do without them where no index has them.
@@ -55,6 +57,18 @@ RUN if ! /opt/venv/bin/python -c 'import importlib.util, os, shutil, sys, syscon
       apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \
       && rm -rf /var/lib/apt/lists/*; \
     fi
+
+# lm-evaluation-harness (MIT), after the packages above, which all images share and which its lists leave as they are.
+ARG EVAL=
+COPY docker/eval /tmp/eval/
+RUN if [ -n "$EVAL" ] || [ "$WITH" = -eval ]; then \
+      if [ "$PINS" = latest ]; then \
+        sed -i 's/==.*//' /tmp/eval/requirements.txt; /opt/venv/bin/pip freeze --all > /tmp/eval/constraints.txt; \
+      fi; \
+      /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --find-links /tmp/wheels \
+        -r /tmp/eval/requirements.txt -c /tmp/eval/constraints.txt; \
+    fi \
+ && rm -rf /tmp/eval
 
 # llama.cpp (MIT): from a wheel in docker/llama, or else compiled from the sources that PyPI has, some minutes. After the
 # packages above, which all images share.

@@ -5,6 +5,8 @@ HOST := .venv/.host
 TRAIN := .venv/.train
 DEV := .venv/.dev
 DOCS := .venv/.docs
+EVAL := .venv/.eval
+MOTO := .venv/.moto
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-fast lint bench soak gpu docs docs-serve lock schema reference clean
@@ -18,7 +20,7 @@ test: test-fast
 	$(BIN)/pytest -n auto --dist worksteal -m "proof and not engine and not slurm"
 	$(BIN)/pytest -m "engine or slurm"
 
-test-fast: lint $(TRAIN)
+test-fast: lint $(TRAIN) $(EVAL) $(MOTO)
 	$(BIN)/pytest -n auto --dist worksteal -m "not engine and not proof and not slurm"
 
 lint: $(DEV)
@@ -29,9 +31,10 @@ lint: $(DEV)
 	@tail -n 2 .venv/imports.txt
 
 # Long-running checks; CONTRIBUTING.md names the place of their results.
-soak: $(DEV) $(TRAIN)
+soak: $(DEV) $(TRAIN) $(MOTO)
 	PYTHONPATH=. $(BIN)/python scripts/soak/learning.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/kills.py
+	PYTHONPATH=. $(BIN)/python scripts/soak/store.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/launches.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/specs.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/families.py
@@ -75,12 +78,22 @@ $(TRAIN): $(HOST) docker/requirements.txt docker/constraints.txt
 	@$(PIP) -c docker/constraints.txt -r docker/requirements.txt
 	@touch $@
 
+$(EVAL): $(TRAIN) docker/eval/requirements.txt docker/eval/constraints.txt
+	@$(PIP) -c docker/eval/constraints.txt -r docker/eval/requirements.txt
+	@touch $@
+
 $(DEV): $(HOST)
 	@$(PIP) -c constraints-dev.txt -e '.[dev]'
 	@touch $@
 
 $(DOCS): $(HOST)
 	@$(PIP) -c constraints-dev.txt -e '.[docs]'
+	@touch $@
+
+# The S3 server of the tests, whose packages exclude those that train.
+$(MOTO): $(HOST) tests/moto.txt
+	@$(PYTHON) -m venv .venv/moto
+	@.venv/moto/bin/python -m pip install --quiet --disable-pip-version-check -r tests/moto.txt
 	@touch $@
 
 # Updates the pinned versions of the image, then those of the launcher and its tests.
@@ -91,7 +104,10 @@ lock: $(HOST)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 	  --upgrade docker/requirements-vllm.txt -o docker/constraints-vllm.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-	  --upgrade pyproject.toml --extra dev --extra docs -c docker/constraints.txt -o constraints-dev.txt
+	  --upgrade docker/eval/requirements.txt -c docker/constraints.txt -o docker/eval/constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+	  --upgrade pyproject.toml --extra dev --extra docs -c docker/constraints.txt \
+	  -c docker/eval/constraints.txt -o constraints-dev.txt
 
 schema: $(HOST)
 	$(BIN)/dimba schema > jobs/job.schema.json

@@ -21,12 +21,20 @@ Reply = tuple[int, dict[str, str], object]  # status, headers, JSON or bytes
 
 
 @contextmanager
-def hub(repositories: dict[str, Path], *, gated: Container[str] = (), private: Container[str] = ()) -> Iterator[str]:
+def hub(
+    repositories: dict[str, Path],
+    *,
+    gated: Container[str] = (),
+    private: Container[str] = (),
+    older: dict[tuple[str, str], Path] | None = None,
+    newest: str = COMMIT,
+) -> Iterator[str]:
     """Serve the folders of repositories, by `owner/name` or `datasets/owner/name`; yields the address for HF_ENDPOINT.
 
-    Without TOKEN, a request receives only the facts of gated repositories, and nothing of private ones.
+    Without TOKEN, a request receives only the facts of gated repositories, and nothing of private ones. With `older`,
+    the folders by (name, commit) of commits before `newest`, a commit that is neither is refused.
     """
-    attributes = {"repositories": repositories, "gated": gated, "private": private}
+    attributes = {"repositories": repositories, "gated": gated, "private": private, "older": older, "newest": newest}
     with _served(type("Handler", (_Handler,), attributes)) as address:
         yield address
 
@@ -76,6 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
     repositories: dict[str, Path]
     gated: Container[str]
     private: Container[str]
+    older: dict[tuple[str, str], Path] | None
+    newest: str
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
@@ -90,32 +100,45 @@ class _Handler(BaseHTTPRequestHandler):
         name = next((name for name in self.repositories if f"/api/{_kind(name)}/paths-info/" in path), None)
         if name is None:
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        entries = {entry["path"]: entry for entry in self._entries(name)}
+        entries = {entry["path"]: entry for entry in self._entries(name, path.rpartition("/")[2])}
         self._json([entries[path] for path in request.get("paths", []) if path in entries])
 
     def _answer(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         if path in ("/splits", "/first-rows", "/size"):
             return self._view(path)
-        for name, folder in self.repositories.items():
+        for name in self.repositories:
             _, resolve, file = path.partition(f"/{name}/resolve/")
             facts = path.startswith(f"/api/{_kind(name)}")
             if (facts or resolve) and self._refuses(name, facts=not resolve and not path.endswith("/auth-check")):
                 return None
+            revision = _revision(path, file)
+            if (facts or resolve) and not (place := self._folder(name, revision)):
+                return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             if facts:
                 if "/tree/" in path:
-                    return self._json(self._entries(name))
-                return self._json({} if path.endswith("/auth-check") else self._facts(name))
+                    return self._json(self._entries(name, revision))
+                return self._json({} if path.endswith("/auth-check") else self._facts(name, revision))
             if resolve:
-                target = folder / file.partition("/")[2]
+                target, commit = place / file.partition("/")[2], self._commit(name, revision)
                 if target.is_file():
-                    return self._file(target, body=body)
-                return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+                    return self._file(target, commit, body=body)
+                return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
-    def _facts(self, name: str) -> dict[str, object]:
-        siblings = [{"rfilename": entry["path"]} for entry in self._entries(name)]
-        facts = {"id": name.removeprefix("datasets/"), "sha": COMMIT, "siblings": siblings}
+    def _folder(self, name: str, revision: str) -> Path | None:
+        """The files of a repository at a revision; None if there is none."""
+        if (folder := (self.older or {}).get((name, revision))) is not None:
+            return folder
+        is_known = self.older is None or revision in ("", "main", self.newest) or len(revision) != len(COMMIT)
+        return self.repositories[name] if is_known else None
+
+    def _commit(self, name: str, revision: str) -> str:
+        return revision if (name, revision) in (self.older or {}) else self.newest
+
+    def _facts(self, name: str, revision: str) -> dict[str, object]:
+        siblings = [{"rfilename": entry["path"]} for entry in self._entries(name, revision)]
+        facts = {"id": name.removeprefix("datasets/"), "sha": self._commit(name, revision), "siblings": siblings}
         return {**facts, "gated": "manual"} if name in self.gated else facts
 
     def _refuses(self, name: str, *, facts: bool) -> bool:
@@ -145,16 +168,16 @@ class _Handler(BaseHTTPRequestHandler):
         first = [{"row_idx": 0, "row": row, "truncated_cells": []} for row in rows.get(query.get("split", ""), [])[:1]]
         return self._json({"rows": first}) if first else self._send(404, b'{"error": "Not found."}', {})
 
-    def _entries(self, name: str) -> list[dict[str, object]]:
-        folder = self.repositories[name]
+    def _entries(self, name: str, revision: str = "") -> list[dict[str, object]]:
+        folder = self._folder(name, revision) or self.repositories[name]
         return [
             {"type": "file", "path": str(path.relative_to(folder)), "size": path.stat().st_size, "oid": _etag(path)}
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         ]
 
-    def _file(self, path: Path, *, body: bool) -> None:
-        headers = {"ETag": f'"{_etag(path)}"', "X-Repo-Commit": COMMIT}
+    def _file(self, path: Path, commit: str, *, body: bool) -> None:
+        headers = {"ETag": f'"{_etag(path)}"', "X-Repo-Commit": commit}
         data = path.read_bytes()
         self._send(200, data, headers, body=body)
 
@@ -172,6 +195,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def _revision(path: str, file: str) -> str:
+    """The revision that a request names; empty for the newest."""
+    for part in ("/tree/", "/revision/"):
+        if part in path:
+            return path.partition(part)[2].partition("/")[0]
+    return file.partition("/")[0]
 
 
 def _kind(name: str) -> str:

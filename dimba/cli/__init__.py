@@ -68,8 +68,9 @@ def _prepare_streams() -> None:
 
 def _run(args: argparse.Namespace) -> int:
     # Imported late: `dimba --help` must not load pydantic, docker and rich, nor must the wizard's first prompt.
-    names = ("wizard", "prune", "chat", "generate", "serve", "export", "convert", "eval", "report", "watch")
+    names = ("wizard", "prune", "chat", "generate", "serve", "export", "convert", "eval", "report", "watch", "pack")
     rooms = {name: f"dimba.cli.{name}" for name in names}
+    rooms |= dict.fromkeys(("ps", "stop", "logs", "resume", ATTEND), "dimba.cli.runs")
     command = getattr(importlib.import_module(rooms.get(args.command, "dimba.cli.commands")), args.command)
     status = int(command(args) or 0)
     sys.stdout.flush()  # a full disk must raise here, not while Python ends
@@ -93,7 +94,7 @@ def command_parser(words: list[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_wizard(commands, words)
     _add_spec_commands(commands)
-    _add_run_commands(commands)
+    _add_run_commands(commands, words)
     _add_model_commands(commands, words)
     _add_json(commands.add_parser("demo", help="create a tiny checkpoint and data set, and fine-tune it"))
     _add_json(commands.add_parser("doctor", help="check this machine's engine, GPUs, disk and network"))
@@ -127,16 +128,18 @@ def _add_spec_commands(commands: Commands) -> None:
     commands.add_parser("schema", help="print the JSON Schema of a job spec")
     plan = commands.add_parser("plan", help="show what a launch would run, without starting anything")
     _add_spec(plan)
+    plan.add_argument("--same-as", metavar="FILE", help="print what differs from this recipe of `dimba pack`, instead")
     _add_json(plan)
     data = commands.add_parser("data", help="show the data as the model will see them")
     _add_spec(data)
     _add_json(data)
 
 
-def _add_run_commands(commands: Commands) -> None:
+def _add_run_commands(commands: Commands, words: list[str]) -> None:
     _add_launch(commands.add_parser("launch", help="run a job spec"))
     resume = commands.add_parser("resume", help="continue a run from its newest complete checkpoint")
-    _add_run(resume)
+    about = "a run's id, the start of one, or a name; a sweep's id; or a run in its store, as s3://bucket/folder/RUN"
+    resume.add_argument("run", metavar="RUN", help=about)
     resume.add_argument("--detach", action="store_true", help=_DETACH)
     resume.add_argument("--trust-spec", action="store_true", help=_TRUST)
     anyway = "continue though the base, data, trainer, batch or libraries have changed, and note it in run.json"
@@ -144,6 +147,8 @@ def _add_run_commands(commands: Commands) -> None:
     commands.add_parser(ATTEND).add_argument("run")  # internal: the supervisor of a detached run
     ps = commands.add_parser("ps", help="list runs")
     ps.add_argument("-a", "--all", action="store_true", help="include ended runs")
+    group = "compare the runs of a sweep, best first (default: the newest sweep)"
+    ps.add_argument("--group", nargs="?", const="", metavar="SWEEP", help=group)
     _add_json(ps)
     stop = commands.add_parser("stop", help="save a checkpoint and stop a run")
     _add_run(stop)
@@ -151,17 +156,23 @@ def _add_run_commands(commands: Commands) -> None:
     logs = commands.add_parser("logs", help="print the log of a run")
     _add_run(logs)
     logs.add_argument("-f", "--follow", action="store_true", help="continue until the run ends")
-    _add_views(commands)
+    _add_views(commands, words)
 
 
-def _add_views(commands: Commands) -> None:
+def _add_views(commands: Commands, words: list[str]) -> None:
     report = commands.add_parser("report", help="write what a run did, or how several compare, as one HTML file")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's id, the start of one, or a name")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's id, the start of one, or a name; or a sweep's")
     report.add_argument("--open", action="store_true", help="open the file in the browser")
     _add_json(report)
     watch = commands.add_parser("watch", help="show a run's progress in the terminal until it ends")
     _add_run(watch)
     watch.add_argument("--json", action="store_true", help="print a line of JSON for each change")
+
+    pack = commands.add_parser("pack", help="write a run as one file from which others train the same")
+    if words[:1] == ["pack"]:
+        from dimba.cli.pack import add_arguments
+
+        add_arguments(pack)
 
 
 def _add_model_commands(commands: Commands, words: list[str]) -> None:
@@ -186,7 +197,29 @@ def _add_launch(launch: argparse.ArgumentParser) -> None:
     launch.add_argument(
         "--retries", type=int, default=0, metavar="N", help="retry up to N times after transient failures"
     )
+    anyway = "launch a recipe on another base, data or code than it names, and note it in run.json"
+    launch.add_argument("--anyway", action="store_true", help=anyway)
     launch.add_argument("--restart-hung", action="store_true", help="kill a job that hangs, and resume it")
+    _add_sweep(launch)
+
+
+def _add_sweep(launch: argparse.ArgumentParser) -> None:
+    sweep = launch.add_argument_group("a sweep: a run for each combination of values, one group")
+    key = "values of a key, as lora.r=8,16; repeated: every combination. Quotes or brackets hold a comma"
+    sweep.add_argument("--sweep", action="append", default=[], metavar="KEY=V1,V2", help=key)
+    most = "run N of the combinations, drawn at random"
+    sweep.add_argument("--sweep-max", type=_count, metavar="N", help=most)
+    sweep.add_argument("--sweep-seed", type=int, metavar="SEED", help="seed of the draw (default: training.seed)")
+    at_once = "run N at a time at most (default: as many as the GPUs take; one on the CPU)"
+    sweep.add_argument("--sweep-at-once", type=_count, metavar="N", help=at_once)
+    worst = "stop the worse half at the 1st, 2nd, 4th, 8th … evaluation"
+    sweep.add_argument("--stop-worst", action="store_true", help=worst)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 1_000_000):
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number of runs")
+    return int(text)
 
 
 def _duration(text: str) -> float:
@@ -203,7 +236,7 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run", metavar="RUN", help="a run's id, the start of one, or a name")
+    command.add_argument("run", metavar="RUN", help="a run's id, the start of one, or a name; or a sweep's id")
 
 
 def _add_spec(command: argparse.ArgumentParser, alternative: "argparse._MutuallyExclusiveGroup | None" = None) -> None:

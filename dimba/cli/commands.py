@@ -1,24 +1,24 @@
 """The commands: each turns its arguments into one call and prints the result."""
 
 import argparse
-import json
 import shlex
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dimba.cli import render
+from dimba.cli.pack import differences_of, found_here
 from dimba.cli.plan_page import show_plan, trust_notes
+from dimba.cli.runs import print_json, runs, show_start_or_end
 from dimba.cli.tokens import show_data
 from dimba.common.errors import BadInput, DimbaError
 from dimba.common.runners import RENDERED
-from dimba.records import ACTIVE, RunFolder, all_runs, find_run
-from dimba.records.record import RunRecord
+from dimba.records import RunFolder, find_run
 from dimba.spec import LoadedSpec, documents_yaml, json_schema, load_spec
 
 if TYPE_CHECKING:
+    from dimba.jobs.lifecycle import Options
     from dimba.plan.model import LaunchPlan
 
 
@@ -40,7 +40,7 @@ def validate(args: argparse.Namespace) -> int:
 
 def schema(args: argparse.Namespace) -> None:
     """Print the JSON Schema of a job spec."""
-    _print_json(json_schema())
+    print_json(json_schema())
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -50,6 +50,8 @@ def plan(args: argparse.Namespace) -> None:
     from dimba.jobs.lifecycle import Options, interrupted, signals
     from dimba.runners.registry import find_runner
 
+    if args.runner in RENDERED and args.same_as:
+        raise BadInput(f"--same-as compares this machine, and not what --runner {args.runner} renders", "leave one out")
     if args.runner in RENDERED:
         return _print_manifests(args)
     reporter = render.reporter()
@@ -58,11 +60,13 @@ def plan(args: argparse.Namespace) -> None:
         policy = Policy(asks="any" if args.trust_spec else "own", tokenises=True, choices=choices)
         context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
     reporter.ended()
+    if args.same_as:
+        return differences_of(context, args, reporter)
     launch_plan = context.plan()
     if launch_plan.slurm:
         return _print_slurm_script(launch_plan, context.facts.runs, as_json=args.json)
     if args.json:
-        _print_json(launch_plan.as_json())
+        print_json(launch_plan.as_json())
     else:
         show_plan(launch_plan, render.output_console())
         if launch_plan.data.report:
@@ -76,7 +80,7 @@ def _print_slurm_script(launch_plan: "LaunchPlan", runs: Path, *, as_json: bool)
     for note in (*launch_plan.notes, *trust_notes(launch_plan)):
         render.note(note)
     if as_json:
-        _print_json({**launch_plan.as_json(), "script": script})
+        print_json({**launch_plan.as_json(), "script": script})
     else:
         sys.stdout.write(script)
 
@@ -85,12 +89,15 @@ def _print_manifests(args: argparse.Namespace) -> None:
     from dimba.commands.kubernetes import render as render_job
 
     reporter = render.reporter()
-    manifests = render_job(load_spec(Path(args.spec), args.set), reporter.rows)
+    loaded = found_here(load_spec(Path(args.spec), args.set))
+    manifests = render_job(loaded, reporter.rows)
     reporter.ended()
+    if loaded.recipe:
+        render.note("the recipe's base and data are not compared with the cluster's")
     for note in manifests.notes:
         render.note(note)
     if args.json:
-        _print_json({"apiVersion": "v1", "kind": "List", "items": manifests.objects})
+        print_json({"apiVersion": "v1", "kind": "List", "items": manifests.objects})
     else:
         sys.stdout.write(documents_yaml(manifests.objects))
 
@@ -103,40 +110,52 @@ def data(args: argparse.Namespace) -> int:
     with signals(interrupted):  # an interrupt must remove the container
         report = look_at_data(_load(args), render.reporter(), trust=args.trust_spec)
     if args.json:
-        _print_json(report.as_json())
+        print_json(report.as_json())
     else:
         show_data(report, render.output_console())
     return 0 if report.examples else BadInput.exit_status
 
 
-def launch(args: argparse.Namespace) -> None:
-    """Run a spec, or repeat a run."""
+def launch(args: argparse.Namespace) -> int:
+    """Run a spec or a sweep of it, or repeat a run."""
+    from dimba.cli import sweep
+
+    if args.anyway and (args.sweep or args.same_as):
+        raise BadInput("--anyway is of a recipe, and no recipe is launched", "leave it out")
+    if sweep.is_asked_for(args):
+        return sweep.launch(args, _options(args), _overrides(args))
     if args.same_as:
-        _repeat(args)
-        return
+        return _repeat(args)
     from dimba.jobs.launch import launch as launch_spec
+
+    started = time.monotonic()
+    ask = render.ask_for_trust if render.can_ask() else None
+    loaded, how = _load(args), {"detach": args.detach, "trust": args.trust_spec, "anyway": args.anyway}
+    if args.anyway and loaded.recipe is None:
+        raise BadInput(f"--anyway: {args.spec} is no recipe, so that nothing is compared", "leave it out")
+    record = launch_spec(loaded, render.reporter(), _options(args), ask=ask, **how)
+    return show_start_or_end(record, started, detached=args.detach)
+
+
+def _options(args: argparse.Namespace) -> "Options":
     from dimba.jobs.lifecycle import Options
 
-    options = Options(
+    return Options(
         allow_cpu=args.allow_cpu,
         share=args.share,
         retries=max(args.retries, int(args.restart_hung)),
         time_limit=args.time_limit,
         restart_hung=args.restart_hung,
     )
-    started = time.monotonic()
-    ask = render.ask_for_trust if render.can_ask() else None
-    record = launch_spec(_load(args), render.reporter(), options, detach=args.detach, trust=args.trust_spec, ask=ask)
-    _show_start_or_end(record, started, detached=args.detach)
 
 
-def _repeat(args: argparse.Namespace) -> None:
+def _repeat(args: argparse.Namespace) -> int:
     from dimba.jobs.repeat import repeat
 
     started = time.monotonic()
-    folder = find_run(_runs(), args.same_as)
+    folder = find_run(runs(), args.same_as)
     record = repeat(folder, _overrides(args), render.reporter(), detach=args.detach, trust=args.trust_spec)
-    _show_start_or_end(record, started, detached=args.detach)
+    return show_start_or_end(record, started, detached=args.detach)
 
 
 def launch_now(path: str, *, allow_cpu: bool) -> None:
@@ -149,95 +168,14 @@ def launch_now(path: str, *, allow_cpu: bool) -> None:
     render.show_ending(record, time.monotonic() - started)
 
 
-def resume(args: argparse.Namespace) -> None:
-    """Continue a run from its newest complete checkpoint."""
-    from dimba.jobs.resume import resume as resume_run
-
-    started = time.monotonic()
-    folder = find_run(_runs(), args.run)
-    record = resume_run(folder, render.reporter(), detach=args.detach, trust=args.trust_spec, anyway=args.anyway)
-    _show_start_or_end(record, started, detached=args.detach)
-
-
-def _show_start_or_end(record: RunRecord, started: float, *, detached: bool) -> None:
-    if not detached:
-        render.show_ending(record, time.monotonic() - started)
-        return
-    from dimba.jobs.supervisor import until_started
-
-    until_started(find_run(_runs(), record.id))
-    _print(record.id)
-
-
-def _attend(args: argparse.Namespace) -> None:
-    """Supervise a detached run, in a process of its own."""
-    from dimba.jobs.resume import supervise
-
-    supervise(find_run(_runs(), args.run), render.quiet_reporter())
-
-
-def ps(args: argparse.Namespace) -> None:
-    """List runs, reconciled with the jobs that are really running."""
-    folders = all_runs(_runs())
-    records = [record for folder in folders if (record := _readable(folder))]
-    shown = [record for record in records if args.all or record.status in ACTIVE]
-    if args.json:
-        # The diff can be long; run.json has it.
-        _print_json([replace(record, git_diff=None).as_json() for record in shown])
-    elif shown:
-        render.show_runs(shown)
-    else:
-        ended = len(records)
-        render.note(f"no run is active; `dimba ps -a` lists {ended} ended" if ended else "no runs here yet")
-
-
-def _readable(folder: RunFolder) -> RunRecord | None:
-    """The reconciled record; None, with a note, if it is broken: it must not hide the others."""
-    from dimba.jobs.reconcile import reconciled
-
-    try:
-        return reconciled(folder)
-    except BadInput as error:
-        render.note(f"skipped: {error.message}")
-        return None
-
-
-def stop(args: argparse.Namespace) -> None:
-    """Stop a run after it saves a checkpoint, and wait for its end."""
-    from dimba.jobs.reconcile import stop_run
-
-    record = stop_run(find_run(_runs(), args.run), now=args.now)
-    render.note(f"{record.id}: {record.status}, {record.exit_reason}")
-
-
-def logs(args: argparse.Namespace) -> None:
-    """Print the log of a run."""
-    from dimba.jobs.reconcile import reconciled
-
-    folder = find_run(_runs(), args.run)
-    number = len(folder.record().attempts)
-    if not number:
-        record = folder.record()
-        raise BadInput(f"{folder.id} never started ({record.exit_reason or record.status})", "launch it again")
-    with folder.log(number).open(encoding="utf-8", errors="replace") as log:
-        while True:
-            active = args.follow and reconciled(folder).status in ACTIVE
-            for line in log:
-                sys.stdout.write(line)
-            sys.stdout.flush()
-            if not active:
-                return
-            time.sleep(0.3)
-
-
 def demo(args: argparse.Namespace) -> None:
     """Run the demo and print its result."""
     from dimba.commands.demo import run_demo
 
     result = run_demo(render.reporter(), Path.cwd())
-    run = RunFolder(_runs() / result.record.id, 0, 0)
+    run = RunFolder(runs() / result.record.id, 0, 0)
     if args.json:
-        _print_json({"run_id": run.id, "loss_before": result.loss_before, "loss_after": result.loss_after})
+        print_json({"run_id": run.id, "loss_before": result.loss_before, "loss_after": result.loss_after})
     else:
         render.show_demo(result, run.path)
 
@@ -254,7 +192,7 @@ def doctor(args: argparse.Namespace) -> int:
             if not args.json:
                 render.show_check(check)
     if args.json:
-        _print_json([vars(check) for check in checks])
+        print_json([vars(check) for check in checks])
     errors = [check.name for check in checks if check.status == "error"]
     return (4 if "engine" in errors else 3) if errors else 0
 
@@ -263,22 +201,8 @@ def _load(args: argparse.Namespace) -> LoadedSpec:
     if args.runner in RENDERED:
         apply = f"`dimba plan {shlex.quote(args.spec)} --runner {args.runner} | kubectl apply -f -`"
         raise BadInput(f"--runner {args.runner}: dimba renders manifests but starts nothing on a cluster", apply)
-    return load_spec(Path(args.spec), _overrides(args))
+    return found_here(load_spec(Path(args.spec), _overrides(args)))
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
     return [*args.set, *([f"runner={args.runner}"] if args.runner else [])]
-
-
-def _runs() -> Path:
-    from dimba.host.probe import runs_folder
-
-    return runs_folder(Path.cwd())
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
-def _print_json(value: Any) -> None:
-    _print(json.dumps(value, indent=2, ensure_ascii=False))

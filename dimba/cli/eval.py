@@ -47,6 +47,10 @@ def _request(args: argparse.Namespace) -> "EvalRequest":
         batch_size=args.batch_size,
         keep_overlap=args.keep_overlap,
         guard=args.guard,
+        tasks=tuple(name for each in args.tasks for name in map(str.strip, each.split(",")) if name),
+        fewshot=args.fewshot,
+        plain_tasks=args.plain_tasks,
+        trusts_task_code=args.trust_task_code,
         rewards=parse_rewards(args.reward),
         reward_model=absolute(args.reward_model) if args.reward_model else None,
         judge=_judge(args),
@@ -103,7 +107,8 @@ _WORDS = {True: "yes", False: "no", None: "unclear"}
 def _cells(measure: "Measure") -> tuple[str, ...]:
     low, high = measure.interval
     means = (f"{measure.model:.4g}", f"{measure.against:.4g}", f"{measure.difference:+.3g}")
-    return measure.name, *means, f"{low:+.2g} to {high:+.2g}", _WORDS[measure.comparison.better]
+    interval = f"{low:+.2g} to {high:+.2g}" if measure.comparison.has_interval else "none"
+    return measure.name, *means, interval, _WORDS[measure.comparison.better]
 
 
 def _wins(name: str, wins: "Wins") -> str:

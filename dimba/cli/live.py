@@ -98,14 +98,14 @@ class LaunchReporter:
             self._bar.stop()
         self._bar = self._task = None
 
-    def asks_to_stop(self) -> bool | None:
-        """Whether the user wants to stop the run, as a second Ctrl-C also means; None without a terminal."""
+    def asks_to_stop(self, what: str = "the run (it saves first)") -> bool | None:
+        """Whether the user wants to stop it, as a second Ctrl-C also means; None without a terminal."""
         if not (sys.stdin.isatty() and self._live):
             return None
         self.ended()
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            answer = self._console.input("stop the run (it saves first), or leave it running? [S/l] ", markup=False)
+            answer = self._console.input(f"stop {what}, or leave it running? [S/l] ", markup=False)
         except (EOFError, KeyboardInterrupt):
             return True
         finally:

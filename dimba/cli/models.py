@@ -140,12 +140,25 @@ def add_eval(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--file", metavar="ROWS", help="a file of rows (default: those that the run held out)")
     _add_rows(command)
-    command.add_argument("--limit", type=Integer(), metavar="N", help="the first N rows alone")
+    command.add_argument("--limit", type=Integer(), metavar="N", help="the first N rows, or documents of a task")
     keep = "also measure rows that stand in the training data (default: they are counted and left out)"
     command.add_argument("--keep-overlap", action="store_true", help=keep)
     guard = "also score general rows, to see what training has lost"
     command.add_argument("--guard", action="store_true", help=guard)
+    _add_tasks(command)
     _add_answers(command)
+
+
+def _add_tasks(command: argparse.ArgumentParser) -> None:
+    """Which tasks of lm-eval are run, and how."""
+    tasks = "tasks of lm-eval by name, or task files, or folders of them, with commas between"
+    command.add_argument("--tasks", action="append", default=[], metavar="NAME[,NAME]", help=tasks)
+    shots = "examples in front of each document of a task (default: as many as the task names)"
+    command.add_argument("--fewshot", type=Integer(least=0), metavar="N", help=shots)
+    plain = "prompts of tasks without the chat template (default: as the run was trained)"
+    command.add_argument("--plain-tasks", action="store_true", help=plain)
+    trust = "run Python code that tasks bring along, or that the models write for them"
+    command.add_argument("--trust-task-code", action="store_true", help=trust)
 
 
 def _add_answers(command: argparse.ArgumentParser) -> None:

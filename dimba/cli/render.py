@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dimba.records import RunRecord
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("error", "red")}
-_STATUS = {"succeeded": "green", "running": "cyan", "failed": "red", "lost": "red", "stopped": "yellow"}
+STATUS_STYLES = {"succeeded": "green", "running": "cyan", "failed": "red", "lost": "red", "stopped": "yellow"}
 
 
 def errors_console() -> Console:
@@ -118,7 +118,7 @@ def _least_width(records: "Sequence[RunRecord]") -> int:
 
 def _cells(record: "RunRecord") -> tuple[Text, ...]:
     on_cpu = " (CPU)" if record.allow_cpu and record.gpus else ""
-    status = Text(record.status + on_cpu, style=_STATUS.get(record.status, ""))
+    status = Text(record.status + on_cpu, style=STATUS_STYLES.get(record.status, ""))
     reason = "learned nothing" if record.learning_problem else record.exit_reason or record.waits_for or ""
     plain = (reason, record.runner, _clock(record.created))
     return Text(record.id), status, *(Text(str(each)) for each in plain)
@@ -148,7 +148,7 @@ def show_ending(record: "RunRecord", seconds: float) -> None:
 def show_outcome(record: "RunRecord") -> None:
     """Print how a run ended, with its exit reason, and the commands that come next."""
     console = errors_console()
-    console.print(f"[{_STATUS.get(record.status, 'default')}]{record.status}[/], {record.exit_reason}: ", end="")
+    console.print(f"[{STATUS_STYLES.get(record.status, 'default')}]{record.status}[/], {record.exit_reason}: ", end="")
     console.print(record.output_dir, markup=False)
     if record.learning_problem:
         console.print(f"nothing was learned: {printable(record.learning_problem)}", markup=False)

@@ -33,7 +33,12 @@ def watch(args: argparse.Namespace) -> int:
     """Show a run until it ends; returns 0 if it succeeded, else 1, and 130 after Ctrl-C, which leaves it alone."""
     from dimba.host.probe import runs_folder
     from dimba.records import find_run
+    from dimba.records.sweep import find_sweep
 
+    if sweep := find_sweep(runs_folder(Path.cwd()), args.run):
+        from dimba.cli.sweep import watch as watch_sweep
+
+        return watch_sweep(sweep, as_json=args.json)
     folder = find_run(runs_folder(Path.cwd()), args.run)
     console = render.output_console()
     try:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dimba.commands.report.gather import estimated_memory, masked
-from dimba.commands.report.metrics import Metrics, MetricsReader, joined_samples
 from dimba.commands.report.texts import reward_of
+from dimba.jobs.metrics import Metrics, MetricsReader, joined_samples
 from dimba.jobs.reconcile import reconciled
 from dimba.records import ACTIVE, RunFolder, RunRecord
 

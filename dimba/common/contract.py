@@ -32,6 +32,8 @@ ENV_RANK_DIR = "DIMBA_RANK_DIR"  # the folder in which each rank records its pid
 ENV_SAMPLER = "DIMBA_SAMPLER"  # the command of the server that samples on GPUs of its own, as a JSON list
 ENV_SAMPLER_GPUS = "DIMBA_SAMPLER_GPUS"  # how many of the job's last GPUs are the server's
 ENV_SAMPLER_URL = "DIMBA_SAMPLER_URL"  # the address of that server, for the ranks
+ENV_STORE = "DIMBA_STORE"  # the address of the run's store, which gets its checkpoints
+ENV_STORE_WRITER = "DIMBA_STORE_WRITER"  # the name by which the store knows the machine that writes the run
 # Of a job on several machines: their number, the rank of this one, and the address of the first.
 ENV_NODES = "DIMBA_NODES"
 ENV_NODE_RANK = "DIMBA_NODE_RANK"
@@ -65,6 +67,7 @@ ATTEND = "_attend"  # the hidden command of a detached run's supervisor
 SPEC_FILE = "job.yaml"
 PLAN_FILE = "plan.json"
 RUN_FILE = "run.json"
+SWEEP_FILE = "sweep.json"  # of the folder of a sweep, beside those of its runs
 DIFF_FILE = "changes.patch"  # the repository's changes, if they are too long for the record
 LOG_FILE = "log.txt"
 METRICS_FILE = "metrics.jsonl"
@@ -88,6 +91,9 @@ PREPARE = "--prepare"  # for the entry point: tokenise the data before the ranks
 # Statuses of a run.
 PENDING = ("queued", "building", "starting")  # the run is on record, and its job does not run yet
 ACTIVE = (*PENDING, "running", "stopping")
+# Exit reasons of a run that was asked to stop: by a user, as one of the worst of its sweep, or because the first runs
+# of its sweep failed alike.
+STOPPED_BY_USER, STOPPED_BY_SWEEP, SWEEP_FAILED = "stopped_by_user", "stopped_by_sweep", "sweep_failed"
 
 # Exit statuses of a job with a meaning for the launcher; it passes on the trainer's others.
 REFUSED = "refused"  # the reason of a trainer that ended with an error before it trained

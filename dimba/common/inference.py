@@ -1,15 +1,15 @@
 """What the host asks a loaded model, and the names of the lines between them. Standard library only.
 
-The host sends one JSON object a line: `load`, then `ask`, `batch`, `score`, `reward` or `stop`. The model's process
-answers with `note`, `ready`, `text` or `reasoning` (parts of an answer as they come), `row` (a complete answer, or the
-loss of a row), `done` and `error`.
+The host sends one JSON object a line: `load`, then `ask`, `batch`, `score`, `reward`, `tasks` or `stop`. The model's
+process answers with `note`, `ready`, `text` or `reasoning` (parts of an answer as they come), `row` (a complete answer,
+the loss of a row, or what a task finds), `done` and `error`.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-LOAD, ASK, BATCH, SCORE, REWARD, STOP = "load", "ask", "batch", "score", "reward", "stop"
+LOAD, ASK, BATCH, SCORE, REWARD, TASKS, STOP = "load", "ask", "batch", "score", "reward", "tasks", "stop"
 NOTE, READY, TEXT, REASONING, ROW, DONE, ERROR = "note", "ready", "text", "reasoning", "row", "done", "error"
 END, LENGTH, STOPPED, REFUSED = "end", "length", "stopped", "refused"  # why an answer ends
 

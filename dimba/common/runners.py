@@ -13,6 +13,7 @@ class Capabilities(NamedTuple):
     runs_in_image: bool = False  # always; a scheduler's job does if its spec names an image
     leases_gpus: bool = False  # dimba leases this machine's GPUs to the job; otherwise a scheduler allocates them
     isolates_network: bool = False  # a job can run without network access
+    takes_arrays: bool = False  # one submission starts several jobs, as tasks that a scheduler orders
     several_nodes: bool = False  # a cluster's scheduler runs the job on as many nodes as it asks for
 
 
@@ -21,7 +22,7 @@ RUNNERS = {
         "always a container", uses_engine=True, runs_in_image=True, leases_gpus=True, isolates_network=True
     ),
     "process": Capabilities("on this machine itself, without a container", leases_gpus=True),
-    "slurm": Capabilities("handed to the scheduler of a cluster", several_nodes=True),
+    "slurm": Capabilities("handed to the scheduler of a cluster", several_nodes=True, takes_arrays=True),
 }
 # `dimba plan` renders jobs for these; dimba starts nothing on them.
 RENDERED = {

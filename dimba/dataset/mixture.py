@@ -10,7 +10,7 @@ from typing import Any
 from dimba.common.errors import BadInput
 
 MOST_WEIGHT = 1000
-_TEXTS = ("config", "split")
+_TEXTS = ("config", "split", "revision")
 _FORM = """write each source as JSON: --mixture '{"path": "a.jsonl", "weight": 2}' '{"name": "owner/data"}'"""
 
 
@@ -21,6 +21,7 @@ class MixtureSource:
     dataset: str
     config: str | None = None
     split: str | None = None
+    revision: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     weight: float = 1.0
 
@@ -59,7 +60,7 @@ def _mistake(value: Any) -> str:
     columns, weight = value.get("columns", {}), value.get("weight", 1)
     texts = [value[key] for key in _TEXTS if value.get(key) is not None]
     if not isinstance(columns, dict) or not all(isinstance(each, str) for each in [*columns.values(), *texts]):
-        return "has a config, split or column that is not a text"
+        return "has a config, split, revision or column that is not a text"
     is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
     return "" if is_number and 0 < weight <= MOST_WEIGHT else f"needs a weight above 0, {MOST_WEIGHT} at most"
 

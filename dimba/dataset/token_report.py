@@ -111,6 +111,7 @@ class DataReport:
     cached: bool = False
     sources: tuple[SourceReport, ...] = ()  # of a list of data sets
     asks: bool = False  # GRPO: the rows are prompts, and completions are sampled
+    shown_time: str = ""  # by the chat template in every row; empty if it does not ask the clock
     streamed: bool = False  # the rows are the first of a stream, whose others are read during training
 
     def lines(self) -> list[str]:

@@ -12,14 +12,16 @@ from dimba.common.errors import BadInput, EngineFailed
 from dimba.common.project import PACKAGED
 from dimba.spec import JobSpec
 
+EVAL = "-eval"  # the image with lm-eval, which runs tasks
 GGUF = "-gguf"  # the image with llama.cpp, which exports and proves GGUF files
 WITH_LISTS = ("", "-vllm")  # every value of `image_extra`: what a job trains with has lists of its own
-IMAGE_EXTRAS = (*WITH_LISTS, GGUF)
+IMAGE_EXTRAS = (*WITH_LISTS, GGUF, EVAL)
 # Everything else in the repository (checkpoints, runs, data) stays out, as in `.dockerignore`, which Compose reads.
 _LISTS = [f"docker/{name}{extra}.txt" for name in ("requirements", "constraints") for extra in WITH_LISTS]
 LLAMA = "docker/llama"
 _LLAMA_FILES = [f"{LLAMA}/{name}" for name in ("CMakeLists.txt", "make_llama.py", "requirements.txt")]
-_FILES = ("Dockerfile", *_LISTS, *_LLAMA_FILES)
+EVAL_LISTS = ("docker/eval/requirements.txt", "docker/eval/constraints.txt")
+_FILES = ("Dockerfile", *_LISTS, *_LLAMA_FILES, *EVAL_LISTS)
 _SUFFIXES = (".py", ".json", ".jsonl")  # code, and the tables that it reads
 CERTS, WHEELS = "docker/certs", "docker/wheels"
 # Folders of code, and what no job needs of them: the development tools, which a wheel lacks, stay out so that a wheel
@@ -129,7 +131,7 @@ def image_key(
 
 def build_arguments(extra: str) -> dict[str, str]:
     """The Dockerfile's arguments for an image with this extra."""
-    return {"WITH": "", "GGUF": "1"} if extra == GGUF else {"WITH": extra}
+    return {"WITH": extra} if extra in WITH_LISTS else {"WITH": "", extra.removeprefix("-").upper(): "1"}
 
 
 def image_extra(spec: JobSpec) -> str:

@@ -51,11 +51,11 @@ def _look_at_one(
     dataset: Dataset, folder: Path, progress: Progress, mode: str, *, skip_bad: bool, read: bool
 ) -> DataFacts:
     if dataset.path is None:
-        return DataFacts(reference=str(dataset.name), local=False, streamed=dataset.stream)
+        return DataFacts(reference=str(dataset.name), local=False, revision=dataset.revision, streamed=dataset.stream)
     path = absolute(dataset.path, folder)
     if path.is_file():  # a custom trainer may know its splits
         dataset = dataset.model_copy(update={"split": None})
-    facts = _find(path, dataset.split)
+    facts = replace(_find(path, dataset.split), streamed=dataset.stream)
     if facts.problem or not read:
         return facts
     try:
@@ -63,7 +63,7 @@ def _look_at_one(
     except BadInput as error:
         return replace(facts, problem=error.detail, hint=error.hint, key=error.key or "dataset")
     problem, hint = ("", "") if skip_bad or not summary.unusable else _bad_rows(summary)
-    return replace(facts, problem=problem, hint=hint, summary=summary, streamed=dataset.stream)
+    return replace(facts, problem=problem, hint=hint, summary=summary)
 
 
 def _find(path: Path, split: str | None) -> DataFacts:

@@ -103,6 +103,7 @@ class CheckpointFacts:
 
     reference: str
     local: bool
+    revision: str | None = None  # that the spec names, of a base on the Hub
     problem: str = ""
     hint: str = ""
     architecture: str | None = None
@@ -153,6 +154,7 @@ class DataFacts:
 
     reference: str  # a file, a folder or a pattern on this machine, or a Hub id; of a list, all of them
     local: bool  # of a list: all of them
+    revision: str | None = None  # that the spec names, of data on the Hub
     files: tuple[Path, ...] = ()  # that hold the rows, in the order in which they are read
     places: tuple[Path, ...] = ()  # the files and folders that a container needs to have all of `files`
     linked_files: tuple[tuple[Path, Path], ...] = ()  # as in CheckpointFacts
@@ -169,7 +171,12 @@ class DataFacts:
     @property
     def hub_ids(self) -> tuple[str, ...]:
         """The data sets on the Hub."""
-        return tuple(each.reference for each in self.sources or (self,) if not each.local)
+        return tuple(each.reference for each in self.on_hub)
+
+    @property
+    def on_hub(self) -> tuple["DataFacts", ...]:
+        """The facts of each data set on the Hub."""
+        return tuple(each for each in self.sources or (self,) if not each.local)
 
     @property
     def rows_per_epoch(self) -> int | None:
@@ -271,6 +278,7 @@ class HostFacts:
     transformers: str = ""  # its release in this machine's Python; empty without one
     pip_install: str = ""  # the command that installs packages for this machine's Python, without their names
     named: Mapping[str, NamedPath] = field(default_factory=dict)  # files and mounts, by their text in the spec
+    store_problem: str = ""  # why the job may not write in the folder that is its store
     trust_requirements: tuple[TrustRequirement, ...] = ()  # parts of the spec that require trust
 
     def on(self, nodes: ClusterNodes) -> "HostFacts":

@@ -1,6 +1,7 @@
 """Facts about an id on the Hugging Face Hub, fetched within seconds; the network never raises an exception."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from dimba.common.checkpoint import context_length
 from dimba.host.http import REFUSED, Answer, ask, count, mapping, mappings
 
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Status = Literal["found", "missing", "gated", "unreachable", "offline", "missing_config", "missing_split"]
 
@@ -94,9 +97,14 @@ def look_at_dataset(id: str, config: str | None = None, split: str | None = None
     return _with_rows(found, config, split)
 
 
-def commit_of(kind: str, id: str) -> str | None:
-    """The newest commit of a repository of the kind `models` or `datasets`; None if the Hub does not report it."""
-    status, _, body = _existence(kind, id)
+def commit_of(kind: str, id: str, revision: str | None = None) -> str | None:
+    """The commit of a repository of the kind `models` or `datasets`; None if the Hub does not report it.
+
+    It is that of a tag, a branch or a commit named `revision`, else the newest.
+    """
+    if revision and _COMMIT.fullmatch(revision):
+        return revision
+    status, _, body = _existence(kind, id, f"/revision/{quote(revision, '')}" if revision else "")
     sha = body.get("sha")
     return sha if status == "found" and isinstance(sha, str) else None
 
@@ -127,14 +135,14 @@ def _with_rows(found: HubDataset, config: str, split: str) -> HubDataset:
     )
 
 
-def _existence(kind: str, id: str) -> tuple[Status, str, dict[str, Any]]:
-    """(status, why, the Hub's JSON) of one id."""
+def _existence(kind: str, id: str, below: str = "") -> tuple[Status, str, dict[str, Any]]:
+    """(status, why, the Hub's JSON) of one id, or of an address `below` it."""
     if any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in _OFFLINE):
         return "offline", f"{' or '.join(_OFFLINE)} is set", {}
     if not id.isprintable() or id.count("/") > 1 or {"", ".", ".."} & set(id.strip().split("/")):
         return "missing", "a Hub id is `owner/name`", {}
     address = f"{endpoint()}/api/{kind}/{quote(id)}"
-    answer = ask(address)
+    answer = ask(f"{address}{below}")
     if answer.body.get("gated"):
         # The facts of a gated repository are public, its files are not.
         access = ask(f"{address}/auth-check")

@@ -11,7 +11,9 @@ from dimba.common.checkpoint.quantization import PACKAGES
 from dimba.common.checkpoint.releases import installed_release
 from dimba.common.checkpoint.tokens import absent_tokens
 from dimba.common.contract import ENV_RUNS, SHORTEST_SECRET, SKIP_BAD_ROWS, absolute, is_secret_name
+from dimba.common.output_store import local_folder
 from dimba.common.project import project_root
+from dimba.host.cached_base import at_revision
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.data import look_at_data
 from dimba.host.facts import CheckpointFacts, DataFacts, EngineFacts, GpuFacts, HostFacts, OutputFacts
@@ -19,6 +21,7 @@ from dimba.host.gpus import find_gpus
 from dimba.host.named_paths import look_at_named_paths
 from dimba.host.output import look_at_output, may_read
 from dimba.host.packages import install_command, missing_packages, pip_install
+from dimba.host.places import why_not_write
 from dimba.host.proxies import is_on_this_machine, proxies_in
 from dimba.host.trainer import find_trainer
 from dimba.options.tracking_table import TRACKERS
@@ -32,8 +35,11 @@ def runs_folder(folder: Path) -> Path:
     return absolute(os.environ.get(ENV_RUNS) or "runs", folder)
 
 
-def _checkpoint(spec: JobSpec, folder: Path) -> CheckpointFacts:
-    facts = look_at_checkpoint(spec.base_checkpoint, folder, allow_pickle=spec.trainer_args.get("allow-pickle") is True)
+def _checkpoint(spec: JobSpec, folder: Path, cache: Path) -> CheckpointFacts:
+    allow_pickle = spec.trainer_args.get("allow-pickle") is True
+    facts = look_at_checkpoint(spec.base_checkpoint, folder, allow_pickle=allow_pickle)
+    if spec.base_revision:
+        facts = at_revision(facts, spec.base_revision, cache, allow_pickle=allow_pickle)
     if facts.problem or not facts.local:
         return facts
     return replace(facts, absent_tokens=absent_tokens(Path(facts.reference), spec.lora.trainable_tokens))
@@ -55,7 +61,8 @@ def probe(
     Without `read`, data files are only checked for existence. `in_container`, the job's user lacks the caller's groups.
     """
     output = look_at_output(spec.output_dir, folder)
-    checkpoint = _checkpoint(spec, folder)
+    cache = hub_cache(output.uid, output.home, folder)
+    checkpoint = _checkpoint(spec, folder, cache)
     skip_bad = spec.trainer_args.get(SKIP_BAD_ROWS) is True
     data = look_at_data(spec.dataset, folder, progress, spec.mode, skip_bad=skip_bad, read=read)
     missing = missing_packages()
@@ -65,7 +72,7 @@ def probe(
         project=project_root(),
         python=sys.executable,
         cores=len(os.sched_getaffinity(0)),
-        cache=hub_cache(output.uid, output.home, folder),
+        cache=cache,
         environment=frozenset(os.environ),
         local_proxies=frozenset(name for name in proxies_in(os.environ) if is_on_this_machine(os.environ[name])),
         short_secrets=frozenset(name for name, value in os.environ.items() if _is_short_secret(name, value)),
@@ -81,6 +88,7 @@ def probe(
         transformers=installed_release(),
         pip_install=pip_install(),
         named=look_at_named_paths(spec, folder),
+        store_problem=_store_problem(spec),
         unreadable=_unreadable(checkpoint, data, output, in_container=in_container),
     )
 
@@ -91,6 +99,11 @@ def _packages(base: CheckpointFacts, spec: JobSpec) -> frozenset[str]:
     needed += [TRACKERS[tracker] for tracker in spec.training.trackers]
     needed += ["vllm"] if sampler and sampler.is_vllm else []
     return frozenset(filter(is_installed, needed))
+
+
+def _store_problem(spec: JobSpec) -> str:
+    folder = local_folder(spec.output_store) if spec.output_store else None
+    return why_not_write(folder) if folder else ""
 
 
 def _is_short_secret(name: str, value: str) -> bool:

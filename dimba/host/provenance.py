@@ -1,6 +1,7 @@
 """The provenance of a model: the repository's revision and changes, and hashes of pins, base checkpoint and data."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from dimba.spec.secrets import mask_secrets
 
 Progress = Callable[[str, int, int], None]  # (activity, bytes so far, bytes in all)
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONFIG = ("-c", "core.fsmonitor=false", "-c", "core.quotePath=false")  # git must not execute the repository's hooks
 
 
@@ -37,7 +39,7 @@ def provenance(facts: HostFacts, named: Iterable[str], progress: Progress) -> di
         "base_hash": _content(facts.checkpoint, lambda done, total: progress("hashing the checkpoint", done, total)),
         "trainer_hash": _trainer(facts.trainer),
         "files": _files(facts),
-        "data_hash": _data(facts.data, lambda done, total: progress("hashing the data", done, total)),
+        "data_hash": data_hash(facts.data, lambda done, total: progress("hashing the data", done, total)),
     }
 
 
@@ -46,41 +48,54 @@ def _trainer(trainer: TrainerFacts) -> str | None:
 
 
 def _files(facts: HostFacts) -> dict[str, str]:
-    """The hash of each file that the spec names for its trainer, such as a reward's; not those of mounts."""
-    files = [each.path for each in facts.named.values() if each.path.is_file() and not each.why_not_read]
-    return {str(path): f"sha256:{file_hash(path)}" for path in files if os.access(path, os.R_OK)}
+    """The hash of each file and each model's folder that the spec names, as a reward's; not of other mounts."""
+    readable = [each.path for each in facts.named.values() if not each.why_not_read and os.access(each.path, os.R_OK)]
+    found = {str(path): f"sha256:{file_hash(path)}" for path in readable if path.is_file()}
+    models = [path for path in readable if (path / "config.json").is_file()]
+    hashes = {str(path): fingerprint(path, lambda *_: None) for path in models}
+    return found | {path: f"sha256:{digest}" for path, digest in hashes.items() if digest}
 
 
 def hub_commits(plan: dict[str, Any]) -> dict[str, Any]:
-    """The commits of the base and the data that the job of `plan` (a plan.json) fetched from the Hub, by field."""
+    """Fields of a run's record: the commits of the base and the data that the job of `plan` fetched from the Hub.
+
+    `commits` has each as `models/owner/name` or `datasets/owner/name`; `base_hash` and `data_hash` all of one kind, if
+    the record has no hash of files.
+    """
     kinds = {"base_hash": ("checkpoint", "models"), "data_hash": ("data", "datasets")}
-    found = {}
+    found: dict[str, Any] = {}
     for name, (part, kind) in kinds.items():
         facts = plan.get(part) or {}
         sources = facts.get("sources") or [facts]
-        if any(each.get("local") is not False for each in sources):
-            continue  # the record has the hash of the files
-        commits = [_commit(plan, kind, str(each.get("reference"))) for each in sources]
-        if all(commits):
-            found[name] = f"commit:{'+'.join(filter(None, commits))}"
+        remote = [each for each in sources if each.get("local") is False]
+        commits = {f"{kind}/{each.get('reference')}": commit_in_cache(plan, kind, each) for each in remote}
+        if known := {key: commit for key, commit in commits.items() if commit}:
+            found["commits"] = {**found.get("commits", {}), **known}
+        if remote == sources and all(commits.values()):
+            found[name] = f"commit:{'+'.join(map(str, commits.values()))}"
     return found
 
 
-def _commit(plan: dict[str, Any], kind: str, reference: str) -> str | None:
-    folder = f"{kind}--{reference.replace('/', '--')}"
+def commit_in_cache(plan: dict[str, Any], kind: str, facts: dict[str, Any]) -> str | None:
+    """The commit of a repository of `kind` that the job's Hugging Face cache has at the revision of `facts`."""
+    revision = str(facts.get("revision") or "main")
+    if _COMMIT.fullmatch(revision):
+        return revision
+    folder = f"{kind}--{str(facts.get('reference')).replace('/', '--')}"
     try:
-        ref = Path(plan["writable"][0], "hub", folder, "refs", "main")
-        return ref.read_text(encoding="utf-8").strip()
+        return Path(plan["writable"][0], "hub", folder, "refs", revision).read_text(encoding="utf-8").strip()
     except (OSError, ValueError, KeyError, IndexError):
         return None
 
 
 def _content(facts: CheckpointFacts, progress: Callable[[int, int], None]) -> str | None:
+    if facts.local and facts.revision:  # the folder of this commit in the cache
+        return f"commit:{facts.revision}"
     digest = fingerprint(Path(facts.reference), progress) if facts.local else None
     return f"sha256:{digest}" if digest else None
 
 
-def _data(facts: DataFacts, progress: Callable[[int, int], None]) -> str | None:
+def data_hash(facts: DataFacts, progress: Callable[[int, int], None]) -> str | None:
     """The hash of the file, or of all files that the data have; of files that are streamed, of blocks of them."""
     if not facts.local and not facts.files:
         return None

@@ -33,7 +33,7 @@ def find_trust_requirements(
     `environment`: the names of the user's own variables, by default those of this process.
     """
     environment = os.environ if environment is None else environment
-    found = [*_programs(spec, folder, project), *_container(spec, folder, environment), *_cluster(spec)]
+    found = [*_programs(spec, folder, project), *_container(spec, folder, environment), *_cluster(spec), *_store(spec)]
     if found and (machines := _uncontained(spec)):
         found.append(TrustRequirement("runner", f"`{spec.runner}` runs all of this on {machines} without a container"))
     return tuple(found)
@@ -105,6 +105,11 @@ def _cluster(spec: JobSpec) -> Iterator[TrustRequirement]:
         yield TrustRequirement("slurm.image", f"the job runs in the image `{spec.slurm.image}`")
     if spec.slurm.extra:
         yield TrustRequirement("slurm.extra", f"the scheduler receives the options {' '.join(spec.slurm.extra)}")
+
+
+def _store(spec: JobSpec) -> Iterator[TrustRequirement]:
+    if spec.output_store:
+        yield TrustRequirement("output_store", f"the job sends its checkpoints and the model to {spec.output_store}")
 
 
 def _mount(text: str, folder: Path) -> TrustRequirement:

@@ -41,6 +41,7 @@ class Policy:
     container: Container | None = None  # overrides the spec's section for the image
     earlier_image: str | None = None  # of the run that is resumed; reused if it still exists
     gpu: GpuFacts | None = None  # from an earlier probe
+    image: ImageFacts | None = None  # from an earlier look for a job that runs in the same one
     runs: Path | None = None  # the folder of run records, instead of the environment's
     # Turns this machine's facts into those of another place that runs the job, image included.
     elsewhere: Callable[[HostFacts], HostFacts] | None = None
@@ -139,6 +140,8 @@ def _capabilities(spec: JobSpec, found: FoundRunner, policy: Policy) -> Capabili
 
 
 def _image(spec: JobSpec, runner: Runner, policy: Policy) -> ImageFacts | None:
+    if policy.image:
+        return policy.image
     earlier = runner.look(spec, Container(image=policy.earlier_image)) if policy.earlier_image else None
     return earlier if earlier and earlier.id else runner.look(spec, policy.container)
 

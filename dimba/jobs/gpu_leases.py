@@ -78,8 +78,9 @@ class Holder:
 
     @classmethod
     def of_run(cls, run: RunFolder) -> "Holder":
-        """A run on record, which queues since it was created."""
-        since = datetime.fromisoformat(run.record().created).timestamp()
+        """A run on record, which queues since it was created; one of a sweep queues since its turn."""
+        record = run.record()
+        since = time.time() if record.group else datetime.fromisoformat(record.created).timestamp()
         return cls(id=run.id, since=since, is_stopped=run.has_stop_request)
 
 

@@ -13,6 +13,8 @@ from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.gpu_leases import GpuLeases, Holder, machine, waiting_for, wanted_by
 from dimba.jobs.lifecycle import Options, Reporter, Run, interrupted, signals
 from dimba.jobs.output_owner import owned_output
+from dimba.jobs.recipes.launching import check_of_recipe
+from dimba.jobs.store import require_store
 from dimba.jobs.supervisor import spawn_supervisor
 from dimba.jobs.trust import Ask, remember_run, require_trust
 from dimba.jobs.unchanged import differences, made_with, present, refuse, uncompared
@@ -34,11 +36,13 @@ def launch(
     *,
     detach: bool = False,
     trust: bool = False,
+    anyway: bool = False,
     ask: Ask | None = None,
 ) -> RunRecord:
     """Runs a spec to its end; with `detach`, until its job has started or waits for GPUs.
 
-    A spec that requires trust is launched only with `trust`, or if `ask` confirms it.
+    A spec that requires trust is launched only with `trust`, or if `ask` confirms it; a recipe on another base, data or
+    code than its own only `anyway`.
 
     Raises:
         DimbaError: its exit status says what failed, as the run's record does.
@@ -49,7 +53,8 @@ def launch(
     with owned_output(loaded.spec.output_dir, run):
         policy = Policy(asks="any", choices=choices_of(options, run_id=run.name))
         context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
-        return begin(context, options, reporter, detach=detach)
+        check = check_of_recipe(context, reporter, anyway=anyway)
+        return begin(context, options, reporter, detach=detach, repeats=check)
 
 
 def begin(
@@ -86,19 +91,20 @@ def choices_of(options: Options, *, run_id: str | None = None, checkpoint: Path 
     )
 
 
-def carry_on(run: Run, context: JobContext, reporter: Reporter, *, detach: bool) -> RunRecord:
+def carry_on(run: Run, context: JobContext, reporter: Reporter, *, detach: bool, waits: bool = False) -> RunRecord:
     """Runs the job of a record to its end, with retries; with `detach`, until the job runs.
 
-    A detached run that has to wait, or may have to retry, is left to a supervisor.
+    A detached run that has to wait (unless it `waits` here), or may have to retry, is left to a supervisor.
     """
     supervised = detach and run.record.retries > 0
     with run.closing_on_failure():
         with signals(interrupted):
             context = _prepared(run, context, reporter)
+            require_store(run, context, reporter)
         leased = context.plan().gpus and context.runner.capabilities.leases_gpus
         leases = GpuLeases(Holder.of_run(run.folder), context.runner.name, machine()) if leased else None
         with signals(interrupted):
-            gpu_ids = _gpu_ids(run, context, leases, reporter, wait=not detach)
+            gpu_ids = _gpu_ids(run, context, leases, reporter, wait=waits or not detach)
         if gpu_ids is None or supervised:
             spawn_supervisor(run.folder)
             return run.record

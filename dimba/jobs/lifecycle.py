@@ -16,12 +16,14 @@ from dimba.common import contract
 from dimba.common.errors import DimbaError, Interrupted
 from dimba.host.facts import HostFacts
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import FinalError, classify_outcome, may_retry, measured_memory, proof_of_learning
+from dimba.jobs.outcome import FinalError, classify_outcome, may_retry, measured_memory, proof_of_learning, store_state
 from dimba.jobs.recorded import (
+    attempt_environment,
     claim_output,
     container_of,
     cut_diff,
     launched_here,
+    new_store,
     patience,
     recorded_plan,
 )
@@ -107,8 +109,9 @@ class Run:
             output_dir=str(plan.output_dir),
             seed=loaded.spec.training.seed,
             command=("dimba", *sys.argv[1:]),
-            overrides=loaded.overrides,
+            overrides=(*loaded.overrides, *loaded.found),
             created=now(),
+            store=new_store(loaded.spec),
             folder=str(facts.folder),
             **launched_here(),
             **vars(options),
@@ -124,13 +127,33 @@ class Run:
 
     def start(self, runner: Runner, plan: LaunchPlan, reporter: Reporter) -> str:
         """Make the job's writable folders, owned by its user, and start it; returns the job's name."""
+        plan = self.new_attempt(plan)
+        self.check_wanted()
+        number = len(self.record.attempts)
+        job = runner.start(
+            plan,
+            run_id=self.folder.id,
+            attempt=number,
+            log=self.folder.log(number),
+            secrets=secrets_of(plan),
+        )
+        self.started(runner, job)
+        if self.record.waits_for:
+            reporter.note(f"waiting for its turn: {self.record.waits_for}")
+        if plan.omitted:
+            left_out = ", ".join(f"{each.key} {each.value}".strip() for each in plan.omitted)
+            reporter.note(f"the trainer has no flag for these values and does not get them: {left_out}")
+        reporter.started(self.record, plan)
+        return job
+
+    def new_attempt(self, plan: LaunchPlan) -> LaunchPlan:
+        """Put a further attempt on record and make its folders; returns its plan."""
         for folder in plan.writable:
             make_folder(folder, plan.uid, plan.gid)
         claim_output(plan, self.folder.path)
         number = self.folder.new_attempt()
         plan = plan.for_attempt(self.folder.id, self.folder.attempt(number))
-        if self.record.departures:
-            plan = replace(plan, environment={**plan.environment, contract.ENV_ANYWAY: "1"})
+        plan = replace(plan, environment={**plan.environment, **attempt_environment(self.record)})
         self.folder.write_json(contract.PLAN_FILE, plan.as_json())
         attempts = (*self.record.attempts, Attempt(number=number, started=now()))
         self.record = replace(self.record, **recorded_plan(plan))
@@ -140,25 +163,14 @@ class Run:
             started=self.record.started or now(),
             attempts=attempts,
         )
-        self.check_wanted()
-        job = runner.start(
-            plan,
-            run_id=self.folder.id,
-            attempt=number,
-            log=self.folder.log(number),
-            secrets={name: os.environ[name] for name in plan.host_environment},
-        )
+        return plan
+
+    def started(self, runner: Runner, job: str) -> None:
+        """Put the job of the newest attempt on record."""
         self.record = self.record.with_attempt(job=job)
         waits = runner.waiting(job)
         status = "queued" if waits else "running"
         self.update(status=status, waits_for=waits, container_id=container_of(runner, job))
-        if waits:
-            reporter.note(f"waiting for its turn: {waits}")
-        if plan.omitted:
-            left_out = ", ".join(f"{each.key} {each.value}".strip() for each in plan.omitted)
-            reporter.note(f"the trainer has no flag for these values and does not get them: {left_out}")
-        reporter.started(self.record, plan)
-        return job
 
     def check_wanted(self) -> None:
         """Raise Interrupted if the run was stopped before its job began."""
@@ -228,7 +240,7 @@ class Run:
         else:
             self.record = self.record.closed(status, reason, code)
         measured = {**measured_memory(self.folder), **(proof_of_learning(self.folder) if status == "succeeded" else {})}
-        self.update(**hub_commits(self.folder.plan()), **measured)
+        self.update(**hub_commits(self.folder.plan()), **measured, **store_state(self.folder, self.record))
         return error
 
     @contextmanager
@@ -239,12 +251,17 @@ class Run:
         except (DimbaError, KeyboardInterrupt) as error:
             stopped = isinstance(error, KeyboardInterrupt | Interrupted)
             if self.record.status in PENDING:
-                ending = ("stopped", "stopped_by_user") if stopped else ("failed", "start_failed")
+                ending = ("stopped", self.folder.stop_reason) if stopped else ("failed", "start_failed")
                 self.record = self.record.closed(*ending, None)
                 self.update()
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted("interrupted before the job had started", "nothing of it is left running") from None
             raise
+
+
+def secrets_of(plan: LaunchPlan) -> dict[str, str]:
+    """The values of the variables that the spec names, from this environment."""
+    return {name: os.environ[name] for name in plan.host_environment}
 
 
 @contextmanager

@@ -35,11 +35,13 @@ def place_of(
     writable: Sequence[Path] = (),
     variables: tuple[str, ...] = (),
     computes: bool = True,
+    online: bool = False,
 ) -> Iterator[OneShot]:
     """A place with GPUs that are leased to `command` until the block ends; it waits for its turn.
 
     `beside`: further models that are loaded there; `mounts` beyond the models' own; `writable` folders; `variables`
-    of this process that it gets as secrets. What only talks to the Hub `computes` nothing, and gets no GPU.
+    of this process that it gets as secrets; `online`: it needs the network for more than the models. What only talks
+    to the Hub `computes` nothing, and gets no GPU.
 
     Raises:
         Interrupted: Ctrl-C while it waits.
@@ -53,7 +55,7 @@ def place_of(
             source.spec,
             source.facts,
             tuple(mounted.values()),
-            is_local=all(each.is_local for each in (source, *beside)) and not variables,
+            is_local=all(each.is_local for each in (source, *beside)) and not (variables or online),
             further=variables,
             gpus=gpus,
             gpu_devices=gpu_devices(gpus, source.facts, os.environ.get(ENV_GPU_PATH)),

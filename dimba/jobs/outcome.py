@@ -8,6 +8,7 @@ from typing import Any
 from dimba.common import contract
 from dimba.common.checkpoints import newest_checkpoint
 from dimba.common.errors import BadInput, DimbaError, HostCannot, Interrupted, RunFailed, from_json
+from dimba.common.output_store import STORE_FILE, StoreState
 from dimba.records import RunFolder, RunRecord
 from dimba.runners.protocol import Ending
 
@@ -108,8 +109,8 @@ def _stopped(folder: RunFolder, code: int, reason: str, *, stopping: bool) -> Ou
         error = Interrupted if stopping else RunFailed
         return "stopped", "killed", error(f"run {folder.id} {late}", _next_steps(folder))
     if stopping:
-        return "stopped", "stopped_by_user", Interrupted(f"run {folder.id} stopped", _next_steps(folder))
-    return "stopped", "stopped_by_user", RunFailed(f"run {folder.id} was stopped elsewhere", _next_steps(folder))
+        return "stopped", folder.stop_reason, Interrupted(f"run {folder.id} stopped", _next_steps(folder))
+    return "stopped", contract.STOPPED_BY_USER, RunFailed(f"run {folder.id} was stopped elsewhere", _next_steps(folder))
 
 
 def _engine_lost(folder: RunFolder) -> tuple[str, DimbaError]:
@@ -193,6 +194,15 @@ def proof_of_learning(folder: RunFolder) -> dict[str, Any]:
         return {}
     learned = found.pop("learned", None)
     return {"learned": learned, "learning": found} if isinstance(learned, bool) else {}
+
+
+def store_state(folder: RunFolder, record: RunRecord) -> dict[str, Any]:
+    """The record's field on its store, with what the newest attempt's upload has noted; empty without a store."""
+    if not record.store:
+        return {}
+    noted = contract.read_json_object(folder.attempt(len(record.attempts)) / STORE_FILE)
+    found = StoreState.from_json(noted).as_json() if noted.get("address") else {}
+    return {"store": {**record.store, **found}}
 
 
 def _next_steps(folder: RunFolder) -> str:

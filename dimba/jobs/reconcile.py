@@ -7,30 +7,37 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from dimba.common.contract import STOPPED_BY_USER
 from dimba.common.errors import BadInput, DimbaError, EngineFailed, RunFailed
 from dimba.common.ownership import give_back, owner_lives
 from dimba.common.processes import is_alive, own_boot, own_host, own_pids
 from dimba.common.runners import RUNNERS
 from dimba.host.provenance import hub_commits
-from dimba.jobs.outcome import classify_outcome, may_retry, proof_of_learning
+from dimba.jobs.outcome import classify_outcome, may_retry, proof_of_learning, store_state
 from dimba.jobs.recorded import container_of, patience
 from dimba.jobs.supervisor import lock_of, spawn_supervisor
 from dimba.records import ACTIVE, PENDING, RunFolder, RunRecord
 from dimba.records.locks import is_held
+from dimba.records.sweep import sweep_folder
 from dimba.runners.registry import runner_of
 
 _OBEYS, _POLL = 60.0, 0.2  # seconds
+_REVIVES = 10.0  # seconds between two starts of a sweep's supervisor, which takes its lock once it runs
+_REVIVED: dict[str, float] = {}
 
 
-def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
-    """Asks a run to save and end, kills it `now` or after a grace; raises BadInput if it is not active."""
+def stop_run(folder: RunFolder, *, now: bool, reason: str = STOPPED_BY_USER) -> RunRecord:
+    """Asks a run to save and end, kills it `now` or after a grace; raises BadInput if it is not active.
+
+    `reason` is the exit reason of a run that saves and ends.
+    """
     record = reconciled(folder)
     if record.status not in ACTIVE:
         raise BadInput(f"{record.id} does not run: {record.status}", "`dimba ps` lists what does")
     if is_elsewhere(record):
         return _stop_elsewhere(folder, record, now=now)
     if record.status in PENDING and not record.is_started:
-        record = _withdraw(folder, record)
+        record = _withdraw(folder, record, reason)
         if record.status not in ACTIVE:
             return record
     runner, job = runner_of(record.runner), record.attempts[-1].job
@@ -38,6 +45,8 @@ def stop_run(folder: RunFolder, *, now: bool) -> RunRecord:
         raise EngineFailed(
             f"{record.id} runs in a container, and no engine answers", "`dimba doctor` checks the engine"
         )
+    if reason != STOPPED_BY_USER:
+        folder.request_stop(reason)
     folder.write_record(replace(record, status="stopping"))
     runner.stop(job, 0 if now else patience(record))
     runner.wait(job)
@@ -54,16 +63,16 @@ def _stop_elsewhere(folder: RunFolder, record: RunRecord, *, now: bool) -> RunRe
     return closed
 
 
-def _withdraw(folder: RunFolder, record: RunRecord) -> RunRecord:
+def _withdraw(folder: RunFolder, record: RunRecord, reason: str) -> RunRecord:
     """Asks the launcher of a run not to start it; returns the record once it obeys or the job runs."""
-    folder.request_stop()
+    folder.request_stop(reason)
     if record.launcher and is_alive(record.launcher):
         with suppress(PermissionError):  # of another user: its launcher reads the request
             os.kill(int(record.launcher.partition(":")[0]), signal.SIGTERM)
     deadline = time.monotonic() + _OBEYS
     while record.status in PENDING and time.monotonic() < deadline:
-        if not _in_hand(folder, record):
-            return _closed(folder, record, record.closed("stopped", "stopped_by_user", None))
+        if not in_hand(folder, record):
+            return _closed(folder, record, record.closed("stopped", reason, None))
         time.sleep(_POLL)
         record = folder.record()
     if record.status in PENDING:
@@ -88,7 +97,8 @@ def _is_seen_everywhere(record: RunRecord) -> bool:
     return can is not None and (can.several_nodes or (can.uses_engine and record.boot == own_boot()))
 
 
-def _in_hand(folder: RunFolder, record: RunRecord) -> bool:
+def in_hand(folder: RunFolder, record: RunRecord) -> bool:
+    """Whether a process is responsible for the run before its job runs: its launcher, or its supervisor."""
     return is_alive(record.launcher) or is_held(lock_of(folder))
 
 
@@ -98,7 +108,9 @@ def reconciled(folder: RunFolder) -> RunRecord:
     if record.status not in ACTIVE or is_elsewhere(record):
         return record
     record = _reconciled(folder, record)
-    if record.status not in ACTIVE:
+    if record.status in ACTIVE:
+        _keep_sweep(folder, record)
+    else:
         give_back(Path(record.output_dir), record.id)
     return record
 
@@ -114,7 +126,7 @@ def _reconciled(folder: RunFolder, record: RunRecord) -> RunRecord:
 
 def _reconciled_start(folder: RunFolder, record: RunRecord) -> RunRecord:
     """A run whose job is not on record: its launcher is alive, its job did start, or both are gone."""
-    if _in_hand(folder, record):
+    if in_hand(folder, record):
         return record
     runner = runner_of(record.runner)
     is_unrecorded = record.attempts and not record.attempts[-1].ended
@@ -123,10 +135,31 @@ def _reconciled_start(folder: RunFolder, record: RunRecord) -> RunRecord:
         found = replace(found, container_id=container_of(runner, job))
         folder.write_record(found)
         return _reconciled_job(folder, found)
-    if record.status == "queued" and _is_mine(folder) and not folder.has_stop_request():
-        spawn_supervisor(folder)
-        return record
+    if folder.has_stop_request():
+        return _closed(folder, record, record.closed("stopped", folder.stop_reason, None))
+    if record.status == "queued" and _is_mine(folder):
+        return _respawned(folder, record)
     return _closed(folder, record, record.closed("failed", "start_failed", None))
+
+
+def _respawned(folder: RunFolder, record: RunRecord) -> RunRecord:
+    """Starts the supervisor of a queued run; that of its sweep starts it in its turn, unless the sweep is stopped."""
+    sweep = sweep_folder(folder.path.parent, record.group) if record.group else None
+    if sweep is None:
+        spawn_supervisor(folder)
+    elif sweep.has_stop_request():
+        return _closed(folder, record, record.closed("stopped", sweep.stop_reason, None))
+    return record
+
+
+def _keep_sweep(folder: RunFolder, record: RunRecord) -> None:
+    """Starts the supervisor of the sweep of an active run again, if it was killed."""
+    sweep = sweep_folder(folder.path.parent, record.group) if record.group else None
+    if sweep is None or sweep.has_stop_request() or not _is_mine(folder) or is_held(lock_of(sweep)):
+        return
+    if time.monotonic() - _REVIVED.get(sweep.id, -_REVIVES) >= _REVIVES:
+        _REVIVED[sweep.id] = time.monotonic()
+        spawn_supervisor(sweep)
 
 
 def _is_mine(folder: RunFolder) -> bool:
@@ -146,11 +179,12 @@ def _reconciled_job(folder: RunFolder, record: RunRecord) -> RunRecord:
     ending = runner.wait(job) if job else None
     status, reason, _ = classify_outcome(ending, folder, stopping=record.status == "stopping")
     code = ending.exit_code if ending else folder.last_word().get("exit_code")
+    record, before = replace(record, **store_state(folder, record)), record
     if status == "failed" and may_retry(record, status, reason) and _is_mine(folder):
-        return record if _in_hand(folder, record) else _retried(folder, record, record.retried(reason, code))
+        return before if in_hand(folder, record) else _retried(folder, before, record.retried(reason, code))
     learned = proof_of_learning(folder) if status == "succeeded" else {}
     closed = replace(record.closed(status, reason, code), **hub_commits(folder.plan()), **learned)
-    return _closed(folder, record, closed)
+    return _closed(folder, before, closed)
 
 
 def _retried(folder: RunFolder, before: RunRecord, queued: RunRecord) -> RunRecord:

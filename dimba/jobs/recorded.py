@@ -1,16 +1,19 @@
 """Fields of a run's record, and what else is written when its job starts."""
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
 from dimba.common import contract
+from dimba.common.output_store import AT_STOP
 from dimba.common.processes import own_boot, own_host, own_pids, own_process
 from dimba.host.facts import ImageFacts
 from dimba.plan.model import LaunchPlan
 from dimba.records import RunFolder, RunRecord
 from dimba.records.store import write_atomically
 from dimba.runners.protocol import Runner
+from dimba.spec import JobSpec
 
 _LONGEST_DIFF = 1 << 16  # characters
 
@@ -26,14 +29,27 @@ def launched_here() -> dict[str, Any]:
     }
 
 
+def new_store(spec: JobSpec) -> dict[str, Any] | None:
+    """The record's part on the store of a run that this machine writes; None without a store."""
+    if spec.output_store is None:
+        return None
+    return {"address": spec.output_store, "writer": secrets.token_hex(8), "newest": None, "best": None, "pending": []}
+
+
+def attempt_environment(record: RunRecord) -> dict[str, str]:
+    """Variables of an attempt that its record decides."""
+    anyway = {contract.ENV_ANYWAY: "1"} if record.departures else {}
+    return anyway | ({contract.ENV_STORE_WRITER: str(record.store["writer"])} if record.store else {})
+
+
 def container_of(runner: Runner, job: str) -> str | None:
     """The container id of a job that is a container."""
     return job if runner.capabilities.uses_engine else None
 
 
 def patience(record: RunRecord) -> float:
-    """Seconds after which a job that was asked to stop is killed: twice its grace period, and a margin."""
-    return 2 * record.stop_grace + contract.STOP_MARGIN
+    """Seconds after which a job that was asked to stop is killed: twice its grace period, a margin, and its uploads."""
+    return 2 * record.stop_grace + contract.STOP_MARGIN + (AT_STOP if record.store else 0)
 
 
 def recorded_plan(plan: LaunchPlan) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from pathlib import Path
 from dimba.common.checkpoints import newest_checkpoint, step_of
 from dimba.common.contract import SPEC_FILE
 from dimba.common.errors import BadInput
-from dimba.jobs.context import Policy, gather
+from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.launch import carry_on, choices_of, hold
 from dimba.jobs.lifecycle import Options, Reporter, Run
 from dimba.jobs.output_owner import owned_output
 from dimba.jobs.reconcile import reconciled
 from dimba.jobs.recorded import launched_here
+from dimba.jobs.store import bring_newer, has_unsent, send_rest
 from dimba.jobs.supervisor import lock_of
-from dimba.jobs.trust import remember_run, require_trust_in_run
+from dimba.jobs.trust import Ask, remember_run, require_trust_in_run
 from dimba.options import table
 from dimba.plan.flags import flag_for
 from dimba.records import ACTIVE, PENDING, RunFolder, RunRecord
@@ -24,20 +25,30 @@ from dimba.spec import LoadedSpec, parse_spec
 
 
 def resume(
-    folder: RunFolder, reporter: Reporter, *, detach: bool, trust: bool = False, anyway: bool = False
+    folder: RunFolder,
+    reporter: Reporter,
+    *,
+    detach: bool,
+    trust: bool = False,
+    anyway: bool = False,
+    ask: Ask | None = None,
 ) -> RunRecord:
     """Resumes from the newest complete checkpoint with the same spec; without one, starts over.
 
-    What the run began with must be as it was, unless `anyway`.
+    What the run began with must be as it was, unless `anyway`. Of a run that succeeded, it sends what its store lacks.
+    `ask` confirms a spec that requires trust.
 
     Raises:
         DimbaError: the run is active, succeeded, or cannot be resumed.
     """
+    record = reconciled(folder)
+    if has_unsent(record):
+        return send_rest(folder, record, recorded_spec(folder, record), reporter)
     record = _resumable(folder)
     with owned_output(record.output_dir, folder.path):
         record = _resumable(folder)  # another `dimba resume` may have been faster
         folder.clear_stop_request()
-        return _resume_run(folder, record, reporter, detach=detach, trust=trust, anyway=anyway)
+        return _resume_run(folder, record, reporter, detach=detach, trust=trust, anyway=anyway, ask=ask)
 
 
 def _resumable(folder: RunFolder) -> RunRecord:
@@ -59,7 +70,7 @@ def supervise(folder: RunFolder, reporter: Reporter) -> None:
         record = folder.record()
         if free and record.status in PENDING:
             with owned_output(record.output_dir, folder.path, adopts=True):
-                _resume_run(folder, record, reporter, detach=record.retries == 0)
+                _resume_run(folder, record, reporter, detach=record.retries == 0, waits=True, may_fail=True)
 
 
 def _resume_run(
@@ -70,23 +81,37 @@ def _resume_run(
     detach: bool,
     trust: bool = False,
     anyway: bool = False,
+    waits: bool = False,
+    may_fail: bool = False,
+    ask: Ask | None = None,
 ) -> RunRecord:
+    run = Run(folder, record)
+    with run.closing_on_failure():  # a queued one, which would be started again for ever
+        loaded = _trusted(folder, record, trust=trust, ask=ask)
+        if record.attempts:
+            bring_newer(folder, record, loaded, reporter, anyway=anyway, may_fail=may_fail)
+        context = _context(folder, record, loaded, reporter)
+        hold(run, context, reporter, anyway=anyway)
+        run.check_wanted()
+    run.update(**launched_here(), status="queued")
+    return carry_on(run, context, reporter, detach=detach, waits=waits)
+
+
+def _trusted(folder: RunFolder, record: RunRecord, *, trust: bool, ask: Ask | None) -> LoadedSpec:
     loaded = spec_of(folder, record)
-    require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust)
+    require_trust_in_run(folder.id, loaded, Path.cwd(), trust=trust, ask=ask)
     remember_run(folder.id, loaded, Path.cwd())
+    return loaded
+
+
+def _context(folder: RunFolder, record: RunRecord, loaded: LoadedSpec, reporter: Reporter) -> JobContext:
     newest = newest_checkpoint(Path(record.output_dir)) if record.attempts else None
-    options = options_of(record)
-    choices = choices_of(options, run_id=folder.id, checkpoint=newest)
+    choices = choices_of(options_of(record), run_id=folder.id, checkpoint=newest)
     policy = Policy(asks="any", choices=choices, earlier_image=record.image, runs=folder.path.parent)
     context = gather(loaded, find_runner(loaded.spec.runner), policy, reporter.rows)
     if record.attempts:
         reporter.note(_where(newest, takes_it=flag_for(table.RESUME, context.facts.trainer.flags) is not None))
-    run = Run(folder, record)
-    with run.closing_on_failure():
-        hold(run, context, reporter, anyway=anyway)
-        run.check_wanted()
-    run.update(**launched_here(), status="queued")
-    return carry_on(run, context, reporter, detach=detach)
+    return context
 
 
 def options_of(record: RunRecord) -> Options:

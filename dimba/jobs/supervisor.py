@@ -11,7 +11,7 @@ from dimba.common.errors import RunFailed
 from dimba.records import ACTIVE, RunFolder, RunRecord
 from dimba.records.locks import is_held, locks_folder
 
-_LOG = "supervisor.log"
+SUPERVISOR_LOG = "supervisor.log"
 _POLL = 0.2
 
 
@@ -20,12 +20,12 @@ def lock_of(folder: RunFolder) -> Path:
     return locks_folder() / f"supervisor-{folder.id}.lock"
 
 
-def spawn_supervisor(folder: RunFolder) -> None:
-    """Starts a supervisor in its own session; its output goes to the run's folder."""
-    path = folder.path / _LOG
-    folder.touch(_LOG)
+def spawn_supervisor(folder: RunFolder) -> "subprocess.Popen[bytes]":
+    """Starts the supervisor of a run or a sweep in its own session; its output goes to the folder."""
+    path = folder.path / SUPERVISOR_LOG
+    folder.touch(SUPERVISOR_LOG)
     with path.open("ab") as log:
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "dimba", ATTEND, folder.id],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -43,6 +43,6 @@ def until_started(folder: RunFolder, *, seconds: float = 60.0) -> RunRecord:
         time.sleep(_POLL)
         record = folder.record()
         if record.status not in ACTIVE and not is_held(lock_of(folder)):
-            said = (folder.path / _LOG).read_text(encoding="utf-8", errors="replace").strip()
+            said = (folder.path / SUPERVISOR_LOG).read_text(encoding="utf-8", errors="replace").strip()
             raise RunFailed(f"run {folder.id} did not start:\n{said}", f"`dimba resume {folder.id}` tries again")
     return record

@@ -34,10 +34,12 @@ def require_trust(loaded: LoadedSpec, folder: Path, *, trust: bool, ask: Ask | N
     _remember(_name(loaded.data), [str(each) for each in requirements])
 
 
-def require_trust_in_run(run_id: str, loaded: LoadedSpec, folder: Path, *, trust: bool) -> None:
+def require_trust_in_run(run_id: str, loaded: LoadedSpec, folder: Path, *, trust: bool, ask: Ask | None = None) -> None:
     """The same for a run that is resumed: the trust of its launch holds. Its folder may be foreign, too."""
     requirements = find_trust_requirements(loaded.spec, folder, project_root())
-    if not trust and not _covers(_agreed(_name(loaded.data, run_id)), requirements):
+    if trust or _covers(_agreed(_name(loaded.data, run_id)), requirements):
+        return
+    if ask is None or not ask(loaded.source, requirements):
         raise _untrusted(run_id, loaded, requirements, "resume it with --trust-spec")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dimba import __version__
 from dimba.common.errors import BadInput
 from dimba.host.facts import CheckpointFacts, DataFacts
 from dimba.host.hub import commit_of
@@ -29,10 +30,16 @@ class Difference:
 def made_with(plan: LaunchPlan, spec: bytes) -> dict[str, Any]:
     """Fields of a run's record that its plan and its spec determine."""
     return {
+        "dimba_version": __version__,
         "effective_batch": plan.steps.effective_batch,
         "packages": dict(plan.image.versions) if plan.image else library_versions(),
-        "spec_hash": f"sha256:{hashlib.sha256(spec).hexdigest()}",
+        "spec_hash": spec_hash(spec),
     }
+
+
+def spec_hash(spec: bytes) -> str:
+    """The hash of a spec's file in a record."""
+    return f"sha256:{hashlib.sha256(spec).hexdigest()}"
 
 
 def differences(
@@ -53,11 +60,11 @@ def uncompared(record: RunRecord, now: Mapping[str, Any]) -> list[str]:
 
 def present(record: RunRecord, plan: LaunchPlan, now: Mapping[str, Any]) -> dict[str, Any]:
     """`now` with the commits that the Hub has at present, where the record has the earlier ones."""
-    base = () if plan.checkpoint.local else (plan.checkpoint.reference,)
-    data = () if plan.data.files else plan.data.hub_ids  # of a list with files, those alone are compared
+    base = () if plan.checkpoint.local else (plan.checkpoint,)
+    data = () if plan.data.files else plan.data.on_hub  # of a list with files, those alone are compared
     found = {}
-    for name, kind, ids in (("base_hash", "models", base), ("data_hash", "datasets", data)):
-        commits = [commit_of(kind, id) for id in ids] if getattr(record, name) else []
+    for name, kind, facts in (("base_hash", "models", base), ("data_hash", "datasets", data)):
+        commits = [commit_of(kind, each.reference, each.revision) for each in facts] if getattr(record, name) else []
         if commits and all(commits):
             found[name] = f"commit:{'+'.join(filter(None, commits))}"
     return {**now, **found}

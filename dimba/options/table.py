@@ -32,6 +32,13 @@ BASE = _data(
     help="a folder in Hugging Face format, or a Hub id",
     question="Base checkpoint",
 )
+BASE_REVISION = _data(
+    key="base_revision",
+    flags=("--base-revision",),
+    aliases=("--base-revision", "--model-revision"),
+    metavar="COMMIT",
+    help="the commit, tag or branch of a base on the Hub (default: the newest commit)",
+)
 _DATASET = ("--dataset", "--dataset-name", "--dataset_name", "--hf-dataset")
 DATASET = _data(
     key="dataset.name",
@@ -74,6 +81,13 @@ DATASET_SPLIT = _data(
     metavar="NAME",
     help="the split of the Hub data set or folder",
     question="Split",
+)
+DATASET_REVISION = _data(
+    key="dataset.revision",
+    flags=("--dataset-revision",),
+    aliases=("--dataset-revision", "--dataset_revision"),
+    metavar="COMMIT",
+    help="the commit, tag or branch of a data set on the Hub (default: the newest commit)",
 )
 COLUMNS = _data(
     key="dataset.columns",

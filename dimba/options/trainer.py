@@ -11,10 +11,12 @@ class TrainerOptions:
     """Base, data, method, optimisation and output of a training run."""
 
     base_checkpoint: str = option(table.BASE, required=True)
+    base_revision: str | None = option(table.BASE_REVISION)
     dataset: str = option(table.DATASET, default="", help=f"{table.DATASET.help}; this or --mixture")
     mixture: tuple[str, ...] = option(table.MIXTURE)
     dataset_config: str | None = option(table.DATASET_CONFIG)
     dataset_split: str | None = option(table.DATASET_SPLIT, help=f"{table.DATASET_SPLIT.help} (default: train)")
+    dataset_revision: str | None = option(table.DATASET_REVISION)
     columns: tuple[str, ...] = option(table.COLUMNS)
     allow_pickle: bool = option(table.ALLOW_PICKLE)
     trust_remote_code: bool = option(table.TRUST_REMOTE_CODE)

@@ -41,6 +41,7 @@ from dimba.plan.sampler import sampler_choice, sampler_environment, sampler_prob
 from dimba.plan.slurm import slurm_job, slurm_problems
 from dimba.plan.speed import speed_choices
 from dimba.plan.steps import plan_steps, share_out, warmup_notes
+from dimba.plan.store import store_environment, store_mounts, store_notes, store_problems
 from dimba.plan.strategy import Strategy, share
 from dimba.plan.streaming import stream_notes
 from dimba.plan.tracking import evaluation_notes, tracker_notes
@@ -96,6 +97,7 @@ def make_plan(spec: JobSpec, facts: HostFacts, choices: Choices | None = None) -
 def _parts(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Parts:
     errors = problems(spec, facts, choices.run_id) + node_problems(spec, _capabilities(spec, facts, choices))
     errors += slurm_problems(spec, facts.slurm) if facts.slurm else ()
+    errors += store_problems(spec, facts)
     errors += pins_problems(spec, facts, _capabilities(spec, facts, choices))
     files = _collect(errors, lambda: named_files(spec, facts)) or {}
     placement = _collect(errors, lambda: _place(spec, facts, choices))
@@ -113,6 +115,7 @@ def _parts(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Parts:
     raise_all(errors)
     assert placement is not None and shared is not None
     assert flags is not None and mounts is not None and network is not None
+    mounts += store_mounts(spec)
     return _Parts(placement, fit, shared[1], about_batch, activations, flags, tuple(mounts), network)
 
 
@@ -140,6 +143,7 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
             **_environment(facts, placement, choices, network),
             **limit_environment(grace, choices.time_limit, kill_hung=choices.kill_hung),
             **memory_environment(memory),
+            **store_environment(spec),
             **sampler_environment(parts.fit, facts, placement.gpus, python=_python(facts, placement)),
             **written,
         },
@@ -154,7 +158,7 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
         gid=facts.output.gid,
         working_dir=str(facts.output.path),
         output_dir=facts.output.path,
-        writable=(facts.cache, facts.output.path),
+        writable=(facts.cache, facts.output.path, *(Path(each.source) for each in store_mounts(spec))),
         checkpoint=facts.checkpoint,
         data=facts.data,
         steps=steps,
@@ -192,7 +196,7 @@ def _place(spec: JobSpec, facts: HostFacts, choices: Choices) -> _Placement:
         notes.append(f"base_checkpoint: no folder `{base}` here, so it is the id of a model on the Hub")
     notes += [*base_notes(facts.checkpoint, spec.training.max_length), *type_notes(facts), *row_notes(spec, facts)]
     notes += [*adapter_notes(spec, facts.checkpoint), *evaluation_notes(spec), *stream_notes(spec, facts)]
-    notes += tracker_notes(spec, facts.output.path)
+    notes += [*tracker_notes(spec, facts.output.path), *store_notes(spec)]
     if spec.trainer_args.get("trust-remote-code") is True:
         notes.append("trust-remote-code: code from the checkpoint runs in the job")
     if choices.allow_cpu and gpus:

@@ -28,7 +28,8 @@ EVERY_ALIAS = frozenset(
 )
 
 
-_ONE_SOURCE = (table.LOCAL_DATA, table.DATASET_CONFIG, table.DATASET_SPLIT, table.COLUMNS)  # a list has its own
+_OF_HUB = (table.DATASET_CONFIG, table.DATASET_SPLIT, table.DATASET_REVISION)
+_ONE_SOURCE = (table.LOCAL_DATA, *_OF_HUB, table.COLUMNS)  # a list has its own
 
 
 def flag_for(param: Param, flags: Collection[str]) -> str | None:
@@ -100,6 +101,8 @@ def values(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
     training, on_cpu = job.spec.training, at.gpu_count == 0
     yield Value(table.MODE, (job.mode,), silent=True)
     yield Value(table.BASE, (at.base,), needed=True)
+    if job.spec.base_revision and not PurePath(at.base).is_absolute():  # a folder of the cache has no other revision
+        yield Value(table.BASE_REVISION, (job.spec.base_revision,), needed=True)
     yield from _data(job, at)
     yield from _method(job)
     if job.batch_size is not None:  # `auto`: reading the data does not need it
@@ -138,6 +141,8 @@ def _data(job: ResolvedJob, at: Resolved) -> Iterator[Value]:
         yield Value(table.DATASET_CONFIG, (data.config,))
     if data.split is not None:
         yield Value(table.DATASET_SPLIT, (data.split,))
+    if data.revision is not None:
+        yield Value(table.DATASET_REVISION, (data.revision,), needed=True)
     if data.stream:
         yield Value(STREAM, needed=job.objective.takes(STREAM))
     if data.columns:
@@ -211,6 +216,7 @@ def _further(job: ResolvedJob, flags: frozenset[str], at: Resolved) -> Iterator[
     ours = {alias: value.param.key for value in values(job, at) for alias in value.aliases}
     unset = (
         *(table.USE_LORA, table.USE_QLORA, table.FULL, table.DEVICE, table.MAX_STEPS, table.BATCH_SIZE),
+        table.BASE_REVISION,
         *_SECTIONS,
         *(table.MIXTURE, *(_ONE_SOURCE if isinstance(job.spec.dataset, list) else ())),
     )

@@ -6,7 +6,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dimba.common import contract
-from dimba.common.contract import STOP_MARGIN
 from dimba.common.errors import BadInput, DimbaError
 from dimba.host.facts import ClusterNodes, Gpu, GpuFacts
 from dimba.plan.model import LaunchPlan
@@ -127,7 +126,7 @@ def _pod(plan: LaunchPlan, spec: JobSpec, name: str) -> Object:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "shareProcessNamespace": True,  # the pause process reaps orphans
-        "terminationGracePeriodSeconds": int(plan.stop_grace) + STOP_MARGIN,
+        "terminationGracePeriodSeconds": plan.stop_seconds,
         "securityContext": {
             "runAsUser": plan.uid,
             "runAsGroup": plan.gid,

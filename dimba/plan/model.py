@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_OUTPUT_DIR, ENV_RUN_ID
+from dimba.common.contract import ENV_ATTEMPT_DIR, ENV_OUTPUT_DIR, ENV_RUN_ID, ENV_STORE, STOP_MARGIN
+from dimba.common.output_store import AT_STOP
 from dimba.host.facts import CheckpointFacts, DataFacts, Gpu, ImageFacts
 
 
@@ -167,12 +168,22 @@ class LaunchPlan:
         text = f"activation checkpointing: {self.activations.text}" if self.activations and self.gpus else ""
         return (*self.notes, text) if text else self.notes
 
+    @property
+    def stop_seconds(self) -> int:
+        """Seconds after a request to stop that the job may take: to save, and to send the checkpoint to its store."""
+        return int(self.stop_grace) + STOP_MARGIN + (int(AT_STOP) if ENV_STORE in self.environment else 0)
+
     def for_attempt(self, run_id: str, attempt_dir: Path) -> "LaunchPlan":
         """The same plan with the run's own folder in it."""
-        folder = str(attempt_dir)
+        folder, run = str(attempt_dir), str(attempt_dir.parents[1])
+        record = Mount(source=run, target=run, read_only=True)  # the upload sends it
         return replace(
             self,
-            mounts=(*self.mounts, Mount(source=folder, target=folder, read_only=False)),
+            mounts=(
+                *self.mounts,
+                *((record,) if ENV_STORE in self.environment else ()),
+                Mount(source=folder, target=folder, read_only=False),
+            ),
             environment={
                 **self.environment,
                 ENV_RUN_ID: run_id,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dimba.common.errors import BadInput
+from dimba.common.output_store import local_folder
 from dimba.common.runners import Capabilities
 from dimba.host.facts import HostFacts
 from dimba.host.proxies import PROXY_VARIABLES, proxies_in
@@ -65,6 +66,8 @@ def _needs(job: ResolvedJob, facts: HostFacts) -> Iterator[str]:
     model = job.trainer_args.get("reward-model")
     if isinstance(model, str) and not Path(model).is_absolute():  # a folder is absolute at this point
         yield "the reward model is on the Hub"
+    if job.spec.output_store and local_folder(job.spec.output_store) is None:
+        yield "`output_store` is not on this machine"
     if trackers := remote_trackers(job.spec):
         yield f"`{REPORT_TO.key}` sends the metrics to {' and '.join(trackers)}"
     for item in job.spec.container.env:

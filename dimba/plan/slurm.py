@@ -5,14 +5,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dimba.common import contract
-from dimba.common.contract import COMPLETE_FILE, STOP_MARGIN
+from dimba.common.contract import COMPLETE_FILE
 from dimba.common.errors import BadInput, DimbaError
 from dimba.host.facts import ClusterNodes, Gpu, GpuFacts, ImageFacts
 from dimba.plan.model import LaunchPlan, SlurmJob
 from dimba.spec import JobSpec, SlurmSite
 
 _MIB = 1 << 20
+JOB_SCRIPT = "job.sh"  # of an attempt
 _SHORTEST_WARNING = 10  # seconds
+# The id of one task of an array is that of the whole array.
+_OF_JOB, _OF_TASK = "$SLURM_JOB_ID", "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 _FOR_CARDS = {
     "docker": '--gpus "\\"device=$SLURM_STEP_GPUS\\""',
     "podman": '"${cards[@]/#/--device=nvidia.com/gpu=}"',
@@ -29,7 +32,7 @@ fi
 _STEP = """\
 # Shortly before the time limit the job is asked to save and end.
 limit=
-trap 'limit=1; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
+trap 'limit=1; scancel --signal=USR1 "{id}"' USR1
 
 # One launcher per node starts one process per GPU; a failure ends the job on every node.
 rm -f "$attempt"/exit*.json
@@ -46,7 +49,7 @@ _AGAIN = """\
 # Requeued after the time limit, as long as each start gets further than the previous one.
 if [[ -n $limit && $status != 0 && $(newest) != "$before" ]]; then
   echo "saved before the time limit, and queued again"
-  scontrol requeue "$SLURM_JOB_ID"
+  scontrol requeue "{id}"
 fi
 """
 
@@ -112,33 +115,36 @@ def slurm_job(spec: JobSpec, site: SlurmSite, *, processes: int, resume_flag: st
     )
 
 
-def slurm_script(plan: LaunchPlan) -> str:
-    """The script of a plan for an attempt."""
-    attempt = plan.environment[contract.ENV_ATTEMPT_DIR]
-    job = _job(plan)
+def slurm_script(plan: LaunchPlan, *, in_array: bool = False) -> str:
+    """The script of a plan for an attempt; `in_array`, it is a task of `array_script`."""
+    attempt, run = plan.environment[contract.ENV_ATTEMPT_DIR], plan.environment[contract.ENV_RUN_ID]
+    job, log = settings_of(plan), Path(attempt, contract.LOG_FILE)
     parts = [
-        f"#!/bin/bash\n# {plan.name}, run {plan.environment[contract.ENV_RUN_ID]}; written by dimba from its job.yaml.",
-        "\n".join(f"#SBATCH --{option}" for option in _options(plan, job, attempt)),
+        f"#!/bin/bash\n# {plan.name}, run {run}; written by dimba from its job.yaml.",
+        "\n".join(f"#SBATCH --{option}" for option in options_of(plan, job, plan.working_dir, literal(log), run)),
         "set -u\n" + _places(plan, attempt),
+        f"cd {shlex.quote(plan.working_dir)} || exit" if in_array else "",
         _meeting(),
         _argv(plan),
         _START.format(whole=COMPLETE_FILE, flag=job.resume_flag) if job.resume_flag else "",
         _on_node(plan, job),
-        _STEP.format(srun=_srun(plan, job)),
-        _AGAIN if job.resume_flag else "",
+        _STEP.format(srun=_srun(plan, job), id=_OF_TASK if in_array else _OF_JOB),
+        _AGAIN.replace("{id}", _OF_TASK if in_array else _OF_JOB) if job.resume_flag else "",
         'exit "$status"',
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
-def _job(plan: LaunchPlan) -> SlurmJob:
+def settings_of(plan: LaunchPlan) -> SlurmJob:
+    """The scheduler's settings of a plan for it."""
     assert plan.slurm is not None, "a plan for Slurm has it"
     return plan.slurm
 
 
-def _options(plan: LaunchPlan, job: SlurmJob, attempt: str) -> Iterator[str]:
+def options_of(plan: LaunchPlan, job: SlurmJob, place: str, log: str, owner: str) -> Iterator[str]:
+    """The options of sbatch; `log` is a pattern of Slurm's, `owner` the run or the sweep."""
     yield f"job-name={plan.name}"
-    yield f"comment=dimba:{plan.environment[contract.ENV_RUN_ID]}"
+    yield f"comment=dimba:{owner}"
     for name in ("partition", "account", "qos", "time"):
         if value := getattr(job, name):
             yield f"{name}={value}"
@@ -150,21 +156,22 @@ def _options(plan: LaunchPlan, job: SlurmJob, attempt: str) -> Iterator[str]:
         yield f"gpus-per-node={len(plan.gpus)}"
     if plan.memory_bytes:
         yield f"mem={-(-plan.memory_bytes // _MIB)}M"
-    yield f"chdir={shlex.quote(plan.working_dir)}"
-    yield f"output={shlex.quote(_literal(Path(attempt, contract.LOG_FILE)))}"
+    yield f"chdir={shlex.quote(place)}"
+    yield f"output={shlex.quote(log)}"
     yield "open-mode=append"
     yield f"signal=B:USR1@{_warning(plan, job)}"
     yield "requeue" if job.resume_flag else "no-requeue"
     yield from (option.removeprefix("--") for option in job.extra)
 
 
-def _literal(path: Path) -> str:
+def literal(path: Path) -> str:
+    """A path as a pattern of Slurm's, in which `%` begins a field."""
     return str(path).replace("%", "%%")
 
 
 def _warning(plan: LaunchPlan, job: SlurmJob) -> int:
     """Seconds before the time limit at which the job is asked to save; less for a short limit."""
-    wanted = int(plan.stop_grace) + STOP_MARGIN
+    wanted = plan.stop_seconds
     whole = slurm_seconds(job.time) if job.time else None
     return max(_SHORTEST_WARNING, min(wanted, whole // 2)) if whole else wanted
 

@@ -34,6 +34,7 @@ class RunRecord:
     image: str | None = None
     image_digest: str | None = None
     image_pins: str | None = None  # latest: the newest releases, untested with dimba; `packages` has them
+    dimba_version: str | None = None
     git_revision: str | None = None
     git_dirty: bool | None = None
     git_diff: str | None = None  # masked; a long one is cut here and complete in changes.patch
@@ -42,7 +43,7 @@ class RunRecord:
     base_hash: str | None = None  # sha256:… of local files, commit:… of those from the Hub
     data_hash: str | None = None
     trainer_hash: str | None = None  # of a trainer that is in no image
-    files: dict[str, str] = field(default_factory=dict)  # hashes of the files that trainer_args name
+    files: dict[str, str] = field(default_factory=dict)  # hashes of the files and models that trainer_args name
     spec_hash: str | None = None
     packages: dict[str, str] = field(default_factory=dict)  # versions that train, but of an image's tested ones
     effective_batch: int | None = None
@@ -50,6 +51,9 @@ class RunRecord:
     seed: int | None = None
     command: tuple[str, ...] = ()
     same_as: str | None = None  # the run that it repeats
+    group: str | None = None  # the sweep that it belongs to
+    recipe: dict[str, Any] | None = None  # of a spec that `dimba pack` wrote: its run, and what differs from it
+    commits: dict[str, str] = field(default_factory=dict)  # of what it fetched from the Hub, as `models/owner/name`
     driver: str | None = None
     gpus: tuple[str, ...] = ()
     gpu_names: tuple[str, ...] = ()
@@ -69,6 +73,7 @@ class RunRecord:
     peak_memory_bytes: int | None = None  # of the first GPU, as torch measured it
     learned: bool | None = None  # whether the run learned anything; None if the trainer does not report it
     learning: dict[str, Any] | None = None  # learning.json of the last attempt: cause, continuations and more
+    store: dict[str, Any] | None = None  # its address, this machine's name there, what it has and what is pending
     folder: str = ""  # the current one at the launch, to which the spec's paths are relative
     launcher: str | None = None  # the process responsible for the run until its job runs
     # The machine of the launcher, its boot, and the namespace of process ids.

@@ -8,7 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import EXIT_FILE, LOG_FILE, METRICS_FILE, PLAN_FILE, RUN_FILE, SPEC_FILE, read_json_object
+from dimba.common.contract import (
+    EXIT_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    PLAN_FILE,
+    RUN_FILE,
+    SPEC_FILE,
+    STOPPED_BY_USER,
+    read_json_object,
+)
 from dimba.common.errors import BadInput, HostCannot
 from dimba.records.record import RunRecord
 
@@ -76,9 +85,17 @@ class RunFolder:
         """Replaces a file of the run."""
         write_atomically(self.path / name, data, self.uid, self.gid)
 
-    def request_stop(self) -> None:
+    def request_stop(self, reason: str = STOPPED_BY_USER) -> None:
         """Asks the process that starts the run to stop; the request holds until the run is resumed."""
-        self.touch(_STOP)
+        self.write_bytes(_STOP, reason.encode())
+
+    @property
+    def stop_reason(self) -> str:
+        """The exit reason of a run that was asked to stop."""
+        try:
+            return (self.path / _STOP).read_text(encoding="utf-8") or STOPPED_BY_USER
+        except (OSError, ValueError):
+            return STOPPED_BY_USER
 
     def has_stop_request(self) -> bool:
         """Whether a user asked for the run not to start."""

@@ -17,8 +17,9 @@ from dimba.common.errors import HostCannot
 from dimba.common.processes import is_alive, start_time
 from dimba.common.project import project_root
 from dimba.common.runners import RUNNERS
+from dimba.host.build_context import EVAL
 from dimba.host.facts import ClusterNodes, ImageFacts
-from dimba.host.packages import install_command, missing_packages
+from dimba.host.packages import has_tasks, install_command, install_tasks_command, missing_packages
 from dimba.plan.model import LaunchPlan
 from dimba.runners.deadline import deadline
 from dimba.runners.protocol import Conversation, Ending, OneShot, OnLine, Output, Progress, ignored
@@ -53,6 +54,9 @@ class ProcessRunner:
         if missing := missing_packages():
             hint = f"`{install_command(project_root())}`, or start a container engine"
             raise HostCannot(f"not installed here, where the job would run: {', '.join(missing)}", hint)
+        if extra == EVAL and not has_tasks():
+            hint = f"`{install_tasks_command(project_root())}`, or start a container engine"
+            raise HostCannot("lm-eval, which runs tasks, is not installed here", hint)
         return None
 
     def can_train(self) -> bool:

@@ -103,6 +103,18 @@ class Runner(Protocol):
         """
 
 
+class ArrayRunner(Runner, Protocol):
+    """A runner that takes arrays."""
+
+    def start_array(
+        self, plans: Sequence[LaunchPlan], folder: Path, secrets: Mapping[str, str], *, at_once: int
+    ) -> list[str]:
+        """Starts a job for each plan, at most `at_once` at a time (0: no limit); returns their names.
+
+        Each plan is of an attempt of the run `<folder's name>-<number from 1>`. Raises HostCannot, EngineFailed.
+        """
+
+
 class Conversation(Protocol):
     """A one-shot command that reads lines, and answers with lines."""
 
@@ -136,6 +148,7 @@ class OneShot:
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] | None = None  # sent to the entry point over stdin; None if the command reads no stdin
     network: bool = False
+    host_network: bool = False  # this machine's own, where there is a network
     timeout: float = 20  # seconds; a conversation has no limit
     name: str = ""  # as the holder of its GPUs; empty if it holds none
 

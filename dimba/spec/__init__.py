@@ -6,6 +6,7 @@ from dimba.spec.model import Container, JobSpec, Slurm, SlurmSite
 from dimba.spec.schema import json_schema
 from dimba.spec.site import load_site, site_file
 from dimba.spec.write import documents_yaml, spec_yaml
+from dimba.spec.yaml12 import flow_items
 
 __all__ = [
     "Container",
@@ -16,6 +17,7 @@ __all__ = [
     "SlurmSite",
     "WeightedDataset",
     "documents_yaml",
+    "flow_items",
     "json_schema",
     "load_site",
     "load_spec",

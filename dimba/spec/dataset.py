@@ -20,6 +20,7 @@ class Dataset(Part):
     path: Place | None = Field(None, min_length=1, description=table.LOCAL_DATA.help)
     config: Line | None = Field(None, description=table.DATASET_CONFIG.help)
     split: Line | None = Field(None, description=table.DATASET_SPLIT.help)
+    revision: Line | None = Field(None, min_length=1, description=table.DATASET_REVISION.help)
     columns: dict[str, str] = Field(default_factory=dict, description="our column: yours")
     stream: bool = Field(False, description=STREAM.help)
 
@@ -34,6 +35,8 @@ class Dataset(Part):
     def _one_source(self) -> "Dataset":
         if (self.name is None) == (self.path is None):
             raise ValueError("give one of `name` (a Hub id) and `path` (a file, a folder or a pattern)")
+        if self.revision and self.path:
+            raise ValueError("`revision` is of a data set on the Hub (`name`): a file has none")
         return self
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from dimba.common.errors import BadInput, DimbaError, Location, SeveralErrors
 from dimba.spec.dataset import ONE, SEVERAL
 from dimba.spec.model import JobSpec
+from dimba.spec.recipe import BLOCK, Recipe, read_recipe
 from dimba.spec.secrets import secrets_in
 from dimba.spec.yaml12 import Document, Key, key_path
 
@@ -28,6 +29,8 @@ class LoadedSpec:
     data: bytes
     overrides: tuple[str, ...]
     lines: dict[str, int]
+    recipe: Recipe | None = None  # of a file that `dimba pack` wrote
+    found: tuple[str, ...] = ()  # overrides by dimba itself: where the files of a recipe lie here
 
     def location(self, key: str) -> Location:
         """The line of a key; the file alone if it does not have the key."""
@@ -71,29 +74,46 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     return parse_spec(data, source=str(path), overrides=overrides)
 
 
-def parse_spec(data: bytes, *, source: str, overrides: Sequence[str] = ()) -> LoadedSpec:
-    """The spec in `data`, checked; raises BadInput with all its problems."""
+def parse_spec(data: bytes, *, source: str, overrides: Sequence[str] = (), found: Sequence[str] = ()) -> LoadedSpec:
+    """The spec in `data`, checked; raises BadInput with all its problems.
+
+    `overrides` are the command line's, `found` are dimba's own, which need the same trust as the file.
+    """
     document = Document(data)
     problems = list(document.problems)
     if not isinstance(document.value, dict):
         problems = problems or [BadInput("expected a mapping of keys such as `version: 1`", line=1)]
         raise BadSpec(source, problems)
-    value = document.value
-    for override in overrides:
-        _drop_line(document, _apply(value, override))
-    problems += [_at(document, key, cause) for key, cause in secrets_in(value)]
+    recipe, mistakes = read_recipe(document)
+    block, value = document.value.pop(BLOCK, None), document.value
+    for override in (*overrides, *found):
+        _drop_line(document, apply_override(value, override))
+    problems += [*mistakes, *(_at(document, key, cause) for key, cause in secrets_in({**value, BLOCK: block}))]
     try:
         spec = JobSpec.model_validate(value)
     except ValidationError as error:
         problems += _invalid(document, [dict(each) for each in error.errors()])
-        raise BadSpec(source, _without_repeats(problems)) from None
+        raise BadSpec(source, _without_repeats(problems), _hint(mistakes)) from None
     if problems:
-        raise BadSpec(source, problems)
+        raise BadSpec(source, problems, _hint(mistakes))
     lines = {key_path(key): line for key, line in document.lines.items()}
-    return LoadedSpec(spec=spec, source=source, data=data, overrides=tuple(overrides), lines=lines)
+    changes = {"overrides": tuple(overrides), "found": tuple(found)}
+    return LoadedSpec(spec=spec, source=source, data=data, lines=lines, recipe=recipe, **changes)
 
 
-def _apply(value: dict[str, Any], override: str) -> Key:
+def spec_values(data: bytes, overrides: Sequence[str]) -> dict[str, Any]:
+    """The values that a valid spec has, with `overrides` and without defaults or a recipe."""
+    value = {key: item for key, item in Document(data).value.items() if key != BLOCK}
+    for override in overrides:
+        apply_override(value, override)
+    return value
+
+
+def _hint(mistakes: Sequence[BadInput]) -> str:
+    return mistakes[0].hint if mistakes else ""
+
+
+def apply_override(value: dict[str, Any], override: str) -> Key:
     """Sets `a.b=value` in `value`; returns the key."""
     name, equals, text = override.partition("=")
     if not name or not equals:

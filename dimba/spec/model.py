@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from dimba.common.contract import TESTED
+from dimba.common.output_store import address_problem
 from dimba.common.runners import AUTO, RUNNERS
 from dimba.dataset.mixture import source_key
 from dimba.objectives.objective import Objective
@@ -208,6 +209,13 @@ def _no_section(value: Any) -> Any:
     return value
 
 
+def _store(value: str) -> str:
+    if problem := address_problem(value):
+        raise ValueError(problem)
+    return value
+
+
+Store = Annotated[Place, AfterValidator(_store)]
 TrainerArg = Annotated[Scalar | list[Scalar], BeforeValidator(_no_section)]
 
 
@@ -218,11 +226,16 @@ class JobSpec(Part):
     name: str = Field("", pattern=NAME)
     mode: Mode = Field(description=table.MODE.help)
     base_checkpoint: Place = Field(min_length=1, description=table.BASE.help)
+    base_revision: Line | None = Field(None, min_length=1, description=table.BASE_REVISION.help)
     dataset: Data
     method: Method = Field(description=table.METHOD.help)
     lora: Lora = Lora()
     training: Training = Training()
     output_dir: Place = Field("", description=table.OUTPUT_DIR.help)
+    output_store: Store | None = Field(
+        None,
+        description="s3://bucket/folder or another address: complete checkpoints and the model go there too",
+    )
     trainer: Place | None = Field(None, min_length=1)
     trainer_args: dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(_no_section)]] = Field(
         default_factory=dict

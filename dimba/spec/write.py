@@ -7,11 +7,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
 _LINE, _COMMENT_COLUMN = 80, 40
 # A text in every version of YAML; kubectl's reads `no` and `y` as booleans.
 _PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[A-Za-z/][\w./-]*", re.IGNORECASE)
+_LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
 SCHEMA_LINE = "# yaml-language-server: $schema={}\n"
 
 
@@ -33,6 +34,30 @@ def spec_yaml(values: dict[str, Any], schema: str, comments: Mapping[str, str] |
     stream = io.StringIO()
     yaml.dump(top, stream)
     return SCHEMA_LINE.format(schema) + stream.getvalue()
+
+
+def recipe_yaml(values: dict[str, Any], heading: str, block: str) -> str:
+    """The YAML of a spec with a recipe under the key `block`, one key a line there, and `heading` as comments above."""
+    spec = {key: value for key, value in values.items() if key != block}
+    lines = "".join(f"# {line}\n" for line in heading.splitlines())
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.representer.add_representer(type(None), _null)
+    stream = io.StringIO()
+    yaml.dump({block: _readable(values[block])}, stream)
+    return lines + spec_yaml(spec, "").partition("\n")[2] + "\n" + stream.getvalue()
+
+
+def _readable(value: Any) -> Any:
+    """The value with texts of several lines as blocks of lines, where YAML keeps them as they are."""
+    if isinstance(value, dict):
+        return {key: _readable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    if isinstance(value, str) and _LINE_BREAKS.search(value):
+        return DoubleQuotedScalarString(value)  # ruamel would break a plain text there
+    is_block = isinstance(value, str) and "\n" in value and not re.search(r"[ \t\r]\n|[^\n -~\u00a0-\ud7ff]|^\s", value)
+    return LiteralScalarString(value) if is_block else value
 
 
 def _null(representer: Any, _value: None) -> Any:

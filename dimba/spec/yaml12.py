@@ -117,3 +117,14 @@ def key_path(key: Key) -> str:
     """`('lora', 'r')` as `lora.r`; list positions as `[0]`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
     return text.removeprefix(".")
+
+
+def flow_items(text: str) -> list[tuple[str, Any]]:
+    """The items of `a, "b, c", [d, e]`, each as it is written and as a value; raises BadInput."""
+    listed = f"[{text}]"
+    document = Document(listed.encode(errors="surrogatepass"))
+    if document.problems:
+        raise document.problems[0]
+    node = YAML(typ="safe", pure=True).compose(listed)
+    marks = [(item.start_mark.index, item.end_mark.index) for item in node.value]
+    return list(zip((listed[start:end].strip() for start, end in marks), document.value, strict=True))

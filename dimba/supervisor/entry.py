@@ -25,6 +25,7 @@ from dimba.supervisor.job_secrets import read_secrets
 from dimba.supervisor.limits import HangDetector, Limits
 from dimba.supervisor.nodes import Node
 from dimba.supervisor.sampler import sampler_server
+from dimba.supervisor.store_upload import store_upload
 
 _NOT_FAILED = (0, contract.EXIT_STOPPED)
 
@@ -97,8 +98,12 @@ def _run(argv: list[str], job: Job) -> tuple[int, dict[str, Any]]:
         status, details = run_in_ranks(_preparation(argv), job)
         if status or job.stop_signals:
             return status or contract.EXIT_STOPPED, details
+    job.upload = store_upload(job.environment, job.log, job.node)
     with sampler_server(job.environment, job.log) as job.sampler:
-        return run_in_ranks(argv, job)
+        status, details = run_in_ranks(argv, job)
+    if job.upload:
+        job.upload.finish(status, job.stop_signals)
+    return status, details
 
 
 def _preparation(argv: list[str]) -> list[str]:

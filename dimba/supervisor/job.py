@@ -18,6 +18,7 @@ from dimba.supervisor.nodes import SECONDS_AFTER_FAILURE, Node
 from dimba.supervisor.rank import die_with_parent
 from dimba.supervisor.rank_notes import RankNotes, send_signal
 from dimba.supervisor.sampler import SamplerServer
+from dimba.supervisor.store_upload import StoreUpload
 
 _POLL = 0.05  # seconds
 _LATE_OUTPUT = 5.0  # seconds to wait for output of a process that outlives the launcher
@@ -34,6 +35,7 @@ class Job:
     node: Node = field(default_factory=Node)
     folder: Path | None = None
     sampler: SamplerServer | None = None
+    upload: StoreUpload | None = None
     stop_signals: list[int] = field(default_factory=list)
     stop_began: float | None = None  # monotonic seconds
     signalled: set[int] = field(default_factory=set)  # process ids
@@ -87,6 +89,8 @@ def _check(job: Job, ranks: RankNotes) -> None:
         _report_hang(job, ranks, problem)
     if job.node.nodes > 1:
         _kill_after_failure(job, ranks)
+    if job.upload:
+        job.upload.keep_running()
     if job.sampler and job.sampler.exit_status() is not None:
         _end_without_sampler(job, ranks)
     if job.stop_signals:

@@ -11,7 +11,7 @@ from dimba.objectives.objective import Objective, Options
 from dimba.options.optimiser_table import BITSANDBYTES
 from dimba.options.trainer import TrainerOptions
 from dimba.supervisor.last_word import has_reported_error, is_first_report, write_last_word
-from dimba.trainers.hub import use_cache_if_unreachable
+from dimba.trainers.hub import at_revision, use_cache_if_unreachable
 from dimba.trainers.models.output_owner import leave_output
 from dimba.trainers.objectives.registry import training_half
 from dimba.trainers.ranks import end_rank, is_main_process
@@ -28,7 +28,7 @@ def run_script(objective: Objective[Options]) -> int:
     def train(options: TrainerOptions) -> int:
         if (note := use_cache_if_unreachable(options)) and is_main_process():
             print(note, flush=True)
-        return training_half(objective.name).train(options)
+        return training_half(objective.name).train(at_revision(options))
 
     return run_trainer(train, options)
 

@@ -6,19 +6,26 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from dimba.common.checkpoint.files import PICKLED_INDEX, SINGLE, indexed_files
 from dimba.common.contract import is_path
-from dimba.common.errors import HostCannot, first_line
+from dimba.common.errors import BadInput, HostCannot, first_line
 from dimba.dataset.mixture import data_sets
 from dimba.options.trainer import TrainerOptions
+
+Options = TypeVar("Options", bound=TrainerOptions)
 
 # huggingface_hub takes 0.2 s to import, which a job without a Hub id does not need.
 _SECONDS = 5.0  # for one request, the name lookup included
 _LONGEST_WAIT = 3.0  # seconds before the second and last request
 _NO_ANSWER = (407, 408, 429, 500, 502, 503, 504)  # statuses of a proxy, or on which the libraries try again
 _PICKLED = "pytorch_model.bin"
+_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
+_WEIGHTS = ["*.safetensors"]
+_OTHER_FORMATS = ["consolidated*", "original/*", "onnx/*", "openvino/*", "coreml/*"]
 _TOKENIZER = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
 _HINT = (
     "restore the network (behind a proxy, set HTTPS_PROXY; a mirror's address is HF_ENDPOINT), or download on another "
@@ -42,12 +49,40 @@ def use_cache_if_unreachable(options: TrainerOptions, *, weights: bool = True) -
     if not (why := _problem(models[0] if models else f"datasets/{data[0]}")):
         return ""
     for model in models:
-        lacking = _lacking_of_model(_snapshot(model), weights=weights, pickled=options.allow_pickle)
+        revision = options.base_revision if model == options.base_checkpoint else None
+        lacking = _lacking_of_model(_snapshot(model, revision or "main"), weights=weights, pickled=options.allow_pickle)
         _refuse(model, "", why, lacking, _flag_of(model, options))
     for name in data:
         _refuse(name, " --repo-type dataset", why, "" if _is_prepared(name) else "no copy of it", "--dataset")
     _go_offline()
     return f"{_endpoint()} does not answer ({why}): using the cached copy of {' and of '.join([*models, *data])}"
+
+
+def at_revision(options: Options, *, weights: bool = True) -> Options:
+    """The options with a folder of the cache in place of a base on the Hub at a revision, which is fetched.
+
+    A folder is what every library loads the same, whichever of the base's files it reads. Without `weights`, only the
+    configuration and the tokenizer.
+
+    Raises:
+        BadInput: the Hub has no such revision.
+        HostCannot: it cannot be fetched.
+    """
+    if not options.base_revision or is_path(options.base_checkpoint):
+        return options
+    from huggingface_hub import errors, snapshot_download
+
+    base, revision = options.base_checkpoint, options.base_revision
+    kinds = _SMALL_FILES + (_WEIGHTS + ["*.bin"] * options.allow_pickle if weights else [])
+    try:
+        folder = snapshot_download(base, revision=revision, allow_patterns=kinds, ignore_patterns=_OTHER_FORMATS)
+    except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
+        hint = "correct `base_revision`, or leave it out for the newest commit"
+        raise BadInput(f"{base} has no revision {revision} on the Hub", hint, key="--base-revision") from error
+    except (OSError, ValueError) as error:
+        hint = _HINT.format(id=base, kind=f" --revision {revision}")
+        raise HostCannot(f"{base} at {revision}: {first_line(error)}", hint, key="--base-revision") from error
+    return replace(options, base_checkpoint=folder)
 
 
 def _is_offline() -> bool:
@@ -115,15 +150,15 @@ def _refuse(name: str, kind: str, why: str, lacking: str, flag: str) -> None:
         raise HostCannot(problem, _HINT.format(id=name, kind=kind), key=flag)
 
 
-def _snapshot(model: str) -> Path:
+def _snapshot(model: str, revision: str) -> Path:
     """The folder of the cached revision that the libraries use offline; it may not exist."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE, f"models--{model.replace('/', '--')}")
     try:
-        return folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        return folder / "snapshots" / (folder / "refs" / revision).read_text(encoding="utf-8").strip()
     except OSError:
-        return folder / "snapshots" / "main"
+        return folder / "snapshots" / revision
 
 
 def _lacking_of_model(folder: Path, *, weights: bool, pickled: bool) -> str:

@@ -55,7 +55,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Pat
     turned = {name: -2 * value if "lora_B" in name else value for name, value in weights.items()}
     save_file(turned, folder / "bad" / "adapter_model.safetensors", metadata={"format": "pt"})
     write_rows(folder / "others.jsonl", [question(n) for n in range(50, 80)])
+    write_tasks(folder)
     return folder
+
+
+def write_tasks(folder: Path) -> None:
+    """The task `knows`: the answers of training or what the base prefers; and `writes`: how likely the answers are."""
+    (folder / "tasks").mkdir()
+    rows = [question(n) | {"choices": [f"What is {2 * n}.", f"It is {2 * n}."]} for n in range(40, 80)]
+    write_rows(folder / "known.jsonl", rows)
+    data = "dataset_path: json\ndataset_kwargs: {data_files: {test: ../known.jsonl}}\ntest_split: test\n"
+    choice = "output_type: multiple_choice\ndoc_to_choice: choices\ndoc_to_target: 1\nmetric_list: [{metric: acc}]\n"
+    text = "output_type: loglikelihood\ndoc_to_target: response\nmetric_list: [{metric: perplexity}]\n"
+    for name, kind in (("knows", choice), ("writes", text)):
+        task = f"task: {name}\ndoc_to_text: '{{{{prompt}}}}'\n{data}{kind}"
+        (folder / "tasks" / f"{name}.yaml").write_text(task, encoding="utf-8")
 
 
 def test_a_run_is_compared_with_its_base_on_the_rows_that_it_held_out(runs: Path, new_dimba: Dimba):
@@ -113,6 +127,28 @@ def test_answers_are_compared_by_rewards_and_by_a_judge(runs: Path, new_dimba: D
     assert found["measures"]["contains"]["wins"]["wins"] == wins["wins"]
 
 
+def test_tasks_say_whether_a_run_knows_the_answers_of_which_some_were_trained(runs: Path, new_dimba: Dimba):
+    done = new_dimba("eval", "good", "bad", "--tasks", "tasks/writes.yaml,./tasks/knows.yaml", *ON_CPU, cwd=runs)
+    assert done.returncode == 0, done.stderr
+    assert ": better than the base: knows acc 1 against 0 on 36 rows" in done.stdout.splitlines()[0]
+    assert all(len(line) <= 80 for line in done.stdout.splitlines()[1:])
+    assert (
+        "8 documents of the tasks stand in the training data (8 to the letter, 0 nearly) and are left out"
+        in done.stderr
+    )
+    good, bad = (json.loads((runs / name / "eval.json").read_text(encoding="utf-8")) for name in ("good", "bad"))
+    assert [measure["better"] for measure in good["measures"].values()] == [True, True]
+    assert good["measures"]["knows acc"]["wins"]["wins"] == 36 and good["by"] == "knows acc"
+    assert good["tasks"]["prompts"] == "chat" and good["rows"] == 36
+    assert bad["better"] is None and bad["measures"]["writes log perplexity"]["better"] is False
+
+
+def test_a_model_that_training_made_worse_is_not_better_in_a_task(runs: Path, new_dimba: Dimba):
+    done = new_dimba("eval", "bad", "--tasks", "tasks/writes.yaml", "--limit", "30", *ON_CPU, cwd=runs)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("not better than its base: it is worse, writes log perplexity ")
+
+
 def test_a_copy_of_the_base_is_not_better_than_it(tiny_checkpoint: Path, tmp_path: Path, new_dimba: Dimba):
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(tiny_checkpoint), str(copy)], check=True)
@@ -135,6 +171,12 @@ def test_bad_input_is_refused_before_a_model_is_loaded(
         (("good", "--file", "missing.jsonl"), "missing.jsonl: does not exist"),
         (("good", "--file", "data.jsonl"), "0 usable rows"),
         (("good", "good"), "is named twice"),
+        (("good", "--tasks", "tasks/none.yaml"), "none.yaml does not exist"),
+        (
+            ("good", "--tasks", "tasks/knows.yaml", "--limit", "12"),
+            "8 documents of `knows` outside of the training",
+        ),
+        (("good", "--fewshot", "1"), "are for tasks"),
         (("good", "--file", "others.jsonl", "--reward", "exact"), "there is no reward `exact`"),
         (("good", "--file", "others.jsonl", "--reward", "mine.py:f"), "is not for answers of `dimba eval`"),
         (("good", "--file", "others.jsonl", "--reward-model", "runs"), "holds no reward model"),

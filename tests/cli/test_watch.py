@@ -19,8 +19,8 @@ from rich.console import Console, Group
 
 from dimba.cli.plots import plot
 from dimba.cli.watch import _view
-from dimba.commands.report.metrics import joined_metrics
 from dimba.commands.watch import Sight, watch
+from dimba.jobs.metrics import joined_metrics
 from dimba.jobs.next_steps import next_steps
 from dimba.records import RunFolder
 from tests.commands.report.runs import curve, write_lines, write_run

@@ -277,3 +277,15 @@ def test_images_are_leftovers_unless_they_are_current_used_or_renamed():
 def test_without_a_known_current_key_the_newest_image_is_kept():
     content = EngineContent((), (image("old"), image("new", created=9)), frozenset())
     assert [each.name for each in images(content, ()).leftovers] == ["dimba:old"]
+
+
+def test_the_folder_of_a_sweep_goes_with_its_last_run(tmp_path: Path):
+    runs = tmp_path / "runs"
+    folders = [make_run(runs, f"s-{number}", group="s") for number in (1, 2)]
+    (runs / "s").mkdir()
+    swept = [{"id": folder.name, "values": ["8"]} for folder in folders]
+    (runs / "s" / "sweep.json").write_text(json.dumps({"id": "s", "keys": ["lora.r"], "runs": swept}), encoding="utf-8")
+    ages = {folder.name: 40.0 * DAY for folder in folders}
+    first, second = disk.runs({folder.name: folder for folder in folders}, ages, DAY).leftovers
+    assert disk.remove_run(first) == "" and (runs / "s" / "sweep.json").exists()
+    assert disk.remove_run(second) == "" and not (runs / "s").exists()

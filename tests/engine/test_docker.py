@@ -221,7 +221,7 @@ def test_an_unknown_device_leaves_no_container_behind(job: Path, engine: Engine)
 
 def test_the_error_of_a_failing_build_names_the_step_and_its_last_lines(tmp_path: Path, engine: Engine):
 
-    for name in ("docker/certs", "docker/llama", "docker/wheels", "dimba", "scripts"):
+    for name in ("docker/certs", "docker/eval", "docker/llama", "docker/wheels", "dimba", "scripts"):
         (tmp_path / name).mkdir(parents=True)
     for name in (
         "docker/certs/.gitkeep",
@@ -230,6 +230,8 @@ def test_the_error_of_a_failing_build_names_the_step_and_its_last_lines(tmp_path
         "docker/constraints.txt",
         "docker/requirements-vllm.txt",
         "docker/constraints-vllm.txt",
+        "docker/eval/requirements.txt",
+        "docker/eval/constraints.txt",
         "docker/llama/CMakeLists.txt",
         "docker/llama/make_llama.py",
         "docker/llama/requirements.txt",

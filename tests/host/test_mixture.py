@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dimba.host.data import look_at_data
 from dimba.host.facts import DataFacts
-from dimba.host.provenance import _data, hub_commits
+from dimba.host.provenance import data_hash, hub_commits
 from dimba.spec import WeightedDataset
 from tests.conftest import QUESTIONS, write_rows
 
@@ -52,11 +52,11 @@ def test_the_hash_is_that_of_all_files(tmp_path: Path) -> None:
     sources = WeightedDataset(path="a.jsonl"), WeightedDataset(path="b.jsonl"), WeightedDataset(name="owner/rows")
     write_rows(tmp_path / "a.jsonl", QUESTIONS)
     write_rows(tmp_path / "b.jsonl", QUESTIONS)
-    one = _data(look(tmp_path, sources[0]), lambda _done, _total: None)
-    both = _data(look(tmp_path, *sources), lambda _done, _total: None)
+    one = data_hash(look(tmp_path, sources[0]), lambda _done, _total: None)
+    both = data_hash(look(tmp_path, *sources), lambda _done, _total: None)
     write_rows(tmp_path / "b.jsonl", QUESTIONS[1:])
-    assert len({one, both, _data(look(tmp_path, *sources), lambda _done, _total: None)}) == 3
-    assert _data(look(tmp_path, sources[2]), lambda _done, _total: None) is None
+    assert len({one, both, data_hash(look(tmp_path, *sources), lambda _done, _total: None)}) == 3
+    assert data_hash(look(tmp_path, sources[2]), lambda _done, _total: None) is None
 
 
 def test_a_list_of_the_hub_alone_is_known_by_its_commits(tmp_path: Path) -> None:
@@ -66,6 +66,7 @@ def test_a_list_of_the_hub_alone_is_known_by_its_commits(tmp_path: Path) -> None
         ref.write_text(f"commit-{name}")
     hub = [{"reference": f"org/{name}", "local": False} for name in ("a", "b")]
     plan = {"writable": [str(tmp_path)], "data": {"reference": "both", "local": False, "sources": hub}}
-    assert hub_commits(plan) == {"data_hash": "commit:commit-a+commit-b"}
+    commits = {f"datasets/org/{name}": f"commit-{name}" for name in ("a", "b")}
+    assert hub_commits(plan) == {"data_hash": "commit:commit-a+commit-b", "commits": commits}
     plan["data"]["sources"] = [*hub, {"reference": "/rows.jsonl", "local": True}]
-    assert hub_commits(plan) == {}
+    assert hub_commits(plan) == {"commits": commits}, "its hash is that of the files"

@@ -84,9 +84,13 @@ def test_what_came_from_the_hub_is_known_by_its_commit(tmp_path: Path):
     ref.write_text("abc123")
     base, rows = {"reference": "org/base", "local": False}, {"reference": "org/rows", "local": False}
     assert hub_commits({"writable": [str(tmp_path)], "checkpoint": base, "data": rows}) == {
-        "base_hash": "commit:abc123"
+        "base_hash": "commit:abc123",
+        "commits": {"models/org/base": "abc123"},
     }
     assert hub_commits({}) == {}
+    pinned, local = {**rows, "revision": "d" * 40}, {"reference": "/data/rows.jsonl", "local": True}
+    mixed = {"writable": [str(tmp_path)], "data": {"local": False, "sources": [pinned, local]}}
+    assert hub_commits(mixed) == {"commits": {"datasets/org/rows": "d" * 40}}, "its hash is that of the files"
 
 
 def losses(run: dict, folder: Path) -> list[float]:

@@ -88,13 +88,16 @@ def test_a_repository_of_the_hub_is_compared_by_its_newest_commit(monkeypatch: p
     plan = replace(PLAN, data=replace(PLAN.data, local=False, reference="org/rows"))
     old, now = record(data_hash="commit:a"), {**NOW, "data_hash": None}
     answers = {"org/rows": "a"}
-    monkeypatch.setattr("dimba.jobs.unchanged.commit_of", lambda _kind, id: answers.get(id))
+    monkeypatch.setattr("dimba.jobs.unchanged.commit_of", lambda _kind, id, revision: revision or answers.get(id))
     assert not differences(old, {}, plan, present(old, plan, now))
     answers["org/rows"] = "b"
     assert [each.key for each in differences(old, {}, plan, present(old, plan, now))] == ["dataset"]
     answers.clear()
     assert not differences(old, {}, plan, present(old, plan, now))
     assert "cannot be read now: dataset" in uncompared(old, present(old, plan, now))[0]
+    answers["org/rows"] = "b"
+    pinned = replace(plan, data=replace(plan.data, revision="a"))
+    assert not differences(old, {}, pinned, present(old, pinned, now)), "a later commit is of no account"
 
 
 def test_a_script_is_known_with_the_modules_that_it_imports(tmp_path: Path):

@@ -12,7 +12,9 @@ from dimba.host.facts import GpuFacts
 from dimba.host.named_paths import look_at_named_paths
 from dimba.jobs.trust import trust_requirements_of
 from dimba.plan.build import make_plan
+from dimba.plan.model import LaunchPlan
 from dimba.plan.slurm import cluster_cards, cluster_image, cluster_nodes, slurm_script, slurm_seconds
+from dimba.plan.slurm_array import array_script
 from dimba.spec import SlurmSite, load_site, parse_spec
 from tests.conftest import Dimba
 from tests.plan.pure import no_disk
@@ -22,9 +24,22 @@ CONTAINERS = ("none", "docker", "podman", "apptainer", "pyxis")
 FULL = "partition: gpu, account: ml, qos: high, time: 2-12, cpus: 6, extra: ['--constraint=a100&ib', --exclusive]"
 
 
+RUNS = Path("/work/it's 100% mine/runs")
+
+
 def script(
     slurm: str = "", resources: str = "gpus: 2, nodes: 2", site: SlurmSite | None = None, added: str = ""
 ) -> str:
+    return slurm_script(attempt(slurm, resources, site, added))
+
+
+def attempt(
+    slurm: str = "",
+    resources: str = "gpus: 2, nodes: 2",
+    site: SlurmSite | None = None,
+    added: str = "",
+    run: str = "run-1",
+) -> LaunchPlan:
     text = f"{SPARSE}runner: slurm\nresources: {{{resources}}}\nslurm: {{{slurm}}}\n{added}"
     spec, site = parse_spec(text.encode(), source="job.yaml").spec, site or SlurmSite()
     named = look_at_named_paths(spec, FACTS.folder)
@@ -32,7 +47,7 @@ def script(
     facts = replace(facts, trainer=replace(facts.trainer, flags=facts.trainer.flags | {"--resume-from-checkpoint"}))
     with no_disk():
         plan = make_plan(spec, facts)
-    return slurm_script(plan.for_attempt("run-1", Path("/work/it's 100% mine/runs/run-1/attempts/1")))
+    return plan.for_attempt(run, RUNS / run / "attempts" / "1")
 
 
 def options(text: str) -> list[str]:
@@ -48,6 +63,34 @@ def test_bash_reads_every_script_and_shellcheck_has_nothing_to_say(container: st
     if shutil.which("shellcheck"):
         done = subprocess.run(["shellcheck", "--severity=warning", path], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
+
+
+def test_bash_reads_an_array_and_the_script_of_a_task_which_names_itself_and_never_the_whole_array(tmp_path: Path):
+    plans = [attempt(FULL, run=f"sweep 1-{number}") for number in (1, 2, 3)]
+    whole = array_script(plans, "sweep 1", 2)
+    task = slurm_script(plans[1], in_array=True)
+    for text in (whole, task):
+        (tmp_path / "job.sh").write_text(text, encoding="utf-8")
+        subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=True)
+        if shutil.which("shellcheck"):
+            subprocess.run(["shellcheck", "--severity=warning", tmp_path / "job.sh"], check=True)
+    told = options(whole)
+    assert "--array=1-3%2" in told and "--comment=dimba:sweep 1" in told and "--partition=gpu" in told
+    (log,) = (each for each in told if each.startswith("--output="))
+    assert "100%% mine" in log and "sweep 1-%a/attempts/1/log.txt" in log
+    (last,) = (line for line in whole.splitlines() if line.startswith("exec "))
+    printed = ["bash", "-c", last.replace("exec bash", "printf %s")]
+    named = subprocess.run(printed, env={"SLURM_ARRAY_TASK_ID": "2"}, capture_output=True, check=True)
+    assert named.stdout.decode() == str(RUNS / "sweep 1-2" / "attempts" / "1" / "job.sh")
+    of_task = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    assert f'scontrol requeue "{of_task}"' in task and f'--signal=USR1 "{of_task}"' in task
+    assert '"$SLURM_JOB_ID"' not in task and "--array=1-3\n" in array_script(plans, "sweep 1", 0)
+
+
+def test_tasks_of_an_array_that_ask_for_other_resources_are_refused():
+    plans = [attempt(resources=resources, run=f"s-{resources[-1]}") for resources in ("gpus: 1", "gpus: 2")]
+    with pytest.raises(BadInput, match=r"run 2 asks for other resources .*gpus-per-node"):
+        array_script(plans, "s", 0)
 
 
 def test_what_the_spec_asks_for_is_what_the_scheduler_is_told():

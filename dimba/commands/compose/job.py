@@ -78,11 +78,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(path: str) -> LoadedSpec:
     try:
-        return load_spec(Path(path), [f"runner={IN_ENGINE}"])
+        return _without_recipe(load_spec(Path(path), [f"runner={IN_ENGINE}"]))
     except BadInput as error:
         if not is_mounted(absolute(path)):
             error.hint = "move the spec into jobs/, data/ or checkpoints/, which the container mounts"
         raise
+
+
+def _without_recipe(loaded: LoadedSpec) -> LoadedSpec:
+    """The spec; raises BadInput for a recipe, whose data would not be compared here."""
+    if loaded.recipe is None:
+        return loaded
+    raise BadInput(
+        "is a recipe, which `dimba launch` compares with this machine",
+        "launch it with `dimba launch`; or remove `recipe:`",
+        file=loaded.source,
+    )
 
 
 def _allow_cpu() -> bool:

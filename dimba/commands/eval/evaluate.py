@@ -1,7 +1,7 @@
 """`dimba eval`: gathers models and rows, measures, and compares."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +11,19 @@ from dimba.commands.eval.answers import Answers, answer_rows, judged, require_re
 from dimba.commands.eval.guard import NAME as GUARD
 from dimba.commands.eval.guard import guard_note, guard_rows
 from dimba.commands.eval.losses import Losses, LossTable, score_rows
-from dimba.commands.eval.overlap import gather_rows, without_overlap
+from dimba.commands.eval.overlap import OverlapReport, gather_rows, without_overlap
 from dimba.commands.eval.request import Contestants, EvalRequest, find_contestants, scoring_of
 from dimba.commands.eval.result import Evaluation, Measure, ModelResult, ranked
 from dimba.commands.eval.rows import EvalRow, require_enough
 from dimba.commands.eval.statistics import LEAST, compare
+from dimba.commands.eval.task_measures import task_measures, task_notes
+from dimba.commands.eval.tasks import TaskSet, cut_notes, gather_tasks, run_tasks
 from dimba.commands.talk.session import model_session
 from dimba.common.contract import EVAL_FILE
 from dimba.common.errors import BadInput, HostCannot
+from dimba.common.tasks import TaskValues
+from dimba.host.build_context import EVAL
 from dimba.jobs.lifecycle import Reporter
-from dimba.plan.model import Mount
 from dimba.plan.mounts import same_place
 from dimba.records.record import now
 from dimba.records.store import write_atomically
@@ -33,27 +36,41 @@ def evaluate(request: EvalRequest, reporter: Reporter) -> Evaluation:
     """
     request.require_sense()
     contestants = find_contestants(request, reporter)
-    place = str(request.file or f"the rows that {contestants.models[0].name} held out")
-    every, overlap = gather_rows(request, contestants, reporter)
-    require_enough(every, place)
+    every, overlap, place = _rows(request, contestants, reporter)
     rows = without_overlap(every, overlap)
-    require_enough(rows, f"{place} that are not in the training data")
-    require_references(rows, request)
+    if request.uses_rows:
+        require_enough(rows, f"{place} that are not in the training data")
+        require_references(rows, request)
+    tasks = gather_tasks(request, contestants, reporter) if request.tasks else None
     if request.judge:
         request.judge.require_usable()
-    found = _compared(contestants, rows, _measured(contestants, rows, request, reporter), request, reporter)
+    figures = _measured(contestants, rows, tasks, request, reporter)
+    found = _compared(contestants, rows, tasks, figures, request=request, reporter=reporter)
+    models = ranked(found.models)
     return Evaluation(
-        models=ranked(found.models),
+        models=models,
         against=contestants.name,
         against_folder=str(contestants.against.folder),
-        source=place,
-        held_out=request.file is None,
-        rows=len(rows) - len(found.unusable),
+        source=", ".join(filter(None, (place, tasks.source if tasks else ""))),
+        held_out=request.uses_rows and request.file is None,
+        rows=len(rows) - len(found.unusable) if request.uses_rows else models[0].deciding.comparison.rows,
         unusable=found.unusable,
         notes=(*overlap.notes, *found.notes),
         time=now(),
-        more={"overlap": overlap.as_json(every), **_asked(request)},
+        more={**({"overlap": overlap.as_json(every)} if request.uses_rows else {}), **_asked(request, tasks)},
     )
+
+
+def _rows(
+    request: EvalRequest, contestants: Contestants, reporter: Reporter
+) -> tuple[list[EvalRow], OverlapReport, str]:
+    """The rows that are measured, those of them that stand in training data, and their place in words."""
+    if not request.uses_rows:
+        return [], OverlapReport(), ""
+    place = str(request.file or f"the rows that {contestants.models[0].name} held out")
+    rows, overlap = gather_rows(request, contestants, reporter)
+    require_enough(rows, place)
+    return rows, overlap, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +80,11 @@ class _Figures:
     losses: Losses
     answers: Answers | None
     guard: Losses | None
+    tasks: Mapping[str, TaskValues]
 
 
 def _measured(
-    contestants: Contestants, rows: Sequence[EvalRow], request: EvalRequest, reporter: Reporter
+    contestants: Contestants, rows: Sequence[EvalRow], tasks: TaskSet | None, request: EvalRequest, reporter: Reporter
 ) -> list[_Figures]:
     """Of each model, then of the one that they are compared with; it is loaded beside the first."""
     found: list[_Figures] = []
@@ -74,7 +92,7 @@ def _measured(
     for number, source in enumerate(contestants.models):
         beside = None if number else contestants.against
         count = 2 if beside else 1
-        with model_session(source, "eval", reporter, beside, mounts=_mounts(request)) as session:
+        with model_session(source, "eval", reporter, beside, **_session(request, tasks)) as session:
             losses = score_rows(session, rows, scoring, reporter, models=count)
             answers: Sequence[Answers | None] = [None] * count
             if request.asks:
@@ -82,13 +100,18 @@ def _measured(
             guard: Sequence[Losses | None] = [None] * count
             if request.guard:
                 guard = score_rows(session, guard_rows(), scoring, reporter, models=count)
-            each = zip(losses, answers, guard, strict=True)
-            found += [_Figures(losses=one, answers=two, guard=three) for one, two, three in each]
+            values = run_tasks(session, tasks, reporter, models=count) if tasks else [{}] * count
+            each = zip(losses, answers, guard, values, strict=True)
+            found += [_Figures(losses=one, answers=two, guard=three, tasks=four) for one, two, three, four in each]
     return [found[0], *found[2:], found[1]]
 
 
-def _mounts(request: EvalRequest) -> list[Mount]:
-    return [same_place(request.reward_model, read_only=True)] if request.reward_model else []
+def _session(request: EvalRequest, tasks: TaskSet | None) -> dict[str, Any]:
+    """What the models' process needs beside the models."""
+    mounts = [same_place(request.reward_model, read_only=True)] if request.reward_model else []
+    if tasks is None:
+        return {"mounts": mounts}
+    return {"mounts": [*mounts, *tasks.mounts], "image": EVAL, "online": not tasks.files.is_local}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +124,9 @@ class _Compared:
 def _compared(
     contestants: Contestants,
     rows: Sequence[EvalRow],
+    tasks: TaskSet | None,
     figures: Sequence[_Figures],
+    *,
     request: EvalRequest,
     reporter: Reporter,
 ) -> _Compared:
@@ -118,11 +143,20 @@ def _compared(
         if ours and theirs:
             measures += reward_measures(ours, theirs, count)
             measures += [judged(request.judge, rows, (ours, theirs), count, reporter)] if request.judge else []
+        if tasks:
+            measures += task_measures(tasks, figures[number].tasks, figures[-1].tasks, count)
         models.append(ModelResult(name=source.name, folder=str(source.folder), measures=tuple(measures)))
     unusable = {row.where: row.problem or table.problems.get(row.number, "") for row in rows}
     bad = {where: problem for where, problem in unusable.items() if problem}
     lost = tuple(guard_note(each.name, found) for each in models for found in each.measures if found.name == GUARD)
-    return _Compared(models=models, unusable=bad, notes=(*(_notes(table) if has_losses else ()), *lost))
+    of_tasks = _task_notes(contestants, tasks, figures) if tasks else ()
+    return _Compared(models=models, unusable=bad, notes=(*(_notes(table) if has_losses else ()), *lost, *of_tasks))
+
+
+def _task_notes(contestants: Contestants, tasks: TaskSet, figures: Sequence[_Figures]) -> tuple[str, ...]:
+    names = [*(each.name for each in contestants.models), contestants.name]
+    cut = [note for name, each in zip(names, figures, strict=True) for note in cut_notes(name, each.tasks)]
+    return (*tasks.notes, *task_notes(tasks), *cut)
 
 
 def _guard(figures: Sequence[_Figures], number: int, comparisons: int) -> list[Measure]:
@@ -131,8 +165,9 @@ def _guard(figures: Sequence[_Figures], number: int, comparisons: int) -> list[M
     return [replace(_loss(LossTable.of(losses), number, comparisons), name=GUARD)] if losses else []
 
 
-def _asked(request: EvalRequest) -> dict[str, Any]:
-    return {"sampling": request.sampling.as_json()} if request.asks else {}
+def _asked(request: EvalRequest, tasks: TaskSet | None) -> dict[str, Any]:
+    sampling = {"sampling": request.sampling.as_json()} if request.asks else {}
+    return sampling | ({"tasks": tasks.as_json()} if tasks else {})
 
 
 def _loss(table: LossTable, number: int, comparisons: int) -> Measure:

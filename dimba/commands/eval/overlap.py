@@ -29,6 +29,7 @@ class OverlapReport:
     compared: int = 0
     missing: tuple[str, ...] = ()
     is_kept: bool = False  # the rows are measured all the same
+    what: str = "rows"
 
     @property
     def copies(self) -> int:
@@ -42,7 +43,7 @@ class OverlapReport:
         if self.found:
             kept = "and are measured all the same" if self.is_kept else "and are left out"
             kinds = f"{self.copies:,} to the letter, {near:,} nearly"
-            lines.append(f"{len(self.found):,} rows stand in the training data ({kinds}) {kept}")
+            lines.append(f"{len(self.found):,} {self.what} stand in the training data ({kinds}) {kept}")
         return tuple(lines)
 
     def with_held_out(self, known: HeldOut) -> "OverlapReport":
@@ -81,6 +82,16 @@ def gather_rows(
     return rows, report.with_held_out(known) if known else report
 
 
+def document_overlap(
+    documents: Sequence[EvalRow], contestants: Contestants, request: EvalRequest, reporter: Reporter
+) -> OverlapReport:
+    """The documents of tasks that stand in training data; raises BadInput."""
+    against = [] if contestants.is_base else [contestants.against]
+    trained = [each for each in (*contestants.models, *against) if each.record]
+    report = _Comparison(documents, reporter, is_kept=request.keep_overlap).of(trained)
+    return replace(report, what="documents of the tasks")
+
+
 def without_overlap(rows: Sequence[EvalRow], report: OverlapReport) -> list[EvalRow]:
     """The rows that are measured."""
     return [row for row in rows if report.is_kept or row.number not in report.found]
@@ -101,7 +112,7 @@ class _Comparison:
             flags = trainer_flags(source)
             if flags is None:
                 self._missing[f"the training data of {source.name} are not known, and were not compared"] = None
-            for each in _data_sets(source.spec.objective.parse(flags)) if flags else ():
+            for each in data_sets(source.spec.objective.parse(flags)) if flags else ():
                 if str(each) not in self._done:
                     self._done.add(str(each))
                     self._compare(each)
@@ -122,7 +133,8 @@ class _Comparison:
             self._missing[f"the training data were not compared: {error.detail}"] = None
 
 
-def _data_sets(options: TrainerOptions) -> list[MixtureSource]:
+def data_sets(options: TrainerOptions) -> list[MixtureSource]:
+    """The data sets that a run was trained on."""
     if options.mixture:
         return [MixtureSource.from_text(text) for text in options.mixture]
     columns = column_names(options.columns)

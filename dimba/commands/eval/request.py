@@ -27,6 +27,10 @@ class EvalRequest:
     batch_size: int = 16
     keep_overlap: bool = False
     guard: bool = False  # general rows are scored as well
+    tasks: tuple[str, ...] = ()  # names of lm-eval's, task files and folders of them
+    fewshot: int | None = None  # examples in front of each document, in place of the tasks' own numbers
+    plain_tasks: bool = False  # prompts of tasks are not rendered by the chat template
+    trusts_task_code: bool = False
     rewards: tuple[RewardSpec, ...] = ()
     reward_model: Path | None = None
     judge: Judge | None = None
@@ -38,8 +42,15 @@ class EvalRequest:
         """Whether the models answer the rows' questions."""
         return bool(self.rewards or self.reward_model or self.judge)
 
+    @property
+    def uses_rows(self) -> bool:
+        """Whether rows are measured: always, unless there are tasks and nothing else was asked."""
+        return bool(self.file or self.asks or not self.tasks)
+
     def require_sense(self) -> None:
-        """Raises BadInput for a reward that is not available here."""
+        """Raises BadInput for a reward that is not available here, or options of tasks without any."""
+        if not self.tasks and (self.fewshot is not None or self.plain_tasks or self.trusts_task_code):
+            raise BadInput("--fewshot, --plain-tasks and --trust-task-code are for tasks", "name some with `--tasks`")
         for spec in self.rewards:
             if spec.file or spec.name in _ELSEWHERE or (spec.name == "json_valid" and spec.parameter):
                 known = ", ".join(name for name in REWARDS if name not in _ELSEWHERE)

@@ -43,9 +43,9 @@ class Measure:
             "model": self.model,
             "against": self.against,
             "difference": self.difference,
-            "interval": list(self.interval),
+            "interval": list(self.interval) if self.comparison.has_interval else None,
             "confidence": CONFIDENCE,
-            "p": self.comparison.p,
+            "p": self.comparison.p if self.comparison.has_interval else None,
             "rows": self.comparison.rows,
             "rows_needed": self.comparison.needed,
             **self.more,
@@ -133,6 +133,8 @@ def verdict(measure: Measure, against: str) -> str:
     """Whether the model is better than `against`, in one line."""
     comparison, rows = measure.comparison, f"{measure.comparison.rows:,} rows"
     figures = f"{measure.name} {measure.model:.4g} against {measure.against:.4g} on {rows}"
+    if not comparison.has_interval:
+        return f"{figures}: it has no value per row, and so no interval"
     if comparison.better:
         return f"better than {against}: {figures}"
     if comparison.better is False:

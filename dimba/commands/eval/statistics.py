@@ -40,6 +40,11 @@ class Comparison:
     better: bool | None
     needed: int | None = None
 
+    @property
+    def has_interval(self) -> bool:
+        """Whether rows have values of their own, without which nothing is claimed."""
+        return math.isfinite(self.interval[1])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wins:
@@ -71,6 +76,11 @@ def compare(differences: Sequence[float], *, comparisons: int = 1, seed: int = 0
     tells = (interval[0] > 0 or interval[1] < 0) and p <= _level(n, alpha) and n >= LEAST
     needed = None if tells else rows_needed(mean, deviation, n, alpha)
     return Comparison(rows=n, mean=mean, interval=interval, p=p, better=mean > 0 if tells else None, needed=needed)
+
+
+def without_interval(mean: float, rows: int) -> Comparison:
+    """The comparison of two figures that rows have no values for: nothing can be claimed of it."""
+    return Comparison(rows=rows, mean=mean, interval=(-math.inf, math.inf), p=1.0, better=None)
 
 
 def _constant(mean: float, n: int, alpha: float) -> Comparison:

@@ -13,6 +13,7 @@ from dimba.commands.prune.leftover import Found, Leftover
 from dimba.common.contract import OUTPUT_FILE
 from dimba.common.errors import BadInput, HostCannot
 from dimba.records import ACTIVE, RunFolder, RunRecord
+from dimba.records.sweep import run_folders, sweep_folder, sweep_of
 
 _CACHES = ("tokens", "rewards")
 _REMOVING = ".pruned"  # suffix of a folder during its removal
@@ -109,11 +110,15 @@ def remove_run(leftover: Leftover) -> str:
     """Remove the folder, or the link to it; returns the reason if the run is active again. Raises HostCannot."""
     path = Path(leftover.place)
     try:
-        if RunFolder(path, 0, 0).record().status in ACTIVE:
-            return "the run was resumed"
+        record = RunFolder(path, 0, 0).record()
     except BadInput:
         return "" if not os.path.lexists(path) else "its record cannot be read any more"
+    if record.status in ACTIVE:
+        return "the run was resumed"
     remove(path)
+    sweep = sweep_folder(path.parent, record.group) if record.group else None
+    if sweep and not run_folders(sweep, sweep_of(sweep)):
+        remove(sweep.path)  # that was its last run
     return ""
 
 

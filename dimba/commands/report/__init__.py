@@ -8,9 +8,12 @@ from typing import Any
 from dimba.commands.report.gather import RunFacts, gather
 from dimba.commands.report.page import page
 from dimba.common.contract import REPORT_FILE
+from dimba.common.errors import BadInput
 from dimba.host.output import job_user
+from dimba.jobs.sweep.ranking import Ranking
 from dimba.records import RunFolder
 from dimba.records.store import write_atomically
+from dimba.records.sweep import sweep_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,22 @@ def write_report(folders: Sequence[RunFolder], folder: Path) -> WrittenReport:
         path = folder / REPORT_FILE
         write_atomically(path, data, *job_user(folder))
     return WrittenReport(path=path, bytes=len(data), runs=runs)
+
+
+def write_sweep_report(folder: RunFolder) -> WrittenReport:
+    """Write the report of a sweep into its folder: its runs, the best first, named by their values.
+
+    Raises:
+        BadInput: no run has a record.
+        HostCannot: the file cannot be written.
+    """
+    found = Ranking(folder, sweep_of(folder)).look()
+    if not found.rows:
+        raise BadInput(f"no run of {folder.id} has a record", "`dimba ps -a` lists the runs that have")
+    runs = tuple(gather(RunFolder(folder.path.parent / row.record.id, folder.uid, folder.gid)) for row in found.rows)
+    data = page(runs, found).encode(errors="replace")
+    folder.write_bytes(REPORT_FILE, data)
+    return WrittenReport(path=folder.path / REPORT_FILE, bytes=len(data), runs=runs)
 
 
 def _summary(run: RunFacts) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dimba.commands.report.metrics import Metrics, Series
 from dimba.commands.report.sampling import drawn, points_of, stretch_length
 from dimba.common.units import quantity
+from dimba.jobs.metrics import Metrics, Series
 from dimba.objectives.rewards import reward_label
 
 _ROWS = 60  # of a chart's table

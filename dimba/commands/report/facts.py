@@ -61,10 +61,11 @@ def evaluation_rows(run: RunFacts) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for name, measure in _mapping(run.evaluation.get("measures")).items():
         try:
-            low, high = measure["interval"]
+            low, high = measure["interval"] or (None, None)
             means = (f"{measure['model']:.4g}", f"{measure['against']:.4g}", f"{measure['difference']:+.3g}")
             better = {True: "yes", False: "no"}.get(measure["better"], "unclear")
-            rows.append((str(name), *means, f"{low:+.3g} to {high:+.3g}", f"{measure['p']:.3f}", better))
+            interval = ("none", "") if low is None else (f"{low:+.3g} to {high:+.3g}", f"{measure['p']:.3f}")
+            rows.append((str(name), *means, *interval, better))
         except (KeyError, TypeError, ValueError):
             continue
     return rows
@@ -77,6 +78,8 @@ def what_ran(run: RunFacts) -> list[Fact]:
     found: list[tuple[str, Any]] = [
         ("run", record.id),
         ("repeats", record.same_as),
+        ("recipe of", _mapping(record.recipe).get("run")),
+        ("not as in the recipe", "; ".join(_recipe_differences(record))),
         ("mode", record.mode),
         ("method", record.method),
         ("runner", record.runner),
@@ -173,6 +176,13 @@ def _duration(start: str | None, end: str | None) -> str:
         return span(passed.total_seconds())
     except (ValueError, TypeError):
         return ""
+
+
+def _recipe_differences(record: RunRecord) -> Iterator[str]:
+    for each in _list(_mapping(record.recipe).get("differences")):
+        found = _mapping(each)
+        if found.get("kind") != "does not change":
+            yield f"{found.get('key')}: {found.get('that')}, here {found.get('this')}"
 
 
 def _departures(record: RunRecord) -> Iterator[str]:

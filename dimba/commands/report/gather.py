@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dimba.commands.report.metrics import Metrics, attempts_of, joined_metrics, joined_samples
 from dimba.common.contract import DATA_FILE, EVAL_FILE, LOG_FILE, SPEC_FILE, is_secret_name, read_json_object
 from dimba.common.errors import BadInput
 from dimba.dataset.token_report import DataReport
+from dimba.jobs.metrics import Metrics, attempts_of, joined_metrics, joined_samples
 from dimba.jobs.reconcile import reconciled
 from dimba.records import RunFolder, RunRecord
 from dimba.spec import JobSpec, parse_spec

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from dimba import __version__
-from dimba.commands.report.charts import Chart, charts_of, memory_chart
+from dimba.commands.report.charts import Chart, charts_of, memory_chart, number_text, step_text
 from dimba.commands.report.differences import spec_differences
 from dimba.commands.report.facts import EVALUATION, Fact, attempt_rows, evaluation_rows, outcome_facts, what_ran
 from dimba.commands.report.gather import RunFacts, masked
 from dimba.commands.report.texts import continuations, data_lines, data_rows, sampled_steps
+from dimba.jobs.sweep.ranking import Row, Standings
 from dimba.records.record import now
 
 _HERE = Path(__file__).parent
@@ -18,20 +19,22 @@ _BUNDLE = _HERE / "assets" / "plotly-basic.min.js"
 _LABEL = 36  # characters of a run in a legend
 
 
-def page(runs: Sequence[RunFacts]) -> str:
-    """The report of these runs as HTML."""
+def page(runs: Sequence[RunFacts], sweep: Standings | None = None) -> str:
+    """The report of these runs as HTML; those of a `sweep` are its rows, in their order."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    labels = short_labels([run.record.id for run in runs])
+    names = [_swept(row) for row in sweep.rows] if sweep else [run.record.id for run in runs]
+    labels = short_labels(names)
     charts = _charts(runs, labels)
     bundle, script = (path.read_text(encoding="utf-8") for path in (_BUNDLE, _HERE / "report.js"))
     has_charts = bool(charts)
     html: str = environment.get_template("page.html").render(
-        title=runs[0].record.id if len(runs) == 1 else f"{len(runs)} runs",
+        title=sweep.sweep.id if sweep else runs[0].record.id if len(runs) == 1 else f"{len(runs)} runs",
+        swept=sweep_table(sweep, labels) if sweep else None,
         runs=[_view(run, label) for run, label in zip(runs, labels, strict=True)],
         outcomes=_compared([outcome_facts(run) for run in runs]) if len(runs) > 1 else [],
         differences=spec_differences(runs) if len(runs) > 1 else [],
@@ -52,6 +55,26 @@ def _charts(runs: Sequence[RunFacts], labels: Sequence[str]) -> list[Chart]:
     sizes = [(label, run.estimated_memory, run.measured_memory) for run, label in zip(runs, labels, strict=True)]
     memory = memory_chart(sizes)
     return [*charts, memory] if memory else charts
+
+
+def _swept(row: Row) -> str:
+    return f"{row.number}: {', '.join(row.values)}"
+
+
+def sweep_table(found: Standings, labels: Sequence[str]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """(head, rows) of the runs of a sweep: name, swept values, status, step, metric, seconds."""
+    head = ["run", *found.sweep.keys, "status", "step", found.metric.label, "best", "seconds"]
+    rows = [
+        (
+            label,
+            *map(masked, row.values),
+            f"{row.record.status}, {row.record.exit_reason}" if row.record.exit_reason else row.record.status,
+            step_text(row.metrics.last_step),
+            *("" if each is None else number_text(each) for each in (row.score, row.best, row.seconds)),
+        )
+        for label, row in zip(labels, found.rows, strict=True)
+    ]
+    return head, rows
 
 
 def _compared(facts: Sequence[Sequence[Fact]]) -> list[tuple[str, ...]]:

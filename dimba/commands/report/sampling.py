@@ -1,6 +1,6 @@
 """Fewer points of a long curve, its extremes kept."""
 
-from dimba.commands.report.metrics import Series
+from dimba.jobs.metrics import Series
 
 MOST = 2000  # points of a curve that are drawn
 _FEWEST, _OF_ALL = 500, 4000  # points of each of many curves, and of all runs' curves of a metric

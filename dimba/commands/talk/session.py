@@ -15,6 +15,7 @@ from dimba.common import inference
 from dimba.common.errors import DimbaError, RunFailed, first_line, from_json
 from dimba.common.inference import Answer, Prompt, RowLoss, Sampling, Scoring
 from dimba.common.json_lines import event_in
+from dimba.common.tasks import TaskRequest
 from dimba.dataset.samples import Sample
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.model_place import place_of
@@ -73,6 +74,10 @@ class ModelSession:
     def rewards(self, asked: Mapping[str, Any]) -> Iterator[tuple[int, list[float | None]]]:
         """The scores of answers by the number of their row, as they come; raises DimbaError."""
         return ((int(each["number"]), each["scores"]) for each in self._rows(inference.REWARD, asked))
+
+    def tasks(self, request: TaskRequest) -> Iterator[dict[str, Any]]:
+        """What the models achieve in tasks, and the progress, as they come, each with the model; raises DimbaError."""
+        return self._rows(inference.TASKS, {"tasks": request.as_json()})
 
     def _rows(self, kind: str, request: Mapping[str, Any]) -> Iterator[Any]:
         """The rows that answer a request, as they come."""
@@ -146,19 +151,20 @@ def model_session(
     image: str | None = None,
     writable: Sequence[Path] = (),
     mounts: Sequence[Mount] = (),
+    online: bool = False,
     load: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[ModelSession]:
     """The models of `source` and `against`, loaded; waits for its GPU's turn. Raises DimbaError.
 
     `on_end` is called in another thread when the process ends, also between two answers. `module` is what loads them,
     `image` an extra of the image that it needs, `writable` folders that it writes, `mounts` beyond those of the models,
-    `load` further values of its first request.
+    `online` if it needs the network, `load` further values of its first request.
     """
     beside = [against] if against else []
     extras = [image, *(one.image_extra for one in (source, *beside))]
     source = source.prepared(reporter, next(filter(None, extras), None))
     with (
-        place_of(source, command, reporter, beside=beside, mounts=mounts, writable=writable) as place,
+        place_of(source, command, reporter, beside=beside, mounts=mounts, writable=writable, online=online) as place,
         source.runner.converse(module_command(source.facts, module), place) as conversation,
     ):
         talk = Watched(conversation, on_end) if on_end else conversation

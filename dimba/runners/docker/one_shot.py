@@ -62,6 +62,7 @@ def _create(api: docker.APIClient, argv: Sequence[str], place: OneShot, user: st
         host_config=api.create_host_config(
             mounts=mounts(place.mounts),
             device_requests=gpu_requests(place.gpus, place.gpu_devices),
+            network_mode="host" if place.network and place.host_network else None,
             auto_remove=reads,  # it ends with this process, which may have been killed
             **LOCKED_DOWN,
         ),

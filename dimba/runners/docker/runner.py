@@ -22,7 +22,6 @@ from dimba.common.contract import (
     LABEL_GPUS,
     LABEL_RUN_ID,
     LATEST,
-    STOP_MARGIN,
 )
 from dimba.common.errors import EngineFailed
 from dimba.common.runners import RUNNERS, Capabilities
@@ -121,7 +120,7 @@ class DockerRunner:
             working_dir=plan.working_dir,
             hostname=OWN_NAME if plan.network == "none" else None,
             stdin_open=bool(secrets),
-            stop_timeout=int(plan.stop_grace) + STOP_MARGIN,
+            stop_timeout=plan.stop_seconds,
             host_config=self._host_config(plan),
             use_config_proxy=plan.network != "none",
         )

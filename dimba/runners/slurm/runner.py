@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from dimba.common.contract import EXIT_FILE, EXIT_STOPPED, read_json_object
+from dimba.common.contract import ENV_ATTEMPT_DIR, EXIT_FILE, EXIT_STOPPED, read_json_object
 from dimba.common.errors import EngineFailed
 from dimba.common.runners import RUNNERS
 from dimba.host.facts import ClusterNodes, ImageFacts
 from dimba.plan.model import LaunchPlan
-from dimba.plan.slurm import cluster_image, cluster_nodes, slurm_script
+from dimba.plan.slurm import JOB_SCRIPT, cluster_image, cluster_nodes, slurm_script
+from dimba.plan.slurm_array import array_script
 from dimba.runners.process import TOKENS, ProcessRunner, identity
 from dimba.runners.protocol import Conversation, Ending, OneShot, OnLine, Output, Progress, ignored
 from dimba.runners.slurm import scheduler
@@ -20,7 +21,6 @@ from dimba.runners.slurm.scheduler import Standing
 from dimba.runners.tail import Tail
 from dimba.spec import Container, JobSpec, SlurmSite
 
-SCRIPT = "job.sh"
 _KILLED, _QUIT = 137, 131  # statuses after SIGKILL and SIGQUIT
 _DIES = 5.0  # seconds that a job takes to die, and no more
 _POLL, _ASK = 0.2, 2.0  # seconds between looks at the log, and between questions to the scheduler
@@ -52,7 +52,7 @@ class SlurmRunner:
         """Nothing is built; without a container, what trains has to lie on the shared file system, beside dimba."""
         scheduler.require_commands()
         image = self.look(spec)
-        return image or self._here.prepare(spec, progress)
+        return image or self._here.prepare(spec, progress, extra=extra)
 
     def can_train(self) -> bool:
         """Whether its packages are here."""
@@ -60,13 +60,21 @@ class SlurmRunner:
 
     def start(self, plan: LaunchPlan, *, run_id: str, attempt: int, log: Path, secrets: Mapping[str, str]) -> str:
         """Submits the script, which is kept beside the log; secrets travel in the environment, as sbatch takes it."""
-        script = log.parent / SCRIPT
-        script.write_text(slurm_script(plan), encoding="utf-8")
-        inherited = {name: value for name, value in os.environ.items() if name not in TOKENS}
-        number = scheduler.submit(
-            script.read_text(encoding="utf-8"), inherited | dict(secrets), **identity(plan.uid, plan.gid)
-        )
-        return f"{number}:{log.parent}"
+        script = slurm_script(plan)
+        (log.parent / JOB_SCRIPT).write_text(script, encoding="utf-8")
+        return f"{_submitted(script, plan, secrets)}:{log.parent}"
+
+    def start_array(
+        self, plans: Sequence[LaunchPlan], folder: Path, secrets: Mapping[str, str], *, at_once: int
+    ) -> list[str]:
+        """Submits one array with a task for each plan; its script is kept in `folder`. Returns the tasks' names."""
+        whole = array_script(plans, folder.name, at_once)
+        attempts = [Path(plan.environment[ENV_ATTEMPT_DIR]) for plan in plans]
+        for plan, attempt in zip(plans, attempts, strict=True):
+            (attempt / JOB_SCRIPT).write_text(slurm_script(plan, in_array=True), encoding="utf-8")
+        (folder / JOB_SCRIPT).write_text(whole, encoding="utf-8")
+        number = _submitted(whole, plans[0], secrets)
+        return [f"{number}_{task}:{attempt}" for task, attempt in enumerate(attempts, 1)]
 
     def follow(self, job: str, log: Path) -> Iterator[str]:
         """The job writes its log itself; this reads along."""
@@ -98,8 +106,9 @@ class SlurmRunner:
         return f"Slurm job {_number(job)}: {'' if found.reason == 'None' else found.reason}".rstrip(": ")
 
     def find(self, run_id: str) -> str | None:
-        """By the comment that the script carries."""
-        number = scheduler.number_of(f"dimba:{run_id}")
+        """By the comment that the script carries; a task of an array has that of its sweep."""
+        sweep, _, task = run_id.rpartition("-")
+        number = scheduler.number_of(f"dimba:{run_id}") or scheduler.number_of(f"dimba:{sweep}", task)
         output = scheduler.standing(number) if number else None
         return f"{number}:{output.log.parent}" if output else None
 
@@ -140,6 +149,11 @@ class SlurmRunner:
             return self.is_running(job)
         except EngineFailed:
             return True
+
+
+def _submitted(script: str, plan: LaunchPlan, secrets: Mapping[str, str]) -> str:
+    inherited = {name: value for name, value in os.environ.items() if name not in TOKENS}
+    return scheduler.submit(script, inherited | dict(secrets), **identity(plan.uid, plan.gid))
 
 
 def _number(job: str) -> str:

@@ -87,11 +87,16 @@ def signal_steps(number: str, name: str) -> None:
     _run(["scancel", f"--signal={name}", number])
 
 
-def number_of(comment: str) -> str | None:
-    """The number of the job that carries this comment, as long as it is in the queue. Raises EngineFailed."""
-    lines = _answer(_run(["squeue", "--noheader", "--all", "--states=all", "--format=%i %k"])).splitlines()
-    found = [line.split(maxsplit=1) for line in lines]
-    return next((each[0] for each in reversed(found) if each[1:] == [comment]), None)
+def number_of(comment: str, task: str = "") -> str | None:
+    """The number of the job that carries this comment (and is this `task` of an array), while it is in the queue.
+
+    Raises:
+        EngineFailed: Slurm does not answer.
+    """
+    asked = ["squeue", "--noheader", "--all", "--array", "--states=all", "--format=%i %k"]
+    found = [line.split(maxsplit=1) for line in _answer(_run(asked)).splitlines()]
+    ours = [each[0] for each in reversed(found) if each[1:] == [comment]]
+    return next((number for number in ours if number.partition("_")[2] == task), None)
 
 
 def require_commands() -> None:

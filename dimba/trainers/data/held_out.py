@@ -17,7 +17,7 @@ from dimba.dataset.samples import Sample
 from dimba.objectives.registry import OBJECTIVES
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.data.loading import held_out_rows, sources_from
-from dimba.trainers.hub import use_cache_if_unreachable
+from dimba.trainers.hub import at_revision, use_cache_if_unreachable
 from dimba.trainers.objectives.registry import training_half
 from dimba.trainers.progress import throttled
 
@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
     try:
         options = OBJECTIVES[mode].parse(flags)
         use_cache_if_unreachable(options, weights=False)
+        options = at_revision(options, weights=False)
         report = throttled(_SECONDS, lambda rows: _print_json(rows=rows))
         rows = [(str(where), sample) for where, sample in training_half(mode).held_out_samples(options, report)]
         for where, sample in rows:

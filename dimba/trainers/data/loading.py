@@ -164,9 +164,13 @@ def _weighted(
 def sources_from(options: TrainerOptions) -> list[Source]:
     """The data sets that a trainer's flags name; raises BadInput for flags that are not as they should be."""
     found = [MixtureSource.from_text(text) for text in options.mixture]
-    if found and (options.columns or options.dataset_split or options.dataset_config):
+    if found and (options.columns or options.dataset_split or options.dataset_config or options.dataset_revision):
         hint = "name them within the JSON of each source"
-        raise BadInput("--columns, --dataset-split and --dataset-config belong to --dataset", hint, key="--mixture")
+        raise BadInput(
+            "--columns, --dataset-split, --dataset-config and --dataset-revision belong to --dataset",
+            hint,
+            key="--mixture",
+        )
     sources = [Source(**vars(each), key=source_key(n)) for n, each in enumerate(found)] or [_source_from(options)]
     for each in sources:
         with errors_under(each.key):
@@ -179,7 +183,8 @@ def _source_from(options: TrainerOptions) -> Source:
         columns = column_names(options.columns)
     except ValueError as error:
         raise BadInput(str(error), "for example --columns prompt=question response=answer") from None
-    return Source(options.dataset, config=options.dataset_config, split=options.dataset_split, columns=columns)
+    config, split, revision = options.dataset_config, options.dataset_split, options.dataset_revision
+    return Source(options.dataset, config, split, revision, columns)
 
 
 def held_out_rows(options: TrainerOptions) -> tuple[float, str | None]:

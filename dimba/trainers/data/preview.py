@@ -18,7 +18,7 @@ from dimba.objectives.objective import Objective
 from dimba.objectives.registry import OBJECTIVES
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.command import run_trainer
-from dimba.trainers.hub import use_cache_if_unreachable
+from dimba.trainers.hub import at_revision, use_cache_if_unreachable
 from dimba.trainers.objectives.registry import training_half
 from dimba.trainers.progress import row_printer, throttled
 
@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
 
 def _report(objective: str, options: TrainerOptions) -> DataReport:
     note = use_cache_if_unreachable(options, weights=False)
+    options = at_revision(options, weights=False)
     report = training_half(objective).report(options, throttled(_SECONDS, lambda rows: _print_json(rows=rows)))
     return replace(report, notes=(note, *report.notes)) if note else report
 
@@ -51,7 +52,7 @@ def _tokenize(objective: Objective[Any], flags: Sequence[str]) -> int:
     def report(options: TrainerOptions) -> int:
         if note := use_cache_if_unreachable(options):
             print(note, flush=True)
-        data = training_half(objective.name).report(options, row_printer())
+        data = training_half(objective.name).report(at_revision(options), row_printer())
         if data.problem:
             raise BadInput(data.problem, data.hint)
         return 0

@@ -61,6 +61,7 @@ def count(
         longest=int(lengths.max(initial=0)),
         lengths=histogram(lengths, max_length),
         shown=shown,
+        shown_time=note.get("shown_time", ""),
     )
 
 

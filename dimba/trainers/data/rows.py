@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import DatasetBuilder, DatasetInfo
 
 # The functions below import `datasets`: it takes 0.7 s, which a preview of a local file does not need.
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 DEFAULT_SPLITS = {"HuggingFaceH4/ultrachat_200k": "train_sft"}  # of data sets without a split `train`
 
 
@@ -33,6 +35,7 @@ class Source:
     dataset: str
     config: str | None = None
     split: str | None = None
+    revision: str | None = None  # on the Hub
     columns: Mapping[str, str] = field(default_factory=dict)
     weight: float = 1.0  # in a list of data sets
     key: str = "dataset"  # of the spec
@@ -71,7 +74,7 @@ class Source:
         if is_path(self.dataset):
             rows: Read = read_rows(self._path, self.split)
         else:
-            rows = _rows_of_hub(self._builder, self.dataset, self._split, stream=self.stream)
+            rows = _rows_of_hub(self._builder, self, stream=self.stream)
         return islice(rows, self.start, self.stop) if self.stream else rows
 
     def identity(self) -> list[Any]:
@@ -95,7 +98,7 @@ class Source:
 
     def is_same_on_hub(self, other: Source) -> bool:
         """Whether both name one split of a data set on the Hub."""
-        here, there = ((each.dataset, each.config, each._split) for each in (self, other))
+        here, there = ((each.dataset, each.config, each.revision, each._split) for each in (self, other))
         return here == there and not is_path(self.dataset)
 
     @property
@@ -111,7 +114,20 @@ class Source:
         import datasets
 
         with _library_errors(self.dataset, self._split):
-            return datasets.load_dataset_builder(self.dataset, self.config)
+            builder = datasets.load_dataset_builder(self.dataset, self.config, **self._at_revision)
+        self._require_revision(builder)
+        return builder
+
+    @property
+    def _at_revision(self) -> dict[str, str]:
+        return {"revision": self.revision} if self.revision else {}
+
+    def _require_revision(self, builder: DatasetBuilder) -> None:
+        """Raises HostCannot for another commit than asked for: offline, the library takes the newest cached one."""
+        asked = self.revision or ""
+        if _COMMIT.fullmatch(asked) and _COMMIT.fullmatch(builder.hash or "") and builder.hash != asked:
+            cause = f"{self.dataset}: the cache has its commit {builder.hash}, and not {asked}"
+            raise HostCannot(cause, "restore the network, so that it can be downloaded", key="dataset.revision")
 
 
 def _file_stamp(path: Path) -> list[int]:
@@ -135,12 +151,14 @@ def _unreadable(path: Path, error: OSError) -> BadInput:
     return BadInput(str(error.strerror), "check the path and its permissions", file=path)
 
 
-def _rows_of_hub(builder: DatasetBuilder, name: str, split: str, *, stream: bool) -> Read:
+def _rows_of_hub(builder: DatasetBuilder, source: Source, *, stream: bool) -> Read:
     import datasets
 
+    name, split = source.dataset, source._split
     with _library_errors(name, split) as progress:
         streaming = stream or _exceeds_memory(builder.info, split)
-        rows = datasets.load_dataset(name, builder.config.name, split=split, streaming=streaming)
+        place = {"split": split, "streaming": streaming, **source._at_revision}
+        rows = datasets.load_dataset(name, builder.config.name, **place)
         for number, row in enumerate(rows, 1):
             progress.rows = number
             yield Location(f"{name}[{split}]", row=number), dict(row)

@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from dimba.common import inference
 from dimba.common.errors import BadInput, DimbaError, Location
 from dimba.common.inference import Answer, Prompt, Sampling
+from dimba.common.tasks import TaskRequest
 from dimba.dataset.samples import Sample
 from dimba.supervisor.job_secrets import read_secrets
 
@@ -88,6 +90,8 @@ class Worker:
                 self._score(request[inference.SCORE])
             elif inference.REWARD in request:
                 self._reward(request[inference.REWARD])
+            elif inference.TASKS in request:
+                self._tasks(request[inference.TASKS])
             else:
                 self._batch(request[inference.BATCH])
         except BadInput as error:
@@ -126,6 +130,21 @@ class Worker:
         for number, scores in rewards_of(self._speakers[0], asked):
             _print(inference.ROW, {"number": number, "scores": scores})
         _print(inference.DONE, {})
+
+    def _tasks(self, asked: Mapping[str, Any]) -> None:
+        from dimba.trainers.tasks.find import find_tasks  # lm-eval, which is in an image of its own
+        from dimba.trainers.tasks.measure import measure
+
+        request = TaskRequest.from_json(asked["tasks"])
+        found = find_tasks(request)
+        for model, speaker in enumerate(self._speakers):
+            for values in measure(speaker, found, request, partial(_progress, model)):
+                _print(inference.ROW, {"model": model, "values": values.as_json()})
+        _print(inference.DONE, {})
+
+
+def _progress(model: int, task: str, done: int, total: int) -> None:
+    _print(inference.ROW, {"model": model, "progress": [task, done, total]})
 
 
 def _without_memory(error: RuntimeError) -> BadInput:

@@ -43,9 +43,10 @@ class GgufSpeaker(Speaker):
         return min(int(model.context), _MOST_CONTEXT)
 
     @torch.inference_mode()
-    def _generate(
-        self, batch: Sequence[Encoded], sampling: Sampling, is_stopped: IsStopped, streamer: Any = None
+    def generate(
+        self, batch: Sequence[Encoded], sampling: Sampling, is_stopped: IsStopped, *, streamer: Any = None, **_: Any
     ) -> list[Ids]:
+        """The new tokens of each prompt, up to an end token."""
         return [self._continue(each, sampling, is_stopped, streamer) for each in batch]
 
     def _continue(self, encoded: Encoded, sampling: Sampling, is_stopped: IsStopped, streamer: Any) -> Ids:

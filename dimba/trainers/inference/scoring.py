@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch.nn.functional import cross_entropy, pad
@@ -40,6 +40,14 @@ class Piece:
         return len(self.input_ids)
 
 
+class PieceLoss(NamedTuple):
+    """The loss of a piece in nats, its trained tokens, and whether each of them is the likeliest, if that was asked."""
+
+    nats: float
+    tokens: int
+    is_likeliest: bool
+
+
 def score_all(
     speaker: Speaker, rows: Sequence[tuple[int, Sample]], scoring: Scoring, is_stopped: IsStopped
 ) -> Iterator[RowLoss]:
@@ -48,9 +56,9 @@ def score_all(
     yield from found.encode(rows)
     pieces = sorted(found.pieces, key=len, reverse=True)
     while pieces and not is_stopped():
-        size = _batch_size(speaker, scoring.batch_size, len(pieces[0]))
+        size = batch_size_for(speaker, scoring.batch_size, len(pieces[0]))
         batch, pieces = pieces[:size], pieces[size:]
-        yield from found.complete(batch, _losses(speaker, batch))
+        yield from found.complete(batch, piece_losses(speaker, batch))
 
 
 class _Rows:
@@ -99,36 +107,38 @@ class _Rows:
         self._cut[number] = max(0, length - spans[-1][1])
         return ""
 
-    def complete(self, batch: Sequence[Piece], losses: Sequence[tuple[float, int]]) -> Iterator[RowLoss]:
+    def complete(self, batch: Sequence[Piece], losses: Sequence[PieceLoss]) -> Iterator[RowLoss]:
         """Adds the losses of pieces; yields the rows that have all of theirs."""
-        for piece, (nats, tokens) in zip(batch, losses, strict=True):
+        for piece, loss in zip(batch, losses, strict=True):
             number = piece.number
-            self._open[number].append(nats)
-            self._tokens[number] += tokens
+            self._open[number].append(loss.nats)
+            self._tokens[number] += loss.tokens
             self._left[number] -= 1
             if not self._left[number]:
                 total = sum(self._open.pop(number))
                 yield RowLoss(number=number, nats=total, tokens=self._tokens[number], cut=self._cut[number])
 
 
-def _batch_size(speaker: Speaker, size: int, longest: int) -> int:
+def batch_size_for(speaker: Speaker, size: int, longest: int) -> int:
+    """The pieces of up to `longest` tokens that are scored at once, `size` at most."""
     vocabulary = speaker.base.config.get_text_config().vocab_size
     return max(1, min(size, _AT_ONCE // (longest * vocabulary)))
 
 
-def _losses(speaker: Speaker, batch: Sequence[Piece]) -> list[tuple[float, int]]:
-    """(nats, tokens) of each piece, in halves where the GPU has no room for all of them."""
+def piece_losses(speaker: Speaker, batch: Sequence[Piece], *, greedy: bool = False) -> list[PieceLoss]:
+    """The loss of each piece, in halves where the GPU has no room for all; `greedy`: also whether it is likeliest."""
     try:
-        return _at_once(speaker, batch)
+        return _at_once(speaker, batch, greedy)
     except RuntimeError as error:
         if len(batch) == 1 or not out_of_memory(error):
             raise
     middle = len(batch) // 2
-    return [*_losses(speaker, batch[:middle]), *_losses(speaker, batch[middle:])]
+    halves = (batch[:middle], batch[middle:])
+    return [loss for half in halves for loss in piece_losses(speaker, half, greedy=greedy)]
 
 
 @torch.inference_mode()
-def _at_once(speaker: Speaker, batch: Sequence[Piece]) -> list[tuple[float, int]]:
+def _at_once(speaker: Speaker, batch: Sequence[Piece], greedy: bool) -> list[PieceLoss]:
     features = [{"input_ids": each.input_ids, "labels": each.labels} for each in batch]
     inputs = collate_padded(features, pad_id=speaker.loaded.tokenizer.pad_token_id)
     device = speaker.base.get_input_embeddings().weight.device
@@ -138,11 +148,14 @@ def _at_once(speaker: Speaker, batch: Sequence[Piece]) -> list[tuple[float, int]
     with speaker.without_adapter(), _head_over(speaker.base, wanted):
         logits = speaker.loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     trained = logits[0] if logits.shape[:2] == (1, int(wanted.sum())) else logits[wanted]
-    losses = cross_entropy(trained.float(), targets[wanted].to(trained.device), reduction="none").double()
+    right = targets[wanted].to(trained.device)
+    losses = cross_entropy(trained.float(), right, reduction="none").double()
     if losses.isnan().any():
         raise RunFailed("the model's logits are not numbers (NaN)", "`dimba logs` shows where training lost them")
     counts = wanted.sum(1).tolist()
-    return [(float(part.sum()), count) for part, count in zip(losses.cpu().split(counts), counts, strict=True)]
+    likeliest = (trained.argmax(-1) == right if greedy else right.new_zeros(len(right), dtype=torch.bool)).cpu()
+    parts = zip(losses.cpu().split(counts), likeliest.split(counts), strict=True)
+    return [PieceLoss(float(part.sum()), len(part), bool(each.all())) for part, each in parts]
 
 
 class _head_over:  # a context manager

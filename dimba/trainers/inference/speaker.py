@@ -110,7 +110,7 @@ class Speaker:
         shown = parts.part if parts else on_part
         stream = TextStream(self.loaded.tokenizer, set(self.loaded.ends), shown, opening=encoded.opening)
         started = time.monotonic()
-        new = self._generate([encoded], sampling, is_stopped, streamer=stream)[0]
+        new = self.generate([encoded], sampling, is_stopped, streamer=stream)[0]
         seconds = time.monotonic() - started
         first = (stream.first or time.monotonic()) - started
         answer = self._answer(encoded, new, is_stopped(), seconds=seconds, first_token_seconds=first)
@@ -123,15 +123,22 @@ class Speaker:
     def answers(self, batch: Sequence[Encoded], sampling: Sampling, is_stopped: IsStopped) -> Iterator[Answer]:
         """The answers of a batch, in its order."""
         started = time.monotonic()
-        rows = self._generate(batch, sampling, is_stopped)
+        rows = self.generate(batch, sampling, is_stopped)
         seconds = (time.monotonic() - started) / len(batch)
         for encoded, new in zip(batch, rows, strict=True):
             yield self._answer(encoded, new, is_stopped(), seconds=seconds)
 
     @torch.inference_mode()
-    def _generate(
-        self, batch: Sequence[Encoded], sampling: Sampling, is_stopped: IsStopped, streamer: Any = None
+    def generate(
+        self,
+        batch: Sequence[Encoded],
+        sampling: Sampling,
+        is_stopped: IsStopped,
+        *,
+        streamer: Any = None,
+        stops: Sequence[StoppingCriteria] = (),
     ) -> list[Ids]:
+        """The new tokens of each prompt, up to an end token; `stops` end them earlier."""
         tokenizer, longest = self.loaded.tokenizer, max(len(each.ids) for each in batch)
         rows = [[tokenizer.pad_token_id] * (longest - len(each.ids)) + each.ids for each in batch]
         mask = [[0] * (longest - len(each.ids)) + [1] * len(each.ids) for each in batch]
@@ -149,7 +156,7 @@ class Speaker:
                 attention_mask=torch.tensor(mask, device=device),
                 generation_config=settings,
                 logits_processor=processors(sampling, [each.prompt.number for each in batch]),
-                stopping_criteria=StoppingCriteriaList([_Stop(is_stopped)]),
+                stopping_criteria=StoppingCriteriaList([_Stop(is_stopped), *stops]),
                 streamer=streamer,
             )
         return [self._until_end(row) for row in output[:, longest:].tolist()]

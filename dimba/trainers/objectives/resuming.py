@@ -27,7 +27,7 @@ _ADAPTER = (*_SHAPE, "lora_alpha", "use_rslora", "lora_init")
 _ROWS = (
     *("dataset_config", "dataset_split", "columns", "validation_split", "max_length", "seed", "train_on", "on_long"),
     *("packing", "skip_bad_rows", "control_tokens", "chat_template_kwargs", "template_date", "num_generations"),
-    *("stream", "mask_token", "end_tail"),
+    *("stream", "dataset_revision", "mask_token", "end_tail"),
 )
 _UNLOADABLE = frozenset(("mode", "method", "optimizer", *_SHAPE))  # the saved tensors would not fit
 _BASE_FILES = ("config.json", "*.safetensors", "*.bin", "tokenizer*", "chat_template*")

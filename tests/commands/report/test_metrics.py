@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from dimba.commands.report.charts import charts_of
-from dimba.commands.report.metrics import Metrics, MetricsReader, Series, joined_metrics, joined_samples
 from dimba.commands.report.sampling import drawn
+from dimba.jobs.metrics import Metrics, MetricsReader, Series, joined_metrics, joined_samples
 from tests.commands.report.runs import curve, write_lines, write_run
 
 

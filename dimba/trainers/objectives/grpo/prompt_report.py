@@ -63,6 +63,7 @@ class MeasuredRows:
             lengths=histogram(lengths, self.limit),
             shown=tuple(_shown(self.prompts[at], tokenizer, title) for title, at in typical_examples(lengths)),
             asks=True,
+            shown_time=self.note.get("shown_time", ""),
             notes=tuple(note for note in (*notes, *rows.notes(), *self._tool_notes()) if note),
         )
 
