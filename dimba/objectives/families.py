@@ -71,6 +71,7 @@ _MASKED = Family(
     adapter_task=None,
     note="masked diffusion: the trained tokens may be masked, those of one answer at a time; the prompt never is",
     packs=False,
+    divides=False,
     options=(
         RefusedOption(param=ATTENTION, refusal=_PADDED, values=("documents", "varlen", "flex_attention")),
         RefusedOption(param=SEQUENCE_PARALLEL, refusal=_WHOLE),

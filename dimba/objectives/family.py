@@ -31,7 +31,7 @@ class RefusedOption:
 
     def refuses(self, value: Any) -> bool:
         """Whether this value is refused."""
-        return value in self.values if self.values else value not in (None, self.param.default)
+        return value in self.values if self.values else value not in (None, "auto", self.param.default)
 
 
 def _as_it_is(terms: MemoryTerms) -> MemoryTerms:
@@ -59,6 +59,7 @@ class Family:
     registers: str = ""  # the module that makes its classes known to transformers
     adapter_task: str | None = "CAUSAL_LM"  # peft's `task_type`
     packs: bool = True  # several rows may share a sequence, if a test proves that the model keeps them apart
+    divides: bool = True  # several ranks may share each row
     takes_time: bool = False  # `forward` takes `t` [rows], the share of masked tokens
     predicts_next: bool = True  # the head at a position predicts the next token; else the token at that position
     masks_pairs: bool = False  # `attention_mask` is of pairs [rows, 1, tokens, tokens]; else of tokens [rows, tokens]

@@ -39,7 +39,8 @@ def choose_sharing(fit: Fit, nodes: int, flags: Collection[str]) -> RowSharing:
         for problem, hint in _problems(fit, asked, per_node):
             raise BadInput(f"rows cannot be divided among {asked} GPUs: {problem}", hint, key=_KEY)
         return RowSharing(asked, f"as asked, {asked} GPUs share each row")
-    return _least(fit, per_node) if SEQUENCE_PARALLEL.flag in flags else RowSharing()
+    may_divide = SEQUENCE_PARALLEL.flag in flags and fit.checkpoint.family.divides
+    return _least(fit, per_node) if may_divide else RowSharing()
 
 
 def _least(fit: Fit, per_node: int) -> RowSharing:

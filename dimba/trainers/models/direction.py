@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TOKENS = 13  # odd: of rows of which every other token is masked, the last one is not
-_HALF = _TOKENS // 2
 
 Logits = Callable[[torch.Tensor], torch.Tensor]  # of ids [rows, tokens], [rows, tokens, vocabulary]
 
@@ -30,11 +29,11 @@ class Influence:
 
     def __str__(self) -> str:
         """The figure of later tokens."""
-        return f"a change of the last token changes the logits of the first ones by {self.of_later:.1%}"
+        return f"a change of the last token changes the logits of those before it by {self.of_later:.1%}"
 
 
 def influence(model: PreTrainedModel, logits: Logits) -> Influence | None:
-    """Changes the last token, then the first; the second half of the logits, then the first, is compared.
+    """Changes the last token, then the first, and compares the logits of the others.
 
     None on the ranks and in the jobs that have no weights to compute with. All ranks must call it together.
     """
@@ -50,8 +49,8 @@ def _influence(model: PreTrainedModel, logits: Logits) -> Influence:
     with evaluating(model):
         before, later, earlier = (logits(each).float() for each in (ids, at_end, at_start))
     return Influence(
-        of_later=difference(before[:, 1:_HALF], later[:, 1:_HALF]),
-        of_earlier=difference(before[:, _HALF:-1], earlier[:, _HALF:-1]),
+        of_later=difference(before[:, :-1], later[:, :-1]),
+        of_earlier=difference(before[:, 1:], earlier[:, 1:]),
     )
 
 

@@ -82,7 +82,7 @@ def test_a_run_resumes_to_the_last_bit(kind: str, method: str, bases: dict[str, 
     name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     complete = load_file(tmp_path / "run" / "out" / name)
     assert "learned: " in output and "warning" not in output, output
-    assert "the mask token is `<|mask|>` (300)" in output and "changes the logits of the first ones by" in output
+    assert "the mask token is `<|mask|>` (300)" in output and "changes the logits of those before it by" in output
     before = evaluations(tmp_path / "run")
     for file in [*(tmp_path / "run" / "out").glob("*.*"), tmp_path / "run" / "out" / "checkpoint-4"]:
         shutil.rmtree(file) if file.is_dir() else file.unlink()

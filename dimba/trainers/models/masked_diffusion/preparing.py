@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from dimba.options.trainer import TrainerOptions
 
 _BASE = "--base-checkpoint"
-_FELT = 1e-4  # a share of the logits: a model that is still to be trained mixes its tokens little
+_FELT = 1e-4  # a share of the logits: the tokens of a new model may not meet at all
+_NEGLIGIBLE = 1e-3  # of what earlier tokens change, beside rounding
 _ROUNDING = {torch.float32: 1e-3}
 _ROUNDING_HALF = 0.05
 _PADDING = 5  # tokens
@@ -79,7 +80,7 @@ def _named_id(model: PreTrainedModel, named: str | None, tokenizer: PreTrainedTo
 
 def _require_both_ways(found: Influence, checkpoint: str) -> None:
     """A model whose tokens do not meet at all, as a new one with closed gates, shows nothing."""
-    if found.of_later > _FELT or found.of_earlier <= _FELT:
+    if found.of_earlier <= _FELT or found.of_later > _NEGLIGIBLE * found.of_earlier:
         return
     problem = f"{checkpoint} is causal, and its `model_type` is that of a masked-diffusion model: {found}"
     raise BadInput(problem, "give a masked-diffusion model, or correct `model_type` in config.json", key=_BASE)
