@@ -254,9 +254,9 @@ def test_two_processes_train_the_same_weights_as_one(
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[1:])
 def test_a_toy_model_answers_all_eight_prompts_it_was_tuned_on(kind: str, tmp_path: Path):
-    base = make_masked(tmp_path / "base", kind, **({} if kind == "dimba" else {"hidden_size": 128}))
+    base = make_masked(tmp_path / "base", kind, hidden_size=128)
     flags = ("--max-steps", "150", "--batch-size", "32", "--grad-accumulation-steps", "1", "--learning-rate", "3e-3")
     status, output = run(base, tmp_path, *flags, rows=CHATS * 4)
     assert status == 0, output
