@@ -74,8 +74,19 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MixerShape:
+    """The dimensions of the two Mamba-2 mixers of a block, each of them."""
+
+    inner: int
+    states: int  # numbers of a state for each number of `inner`
+    heads: int
+    projected: int  # what in_proj gives for a token
+    channels: int  # those of the convolution
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """The dimensions of a transformer that determine the size of its activations."""
+    """The dimensions of a model that determine the size of its activations."""
 
     hidden: int
     layers: int
@@ -95,6 +106,7 @@ class ModelShape:
     norms: int = 2  # per layer, over the hidden size
     layer_norms: bool = False  # with a bias: autocast computes them in float32 and returns float32
     head_norms: bool = False  # queries and keys have norms too
+    mixers: MixerShape | None = None  # in place of attention; the fields about heads are those of a mixer
 
 
 @dataclass(frozen=True, kw_only=True)

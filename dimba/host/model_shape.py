@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dimba.common.checkpoint.adapted import EXPERT
-from dimba.host.facts import ModelShape
+from dimba.host.facts import MixerShape, ModelShape
 
 Tensors = Sequence[tuple[str, Sequence[int]]]
 
@@ -27,11 +27,14 @@ _NORM = re.compile(r"(norm|ln)\w*\.weight$")
 _NORM_BIAS = re.compile(r"(norm|ln)\w*\.bias$")
 _HEAD_NORM = re.compile(r"\b([qk]_norm|query_norm|key_norm)\.weight$")
 _ONE_KERNEL = ("gelu", "gelu_pytorch_tanh", "relu", "silu")  # others, as `gelu_new`, are several and keep more
+_MIXERS = "dimba"  # the family whose blocks have mixers in place of attention
 _LAYER = re.compile(r"(?:layers|h|blocks|block)\.(\d+)\.")
 
 
 def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | None:
     """The shape; None if a number is missing, absurd, or contradicts the tensors (name and shape each)."""
+    if config.get("model_type") == _MIXERS:
+        return _mixer_shape(config, tensors)
     text = config.get("text_config")
     values = {**config, **text} if isinstance(text, Mapping) else config
     found = {name: _number(values, keys) for name, keys in _NAMES.items()}
@@ -61,6 +64,33 @@ def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | Non
         layer_norms=any(_NORM_BIAS.search(name) for name, _ in tensors),
     )
     return shape if _agrees(shape, embedding, tensors) else None
+
+
+def _mixer_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | None:
+    """The shape of DIMBA; None if a tensor that determines it is missing, or a number is."""
+    shapes = {re.sub(r".*layers\.0\.", "", name): sides for name, sides in tensors}
+    names = ("in_proj.weight", "out_proj.weight", "conv1d.weight", "dt_bias")
+    found = [shapes.get(f"mixer_forward.{name}") for name in names]
+    embedding, wide = shapes.get("model.embed_tokens.weight"), shapes.get("mlp.up_proj.weight")
+    layers = _number(config, _NAMES["layers"])
+    if None in found or embedding is None or wide is None or layers is None:
+        return None
+    (projected, hidden), (_, inner), (channels, *_), (heads,) = (each or () for each in found)
+    mixers = MixerShape(
+        inner=inner, states=(channels - inner) // 2, heads=heads, projected=projected, channels=channels
+    )
+    return ModelShape(
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=inner // heads,
+        intermediate=wide[0],
+        vocabulary=embedding[0],
+        tied=config.get("tie_word_embeddings") is not False,
+        block_parameters=_in_blocks(tensors) // layers,
+        mixers=mixers,
+    )
 
 
 def _number(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:

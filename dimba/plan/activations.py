@@ -12,6 +12,7 @@ for blocks with a gated MLP and norms in float32; `scripts/bench/memory.py` hold
 from dataclasses import dataclass
 
 from dimba.host.facts import ModelShape
+from dimba.plan import mixers
 
 FLOAT32, HALF = 4, 2
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
@@ -80,6 +81,8 @@ def saved(shape: ModelShape, batch: Batch, precision: Precision, adapter: Adapte
 
     The mask is among them: every layer converts it to numbers.
     """
+    if shape.mixers:
+        return mixers.saved(shape, shape.mixers, batch.rows, batch.length, precision.compute)
     half, hidden, norms = precision.compute, shape.hidden, _norms(shape)
     wide = 2 if shape.plain else 4  # gate, up, act(gate) and their product, or up and act(up)
     if precision.trains_base:
@@ -102,9 +105,9 @@ def _of_options(adapter: Adapter, precision: Precision) -> int:
     return adapter.dropped + 2 * adapter.outputs * precision.compute
 
 
-def mask(batch: Batch) -> int:
-    """One byte a pair of positions."""
-    return batch.pairs
+def mask(shape: ModelShape, batch: Batch) -> int:
+    """One byte a pair of positions, where there is attention."""
+    return 0 if shape.mixers else batch.pairs
 
 
 def weight_copies(shape: ModelShape, precision: Precision) -> int:
@@ -116,6 +119,10 @@ def largest_layer(
     shape: ModelShape, batch: Batch, precision: Precision, adapter: Adapter, *, new_gradients: bool
 ) -> int:
     """Bytes of one recomputed layer and its backward pass; `new_gradients`: beside those of earlier batches."""
+    if shape.mixers:
+        weights, matrix = _weights_at_hand(shape, precision), unpacked(shape, precision)
+        size = batch.rows, batch.length, precision.compute
+        return mixers.largest_layer(shape, shape.mixers, *size, weights=weights, unpacked=matrix)
     attention = _attention(shape, batch, precision)
     at_mlp = _mlp(shape, batch, precision) + attention + _weights_at_hand(shape, precision)
     at_norm = _norm(shape, batch, precision) + attention

@@ -79,7 +79,7 @@ class TrainingStep:
             states,
             gradients=states.gradients if self.accumulated else 0,
             inputs=self.waiting + self.kept * self.saved,
-            mask=activations.mask(self.batch),
+            mask=activations.mask(self.shape, self.batch),
             copies=self._copies(),
         )
         rows = self.shape.vocabulary * self.shape.hidden * trains_rows(self.job, self.checkpoint)

@@ -1,6 +1,7 @@
 """What the host tells of a DIMBA checkpoint from its configuration and the headers of its weights, without torch."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import pytest
 
 from dimba.common.checkpoint import read_checkpoint, weights_refusal
 from dimba.common.checkpoint.files import Checkpoint
+from dimba.host.checkpoint import facts_of_tensors
+from dimba.host.facts import MixerShape, ModelShape
+from dimba.plan.activations import Batch, mask
 from tests.models.tiny import tiny_dimba
 
 
@@ -60,3 +64,21 @@ def test_a_weight_that_contradicts_a_size_is_named_with_its_keys(folder: Path, k
 def test_a_number_of_layers_that_the_weights_contradict_is_refused(folder: Path):
     assert "has weights of 2 layers, and `num_layers` in config.json is 1" in refused(folder, num_layers=1)
     assert "it has 2 layers, and `num_layers` in config.json is 3" in refused(folder, num_layers=3)
+
+
+def test_the_shape_for_the_memory_estimate_is_read_from_headers_and_configuration(folder: Path):
+    found = read_checkpoint(folder)
+    shape = facts_of_tensors(found.config, found.tensors).shape
+    assert shape
+    assert shape.mixers == MixerShape(inner=192, states=16, heads=6, projected=422, channels=224)
+    assert (shape.hidden, shape.layers, shape.vocabulary, shape.intermediate, shape.tied) == (64, 2, 97, 96, True)
+    assert facts_of_tensors({**found.config, "num_layers": None}, found.tensors).shape is None
+
+
+def test_blocks_with_mixers_have_no_mask_over_pairs_of_positions():
+    mixers = MixerShape(inner=192, states=16, heads=6, projected=422, channels=224)
+    sizes = {"hidden": 64, "layers": 2, "heads": 6, "kv_heads": 6, "head_dim": 32, "intermediate": 96}
+    shape = ModelShape(**sizes, vocabulary=97, tied=True, block_parameters=1, mixers=mixers)
+    batch = Batch(rows=4, length=1000, scored=1, masked=True)
+    assert mask(shape, batch) == 0
+    assert mask(replace(shape, mixers=None), batch) == 4 * 1000**2
