@@ -32,7 +32,7 @@ from dimba.plan.share import Share
 from dimba.spec import JobSpec
 from scripts.bench.tracing import Live, adapted, as_on_cuda, fake
 
-SHAPES = ((32, 32), (8, 100), (4, 200), (4, 300), (2, 512), (1, 1000))  # rows × tokens
+SHAPES = ((8, 100), (4, 200), (4, 300), (2, 512), (32, 32))  # rows × tokens
 _MIB = 1 << 20
 Mix = Callable[..., torch.Tensor]
 
