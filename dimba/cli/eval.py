@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dimba.cli import render
-from dimba.cli.models import model_request
+from dimba.cli.models import model_request, sampling_of
 from dimba.common.contract import absolute
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def eval(args: argparse.Namespace) -> int:  # the command's name
 
 def _request(args: argparse.Namespace) -> "EvalRequest":
     from dimba.commands.eval.request import EvalRequest
-    from dimba.common.inference import Sampling
     from dimba.objectives.rewards import parse_rewards
 
     return EvalRequest(
@@ -54,7 +53,7 @@ def _request(args: argparse.Namespace) -> "EvalRequest":
         rewards=parse_rewards(args.reward),
         reward_model=absolute(args.reward_model) if args.reward_model else None,
         judge=_judge(args),
-        sampling=Sampling(temperature=args.temperature, seed=args.seed, max_new_tokens=args.max_new_tokens),
+        sampling=sampling_of(args),
         where=model_request(args),
     )
 

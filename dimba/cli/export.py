@@ -66,6 +66,7 @@ def served_by(exported: "Exported") -> list[str]:
         kind=GGUF if gguf else MERGED,
         path=exported.path / gguf if gguf else exported.path,
         name=exported.name,
+        family=exported.family,
         weight_bytes=sum(each["size"] for each in files.values()),
         modelfile="Modelfile" in files,
     )

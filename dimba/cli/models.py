@@ -1,11 +1,12 @@
 """The arguments of commands that load or make a model."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import absolute
-from dimba.common.inference import ENGINES, TRANSFORMERS
+from dimba.common.inference import ENGINES, TRANSFORMERS, Sampling
 from dimba.common.runners import AUTO, RUNNERS
 from dimba.options.kinds import Integer, Number
 
@@ -68,6 +69,12 @@ def _add_drawing(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=Integer(least=0), default=0, metavar="N", help=seed)
     most = "the longest answer, in tokens (default: 512)"
     command.add_argument("--max-new-tokens", type=Integer(), default=512, metavar="N", help=most)
+    length = "of a masked-diffusion model: tokens that are filled in together, block after block (default: 32)"
+    command.add_argument("--block-length", type=Integer(), metavar="N", help=length)
+    steps = "of a masked-diffusion model: steps per block (default: one per token; fewer are quicker, and less exact)"
+    command.add_argument("--diffusion-steps", type=Integer(), metavar="N", help=steps)
+    guidance = "of a masked-diffusion model: how far answers move towards the prompt (default: 0)"
+    command.add_argument("--guidance", type=Number(least=0, most=100), metavar="W", help=guidance)
 
 
 def _add_rows(command: argparse.ArgumentParser) -> None:
@@ -196,17 +203,21 @@ def model_request(args: argparse.Namespace) -> "ModelRequest":
     )
 
 
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """The command line's part that chooses tokens."""
+    given = vars(args)
+    return Sampling(**{each.name: given[each.name] for each in fields(Sampling) if each.name in given})
+
+
 def talk_request(args: argparse.Namespace) -> "TalkRequest":
     """The command line as a value."""
     from dimba.commands.talk.request import TalkRequest
-    from dimba.common.inference import Sampling
 
-    names = ("temperature", "top_p", "top_k", "seed", "max_new_tokens")
     return TalkRequest(
         model=args.model,
         against=args.against,
         system=args.system,
-        sampling=Sampling(**{name: getattr(args, name) for name in names}),
+        sampling=sampling_of(args),
         where=model_request(args),
     )
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from shlex import quote
 
 from dimba.common.units import size
+from dimba.objectives.families import CAUSAL
+from dimba.objectives.family import Family
 
 _WIDTH = 14
 ADAPTER, MERGED, GGUF = "adapter", "merged", "gguf"
@@ -23,6 +25,7 @@ class Served:
     base: str = ""
     rank: int = 0  # of an adapter
     context: int = 0  # tokens it was trained for; 0 if unknown
+    family: Family = CAUSAL
     modelfile: bool = False  # whether a Modelfile lies beside the GGUF
 
     @property
@@ -46,7 +49,12 @@ _Rows = Iterator[tuple[str, list[str]]]
 
 
 def _merged(served: Served) -> _Rows:
-    folder = quote(str(served.path))
+    folder, family = quote(str(served.path)), served.family
+    if not family.generates:
+        loading = _python(f'{family.auto_class}.from_pretrained("{served.path}")', registers=family.registers)
+        yield "transformers", [loading, f"needs torch{', and dimba for its classes' if family.registers else ''}"]
+        yield "dimba", [f"dimba chat {folder}", f"other servers know no {family.label.partition(' ')[2]}"]
+        return
     yield "vLLM", [f"vllm serve {folder} --served-model-name {served.label}{_limit(served)}", _gpu(served)]
     yield "transformers", [_python(f'AutoModelForCausalLM.from_pretrained("{served.path}")'), "needs torch"]
     yield "llama.cpp", ["needs a GGUF: `dimba export … --gguf q4_k_m` writes and proves one"]
@@ -79,9 +87,10 @@ def _gguf(served: Served) -> _Rows:
     yield "transformers", ["turns a GGUF back into full precision: `dimba export … --merged` is for it"]
 
 
-def _python(loading: str, package: str = "transformers") -> str:
+def _python(loading: str, package: str = "transformers", registers: str = "") -> str:
     name = loading.partition(".")[0]
-    return f"python -c {quote(f'from {package} import {name}; {loading}')}"
+    before = f"import {registers}; " if registers else ""
+    return f"python -c {quote(f'{before}from {package} import {name}; {loading}')}"
 
 
 def _gpu(served: Served) -> str:

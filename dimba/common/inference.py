@@ -27,10 +27,17 @@ class Sampling:
     top_k: int = 0  # 0: all
     seed: int = 0
     max_new_tokens: int = 512
+    # Of masked diffusion: steps and tokens of a block, and how far the logits move away from those without the prompt.
+    diffusion_steps: int | None = None
+    block_length: int | None = None
+    guidance: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The value as JSON."""
-        return asdict(self)
+        """The value as JSON, without what is not set."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+SHARED = ("temperature", "seed", "max_new_tokens")  # what every model samples with
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ class TrainedModel:
     chat_template_kwargs: str | None = None
     template_date: str | None = None
     control_tokens: str = "text"
+    mask_token: str | None = None  # of masked diffusion, where training was given it
 
     @property
     def is_adapter(self) -> bool:

@@ -19,7 +19,10 @@ from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.reconcile import reconciled
 from dimba.jobs.resume import recorded_spec
+from dimba.objectives.families import family_of
+from dimba.objectives.family import Family
 from dimba.objectives.registry import OBJECTIVES
+from dimba.options.diffusion_table import MASK_TOKEN
 from dimba.plan.model import Mount
 from dimba.plan.mounts import same_place
 from dimba.records import ACTIVE, RunFolder, RunRecord, find_run
@@ -84,6 +87,12 @@ class ModelSource:
         if self.trained.gguf:
             return Path(self.trained.gguf).stem
         return self.record.id if self.record else self.folder.name
+
+    @property
+    def family(self) -> Family:
+        """The model's family; that of causal models for one that is only on the Hub."""
+        config = {} if self.trained.is_adapter else read_json_object(self.folder / "config.json")
+        return family_of(config) if config else self.facts.checkpoint.family
 
     @property
     def image_extra(self) -> str | None:
@@ -243,6 +252,7 @@ def _trained(folder: Path, context: JobContext, request: ModelRequest) -> Traine
         four_bit=is_adapter and context.spec.method == "qlora",
         trust_remote_code=request.trust_remote_code or flags.get("trust-remote-code") is True,
         allow_pickle=flags.get("allow-pickle") is True,
+        mask_token=str(flags[MASK_TOKEN.name]) if flags.get(MASK_TOKEN.name) is not None else None,
         control_tokens=str(flags.get("control-tokens") or "text"),
         **{name: str(value) for name, value in texts.items() if value is not None},
     )

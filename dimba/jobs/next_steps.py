@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dimba.common.checkpoints import newest_checkpoint
-from dimba.common.contract import ACTIVE
+from dimba.common.contract import ACTIVE, read_json_object
+from dimba.objectives.families import family_of
 from dimba.records import RunRecord
 
 
@@ -22,7 +23,8 @@ def next_steps(record: RunRecord) -> tuple[NextStep, ...]:
     if record.status in ACTIVE:
         return (NextStep(f"dimba watch {record.id}", "follows it"), report)
     if record.status == "succeeded":
-        export = "--merged" if record.method != "full" else "--gguf q8_0"
+        saved = family_of(read_json_object(Path(record.output_dir) / "config.json"))
+        export = "--merged" if record.method != "full" or saved.gguf else "--gguf q8_0"
         return (
             report,
             NextStep(f"dimba chat {record.id}", "talks to the model"),

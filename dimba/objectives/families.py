@@ -63,6 +63,13 @@ def _scored_at_once(terms: MemoryTerms) -> MemoryTerms:
 _PADDED = Refusal("it is for packed rows, and rows of masked diffusion are padded", "leave it out")
 _WHOLE = Refusal("rows of masked diffusion are not divided", "leave it out, or lower `training.max_length`")
 _UNPROVED = Refusal("it is not proved to train masked diffusion as the model's own layers do", "leave it out")
+_UNSERVED = Refusal(
+    "fills in the tokens of an answer in any order, and OpenAI's interface has no values for that",
+    "ask it with `dimba chat` or `dimba generate`",
+)
+_NO_GGUF = Refusal(
+    "generates otherwise than llama.cpp does, which knows no such model", "export it with `--merged`, for transformers"
+)
 _MASKED = Family(
     label="a masked-diffusion language model",
     half="masked_diffusion",
@@ -80,6 +87,10 @@ _MASKED = Family(
         RefusedOption(param=FLOAT8, refusal=_UNPROVED, values=(True,)),
     ),
     predicts_next=False,
+    generates=False,
+    sampling=("diffusion_steps", "block_length", "guidance"),
+    served=_UNSERVED,
+    gguf=_NO_GGUF,
     memory=_scored_at_once,
 )
 # Gu's and Dao's mixer in both directions, conditioned on t: its states run over the borders of packed rows.
@@ -91,7 +102,7 @@ DIMBA = replace(
     registers="dimba.models.dimba",
     takes_time=True,
 )
-MASKED_BY_CODE = replace(_MASKED, model_types=("llada",), kind=_code_kind, auto_class="AutoModel")
+MASKED_BY_CODE = replace(_MASKED, model_types=("llada",), kind=_code_kind, auto_class="AutoModel", by_code=True)
 # Made from a causal model: its head still predicts the next token.
 DREAM = replace(MASKED_BY_CODE, model_types=("Dream",), predicts_next=True, masks_pairs=True)
 

@@ -5,10 +5,11 @@ base's config.json; neither the spec nor the command line names it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from dimba.common.checkpoint import Checkpoint, Kind, Refusal, kind_of
+from dimba.common.inference import SHARED, Sampling
 from dimba.objectives.objective import MemoryTerms
 from dimba.options.param import Param
 
@@ -57,6 +58,8 @@ class Family:
     lifted: Callable[[Checkpoint], Lifted | None] = _no_refusal
     auto_class: str = "AutoModelForCausalLM"  # of transformers
     registers: str = ""  # the module that makes its classes known to transformers
+    by_code: bool = False  # its classes come with the checkpoint
+    generates: bool = True  # by `generate` of transformers
     adapter_task: str | None = "CAUSAL_LM"  # peft's `task_type`
     packs: bool = True  # several rows may share a sequence, if a test proves that the model keeps them apart
     divides: bool = True  # several ranks may share each row
@@ -65,6 +68,9 @@ class Family:
     masks_pairs: bool = False  # `attention_mask` is of pairs [rows, 1, tokens, tokens]; else of tokens [rows, tokens]
     note: str = ""  # on the trained tokens of rows, for the preview of the data; none for the usual family
     options: tuple[RefusedOption, ...] = ()
+    sampling: tuple[str, ...] = ("top_p", "top_k")  # fields of `Sampling` that others do not have
+    served: Refusal | None = None  # why `dimba serve` does not serve it
+    gguf: Refusal | None = None  # why llama.cpp does not run it
     memory: Callable[[MemoryTerms], MemoryTerms] = _as_it_is  # an objective's terms, as this family has them
 
     def refuses(self, mode: str) -> Refusal | None:
@@ -73,6 +79,12 @@ class Family:
             return None
         modes = " or ".join(f"`mode: {each}`" for each in self.objectives)
         return Refusal(f"is {self.label}, which `mode: {mode}` does not train", f"use {modes}, or a causal model")
+
+    def refused_sampling(self, sampling: Sampling) -> str | None:
+        """The first flag of `sampling` that the family does not have; None if it has all that are set."""
+        others = [each for each in fields(Sampling) if each.name not in (*SHARED, *self.sampling)]
+        found = (each.name for each in others if getattr(sampling, each.name) != each.default)
+        return next((f"--{name.replace('_', '-')}" for name in found), None)
 
     def refused_options(self, value_of: Callable[[Param], Any]) -> Iterator[RefusedOption]:
         """The options whose values this family does not have; `value_of` gives the job's."""

@@ -16,6 +16,8 @@ from dimba.host.build_context import GGUF as GGUF_IMAGE
 from dimba.host.proxies import PROXY_VARIABLES
 from dimba.jobs.lifecycle import Reporter, interrupted, signals
 from dimba.jobs.model_source import ModelSource, find_model
+from dimba.objectives.families import CAUSAL
+from dimba.objectives.family import Family
 from dimba.plan.model import Mount
 from dimba.plan.mounts import given_mounts
 
@@ -30,6 +32,7 @@ class Exported:
     record: dict[str, Any]
     name: str = ""  # of the model
     url: str = ""  # on the Hub
+    family: Family = CAUSAL
     checked: bool = False  # it was there before, and has been compared again
 
     def as_json(self) -> dict[str, Any]:
@@ -55,6 +58,8 @@ class Export:
         """
         self.request.require_sense()
         source = find_model(self.request.model, self.request.where, self.reporter)
+        if self.request.gguf and (refusal := source.family.gguf):
+            raise BadInput(f"{source.name} {refusal.problem}", refusal.hint, key="--gguf")
         if self.request.check is not None:
             found(self._checked(source))
             return
@@ -94,7 +99,7 @@ class Export:
             record = call(source, asked, self.reporter, mounts=_mounts(source), writable=(folder,))
             keep_earlier(target, folder, owner.uid, owner.gid)
         url = self._uploaded(source, target) if self.request.hub else ""
-        return Exported(path=target, record=record, name=asked["name"], url=url)
+        return Exported(path=target, record=record, name=asked["name"], url=url, family=source.family)
 
     def _uploaded(self, source: ModelSource, folder: Path) -> str:
         asked = {"do": "upload", "folder": str(folder), "name": self.request.hub, "public": self.request.public}

@@ -45,6 +45,8 @@ def serve(request: ServeRequest, reporter: Reporter, on_ready: Callable[[Address
     """
     key = _key(request.key_variable)
     source = find_model(request.model, request.where, reporter)
+    if refusal := source.family.served:
+        raise BadInput(f"{source.name} {refusal.problem}", refusal.hint)
     model = ServedModel(source.name)
     with (
         _server(request.port, model, reporter, key).running() as server,

@@ -1,4 +1,4 @@
-"""How far two models agree on the next token, at the same positions of the same rows."""
+"""How far two models agree on tokens, at the same positions of the same rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dimba.trainers.models.families import half_of
 from dimba.trainers.models.saved_model import evaluating
 
 Ids = Sequence[int]
@@ -17,7 +18,7 @@ Progress = Callable[[str, int, int], None]  # (what is being done, steps done, s
 
 @dataclass(frozen=True)
 class Agreement:
-    """The agreement of next-token distributions; KL divergences are of the reference from the other model, in nats."""
+    """The agreement of distributions of a token; KL divergences are of the reference from the other model, in nats."""
 
     rows: int
     positions: int
@@ -40,7 +41,7 @@ def logits_of_rows(model: Any, rows: Sequence[Ids], progress: Progress, what: st
         for number, row in enumerate(rows):
             progress(what, number, len(rows))
             ids = torch.tensor([list(row)], device=device)
-            found.append(model(input_ids=ids, use_cache=False).logits[0].float().cpu())
+            found.append(half_of(model).logits(model, ids)[0].float().cpu())
     progress(what, len(rows), len(rows))
     return found
 

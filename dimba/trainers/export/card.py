@@ -11,6 +11,8 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.repocard import metadata_load
 
 from dimba.common.contract import is_path
+from dimba.objectives.families import CAUSAL
+from dimba.objectives.family import Family
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/")
@@ -46,7 +48,9 @@ def base_metadata(reference: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def card(record: Mapping[str, Any], about: Mapping[str, Any], base: str, settings: Mapping[str, Any]) -> str:
+def card(
+    record: Mapping[str, Any], about: Mapping[str, Any], base: str, settings: Mapping[str, Any], family: Family = CAUSAL
+) -> str:
     """The text of README.md for an export with this record; `settings` are values that its template needs."""
     metadata = base_metadata(base)
     data = ModelCardData(
@@ -65,7 +69,7 @@ def card(record: Mapping[str, Any], about: Mapping[str, Any], base: str, setting
     if not metadata.get("license"):
         lines += ["The base's card names no licence: its author's terms hold for this model too.", ""]
     for title, body in (
-        ("How to load it", _loading(record, about)),
+        ("How to load it", _loading(record, about, family)),
         ("Data", _data(about)),
         ("Settings", _table(about.get("settings") or {}, "setting", "value")),
         ("Results", _table(about.get("results") or {}, "result", "value")),
@@ -97,17 +101,22 @@ def _how(about: Mapping[str, Any]) -> str:
     return f" by {mode}, {method}," if mode and method else ""
 
 
-def _loading(record: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[str]:
+def _loading(record: Mapping[str, Any], about: Mapping[str, Any], family: Family) -> Iterator[str]:
     place = about.get("hub") or "path/to/this/folder"
+    code = ", trust_remote_code=True" if family.by_code else ""
     if record["kind"] != "merged":
         file = next((name for name in record.get("files") or () if str(name).endswith(".gguf")), "model.gguf")
         yield f"```bash\nllama-server -m {file} --jinja\n```"
         return
     yield "```python"
-    yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    yield from [f"import {family.registers}  # its classes, which come with dimba"] if family.registers else []
+    yield f"from transformers import {family.auto_class}, AutoTokenizer"
     yield ""
     yield f'tokenizer = AutoTokenizer.from_pretrained("{place}")'
-    yield f'model = AutoModelForCausalLM.from_pretrained("{place}", dtype="auto")'
+    yield f'model = {family.auto_class}.from_pretrained("{place}", dtype="auto"{code})'
+    if not family.generates:
+        yield f"```\n\nIt is {family.label}: `dimba chat {place}` talks to it."
+        return
     yield 'chat = [{"role": "user", "content": "Hello"}]'
     yield 'made = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}'
     yield "inputs = tokenizer.apply_chat_template(chat, **made)"

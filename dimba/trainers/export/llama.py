@@ -17,6 +17,7 @@ from dimba.trainers.export.gguf.bounds import BOUNDS
 from dimba.trainers.export.proof import Bounds, Proof, Reference, note_source, prove_merged, refusal
 from dimba.trainers.export.words import named, template_problem
 from dimba.trainers.export.write import needed_files, write_merged
+from dimba.trainers.models.families import family_at
 from dimba.trainers.models.trained import trained_tokenizer
 
 if TYPE_CHECKING:
@@ -33,8 +34,11 @@ def require_known(trained: TrainedModel) -> None:
     """Raises BadInput if llama.cpp knows the class or the tokenizer not, before any weight is loaded."""
     from dimba.trainers.export.gguf.known import recognised  # llama.cpp, which merged exports do not need
 
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    place = trained.base or trained.folder
+    if refusal := family_at(place).gguf:
+        raise BadInput(f"{place} {refusal.problem}", refusal.hint, key="--gguf")
+    with tempfile.TemporaryDirectory() as aside:
+        folder = Path(aside)
         needed_files(trained, folder)
         trained_tokenizer(trained).save_pretrained(folder)
         recipe = recognised(folder)

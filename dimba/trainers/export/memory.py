@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from dimba.common.errors import RunFailed
-from dimba.trainers.export.agreement import Progress, logits_of_rows
+from dimba.trainers.export.agreement import Progress
+from dimba.trainers.models.families import half_of
+from dimba.trainers.models.saved_model import evaluating
 
 if TYPE_CHECKING:
     from dimba.trainers.models.trained import Loaded
@@ -25,13 +25,14 @@ def compare_with_memory(loaded: Loaded, noted: Sequence[Mapping[str, Any]], prog
     rows = [(list(each["prompt"]), list(each["tokens"])) for each in noted if each.get("prompt") and each.get("tokens")]
     if not rows:
         return {}
-    whole = [prompt + tokens for prompt, tokens in rows]
-    logits = logits_of_rows(loaded.model, whole, progress, "the model in memory")
     equal = count = 0
-    for (prompt, tokens), row in zip(rows, logits, strict=True):
-        likeliest = row[len(prompt) - 1 : -1].argmax(-1)
-        equal += int((likeliest == torch.tensor(tokens)).sum())
-        count += len(tokens)
+    for number, (prompt, tokens) in enumerate(rows):
+        progress("the model in memory", number, len(rows))
+        with evaluating(loaded.model):
+            likeliest = half_of(loaded.model).retraced(loaded.model, prompt, tokens)
+        equal += sum(one == two for one, two in zip(likeliest, tokens, strict=False))
+        count += len(likeliest)
+    progress("the model in memory", len(rows), len(rows))
     if count - equal > max(_FLIPS, _SHARE * count):
         other = "the saved model continues otherwise than the trained one in memory did"
         cause = f"{other}: {equal} of {count} tokens are equal"

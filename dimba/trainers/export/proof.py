@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from dimba.common.errors import RunFailed, first_line
 from dimba.trainers.export.agreement import Agreement, Logits, Progress, compare, logits_of_rows
@@ -19,6 +19,7 @@ from dimba.trainers.export.merge import plain
 from dimba.trainers.export.rows import Rows
 from dimba.trainers.export.tensors import TensorReport, compare_tensors
 from dimba.trainers.export.words import end_problem, template_problem, vocabulary_problem
+from dimba.trainers.models.families import auto_class, family_at
 from dimba.trainers.models.loading_report import LoadingReport
 from dimba.trainers.models.precision import Precision, base_precision
 
@@ -140,7 +141,7 @@ def _prove_weights(proof: Proof, reference: Reference, folder: Path, progress: P
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exported, info = AutoModelForCausalLM.from_pretrained(
+            exported, info = auto_class(family_at(str(folder))).from_pretrained(
                 folder,
                 dtype=next(model.parameters()).dtype,
                 device_map={"": str(model.device)} if model.device.type != "cpu" else None,

@@ -22,6 +22,7 @@ from dimba.trainers.export.request import Request
 from dimba.trainers.export.rows import proof_rows
 from dimba.trainers.export.write import write_merged
 from dimba.trainers.models.checkpoints import means_full_disk
+from dimba.trainers.models.families import family_at
 from dimba.trainers.models.trained import load_trained
 
 if TYPE_CHECKING:
@@ -120,7 +121,13 @@ def _recorded(request: Request, record: dict[str, Any], progress: Progress, note
     for each in record["notes"]:
         note(each)
     files: dict[str, Any] = {each.name: {} for each in request.target.iterdir()}
-    text = card({**record, "files": files}, request.about, _base(request), _template_settings(request))
+    text = card(
+        {**record, "files": files},
+        request.about,
+        _base(request),
+        _template_settings(request),
+        family_at(_base(request)),
+    )
     (request.target / "README.md").write_text(text, encoding="utf-8")
     return write_record(request.target, record, progress)
 

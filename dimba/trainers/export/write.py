@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import cached_file
 
@@ -40,7 +40,8 @@ def write_merged(
     require_mergeable(loaded.model)
     precision = export_precision(dtype, base)
     model = plain(loaded.model)
-    model.generation_config.eos_token_id = list(loaded.ends) if len(loaded.ends) > 1 else loaded.ends[0]
+    named: Any = getattr(model, "generation_config", None) or model.config  # there is none without `generate`
+    named.eos_token_id = list(loaded.ends) if len(loaded.ends) > 1 else loaded.ends[0]
     repair_model(model)
     state = merged_state(loaded.model, precision, progress)
     whole = complete_model(model, base, code=code)

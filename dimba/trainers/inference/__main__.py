@@ -102,7 +102,7 @@ class Worker:
     def _ask(self, asked: Mapping[str, Any]) -> None:
         speaker = self._speakers[int(asked.get("model", 0))]
         encoded = speaker.encode(Prompt.from_json(asked["prompt"]), _WHERE)
-        answer: Answer = speaker.stream(encoded, Sampling(**asked["sampling"]), _print, self._is_stopped)
+        answer: Answer = speaker.stream(encoded, _sampling(speaker, asked), _print, self._is_stopped)
         _print(inference.DONE, answer.as_json())
 
     def _batch(self, asked: Mapping[str, Any]) -> None:
@@ -110,7 +110,7 @@ class Worker:
 
         speaker = self._speakers[int(asked.get("model", 0))]
         prompts = [Prompt.from_json(each) for each in asked["prompts"]]
-        sampling, size = Sampling(**asked["sampling"]), int(asked["batch_size"])
+        sampling, size = _sampling(speaker, asked), int(asked["batch_size"])
         for answer in answer_all(speaker, prompts, sampling, size, self._is_stopped):
             _print(inference.ROW, answer.as_json())
         _print(inference.DONE, {})
@@ -145,6 +145,13 @@ class Worker:
 
 def _progress(model: int, task: str, done: int, total: int) -> None:
     _print(inference.ROW, {"model": model, "progress": [task, done, total]})
+
+
+def _sampling(speaker: Any, asked: Mapping[str, Any]) -> Sampling:
+    """How the request samples; raises BadInput for a value that the model does not have."""
+    sampling = Sampling(**asked["sampling"])
+    speaker.require(sampling)
+    return sampling
 
 
 def _without_memory(error: RuntimeError) -> BadInput:

@@ -11,6 +11,8 @@ from transformers import GenerationConfig
 
 from dimba.common.inference import Sampling
 from dimba.common.trained import TrainedModel
+from dimba.objectives.families import CAUSAL
+from dimba.objectives.family import Family
 from dimba.trainers.data.render import TemplateSettings
 from dimba.trainers.export.gguf.engine import LlamaModel
 from dimba.trainers.inference.drawing import processors
@@ -32,6 +34,11 @@ class GgufSpeaker(Speaker):
         tokenizer, settings = trained_tokenizer(trained), TemplateSettings.of(trained)
         ends = {*end_tokens(tokenizer, GenerationConfig(), settings), *model.end_tokens()}
         return cls(Loaded(model, tokenizer, tuple(sorted(ends)), settings))
+
+    @property
+    def family(self) -> Family:
+        """That of causal models, which llama.cpp runs."""
+        return CAUSAL
 
     def _prepare(self) -> None:
         """There is no generation config whose settings would be added."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -11,7 +13,9 @@ import torch
 from dimba.common.contract import ENV_ALLOW_CPU
 from dimba.common.errors import HostCannot
 from dimba.common.trained import TrainedModel
+from dimba.objectives.family import Family
 from dimba.trainers.inference.speaker import Speaker
+from dimba.trainers.models.families import family_of_model
 from dimba.trainers.models.saving import quiet_transformers
 from dimba.trainers.models.trained import Loading, load_trained
 
@@ -25,16 +29,23 @@ def load_speakers(request: Mapping[str, Any], note: Callable[[str], None]) -> li
     for other in others:
         is_base = first.is_adapter and other.folder == first.base and not other.is_adapter
         shares = is_base and not first.gguf and not _has_added_rows(speakers[0])
-        speakers.append(Speaker(speakers[0].loaded, as_base=True) if shares else _speaker(other, loading))
+        speakers.append(replace(speakers[0], as_base=True) if shares else _speaker(other, loading))
     return speakers
 
 
 def _speaker(trained: TrainedModel, loading: Loading) -> Speaker:
     if not trained.gguf:
-        return Speaker(load_trained(trained, loading))
+        loaded = load_trained(trained, loading)
+        found: Speaker = answering(family_of_model(loaded.model)).make_speaker(loaded)
+        return found
     from dimba.trainers.inference.gguf_speaker import GgufSpeaker
 
     return GgufSpeaker.of(trained)
+
+
+def answering(family: Family) -> Any:
+    """The module here for a family's models: `make_speaker`, and `losses` of a batch."""
+    return import_module(f"{__package__}.{family.half}")
 
 
 def _loading(gpus: int, note: Callable[[str], None]) -> Loading:

@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from torch.nn.functional import cross_entropy, pad
 
 from dimba.common.errors import BadInput, Location, RunFailed, UnusableRow
 from dimba.common.inference import RowLoss, Scoring
 from dimba.dataset.samples import Sample
 from dimba.trainers.data.chat import ChatEncoder, TrainOn
-from dimba.trainers.data.encoding import IGNORED, Example
+from dimba.trainers.data.encoding import Example
 from dimba.trainers.data.packing import collate_padded
 from dimba.trainers.data.render import Unmaskable
 from dimba.trainers.data.selection import pieces_of_long_row
 from dimba.trainers.data.tokenization import without_loss
+from dimba.trainers.inference.loading import answering
 from dimba.trainers.models.gpu_errors import out_of_memory
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from dimba.trainers.inference.speaker import IsStopped, Speaker
 
 _AT_ONCE = 1 << 28  # logits of a batch: 1 GiB in float32
@@ -142,36 +140,9 @@ def _at_once(speaker: Speaker, batch: Sequence[Piece], greedy: bool) -> list[Pie
     features = [{"input_ids": each.input_ids, "labels": each.labels} for each in batch]
     inputs = collate_padded(features, pad_id=speaker.loaded.tokenizer.pad_token_id)
     device = speaker.base.get_input_embeddings().weight.device
-    ids, mask, labels = (inputs[name].to(device) for name in ("input_ids", "attention_mask", "labels"))
-    targets = pad(labels[:, 1:], (0, 1), value=IGNORED)
-    wanted = targets != IGNORED
-    with speaker.without_adapter(), _head_over(speaker.base, wanted):
-        logits = speaker.loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    trained = logits[0] if logits.shape[:2] == (1, int(wanted.sum())) else logits[wanted]
-    right = targets[wanted].to(trained.device)
-    losses = cross_entropy(trained.float(), right, reduction="none").double()
+    placed = {name: inputs[name].to(device) for name in ("input_ids", "attention_mask", "labels")}
+    losses, likeliest, counts = answering(speaker.family).losses(speaker, placed, greedy=greedy)
     if losses.isnan().any():
         raise RunFailed("the model's logits are not numbers (NaN)", "`dimba logs` shows where training lost them")
-    counts = wanted.sum(1).tolist()
-    likeliest = (trained.argmax(-1) == right if greedy else right.new_zeros(len(right), dtype=torch.bool)).cpu()
-    parts = zip(losses.cpu().split(counts), likeliest.split(counts), strict=True)
+    parts = zip(losses.cpu().split(counts), likeliest.cpu().split(counts), strict=True)
     return [PieceLoss(float(part.sum()), len(part), bool(each.all())) for part, each in parts]
-
-
-class _head_over:  # a context manager
-    """Passes the positions of `wanted` alone to the output head, as one row: the others' logits are not used."""
-
-    def __init__(self, model: PreTrainedModel, wanted: torch.Tensor) -> None:
-        self._head, self._wanted, self._handle = model.get_output_embeddings(), wanted, None
-
-    def __enter__(self) -> None:
-        self._handle = self._head.register_forward_pre_hook(self._limit)
-
-    def __exit__(self, *_: object) -> None:
-        if self._handle:
-            self._handle.remove()
-
-    def _limit(self, _module: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if len(given) != 1 or given[0].shape[:2] != self._wanted.shape:
-            return None
-        return (given[0][self._wanted.to(given[0].device)][None],)

@@ -14,11 +14,13 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from dimba.common.errors import BadInput, Location
 from dimba.common.inference import END, LENGTH, STOPPED, Answer, Prompt, Sampling
 from dimba.dataset.formats import Sample
+from dimba.objectives.family import Family
 from dimba.trainers.data.chat import ChatEncoder
 from dimba.trainers.data.encoding import Example
 from dimba.trainers.inference.calls import PartsWithoutCalls, format_for
 from dimba.trainers.inference.drawing import processors
 from dimba.trainers.inference.streaming import TextStream
+from dimba.trainers.models.families import family_of_model
 from dimba.trainers.models.trained import Loaded
 from dimba.trainers.rewards.reasoning import opening_of, split_reasoning
 
@@ -57,6 +59,16 @@ class Speaker:
     def __post_init__(self) -> None:
         self._encoder = ChatEncoder(self.loaded.tokenizer, settings=self.loaded.settings)
         self._prepare()
+
+    @property
+    def family(self) -> Family:
+        """The model's family, which decides how it answers and is scored."""
+        return family_of_model(self.base)
+
+    def require(self, sampling: Sampling) -> None:
+        """Raises BadInput for a value that the model's family does not sample with."""
+        if flag := self.family.refused_sampling(sampling):
+            raise BadInput(f"the model is {self.family.label}, which does not sample with it", "leave it out", key=flag)
 
     def _prepare(self) -> None:
         self.base.generation_config = GenerationConfig()  # its beams and penalties would be added to ours

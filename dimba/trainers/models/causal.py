@@ -17,6 +17,7 @@ from dimba.trainers.models.direction import influence
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from dimba.common.trained import TrainedModel
     from dimba.options.trainer import TrainerOptions
 
 Ids = list[int]
@@ -33,6 +34,10 @@ def prepare(model: PreTrainedModel, options: TrainerOptions, tokenizer: PreTrain
         hint = "give a causal language model, or a masked-diffusion model with its own `model_type`"
         raise BadInput(f"{options.base_checkpoint}: {problem}", hint, key="--base-checkpoint")
     return ()
+
+
+def name_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trained: TrainedModel) -> None:
+    """Nothing to do: there is no token beside those of the tokenizer."""
 
 
 def logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
@@ -66,6 +71,13 @@ def likeliest(
     with _own_settings(model, settings):
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
     return output.sequences[:, longest:].tolist(), output.logits[0]
+
+
+def retraced(model: PreTrainedModel, prompt: Ids, tokens: Ids) -> Ids:
+    """The likeliest token behind the prompt and behind each of `tokens` but the last."""
+    ids = torch.tensor([[*prompt, *tokens]], device=next(model.parameters()).device)
+    found: Ids = logits(model, ids)[0, len(prompt) - 1 : -1].argmax(-1).tolist()
+    return found
 
 
 @contextmanager

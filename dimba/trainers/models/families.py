@@ -23,6 +23,7 @@ from dimba.options.param import params
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from dimba.common.trained import TrainedModel
     from dimba.options.trainer import TrainerOptions
 
 Ids = list[int]
@@ -40,6 +41,9 @@ class ModelHalf(Protocol):
             BadInput: the model is not what its configuration claims, as numbers show.
         """
 
+    def name_tokens(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trained: TrainedModel) -> None:
+        """Name in the configuration of a trained model what training found named elsewhere; raises BadInput."""
+
     def logits(self, model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
         """Logits [rows, tokens, vocabulary] of rows [rows, tokens] without padding, to compare two models by."""
 
@@ -53,6 +57,9 @@ class ModelHalf(Protocol):
         seconds: float | None,
     ) -> tuple[list[Ids], torch.Tensor]:
         """(the likeliest `new_tokens` tokens behind each prompt, the first logits of them [prompts, vocabulary])."""
+
+    def retraced(self, model: PreTrainedModel, prompt: Ids, tokens: Ids) -> Ids:
+        """The likeliest tokens in place of the first of `tokens`, each with those that `likeliest` gave before it."""
 
 
 def family_at(checkpoint: str) -> Family:

@@ -14,7 +14,7 @@ from dimba.common.trained import TrainedModel
 from dimba.dataset.formats import Sample
 from dimba.trainers.data.chat import ChatEncoder, prepare_tokenizer
 from dimba.trainers.data.render import TemplateSettings
-from dimba.trainers.models.families import auto_class, family_at
+from dimba.trainers.models.families import auto_class, family_at, half_of
 from dimba.trainers.models.loading import load_tokenizer, nf4
 from dimba.trainers.models.pretrained import load_complete
 from dimba.trainers.models.text_part import complete_names
@@ -62,8 +62,9 @@ def load_trained(trained: TrainedModel, loading: Loading) -> Loaded:
         untie(model)
         add_rows(model, tokenizer)
         model = _with_adapter(model, trained.folder)
+    half_of(model).name_tokens(model, tokenizer, trained)
     settings = TemplateSettings.of(trained)
-    ends = end_tokens(tokenizer, model.generation_config, settings)
+    ends = end_tokens(tokenizer, getattr(model, "generation_config", None), settings)
     return Loaded(model.eval().requires_grad_(False), tokenizer, ends, settings)
 
 

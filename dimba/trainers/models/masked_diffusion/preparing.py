@@ -18,6 +18,7 @@ from dimba.trainers.ranks import is_main_process
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from dimba.common.trained import TrainedModel
     from dimba.options.trainer import TrainerOptions
 
 _BASE = "--base-checkpoint"
@@ -50,6 +51,12 @@ def prepare(model: PreTrainedModel, options: TrainerOptions, tokenizer: PreTrain
             f"rows are not packed: tokens see each other both ways{both}, and would across packed rows too",
         ]
     )
+
+
+def name_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trained: TrainedModel) -> None:
+    """Name the mask token of a trained model: an adapter's base may not name the one that training was given."""
+    place = trained.base or trained.folder
+    model.config.mask_token_id = _mask_id(model, trained.mask_token, tokenizer, place)
 
 
 def _mask_id(model: PreTrainedModel, named: str | None, tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> int:

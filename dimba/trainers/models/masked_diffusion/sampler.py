@@ -55,18 +55,24 @@ def sample(
     *,
     ends: Sequence[int] = (),
     pad_id: int = 0,
+    numbers: Sequence[int] | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
+    on_step: Callable[[list[Ids]], None] | None = None,
 ) -> Sampled:
     """Answers to prompts, several at once; a row is done once a filled block of it holds one of `ends`.
 
-    The random numbers of a row depend on the seed and its place alone.
+    The random numbers of a row depend on the seed and its number alone, by default its place. `on_step` gets each
+    answer up to its first masked token.
     """
     rows = _Rows(model, prompts, how, pad_id, ends)
+    rows.seed(range(len(prompts)) if numbers is None else numbers)
     first: torch.Tensor | None = None
     for start in range(0, how.new_tokens, how.block):
         for kept in _counts(min(how.block, how.new_tokens - start), how.steps):
             found = rows.step(start, kept)
             first = found if first is None else first
+            if on_step:
+                on_step(rows.answers(ends))
             if is_stopped():
                 return Sampled(rows.answers(ends), first)
         if all(rows.is_done(row, ends) for row in range(len(prompts))):
@@ -102,18 +108,23 @@ class _Rows:
         starts = torch.tensor(self._starts, device=device)[:, None]
         self._answer = (places >= starts) & (places < starts + how.new_tokens)
         self._place = places - starts  # of a token within its answer
-        self._random = [np.random.default_rng((how.seed, row)) for row in range(len(prompts))]
+
+    def seed(self, numbers: Sequence[int]) -> None:
+        """Gives each row the random numbers of its own number."""
+        self._random = [np.random.default_rng((self._how.seed, number)) for number in numbers]
 
     def step(self, start: int, kept: int) -> torch.Tensor:
         """Fills `kept` tokens of the block from `start` on in every row; returns the first token's logits."""
         end = self._how.new_tokens if self._how.ahead else min(start + self._how.block, self._how.new_tokens)
-        seen = self._place < end
-        masked = (self._ids == self._mask) & self._answer & seen
+        width = max(self._starts) + end  # what lies behind is not there yet
+        place = self._place[:, :width]
+        seen = place < end
+        masked = (self._ids[:, :width] == self._mask) & self._answer[:, :width] & seen
         logits = self._logits(masked, seen, end)
         rows = torch.arange(len(logits), device=logits.device)
         first = logits[rows, torch.tensor(self._starts, device=logits.device)]
         logits[..., self._mask] = -torch.inf  # a masked token is no answer
-        block = masked & (self._place >= start) & (self._place < start + self._how.block)
+        block = masked & (place >= start) & (place < start + self._how.block)
         for row, open_ in enumerate(block):
             self._fill(row, open_, logits[row], kept)
         return first
@@ -121,10 +132,11 @@ class _Rows:
     def _logits(self, masked: torch.Tensor, seen: torch.Tensor, tokens: int) -> torch.Tensor:
         """The logits with `tokens` tokens of each answer there, of which some are masked."""
         share, attended = masked.sum(dim=1).float().clamp(min=1) / tokens, seen.long()
-        found = logits_of(self._model, self._ids, attended, share).float()
+        ids, answer = self._ids[:, : seen.shape[1]], self._answer[:, : seen.shape[1]]
+        found = logits_of(self._model, ids, attended, share).float()
         if not self._how.guidance:
             return found
-        unprompted = self._ids.masked_fill(seen & ~self._answer, self._mask)
+        unprompted = ids.masked_fill(seen & ~answer, self._mask)
         without = logits_of(self._model, unprompted, attended, share).float()
         return without + (1 + self._how.guidance) * (found - without)
 

@@ -13,8 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from dimba.trainers.kernels.head import token_losses
 from dimba.trainers.models.direction import probe_ids
+from dimba.trainers.models.masked_diffusion.answers import Answers
 from dimba.trainers.models.masked_diffusion.forward import heads_of, inputs_of, logits_of, mask_id
-from dimba.trainers.models.masked_diffusion.noise import Noise
+from dimba.trainers.models.masked_diffusion.noise import Noise, evaluated
 from dimba.trainers.models.saved_model import evaluating
 from dimba.trainers.models.sharding import from_first_rank, is_sharded
 from dimba.trainers.ranks import is_main_process
@@ -110,3 +111,12 @@ def losses(
     inputs = inputs_of(model, noised, attended, noise.share)
     found = wrapped(**inputs, scored=heads_of(model, noise.masked), targets=ids[noise.masked])
     return found.new_zeros(ids.shape).masked_scatter(noise.masked, found)
+
+
+def bounds(wrapped: torch.nn.Module, model: PreTrainedModel, answers: Answers) -> torch.Tensor:
+    """Upper bounds [rows] on the negative log-likelihoods of answers in nats, from the fixed masks of each row."""
+    total = torch.zeros(len(answers.ids), dtype=torch.float64, device=answers.ids.device)
+    for level in evaluated(answers.ids, answers.trained):
+        found = losses(wrapped, model, answers.ids, answers.attended, level.noise)
+        total += found.sum(dim=1).double() * level.weight
+    return total

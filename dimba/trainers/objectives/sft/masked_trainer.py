@@ -12,8 +12,8 @@ from dimba.trainers.data.encoding import IGNORED
 from dimba.trainers.models.checkpoints import CompleteCheckpoints
 from dimba.trainers.models.masked_diffusion.answers import Answers, Rows
 from dimba.trainers.models.masked_diffusion.forward import mask_id
-from dimba.trainers.models.masked_diffusion.noise import TAIL, Noise, drawn, drawn_numbers, drawn_tails, evaluated
-from dimba.trainers.models.masked_diffusion.scoring import add_scoring, losses
+from dimba.trainers.models.masked_diffusion.noise import TAIL, Noise, drawn, drawn_numbers, drawn_tails
+from dimba.trainers.models.masked_diffusion.scoring import add_scoring, bounds, losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,7 +96,7 @@ class MaskedTrainer(CompleteCheckpoints, Trainer):
             rows = Rows(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
             for cut in rows.all(self._most_answers(rows)):
                 answers = self._with_tails(cut, [TAIL // 2] * len(cut.ids))
-                bound += torch.stack([self._nats(model, answers), answers.trained.sum()])
+                bound += torch.stack([bounds(model, self._base, answers).sum(), answers.trained.sum()])
         self._bound += bound
         return (bound[0] / bound[1].clamp(min=1)).float(), None, None
 
@@ -104,14 +104,6 @@ class MaskedTrainer(CompleteCheckpoints, Trainer):
         """Of a row on any rank: the ranks of a sharded model must call it equally often."""
         here = torch.tensor([max(rows.counts)], device=self.args.device)
         return int(self.accelerator.gather(here).max())
-
-    def _nats(self, model: torch.nn.Module, answers: Answers) -> torch.Tensor:
-        """The bound on the negative log-likelihood of these answers, added up."""
-        total = torch.zeros((), dtype=torch.float64, device=answers.ids.device)
-        for level in evaluated(answers.ids, answers.trained):
-            found = losses(model, self._base, answers.ids, answers.attended, level.noise)
-            total += (found.sum(dim=1).double() * level.weight).sum()
-        return total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the tokens so far, and the bound a validation token. All ranks must call it together."""

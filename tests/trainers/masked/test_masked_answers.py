@@ -1,0 +1,147 @@
+"""Masked-diffusion models answer in blocks: alike in any batch, up to the end token, by their own options."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dimba.common.errors import BadInput, Location, RunFailed
+from dimba.common.inference import END, LENGTH, TEXT, Prompt, Sampling
+from dimba.common.trained import TrainedModel
+from tests.trainers.masked.bases import CHATS, EIGHT, MASK, make_masked
+
+pytestmark = pytest.mark.slow
+KINDS = ("dimba", "llada", "Dream")
+WHERE = Location("a prompt")
+DRAWN = Sampling(temperature=1.0, max_new_tokens=10, block_length=4, diffusion_steps=2, guidance=0.5)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def speaker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return speaker_of(make_masked(tmp_path_factory.mktemp("base") / request.param, request.param))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_masked(tmp_path_factory.mktemp("base") / "dimba", "dimba")
+
+
+def speaker_of(*folders: Path, **values: Any) -> Any:
+    from dimba.trainers.inference.loading import load_speakers
+
+    models = [TrainedModel(folder=str(each), trust_remote_code=True, **values).as_json() for each in folders]
+    return load_speakers({"models": models}, print)[0]
+
+
+def prompts(texts: Sequence[str] = tuple(asked for asked, _ in EIGHT[:3])) -> list[Prompt]:
+    asked = [({"role": "user", "content": text},) for text in texts]
+    return [Prompt(messages=each, number=number) for number, each in enumerate(asked)]
+
+
+def answers(speaker: Any, sampling: Sampling, size: int) -> list[str]:
+    from dimba.trainers.inference.batches import answer_all
+
+    found = answer_all(speaker, prompts(), sampling, size, lambda: False)
+    return [each.text for each in sorted(found, key=lambda each: each.number)]
+
+
+def test_an_answer_depends_on_its_seed_and_row_and_not_on_the_batch(speaker: Any):
+    alone = answers(speaker, DRAWN, 1)
+    assert answers(speaker, DRAWN, 3) == answers(speaker, DRAWN, 2) == alone
+    assert len(set(alone)) == 3
+    assert answers(speaker, replace(DRAWN, seed=1), 1) != alone
+    assert MASK not in "".join(alone)
+
+
+def test_a_streamed_answer_comes_in_parts_and_is_that_of_a_batch(speaker: Any):
+    parts: list[tuple[str, str]] = []
+    sampling = replace(DRAWN, block_length=2)
+    encoded = speaker.encode(prompts()[0], WHERE)
+    found = speaker.stream(encoded, sampling, lambda kind, text: parts.append((kind, text)), lambda: False)
+    assert "".join(text for _, text in parts) == found.text == answers(speaker, sampling, 3)[0]
+    assert {kind for kind, _ in parts} == {TEXT} and len(parts) > 1
+    assert found.first_token_seconds < found.seconds
+
+
+def test_what_stands_behind_the_end_token_is_not_spoken(base: Path):
+    speaker = speaker_of(base)
+    end, letter = speaker.loaded.ends[0], speaker.loaded.tokenizer.encode("a", add_special_tokens=False)[0]
+    found = _with_logits(speaker, {2: end}, otherwise=letter)
+    assert (found.text, found.finish, found.tokens) == ("aa", END, 3)
+    assert _with_logits(speaker, {}, otherwise=letter).finish == LENGTH
+
+
+def _with_logits(speaker: Any, likeliest: dict[int, int], *, otherwise: int) -> Any:
+    """The answer of a model whose likeliest token is the one of its place in the answer, the later the surer."""
+    encoded, model = speaker.encode(prompts()[0], WHERE), speaker.loaded.model
+    start, original = len(encoded.ids), model.forward
+
+    def forward(input_ids: torch.Tensor, **_: Any) -> Any:
+        found = original(input_ids=input_ids)
+        found.logits = torch.zeros_like(found.logits)
+        for place in range(input_ids.shape[1]):
+            found.logits[:, place, likeliest.get(place - start, otherwise)] = 5.0 + place
+        return found
+
+    model.forward = forward
+    try:
+        return next(speaker.answers([encoded], Sampling(max_new_tokens=8), lambda: False))
+    finally:
+        model.forward = original
+
+
+def test_flags_of_the_other_family_and_answers_without_a_limit_are_refused(base: Path):
+    speaker = speaker_of(base)
+    for sampling, flag in ((Sampling(top_p=0.5), "--top-p"), (Sampling(top_k=3), "--top-k")):
+        with pytest.raises(BadInput, match="does not sample with it") as refused:
+            speaker.require(sampling)
+        assert refused.value.key == flag
+    with pytest.raises(BadInput, match="at most, not 9,000"):
+        speaker.require(Sampling(max_new_tokens=9000))
+    speaker.require(DRAWN)
+
+
+def test_a_model_whose_logits_are_no_numbers_fails(base: Path):
+    speaker = speaker_of(base)
+    with torch.no_grad():
+        speaker.loaded.model.get_output_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(RunFailed, match="not numbers"):
+        answers(speaker, Sampling(max_new_tokens=2), 3)
+
+
+def test_an_adapter_answers_with_the_mask_token_that_training_was_given(tmp_path: Path):
+    unnamed = make_masked(tmp_path / "base", "llada")
+    for name in ("config.json", "tokenizer_config.json"):
+        value = json.loads((unnamed / name).read_text())
+        (unnamed / name).write_text(json.dumps({key: each for key, each in value.items() if "mask" not in key}))
+    with pytest.raises(BadInput, match="names no mask token"):
+        speaker_of(unnamed)
+    assert speaker_of(unnamed, mask_token=MASK).loaded.model.config.mask_token_id == 300
+
+
+def test_the_loss_of_a_row_is_the_bound_of_trainings_evaluation(speaker: Any):
+    from dimba.common.inference import Scoring
+    from dimba.dataset.samples import Sample
+    from dimba.trainers.inference.scoring import score_all
+
+    rows = [
+        (number, Sample(messages=tuple(each["messages"]), trained=(False, True))) for number, each in enumerate(CHATS)
+    ]
+    one, several = (
+        {each.number: each for each in score_all(speaker, rows, Scoring(batch_size=size), lambda: False)}
+        for size in (1, 8)
+    )
+    assert [one[n].nats for n in range(8)] == pytest.approx([several[n].nats for n in range(8)], rel=1e-4)
+    assert all(each.tokens > 0 and not each.error for each in one.values())
+    with torch.no_grad():
+        head = speaker.loaded.model.get_output_embeddings()
+        kept = head.weight.clone()
+        head.weight.zero_()  # a uniform model
+        [flat] = score_all(speaker, rows[:1], Scoring(), lambda: False)
+        head.weight.copy_(kept)
+    vocabulary = speaker.loaded.model.config.vocab_size
+    assert flat.nats / flat.tokens == pytest.approx(float(torch.tensor(float(vocabulary)).log()), rel=1e-3)
