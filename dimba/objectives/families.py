@@ -70,6 +70,10 @@ _UNSERVED = Refusal(
 _NO_GGUF = Refusal(
     "generates otherwise than llama.cpp does, which knows no such model", "export it with `--merged`, for transformers"
 )
+_NO_TASKS = Refusal(
+    "has an upper bound on a likelihood, and tasks compare likelihoods", "measure its answers: `--reward numeric`"
+)
+_BOUND = "bound: an upper bound on the loss, from the same masks of each row for every model"
 _MASKED = Family(
     label="a masked-diffusion language model",
     half="masked_diffusion",
@@ -89,6 +93,9 @@ _MASKED = Family(
     predicts_next=False,
     generates=False,
     sampling=("diffusion_steps", "block_length", "guidance"),
+    loss="bound",
+    loss_note=_BOUND,
+    tasks=_NO_TASKS,
     served=_UNSERVED,
     gguf=_NO_GGUF,
     memory=_scored_at_once,

@@ -69,6 +69,9 @@ class Family:
     note: str = ""  # on the trained tokens of rows, for the preview of the data; none for the usual family
     options: tuple[RefusedOption, ...] = ()
     sampling: tuple[str, ...] = ("top_p", "top_k")  # fields of `Sampling` that others do not have
+    loss: str = "loss"  # what rows are scored by; those of two names do not compare
+    loss_note: str = ""  # what it is, if it is no loss
+    tasks: Refusal | None = None  # why lm-eval does not measure it
     served: Refusal | None = None  # why `dimba serve` does not serve it
     gguf: Refusal | None = None  # why llama.cpp does not run it
     memory: Callable[[MemoryTerms], MemoryTerms] = _as_it_is  # an objective's terms, as this family has them

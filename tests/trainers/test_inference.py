@@ -104,7 +104,7 @@ def test_an_answer_ends_in_front_of_any_token_that_ends_a_trained_turn(speaker: 
 
     parts: list[str] = []
     encoded = speaker.encode(prompt(QUESTIONS[0]), WHERE)
-    [ids] = speaker._generate([encoded], Sampling(max_new_tokens=12), lambda: False)
+    [ids] = speaker.generate([encoded], Sampling(max_new_tokens=12), lambda: False)
     third = next(each for place, each in enumerate(ids) if place > 1 and each not in ids[:place])
     ending = Speaker(replace(speaker.loaded, ends=(third, *speaker.loaded.ends)))
     found = ending.stream(encoded, Sampling(max_new_tokens=12), lambda _, text: parts.append(text), lambda: False)

@@ -36,6 +36,7 @@ def evaluate(request: EvalRequest, reporter: Reporter) -> Evaluation:
     """
     request.require_sense()
     contestants = find_contestants(request, reporter)
+    contestants.require_measures(request)
     every, overlap, place = _rows(request, contestants, reporter)
     rows = without_overlap(every, overlap)
     if request.uses_rows:
@@ -93,7 +94,7 @@ def _measured(
         beside = None if number else contestants.against
         count = 2 if beside else 1
         with model_session(source, "eval", reporter, beside, **_session(request, tasks)) as session:
-            losses = score_rows(session, rows, scoring, reporter, models=count)
+            losses = score_rows(session, rows if contestants.loss else [], scoring, reporter, models=count)
             answers: Sequence[Answers | None] = [None] * count
             if request.asks:
                 answers = answer_rows(session, rows, request, reporter, models=count)
@@ -131,14 +132,14 @@ def _compared(
     reporter: Reporter,
 ) -> _Compared:
     table = LossTable.of([each.losses for each in figures])
-    has_losses = any(row.sample for row in rows)
+    has_losses = bool(contestants.loss) and any(row.sample for row in rows)
     if has_losses and len(table.numbers) < LEAST:
         problem = next(iter(table.problems.values()), "")
         raise BadInput(f"{len(table.numbers)} rows have a loss: {problem}", f"give {LEAST} rows or more")
     count, models = len(contestants.models), []
     for number, source in enumerate(contestants.models):
         measures = _guard(figures, number, count)
-        measures += [_loss(table, number, count)] if has_losses else []
+        measures += [replace(_loss(table, number, count), name=contestants.loss)] if has_losses else []
         ours, theirs = figures[number].answers, figures[-1].answers
         if ours and theirs:
             measures += reward_measures(ours, theirs, count)
@@ -150,7 +151,7 @@ def _compared(
     bad = {where: problem for where, problem in unusable.items() if problem}
     lost = tuple(guard_note(each.name, found) for each in models for found in each.measures if found.name == GUARD)
     of_tasks = _task_notes(contestants, tasks, figures) if tasks else ()
-    return _Compared(models=models, unusable=bad, notes=(*(_notes(table) if has_losses else ()), *lost, *of_tasks))
+    return _Compared(models=models, unusable=bad, notes=(*_notes(contestants, table, rows), *lost, *of_tasks))
 
 
 def _task_notes(contestants: Contestants, tasks: TaskSet, figures: Sequence[_Figures]) -> tuple[str, ...]:
@@ -187,9 +188,11 @@ def _loss(table: LossTable, number: int, comparisons: int) -> Measure:
     )
 
 
-def _notes(table: LossTable) -> tuple[str, ...]:
+def _notes(contestants: Contestants, table: LossTable, rows: Sequence[EvalRow]) -> tuple[str, ...]:
     cut = f"{table.cut:,} rows are longer than training reads, and are scored as far as it reads" if table.cut else ""
-    return (cut,) if cut else ()
+    bound = contestants.against.family.loss_note if contestants.loss else ""
+    apart = f"rows are not scored: {contestants.difference}" if not contestants.loss else ""
+    return tuple(filter(None, (cut, bound, apart))) if rows else ()
 
 
 def keep(evaluation: Evaluation) -> list[Path]:

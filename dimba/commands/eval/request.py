@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dimba.commands.eval.judge import Judge
-from dimba.commands.talk.request import BASE
+from dimba.commands.talk.request import BASE, require_sampling
 from dimba.common.errors import BadInput
 from dimba.common.inference import Sampling, Scoring
 from dimba.jobs.lifecycle import Reporter
@@ -74,6 +74,35 @@ class Contestants:
         if self.is_base:
             return "its base" if len(self.models) == 1 else "the base"
         return self.against.name
+
+    @property
+    def every(self) -> tuple[ModelSource, ...]:
+        """All of them."""
+        return (*self.models, self.against)
+
+    @property
+    def loss(self) -> str:
+        """What their rows are scored by; empty if that differs, so that it cannot be compared."""
+        first, *others = (each.family.loss for each in self.every)
+        return first if all(each == first for each in others) else ""
+
+    def require_measures(self, request: EvalRequest) -> None:
+        """Raises BadInput for what one of the models is not measured by."""
+        require_sampling(self.every, request.sampling)
+        for each in self.every if request.tasks else ():
+            if refusal := each.family.tasks:
+                raise BadInput(f"{each.name} {refusal.problem}", refusal.hint, key="--tasks")
+        if self.loss or (request.asks and not request.guard):
+            return
+        hint = "leave out `--guard`" if request.asks else "compare their answers, such as with `--reward numeric`"
+        raise BadInput(f"their rows cannot be compared: {self.difference}", hint)
+
+    @property
+    def difference(self) -> str:
+        """Why the losses of two of them do not compare, in words."""
+        against = self.against.family
+        other = next(each for each in self.models if each.family.loss != against.loss)
+        return f"{other.name} has a {other.family.loss}, and {self.name} a {against.loss}"
 
 
 def find_contestants(request: EvalRequest, reporter: Reporter) -> Contestants:

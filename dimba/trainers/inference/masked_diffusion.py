@@ -40,9 +40,10 @@ class MaskedSpeaker(Speaker):
             raise BadInput(problem, "limit the answer, such as `--max-new-tokens 512`")
 
     @torch.inference_mode()
-    def _generate(
-        self, batch: Sequence[Encoded], sampling: Sampling, is_stopped: IsStopped, streamer: Any = None
+    def generate(
+        self, batch: Sequence[Encoded], sampling: Sampling, is_stopped: IsStopped, *, streamer: Any = None, **_: Any
     ) -> list[Ids]:
+        """The new tokens of each prompt, up to an end token."""
         longest = max(len(each.ids) for each in batch)
         room = self.context - longest if self.context else sampling.max_new_tokens
         how = _unmasking(sampling, max(1, min(sampling.max_new_tokens, room)))
