@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 _BASE = "--base-checkpoint"
 _FELT = 1e-4  # a share of the logits: the tokens of a new model may not meet at all
 _NEGLIGIBLE = 1e-3  # of what earlier tokens change, beside rounding
-_ROUNDING = {torch.float32: 1e-3}
-_ROUNDING_HALF = 0.05
+_ROUNDING, _ROUNDING_HALF = 1e-3, 0.05  # shares of the logits, in float32 and in 16 bits
 _PADDING = 5  # tokens
 
 
@@ -95,7 +94,7 @@ def _require_both_ways(found: Influence, checkpoint: str) -> None:
 
 def _require_padding(model: PreTrainedModel, checkpoint: str) -> None:
     changed = from_first_rank(_padding(model) if is_main_process() or not is_sharded() else 0.0)
-    allowed = _ROUNDING.get(next(model.parameters()).dtype, _ROUNDING_HALF)
+    allowed = _ROUNDING if next(model.parameters()).dtype == torch.float32 else _ROUNDING_HALF
     if changed > allowed:
         problem = f"{checkpoint} attends to padding, which changes the logits of a row by {changed:.1%}"
         hint = "set `training.batch_size: 1` (--batch-size 1), and raise the accumulation instead"
