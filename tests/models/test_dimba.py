@@ -196,3 +196,7 @@ def test_without_torch_the_import_names_what_is_missing():
     code = "import sys; sys.modules['torch'] = None\nimport dimba.models.dimba"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ImportError: dimba.models.dimba needs torch, which this Python lacks" in run.stderr
+
+
+def test_a_model_names_what_computes_its_scans():
+    assert tiny_dimba().scan_note() == "the scans of the mixers run in PyTorch"

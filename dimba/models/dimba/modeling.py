@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from dimba.models.dimba.configuration import DimbaConfig
-from dimba.models.dimba.mixing import mix
+from dimba.models.dimba.mixing import active_scan, mix
 
 _LONGEST_PERIOD = 10_000.0
 
@@ -142,6 +142,10 @@ class DimbaPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DimbaBlock"]
+
+    def scan_note(self) -> str:
+        """A line that names what computes the scans on this model's device."""
+        return f"the scans of the mixers run in {active_scan(self.device)}"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

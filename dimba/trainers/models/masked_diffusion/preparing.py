@@ -48,6 +48,7 @@ def prepare(model: PreTrainedModel, options: TrainerOptions, tokenizer: PreTrain
         [
             f"masked diffusion: the mask token is {named}",
             f"rows are not packed: tokens see each other both ways{both}, and would across packed rows too",
+            *([model.scan_note()] if hasattr(model, "scan_note") else []),
         ]
     )
 
