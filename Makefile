@@ -56,6 +56,7 @@ bench: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/bench/report.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/stopping.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/queues.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/sweep.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/memory.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/talk.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/eval.py
