@@ -131,7 +131,7 @@ class Upload:
         if bundle is None:
             return False
         remove_snapshots(self._places.output, kept=bundle)
-        began, self._sending = time.monotonic(), Sending(name, 0, sum(bundle.sizes.values()))
+        began, self._sending = time.monotonic(), Sending(name, 0, bundle.size)
         send(self._store, bundle, self._count)
         seconds = time.monotonic() - began
         print(f"{name} is in the store ({size(self._sending.total)}, {span(seconds)})", flush=True)

@@ -1,6 +1,7 @@
 """A store is proved before it is used, and what comes from it is what its manifest has."""
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,10 @@ import pytest
 
 from dimba.common.checkpoints import is_complete
 from dimba.common.output_store import MANIFEST
+from dimba.trainers.store import bundles
 from dimba.trainers.store.__main__ import main
+from dimba.trainers.store.filesystem import Store, open_store
+from dimba.trainers.store.snapshots import snapshot
 from tests.stores import BUCKET, FaultyNetwork, run_in_store, save_checkpoint, until, verified
 
 
@@ -57,6 +61,19 @@ def test_a_damaged_checkpoint_is_not_used_and_the_one_before_it_is(upload, say, 
     assert values["brought"] == "checkpoint-1"
     assert values["note"] == "checkpoint-2/model.safetensors is not what its manifest has: it is not used"
     assert not (tmp_path / "there" / "checkpoint-2").exists()
+
+
+def test_a_file_that_is_too_large_for_a_store_is_cut_and_joined_again(network, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(bundles, "PIECE", 150_000)
+    place = save_checkpoint(tmp_path / "out", 1)
+    bundle = snapshot(place)
+    bundles.send(run_in_store(), bundle)
+    assert {"optimizer.pt.piece-0002", "model.safetensors.piece-0001"} < run_in_store().sizes("checkpoint-1").keys()
+    bundles.bring(run_in_store(), "checkpoint-1", tmp_path / "there")
+    for each in place.iterdir():
+        assert (tmp_path / "there" / each.name).read_bytes() == each.read_bytes()
+    monkeypatch.setattr(Store, "put_file", None)
+    bundles.send(run_in_store(), bundle)  # compares, and sends nothing
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil"])
@@ -137,8 +154,6 @@ def test_a_folder_is_a_store_too_and_one_that_is_read_only_is_refused(upload, sa
     address = f"file://{tmp_path}/shelf"
     save_checkpoint(tmp_path / "out", 1)
     assert upload(DIMBA_STORE=address).end()[0] == 0
-    from dimba.trainers.store.filesystem import open_store
-
     assert verified(open_store(f"{address}/r"), tmp_path) == ["checkpoint-1"]
     (tmp_path / "there").mkdir()
     assert say("bring", address, "r", "me", str(tmp_path / "there"))[1]["brought"] == "checkpoint-1"
@@ -158,8 +173,6 @@ def test_an_address_without_a_run_lists_those_below_it(network, say, tmp_path: P
 
 
 def test_the_store_needs_no_torch():
-    import subprocess
-
     code = "import sys, dimba.trainers.store.__main__, dimba.trainers.store.upload, dimba.trainers.store.bring as b; "
     code += "sys.exit(len({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -103,8 +103,13 @@ def test_nothing_is_sent_once_another_machine_continues_the_run(upload, tmp_path
     upload = upload()
     save_checkpoint(tmp_path / "out", 1)
     until(lambda: is_there("checkpoint-1"))
-    run_in_store().put("writer.json", b'{"writer": "elsewhere", "state": "running"}')
-    assert upload.process.wait(20) == 3 and "another machine continues this run" in upload.lines[-1]
+
+    def claimed_elsewhere() -> bool:
+        run_in_store().put("writer.json", b'{"writer": "elsewhere", "state": "running"}')  # it may renew its own now
+        return upload.process.poll() is not None
+
+    until(claimed_elsewhere)
+    assert upload.process.wait() == 3 and "another machine continues this run" in upload.lines[-1]
     assert run_in_store().read_json("writer.json")["writer"] == "elsewhere"
 
 
