@@ -177,6 +177,8 @@ class Upload:
         self._failed_at = self._failed_at or time.monotonic()
         kind, cause = kind_of(error), in_words(error, "writing")
         self._note(problem=cause)
+        if self._end.how not in ("", SENT) and not self._state.pending:
+            self._end.give_up()  # a job that was refused at its start must not wait to send its log
         if kind not in self._reported:
             self._reported.add(kind)
             goes_on = "it tries again" if self._end.how else "training continues, and it tries again"
