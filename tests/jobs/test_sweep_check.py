@@ -154,6 +154,16 @@ def test_a_launch_leaves_a_queued_run_on_record_for_each_combination(place: Path
         assert (Path(record.output_dir) / "dimba-owner.json").exists()
 
 
+def test_a_store_that_cannot_be_used_ends_the_launch_and_leaves_nothing(place: Path):
+    (place / "store").write_text("a file", encoding="utf-8")
+    before = files(place)
+    store = (f"output_store=file://{place}/store",)
+    with pytest.raises(DimbaError, match="output_store"):
+        launch_sweep(request("lora.r=4,8", overrides=store, trust=True), Quiet())
+    left = {path for path in files(place) - before if path.parts[0] != "leases"}
+    assert left <= {Path("runs")}
+
+
 def test_a_launch_that_fails_half_way_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch):
     before = files(place)
     written: list[Any] = []

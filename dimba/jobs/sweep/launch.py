@@ -13,6 +13,7 @@ from dimba.host.probe import runs_folder
 from dimba.host.provenance import provenance
 from dimba.jobs.lifecycle import Reporter, Run, interrupted, secrets_of, signals
 from dimba.jobs.output_owner import owned_output
+from dimba.jobs.store import require_store
 from dimba.jobs.supervisor import lock_of, spawn_supervisor
 from dimba.jobs.sweep.check import plan_sweep, prepared
 from dimba.jobs.sweep.planned import PlannedRun, PlannedSweep, Request
@@ -109,7 +110,10 @@ def _write(
         outputs.enter_context(owned_output(each.context.spec.output_dir, folder.path.parent / each.id))
         runs.append(_record_run(each, planned.id, request, facts))
     reporter.ended()
-    if planned.runner.capabilities.takes_arrays:
+    is_array = planned.runner.capabilities.takes_arrays
+    for run, each in list(zip(runs, planned.runs, strict=True))[: None if is_array else 1]:
+        require_store(run, each.context, reporter)  # the supervisors of the other runs do the same before they start
+    if is_array:
         _submit(cast("ArrayRunner", planned.runner), planned, folder, runs)
 
 
