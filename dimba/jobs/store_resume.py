@@ -71,6 +71,7 @@ def _of_this_machine(record: RunRecord, loaded: LoadedSpec, run_id: str) -> RunR
         output_dir=str(absolute(loaded.spec.output_dir)),
         store=new_store(loaded.spec),
         container_id=None,
+        group=None,
         trusted=(),
     )
     reason = record.exit_reason or "machine_gone"

@@ -104,6 +104,13 @@ def test_a_run_that_another_machine_writes_is_refused_until_it_has_been_silent_f
     assert say("probe", BUCKET, "r", "here")[0] == 0
 
 
+def test_a_run_that_another_machine_has_ended_is_not_trained_again(network, say, tmp_path: Path):
+    run_in_store().put("writer.json", b'{"writer": "there", "state": "ended", "how": "succeeded", "host": "box"}')
+    status, values = say("bring", BUCKET, "r", "here", str(tmp_path))
+    assert status == 2 and values["error"]["cause"] == "the run succeeded on box"
+    assert say("bring", BUCKET, "r", "there", str(tmp_path))[0] == 0
+
+
 def test_a_store_that_works_is_proved_and_keeps_nothing_of_the_proof(network, say):
     assert say("probe", BUCKET, "r", "me") == (0, {})
     assert run_in_store().sizes().keys() == {"writer.json"}
