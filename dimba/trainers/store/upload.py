@@ -187,7 +187,7 @@ class Upload:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _progress(self) -> str:
-        waits = f"the store fails for {span(time.monotonic() - self._failed_at)}" if self._failed_at else ""
+        waits = f"the store has failed for {span(time.monotonic() - self._failed_at)}" if self._failed_at else ""
         return "; ".join(filter(None, (str(self._sending), waits)))
 
     def _last_word(self) -> None:
