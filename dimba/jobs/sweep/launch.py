@@ -19,6 +19,7 @@ from dimba.jobs.sweep.check import plan_sweep, prepared
 from dimba.jobs.sweep.planned import PlannedRun, PlannedSweep, Request
 from dimba.jobs.trust import Ask, remember_run
 from dimba.jobs.unchanged import made_with
+from dimba.objectives.metrics import comparison_warning
 from dimba.records.locks import try_lock
 from dimba.records.record import now
 from dimba.records.store import RunFolder, create_run
@@ -63,6 +64,8 @@ def confirmation(planned: PlannedSweep, request: Request) -> Iterator[str]:
             "warning: no rows are held out, so the runs are compared by what they were trained on, a poor judge: "
             "`--set trainer_args.validation-split=0.05` holds some out"
         )
+    if warning := comparison_warning(planned.metric, (axis.key for axis in request.axes)):
+        yield warning
 
 
 def _at_a_time(planned: PlannedSweep) -> str:
@@ -115,6 +118,8 @@ def _write(
         require_store(run, each.context, reporter)  # the supervisors of the other runs do the same before they start
     if is_array:
         _submit(cast("ArrayRunner", planned.runner), planned, folder, runs)
+    else:
+        require_store(runs[0], planned.runs[0].context, reporter)  # all runs have it, and each would fail in its turn
 
 
 def _remove(planned: PlannedSweep, folder: RunFolder) -> None:
@@ -156,7 +161,10 @@ def _record(planned: PlannedSweep, request: Request) -> SweepRecord:
         id=planned.id,
         name=planned.spec.name,
         keys=tuple(axis.key for axis in request.axes),
-        runs=tuple(SweepRun(id=each.id, values=each.combination.values) for each in planned.runs),
+        runs=tuple(
+            SweepRun(id=each.id, values=each.combination.values, by_best=each.context.spec.training.save_best)
+            for each in planned.runs
+        ),
         combinations=planned.combinations,
         draw_seed=planned.draw_seed,
         at_once=planned.at_once,
@@ -164,7 +172,6 @@ def _record(planned: PlannedSweep, request: Request) -> SweepRecord:
         scheduled=planned.runner.capabilities.takes_arrays,
         stop_worst=request.stop_worst,
         metric=planned.metric.key,
-        by_best=planned.spec.training.save_best,
         command=("dimba", *sys.argv[1:]),
         created=now(),
     )
