@@ -56,6 +56,7 @@ bench: $(DEV) $(TRAIN)
 	PYTHONPATH=. $(BIN)/python scripts/bench/report.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/stopping.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/queues.py
+	PYTHONPATH=. $(BIN)/python scripts/bench/sweep.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/memory.py
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python scripts/bench/dimba_model.py
 	PYTHONPATH=. $(BIN)/python scripts/bench/talk.py

@@ -17,7 +17,7 @@ import pytest
 
 from dimba.common.contract import COMPLETE_FILE, SAVING_FOLDER
 from dimba.common.output_store import MANIFEST
-from dimba.trainers.store.bundles import file_hash, manifest_of, step_in
+from dimba.trainers.store.bundles import manifest_of, step_in
 from dimba.trainers.store.filesystem import Store, open_store
 from tests.conftest import REPOSITORY
 
@@ -214,8 +214,8 @@ def verified(store: Store, folder: Path) -> list[str]:
         if files is None:
             assert MANIFEST not in store.sizes(name) or name == "run", f"{name} has a manifest that cannot be read"
             continue
-        for each, (size, digest) in files.items():
-            store.get_file(f"{name}/{each}", folder / "file")
-            assert (folder / "file").stat().st_size == size and file_hash(folder / "file") == digest, (name, each)
+        for each, listed in files.items():
+            digest = store.get_file(f"{name}/{each}", folder / "file")
+            assert (folder / "file").stat().st_size == listed.size and digest == listed.sha256, (name, each)
         found.append(name)
     return found

@@ -12,7 +12,7 @@ from dimba.cli import render
 from dimba.common.errors import BadInput, Interrupted, RunFailed
 from dimba.common.units import quantity
 from dimba.records import RunFolder
-from dimba.records.sweep import all_sweeps, find_sweep, sweep_of
+from dimba.records.sweep import find_group, sweep_of
 
 if TYPE_CHECKING:
     from dimba.jobs.lifecycle import Options
@@ -28,10 +28,15 @@ def is_asked_for(args: argparse.Namespace) -> bool:
     """Whether a launch is one of a sweep; raises BadInput for its flags without it."""
     if args.sweep and args.same_as:
         raise BadInput("--same-as repeats one run, and --sweep launches several", "leave out one of them")
-    if not args.sweep and (given := [name for name in _FLAGS if getattr(args, name)]):
+    if not args.sweep and (given := [name for name in _FLAGS if _is_set(getattr(args, name))]):
         flag = f"--{given[0].replace('_', '-')}"
         raise BadInput(f"{flag} is of a sweep", "add `--sweep KEY=VALUE,VALUE`, or leave it out")
     return bool(args.sweep)
+
+
+def _is_set(value: object) -> bool:
+    """Whether a flag was given; a seed of 0 was."""
+    return value is not None and value is not False
 
 
 def axes_of(texts: Sequence[str]) -> "tuple[Axis, ...]":
@@ -236,10 +241,7 @@ def show_group(runs: Path, name: str, *, as_json: bool) -> None:
     from dimba.cli.sweep_table import show_table
     from dimba.jobs.sweep.ranking import Ranking
 
-    folder = find_sweep(runs, name) if name else next(reversed(all_sweeps(runs)), None)
-    if folder is None:
-        wanted = f"no sweep `{name}` in {runs}" if name else f"no sweep in {runs}"
-        raise BadInput(wanted, "`dimba launch SPEC --sweep KEY=VALUE,VALUE` launches one")
+    folder = find_group(runs, name)
     found = Ranking(folder, sweep_of(folder)).look()
     if as_json:
         sys.stdout.write(json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n")

@@ -13,6 +13,7 @@ from dimba.commands.report.charts import number_text
 from dimba.common.contract import SWEEP_FAILED
 from dimba.common.errors import printable
 from dimba.common.units import span
+from dimba.objectives.metrics import comparison_warning
 from dimba.records import RunRecord
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def show_end(found: "Standings") -> None:
     render.note(f"best: {best.record.id} ({printable(sweep.label(run))}), {found.metric.label} {score}")
     if not found.metric.on_held_out:
         render.note("warning: compared by what they were trained on, as no rows are held out: a poor judge")
+    if warning := comparison_warning(found.metric, sweep.keys):
+        render.note(warning)
     render.note(f"`dimba report {sweep.id} --open` shows the curves of all runs")
     render.note(f"`dimba eval {best.record.id}` compares the best run with its base")
     render.note(f"`dimba chat {best.record.id}` talks to its model")

@@ -91,7 +91,12 @@ class OverlapIndex:
                 self._note(words, Overlap(kind=NEAR, where=where, share=share))
 
     def _note(self, words: Words, overlap: Overlap) -> None:
-        for number in self._copies[words]:
+        self.add(dict.fromkeys(self._copies[words], overlap))
+
+    def add(self, found: Mapping[int, Overlap], compared: int = 0) -> None:
+        """Takes what another index of the same rows has found in further training rows."""
+        self.compared += compared
+        for number, overlap in found.items():
             known = self.found.get(number)
             if known is None or (known.kind == NEAR and (overlap.kind == COPY or overlap.share > known.share)):
                 self.found[number] = overlap

@@ -21,6 +21,7 @@ CODE_FLAGS = {
     "trust-remote-code": "the job executes code that the checkpoint contains",
     "allow-pickle": "pickled weights can execute code when they are read",
 }
+_RUNNER = "runner"
 _SOCKETS = Path("/run")  # engines listen there
 _DISKS = Path("/run/media")
 
@@ -35,7 +36,7 @@ def find_trust_requirements(
     environment = os.environ if environment is None else environment
     found = [*_programs(spec, folder, project), *_container(spec, folder, environment), *_cluster(spec), *_store(spec)]
     if found and (machines := _uncontained(spec)):
-        found.append(TrustRequirement("runner", f"`{spec.runner}` runs all of this on {machines} without a container"))
+        found.append(TrustRequirement(_RUNNER, f"`{spec.runner}` runs all of this on {machines} without a container"))
     return tuple(found)
 
 
@@ -51,7 +52,8 @@ def _uncontained(spec: JobSpec) -> str:
 def not_overridden(requirements: Sequence[TrustRequirement], overrides: Sequence[str]) -> tuple[TrustRequirement, ...]:
     """Those whose key no override (`key=value`) of the command line sets."""
     keys = [override.partition("=")[0] for override in overrides]
-    return tuple(each for each in requirements if not any(f"{each.key}.".startswith(f"{key}.") for key in keys))
+    left = tuple(each for each in requirements if not any(f"{each.key}.".startswith(f"{key}.") for key in keys))
+    return left if any(each.key != _RUNNER for each in left) else ()  # which only says where the others are carried out
 
 
 def _programs(spec: JobSpec, folder: Path, project: Path) -> Iterator[TrustRequirement]:

@@ -21,6 +21,7 @@ from dimba.common.output_store import (
     UPLOAD,
     local_folder,
     pace,
+    protocol_of,
 )
 from dimba.host.facts import HostFacts
 from dimba.host.output import look_at_output
@@ -36,6 +37,7 @@ from dimba.runners.registry import host_runner
 from dimba.spec import JobSpec, LoadedSpec
 
 _KEY = "output_store"
+_HUB_TOKEN = "HF_TOKEN"  # noqa: S105  # a variable's name
 _PROBE_SECONDS = 180.0
 _BRING_SECONDS = 7 * 24 * 3600.0
 
@@ -124,10 +126,22 @@ def on_host(
         if progress := values.get("progress"):
             reporter.progress(*progress)
 
-    place = OneShot(uid=os.geteuid(), gid=os.getegid(), environment=environment or {}, timeout=_BRING_SECONDS)
+    place = _here(address, environment or {}, _BRING_SECONDS)
     output = host_runner().run_once([sys.executable, "-P", "-m", MODULE, *arguments], place, show)
     reporter.ended()
     return _answers(output, address)
+
+
+def _here(address: str, environment: Mapping[str, str], timeout: float) -> OneShot:
+    """This machine, for its own user; the Hub's token reaches a store on the Hub alone."""
+    is_on_hub = protocol_of(address) == "hf" and _HUB_TOKEN in os.environ
+    return OneShot(
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        environment=environment,
+        secrets={_HUB_TOKEN: os.environ[_HUB_TOKEN]} if is_on_hub else None,
+        timeout=timeout,
+    )
 
 
 def bring_newer(
@@ -192,9 +206,7 @@ def send_rest(folder: RunFolder, record: RunRecord, loaded: LoadedSpec, reporter
         contract.ENV_STORE_WRITER: str(record.store["writer"]),
         **_written(loaded.spec),
     }
-    place = OneShot(
-        uid=os.geteuid(), gid=os.getegid(), environment=environment, timeout=AT_END * pace() + _PROBE_SECONDS
-    )
+    place = _here(address, environment, AT_END * pace() + _PROBE_SECONDS)
     command = [sys.executable, "-P", "-m", MODULE, UPLOAD, "--end", SENT]
     output = host_runner().run_once(command, place, reporter.note)
     folder.write_record(record := RunRecord(**{**vars(record), **store_state(folder, record)}))

@@ -26,9 +26,9 @@ def adopt(address: str, runs: Path, reporter: Reporter) -> RunFolder:
     Raises:
         BadInput: the address has no run, or the run succeeded.
     """
-    address = address.rstrip("/")
     if problem := address_problem(address):
         raise BadInput(problem, "give the run's folder in the store: `<output_store>/<run id>`")
+    address = address.rstrip("/")
     store, _, run_id = address.rpartition("/")
     if (runs / run_id / RUN_FILE).is_file():
         status = (runs / run_id).stat()
@@ -71,6 +71,7 @@ def _of_this_machine(record: RunRecord, loaded: LoadedSpec, run_id: str) -> RunR
         output_dir=str(absolute(loaded.spec.output_dir)),
         store=new_store(loaded.spec),
         container_id=None,
+        group=None,
         trusted=(),
     )
     reason = record.exit_reason or "machine_gone"

@@ -1,11 +1,12 @@
 """The metrics that runs of an objective are compared in, and which direction is the better one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dimba.objectives.dpo import LOSS_TYPE
 from dimba.objectives.objective import Objective
-from dimba.options import grpo_table, table
+from dimba.options import grpo_table, table, template_table
 from dimba.options.tracking_table import SAVE_BEST
 
 
@@ -39,6 +40,37 @@ METRICS: Mapping[str, Metric] = {
         Metric(key="reward", label="reward", lower_is_better=False),
     )
 }
+
+
+# They decide on which rows, and by which measure, a run is evaluated; so does every key of `dataset` but the weights.
+_MEASURE = (
+    *(table.BASE, table.BASE_REVISION, table.MAX_LENGTH, table.TRAIN_ON, table.ON_LONG, table.SKIP_BAD_ROWS),
+    *(table.VALIDATION_SPLIT, table.BETA, LOSS_TYPE, grpo_table.REWARD, grpo_table.REWARD_WEIGHTS),
+    *(grpo_table.REWARD_MODEL, grpo_table.REWARD_EPOCHS, grpo_table.REWARD_LEARNING_RATE, grpo_table.TEMPERATURE),
+    *(template_table.CHAT_TEMPLATE_KWARGS, template_table.TEMPLATE_DATE, template_table.CONTROL_TOKENS),
+)
+_MEASURE_KEYS = frozenset(each.key or f"trainer_args.{each.name}" for each in _MEASURE)
+
+
+def measured_otherwise(metric: Metric, keys: Iterable[str]) -> list[str]:
+    """The keys of a spec of which another value gives a run other held-out rows or another measure."""
+    further = {table.SEED.key} if metric.on_held_out else set()  # it draws the rows that are held out
+    return [key for key in keys if _of_data(key) or key in _MEASURE_KEYS | further]
+
+
+def _of_data(key: str) -> bool:
+    return key.startswith("dataset") and not key.endswith(".weight")
+
+
+def comparison_warning(metric: Metric, keys: Iterable[str]) -> str:
+    """Why the values of runs with other values of these keys do not compare; empty if they do."""
+    found = measured_otherwise(metric, keys)
+    return (
+        f"warning: runs with another {' or '.join(found)} are measured on other rows or in another way, so their "
+        f"{metric.label} does not compare: `dimba eval RUN… --file ROWS` measures all of them alike"
+        if found
+        else ""
+    )
 
 
 def metric_of(objective: Objective[Any], trainer_args: Mapping[str, Any]) -> Metric:

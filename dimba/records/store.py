@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,19 +176,42 @@ def _written(path: Path) -> int:
         return 0
 
 
+def newest_named(folders: Sequence[RunFolder], name: str) -> RunFolder | None:
+    """The last of the runs with a readable record of this name."""
+    return next((each for each in reversed(folders) if (found := _readable(each)) and found.name == name), None)
+
+
+def _sweep_of(folders: Sequence[RunFolder]) -> str | None:
+    """The id of the sweep that all of the runs belong to."""
+    groups = {found.group if (found := _readable(each)) else None for each in folders}
+    return groups.pop() if len(groups) == 1 else None
+
+
+def _readable(folder: RunFolder) -> RunRecord | None:
+    try:
+        return folder.record()
+    except BadInput:
+        return None
+
+
 def find_run(runs: Path, name: str) -> RunFolder:
     """The run with this id (or folder), else the only one whose id starts with it, else the newest of this name.
 
     Raises:
-        BadInput: there is none, or several ids start with it.
+        BadInput: there is none, several ids start with it, or it means a sweep, of which no run is the usual one.
     """
     folders = all_runs(runs)
     name = Path(name).name
     starting = [folder for folder in folders if name and folder.id.startswith(name)]
     exact = [folder for folder in starting if folder.id == name]
-    named = [folder for folder in starting if folder.record().name == name]
-    if found := exact or (starting if len(starting) == 1 else []) or named[-1:]:
+    if found := exact or (starting if len(starting) == 1 else []):
         return found[0]
+    named = newest_named(starting, name)
+    if sweep := _sweep_of([named] if named else starting):
+        hint = f"`dimba ps --group {sweep}` lists its runs, the best first: name one, such as {sweep}-1"
+        raise BadInput(f"`{name}` is a sweep, and one run is needed", hint)
+    if named:
+        return named
     if starting:
         raise BadInput(
             f"`{name}` is the start of {len(starting)} run ids", "give more of the id; `dimba ps -a` lists them"

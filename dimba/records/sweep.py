@@ -7,7 +7,7 @@ from typing import Any
 
 from dimba.common.contract import RUN_FILE, SWEEP_FILE
 from dimba.common.errors import BadInput
-from dimba.records.store import RunFolder, all_runs
+from dimba.records.store import RunFolder, all_runs, newest_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class SweepRun:
 
     id: str
     values: tuple[str, ...]
+    by_best: bool = False  # it saves its best model, so the best value of the metric counts rather than the last one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,6 @@ class SweepRecord:
     scheduled: bool = False  # its runs are the tasks of a scheduler's array
     stop_worst: bool = False
     metric: str = ""
-    by_best: bool = False  # the best value of the metric counts, rather than the last one
     command: tuple[str, ...] = ()
     created: str = ""
 
@@ -54,8 +54,13 @@ class SweepRecord:
     def from_json(cls, value: dict[str, Any]) -> "SweepRecord":
         """Reads the record of any version; ignores unknown keys. Raises KeyError, TypeError for a broken one."""
         known = {each.name: value[each.name] for each in fields(cls) if each.name in value}
-        runs = tuple(SweepRun(id=str(each["id"]), values=tuple(map(str, each["values"]))) for each in known["runs"])
+        runs = tuple(_run(each) for each in known["runs"])
         return cls(**{**known, "keys": tuple(known["keys"]), "command": tuple(known.get("command", ())), "runs": runs})
+
+
+def _run(value: dict[str, Any]) -> SweepRun:
+    by_best = bool(value.get("by_best", False))
+    return SweepRun(id=str(value["id"]), values=tuple(map(str, value["values"])), by_best=by_best)
 
 
 def short_names(keys: tuple[str, ...]) -> tuple[str, ...]:
@@ -99,13 +104,41 @@ def all_sweeps(runs: Path) -> list[RunFolder]:
 
 
 def find_sweep(runs: Path, name: str) -> RunFolder | None:
-    """The sweep with this id, or the only one whose id starts so where no run outside of it does; None without one."""
+    """The sweep with this id; the only one whose id starts so where no run outside of it does; that of the newest run
+    of this name. None without one.
+    """
     name = Path(name).name
     sweeps = [each for each in all_sweeps(runs) if name and each.id.startswith(name)]
     if exact := [each for each in sweeps if each.id == name]:
         return exact[0]
-    if len(sweeps) != 1:
-        return None
-    inside = f"{sweeps[0].id}-"
-    others = [each for each in all_runs(runs) if each.id.startswith(name) and not each.id.startswith(inside)]
-    return None if others else sweeps[0]
+    starting = [each for each in all_runs(runs) if sweeps and each.id.startswith(name)]
+    if len(sweeps) == 1 and all(each.id.startswith(f"{sweeps[0].id}-") for each in starting):
+        return sweeps[0]
+    newest = newest_named(starting, name)
+    group = newest.record().group if newest else None
+    return sweep_folder(runs, group) if group else None
+
+
+def find_group(runs: Path, name: str) -> RunFolder:
+    """The sweep with this id, or the only one whose id starts so, or the newest of this name; the newest for "".
+
+    Raises:
+        BadInput: there is none, or several ids start so.
+    """
+    name = Path(name).name
+    found = [each for each in all_sweeps(runs) if each.id.startswith(name)]
+    exact = [each for each in found if each.id == name] or [each for each in found if _name(each) == name]
+    if not found:
+        wanted = f"no sweep `{name}` in {runs}" if name else f"no sweep in {runs}"
+        raise BadInput(wanted, "`dimba launch SPEC --sweep KEY=VALUE,VALUE` launches one")
+    if name and not exact and len(found) > 1:
+        ids = ", ".join(each.id for each in found[-3:])
+        raise BadInput(f"`{name}` is the start of {len(found)} sweeps' ids", f"give more of the id; the newest: {ids}")
+    return (exact or found)[-1]
+
+
+def _name(folder: RunFolder) -> str:
+    try:
+        return sweep_of(folder).name
+    except BadInput:
+        return ""

@@ -25,7 +25,7 @@ from dimba.supervisor.job_secrets import read_secrets
 from dimba.supervisor.limits import HangDetector, Limits
 from dimba.supervisor.nodes import Node
 from dimba.supervisor.sampler import sampler_server
-from dimba.supervisor.store_upload import store_upload
+from dimba.supervisor.store_upload import await_upload, store_upload
 
 _NOT_FAILED = (0, contract.EXIT_STOPPED)
 
@@ -46,7 +46,10 @@ def main(argv: list[str]) -> int:
     if status not in _NOT_FAILED and not details:
         reason, line = diagnose(status, job.log.tail, oom_kills=oom_kills() - kills_before)
         details = {"reason": reason, "line": line}
-    return _record_exit(job, status, details)
+    status = _record_exit(job, status, details)
+    if status == contract.EXIT_STOPPED and job.folder:
+        await_upload(job.environment, job.node, job.folder)
+    return status
 
 
 def _job_of_environment() -> Job:

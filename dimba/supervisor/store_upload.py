@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from dimba.common import contract
 from dimba.common.output_store import (
@@ -95,6 +96,18 @@ class StoreUpload:
         self._reader = threading.Thread(target=self._log.copy_lines_from, args=(process.stdout, "store: "), daemon=True)
         self._reader.start()
         return process
+
+
+def await_upload(environment: Mapping[str, str], node: Node, folder: Path) -> None:
+    """Waits on a further machine of a stopped job until the first one has sent the last checkpoint.
+
+    A scheduler ends the job on all machines once one of them has ended with another status than 0.
+    """
+    if not (environment.get(contract.ENV_STORE) and node.rank):
+        return
+    deadline = time.monotonic() + AT_STOP * pace() + _MARGIN
+    while not (folder / contract.EXIT_FILE).exists() and time.monotonic() < deadline:
+        time.sleep(_POLL)
 
 
 def store_upload(environment: Mapping[str, str], log: JobLog, node: Node) -> StoreUpload | None:

@@ -29,7 +29,7 @@ from tests.stores import (
 
 KILLS = 30
 FAILURES = ("lost", "not verified", "not resumable")
-FAULTS = ("", "", "slow", "slow", "cut", "shorten", "refuse", "no-right", "broken")
+FAULTS = ("", "", "slow", "slow", "cut", "shorten", "refuse", "no-right", "broken", "hang")
 
 
 @dataclass

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from dimba.cli import main
-from dimba.records import RunFolder
-from dimba.records.sweep import all_sweeps, find_sweep
+from dimba.common.errors import BadInput
+from dimba.records import RunFolder, find_run
+from dimba.records.sweep import all_sweeps, find_group, find_sweep
 from tests.cli.test_cli import edit
 from tests.conftest import Dimba, pretend_gpus
 
@@ -142,9 +143,9 @@ def test_the_worst_are_stopped_at_evaluations_and_first_runs_that_fail_alike_end
     assert (good["status"], bad["status"], bad["exit_reason"]) == ("succeeded", "stopped", "stopped_by_sweep")
     assert bad["step"] < 25 and good["step"] == 25
     (place / "broken").touch()
-    failed = sweep(*SWEEP, "--sweep", "lora.r=2,4,8,16,32,64,128,256", "--set", "training.max_steps=1")
-    assert failed.returncode == 1 and "runs of 8 failed" in failed.stderr and "failed alike" in failed.stderr
-    assert [run["exit_reason"] for run in table(sweep)["runs"]].count("sweep_failed") >= 2
+    failed = sweep(*SWEEP, "--sweep", "lora.r=1,2,3,4,5,6,7,8,9,10", "--set", "training.max_steps=1")
+    assert failed.returncode == 1 and "runs of 10 failed" in failed.stderr and "failed alike" in failed.stderr
+    assert [run["exit_reason"] for run in table(sweep)["runs"]].count("sweep_failed") >= 1
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,7 @@ def test_the_worst_are_stopped_at_evaluations_and_first_runs_that_fail_alike_end
     [
         (["--sweep-max", "2"], "--sweep-max is of a sweep"),
         (["--stop-worst"], "--stop-worst is of a sweep"),
+        (["--sweep-seed", "0"], "--sweep-seed is of a sweep"),
         (["--sweep", "lora.r=2"], "a sweep compares several"),
         (["--sweep", "lora.r=2,4", "--set", "lora.r=3"], "by --set and by --sweep"),
     ],
@@ -184,3 +186,26 @@ def test_a_sweep_is_found_by_its_id_or_its_start_unless_a_run_outside_of_it_star
     found = {name: find_sweep(tmp_path, name) for name in ("a-1", "a-", "a-1-1", "b", "")}
     assert isinstance(found["a-1"], RunFolder)
     assert [name for name, each in found.items() if each] == ["a-1"]
+
+
+def test_a_name_means_its_newest_sweep_and_where_one_run_is_needed_the_refusal_lists_the_runs(tmp_path: Path):
+    for sweep in ("a-1", "a-2"):
+        record = {"id": sweep, "name": "a", "keys": ["lora.r"], "runs": [{"id": f"{sweep}-1", "values": ["8"]}]}
+        for folder, file, value in (
+            (sweep, "sweep.json", record),
+            (f"{sweep}-1", "run.json", {"id": f"{sweep}-1", "name": "a", "group": sweep}),
+        ):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / file).write_text(json.dumps(value), encoding="utf-8")
+    newest = find_sweep(tmp_path, "a")
+    assert newest and newest.id == "a-2" == find_group(tmp_path, "a").id
+    assert find_sweep(tmp_path, "a-") is None
+    with pytest.raises(BadInput, match="start of 2 sweeps"):
+        find_group(tmp_path, "a-")
+    for name in ("a", "a-2"):
+        assert find_run(tmp_path, "a-2-1").id == "a-2-1"
+        (tmp_path / "a-2-2").mkdir(exist_ok=True)
+        (tmp_path / "a-2-2" / "run.json").write_text('{"id": "a-2-2", "name": "a", "group": "a-2"}', encoding="utf-8")
+        with pytest.raises(BadInput, match="is a sweep") as refused:
+            find_run(tmp_path, name)
+        assert "dimba ps --group a-2`" in refused.value.hint

@@ -11,6 +11,7 @@ import pytest
 from dimba.commands.doctor.engine import check_process
 from dimba.commands.doctor.machine import Machine
 from dimba.common.errors import HostCannot
+from dimba.host.build_context import EVAL
 from dimba.host.facts import EngineFacts
 from dimba.host.packages import TRAINING_PACKAGES, install_command, missing_packages
 from dimba.plan.build import make_plan
@@ -40,6 +41,16 @@ def test_a_launch_without_the_training_packages_is_refused_with_the_command(bare
     assert "-m pip install" in refused.value.hint and str(REPOSITORY / "docker/constraints.txt") in refused.value.hint
     (check,) = check_process(Machine(folder=Path(), engine=EngineFacts(reachable=False)))
     assert check.fix.strip("`") == install_command(REPOSITORY)
+
+
+def test_tasks_without_lm_eval_are_refused_with_the_command_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dimba.runners.process.missing_packages", lambda: ())
+    monkeypatch.setattr("dimba.runners.process.has_tasks", lambda: False)
+    with pytest.raises(HostCannot, match="lm-eval, which runs tasks, is not installed here") as refused:
+        ProcessRunner().prepare(SPEC, lambda *_: None, extra=EVAL)
+    lists = f"-r {REPOSITORY}/docker/eval/requirements.txt -c {REPOSITORY}/docker/eval/constraints.txt"
+    assert lists in refused.value.hint
+    assert ProcessRunner().prepare(SPEC, lambda *_: None) is None
 
 
 def test_a_plan_notes_the_missing_packages_where_no_image_has_them(bare: None):

@@ -84,7 +84,7 @@ def test_a_stopped_run_ends_on_another_machine_with_the_weights_of_a_quiet_one(
     with (here / "job.yaml").open("a", encoding="utf-8") as file:
         file.write(STORE)
     assert dimba("launch", "job.yaml", "--trust-spec", "--detach", cwd=here).returncode == 0
-    until(lambda: newest_checkpoint(here / "out") is not None)
+    until(lambda: newest_checkpoint(here / "out") is not None, 240)
     run = record(here)["id"]
     assert dimba("stop", run, cwd=here).returncode == 0
     store = record(here)["store"]

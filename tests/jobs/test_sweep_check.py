@@ -72,6 +72,9 @@ def test_every_combination_is_planned_with_its_own_output_folder_and_nothing_is_
         (["lora.r=8,16"], {"overrides": ("method=full",)}, ["--sweep lora.r", "change nothing"], 2),
         (["kubernetes.cpus=1,2"], {}, ["change nothing"], 2),
         (["lora.r=8,16"], {"stop_worst": True}, ["none are held out"], 2),
+        (["trainer_args.validation-split=0.1,0.2"], {"stop_worst": True}, ["in one measure on the same rows"], 2),
+        (["output_store=file:///a,file:///b"], {"trust": True}, ["in the spec's store"], 2),
+        (["method=full,lora", "lora.r=8,16"], {}, ["method=full, r=8 and method=full, r=16 would train the same"], 2),
         (["lora.r=" + ",".join(map(str, range(1, 300)))], {}, ["299 runs; 256 at most"], 2),
     ],
 )
@@ -99,6 +102,37 @@ def test_a_key_that_only_the_sweep_gives_may_be_absent_from_the_spec(place: Path
 def test_held_out_rows_of_swept_shares_are_what_the_runs_are_compared_on(place: Path):
     planned = plan("trainer_args.validation-split=0.1,0.2")
     assert planned.metric.key == "eval_loss"
+
+
+@pytest.mark.parametrize(
+    ("axis", "warns"),
+    [
+        ("training.seed=1,2", True),
+        ("trainer_args.train-on=all,last", True),
+        ("dataset.path=data.jsonl,more.jsonl", True),
+        ("training.learning_rate=1e-4,2e-4", False),
+    ],
+)
+def test_runs_that_are_measured_on_other_rows_are_compared_with_a_warning(place: Path, axis: str, warns: bool):
+    overrides = ("trainer_args.validation-split=0.2",)
+    (place / "more.jsonl").write_bytes((place / "data.jsonl").read_bytes())
+    said = list(confirmation(plan(axis, overrides=overrides), request(axis, overrides=overrides)))
+    assert any("does not compare" in line and axis.split("=")[0] in line for line in said) == warns
+
+
+def test_the_best_value_counts_for_the_runs_alone_that_save_their_best(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dimba.jobs.sweep.launch.spawn_supervisor", lambda folder: None)
+    overrides = ("trainer_args.validation-split=0.2",)
+    folder = launch_sweep(request("training.save_best=true,false", overrides=overrides), Quiet())
+    assert [run.by_best for run in sweep_of(folder).runs] == [True, False]
+
+
+def test_a_store_that_cannot_be_used_is_refused_before_the_sweep_is_on_record(place: Path):
+    before = files(place)
+    overrides = (f"output_store=file://{place}/job.yaml/store",)
+    with pytest.raises(DimbaError, match="Not a directory"):
+        launch_sweep(request("lora.r=8,16", overrides=overrides), Quiet())
+    assert {path for path in files(place) - before if path.parts[0] != "leases"} == {Path("runs")}
 
 
 def test_a_problem_that_all_combinations_share_is_reported_once(place: Path):
@@ -152,6 +186,16 @@ def test_a_launch_leaves_a_queued_run_on_record_for_each_combination(place: Path
         assert (record.status, record.group, record.launcher) == ("queued", folder.id, None)
         assert record.overrides[0] == f"lora.r={run.values[0]}" and record.base_hash and record.data_hash
         assert (Path(record.output_dir) / "dimba-owner.json").exists()
+
+
+def test_a_store_that_cannot_be_used_ends_the_launch_and_leaves_nothing(place: Path):
+    (place / "store").write_text("a file", encoding="utf-8")
+    before = files(place)
+    store = (f"output_store=file://{place}/store",)
+    with pytest.raises(DimbaError, match="output_store"):
+        launch_sweep(request("lora.r=4,8", overrides=store, trust=True), Quiet())
+    left = {path for path in files(place) - before if path.parts[0] != "leases"}
+    assert left <= {Path("runs")}
 
 
 def test_a_launch_that_fails_half_way_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch):

@@ -69,6 +69,14 @@ def test_folders_are_named_by_their_values_in_characters_that_every_file_system_
     assert len({each.lower() for each in names}) == len(odd)
 
 
+@pytest.mark.parametrize(
+    "values", [("a:", "a", "a_2"), ("a_2", "a:", "a"), ("a:", "A", "a_2", "a!", "a_3"), ("", "''", "-")]
+)
+def test_no_two_runs_share_a_folder_where_a_value_looks_like_a_numbered_one(values: tuple[str, ...]):
+    names = folder_names(combinations((Axis("trainer_args.x", values),), None, 0))
+    assert len({each.lower() for each in names}) == len(values) and all(names)
+
+
 def test_rungs_are_the_powers_of_two():
     assert [rung_of(count) for count in range(10)] == [0, 1, 2, 2, 4, 4, 4, 4, 8, 8]
 

@@ -110,6 +110,14 @@ def test_a_process_holds_nothing_back_and_that_is_said(tmp_path: Path):
     assert [each.key for each in found(tmp_path, "trainer: mine.py\nrunner: process\n")] == ["trainer", "runner"]
 
 
+@pytest.mark.parametrize("override", ["trainer=mine.py", "output_store=s3://bucket/x"])
+def test_the_runner_needs_no_trust_for_what_the_user_has_set(tmp_path: Path, override: str):
+    (tmp_path / "mine.py").touch()
+    assert not found(tmp_path, "runner: process\n", override)
+    more = found(tmp_path, "runner: process\ntrainer_args: {trust-remote-code: true}\n", override)
+    assert [each.key for each in more] == ["trainer_args.trust-remote-code", "runner"]
+
+
 def test_what_the_command_line_says_is_its_authors_own(tmp_path: Path):
     (tmp_path / "mine.py").touch()
     assert not found(tmp_path, "", "trainer=mine.py", "runner=process", "container={image: x, env: [HOME]}")

@@ -35,3 +35,14 @@ def test_an_upload_that_is_killed_is_started_again_and_ends_with_the_job(entry, 
     assert status == 0 and "1 runs" in output and "ended with status -9, and is started again" in output
     assert "model is in the store" in output
     assert (tmp_path / "shelf" / run["DIMBA_RUN_ID"] / "model" / "model.safetensors").read_bytes() == b"x"
+
+
+def test_a_further_machine_of_a_stopped_job_stays_until_the_first_has_sent_its_checkpoint(entry, tmp_path: Path):
+    nodes = {"DIMBA_NODES": "2", "DIMBA_NODE_RANK": "1", "DIMBA_MAIN_ADDRESS": "x", "DIMBA_MAIN_PORT": "1"}
+    process = entry("import sys; sys.exit(143)", **nodes, DIMBA_STORE="s3://bucket/x")
+    while not (tmp_path / "exit-1.json").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert process.poll() is None
+    (tmp_path / "exit.json").write_text("{}", encoding="utf-8")
+    assert wait_for(process)[0] == 143

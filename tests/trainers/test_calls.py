@@ -119,7 +119,7 @@ def test_an_answer_has_its_calls_apart_where_the_prompt_asks_for_it(tiny_checkpo
         streamer.end()
         return [ids]
 
-    speaker._generate = generate  # type: ignore[method-assign]  # a model that calls is too large for a test
+    speaker.generate = generate  # type: ignore[method-assign]  # a model that calls is too large for a test
     for splits in (True, False):
         parts: list[str] = []
         prompt = Prompt(messages=({"role": "user", "content": "Hi"},), tools=TOOLS, splits_calls=splits)

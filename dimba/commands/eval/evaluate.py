@@ -11,6 +11,7 @@ from dimba.commands.eval.answers import Answers, answer_rows, judged, require_re
 from dimba.commands.eval.guard import NAME as GUARD
 from dimba.commands.eval.guard import guard_note, guard_rows
 from dimba.commands.eval.losses import Losses, LossTable, score_rows
+from dimba.commands.eval.margins import margin_measures
 from dimba.commands.eval.overlap import OverlapReport, gather_rows, without_overlap
 from dimba.commands.eval.request import Contestants, EvalRequest, find_contestants, scoring_of
 from dimba.commands.eval.result import Evaluation, Measure, ModelResult, ranked
@@ -79,6 +80,7 @@ class _Figures:
     """What was measured of one model."""
 
     losses: Losses
+    rejected: Losses  # of the rejected sides of pairs
     answers: Answers | None
     guard: Losses | None
     tasks: Mapping[str, TaskValues]
@@ -94,7 +96,10 @@ def _measured(
         beside = None if number else contestants.against
         count = 2 if beside else 1
         with model_session(source, "eval", reporter, beside, **_session(request, tasks)) as session:
-            losses = score_rows(session, rows if contestants.loss else [], scoring, reporter, models=count)
+            scored = rows if contestants.loss else []
+            losses = score_rows(session, scored, scoring, reporter, models=count)
+            pairs = [replace(row, sample=row.rejected) for row in scored if row.rejected]
+            rejected = score_rows(session, pairs, scoring, reporter, models=count)
             answers: Sequence[Answers | None] = [None] * count
             if request.asks:
                 answers = answer_rows(session, rows, request, reporter, models=count)
@@ -102,8 +107,8 @@ def _measured(
             if request.guard:
                 guard = score_rows(session, guard_rows(), scoring, reporter, models=count)
             values = run_tasks(session, tasks, reporter, models=count) if tasks else [{}] * count
-            each = zip(losses, answers, guard, values, strict=True)
-            found += [_Figures(losses=one, answers=two, guard=three, tasks=four) for one, two, three, four in each]
+            for one, other, said, general, task in zip(losses, rejected, answers, guard, values, strict=True):
+                found.append(_Figures(losses=one, rejected=other, answers=said, guard=general, tasks=task))
     return [found[0], *found[2:], found[1]]
 
 
@@ -140,6 +145,7 @@ def _compared(
     for number, source in enumerate(contestants.models):
         measures = _guard(figures, number, count)
         measures += [replace(_loss(table, number, count), name=contestants.loss)] if has_losses else []
+        measures += margin_measures([(each.losses, each.rejected) for each in figures], number, count)
         ours, theirs = figures[number].answers, figures[-1].answers
         if ours and theirs:
             measures += reward_measures(ours, theirs, count)

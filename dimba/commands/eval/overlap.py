@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dimba.commands.eval.hub_overlap import hub_overlaps
 from dimba.commands.eval.request import Contestants, EvalRequest
 from dimba.commands.eval.rows import EvalRow, HeldOut, held_out_rows, rows_of_file, trainer_flags
 from dimba.commands.talk.rows import named_columns
 from dimba.common.contract import is_path
-from dimba.common.errors import BadInput
+from dimba.common.errors import BadInput, HostCannot, first_line
 from dimba.dataset.files import read_rows
 from dimba.dataset.mixture import MixtureSource
 from dimba.dataset.overlap import COPY, Overlap, OverlapIndex, Words, training_words
@@ -101,7 +102,8 @@ class _Comparison:
     """Compares rows with the training data of models, each data set once."""
 
     def __init__(self, rows: Sequence[EvalRow], reporter: Reporter, *, is_kept: bool) -> None:
-        self._index = OverlapIndex({row.number: row.words for row in rows if row.is_usable})
+        self._rows = {row.number: row.words for row in rows if row.is_usable}
+        self._index = OverlapIndex(self._rows)
         self._missing: dict[str, None] = {}
         self._done: set[str] = set()
         self._reporter, self._is_kept = reporter, is_kept
@@ -115,14 +117,14 @@ class _Comparison:
             for each in data_sets(source.spec.objective.parse(flags)) if flags else ():
                 if str(each) not in self._done:
                     self._done.add(str(each))
-                    self._compare(each)
+                    self._compare(source, each)
         self._reporter.ended()
         missing, compared = tuple(self._missing), self._index.compared
         return OverlapReport(found=self._index.found, compared=compared, missing=missing, is_kept=self._is_kept)
 
-    def _compare(self, data: MixtureSource) -> None:
+    def _compare(self, source: ModelSource, data: MixtureSource) -> None:
         if not is_path(data.dataset):
-            self._missing[f"{data.dataset} is on the Hub, and was not compared"] = None
+            self._compare_hub(source, data)
             return
         try:
             self._index.compare(_local_rows(data, self._reporter))
@@ -132,13 +134,21 @@ class _Comparison:
                 raise BadInput(f"rows cannot be compared with the training data: {error.detail}", hint) from None
             self._missing[f"the training data were not compared: {error.detail}"] = None
 
+    def _compare_hub(self, source: ModelSource, data: MixtureSource) -> None:
+        try:
+            self._index.add(*hub_overlaps(source, data, self._rows, self._reporter))
+        except (BadInput, HostCannot) as error:
+            why = f"{data.dataset} is on the Hub, and was not compared: {first_line(error.cause)}"
+            self._missing[why] = None
+
 
 def data_sets(options: TrainerOptions) -> list[MixtureSource]:
     """The data sets that a run was trained on."""
     if options.mixture:
         return [MixtureSource.from_text(text) for text in options.mixture]
     columns = column_names(options.columns)
-    return [MixtureSource(dataset=options.dataset, split=options.dataset_split, columns=columns)]
+    config, split, revision = options.dataset_config, options.dataset_split, options.dataset_revision
+    return [MixtureSource(dataset=options.dataset, config=config, split=split, revision=revision, columns=columns)]
 
 
 def _local_rows(data: MixtureSource, reporter: Reporter) -> Iterator[tuple[str, Words]]:

@@ -32,6 +32,7 @@ class EvalRow:
     where: str
     sample: Sample | None
     problem: str = ""
+    rejected: Sample | None = None  # of a pair, whose chosen side is `sample`
     example: PromptExample | None = None  # the prompt, and the reference that answers are compared with
 
     @property
@@ -178,7 +179,9 @@ class _Listener:
         elif kind == "row":
             sample = Sample.from_json(found["sample"])
             number, example = len(self.rows), example_of(sample)
-            self.rows.append(EvalRow(number=number, where=found["where"], sample=sample, example=example))
+            rejected = Sample.from_json(found["rejected"]) if "rejected" in found else None
+            row = EvalRow(number=number, where=found["where"], sample=sample, rejected=rejected, example=example)
+            self.rows.append(row)
         elif kind == "overlap":
             place, share = found["training"], found["share"]
             self.overlaps[found["number"]] = Overlap(kind=found["kind"], where=place, share=share)

@@ -1,8 +1,9 @@
 """Tasks of lm-eval: looked at before a GPU is leased, run on each loaded model, and compared document by document."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from dimba.records.store import make_folder
 from dimba.runners.protocol import OneShot
 
 _NO_LIMIT = 7 * 24 * 3600.0  # seconds, of reading the data of tasks
+_LABEL, _LAST_LABEL = re.compile(r"\A\s*[^\W\d][\w ]{0,20}:"), re.compile(r"\n[^\W\d][\w ]{0,20}:\s*\Z")
 _ROWS = 100  # of training data, of which one is chat or text
 _GIVE = "name tasks with more documents, or raise `--limit`"
 
@@ -88,7 +90,8 @@ def gather_tasks(request: EvalRequest, contestants: Contestants, reporter: Repor
         batch_size=request.batch_size,
     )
     found = _look(contestants.models[0], asked, files, reporter)
-    overlap = document_overlap(found.documents, contestants, request, reporter)
+    documents = without_labels(found.documents, found.places)
+    overlap = document_overlap(documents, contestants, request, reporter)
     left_out = frozenset() if overlap.is_kept else frozenset(found.places[number] for number in overlap.found)
     _require_enough(found, left_out)
     return TaskSet(
@@ -101,6 +104,33 @@ def gather_tasks(request: EvalRequest, contestants: Contestants, reporter: Repor
         left_out=left_out,
         notes=overlap.notes,
     )
+
+
+def without_labels(documents: Sequence[EvalRow], places: Sequence[tuple[str, int]]) -> list[EvalRow]:
+    """The documents without the labels of their task's template, such as `Question:`, which training rows lack."""
+    questions: dict[str, list[str]] = {}
+    for row, (task, _) in zip(documents, places, strict=True):
+        questions.setdefault(task, []).append(_question(row))
+    labels = {task: tuple(_shared(each, texts) for each in (_LABEL, _LAST_LABEL)) for task, texts in questions.items()}
+    return [_stripped(row, *labels[task]) for row, (task, _) in zip(documents, places, strict=True)]
+
+
+def _question(row: EvalRow) -> str:
+    return str(row.sample.messages[0]["content"]) if row.sample else ""
+
+
+def _shared(pattern: re.Pattern[str], texts: Sequence[str]) -> str:
+    """The label that all texts have; empty if one of them has none, or another."""
+    found = {match[0] if (match := pattern.search(text)) else "" for text in texts}
+    return found.pop() if len(found) == 1 and len(texts) > 1 else ""
+
+
+def _stripped(row: EvalRow, first: str, last: str) -> EvalRow:
+    if row.sample is None or not (first or last):
+        return row
+    question, answer = row.sample.messages
+    text = _question(row).removeprefix(first).removesuffix(last)
+    return replace(row, sample=replace(row.sample, messages=({**question, "content": text}, answer)))
 
 
 def is_chat(source: ModelSource) -> bool:

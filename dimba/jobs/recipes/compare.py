@@ -9,6 +9,7 @@ from typing import Any
 from dimba.common.units import quantity
 from dimba.jobs.recipes.difference import CHANGES, KINDS, MAY, NOT, Difference, Kind
 from dimba.jobs.recipes.figures import compare_figures
+from dimba.jobs.recipes.portable import SITE
 from dimba.options import speed_table
 from dimba.options.param import Param
 from dimba.spec.recipe import UNKNOWN, CodeFile, Content, Recipe, Software, SourceContent
@@ -22,7 +23,6 @@ _BY_KEY: dict[str, Kind] = {
     "trainer_args.save-steps": NOT,
     "trainer_args.save-total-limit": NOT,
     "training.report_to": NOT,
-    "output_store": NOT,
     "training.batch_size": MAY,  # the effective batch is compared, and divided in another way it rounds otherwise
     "training.grad_accumulation_steps": MAY,
     "container.image": MAY,
@@ -30,7 +30,7 @@ _BY_KEY: dict[str, Kind] = {
     "container.pins": MAY,
     **dict.fromkeys(("container", "resources.shm_size", "resources.memory", "resources.memory_check"), NOT),
     **dict.fromkeys(("resources", "accelerate"), MAY),
-    **dict.fromkeys(("name", "output_dir", "runner", "slurm", "kubernetes", "version"), NOT),
+    **dict.fromkeys(("name", "output_dir", "version", *SITE), NOT),
 }
 
 

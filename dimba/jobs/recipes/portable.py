@@ -7,13 +7,14 @@ from typing import Any
 
 from dimba.common.contract import PATH_STARTS, is_pattern
 from dimba.common.errors import BadInput
+from dimba.common.runners import RENDERED, RUNNERS
 from dimba.host.named_paths import file_of_reward
 from dimba.objectives.rewards import parse_reward
 from dimba.options.grpo_table import REWARD_MODEL
 
 _PATH_STARTS = ("/", "~", "./", "../")
-_SITE = ("kubernetes", "slurm", "runner")
-_STORE = "output_store"
+# The keys of a place: where jobs run, the settings of clusters under their names, and where models are sent.
+SITE = ("runner", *RUNNERS, *RENDERED, "output_store")
 _CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})/?$")
 _PATH = re.compile(r"(?<![\w.:/])[~/](?:[^\s/:,;()'\"]+/)*([^\s/:,;()'\"]+)")
 
@@ -50,7 +51,7 @@ def portable(values: Mapping[str, Any], *, base: str, own_trainer: str | None) -
 
     `own_trainer`: the path in the project of a trainer of dimba's, which means the same everywhere.
     """
-    found = {key: value for key, value in values.items() if key not in (*_SITE, _STORE)}
+    found = {key: value for key, value in values.items() if key not in SITE}
     found["base_checkpoint"] = base
     found["dataset"] = _dataset(values["dataset"])
     if values.get("output_dir"):

@@ -11,7 +11,7 @@ from dimba.jobs.context import JobContext, Policy, gather
 from dimba.jobs.gpu_leases import wanted_by
 from dimba.jobs.launch import choices_of
 from dimba.jobs.lifecycle import Reporter
-from dimba.jobs.sweep.effect import ineffective
+from dimba.jobs.sweep.effect import equal_runs, ineffective
 from dimba.jobs.sweep.grid import MOST, Axis, Combination, combinations, folder_names, override, size_of
 from dimba.jobs.sweep.planned import PlannedRun, PlannedSweep, Request
 from dimba.jobs.sweep.points import require_points
@@ -26,6 +26,7 @@ from dimba.spec.load import BadSpec
 _REFUSED = {
     "name": "changes nothing in the training",
     "output_dir": "each run of a sweep gets a folder of its own below the spec's",
+    "output_store": "each run of a sweep gets a folder of its own in the spec's store",
     "runner": "the runs of a sweep share one runner",
     "mode": "runs of different modes have no metric to compare",
     "version": "has one value",
@@ -55,8 +56,9 @@ def plan_sweep(request: Request, reporter: Reporter, ask: Ask | None) -> Planned
         PlannedRun(id=run_id(sweep_id, number), combination=combination, context=context)
         for number, (combination, context) in enumerate(zip(drawn, contexts, strict=True), 1)
     )
-    without_points = require_points(runs[0].plan, runs[0].context.spec) if request.stop_worst else ()
-    raise_all([*ineffective(request.axes, runs), *without_points])
+    keys = [axis.key for axis in request.axes]
+    without_points = require_points(runs[0].plan, runs[0].context.spec, keys) if request.stop_worst else ()
+    raise_all([*(list(ineffective(request.axes, runs)) or equal_runs(runs)), *without_points])
     if runs[0].context.runner.capabilities.takes_arrays:
         array_script([run.first_attempt for run in runs], sweep_id, 0)  # refuses what no array can be
     at_once, ahead = _at_once(runs, request)

@@ -1,7 +1,7 @@
 """Stops and resumes a sweep as a whole."""
 
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,6 @@ from dimba.jobs.trust import remember_run, require_trust_in_run
 from dimba.records import ACTIVE, RunFolder, RunRecord
 from dimba.records.locks import is_held
 from dimba.records.sweep import run_folders, sweep_of
-
-_AT_ONCE = 16  # runs that are stopped together
 
 
 def stop_sweep(folder: RunFolder, *, now: bool) -> list[RunRecord]:
@@ -41,19 +39,25 @@ def stop_sweep(folder: RunFolder, *, now: bool) -> list[RunRecord]:
 
 
 def _stopped(runs: Sequence[RunFolder], *, now: bool) -> list[RunRecord]:
-    def stop(run: RunFolder) -> RunRecord | DimbaError:
-        try:
-            return stop_run(run, now=now)
-        except BadInput:  # it has just ended
-            return run.record()
-        except DimbaError as error:
-            return error
+    """The runs, stopped together; in threads that a second Ctrl-C need not wait for."""
+    found: list[RunRecord | DimbaError] = []
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = list(pool.map(stop, runs))
+    def stop(run: RunFolder) -> None:
+        try:
+            found.append(stop_run(run, now=now))
+        except BadInput:  # it has just ended
+            found.append(run.record())
+        except DimbaError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=stop, args=(run,), daemon=True) for run in runs]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
     if errors := [each for each in found if isinstance(each, DimbaError)]:
         raise SeveralErrors(errors)
-    return [each for each in found if isinstance(each, RunRecord)]
+    return sorted((each for each in found if isinstance(each, RunRecord)), key=lambda each: (len(each.id), each.id))
 
 
 def resume_sweep(folder: RunFolder, reporter: Reporter, *, trust: bool = False) -> None:

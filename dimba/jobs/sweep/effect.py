@@ -23,6 +23,18 @@ def ineffective(axes: Sequence[Axis], runs: Sequence[PlannedRun]) -> Iterator[Ba
             yield BadInput(f"--sweep {axis.key}: its values change nothing of the job", hint)
 
 
+def equal_runs(runs: Sequence[PlannedRun]) -> Iterator[BadInput]:
+    """An error for each run that would train the same as an earlier one, as a key has no effect beside some values."""
+    jobs: list[Any] = []
+    for run in runs:
+        job = _job(run.plan)
+        if job in jobs:
+            alike = f"{runs[jobs.index(job)].combination.label} and {run.combination.label}"
+            hint = "launch two sweeps: one without the key that has no effect beside the others"
+            yield BadInput(f"--sweep: {alike} would train the same model", hint)
+        jobs.append(job)
+
+
 def _matters(place: int, runs: Sequence[PlannedRun], jobs: Sequence[Any]) -> bool:
     """Whether two jobs that differ in one axis only are different; True where no two runs can show it."""
     both = list(zip((run.combination.values for run in runs), jobs, strict=True))

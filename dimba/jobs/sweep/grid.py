@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from dimba.records.sweep import short_names
 
@@ -72,13 +73,17 @@ def _combination(axes: Sequence[Axis], number: int) -> Combination:
 
 
 def folder_names(of: Sequence[Combination]) -> tuple[str, ...]:
-    """A folder name for each combination; a number keeps equal ones apart."""
+    """A folder name for each combination; a number that makes no other one's name keeps equal ones apart."""
     names = [each.folder for each in of]
-    seen: dict[str, int] = {}
+    taken = {name.lower() for name in names}
+    seen: set[str] = set()
     unique = []
     for name in names:
-        seen[name.lower()] = count = seen.get(name.lower(), 0) + 1
-        unique.append(name if count == 1 else f"{name}_{count}")
+        numbered = (f"{name}_{number}" for number in count(2))
+        free = name if name.lower() not in seen else next(each for each in numbered if each.lower() not in taken)
+        seen.add(name.lower())
+        taken.add(free.lower())
+        unique.append(free)
     return tuple(unique)
 
 

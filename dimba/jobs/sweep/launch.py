@@ -13,11 +13,13 @@ from dimba.host.probe import runs_folder
 from dimba.host.provenance import provenance
 from dimba.jobs.lifecycle import Reporter, Run, interrupted, secrets_of, signals
 from dimba.jobs.output_owner import owned_output
+from dimba.jobs.store import require_store
 from dimba.jobs.supervisor import lock_of, spawn_supervisor
 from dimba.jobs.sweep.check import plan_sweep, prepared
 from dimba.jobs.sweep.planned import PlannedRun, PlannedSweep, Request
 from dimba.jobs.trust import Ask, remember_run
 from dimba.jobs.unchanged import made_with
+from dimba.objectives.metrics import comparison_warning
 from dimba.records.locks import try_lock
 from dimba.records.record import now
 from dimba.records.store import RunFolder, create_run
@@ -62,6 +64,8 @@ def confirmation(planned: PlannedSweep, request: Request) -> Iterator[str]:
             "warning: no rows are held out, so the runs are compared by what they were trained on, a poor judge: "
             "`--set trainer_args.validation-split=0.05` holds some out"
         )
+    if warning := comparison_warning(planned.metric, (axis.key for axis in request.axes)):
+        yield warning
 
 
 def _at_a_time(planned: PlannedSweep) -> str:
@@ -109,8 +113,13 @@ def _write(
         outputs.enter_context(owned_output(each.context.spec.output_dir, folder.path.parent / each.id))
         runs.append(_record_run(each, planned.id, request, facts))
     reporter.ended()
-    if planned.runner.capabilities.takes_arrays:
+    is_array = planned.runner.capabilities.takes_arrays
+    for run, each in list(zip(runs, planned.runs, strict=True))[: None if is_array else 1]:
+        require_store(run, each.context, reporter)  # the supervisors of the other runs do the same before they start
+    if is_array:
         _submit(cast("ArrayRunner", planned.runner), planned, folder, runs)
+    else:
+        require_store(runs[0], planned.runs[0].context, reporter)  # all runs have it, and each would fail in its turn
 
 
 def _remove(planned: PlannedSweep, folder: RunFolder) -> None:
@@ -152,7 +161,10 @@ def _record(planned: PlannedSweep, request: Request) -> SweepRecord:
         id=planned.id,
         name=planned.spec.name,
         keys=tuple(axis.key for axis in request.axes),
-        runs=tuple(SweepRun(id=each.id, values=each.combination.values) for each in planned.runs),
+        runs=tuple(
+            SweepRun(id=each.id, values=each.combination.values, by_best=each.context.spec.training.save_best)
+            for each in planned.runs
+        ),
         combinations=planned.combinations,
         draw_seed=planned.draw_seed,
         at_once=planned.at_once,
@@ -160,7 +172,6 @@ def _record(planned: PlannedSweep, request: Request) -> SweepRecord:
         scheduled=planned.runner.capabilities.takes_arrays,
         stop_worst=request.stop_worst,
         metric=planned.metric.key,
-        by_best=planned.spec.training.save_best,
         command=("dimba", *sys.argv[1:]),
         created=now(),
     )

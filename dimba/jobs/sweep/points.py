@@ -1,9 +1,9 @@
 """Evaluation points of a run, which `--stop-worst` needs: held-out rows, and evaluations before the end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dimba.common.errors import BadInput
-from dimba.objectives.metrics import metric_of
+from dimba.objectives.metrics import measured_otherwise, metric_of
 from dimba.options import table
 from dimba.options.tracking_table import HELD_OUT
 from dimba.plan.model import LaunchPlan
@@ -12,9 +12,12 @@ from dimba.spec import JobSpec
 _KEY = "--stop-worst"
 
 
-def require_points(plan: LaunchPlan, spec: JobSpec) -> Iterator[BadInput]:
-    """The reason why no run could be stopped early: it has no evaluation before its end."""
+def require_points(plan: LaunchPlan, spec: JobSpec, keys: Sequence[str]) -> Iterator[BadInput]:
+    """The reason why no run could be stopped early: it has no evaluation before its end, or none that compares."""
     metric = metric_of(spec.objective, spec.trainer_args)
+    if otherwise := measured_otherwise(metric, keys):
+        cause = f"{_KEY} compares runs in one measure on the same rows, which differ with {' and '.join(otherwise)}"
+        yield BadInput(cause, "leave it out, or sweep other keys")
     if not metric.during_training:
         hint = "leave it out; `dimba ps --group` compares the runs when they have ended"
         yield BadInput(f"{_KEY}: `mode: {spec.mode}` tests its held-out rows only before and after training", hint)

@@ -9,7 +9,7 @@ from dimba.common.errors import BadInput
 from dimba.jobs.metrics import Metrics, MetricsReader
 from dimba.jobs.reconcile import reconciled
 from dimba.jobs.supervisor import lock_of
-from dimba.objectives.metrics import METRICS, Metric
+from dimba.objectives.metrics import METRICS, Metric, measured_otherwise
 from dimba.records import ACTIVE, RunFolder, RunRecord
 from dimba.records.locks import is_held
 from dimba.records.record import now
@@ -77,6 +77,7 @@ class Standings:
             "metric": self.metric.key,
             "lower_is_better": self.metric.lower_is_better,
             "best": best.record.id if best else None,
+            "comparable": not measured_otherwise(self.metric, self.sweep.keys),
             "runs": [_row_json(self.sweep, row) for row in self.rows],
             "missing": list(self.missing),
         }
@@ -116,7 +117,7 @@ class Ranking:
         found = {name: (record, self._metrics(folders[name])) for name, record in records.items()}
         metric = _metric(self.sweep, [metrics for _, metrics in found.values()])
         numbered = [each for each in enumerate(self.sweep.runs, 1) if each[1].id in found]
-        rows = [_row(each, self.sweep, found[each[1].id], metric) for each in numbered]
+        rows = [_row(each, found[each[1].id], metric) for each in numbered]
         return Standings(
             sweep=self.sweep,
             metric=metric,
@@ -143,12 +144,12 @@ def _metric(sweep: SweepRecord, found: Sequence[Metrics]) -> Metric:
     return fallback if metric.key not in has and fallback.key in has else metric
 
 
-def _row(numbered: tuple[int, SweepRun], sweep: SweepRecord, found: tuple[RunRecord, Metrics], metric: Metric) -> Row:
+def _row(numbered: tuple[int, SweepRun], found: tuple[RunRecord, Metrics], metric: Metric) -> Row:
     (number, run), (record, metrics) = numbered, found
     known = [value for step, value in metrics.series(metric.key).finite if step or not metric.during_training]
     best = min(known, key=metric.rank) if known else None
     last = known[-1] if known else None
-    score = best if sweep.by_best else last
+    score = best if run.by_best else last
     return Row(number=number, record=record, values=run.values, metrics=metrics, best=best, last=last, score=score)
 
 

@@ -1,6 +1,7 @@
 """The rows that a run held out of its training, as samples: `python -m dimba.trainers.data.held_out MODE FLAGS`.
 
-Prints JSON lines: `{"rows": n}` while it reads, `{"row": {"where": …, "sample": {…}}}` for each, `{"overlap": {…}}` for
+Prints JSON lines: `{"rows": n}` while it reads, `{"row": {"where": …, "sample": {…}}}` for each (of a
+pair the chosen side, with `rejected` beside it), `{"overlap": {…}}` for
 those that also stand in the training data, then `{"done": n}`, the training rows that were compared, or
 `{"error": {…}}`.
 """
@@ -33,10 +34,11 @@ def main(argv: list[str]) -> int:
         use_cache_if_unreachable(options, weights=False)
         options = at_revision(options, weights=False)
         report = throttled(_SECONDS, lambda rows: _print_json(rows=rows))
-        rows = [(str(where), sample) for where, sample in training_half(mode).held_out_samples(options, report)]
-        for where, sample in rows:
-            _print_json(row={"where": where, "sample": sample.as_json()})
-        _print_overlaps(options, rows)
+        rows = [(str(where), sides) for where, sides in training_half(mode).held_out_samples(options, report)]
+        for where, (sample, *rejected) in rows:
+            pair = {"rejected": rejected[0].as_json()} if rejected else {}
+            _print_json(row={"where": where, "sample": sample.as_json(), **pair})
+        _print_overlaps(options, [(where, sample) for where, (sample, *_) in rows])
     except DimbaError as error:
         _print_json(error=error.as_json())
         return error.exit_status

@@ -14,6 +14,7 @@ from dimba.objectives.objective import Objective
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.progress import Progress
 
+HeldOut = Iterator[tuple[Location, tuple[Sample, ...]]]
 TokenRows = Sequence[Sequence[int]]
 
 
@@ -36,13 +37,16 @@ class TrainingHalf:
         report: DataReport = import_module(f"{__package__}.{self.name}").report(options, progress)
         return report
 
-    def held_out_samples(self, options: TrainerOptions, progress: Progress) -> Iterator[tuple[Location, Sample]]:
-        """The rows that are not trained on but evaluated, with their places; raises BadInput."""
+    def held_out_samples(self, options: TrainerOptions, progress: Progress) -> HeldOut:
+        """The rows that are not trained on but evaluated, with their places; raises BadInput.
+
+        A row is a sample, or the chosen and the rejected side of a pair.
+        """
         package = import_module(f"{__package__}.{self.name}")
         if not hasattr(package, "held_out_samples"):
             problem = f"the held-out rows of `mode: {self.name}` have no loss"
             raise BadInput(problem, "give rows with answers: `--file ROWS`")
-        rows: Iterator[tuple[Location, Sample]] = package.held_out_samples(options, progress)
+        rows: HeldOut = package.held_out_samples(options, progress)
         return rows
 
     def token_rows(self, options: TrainerOptions, count: int) -> tuple[TokenRows, TokenRows]:

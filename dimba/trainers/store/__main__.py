@@ -80,7 +80,7 @@ def _probe(args: argparse.Namespace) -> None:
 def _find(args: argparse.Namespace) -> None:
     from dimba.trainers.store.bring import bring_record
     from dimba.trainers.store.filesystem import open_store
-    from dimba.trainers.store.problems import refused
+    from dimba.trainers.store.problems import unreadable
 
     try:
         store = open_store(args.address)
@@ -89,7 +89,7 @@ def _find(args: argparse.Namespace) -> None:
     except DimbaError:
         raise
     except Exception as error:
-        raise refused(error, args.address, "reading") from None
+        raise unreadable(error, args.address) from None
 
 
 def _bring(args: argparse.Namespace) -> None:

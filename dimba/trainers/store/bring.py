@@ -66,7 +66,7 @@ def _bring_one(store: Store, name: str, output: Path, progress: Progress) -> Non
     part, place = output / SNAPSHOTS / f"bring-{name}", output / name
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    total, done = sum(count for count, _ in (manifest_of(store, name) or {}).values()), 0
+    total, done = sum(each.size for each in (manifest_of(store, name) or {}).values()), 0
 
     def count(more: int) -> None:
         nonlocal done

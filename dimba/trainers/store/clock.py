@@ -31,6 +31,8 @@ class End:
     def _read(self) -> None:
         for line in sys.stdin:
             self.come(line.strip())
+        if not self.how:
+            os._exit(NOT_SENT)  # the supervisor was killed
 
     def come(self, how: str) -> None:
         """Ends the upload: it has until the deadline to send what is left."""
@@ -40,6 +42,10 @@ class End:
             self.how = how  # a later request only shortens the wait
             threading.Thread(target=self._watch, daemon=True).start()
         self._changed.set()
+
+    def give_up(self) -> None:
+        """Brings the deadline forward to now."""
+        self.deadline = time.monotonic()
 
     def wait(self, seconds: float) -> None:
         """Waits, but not beyond a request to end that has just come."""

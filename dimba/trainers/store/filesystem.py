@@ -37,11 +37,15 @@ class Store:
         """A folder in this one."""
         return Store(self._files, self._path(name))
 
-    def put_file(self, name: str, path: Path, on_bytes: OnBytes = uncounted) -> str:
-        """Copies a local file there, and returns its sha256."""
-        digest = hashlib.sha256()
+    def put_file(
+        self, name: str, path: Path, on_bytes: OnBytes = uncounted, *, start: int = 0, count: int | None = None
+    ) -> str:
+        """Copies a local file there, or `count` bytes of it from `start`, and returns the sha256 of what it copied."""
+        digest, left = hashlib.sha256(), path.stat().st_size - start if count is None else count
         with path.open("rb") as source, self._writing(name) as target:
-            while chunk := source.read(_CHUNK):
+            source.seek(start)
+            while left > 0 and (chunk := source.read(min(left, _CHUNK))):
+                left -= len(chunk)
                 target.write(chunk)
                 digest.update(chunk)
                 on_bytes(len(chunk))
@@ -67,10 +71,10 @@ class Store:
             return value if isinstance(value, dict) else {}
         return {}
 
-    def get_file(self, name: str, path: Path, on_bytes: OnBytes = uncounted) -> str:
-        """Copies a file from there, onto the disk, and returns its sha256."""
+    def get_file(self, name: str, path: Path, on_bytes: OnBytes = uncounted, *, appends: bool = False) -> str:
+        """Copies a file from there, onto the disk, and returns its sha256; `appends` it to the local file."""
         digest = hashlib.sha256()
-        with self._files.open_input_stream(self._path(name)) as source, path.open("wb") as target:
+        with self._files.open_input_stream(self._path(name)) as source, path.open("ab" if appends else "wb") as target:
             while chunk := source.read(_CHUNK):
                 target.write(chunk)
                 digest.update(chunk)

@@ -44,6 +44,11 @@ _HINTS = {
     "the container itself, so that a store on this machine needs its other address, or `container.network: host`",
     _OTHER: "correct `output_store`, or leave it out",
 }
+_HINTS_HERE = {
+    _LOGIN: "export the right AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in this shell",
+    _RIGHTS: "export the login of a user who may read and list there in this shell",
+    _NETWORK: "export AWS_ENDPOINT_URL or AWS_REGION in this shell where the store needs them, and check the network",
+}
 
 
 def kind_of(error: BaseException) -> str:
@@ -61,6 +66,12 @@ def refused(error: BaseException, address: str, doing: str) -> DimbaError:
     """The refusal of a launch whose store cannot be used."""
     kind = kind_of(error)
     return BadInput(f"{address}: {in_words(error, doing)}", _HINTS[kind], key=KEY)
+
+
+def unreadable(error: BaseException, address: str) -> DimbaError:
+    """The refusal of an address that is typed in a shell, without a spec."""
+    kind = kind_of(error)
+    return BadInput(f"{address}: {in_words(error, 'reading')}", _HINTS_HERE.get(kind, "correct the address"))
 
 
 def no_protocol(protocol: str, error: Exception) -> DimbaError:

@@ -75,7 +75,8 @@ def remove_snapshots(output: Path, kept: Bundle | None = None) -> None:
 
 def trained_model(output: Path) -> Bundle | None:
     """The result of training, as it lies in the output folder; None if there is none."""
-    files = tuple(sorted(str(path.relative_to(output)) for path in _model_files(output)))
+    found = _model_files(output) if output.is_dir() else ()
+    files = tuple(sorted(str(path.relative_to(output)) for path in found))
     if all(name == OUTPUT_FILE for name in files):
         return None
     return Bundle(MODEL, output, files, output / SNAPSHOTS / "model.sent.json")

@@ -131,7 +131,7 @@ class Upload:
         if bundle is None:
             return False
         remove_snapshots(self._places.output, kept=bundle)
-        began, self._sending = time.monotonic(), Sending(name, 0, sum(bundle.sizes.values()))
+        began, self._sending = time.monotonic(), Sending(name, 0, bundle.size)
         send(self._store, bundle, self._count)
         seconds = time.monotonic() - began
         print(f"{name} is in the store ({size(self._sending.total)}, {span(seconds)})", flush=True)
@@ -177,6 +177,8 @@ class Upload:
         self._failed_at = self._failed_at or time.monotonic()
         kind, cause = kind_of(error), in_words(error, "writing")
         self._note(problem=cause)
+        if self._end.how not in ("", SENT) and not self._state.pending:
+            self._end.give_up()  # a job that was refused at its start must not wait to send its log
         if kind not in self._reported:
             self._reported.add(kind)
             goes_on = "it tries again" if self._end.how else "training continues, and it tries again"
@@ -185,7 +187,7 @@ class Upload:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _progress(self) -> str:
-        waits = f"the store fails for {span(time.monotonic() - self._failed_at)}" if self._failed_at else ""
+        waits = f"the store has failed for {span(time.monotonic() - self._failed_at)}" if self._failed_at else ""
         return "; ".join(filter(None, (str(self._sending), waits)))
 
     def _last_word(self) -> None:

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from dimba.common.errors import BadInput
-from dimba.common.output_store import OUTDATED, WRITER, pace
+from dimba.common.output_store import MODEL, OUTDATED, SENT, WRITER, pace
 from dimba.common.processes import own_host
 from dimba.trainers.store.filesystem import Store
 from dimba.trainers.store.problems import KEY
@@ -15,9 +15,17 @@ _WAITS, _RUNS, _ENDED = "starting", "running", "ended"
 
 
 def claim(store: Store, writer: str, *, anyway: bool) -> None:
-    """Notes that `writer` continues the run; raises BadInput if another one writes there now, unless `anyway`."""
+    """Notes that `writer` continues the run; with `anyway`, whatever another machine does with it.
+
+    Raises:
+        BadInput: another machine writes there now, or has ended the run successfully.
+    """
     found = store.read_json(WRITER)
-    if found and found.get("writer") != writer and found.get("state") != _ENDED and not anyway:
+    is_another = bool(found) and found.get("writer") != writer and not anyway
+    if is_another and found.get("how") == SENT:
+        hint = f"its model is in the store, in `{MODEL}`; --anyway continues from the checkpoints that are here"
+        raise BadInput(f"the run succeeded on {found.get('host') or 'another machine'}", hint, key=KEY)
+    if is_another and found.get("state") != _ENDED:
         age = _age(store, found)
         if age < OUTDATED * pace():
             raise _in_use(found, age)

@@ -26,6 +26,7 @@ from dimba.trainers.tasks.guards import guard, require_safe
 _SEEDS = (0, 1234)  # lm-eval's: Python's, and NumPy's with that of the examples
 _TYPES = ("loglikelihood", "loglikelihood_rolling", "multiple_choice", "generate_until")
 _UNREACHABLE = (ConnectionError, TimeoutError)
+_NOT_SHOWN = ("DatasetNotFoundError", "RepositoryNotFoundError", "GatedRepoError")  # of `datasets` and the Hub's client
 _RESTORE = "restore the network, or name a task whose data are files of this machine"
 
 
@@ -111,6 +112,9 @@ def _not_loaded(name: str, error: Exception) -> DimbaError:
     chain = [error, *filter(None, (error.__cause__, error.__context__))]
     if any(isinstance(each, _UNREACHABLE) or "Offline" in type(each).__name__ for each in chain):
         return HostCannot(f"the data of the task `{name}` cannot be fetched: {kind_and_line(error)}", _RESTORE)
+    if any(type(each).__name__ in _NOT_SHOWN for each in chain):
+        hint = "correct its name; for private or gated data name `HF_TOKEN` in `container.env` of the run's spec"
+        return BadInput(f"the data of the task `{name}` cannot be fetched: {kind_and_line(error)}", hint)
     if isinstance(error, ImportError):
         return BadInput(f"the task `{name}` needs a package that is not there: {kind_and_line(error)}", "name another")
     return BadInput(f"the task `{name}` cannot be loaded: {kind_and_line(error)}", "correct it, or name another task")

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from dimba.commands.eval.result import verdict
+from dimba.commands.eval.rows import EvalRow
 from dimba.commands.eval.task_files import TaskFiles
 from dimba.commands.eval.task_measures import task_measures, task_notes
-from dimba.commands.eval.tasks import TaskSet
+from dimba.commands.eval.tasks import TaskSet, without_labels
 from dimba.common.errors import BadInput
 from dimba.common.tasks import NamedTasks, TaskFacts, TaskRequest, TaskValues
+from dimba.dataset.samples import Sample
 
 
 def facts(name: str, **how: Any) -> TaskFacts:
@@ -39,6 +41,20 @@ def test_documents_are_compared_in_pairs_without_those_that_stand_in_the_trainin
     assert (measure.name, measure.model, measure.against) == ("a acc", 1.0, 0.0)
     assert measure.comparison.better is True and measure.comparison.rows == 18
     assert measure.wins and (measure.wins.wins, measure.wins.losses) == (18, 0)
+
+
+def test_labels_that_all_questions_of_a_task_have_are_not_compared_with_training_rows():
+    def row(question: str) -> EvalRow:
+        turns = ({"role": "user", "content": question}, {"role": "assistant", "content": "4"})
+        return EvalRow(number=0, where="", sample=Sample(messages=turns, trained=(False, True)))
+
+    def words(*questions: str) -> list[str]:
+        found = without_labels([row(each) for each in questions], [("a", at) for at in range(len(questions))])
+        return [" ".join(each.words) for each in found]
+
+    asked = words("Question: What is 2 + 2?\nAnswer:", "Question: Why: so?\nAnswer:")
+    assert asked == ["what is 2 + 2 4", "why so 4"]
+    assert words("Note: a b", "Why c d") == ["note a b 4", "why c d 4"], "no label of all"
 
 
 def test_less_is_better_where_the_task_says_so():

@@ -129,6 +129,7 @@ def test_a_run_without_metrics_has_a_report_without_charts_and_scripts(tmp_path:
 def test_an_evaluation_is_shown_unless_the_run_has_continued_since(tmp_path: Path, dimba: Dimba):
     measure = {"better": True, "model": 1.2, "against": 1.4, "difference": -0.2, "interval": [-0.25, -0.15], "p": 0.001}
     found = {"verdict": "better than its base: by much", "measures": {"loss": measure, "broken": {"better": 1}}}
+    found["measures"] |= {"mine bleu": {**measure, "better": None, "interval": None, "p": None}}
     (tmp_path / "out").mkdir()
     run = write_run(tmp_path / "runs")
     for made, shown in (("2026-11-29T11:00:00+00:00", True), ("2026-11-29T09:00:00+00:00", False)):
@@ -137,6 +138,7 @@ def test_an_evaluation_is_shown_unless_the_run_has_continued_since(tmp_path: Pat
         text = (run.path / "report.html").read_text(encoding="utf-8")
         assert ("better than its base: by much" in text) is shown
         assert ("<td>-0.25 to -0.15</td>" in text) is shown and "broken" not in text
+        assert ("mine bleu" in text and "<td>none</td>" in text) is shown, "it has no values of rows"
 
 
 def test_nan_and_infinity_leave_a_gap_and_a_note(tmp_path: Path, dimba: Dimba):

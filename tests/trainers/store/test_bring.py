@@ -1,6 +1,7 @@
 """A store is proved before it is used, and what comes from it is what its manifest has."""
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,10 @@ import pytest
 
 from dimba.common.checkpoints import is_complete
 from dimba.common.output_store import MANIFEST
+from dimba.trainers.store import bundles
 from dimba.trainers.store.__main__ import main
+from dimba.trainers.store.filesystem import Store, open_store
+from dimba.trainers.store.snapshots import snapshot
 from tests.stores import BUCKET, FaultyNetwork, run_in_store, save_checkpoint, until, verified
 
 
@@ -59,6 +63,19 @@ def test_a_damaged_checkpoint_is_not_used_and_the_one_before_it_is(upload, say, 
     assert not (tmp_path / "there" / "checkpoint-2").exists()
 
 
+def test_a_file_that_is_too_large_for_a_store_is_cut_and_joined_again(network, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(bundles, "PIECE", 150_000)
+    place = save_checkpoint(tmp_path / "out", 1)
+    bundle = snapshot(place)
+    bundles.send(run_in_store(), bundle)
+    assert {"optimizer.pt.piece-0002", "model.safetensors.piece-0001"} < run_in_store().sizes("checkpoint-1").keys()
+    bundles.bring(run_in_store(), "checkpoint-1", tmp_path / "there")
+    for each in place.iterdir():
+        assert (tmp_path / "there" / each.name).read_bytes() == each.read_bytes()
+    monkeypatch.setattr(Store, "put_file", None)
+    bundles.send(run_in_store(), bundle)  # compares, and sends nothing
+
+
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil"])
 def test_a_manifest_that_names_a_place_outside_of_its_folder_is_none(network, say, tmp_path: Path, name: str):
     run_in_store().put("checkpoint-1/x", b"x")
@@ -85,6 +102,13 @@ def test_a_run_that_another_machine_writes_is_refused_until_it_has_been_silent_f
     run_in_store().put("writer.json", b'{"writer": "there", "state": "ended"}')
     monkeypatch.setenv("DIMBA_STORE_PACE", "1")
     assert say("probe", BUCKET, "r", "here")[0] == 0
+
+
+def test_a_run_that_another_machine_has_ended_is_not_trained_again(network, say, tmp_path: Path):
+    run_in_store().put("writer.json", b'{"writer": "there", "state": "ended", "how": "succeeded", "host": "box"}')
+    status, values = say("bring", BUCKET, "r", "here", str(tmp_path))
+    assert status == 2 and values["error"]["cause"] == "the run succeeded on box"
+    assert say("bring", BUCKET, "r", "there", str(tmp_path))[0] == 0
 
 
 def test_a_store_that_works_is_proved_and_keeps_nothing_of_the_proof(network, say):
@@ -137,8 +161,6 @@ def test_a_folder_is_a_store_too_and_one_that_is_read_only_is_refused(upload, sa
     address = f"file://{tmp_path}/shelf"
     save_checkpoint(tmp_path / "out", 1)
     assert upload(DIMBA_STORE=address).end()[0] == 0
-    from dimba.trainers.store.filesystem import open_store
-
     assert verified(open_store(f"{address}/r"), tmp_path) == ["checkpoint-1"]
     (tmp_path / "there").mkdir()
     assert say("bring", address, "r", "me", str(tmp_path / "there"))[1]["brought"] == "checkpoint-1"
@@ -158,8 +180,6 @@ def test_an_address_without_a_run_lists_those_below_it(network, say, tmp_path: P
 
 
 def test_the_store_needs_no_torch():
-    import subprocess
-
     code = "import sys, dimba.trainers.store.__main__, dimba.trainers.store.upload, dimba.trainers.store.bring as b; "
     code += "sys.exit(len({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

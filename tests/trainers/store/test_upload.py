@@ -103,8 +103,13 @@ def test_nothing_is_sent_once_another_machine_continues_the_run(upload, tmp_path
     upload = upload()
     save_checkpoint(tmp_path / "out", 1)
     until(lambda: is_there("checkpoint-1"))
-    run_in_store().put("writer.json", b'{"writer": "elsewhere", "state": "running"}')
-    assert upload.process.wait(20) == 3 and "another machine continues this run" in upload.lines[-1]
+
+    def claimed_elsewhere() -> bool:
+        run_in_store().put("writer.json", b'{"writer": "elsewhere", "state": "running"}')  # it may renew its own now
+        return upload.process.poll() is not None
+
+    until(claimed_elsewhere)
+    assert upload.process.wait() == 3 and "another machine continues this run" in upload.lines[-1]
     assert run_in_store().read_json("writer.json")["writer"] == "elsewhere"
 
 
@@ -132,3 +137,17 @@ def test_after_kills_at_random_moments_what_is_listed_verifies_and_the_newest_ar
         assert len(verified(run_in_store(), tmp_path)) <= 2
     network.fault = ""
     assert upload().end()[0] == 0 and verified(run_in_store(), tmp_path) == ["checkpoint-4"]
+
+
+def test_an_upload_ends_with_its_supervisor(upload):
+    process = upload().process
+    process.stdin.close()
+    assert process.wait(20) == 1
+
+
+def test_a_job_that_saved_nothing_does_not_wait_for_a_silent_store(upload, network: FaultyNetwork):
+    network.fault = "refuse"
+    started = time.monotonic()
+    status, lines = upload(DIMBA_STORE_PACE="1").end("failed")
+    assert status == 1 and time.monotonic() - started < 20
+    assert "not in s3://bucket/runs: the record of the run" in lines[-2]

@@ -12,6 +12,7 @@ import pytest
 from dimba.common.errors import BadInput, DimbaError
 from dimba.common.tasks import TaskRequest
 from tests.conftest import REPOSITORY, write_rows
+from tests.hub import at, hub
 
 pytest.importorskip("lm_eval", reason="`make test-fast` installs docker/eval/requirements.txt")
 
@@ -188,3 +189,24 @@ def test_prompts_that_the_context_has_no_room_for_are_counted(folder: Path, tiny
     one.base.config.max_position_embeddings = 12
     found = measured(one, [task_file(folder, HEAD + CHOICE)], chat=True)["mine"]
     assert found.requests == 24 and found.cut == 24
+
+
+@pytest.mark.proof
+def test_data_of_the_hub_are_fetched_once_and_private_ones_without_a_token_are_refused(
+    folder: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "hub").mkdir()
+    (folder / "rows.jsonl").rename(tmp_path / "hub" / "test.jsonl")
+    request = {"names": [task_file(folder, "dataset_path: owner/rows\ntest_split: test\n" + CHOICE)]}
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    with hub({"datasets/owner/rows": tmp_path / "hub"}, private=["datasets/owner/rows"]) as address:
+        at(address, monkeypatch)
+        [error] = (each["error"] for each in look(request, tiny_checkpoint) if "error" in each)
+    assert "cannot be fetched" in error["cause"] and "HF_TOKEN" in error["hint"]
+    with hub({"datasets/owner/rows": tmp_path / "hub"}) as address:
+        at(address, monkeypatch)
+        assert "done" in look(request, tiny_checkpoint)[-1]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "done" in look(request, tiny_checkpoint)[-1], "the cache has them"
+    missing = look({"names": ["arc_easy"]}, tiny_checkpoint)[-1]["error"]
+    assert "the data of the task `arc_easy` cannot be fetched" in missing["cause"] and missing["status"] == 3

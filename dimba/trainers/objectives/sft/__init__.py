@@ -20,7 +20,7 @@ def report(options: SftOptions, progress: Progress) -> DataReport:
     return load_data(options, progress).report
 
 
-def held_out_samples(options: SftOptions, progress: Progress) -> Iterator[tuple[Location, Sample]]:
+def held_out_samples(options: SftOptions, progress: Progress) -> Iterator[tuple[Location, tuple[Sample, ...]]]:
     """The rows that are held out, in their order; raises BadInput."""
     pieces = load_data(options, progress).validation
     rows = np.unique(pieces.index[:, 0])
@@ -30,7 +30,7 @@ def held_out_samples(options: SftOptions, progress: Progress) -> Iterator[tuple[
             if left[str(where)] and isinstance(sample, Sample):
                 left[str(where)] -= 1
                 count -= 1
-                yield where, sample
+                yield where, (sample,)
             if not count:
                 break
 
