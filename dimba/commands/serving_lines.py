@@ -51,7 +51,8 @@ _Rows = Iterator[tuple[str, list[str]]]
 def _merged(served: Served) -> _Rows:
     folder, family = quote(str(served.path)), served.family
     if not family.generates:
-        loading = _python(f'{family.auto_class}.from_pretrained("{served.path}")', registers=family.registers)
+        code = ", trust_remote_code=True" if family.by_code else ""
+        loading = _python(f'{family.auto_class}.from_pretrained("{served.path}"{code})', registers=family.registers)
         yield "transformers", [loading, f"needs torch{', and dimba for its classes' if family.registers else ''}"]
         yield "dimba", [f"dimba chat {folder}", f"other servers know no {family.label.partition(' ')[2]}"]
         return

@@ -95,14 +95,15 @@ class Contestants:
         if self.loss or (request.asks and not request.guard):
             return
         hint = "leave out `--guard`" if request.asks else "compare their answers, such as with `--reward numeric`"
-        raise BadInput(f"their rows cannot be compared: {self.difference}", hint)
+        raise BadInput(self.difference, hint)
 
     @property
     def difference(self) -> str:
         """Why the losses of two of them do not compare, in words."""
         against = self.against.family
         other = next(each for each in self.models if each.family.loss != against.loss)
-        return f"{other.name} has a {other.family.loss}, and {self.name} a {against.loss}"
+        pair = f"the {other.family.loss} of {other.name} and the {against.loss} of {self.against.name}"
+        return f"{pair} do not compare: a bound lies above the loss"
 
 
 def find_contestants(request: EvalRequest, reporter: Reporter) -> Contestants:

@@ -145,3 +145,37 @@ def test_the_loss_of_a_row_is_the_bound_of_trainings_evaluation(speaker: Any):
         head.weight.copy_(kept)
     vocabulary = speaker.loaded.model.config.vocab_size
     assert flat.nats / flat.tokens == pytest.approx(float(torch.tensor(float(vocabulary)).log()), rel=1e-3)
+
+
+def test_the_likeliest_tokens_are_found_again_in_the_order_in_which_they_were_filled_in(speaker: Any):
+    from dimba.trainers.models.masked_diffusion import likeliest, retraced
+
+    loaded = speaker.loaded
+    asked = [speaker.encode(each, WHERE).ids for each in prompts()]
+    with torch.no_grad():
+        found, _ = likeliest(loaded.model, asked, loaded.tokenizer, new_tokens=16, seconds=None)
+        assert [retraced(loaded.model, *each) for each in zip(asked, found, strict=True)] == found
+        other = [found[0][0] + 1, *found[0][1:]]
+        assert retraced(loaded.model, asked[0], other)[0] != other[0]
+
+
+@pytest.mark.proof
+def test_a_merged_export_equals_its_adapter_and_is_loaded_as_its_card_says(base: Path, tmp_path: Path):
+    from transformers import AutoModelForMaskedLM
+
+    from dimba.trainers.inference.loading import load_speakers
+    from tests.trainers.export.adapted import make_adapter
+    from tests.trainers.export.test_merged_export import check, export
+
+    trained, folder = make_adapter(base, tmp_path / "adapter"), tmp_path / "merged"
+    proof = export(trained, folder)["proof"]
+    assert proof["logits_max_difference"] <= 1e-5 * max(1, proof["logits_scale"])
+    assert proof["agreement"] == 1 and check(trained, folder)["proof"]["tensors_equal"]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "import dimba.models.dimba" in card and "AutoModelForMaskedLM.from_pretrained" in card
+    assert "generate(" not in card and AutoModelForMaskedLM.from_pretrained(folder).config.mask_token_id == 300
+    adapted, plain = load_speakers({"models": [trained.as_json(), TrainedModel(folder=str(base)).as_json()]}, print)
+    merged = speaker_of(folder)
+    sampling = Sampling(max_new_tokens=12)
+    assert plain.as_base and answers(merged, sampling, 3) == answers(adapted, sampling, 3)
+    assert answers(plain, sampling, 3) == answers(speaker_of(base), sampling, 3) != answers(adapted, sampling, 3)
