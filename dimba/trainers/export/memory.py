@@ -30,7 +30,7 @@ def compare_with_memory(loaded: Loaded, noted: Sequence[Mapping[str, Any]], prog
         progress("the model in memory", number, len(rows))
         with evaluating(loaded.model):
             likeliest = half_of(loaded.model).retraced(loaded.model, prompt, tokens)
-        equal += sum(one == two for one, two in zip(likeliest, tokens, strict=False))
+        equal += sum(one == two for one, two in zip(likeliest, tokens, strict=True))
         count += len(likeliest)
     progress("the model in memory", len(rows), len(rows))
     if count - equal > max(_FLIPS, _SHARE * count):

@@ -155,6 +155,7 @@ def test_the_likeliest_tokens_are_found_again_in_the_order_in_which_they_were_fi
     with torch.no_grad():
         found, _ = likeliest(loaded.model, asked, loaded.tokenizer, new_tokens=16, seconds=None)
         assert [retraced(loaded.model, *each) for each in zip(asked, found, strict=True)] == found
+        assert retraced(loaded.model, asked[0], found[0][:11]) == found[0][:11], "up to an end token within a block"
         other = [found[0][0] + 1, *found[0][1:]]
         assert retraced(loaded.model, asked[0], other)[0] != other[0]
 

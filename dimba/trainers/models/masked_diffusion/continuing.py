@@ -39,18 +39,27 @@ def likeliest(
 
 
 def retraced(model: PreTrainedModel, prompt: Ids, tokens: Ids) -> Ids:
-    """The likeliest tokens of complete blocks, the surest one first, each with the earlier ones of `tokens`."""
-    length, found = len(tokens) - len(tokens) % _BLOCK, dict[int, int]()
+    """The likeliest token in each place of `tokens`, filled in with those, by blocks, the surest one first.
+
+    The last block is complete, as it was: the model's own choice is behind the `tokens`.
+    """
+    filled, found = dict[int, int](), dict[int, int]()
+    for start in range(0, len(tokens), _BLOCK):
+        for _ in range(_BLOCK):
+            place, found_token = _surest(model, prompt, filled, start)
+            found[place] = found_token
+            filled[place] = tokens[place] if place < len(tokens) else found_token
+    return [found[place] for place in range(len(tokens))]
+
+
+def _surest(model: PreTrainedModel, prompt: Ids, filled: dict[int, int], start: int) -> tuple[int, int]:
+    """(the place in the block from `start` on whose likeliest token is the surest, that token)."""
     mask, device = mask_id(model), next(model.parameters()).device
-    for start in range(0, length, _BLOCK):
-        for step in range(_BLOCK):
-            row = [tokens[place] if place in found else mask for place in range(start + _BLOCK)]
-            ids = torch.tensor([[*prompt, *row]], device=device)
-            share = torch.tensor([(_BLOCK - step) / len(row)], device=device)
-            logits = logits_of(model, ids, torch.ones_like(ids), share)[0, len(prompt) + start :].double()
-            logits[:, mask] = -torch.inf
-            sureness, likeliest = logits.softmax(-1).max(-1)
-            still_open = [each for each in range(_BLOCK) if start + each not in found]
-            place = max(still_open, key=sureness.tolist().__getitem__)
-            found[start + place] = int(likeliest[place])
-    return [found[place] for place in range(length)]
+    places = range(start + _BLOCK)
+    ids = torch.tensor([[*prompt, *(filled.get(place, mask) for place in places)]], device=device)
+    share = torch.tensor([(len(places) - len(filled)) / len(places)], device=device)
+    logits = logits_of(model, ids, torch.ones_like(ids), share)[0, len(prompt) :].double()
+    logits[:, mask] = -torch.inf
+    sureness, likeliest = logits.softmax(-1).max(-1)
+    best = max((place for place in places if place not in filled), key=sureness.tolist().__getitem__)
+    return best, int(likeliest[best])
