@@ -107,6 +107,7 @@ DIMBA = replace(
     kind=_own_kind,
     auto_class="AutoModelForMaskedLM",
     registers="dimba.models.dimba",
+    rounding=1e-4,  # states are products of exponentials over the row
     takes_time=True,
 )
 MASKED_BY_CODE = replace(_MASKED, model_types=("llada",), kind=_code_kind, auto_class="AutoModel", by_code=True)

@@ -69,6 +69,7 @@ class Family:
     note: str = ""  # on the trained tokens of rows, for the preview of the data; none for the usual family
     options: tuple[RefusedOption, ...] = ()
     sampling: tuple[str, ...] = ("top_p", "top_k")  # fields of `Sampling` that others do not have
+    rounding: float = 1e-5  # of float32 logits, as a share of the largest: what may differ once weights are merged
     loss: str = "loss"  # what rows are scored by; those of two names do not compare
     loss_note: str = ""  # what it is, if it is no loss
     tasks: Refusal | None = None  # why lm-eval does not measure it

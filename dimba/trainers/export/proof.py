@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from dimba.trainers.export.merge import plain
 from dimba.trainers.export.rows import Rows
 from dimba.trainers.export.tensors import TensorReport, compare_tensors
 from dimba.trainers.export.words import end_problem, template_problem, vocabulary_problem
-from dimba.trainers.models.families import auto_class, family_at
+from dimba.trainers.models.families import auto_class, family_at, family_of_model
 from dimba.trainers.models.loading_report import LoadingReport
 from dimba.trainers.models.precision import Precision, base_precision
 
@@ -165,8 +165,11 @@ def _prove_weights(proof: Proof, reference: Reference, folder: Path, progress: P
     rows = [row for row in reference.rows.ids if max(row) < exported.get_input_embeddings().weight.shape[0]]
     if len(rows) < len(reference.rows.ids):
         return proof.add("rows_equal", "its embedding lacks rows for tokens of the data")
+    bounds = BOUNDS.get(str(precision) if is_exact else "", BOUNDS["bfloat16"])
+    if bounds.logits is not None:
+        bounds = replace(bounds, logits=family_of_model(exported).rounding)
     found = compare(reference.logits, logits_of_rows(exported, rows, progress, "the export"))
-    proof.add_agreement(found, BOUNDS.get(str(precision) if is_exact else "", BOUNDS["bfloat16"]))
+    proof.add_agreement(found, bounds)
     return None
 
 

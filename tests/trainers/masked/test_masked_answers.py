@@ -168,9 +168,9 @@ def test_a_merged_export_equals_its_adapter_and_is_loaded_as_its_card_says(base:
     from tests.trainers.export.adapted import make_adapter
     from tests.trainers.export.test_merged_export import check, export
 
-    trained, folder = make_adapter(base, tmp_path / "adapter"), tmp_path / "merged"
+    trained, folder = make_adapter(base, tmp_path / "adapter", size=0.2), tmp_path / "merged"
     proof = export(trained, folder)["proof"]
-    assert proof["logits_max_difference"] <= 1e-5 * max(1, proof["logits_scale"])
+    assert proof["logits_max_difference"] <= 1e-4 * max(1, proof["logits_scale"])
     assert proof["agreement"] == 1 and check(trained, folder)["proof"]["tensors_equal"]
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "import dimba.models.dimba" in card and "AutoModelForMaskedLM.from_pretrained" in card
