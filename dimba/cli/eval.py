@@ -3,11 +3,13 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dimba.cli import render
 from dimba.cli.models import model_request, sampling_of
 from dimba.common.contract import absolute
+from dimba.common.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,7 +48,7 @@ def _request(args: argparse.Namespace) -> "EvalRequest":
         batch_size=args.batch_size,
         keep_overlap=args.keep_overlap,
         guard=args.guard,
-        tasks=tuple(name for each in args.tasks for name in map(str.strip, each.split(",")) if name),
+        tasks=_tasks(args.tasks),
         fewshot=args.fewshot,
         plain_tasks=args.plain_tasks,
         trusts_task_code=args.trust_task_code,
@@ -114,3 +116,11 @@ def _wins(name: str, wins: "Wins") -> str:
     low, high = wins.interval
     counts = f"{wins.wins:,} won, {wins.losses:,} lost, {wins.ties:,} tied"
     return f"{name}: {counts}; win rate {wins.rate:.0%} ({low:.0%} to {high:.0%})"
+
+
+def _tasks(given: Sequence[str]) -> tuple[str, ...]:
+    """The names of `--tasks`; raises BadInput for one that is empty, as of a variable that is not set."""
+    names = tuple(name.strip() for each in given for name in each.split(","))
+    if "" in names:
+        raise BadInput(f"--tasks {','.join(given)}: a name is empty", "name tasks as `--tasks arc_easy,./mine.yaml`")
+    return names

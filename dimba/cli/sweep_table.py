@@ -13,6 +13,7 @@ from dimba.commands.report.charts import number_text
 from dimba.common.contract import SWEEP_FAILED
 from dimba.common.errors import printable
 from dimba.common.units import span
+from dimba.jobs.store import has_unsent
 from dimba.objectives.metrics import comparison_warning
 from dimba.records import RunRecord
 
@@ -42,6 +43,10 @@ def show_end(found: "Standings") -> None:
     """Print the table, the best run, and the commands that come next."""
     show_table(found)
     best, sweep = found.best, found.sweep
+    if unsent := [row.record.id for row in found.rows if has_unsent(row.record)]:
+        render.note(
+            f"warning: not all of {', '.join(unsent)} is in its store; `dimba resume {sweep.id}` sends the rest"
+        )
     if any(row.record.exit_reason == SWEEP_FAILED for row in found.rows):
         render.note("its first runs failed alike, so the others did not start")
     if best is None:

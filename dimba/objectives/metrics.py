@@ -55,7 +55,8 @@ _MEASURE_KEYS = frozenset(each.key or f"trainer_args.{each.name}" for each in _M
 def measured_otherwise(metric: Metric, keys: Iterable[str]) -> list[str]:
     """The keys of a spec of which another value gives a run other held-out rows or another measure."""
     further = {table.SEED.key} if metric.on_held_out else set()  # it draws the rows that are held out
-    return [key for key in keys if _of_data(key) or key in _MEASURE_KEYS | further]
+    known = _MEASURE_KEYS | further
+    return [key for key in keys if _of_data(key) or key in known or any(each.startswith(f"{key}.") for each in known)]
 
 
 def _of_data(key: str) -> bool:

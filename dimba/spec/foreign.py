@@ -32,7 +32,8 @@ class ForeignYaml:
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else 1
-            raise BadInput(f"not valid YAML: {error.problem or error.context}", file=file, line=line) from None
+            cause = f"not valid YAML: {error.problem or error.context}"
+            raise BadInput(cause, "correct that line, or the one before it", file=file, line=line) from None
         except (OSError, UnicodeDecodeError, YAMLError, RecursionError) as error:
             cause = f"{file} cannot be read as YAML: {str(error).splitlines()[0]}"
             raise BadInput(cause, "give a file of settings in YAML") from None

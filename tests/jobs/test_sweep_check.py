@@ -110,11 +110,12 @@ def test_held_out_rows_of_swept_shares_are_what_the_runs_are_compared_on(place: 
         ("training.seed=1,2", True),
         ("trainer_args.train-on=all,last", True),
         ("dataset.path=data.jsonl,more.jsonl", True),
+        ("trainer_args={validation-split: 0.2},{validation-split: 3}", True),
         ("training.learning_rate=1e-4,2e-4", False),
     ],
 )
 def test_runs_that_are_measured_on_other_rows_are_compared_with_a_warning(place: Path, axis: str, warns: bool):
-    overrides = ("trainer_args.validation-split=0.2",)
+    overrides = () if "split" in axis else ("trainer_args.validation-split=0.2",)
     (place / "more.jsonl").write_bytes((place / "data.jsonl").read_bytes())
     said = list(confirmation(plan(axis, overrides=overrides), request(axis, overrides=overrides)))
     assert any("does not compare" in line and axis.split("=")[0] in line for line in said) == warns
@@ -125,6 +126,12 @@ def test_the_best_value_counts_for_the_runs_alone_that_save_their_best(place: Pa
     overrides = ("trainer_args.validation-split=0.2",)
     folder = launch_sweep(request("training.save_best=true,false", overrides=overrides), Quiet())
     assert [run.by_best for run in sweep_of(folder).runs] == [True, False]
+
+
+def test_a_swept_value_that_is_a_secret_is_refused_by_its_own_flag(place: Path):
+    with pytest.raises(BadInput, match=r"--sweep container\.env\[0\]: `HF_TOKEN` is written") as refused:
+        plan("container.env=[A=1],[HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz123456]", trust=True)
+    assert "output_dir" not in str(refused.value) and "hf_abc" not in str(refused.value)
 
 
 def test_a_store_that_cannot_be_used_is_refused_before_the_sweep_is_on_record(place: Path):

@@ -34,8 +34,9 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
             attempts = (Attempt(number=1, started=START, ended=END),)
             record = RunRecord(id=folder.id, name="s", status=status, exit_reason=reason, attempts=attempts, group="s")
             folder.write_record(record)
-        swept = tuple(SweepRun(id=f"s-{number}", values=(f"{number}e-4",)) for number in range(1, len(runs) + 1))
-        sweep = SweepRecord(id="s", keys=("training.learning_rate",), runs=swept, metric=metric, by_best=by_best)
+        numbers = range(1, len(runs) + 1)
+        swept = tuple(SweepRun(id=f"s-{number}", values=(f"{number}e-4",), by_best=by_best) for number in numbers)
+        sweep = SweepRecord(id="s", keys=("training.learning_rate",), runs=swept, metric=metric)
         create_run(tmp_path / "runs", "s", *me).write_json("sweep.json", sweep.as_json())
         found = sweep_folder(tmp_path / "runs", "s")
         assert found is not None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dimba.jobs.sweep import supervise
+from dimba.jobs.sweep.control import resume_sweep
 from dimba.jobs.sweep.supervise import supervise_sweep
 from dimba.records import ACTIVE, RunFolder, RunRecord, create_run
 from dimba.records.record import Attempt, now
@@ -225,3 +226,16 @@ def test_without_stop_worst_every_run_runs_to_its_end(make: Callable[..., World]
     world = make(6, evaluations=lambda number, step: float(number) / step)
     run(world)
     assert statuses(world) == ["succeeded"] * 6
+
+
+def test_resuming_a_sweep_sends_what_the_store_lacks_of_runs_that_succeeded(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+):
+    world = make(2)
+    for each, pending in zip(world.runs, (["model"], []), strict=True):
+        store = {"address": "file:///s", "writer": "w", "pending": pending}
+        each.write_record(replace(each.record().closed("succeeded", "completed", 0), store=store))
+    sent: list[str] = []
+    monkeypatch.setattr("dimba.jobs.sweep.control.resume", lambda folder, *_, **__: sent.append(folder.id))
+    resume_sweep(world.folder, Quiet())
+    assert sent == ["s-1"]

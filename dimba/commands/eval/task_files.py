@@ -48,7 +48,8 @@ def _files(name: str) -> list[str]:
         raise BadInput(f"{place} does not exist", "give a task file, a folder of task files, or the name of a task")
     if place.is_file():
         return [str(place)]
-    found = [str(each) for each in sorted(place.iterdir()) if each.suffix in _SUFFIXES and _task_in(each)]
+    files = [each for each in sorted(place.iterdir()) if each.suffix in _SUFFIXES]
+    found = [str(each) for each in files if _task_of(ForeignYaml.read(each).value)]  # one that is broken is no other's
     if not found:
         raise BadInput(f"{place} has no task file", "give a folder with YAML files that have a key `task`")
     return found
@@ -90,9 +91,12 @@ def _read_group(file: Path, members: Any, trusts_code: bool) -> TaskFiles:
 def _task_in(file: Path) -> str | None:
     """The name of the task in a file; None for a file of something else."""
     try:
-        value = ForeignYaml.read(file).value
+        return _task_of(ForeignYaml.read(file).value)
     except BadInput:
         return None
+
+
+def _task_of(value: Any) -> str | None:
     name = value.get("task") if isinstance(value, dict) and "group" not in value else None
     return name if isinstance(name, str) else None
 

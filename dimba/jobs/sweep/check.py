@@ -117,7 +117,7 @@ def _loaded(request: Request, base: LoadedSpec, drawn: Sequence[Combination], sw
 def _named(error: BadInput, axes: Sequence[Axis]) -> BadInput:
     """The error, with the name of the flag that gave the value."""
     for problem in getattr(error, "problems", ()):
-        if problem.key.removeprefix("--set ") in {axis.key for axis in axes}:
+        if any(re.match(rf"--set {re.escape(axis.key)}($|[.\[])", problem.key) for axis in axes):
             problem.key = problem.key.replace("--set ", "--sweep ")
     error.cause = re.sub(r"^--set ", "--sweep ", error.cause)
     return error
@@ -129,8 +129,9 @@ def _raise_distinct(errors: Sequence[BadInput]) -> None:
         return
     specs = [each for each in errors if isinstance(each, BadSpec)]
     distinct = {problem.message: problem for each in specs for problem in each.problems}
+    given = [each for each in distinct.values() if each.key != "--set output_dir"]  # which only repeats the values
     for each in specs[:1]:
-        each.problems = tuple(distinct.values())
+        each.problems = tuple(given or distinct.values())
     others = {str(each): each for each in errors if each not in specs}
     raise_all([*specs[:1], *others.values()])
 

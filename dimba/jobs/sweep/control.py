@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from dimba.common.contract import STOPPED_BY_SWEEP
-from dimba.common.errors import BadInput, DimbaError, SeveralErrors
+from dimba.common.errors import BadInput, DimbaError, SeveralErrors, raise_all
 from dimba.common.runners import RUNNERS
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.output_owner import owned_output
 from dimba.jobs.reconcile import reconciled, stop_run
 from dimba.jobs.recorded import launched_here
 from dimba.jobs.resume import resume, spec_of
+from dimba.jobs.store import has_unsent
 from dimba.jobs.supervisor import lock_of, spawn_supervisor
 from dimba.jobs.sweep.launch import WAITS_FOR_SWEEP
 from dimba.jobs.trust import remember_run, require_trust_in_run
@@ -61,7 +62,8 @@ def _stopped(runs: Sequence[RunFolder], *, now: bool) -> list[RunRecord]:
 
 
 def resume_sweep(folder: RunFolder, reporter: Reporter, *, trust: bool = False) -> None:
-    """Queues the runs again that did not succeed, but for those that `--stop-worst` stopped.
+    """Queues the runs again that did not succeed, but for those that `--stop-worst` stopped, and sends what the store
+    lacks of the others.
 
     Raises:
         BadInput: none is left to run, or the sweep is active.
@@ -72,14 +74,29 @@ def resume_sweep(folder: RunFolder, reporter: Reporter, *, trust: bool = False) 
         hint = f"`dimba ps --group {folder.id}` lists its runs, `dimba stop {folder.id}` stops them"
         raise BadInput(f"sweep {folder.id} is active", hint)
     missing = [each for each in runs if _is_missing(records[each.id])]
-    if not missing:
+    unsent = [each for each in runs if has_unsent(records[each.id])]
+    if not missing and not unsent:
         cause = f"every run of {folder.id} has succeeded, or was stopped as one of the worst"
         raise BadInput(cause, _nothing_left(folder))
-    folder.clear_stop_request()
-    reporter.note(f"continuing {len(missing)} of {len(runs)} runs")
-    for each in missing:
-        _requeued(each, records[each.id], reporter, trust=trust)
-    spawn_supervisor(folder)
+    if missing:
+        folder.clear_stop_request()
+        reporter.note(f"continuing {len(missing)} of {len(runs)} runs")
+        for each in missing:
+            _requeued(each, records[each.id], reporter, trust=trust)
+        spawn_supervisor(folder)
+    _send(unsent, reporter)
+
+
+def _send(runs: Sequence[RunFolder], reporter: Reporter) -> None:
+    """Sends what the store lacks of runs that succeeded; raises the errors of all that it still does not take."""
+    errors = []
+    for each in runs:
+        reporter.note(f"{each.id}: sending what its store lacks")
+        try:
+            resume(each, reporter, detach=True)
+        except DimbaError as error:
+            errors.append(error)
+    raise_all(errors)
 
 
 def _nothing_left(folder: RunFolder) -> str:

@@ -4,11 +4,12 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from shlex import quote
 
 from dimba.common.checkpoints import is_complete, newest_checkpoint, step_of
 from dimba.common.contract import RUN_FILE, SPEC_FILE
 from dimba.common.errors import BadInput
-from dimba.common.output_store import RUN, SNAPSHOTS
+from dimba.common.output_store import RUN, SNAPSHOTS, join
 from dimba.common.units import size
 from dimba.trainers.store.bundles import Damaged, bring, complete_checkpoints, manifest_of, step_in
 from dimba.trainers.store.filesystem import Store
@@ -36,7 +37,7 @@ def _no_run(store: Store, address: str) -> BadInput:
     if not runs:
         return BadInput(f"no run at {address}", "give the run's folder in the store: `<output_store>/<run id>`")
     listed = "\n".join(f"  {name}" for name in runs)
-    return BadInput(f"{address} has these runs:\n{listed}", f"`dimba resume {address.rstrip('/')}/{runs[-1]}`")
+    return BadInput(f"{address} has these runs:\n{listed}", f"`dimba resume {quote(join(address, runs[-1]))}`")
 
 
 def bring_newer(store: Store, output: Path, note: Note, progress: Progress) -> str | None:

@@ -21,7 +21,7 @@ from yaml import YAMLError
 
 from dimba.common.errors import BadInput, DimbaError, HostCannot, Location, kind_and_line
 from dimba.common.tasks import NamedTasks, TaskRequest
-from dimba.trainers.tasks.guards import guard, require_safe
+from dimba.trainers.tasks.guards import guard, require_metrics, require_safe
 
 _SEEDS = (0, 1234)  # lm-eval's: Python's, and NumPy's with that of the examples
 _TYPES = ("loglikelihood", "loglikelihood_rolling", "multiple_choice", "generate_until")
@@ -45,6 +45,8 @@ def find_tasks(request: TaskRequest) -> FoundTasks:
     guard(trusts_code=request.trusts_code)
     files = {name: _read(Path(name)) for name in request.names if _is_file(name)}
     own = {name: _name_in(Path(name), each) for name, each in files.items()}
+    for name, each in files.items():
+        _require_metrics(name, each, request)
     if twice := next((each for each in own.values() if list(own.values()).count(each) > 1), None):
         raise BadInput(f"two tasks are named `{twice}`", "name them differently in their files")
     groups = [Path(name) for name, each in files.items() if "group" in each]
@@ -79,6 +81,13 @@ def _name_in(file: Path, value: Mapping[str, Any]) -> str:
     if not isinstance(name, str):
         raise BadInput("is no task file: it names neither a `task` nor a `group`", "correct it", file=file)
     return name
+
+
+def _require_metrics(file: str, value: Mapping[str, Any], request: TaskRequest) -> None:
+    try:
+        require_metrics(value, trusts_code=request.trusts_code)
+    except BadInput as error:
+        raise error.at(Location(file)) from None
 
 
 def _tasks_in(files: Iterable[Path]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ lm-eval's own tasks, which are a part of its package, are trusted as the package
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import lm_eval
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval import utils
+from lm_eval.api.registry import get_metric_aggregation
 from lm_eval.tasks import _yaml_loader
 
 from dimba.common.errors import BadInput
@@ -58,6 +60,15 @@ def _no_metric(name: str, *_: Any, **__: Any) -> Any:
 
 def _missing_metric(name: str) -> None:
     raise BadInput(f"there is no metric `{name}`", "name one of lm-eval's own, such as `exact_match`")
+
+
+def require_metrics(settings: Mapping[str, Any], *, trusts_code: bool) -> None:
+    """Raises BadInput for a metric of a task file that lm-eval does not know, of which it raises a bare KeyError."""
+    given = settings.get("metric_list")
+    for each in given if isinstance(given, list) else ():
+        name = each.get("metric") if isinstance(each, Mapping) else None
+        if isinstance(name, str) and "aggregation" not in each and get_metric_aggregation(name) is None:
+            _no_metric(name) if not trusts_code else _missing_metric(name)
 
 
 def require_safe(task: Any, name: str, *, trusts_code: bool) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dimba.cli import main
 from dimba.commands.eval.task_files import find_task_files
 from dimba.common.errors import BadInput
 
@@ -81,3 +82,18 @@ def test_a_path_without_a_task_and_a_task_that_is_named_twice_are_refused(folder
     ):
         with pytest.raises(BadInput, match=words):
             find_task_files(given, trusts_code=False)
+
+
+def test_a_broken_file_of_a_folder_is_refused_and_not_left_out(folder: Path):
+    (folder / "tasks" / "second.yaml").write_text("task: [\n", encoding="utf-8")
+    with pytest.raises(BadInput, match="not valid YAML") as refused:
+        find_task_files(["./tasks"], trusts_code=False)
+    assert "second.yaml" in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["", "arc_easy,", ",arc_easy"])
+def test_an_empty_name_of_a_task_is_refused_rather_than_no_task_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str], given: str
+):
+    assert main(["eval", "run", "--tasks", given]) == 2
+    assert "a name is empty" in capsys.readouterr().err

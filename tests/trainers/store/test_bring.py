@@ -179,6 +179,14 @@ def test_an_address_without_a_run_lists_those_below_it(network, say, tmp_path: P
     assert say("find", f"{BUCKET}/r", str(tmp_path))[0] == 0 and (tmp_path / "run.json").read_bytes() == b"{}"
 
 
+def test_the_command_that_a_refusal_names_can_be_copied_where_the_address_has_spaces(say, tmp_path: Path):
+    for name in ("run.json", "job.yaml"):
+        (tmp_path / "my ö" / "r" / "run").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "my ö" / "r" / "run" / name).write_text("{}", encoding="utf-8")
+    status, values = say("find", f"file://{tmp_path}/my ö", str(tmp_path / "to"))
+    assert status == 2 and values["error"]["hint"] == f"`dimba resume 'file://{tmp_path}/my ö/r'`"
+
+
 def test_the_store_needs_no_torch():
     code = "import sys, dimba.trainers.store.__main__, dimba.trainers.store.upload, dimba.trainers.store.bring as b; "
     code += "sys.exit(len({'torch', 'transformers', 'datasets'} & set(sys.modules)))"

@@ -80,6 +80,7 @@ def test_code_that_a_task_names_never_runs_without_trust(folder: Path):
             HEAD + WRITTEN + "metric_list: [{metric: a/b, aggregation: mean, higher_is_better: true}]\n",
             "`a/b` is none of lm-eval's own",
         ),
+        (HEAD + WRITTEN + "metric_list: [{metric: exact_mach}]\n", "`exact_mach` is none of lm-eval's own"),
         (HEAD.replace("test_split: test", "") + WRITTEN + EXACT, "must have valid or test docs"),
     ],
 )
