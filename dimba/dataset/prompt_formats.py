@@ -42,6 +42,26 @@ class PromptExample:
     unread: tuple[str, ...] = ()
     source: int = 0  # the number of its data set in a list
 
+    def as_json(self) -> dict[str, Any]:
+        """What models are asked and answers are compared with, as JSON."""
+        names = ("messages", "tools", "reference", "chosen", "rejected", "arguments", "plain")
+        return {name: value for name in names if (value := getattr(self, name))}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "PromptExample":
+        """Reads `as_json`; the row of the data is not in it."""
+        lists = {name: tuple(value[name]) if name in value else None for name in ("tools", "chosen", "rejected")}
+        return cls(
+            messages=tuple(value["messages"]),
+            tools=lists["tools"],
+            reference=value.get("reference"),
+            chosen=lists["chosen"],
+            rejected=lists["rejected"],
+            arguments=value.get("arguments", {}),
+            plain=bool(value.get("plain")),
+            row={},
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFormat:

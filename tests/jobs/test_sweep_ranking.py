@@ -23,6 +23,7 @@ Make = Callable[..., Ranking]
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes a sweep on record: (status, exit reason, lines of metrics) of each run."""
     monkeypatch.setenv("DIMBA_LEASES", str(tmp_path / "leases"))
+    monkeypatch.setattr("dimba.jobs.reconcile.spawn_supervisor", lambda _folder: None)  # the runs are on record alone
     me = (os.getuid(), os.getgid())
 
     def made(*runs: tuple[str, str, Lines], metric: str = "eval_loss", by_best: bool = False) -> Ranking:

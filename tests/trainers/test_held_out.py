@@ -1,6 +1,7 @@
 """The held-out rows of a run are found again, with those that also stand in its training data."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 
 from dimba.dataset.overlap import COPY
+from dimba.dataset.prompt_examples import PromptExample
 from dimba.dataset.samples import Sample
+from dimba.objectives.grpo import GRPO
 from dimba.objectives.sft import SFT
 from dimba.trainers.data.held_out import main
 from dimba.trainers.data.loading import load_data
+from dimba.trainers.objectives.grpo.prompt_loading import load_prompts
 from dimba.trainers.progress import ignored
 from tests.conftest import write_rows
 
@@ -64,9 +68,16 @@ def test_a_row_that_is_trained_elsewhere_too_is_named(
     assert {each["kind"] for each in found["overlap"]} == {COPY}
 
 
-def test_a_mode_whose_held_out_rows_have_no_loss_is_refused(
+def test_prompts_come_with_their_references_and_the_rewards_that_score_the_answers(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    data = write_rows(tmp_path / "data.jsonl", [row(n) for n in range(20)])
-    status, found = printed(capsys, "grpo", flags_of(tiny_checkpoint, "--dataset", str(data)))
-    assert status == 2 and "have no loss" in found["error"][0]["cause"]
+    rows = [{"question": f"What is {n} + {n}?", "answer": str(n + n)} for n in range(30)]
+    flags = flags_of(tiny_checkpoint, "--dataset", str(write_rows(tmp_path / "data.jsonl", rows)))
+    status, found = printed(capsys, "grpo", [*flags, "--max-completion-length", "16"])
+    assert status == 0 and found["rewards"] == [["numeric"]] and found["done"] == [20]
+    expected = [(each.where, each.example) for each in load_prompts(GRPO.parse(flags), ignored).held_out]
+    assert [each["where"] for each in found["row"]] == [str(where) for where, _ in expected]
+    example = PromptExample.from_json(found["row"][0]["example"])
+    assert example == replace(expected[0][1], row={}, unread=()) and example.reference in {
+        str(n + n) for n in range(30)
+    }

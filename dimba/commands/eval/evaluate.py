@@ -12,7 +12,7 @@ from dimba.commands.eval.guard import NAME as GUARD
 from dimba.commands.eval.guard import guard_note, guard_rows
 from dimba.commands.eval.losses import Losses, LossTable, score_rows
 from dimba.commands.eval.margins import margin_measures
-from dimba.commands.eval.overlap import OverlapReport, gather_rows, without_overlap
+from dimba.commands.eval.overlap import gather_rows, without_overlap
 from dimba.commands.eval.request import Contestants, EvalRequest, find_contestants, scoring_of
 from dimba.commands.eval.result import Evaluation, Measure, ModelResult, ranked
 from dimba.commands.eval.rows import EvalRow, require_enough
@@ -38,8 +38,9 @@ def evaluate(request: EvalRequest, reporter: Reporter) -> Evaluation:
     request.require_sense()
     contestants = find_contestants(request, reporter)
     contestants.require_measures(request)
-    every, overlap, place = _rows(request, contestants, reporter)
-    rows = without_overlap(every, overlap)
+    gathered = gather_rows(request, contestants, reporter)
+    request = request.with_rewards_of(contestants.models[0].name, gathered.rewards)
+    rows, place = without_overlap(gathered.rows, gathered.overlap), gathered.place
     if request.uses_rows:
         require_enough(rows, f"{place} that are not in the training data")
         require_references(rows, request)
@@ -57,22 +58,13 @@ def evaluate(request: EvalRequest, reporter: Reporter) -> Evaluation:
         held_out=request.uses_rows and request.file is None,
         rows=len(rows) - len(found.unusable) if request.uses_rows else models[0].deciding.comparison.rows,
         unusable=found.unusable,
-        notes=(*overlap.notes, *found.notes),
+        notes=(*gathered.overlap.notes, *found.notes),
         time=now(),
-        more={**({"overlap": overlap.as_json(every)} if request.uses_rows else {}), **_asked(request, tasks)},
+        more={
+            **({"overlap": gathered.overlap.as_json(gathered.rows)} if request.uses_rows else {}),
+            **_asked(request, tasks),
+        },
     )
-
-
-def _rows(
-    request: EvalRequest, contestants: Contestants, reporter: Reporter
-) -> tuple[list[EvalRow], OverlapReport, str]:
-    """The rows that are measured, those of them that stand in training data, and their place in words."""
-    if not request.uses_rows:
-        return [], OverlapReport(), ""
-    place = str(request.file or f"the rows that {contestants.models[0].name} held out")
-    rows, overlap = gather_rows(request, contestants, reporter)
-    require_enough(rows, place)
-    return rows, overlap, place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,14 @@ from typing import Any
 
 from dimba.commands.eval.hub_overlap import hub_overlaps
 from dimba.commands.eval.request import Contestants, EvalRequest
-from dimba.commands.eval.rows import EvalRow, HeldOut, held_out_rows, rows_of_file, trainer_flags
+from dimba.commands.eval.rows import (
+    EvalRow,
+    HeldOut,
+    held_out_rows,
+    require_enough,
+    rows_of_file,
+    trainer_flags,
+)
 from dimba.commands.talk.rows import named_columns
 from dimba.common.contract import is_path
 from dimba.common.errors import BadInput, HostCannot, first_line
@@ -66,11 +73,22 @@ class OverlapReport:
         }
 
 
-def gather_rows(
-    request: EvalRequest, contestants: Contestants, reporter: Reporter
-) -> tuple[list[EvalRow], OverlapReport]:
-    """The rows of an evaluation, and those that stand in training data; raises BadInput."""
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """The rows of an evaluation with their place in words, those that stand in training data, and the run's rewards."""
+
+    rows: list[EvalRow] = field(default_factory=list)
+    overlap: OverlapReport = field(default_factory=OverlapReport)
+    place: str = ""
+    rewards: tuple[str, ...] = ()  # that score the answers to held-out prompts
+
+
+def gather_rows(request: EvalRequest, contestants: Contestants, reporter: Reporter) -> Gathered:
+    """The rows of an evaluation; raises BadInput."""
+    if not request.uses_rows:
+        return Gathered()
     first, *others = contestants.models
+    place = str(request.file or f"the rows that {first.name} held out")
     if request.file:
         columns = named_columns(request.columns)
         rows, known = rows_of_file(request.file, columns, request.limit, asks=request.asks), None
@@ -79,8 +97,10 @@ def gather_rows(
         rows = known.rows
     against = [] if contestants.is_base else [contestants.against]  # a base was trained elsewhere
     trained = [*others, *against] if known else [first, *others, *against]
+    require_enough(rows, place)
     report = _Comparison(rows, reporter, is_kept=request.keep_overlap).of([each for each in trained if each.record])
-    return rows, report.with_held_out(known) if known else report
+    overlap = report.with_held_out(known) if known else report
+    return Gathered(rows=rows, overlap=overlap, place=place, rewards=known.rewards if known else ())
 
 
 def document_overlap(

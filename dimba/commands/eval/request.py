@@ -1,5 +1,6 @@
 """What `dimba eval` is asked: the models, the rows, and what is measured."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from dimba.common.errors import BadInput
 from dimba.common.inference import Sampling, Scoring
 from dimba.jobs.lifecycle import Reporter
 from dimba.jobs.model_source import ModelRequest, ModelSource, find_model
-from dimba.objectives.rewards import REWARDS, RewardSpec
+from dimba.objectives.rewards import REWARDS, RewardSpec, parse_rewards
 from dimba.options.table import ON_LONG, TRAIN_ON
 
 _ELSEWHERE = ("preference", "auto")  # rewards that training makes
+_KNOWN = tuple(name for name in REWARDS if name not in _ELSEWHERE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +53,27 @@ class EvalRequest:
         """Raises BadInput for a reward that is not available here, or options of tasks without any."""
         if not self.tasks and (self.fewshot is not None or self.plain_tasks or self.trusts_task_code):
             raise BadInput("--fewshot, --plain-tasks and --trust-task-code are for tasks", "name some with `--tasks`")
-        for spec in self.rewards:
-            if spec.file or spec.name in _ELSEWHERE or (spec.name == "json_valid" and spec.parameter):
-                known = ", ".join(name for name in REWARDS if name not in _ELSEWHERE)
-                raise BadInput(f"the reward `{spec}` is not for answers of `dimba eval`", f"name one of {known}")
+        if foreign := next(filter(_is_foreign, self.rewards), None):
+            problem = f"the reward `{foreign}` is not for answers of `dimba eval`"
+            raise BadInput(problem, f"name one of {', '.join(_KNOWN)}")
         if self.reward_model and not (self.reward_model / "config.json").is_file():
             problem = f"{self.reward_model} holds no reward model: it has no config.json"
             raise BadInput(problem, "give a folder with a model for sequence classification, with one output")
+
+    def with_rewards_of(self, run: str, rewards: Sequence[str]) -> "EvalRequest":
+        """The request with the rewards that a run trained for, unless another measure is asked for; raises BadInput."""
+        if self.asks or not rewards:
+            return self
+        found = parse_rewards(rewards)
+        if foreign := next(filter(_is_foreign, found), None):
+            problem = f"run {run} held prompts out, whose answers its reward `{foreign}` scores: `dimba eval` lacks it"
+            raise BadInput(problem, f"name a reward, `--reward NAME` ({', '.join(_KNOWN)}), or a `--judge`")
+        return replace(self, rewards=found)
+
+
+def _is_foreign(spec: RewardSpec) -> bool:
+    """Whether only training has the reward: its file is not there, or a model of its own scores."""
+    return bool(spec.file) or spec.name in _ELSEWHERE or (spec.name == "json_valid" and bool(spec.parameter))
 
 
 @dataclass(frozen=True, kw_only=True)

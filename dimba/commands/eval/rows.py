@@ -48,11 +48,15 @@ class EvalRow:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """The rows that a run held out, those of its training rows that they stand in, and how many were compared."""
+    """The rows that a run held out, those of its training rows that they stand in, and how many were compared.
+
+    `rewards` are those of the run, if the rows are prompts, whose answers they score.
+    """
 
     rows: list[EvalRow]
     overlaps: Mapping[int, Overlap]
     compared: int
+    rewards: tuple[str, ...] = ()
 
 
 def rows_of_file(
@@ -132,7 +136,12 @@ def held_out_rows(source: ModelSource, reporter: Reporter, limit: int | None = N
     if not listener.is_done:
         cause = f"reading the held-out rows failed:\n{last_lines(done.text)}"
         raise listener.error or HostCannot(cause, "run `dimba doctor`")
-    return HeldOut(rows=listener.rows[:limit], overlaps=listener.overlaps, compared=listener.compared)
+    return HeldOut(
+        rows=listener.rows[:limit],
+        overlaps=listener.overlaps,
+        compared=listener.compared,
+        rewards=listener.rewards,
+    )
 
 
 def _held_out_flags(source: ModelSource) -> list[str]:
@@ -158,12 +167,23 @@ def trainer_flags(source: ModelSource) -> list[str] | None:
     return [*flags[: at + 1], source.facts.checkpoint.reference, *flags[at + 2 :]]
 
 
+def _row(number: int, found: Mapping[str, Any]) -> EvalRow:
+    """A held-out row: a prompt, or a sample, which may be a side of a pair."""
+    if "example" in found:
+        example = PromptExample.from_json(found["example"])
+        return EvalRow(number=number, where=found["where"], sample=None, example=example)
+    sample = Sample.from_json(found["sample"])
+    rejected = Sample.from_json(found["rejected"]) if "rejected" in found else None
+    return EvalRow(number=number, where=found["where"], sample=sample, rejected=rejected, example=example_of(sample))
+
+
 class _Listener:
     """Receives the JSON lines of `dimba.trainers.data.held_out`; other lines come from libraries."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self.rows: list[EvalRow] = []
+        self.rewards: tuple[str, ...] = ()
         self.overlaps: dict[int, Overlap] = {}
         self.compared = 0
         self.error: DimbaError | None = None
@@ -176,12 +196,10 @@ class _Listener:
     def _take(self, kind: str, found: Any) -> None:
         if kind == "rows":
             self._reporter.rows(int(found))
+        elif kind == "rewards":
+            self.rewards = tuple(map(str, found))
         elif kind == "row":
-            sample = Sample.from_json(found["sample"])
-            number, example = len(self.rows), example_of(sample)
-            rejected = Sample.from_json(found["rejected"]) if "rejected" in found else None
-            row = EvalRow(number=number, where=found["where"], sample=sample, rejected=rejected, example=example)
-            self.rows.append(row)
+            self.rows.append(_row(len(self.rows), found))
         elif kind == "overlap":
             place, share = found["training"], found["share"]
             self.overlaps[found["number"]] = Overlap(kind=found["kind"], where=place, share=share)

@@ -1,9 +1,9 @@
 """The rows that a run held out of its training, as samples: `python -m dimba.trainers.data.held_out MODE FLAGS`.
 
-Prints JSON lines: `{"rows": n}` while it reads, `{"row": {"where": …, "sample": {…}}}` for each (of a
-pair the chosen side, with `rejected` beside it), `{"overlap": {…}}` for
-those that also stand in the training data, then `{"done": n}`, the training rows that were compared, or
-`{"error": {…}}`.
+Prints JSON lines: `{"rows": n}` while it reads, `{"rewards": […]}` if they are prompts, whose answers these score,
+`{"row": {"where": …, "sample": {…}}}` for each (of a pair the chosen side, with `rejected` beside it; of a prompt an
+`example` in place of the sample), `{"overlap": {…}}` for those that also stand in the training data, then
+`{"done": n}`, the training rows that were compared, or `{"error": {…}}`.
 """
 
 import json
@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from dimba.common.errors import DimbaError
-from dimba.dataset.overlap import OverlapIndex, training_words, words_of
+from dimba.dataset.overlap import OverlapIndex, sample_of, training_words, words_of
+from dimba.dataset.prompt_examples import PromptExample
 from dimba.dataset.samples import Sample
 from dimba.objectives.registry import OBJECTIVES
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.data.loading import held_out_rows, sources_from
 from dimba.trainers.hub import at_revision, use_cache_if_unreachable
-from dimba.trainers.objectives.registry import training_half
+from dimba.trainers.objectives.registry import Row, training_half
 from dimba.trainers.progress import throttled
 
 _SECONDS = 0.5  # between progress lines
@@ -34,15 +35,28 @@ def main(argv: list[str]) -> int:
         use_cache_if_unreachable(options, weights=False)
         options = at_revision(options, weights=False)
         report = throttled(_SECONDS, lambda rows: _print_json(rows=rows))
-        rows = [(str(where), sides) for where, sides in training_half(mode).held_out_samples(options, report)]
-        for where, (sample, *rejected) in rows:
-            pair = {"rejected": rejected[0].as_json()} if rejected else {}
-            _print_json(row={"where": where, "sample": sample.as_json(), **pair})
-        _print_overlaps(options, [(where, sample) for where, (sample, *_) in rows])
+        found = training_half(mode).held_out(options, report)
+        rows = [(str(where), row) for where, row in found.rows]
+        if found.rewards:
+            _print_json(rewards=found.rewards)
+        for where, row in rows:
+            _print_json(row={"where": where, **_as_json(row)})
+        _print_overlaps(options, [(where, _compared(row)) for where, row in rows])
     except DimbaError as error:
         _print_json(error=error.as_json())
         return error.exit_status
     return 0
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    if isinstance(row, PromptExample):
+        return {"example": row.as_json()}
+    sides = zip(("sample", "rejected"), row, strict=False)
+    return {name: side.as_json() for name, side in sides}
+
+
+def _compared(row: Row) -> Sample:
+    return sample_of(row) if isinstance(row, PromptExample) else row[0]
 
 
 def _print_overlaps(options: TrainerOptions, rows: Sequence[tuple[str, Sample]]) -> None:

@@ -1,12 +1,13 @@
 """The training half of an objective, by its name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from dimba.common.errors import BadInput, Location
+from dimba.dataset.prompt_examples import PromptExample
 from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import DataReport
 from dimba.objectives.family import Family
@@ -14,8 +15,16 @@ from dimba.objectives.objective import Objective
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.progress import Progress
 
-HeldOut = Iterator[tuple[Location, tuple[Sample, ...]]]
 TokenRows = Sequence[Sequence[int]]
+Row = tuple[Sample, ...] | PromptExample
+
+
+@dataclass(frozen=True)
+class HeldOutRows:
+    """Held-out rows with their places: a sample, both sides of a pair, or a prompt, whose answers `rewards` score."""
+
+    rows: Iterable[tuple[Location, Row]]
+    rewards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,16 +46,13 @@ class TrainingHalf:
         report: DataReport = import_module(f"{__package__}.{self.name}").report(options, progress)
         return report
 
-    def held_out_samples(self, options: TrainerOptions, progress: Progress) -> HeldOut:
-        """The rows that are not trained on but evaluated, with their places; raises BadInput.
-
-        A row is a sample, or the chosen and the rejected side of a pair.
-        """
+    def held_out(self, options: TrainerOptions, progress: Progress) -> HeldOutRows:
+        """The rows that are not trained on but evaluated; raises BadInput."""
         package = import_module(f"{__package__}.{self.name}")
-        if not hasattr(package, "held_out_samples"):
-            problem = f"the held-out rows of `mode: {self.name}` have no loss"
+        if not hasattr(package, "held_out"):
+            problem = f"the rows that `mode: {self.name}` holds out cannot be found again"
             raise BadInput(problem, "give rows with answers: `--file ROWS`")
-        rows: HeldOut = package.held_out_samples(options, progress)
+        rows: HeldOutRows = package.held_out(options, progress)
         return rows
 
     def token_rows(self, options: TrainerOptions, count: int) -> tuple[TokenRows, TokenRows]:

@@ -1,17 +1,20 @@
 """The rows of an evaluation, the table of their losses, and the verdict in words."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dimba.commands.eval.guard import guard_note, guard_rows
 from dimba.commands.eval.losses import LossTable
+from dimba.commands.eval.request import EvalRequest
 from dimba.commands.eval.result import Evaluation, Measure, ModelResult, ranked, verdict
 from dimba.commands.eval.rows import require_enough, rows_of_file
 from dimba.commands.eval.statistics import compare
 from dimba.commands.talk.rows import named_columns
 from dimba.common.errors import BadInput
 from dimba.common.inference import RowLoss
+from dimba.objectives.rewards import parse_rewards
 from tests.conftest import write_rows
 
 QUESTIONS = [{"question": f"What is {n} + {n}?", "answer": str(n + n)} for n in range(14)]
@@ -37,6 +40,20 @@ def test_too_few_rows_are_refused_with_how_many_would_do(tmp_path: Path):
         require_enough(rows, "rows.jsonl")
     assert "10 rows or more" in caught.value.hint
     require_enough(rows_of_file(write_rows(tmp_path / "more.jsonl", QUESTIONS), COLUMNS), "more.jsonl")
+
+
+def test_prompts_are_measured_by_the_rewards_of_their_run_unless_another_measure_is_asked_for():
+    request = EvalRequest(models=("run",))
+    assert [each.name for each in request.with_rewards_of("run", ("numeric", "length:40")).rewards] == [
+        "numeric",
+        "length",
+    ]
+    own = replace(request, rewards=parse_rewards(["contains"]))
+    assert own.with_rewards_of("run", ("numeric",)) is own
+    for foreign in ("my.py:score", "preference"):
+        with pytest.raises(BadInput, match=f"answers its reward `{foreign}` scores") as caught:
+            request.with_rewards_of("run", ("numeric", foreign))
+        assert "--reward NAME" in caught.value.hint
 
 
 def test_a_column_that_is_not_a_pair_is_refused():

@@ -9,6 +9,7 @@ from dimba.dataset.token_report import DataReport
 from dimba.objectives.dpo import DpoOptions
 from dimba.trainers.data.loading import held_out_sources
 from dimba.trainers.objectives.dpo.pairs import PairRows, load_pairs
+from dimba.trainers.objectives.registry import HeldOutRows
 from dimba.trainers.progress import Progress, ignored
 
 TokenRows = Sequence[Sequence[int]]
@@ -19,8 +20,12 @@ def report(options: DpoOptions, progress: Progress) -> DataReport:
     return load_pairs(options, progress).report
 
 
-def held_out_samples(options: DpoOptions, progress: Progress) -> Iterator[tuple[Location, tuple[Sample, ...]]]:
+def held_out(options: DpoOptions, progress: Progress) -> HeldOutRows:
     """The pairs that are held out, both sides of each; raises BadInput."""
+    return HeldOutRows(_held_out(options, progress))
+
+
+def _held_out(options: DpoOptions, progress: Progress) -> Iterator[tuple[Location, tuple[Sample, ...]]]:
     pairs = load_pairs(options, progress).validation
     left = Counter(pairs.store.where(2 * int(pair)) for pair in pairs.numbers)
     for source in held_out_sources(options):

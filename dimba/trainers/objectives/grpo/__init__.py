@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dimba.dataset.token_report import DataReport
 from dimba.objectives.grpo import GrpoOptions
 from dimba.trainers.objectives.grpo.prompt_loading import load_prompts
+from dimba.trainers.objectives.registry import HeldOutRows
 from dimba.trainers.progress import Progress, ignored
 
 TokenRows = Sequence[Sequence[int]]
@@ -13,6 +14,13 @@ TokenRows = Sequence[Sequence[int]]
 def report(options: GrpoOptions, progress: Progress) -> DataReport:
     """The prompts as training would read them; raises BadInput."""
     return load_prompts(options, progress).report
+
+
+def held_out(options: GrpoOptions, progress: Progress) -> HeldOutRows:
+    """The prompts that are held out, and the rewards that score their answers; raises BadInput."""
+    prompts = load_prompts(options, progress)
+    rows = ((each.where, each.example) for each in prompts.held_out)
+    return HeldOutRows(rows, rewards=tuple(map(str, prompts.rewards)))
 
 
 def token_rows(options: GrpoOptions, count: int) -> tuple[TokenRows, TokenRows]:

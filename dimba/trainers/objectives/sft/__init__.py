@@ -10,6 +10,7 @@ from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import DataReport
 from dimba.objectives.sft import SftOptions
 from dimba.trainers.data.loading import held_out_sources, load_data
+from dimba.trainers.objectives.registry import HeldOutRows
 from dimba.trainers.progress import Progress, ignored
 
 TokenRows = Sequence[Sequence[int]]
@@ -20,8 +21,12 @@ def report(options: SftOptions, progress: Progress) -> DataReport:
     return load_data(options, progress).report
 
 
-def held_out_samples(options: SftOptions, progress: Progress) -> Iterator[tuple[Location, tuple[Sample, ...]]]:
+def held_out(options: SftOptions, progress: Progress) -> HeldOutRows:
     """The rows that are held out, in their order; raises BadInput."""
+    return HeldOutRows(_held_out(options, progress))
+
+
+def _held_out(options: SftOptions, progress: Progress) -> Iterator[tuple[Location, tuple[Sample]]]:
     pieces = load_data(options, progress).validation
     rows = np.unique(pieces.index[:, 0])
     left, count = Counter(pieces.store.where(int(row)) for row in rows), len(rows)
