@@ -10,6 +10,7 @@ from dimba.common.errors import BadInput
 from dimba.options.tracking_table import REPORT_TO, TRACKER_FOLDERS, TRACKERS, trackers_of
 from dimba.options.trainer import TrainerOptions
 from dimba.trainers.objectives.callbacks import metrics_path
+from dimba.trainers.ranks import is_main_process
 
 PROJECT = "dimba"  # of trackio, and the experiment of MLflow
 
@@ -30,7 +31,8 @@ def check_tracker(options: TrainerOptions) -> None:
 
 def _variables(trackers: Sequence[str], attempt: Path, output: Path) -> Iterator[tuple[str, str]]:
     """A resumed run continues as the same run of wandb and of trackio."""
-    for folder in (attempt, *(output / TRACKER_FOLDERS[each] for each in trackers if each in TRACKER_FOLDERS)):
+    folders = (attempt, *(output / TRACKER_FOLDERS[each] for each in trackers if each in TRACKER_FOLDERS))
+    for folder in folders if is_main_process() else ():  # else the first rank would not remove what another one made
         folder.mkdir(parents=True, exist_ok=True)
     yield "TENSORBOARD_LOGGING_DIR", str(attempt / "tensorboard")
     yield "WANDB_DIR", str(attempt)
