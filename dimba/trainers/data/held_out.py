@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         use_cache_if_unreachable(options, weights=False)
         options = at_revision(options, weights=False)
         report = throttled(_SECONDS, lambda rows: _print_json(rows=rows))
-        found = training_half(mode).held_out(options, report)
+        found = training_half(mode).held_out_rows(options, report)
         rows = [(str(where), row) for where, row in found.rows]
         if found.rewards:
             _print_json(rewards=found.rewards)

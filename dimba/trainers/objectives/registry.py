@@ -46,13 +46,13 @@ class TrainingHalf:
         report: DataReport = import_module(f"{__package__}.{self.name}").report(options, progress)
         return report
 
-    def held_out(self, options: TrainerOptions, progress: Progress) -> HeldOutRows:
+    def held_out_rows(self, options: TrainerOptions, progress: Progress) -> HeldOutRows:
         """The rows that are not trained on but evaluated; raises BadInput."""
         package = import_module(f"{__package__}.{self.name}")
-        if not hasattr(package, "held_out"):
+        if not hasattr(package, "held_out_rows"):
             problem = f"the rows that `mode: {self.name}` holds out cannot be found again"
             raise BadInput(problem, "give rows with answers: `--file ROWS`")
-        rows: HeldOutRows = package.held_out(options, progress)
+        rows: HeldOutRows = package.held_out_rows(options, progress)
         return rows
 
     def token_rows(self, options: TrainerOptions, count: int) -> tuple[TokenRows, TokenRows]:

@@ -191,7 +191,8 @@ class Upload:
         return "; ".join(filter(None, (str(self._sending), waits)))
 
     def _last_word(self) -> None:
-        left = ", ".join(self._state.pending) or "the record of the run"
+        pending = self._state.pending or self._wanted(self._end.how)  # the time may be over before the first step
+        left = ", ".join(pending) or "the record of the run"
         problem = f" ({self._state.problem})" if self._state.problem else ""
         print(
             f"warning: the time is over, and not in {self._places.address}: {left}{problem}\n"

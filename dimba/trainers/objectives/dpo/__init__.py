@@ -20,7 +20,7 @@ def report(options: DpoOptions, progress: Progress) -> DataReport:
     return load_pairs(options, progress).report
 
 
-def held_out(options: DpoOptions, progress: Progress) -> HeldOutRows:
+def held_out_rows(options: DpoOptions, progress: Progress) -> HeldOutRows:
     """The pairs that are held out, both sides of each; raises BadInput."""
     return HeldOutRows(_held_out(options, progress))
 

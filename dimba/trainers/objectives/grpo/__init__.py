@@ -16,7 +16,7 @@ def report(options: GrpoOptions, progress: Progress) -> DataReport:
     return load_prompts(options, progress).report
 
 
-def held_out(options: GrpoOptions, progress: Progress) -> HeldOutRows:
+def held_out_rows(options: GrpoOptions, progress: Progress) -> HeldOutRows:
     """The prompts that are held out, and the rewards that score their answers; raises BadInput."""
     prompts = load_prompts(options, progress)
     rows = ((each.where, each.example) for each in prompts.held_out)

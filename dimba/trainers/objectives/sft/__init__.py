@@ -21,7 +21,7 @@ def report(options: SftOptions, progress: Progress) -> DataReport:
     return load_data(options, progress).report
 
 
-def held_out(options: SftOptions, progress: Progress) -> HeldOutRows:
+def held_out_rows(options: SftOptions, progress: Progress) -> HeldOutRows:
     """The rows that are held out, in their order; raises BadInput."""
     return HeldOutRows(_held_out(options, progress))
 
