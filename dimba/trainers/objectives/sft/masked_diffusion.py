@@ -7,24 +7,20 @@ from functools import partial
 
 import numpy as np
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel
-from trl import SFTConfig
 
 from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.data.encoding import IGNORED
-from dimba.trainers.data.loading import Data, Pieces, as_dataset, stream_as_dataset
+from dimba.trainers.data.loading import Data, Pieces, as_dataset
 from dimba.trainers.data.packing import Batch, Feature, collate_padded
 from dimba.trainers.models.adapters import adapter_config
 from dimba.trainers.models.loading import Compute, prepare_base
 from dimba.trainers.models.masked_diffusion.noise import TAIL
 from dimba.trainers.models.memory import add_probe, longest_rows
-from dimba.trainers.objectives.callbacks import Metrics, StopOnSignal, metrics_path
-from dimba.trainers.objectives.evaluations import evaluation_callbacks
-from dimba.trainers.objectives.example_run import example_settings
+from dimba.trainers.objectives.callbacks import StopOnSignal, metrics_path
 from dimba.trainers.objectives.run_settings import can_fall_back, checkpoint_layers, configure
 from dimba.trainers.objectives.sft.masked_trainer import MaskedTrainer
-from dimba.trainers.objectives.sft.streamed_run import StopAtUnusableRow
+from dimba.trainers.objectives.sft.setup import callbacks, sft_config, training_rows
 from dimba.trainers.ranks import is_main_process, world_size
 
 
@@ -34,24 +30,23 @@ def make_trainer(
     """The trainer, its memory probed before the first step; prints how rows are laid out and scored."""
     metrics, at_once = metrics_path(options.output_dir), options.batch_size * world_size()
     new = prepare_base(model, options, data.tokenizer, data.turn_ends)
-    args = _config(options, compute, validates=len(data.validation) > 0)  # it connects the ranks
+    args = sft_config(options, compute, validates=len(data.validation) > 0)
     collate = _collator(options, data)
     tries = can_fall_back(options, SFT)
     layers = checkpoint_layers(model, options, compute, can_fall_back=tries)
     if is_main_process():
         precision = "float32" if compute.mixed == "no" else f"mixed {compute.mixed}"
         print(f"{precision}, rows padded, activation checkpointing {layers.words}", flush=True)
-    at_bad_row = [StopAtUnusableRow(data.stream, stop)] if data.stream else []
     trainer = MaskedTrainer(
         most=options.max_length,
         has_tails=not options.end_tail,
         model=_adapted(model, options, data, new),
         args=args,
-        train_dataset=_training_rows(options, data, step=at_once * options.grad_accumulation_steps),
+        train_dataset=training_rows(options, data, step=at_once * options.grad_accumulation_steps),
         eval_dataset=as_dataset(data.validation, step=at_once) if len(data.validation) else None,
         data_collator=collate,
         processing_class=data.tokenizer,
-        callbacks=[Metrics(metrics), *at_bad_row, stop, *evaluation_callbacks(options)],
+        callbacks=callbacks(options, data, metrics, stop),
     )
     if is_main_process():
         print(f"loss by {trainer.scoring}", flush=True)
@@ -102,17 +97,3 @@ def _with_tail(feature: Feature, end_id: int, multiple: int, most: int) -> Featu
     end = int(trained[-1]) + 1
     wanted = min(-(-end // multiple) * multiple, most) if multiple and length < most else end
     return {name: [*values[:end], *[end_id] * (wanted - end)] for name, values in feature.items()}
-
-
-def _training_rows(options: SftOptions, data: Data[Pieces], *, step: int) -> Dataset:
-    """The rows of an epoch, in full steps of `step` rows; of a stream those of all steps."""
-    if data.stream is None or options.max_steps is None:
-        return as_dataset(data.train, step=step)
-    return stream_as_dataset(data.stream, rows=options.max_steps * step)
-
-
-def _config(options: SftOptions, compute: Compute, *, validates: bool) -> SFTConfig:
-    return SFTConfig(
-        train_sampling_strategy="sequential" if options.stream else "random",
-        **example_settings(options, compute, SFT, validates=validates),
-    )
