@@ -1,13 +1,11 @@
 """A base on the Hub at a revision: the folder of that commit in the Hugging Face cache, once a job has fetched it."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
+from dimba.common.hub_cache import folder_name, is_commit
 from dimba.host.checkpoint import look_at_checkpoint
 from dimba.host.facts import CheckpointFacts
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def at_revision(facts: CheckpointFacts, revision: str, cache: Path, *, allow_pickle: bool) -> CheckpointFacts:
@@ -15,8 +13,8 @@ def at_revision(facts: CheckpointFacts, revision: str, cache: Path, *, allow_pic
     if facts.local:
         problem = "is a folder on this machine, and `base_revision` is of a base on the Hub"
         return facts if facts.problem else replace(facts, problem=problem, hint="remove `base_revision`")
-    if COMMIT.fullmatch(revision):
-        folder = cache / "hub" / f"models--{facts.reference.replace('/', '--')}" / "snapshots" / revision
+    if is_commit(revision):
+        folder = cache / "hub" / folder_name("models", facts.reference) / "snapshots" / revision
         if folder.is_dir():
             found = look_at_checkpoint(str(folder), folder, allow_pickle=allow_pickle)
             if not found.problem:

@@ -1,18 +1,17 @@
 """Facts about an id on the Hugging Face Hub, fetched within seconds; the network never raises an exception."""
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 from dimba.common.checkpoint import context_length
+from dimba.common.hub_cache import is_commit
 from dimba.host.http import REFUSED, Answer, ask, count, mapping, mappings
 
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Status = Literal["found", "missing", "gated", "unreachable", "offline", "missing_config", "missing_split"]
 
@@ -102,7 +101,7 @@ def commit_of(kind: str, id: str, revision: str | None = None) -> str | None:
 
     It is that of a tag, a branch or a commit named `revision`, else the newest.
     """
-    if revision and _COMMIT.fullmatch(revision):
+    if revision and is_commit(revision):
         return revision
     status, _, body = _existence(kind, id, f"/revision/{quote(revision, '')}" if revision else "")
     sha = body.get("sha")

@@ -1,13 +1,13 @@
 """The provenance of a model: the repository's revision and changes, and hashes of pins, base checkpoint and data."""
 
 import os
-import re
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from dimba.common.contract import is_secret_name
+from dimba.common.hub_cache import folder_name, is_commit
 from dimba.common.sampled_hash import sampled_hash
 from dimba.host.build_context import code_digest
 from dimba.host.facts import CheckpointFacts, DataFacts, HostFacts, TrainerFacts
@@ -17,7 +17,6 @@ from dimba.spec.secrets import mask_secrets
 
 Progress = Callable[[str, int, int], None]  # (activity, bytes so far, bytes in all)
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONFIG = ("-c", "core.fsmonitor=false", "-c", "core.quotePath=false")  # git must not execute the repository's hooks
 
 
@@ -79,9 +78,9 @@ def hub_commits(plan: dict[str, Any]) -> dict[str, Any]:
 def commit_in_cache(plan: dict[str, Any], kind: str, facts: dict[str, Any]) -> str | None:
     """The commit of a repository of `kind` that the job's Hugging Face cache has at the revision of `facts`."""
     revision = str(facts.get("revision") or "main")
-    if _COMMIT.fullmatch(revision):
+    if is_commit(revision):
         return revision
-    folder = f"{kind}--{str(facts.get('reference')).replace('/', '--')}"
+    folder = folder_name(kind, str(facts.get("reference")))
     try:
         return Path(plan["writable"][0], "hub", folder, "refs", revision).read_text(encoding="utf-8").strip()
     except (OSError, ValueError, KeyError, IndexError):

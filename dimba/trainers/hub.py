@@ -13,6 +13,7 @@ from typing import TypeVar
 from dimba.common.checkpoint.files import PICKLED_INDEX, SINGLE, indexed_files
 from dimba.common.contract import is_path
 from dimba.common.errors import BadInput, HostCannot, first_line
+from dimba.common.hub_cache import folder_name
 from dimba.dataset.mixture import data_sets
 from dimba.options.trainer import TrainerOptions
 
@@ -154,7 +155,7 @@ def _snapshot(model: str, revision: str) -> Path:
     """The folder of the cached revision that the libraries use offline; it may not exist."""
     from huggingface_hub import constants
 
-    folder = Path(constants.HF_HUB_CACHE, f"models--{model.replace('/', '--')}")
+    folder = Path(constants.HF_HUB_CACHE, folder_name("models", model))
     try:
         return folder / "snapshots" / (folder / "refs" / revision).read_text(encoding="utf-8").strip()
     except OSError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dimba.common.contract import is_path
 from dimba.common.errors import BadInput, HostCannot, Location, first_line
+from dimba.common.hub_cache import is_commit
 from dimba.dataset.files import DataFiles, Read, find_files, read_rows
 from dimba.dataset.formats import Format
 from dimba.dataset.local import require_local_keys
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from datasets import DatasetBuilder, DatasetInfo
 
 # The functions below import `datasets`: it takes 0.7 s, which a preview of a local file does not need.
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 DEFAULT_SPLITS = {"HuggingFaceH4/ultrachat_200k": "train_sft"}  # of data sets without a split `train`
 
 
@@ -125,7 +124,7 @@ class Source:
     def _require_revision(self, builder: DatasetBuilder) -> None:
         """Raises HostCannot for another commit than asked for: offline, the library takes the newest cached one."""
         asked = self.revision or ""
-        if _COMMIT.fullmatch(asked) and _COMMIT.fullmatch(builder.hash or "") and builder.hash != asked:
+        if is_commit(asked) and is_commit(builder.hash or "") and builder.hash != asked:
             cause = f"{self.dataset}: the cache has its commit {builder.hash}, and not {asked}"
             raise HostCannot(cause, "restore the network, so that it can be downloaded", key="dataset.revision")
 
