@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal
 from dimba.common.contract import DEFAULT_CHAT_TEMPLATE
 from dimba.common.errors import BadInput, Location, UnusableRow
 from dimba.dataset.formats import Sample
-from dimba.trainers.data.encoding import Example, Rendered, encode_chats, encode_texts
+from dimba.trainers.data.encoding import Example, encode_chats, encode_texts
 from dimba.trainers.data.literals import LiteralEncoder, find_literals
 from dimba.trainers.data.marks import call_texts, has_marks
 from dimba.trainers.data.masks import Masker, Span
 from dimba.trainers.data.omissions import omitted_parts
-from dimba.trainers.data.render import Message, Messages, Renderer, TemplateSettings, Unmaskable
+from dimba.trainers.data.render import Message, Messages, Rendered, Renderer, TemplateSettings, Unmaskable
 from dimba.trainers.data.turns import Chat
 
 if TYPE_CHECKING:

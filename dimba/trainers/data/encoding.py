@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dimba.common.errors import Location
 from dimba.trainers.data.literals import LiteralEncoder
-from dimba.trainers.data.render import Unmaskable
+from dimba.trainers.data.render import Rendered, Unmaskable
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -36,24 +35,6 @@ class Example:
     def labels(self) -> np.ndarray:
         """The ids (int32 [tokens]), IGNORED for tokens without loss."""
         return np.where(self.trained, self.input_ids, np.int32(IGNORED))
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """One row as text; `spans` are the (start, end) in it that carry loss, None for plain text, which is all trained.
-
-    `altered` counts the trained turns that the template shows in part only, as where it drops earlier reasoning;
-    `omitted` names other parts of the chat that it does not show (keys of omissions.NAMES). `control` are the control
-    tokens that people wrote, `literals` their spans; without spans they look like the template's own.
-    """
-
-    where: Location
-    text: str
-    spans: tuple[tuple[int, int], ...] | None = None
-    altered: int = 0
-    omitted: tuple[str, ...] = ()
-    control: tuple[str, ...] = ()
-    literals: tuple[tuple[int, int], ...] = ()
 
 
 def encode_chats(

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Tokenizer
 
 from dimba.common.errors import UnusableRow
-from dimba.trainers.data.render import Renderer
+from dimba.trainers.data.render import Rendered, Renderer
 from dimba.trainers.data.turns import Chat
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
-
-    from dimba.trainers.data.encoding import Rendered
 
 # Private-use characters of the last plane, as in marks.py.
 _BREAK = "\U0010f7d3"

@@ -27,6 +27,24 @@ NO_ARGUMENTS: Mapping[str, Any] = {}
 REASONING_KEYS = ("reasoning_content", "thinking")  # keys of a message for reasoning apart from its content
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """One row as text; `spans` are the (start, end) in it that carry loss, None for plain text, which is all trained.
+
+    `altered` counts the trained turns that the template shows in part only, as where it drops earlier reasoning;
+    `omitted` names other parts of the chat that it does not show (keys of omissions.NAMES). `control` are the control
+    tokens that people wrote, `literals` their spans; without spans they look like the template's own.
+    """
+
+    where: Location
+    text: str
+    spans: tuple[tuple[int, int], ...] | None = None
+    altered: int = 0
+    omitted: tuple[str, ...] = ()
+    control: tuple[str, ...] = ()
+    literals: tuple[tuple[int, int], ...] = ()
+
+
 class TemplateFault(UnusableRow):
     """A row on which the chat template fails; `reason` is equal for rows with the same fault."""
 

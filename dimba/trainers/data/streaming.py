@@ -18,7 +18,8 @@ from dimba.dataset.samples import Sample
 from dimba.objectives.sft import SftOptions
 from dimba.options.stream_table import NO_LISTS, ONE_SET, SAMPLE_ROWS, STREAM, stream_refusal
 from dimba.trainers.data.chat import ChatEncoder
-from dimba.trainers.data.encoding import Example, Rendered
+from dimba.trainers.data.encoding import Example
+from dimba.trainers.data.render import Rendered
 from dimba.trainers.data.rows import Source
 from dimba.trainers.data.tokenization import without_loss
 from dimba.trainers.progress import row_printer

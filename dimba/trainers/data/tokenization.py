@@ -22,8 +22,8 @@ from dimba.dataset.pairs import SkippedPair, Tally
 from dimba.dataset.samples import Sample
 from dimba.dataset.token_report import list_unusable_rows
 from dimba.trainers.data.chat import ChatEncoder, TrainOn
-from dimba.trainers.data.encoding import Example, Rendered
-from dimba.trainers.data.render import TemplateFault, TemplateSettings, Unmaskable
+from dimba.trainers.data.encoding import Example
+from dimba.trainers.data.render import Rendered, TemplateFault, TemplateSettings, Unmaskable
 from dimba.trainers.data.token_store import TokenStore, TokenWriter
 from dimba.trainers.progress import Progress
 
