@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dimba.objectives.families import FAMILIES
 from dimba.objectives.registry import OBJECTIVES
 
 HOUSE = Path(__file__).parents[1] / "dimba"
@@ -66,6 +67,67 @@ def naming(words: set[str], outside: str) -> list[str]:
 def test_no_module_outside_of_objectives_names_a_mode():
     # The demo trains one objective, and writes its name into a spec.
     assert naming(set(OBJECTIVES), "objectives/") == ["commands/demo.py"]
+
+
+def comparing(words: set[str], source: str) -> set[str]:
+    """Those of `words` that a module compares, looks up or keys a table by, also under a name given in the module."""
+    tree = ast.parse(source)
+    named: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Dict):
+            for target in node.targets:
+                named.setdefault(ast.unparse(target), set()).update(words & texts(node.value))
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        for part in compared(node):
+            found |= words & texts(part)
+            found |= {word for inner in ast.walk(part) for word in named.get(ast.unparse(inner), ())}
+    return found
+
+
+def compared(node: ast.AST) -> Iterator[ast.AST]:
+    """The parts of an expression that decide by equality."""
+    match node:
+        case ast.Compare():
+            yield from (node.left, *node.comparators)
+        case ast.Dict():
+            yield from (key for key in node.keys if key)
+        case ast.Subscript():
+            yield node.slice
+        case ast.MatchValue():
+            yield node.value
+        case ast.Call(func=ast.Attribute(attr="get" | "fromkeys" | "startswith" | "endswith")):
+            yield from node.args[:1]
+
+
+def texts(node: ast.AST) -> set[str]:
+    return {each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+
+
+MODEL_TYPES = {name for each in FAMILIES for name in each.model_types}
+
+
+def test_no_module_outside_of_objectives_compares_a_model_type_that_a_family_has():
+    # Others have the name of the program as a key.
+    sources = {place(file): source for file in FILES if "model_type" in (source := file.read_text("utf-8"))}
+    assert {"objectives/families.py", "host/checkpoint.py"} < set(sources)
+    found = {file: comparing(MODEL_TYPES, source) for file, source in sources.items()}
+    assert not {file: words for file, words in found.items() if words and not file.startswith("objectives/")}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'if config.get("model_type") == "dimba": pass',
+        'TYPE = "dimba"\nif config["model_type"] == TYPE: pass',
+        'TYPES = ("llada", "Dream")\nfits = name in TYPES',
+        'ENDS = {"dimba": (".conv1d",)}\nends = ENDS.get(model_type, ())',
+        'ENDS = dict.fromkeys(("mamba", "mamba2"), (".conv1d",))',
+        'match model_type:\n    case "jamba": pass',
+    ],
+)
+def test_each_way_to_compare_a_model_type_is_seen(source: str):
+    assert comparing(MODEL_TYPES, source)
 
 
 def test_an_objective_has_a_script_and_a_training_half():

@@ -24,7 +24,7 @@ from dimba.common.checkpoint import (
     tokenizer_needs,
     vocabulary_refusal,
 )
-from dimba.common.checkpoint.adapted import EXPERT, JOINED, NOT_QUANTISED
+from dimba.common.checkpoint.adapted import EXPERT, JOINED
 from dimba.common.checkpoint.files import INDEX, Tensors, other_format_refusal
 from dimba.common.checkpoint.releases import library_type
 from dimba.common.checkpoints import CONFIGS, asks_for_code
@@ -201,26 +201,25 @@ def facts_of_tensors(config: Mapping[str, Any], tensors: Tensors) -> CheckpointF
     if not tensors:
         return facts
     linear = {name: tensor["shape"] for name, tensor in tensors.items() if _is_linear(name, tensor)}
-    model_type = str(config.get("model_type") or "")
+    model_type, family = str(config.get("model_type") or ""), family_of(config)
+    packed = (
+        name
+        for name in linear
+        if EXPERT not in name and not name.removesuffix(".weight").endswith(family.not_quantised)
+    )
     return replace(
         facts,
         parameters=sum(math.prod(tensor["shape"]) for tensor in tensors.values()),
         weight_bytes=_stored_bytes(tensors),
         model_type=model_type,
+        family=family,
         linear_sides={name.removesuffix(".weight"): _sides(name, shape, model_type) for name, shape in linear.items()},
         linear_inputs={name.removesuffix(".weight"): shape[-1] for name, shape in linear.items() if EXPERT not in name},
         modules=_parameters_by_module(tensors),
-        linear_parameters=sum(
-            math.prod(shape) for name, shape in linear.items() if EXPERT not in name and _is_quantised(name, model_type)
-        ),
+        linear_parameters=sum(math.prod(linear[name]) for name in packed),
         dtype=_dtype(list(tensors.values())),
         shape=model_shape(config, [(name, tensor["shape"]) for name, tensor in tensors.items()]),
     )
-
-
-def _is_quantised(name: str, model_type: str) -> bool:
-    """Whether Q-LoRA packs a matrix into 4 bits."""
-    return not name.removesuffix(".weight").endswith(NOT_QUANTISED.get(model_type, ()))
 
 
 def _parameters_by_module(tensors: Tensors) -> Mapping[str, int]:

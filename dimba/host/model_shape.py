@@ -27,13 +27,13 @@ _NORM = re.compile(r"(norm|ln)\w*\.weight$")
 _NORM_BIAS = re.compile(r"(norm|ln)\w*\.bias$")
 _HEAD_NORM = re.compile(r"\b([qk]_norm|query_norm|key_norm)\.weight$")
 _ONE_KERNEL = ("gelu", "gelu_pytorch_tanh", "relu", "silu")  # others, as `gelu_new`, are several and keep more
-_MIXERS = "dimba"  # the family whose blocks have mixers in place of attention
+_MIXER = "mixer_forward."  # of blocks with mixers of two directions in place of attention
 _LAYER = re.compile(r"(?:layers|h|blocks|block)\.(\d+)\.")
 
 
 def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | None:
     """The shape; None if a number is missing, absurd, or contradicts the tensors (name and shape each)."""
-    if config.get("model_type") == _MIXERS:
+    if any(_MIXER in name for name, _ in tensors):
         return _mixer_shape(config, tensors)
     text = config.get("text_config")
     values = {**config, **text} if isinstance(text, Mapping) else config
@@ -67,10 +67,10 @@ def model_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | Non
 
 
 def _mixer_shape(config: Mapping[str, Any], tensors: Tensors) -> ModelShape | None:
-    """The shape of DIMBA; None if a tensor that determines it is missing, or a number is."""
+    """The shape of blocks with mixers; None if a tensor that determines it is missing, or a number is."""
     shapes = {re.sub(r".*layers\.0\.", "", name): sides for name, sides in tensors}
     names = ("in_proj.weight", "out_proj.weight", "conv1d.weight", "dt_bias")
-    found = [shapes.get(f"mixer_forward.{name}") for name in names]
+    found = [shapes.get(f"{_MIXER}{name}") for name in names]
     embedding, wide = shapes.get("model.embed_tokens.weight"), shapes.get("mlp.up_proj.weight")
     layers = _number(config, _NAMES["layers"])
     if None in found or embedding is None or wide is None or layers is None:

@@ -1,4 +1,4 @@
-"""The families of models: the one list of model types that are not trained as causal language models."""
+"""The families of models: the one list of model types that are not treated as all others are."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +17,13 @@ CAUSAL = Family(
     half="causal",
     options=tuple(RefusedOption(param=each, refusal=_NO_MASKS) for each in (MASK_TOKEN, END_TAIL)),
 )
+# Their code reads these weights itself, so that an adapter there changes nothing; peft refuses the first two of Mamba.
+MAMBA = replace(
+    CAUSAL,
+    model_types=("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"),
+    not_called=(".out_proj", ".conv1d", ".dt_proj"),
+)
+JAMBA = replace(CAUSAL, model_types=("jamba",), not_called=(".dt_proj",))
 
 MASK_KEY = "mask_token_id"  # of config.json
 _PLACES = ("tokenizer_config.json", "special_tokens_map.json")  # where a tokenizer names its `mask_token`
@@ -107,6 +114,8 @@ DIMBA = replace(
     kind=_own_kind,
     auto_class="AutoModelForMaskedLM",
     registers="dimba.models.dimba",
+    not_called=(".conv1d",),
+    not_quantised=(".out_proj", ".modulation"),  # of a class that bitsandbytes leaves alone
     rounding=1e-4,  # states are products of exponentials over the row
     takes_time=True,
 )
@@ -114,7 +123,7 @@ MASKED_BY_CODE = replace(_MASKED, model_types=("llada",), kind=_code_kind, auto_
 # Made from a causal model: its head still predicts the next token.
 DREAM = replace(MASKED_BY_CODE, model_types=("Dream",), predicts_next=True, masks_pairs=True)
 
-FAMILIES = (DIMBA, MASKED_BY_CODE, DREAM)
+FAMILIES = (MAMBA, JAMBA, DIMBA, MASKED_BY_CODE, DREAM)
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

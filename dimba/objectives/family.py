@@ -61,6 +61,8 @@ class Family:
     by_code: bool = False  # its classes come with the checkpoint
     generates: bool = True  # by `generate` of transformers
     adapter_task: str | None = "CAUSAL_LM"  # peft's `task_type`
+    not_called: tuple[str, ...] = ()  # ends of layers' names whose weights its code reads without calling the layer
+    not_quantised: tuple[str, ...] = ()  # ends of layers' names that stay as they are in 4 bits
     packs: bool = True  # several rows may share a sequence, if a test proves that the model keeps them apart
     divides: bool = True  # several ranks may share each row
     takes_time: bool = False  # `forward` takes `t` [rows], the share of masked tokens

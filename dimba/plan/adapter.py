@@ -105,7 +105,12 @@ def _targets(targets: Sequence[str], saved: Sequence[str], checkpoint: Checkpoin
     """The matrices that get an adapter, by name."""
     names = checkpoint.linear_sides or {}
     if ALL_LINEAR in targets:
-        found = adapted_by_default(names, checkpoint.model_type, multimodal=bool(checkpoint.sees))
+        found = adapted_by_default(
+            names,
+            checkpoint.model_type,
+            not_called=checkpoint.family.not_called,
+            multimodal=bool(checkpoint.sees),
+        )
     else:
         found = set(covered(targets, names, _PREFIXES))
     return found - set(covered(saved, names))

@@ -64,9 +64,9 @@ def test_a_step_gives_every_adapter_a_gradient():
 def test_the_host_knows_the_same_modules_from_the_names_alone(tmp_path: Path):
     model = tiny_dimba()
     model.save_pretrained(tmp_path)
-    sides = facts_of_tensors(model.config.to_dict(), read_checkpoint(tmp_path).tensors).linear_sides or {}
+    facts = facts_of_tensors(model.config.to_dict(), read_checkpoint(tmp_path).tensors)
     found = {name.removeprefix("base_model.model.") for name in changing(adapted())}
-    assert adapted_by_default(sides, "dimba") == found
+    assert adapted_by_default(facts.linear_sides or {}, "dimba", not_called=facts.family.not_called) == found
 
 
 def test_an_adapter_on_a_convolution_is_left_out():

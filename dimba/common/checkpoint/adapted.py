@@ -18,16 +18,6 @@ JOINED = {
         _QWEN,
     ),
 }
-# The layers whose weights a family's code reads without calling them: an adapter there changes nothing. peft refuses
-# the first two of Mamba.
-_OF_MAMBA = (".out_proj", ".conv1d", ".dt_proj")
-NOT_CALLED = {
-    **dict.fromkeys(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), _OF_MAMBA),
-    "jamba": (".dt_proj",),
-    "dimba": (".conv1d",),
-}
-# The layers that stay as they are in a quantised base: DIMBA makes them of a class that bitsandbytes leaves alone.
-NOT_QUANTISED = {"dimba": (".out_proj", ".modulation")}
 _TEXT_PART = "language_model"
 
 
@@ -41,19 +31,23 @@ def is_router(path: str) -> bool:
     return "router" in path.split(".") or path.rpartition(".")[2] == "gate"
 
 
-def adapted_by_default(names: Iterable[str], model_type: str, *, multimodal: bool = False) -> set[str]:
-    """Those of the matrices `names` that an adapter on all linear layers covers."""
+def adapted_by_default(
+    names: Iterable[str], model_type: str, *, not_called: tuple[str, ...] = (), multimodal: bool = False
+) -> set[str]:
+    """Those of the matrices `names` that an adapter on all linear layers covers.
+
+    None of those that end in `not_called`: the model reads their weights without calling the layer.
+    """
     found = list(names)
     if multimodal and any(_TEXT_PART in name for name in found):
         found = [name for name in found if _TEXT_PART in name]
     has_experts = any(EXPERT in name for name in found)
-    return {name for name in found if _is_adapted(name, model_type, has_experts=has_experts)}
+    adapted = {name for name in found if _is_adapted(name, model_type, has_experts=has_experts)}
+    return {name for name in adapted if not name.endswith(not_called)}
 
 
 def _is_adapted(name: str, model_type: str, *, has_experts: bool) -> bool:
     last = name.rpartition(".")[2]
     if EXPERT in name:
         return model_type in JOINED
-    if is_router(name) or (has_experts and (chooses_experts(name) or last in JOINED.get(model_type, ()))):
-        return False
-    return f".{last}" not in NOT_CALLED.get(model_type, ())
+    return not (is_router(name) or (has_experts and (chooses_experts(name) or last in JOINED.get(model_type, ()))))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from dimba.common.checkpoint.adapted import NOT_CALLED
 from dimba.common.errors import BadInput
 from dimba.options.lora_table import (
     ALL_LINEAR,
@@ -28,6 +27,7 @@ from dimba.options.lora_table import (
     target_problem,
 )
 from dimba.options.trainer import TrainerOptions
+from dimba.trainers.models.families import family_of_model
 from dimba.trainers.models.text_part import other_modules
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _check_targets(options: TrainerOptions, model: PreTrainedModel, rows: Rows) 
         if module is model.get_output_embeddings():
             hint = f"`lora: {{modules_to_save: [{name.rpartition('.')[2]}]}}` trains it whole"
             raise _refused(f"`{name}` gets no adapter: the loss reads its weights themselves", hint)
-        if name.endswith(NOT_CALLED.get(getattr(model.config, "model_type", ""), ())):
+        if name.endswith(family_of_model(model).not_called):
             raise _refused(
                 f"`{name}` gets no adapter: the state-space layers read its weights themselves", _matrices_hint(model)
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from dimba.common.checkpoint.adapted import JOINED, NOT_CALLED, chooses_experts, is_router
+from dimba.common.checkpoint.adapted import JOINED, chooses_experts, is_router
 from dimba.common.errors import BadInput
 from dimba.common.units import quantity
 from dimba.options.lora_table import ALL_LINEAR, TARGET_MODULES, TOKENS_HINT, TRAINABLE_TOKENS, covers, is_pattern
@@ -141,7 +141,7 @@ def router_names(model: nn.Module) -> list[str]:
 
 def _state_projections(model: PreTrainedModel) -> list[str]:
     """The layers whose weights the model reads without calling them: an adapter there would change nothing."""
-    ends = NOT_CALLED.get(getattr(model.config, "model_type", ""), ())
+    ends = family_of_model(model).not_called
     return [name for name, _ in model.named_modules() if name.endswith(ends)]
 
 
