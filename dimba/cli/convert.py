@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 
 from dimba.cli import render
@@ -20,8 +21,9 @@ def convert(args: argparse.Namespace) -> None:
     head = "tied" if facts["tied"] else "of its own"
     size = f"{facts['parameters']:,} parameters, {facts['dtype']}"
     render.note(f"DIMBA, {size}, head {head}, mask token {facts['mask_token_id']:,}")
-    if not facts["tokenizer"]:
-        render.note("without a tokenizer: copy one into the folder, or convert with `--tokenizer FOLDER`")
     sys.stdout.write(f"{converted.path}\n")
     sys.stdout.flush()
-    render.note("`dimba wizard --base-checkpoint` with this folder fine-tunes it")
+    if facts["tokenizer"]:
+        render.note(f"`dimba wizard --base-checkpoint {shlex.quote(str(converted.path))}` fine-tunes it")
+    else:
+        render.note("it has no tokenizer yet: convert into a new folder with `--tokenizer FOLDER` to train it")

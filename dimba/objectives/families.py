@@ -71,14 +71,15 @@ _PADDED = Refusal("it is for packed rows, and rows of masked diffusion are padde
 _WHOLE = Refusal("rows of masked diffusion are not divided", "leave it out, or lower `training.max_length`")
 _UNPROVED = Refusal("it is not proved to train masked diffusion as the model's own layers do", "leave it out")
 _UNSERVED = Refusal(
-    "fills in the tokens of an answer in any order, and OpenAI's interface has no values for that",
+    "is a masked-diffusion language model: it fills in tokens in any order, which OpenAI's interface does not fit",
     "ask it with `dimba chat` or `dimba generate`",
 )
 _NO_GGUF = Refusal(
-    "generates otherwise than llama.cpp does, which knows no such model", "export it with `--merged`, for transformers"
+    "is a masked-diffusion language model, which llama.cpp does not run", "export it with `--merged`, for transformers"
 )
 _NO_TASKS = Refusal(
-    "has an upper bound on a likelihood, and tasks compare likelihoods", "measure its answers: `--reward numeric`"
+    "is a masked-diffusion language model: tasks compare likelihoods, of which it has an upper bound alone",
+    "measure its answers: `--reward numeric`",
 )
 _BOUND = "bound: an upper bound on the loss, from the same masks of each row for every model"
 _MASKED = Family(

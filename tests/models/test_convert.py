@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,21 @@ def test_a_file_of_an_old_torch_converts_too(tmp_path: Path):
     assert converted(tmp_path, original(), _use_new_zipfile_serialization=False)["tied"]
 
 
+@pytest.mark.parametrize("wrapped", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "denoiser._orig_mod"])
+def test_names_that_ddp_or_compile_has_wrapped_convert_to_the_same_model(tmp_path: Path, wrapped: str):
+    plain, checkpoint = original(), original()
+    weights = checkpoint["model_state_dict"]
+    inside = {name: name.replace("denoiser.", f"{wrapped}.") for name in weights}
+    names = {name: wrapped.format(name) for name in weights} if "{}" in wrapped else inside
+    checkpoint["model_state_dict"] = {names[name]: each for name, each in weights.items()}
+    converted(tmp_path, checkpoint)
+    found = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").state_dict()
+    assert torch.equal(found["model.embed_tokens.weight"], plain["model_state_dict"]["token_embed.embedding.weight"])
+    assert torch.equal(
+        found["model.layers.1.norm2.weight"], plain["model_state_dict"]["denoiser.blocks.1.norm2.weight"]
+    )
+
+
 def test_the_tokenizer_gets_the_mask_token_behind_its_last(tmp_path: Path):
     tokenizer = make_tokenizer(["a tale of two seas"], size=300)
     tokenizer.save_pretrained(tmp_path / "words")
@@ -114,11 +130,26 @@ def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path):
         converted(tmp_path, original(), tmp_path / "words")
 
 
+def test_a_tokenizer_that_has_a_word_where_the_model_has_its_mask_is_refused(tmp_path: Path):
+    make_tokenizer(["a"], size=300).save_pretrained(tmp_path / "words")
+    with pytest.raises(BadInput, match=r"has an ordinary token, `.+`, at 70, where the model has its mask"):
+        converted(tmp_path, {**original(), "mask_id": 70}, tmp_path / "words")
+
+
+def test_a_tokenizer_that_has_a_mask_token_of_its_own_keeps_its_name(tmp_path: Path):
+    tokenizer = make_tokenizer(["a"], size=300)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|mdm_mask|>", "<|other|>"]})
+    tokenizer.save_pretrained(tmp_path / "words")
+    converted(tmp_path, {**original(), "mask_id": len(tokenizer) - 2}, tmp_path / "words")
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (again.mask_token, again.mask_token_id) == ("<|mdm_mask|>", len(tokenizer) - 2)
+
+
 Change = Callable[[dict[str, Any]], object]
 REFUSED: dict[str, tuple[Change, str]] = {
     "latent": (lambda c: c["config"].update(latent_diffusion=True), r"latent kind \(`latent_diffusion: True`\)"),
     "v": (lambda c: c["config"].update(prediction_type="v"), r"continuous-latent kind \(`prediction_type: v`\)"),
-    "no mask": (lambda c: c.pop("mask_id"), r"continuous-latent kind \(no `mask_id`\): it denoises vectors"),
+    "no mask": (lambda c: c.pop("mask_id"), r"lacks `mask_id`, .* as the continuous-latent kind"),
     "one way": (lambda c: c["config"].update(bidirectional=False), r"another architecture \(`bidirectional: False`\)"),
     "mask": (lambda c: c.update(mask_id=301), r"`mask_id: 301`, which is no token of 301"),
     "no config": (lambda c: c.pop("config"), r"lacks `config`; it has `mask_id`, `model_state_dict`"),
@@ -138,6 +169,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "both": (
         lambda c: c["model_state_dict"].update(extra=c["model_state_dict"].pop("denoiser.blocks.1.mamba_bwd.D")),
         r"lacks `denoiser.blocks.1.mamba_bwd.D`, and has `extra` too many",
+    ),
+    "other names": (
+        lambda c: c.update(model_state_dict={f"net.{name}": each for name, each in c["model_state_dict"].items()}),
+        r"no tensor with a name of the published layout: `net.null_cond`, .* … in place of `token_embed",
+    ),
+    "twice": (
+        lambda c: c["model_state_dict"].update({"module.null_cond": torch.ones(48)}),
+        r"has `null_cond` with and without a wrapper's name",
     ),
     "layers": (
         lambda c: c["config"].update(num_denoiser_layers=3),
@@ -201,16 +240,31 @@ def test_a_pickle_that_would_run_code_is_not_loaded(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "bait").exists()
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "zip", "cut", "cut old", "list"])
-def test_what_is_no_complete_file_of_torch_is_refused(tmp_path: Path, kind: str):
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("text", "is no file that torch saved"),
+        ("empty", "is no file that torch saved"),
+        ("zip", "is cut short or damaged: its zip archive has no end"),
+        ("photos", "is a zip archive without a checkpoint of torch: it holds `sea.jpg`"),
+        ("cut", "is cut short or damaged"),
+        ("cut old", "is no file that torch saved, or it is damaged"),
+        ("list", "holds a list"),
+        ("weights", "holds tensors alone: sizes and the mask token are not known without `config`"),
+    ],
+)
+def test_what_is_no_complete_file_of_torch_is_refused(tmp_path: Path, kind: str, says: str):
     file = saved(tmp_path / "a.pt", original(), _use_new_zipfile_serialization=kind != "cut old")
     content = {"text": b"hello", "empty": b"", "zip": b"PK\x03\x04" + bytes(99)}.get(kind, file.read_bytes()[:100_000])
     file.write_bytes(content)
-    if kind == "list":
-        saved(file, [1, 2])  # type: ignore[arg-type]
+    if kind in ("list", "weights"):
+        saved(file, [1, 2] if kind == "list" else original()["model_state_dict"])  # type: ignore[arg-type]
+    if kind == "photos":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("sea.jpg", b"")
     with pytest.raises(BadInput) as refused:
         convert(file, tmp_path, None)
-    assert refused.value.cause.startswith(("is no file", "is damaged", "holds a list"))
+    assert refused.value.cause.startswith(says)
 
 
 @pytest.mark.proof

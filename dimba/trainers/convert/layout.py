@@ -20,6 +20,7 @@ EMBEDDING, HEAD, HEAD_BIAS = (
 HEAD_COPY = "output_head.embedding_weight"  # which some releases store of a tied head
 SCALE, WAVES = "_latent_scale", "timestep_embed.position_encoding"
 _LEFT_OUT = re.compile(r"noise_schedule\.\w+")
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # of torch
 _OUTSIDE = {
     EMBEDDING: "model.embed_tokens.weight",
     "null_cond": "model.conditioning.null_condition",
@@ -75,10 +76,13 @@ def require_masked(checkpoint: Mapping[str, Any]) -> None:
     """Raises BadInput for a checkpoint that is not of the masked kind, or not of this architecture."""
     config = checkpoint["config"]
     found = [f"`{key}: {config[key]}`" for key, value in _CONTINUOUS.items() if config.get(key, value) != value]
-    found += [] if "mask_id" in checkpoint else ["no `mask_id`"]
     if found:
         what = f"is of the continuous-latent kind ({', '.join(found)})"
         raise BadInput(f"{what}: it denoises vectors, and no token stands for a masked one", _MASKED)
+    if "mask_id" not in checkpoint:
+        raise BadInput(
+            "lacks `mask_id`, the token that stands for a masked one, as the continuous-latent kind", _MASKED
+        )
     other = [f"`{key}: {config[key]}`" for key, value in _ARCHITECTURE.items() if config.get(key, value) != value]
     if other:
         wanted = ", ".join(f"{key}: {value}" for key, value in _ARCHITECTURE.items())
@@ -120,6 +124,12 @@ def renamed(layers: int, *, tied: bool) -> Iterator[tuple[str, str]]:
             yield f"denoiser.conditioning.{number}.{_MODULATION}{name}", ours
     if not tied:
         yield from ((HEAD, "lm_head.weight"), (HEAD_BIAS, "lm_head.bias"))
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what DDP, FSDP and `torch.compile` put around the modules that they wrap."""
+    bare = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    return bare.removeprefix("module.")
 
 
 def is_left_out(name: str) -> bool:

@@ -23,6 +23,7 @@ from dimba.trainers.convert.layout import (
     renamed,
     require_masked,
     sizes_of,
+    unwrapped,
 )
 from dimba.trainers.convert.reading import read_checkpoint
 from dimba.trainers.convert.tokens import fitting_tokenizer
@@ -30,7 +31,7 @@ from dimba.trainers.models.saving import apply_umask
 
 _TIMES, _PROMPT = "timestep_embed.mlp.0.weight", "null_cond"
 _OTHER = "give the checkpoint as the original's training saved it"
-_NAMED = 100
+_NAMED, _SAMPLE = 100, 3  # names in a message
 
 
 def convert(file: Path, target: Path, tokenizer: Path | None) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def convert(file: Path, target: Path, tokenizer: Path | None) -> dict[str, Any]:
 
 def _converted(checkpoint: Mapping[str, Any]) -> tuple[DimbaForMaskedLM, list[str]]:
     require_masked(checkpoint)
-    weights: dict[str, Tensor] = checkpoint["model_state_dict"]
+    weights = _unwrapped(checkpoint["model_state_dict"])
     sizes = sizes_of(checkpoint["config"], checkpoint["mask_id"])
     _check_head(weights, tied=sizes["tie_word_embeddings"])
     names = dict(renamed(sizes["num_layers"], tied=sizes["tie_word_embeddings"]))
@@ -69,6 +70,14 @@ def _converted(checkpoint: Mapping[str, Any]) -> tuple[DimbaForMaskedLM, list[st
     _check_waves(weights, config)
     model = _assigned({ours: weights[name] for name, ours in names.items()}, config, names)
     return model, sorted(name for name in weights if is_left_out(name))
+
+
+def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = {unwrapped(name): weight for name, weight in weights.items()}
+    if len(found) < len(weights):
+        twice = sorted(name for name in found if sum(unwrapped(each) == name for each in weights) > 1)
+        raise BadInput(f"has {_listed(twice)} with and without a wrapper's name", _OTHER)
+    return found
 
 
 def _check_head(weights: Mapping[str, Tensor], *, tied: bool) -> None:
@@ -85,6 +94,9 @@ def _check_head(weights: Mapping[str, Tensor], *, tied: bool) -> None:
 def _check_names(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
     missing = [name for name in names if name not in weights]
     surplus = [name for name in weights if name not in names and not is_left_out(name)]
+    if len(missing) == len(names):
+        theirs, ours = _listed(surplus[:_SAMPLE]), _listed(missing[:_SAMPLE])
+        raise BadInput(f"has no tensor with a name of the published layout: {theirs} … in place of {ours} …", _OTHER)
     if missing or surplus:
         parts = [f"lacks {_listed(missing)}"] * bool(missing) + [f"has {_listed(surplus)} too many"] * bool(surplus)
         raise BadInput(", and ".join(parts), _OTHER)

@@ -29,6 +29,10 @@ def fitting_tokenizer(folder: Path, config: DimbaConfig) -> PreTrainedTokenizerF
     if count > config.vocab_size or count < mask:
         size = f"{count:,} tokens, and the model {config.vocab_size:,} with {mask:,} as its mask"
         raise BadInput(f"{folder} has {size}", _OWN, key=_KEY)
+    if count > mask and not _is_special(tokenizer, mask):
+        word = tokenizer.convert_ids_to_tokens(mask)
+        problem = f"{folder} has an ordinary token, `{word}`, at {mask:,}, where the model has its mask"
+        raise BadInput(problem, _OWN, key=_KEY)
     tokenizer.mask_token = MASK if count == mask else tokenizer.convert_ids_to_tokens(mask)
     if count == mask:
         tokenizer.add_special_tokens({"mask_token": MASK})
@@ -37,3 +41,8 @@ def fitting_tokenizer(folder: Path, config: DimbaConfig) -> PreTrainedTokenizerF
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, name, getattr(tokenizer, name))
     return tokenizer
+
+
+def _is_special(tokenizer: PreTrainedTokenizerFast, token: int) -> bool:
+    """Whether no text has this token by itself: it was added, or has a role."""
+    return token in tokenizer.added_tokens_decoder or token in tokenizer.all_special_ids
