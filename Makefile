@@ -33,6 +33,7 @@ lint: $(DEV)
 # Long-running checks; CONTRIBUTING.md names the place of their results.
 soak: $(DEV) $(TRAIN) $(MOTO)
 	PYTHONPATH=. $(BIN)/python scripts/soak/learning.py
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python scripts/soak/masked_dpo.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/kills.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/store.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/launches.py

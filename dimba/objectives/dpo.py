@@ -13,25 +13,12 @@ from dimba.dataset.samples import Sample
 from dimba.objectives.batches import RowBatches
 from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
-from dimba.options import optimiser_table, speed_table, table
+from dimba.options import diffusion_table, dpo_table, optimiser_table, speed_table, table
 from dimba.options.examples import ExampleOptions
-from dimba.options.kinds import Number, OneOf, Text
-from dimba.options.param import Param, option
+from dimba.options.kinds import Number, Text
+from dimba.options.param import option
 
 _PAIR = ("chosen", "rejected")
-
-# TRL's losses that compare the answers of one pair and need no other option.
-LOSSES = (
-    *("sigmoid", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard"),
-    *("apo_zero", "apo_down", "discopop", "sigmoid_norm"),
-)
-LOSS_TYPE = Param(
-    flags=("--loss-type",),
-    kind=OneOf(LOSSES),
-    default=LOSSES[0],
-    group="optimisation",
-    help="loss of a pair, by the names of TRL's DPOTrainer",
-)
 
 
 @dataclass(frozen=True)
@@ -97,7 +84,10 @@ class DpoOptions(ExampleOptions):
         default=0.1,
         help="how closely the model stays to the base; a smaller value lets it move further",
     )
-    loss_type: str = option(LOSS_TYPE)
+    loss_type: str = option(dpo_table.PAIR_LOSS)
+    mask_token: str | None = option(diffusion_table.MASK_TOKEN)
+    end_tail: int = option(diffusion_table.END_TAIL)
+    mask_draws: int = option(diffusion_table.MASK_DRAWS)
 
 
 def recognise_pairs(row: Mapping[str, Any], columns: Columns, where: Location) -> PromptFormat:
@@ -139,8 +129,10 @@ class _PairBatches(RowBatches):
     unit = "pair"
 
 
-def _memory(_args: TrainerArgs, _open_pairs: bool) -> MemoryTerms:
-    return MemoryTerms(sequences=2, masked=True, reference=True)
+def _memory(args: TrainerArgs, _open_pairs: bool) -> MemoryTerms:
+    draws = args.get(diffusion_table.MASK_DRAWS.name)
+    draws = draws if type(draws) is int and draws > 0 else int(diffusion_table.MASK_DRAWS.default)
+    return MemoryTerms(sequences=2, draws=draws, masked=True, reference=True)
 
 
 DPO = Objective(

@@ -8,14 +8,15 @@ from dimba.common.checkpoint import Checkpoint, Kind, Refusal
 from dimba.common.contract import read_json_object
 from dimba.objectives.family import Family, Lifted, RefusedOption
 from dimba.objectives.objective import MemoryTerms
-from dimba.options.diffusion_table import END_TAIL, MASK_TOKEN
+from dimba.options.diffusion_table import END_TAIL, MASK_DRAWS, MASK_TOKEN
+from dimba.options.dpo_table import PAIR_LOSS
 from dimba.options.speed_table import ATTENTION, COMPILE, FLOAT8, KERNELS, SEQUENCE_PARALLEL
 
 _NO_MASKS = Refusal("the base is a causal language model, in whose rows nothing is masked", "leave it out")
 CAUSAL = Family(
     label="a causal language model",
     half="causal",
-    options=tuple(RefusedOption(param=each, refusal=_NO_MASKS) for each in (MASK_TOKEN, END_TAIL)),
+    options=tuple(RefusedOption(param=each, refusal=_NO_MASKS) for each in (MASK_TOKEN, END_TAIL, MASK_DRAWS)),
 )
 # Their code reads these weights itself, so that an adapter there changes nothing; peft refuses the first two of Mamba.
 MAMBA = replace(
@@ -63,13 +64,21 @@ def _without_mask(checkpoint: Checkpoint) -> Lifted | None:
 
 
 def _scored_at_once(terms: MemoryTerms) -> MemoryTerms:
-    """Any token of a row may be masked, so all of them may go through the head."""
-    return replace(terms, completion=None, masked=True, tiled=False)
+    """Any token of a row may be masked, so all of them may go through the head; a row is there with all its masks."""
+    return replace(terms, completion=None, masked=True, tiled=False, sequences=terms.sequences * terms.draws)
 
 
 _PADDED = Refusal("it is for packed rows, and rows of masked diffusion are padded", "leave it out")
 _WHOLE = Refusal("rows of masked diffusion are not divided", "leave it out, or lower `training.max_length`")
 _UNPROVED = Refusal("it is not proved to train masked diffusion as the model's own layers do", "leave it out")
+_SQUARED = Refusal(
+    "it squares the log-likelihood of an answer, which is estimated here, and would train the estimate's variance too",
+    "use `sigmoid`, or `ipo`, which squares a mean over the answer's tokens",
+)
+_SHARP = Refusal(
+    "its curve bends within 0.05 of a margin of 0, and a margin that is estimated from masks is less certain than that",
+    "use `sigmoid`",
+)
 _UNSERVED = Refusal(
     "is a masked-diffusion language model: it fills in tokens in any order, which OpenAI's interface does not fit",
     "ask it with `dimba chat` or `dimba generate`",
@@ -85,7 +94,7 @@ _BOUND = "bound: an upper bound on the loss, from the same masks of each row for
 _MASKED = Family(
     label="a masked-diffusion language model",
     half="masked_diffusion",
-    objectives=("sft",),
+    objectives=("sft", "dpo"),
     lifted=_without_mask,
     adapter_task=None,
     note="masked diffusion: the trained tokens may be masked, those of one answer at a time; the prompt never is",
@@ -97,6 +106,8 @@ _MASKED = Family(
         RefusedOption(param=KERNELS, refusal=_UNPROVED, values=("liger",)),
         RefusedOption(param=COMPILE, refusal=_UNPROVED, values=("on",)),
         RefusedOption(param=FLOAT8, refusal=_UNPROVED, values=(True,)),
+        RefusedOption(param=PAIR_LOSS, refusal=_SQUARED, values=("sppo_hard",)),
+        RefusedOption(param=PAIR_LOSS, refusal=_SHARP, values=("discopop",)),
     ),
     predicts_next=False,
     generates=False,

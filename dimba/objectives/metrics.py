@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dimba.objectives.dpo import LOSS_TYPE
 from dimba.objectives.objective import Objective
-from dimba.options import grpo_table, table, template_table
+from dimba.options import diffusion_table, dpo_table, grpo_table, table, template_table
 from dimba.options.tracking_table import SAVE_BEST
 
 
@@ -45,7 +44,8 @@ METRICS: Mapping[str, Metric] = {
 # They decide on which rows, and by which measure, a run is evaluated; so does every key of `dataset` but the weights.
 _MEASURE = (
     *(table.BASE, table.BASE_REVISION, table.MAX_LENGTH, table.TRAIN_ON, table.ON_LONG, table.SKIP_BAD_ROWS),
-    *(table.VALIDATION_SPLIT, table.BETA, LOSS_TYPE, grpo_table.REWARD, grpo_table.REWARD_WEIGHTS),
+    *(table.VALIDATION_SPLIT, table.BETA, dpo_table.PAIR_LOSS, grpo_table.REWARD, grpo_table.REWARD_WEIGHTS),
+    *(diffusion_table.MASK_TOKEN, diffusion_table.END_TAIL),
     *(grpo_table.REWARD_MODEL, grpo_table.REWARD_EPOCHS, grpo_table.REWARD_LEARNING_RATE, grpo_table.TEMPERATURE),
     *(template_table.CHAT_TEMPLATE_KWARGS, template_table.TEMPLATE_DATE, template_table.CONTROL_TOKENS),
 )

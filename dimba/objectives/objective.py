@@ -61,6 +61,7 @@ class MemoryTerms:
     """The terms of GPU memory beside the policy, its gradients and its optimiser."""
 
     sequences: int = 1  # per row of a batch: 2 where a row holds two answers
+    draws: int = 1  # masks of each sequence in a forward pass, for families that mask
     completion: int | None = None  # sampled tokens per prompt at most; only these are scored
     samples: bool = False  # sampling happens in the memory of the training process
     vllm: bool = False  # vLLM samples on the GPUs of training

@@ -1,4 +1,4 @@
-"""Parameters of masked diffusion: the token that stands for a masked one, and end tokens behind an answer."""
+"""Parameters of masked diffusion: the token that stands for a masked one, end tokens, and the masks of a pair."""
 
 from functools import partial
 
@@ -19,4 +19,13 @@ END_TAIL = _rows(
     metavar="N",
     help="masked diffusion: fill each row with scored end tokens up to a multiple of N tokens (default: 0, one end "
     "token is scored)",
+)
+MASK_DRAWS = Param(
+    flags=("--mask-draws",),
+    kind=Integer(),
+    default=8,
+    metavar="N",
+    group="optimisation",
+    help="masked diffusion: masks per answer and step that a likelihood is estimated from; memory and time grow with "
+    "them",
 )

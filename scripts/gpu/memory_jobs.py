@@ -17,8 +17,8 @@ from dimba.objectives.registry import OBJECTIVES
 from dimba.trainers.data.loading import load_data
 from dimba.trainers.models.loading import choose_compute, load_model
 from dimba.trainers.objectives.callbacks import StopOnSignal
+from dimba.trainers.objectives.dpo.causal import make_trainer as dpo_trainer
 from dimba.trainers.objectives.dpo.pairs import load_pairs
-from dimba.trainers.objectives.dpo.train import make_trainer as dpo_trainer
 from dimba.trainers.objectives.grpo.prompt_loading import load_prompts
 from dimba.trainers.objectives.grpo.trainer import make_trainer as grpo_trainer
 from dimba.trainers.objectives.sft.causal import make_trainer as sft_trainer
@@ -109,7 +109,8 @@ def _sft(options: Any, device: str) -> tuple[Any, int]:
 def _dpo(options: Any, device: str) -> tuple[Any, int]:
     data = load_pairs(options, row_printer())
     compute = choose_compute(device, options.mixed_precision)
-    return dpo_trainer(options, data, compute, StopOnSignal()), data.report.longest
+    model = load_model(options, compute, attention=options.attention)
+    return dpo_trainer(options, model, data, compute, StopOnSignal()), data.report.longest
 
 
 def _grpo(options: Any, device: str) -> tuple[Any, int]:

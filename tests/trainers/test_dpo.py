@@ -98,7 +98,7 @@ def test_both_sides_have_the_tokens_and_the_mask_that_sft_gives_them(template: s
 
 
 def test_a_batch_holds_the_chosen_sides_first_and_scores_what_carries_loss(base: Path):
-    from dimba.trainers.objectives.dpo.pairs import as_dataset, collate_pairs
+    from dimba.trainers.objectives.dpo.batches import as_dataset, collate_pairs
 
     chat = [{"role": "user", "content": "1?"}]
     turns = [
@@ -284,14 +284,15 @@ def test_the_gradient_is_that_of_a_loss_written_by_hand(loss: str, tiny_checkpoi
 
 def make_trainer(base: Path, rows: Path, out: Path, *flags: str) -> Any:
     from dimba.objectives.dpo import DPO
-    from dimba.trainers.models.loading import choose_compute
+    from dimba.trainers.models.loading import choose_compute, load_model
     from dimba.trainers.objectives.callbacks import StopOnSignal
-    from dimba.trainers.objectives.dpo import train as dpo_train
+    from dimba.trainers.objectives.dpo import causal
     from dimba.trainers.objectives.dpo.pairs import load_pairs
 
     options = DPO.parse(_argv(base, rows, out, *QUICK, *flags))
     pairs = load_pairs(options, lambda _rows: None)
-    return dpo_train.make_trainer(options, pairs, choose_compute("cpu"), StopOnSignal())
+    compute = choose_compute("cpu")
+    return causal.make_trainer(options, load_model(options, compute), pairs, compute, StopOnSignal())
 
 
 def by_hand(trainer: Any, batch: dict[str, Any], loss: str, beta: float) -> Any:

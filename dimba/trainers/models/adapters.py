@@ -68,6 +68,20 @@ def adapter_config(
     return config
 
 
+def with_adapter(
+    model: PreTrainedModel, options: TrainerOptions, tokenizer: PreTrainedTokenizerBase, new_tokens: Sequence[int]
+) -> nn.Module:
+    """The model with its adapter, for methods that have one; drawn with the job's seed, as TRL does it."""
+    config = adapter_config(options, model, tokenizer, new_tokens)
+    if config is None:
+        return model
+    from peft import get_peft_model  # two seconds, which full fine-tuning does not need
+    from transformers import set_seed
+
+    set_seed(options.seed)
+    return get_peft_model(model, config)
+
+
 def _uncovered_notes(config: LoraConfig, model: PreTrainedModel) -> Iterator[str]:
     """Lines on the matrices that peft leaves out of all linear layers, beside head and routers."""
     parameters = tuple(config.target_parameters or ())

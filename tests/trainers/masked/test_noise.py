@@ -16,7 +16,7 @@ from dimba.trainers.models.masked_diffusion.noise import (
     drawn_tails,
     evaluated,
 )
-from dimba.trainers.objectives.sft.masked_diffusion import collate_with_tail
+from dimba.trainers.models.masked_diffusion.tails import collate_with_tail
 
 EVERY = torch.ones(8, 20, dtype=torch.bool)
 

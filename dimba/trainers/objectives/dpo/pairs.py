@@ -19,10 +19,9 @@ from dimba.dataset.token_report import DataReport, Part, Shown, SourceReport
 from dimba.objectives.dpo import DpoOptions, recognise_pairs
 from dimba.options import table
 from dimba.trainers.data.chat import prepare_tokenizer
-from dimba.trainers.data.encoding import IGNORED, Example
+from dimba.trainers.data.encoding import Example
 from dimba.trainers.data.loading import Data, held_out_rows, sources_from
 from dimba.trainers.data.mixture import report_sources, source_problem, sources_of, weighted
-from dimba.trainers.data.packing import Batch, Feature, collate_padded
 from dimba.trainers.data.render import TemplateSettings
 from dimba.trainers.data.reporting import count, shortened, typical_examples
 from dimba.trainers.data.rows import Source
@@ -30,11 +29,11 @@ from dimba.trainers.data.selection import Selected, cuts_too_much, hold_out
 from dimba.trainers.data.template_notes import control_problem, template_notes, template_problem
 from dimba.trainers.data.token_store import TokenStore
 from dimba.trainers.data.tokenization import Problem, RowResult, load_or_tokenize, row_problem
+from dimba.trainers.models.families import family_at
 from dimba.trainers.models.loading import load_tokenizer
 from dimba.trainers.progress import Progress
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
 
 SIDES = ("chosen", "rejected")
@@ -131,7 +130,8 @@ def load_pairs(options: DpoOptions, progress: Progress) -> Data[Pairs]:
     problem, hint = _problem(selection, tokenizer, options) or source_problem(counts) or ("", "")
     report = _report(selection, tokenizer, options)
     skipped = _skipped(store).notes(len(store) // 2)
-    further = (*skipped, _token_note(store), *template_notes(store, tokenizer, options))
+    further = (*skipped, _token_note(store), family_at(options.base_checkpoint).note)
+    further = (*further, *template_notes(store, tokenizer, options))
     notes = (*(note for each in sources for note in each.files.notes), tokenizer_note, *further)
     report = replace(report, examples=len(train), sources=counts, problem=problem, hint=hint, cached=cached)
     report = replace(report, notes=tuple(filter(None, notes)))
@@ -256,39 +256,3 @@ def _shown(pairs: Pairs, pair: int, tokenizer: PreTrainedTokenizerFast, title: s
     parts = (*shortened(chosen, tokenizer), Part(text="\nrejected: ", trained=False), *shortened(answer, tokenizer))
     where = pairs.store.where(2 * pair)
     return Shown(where=where, tokens=len(chosen.input_ids) + len(rejected.input_ids), parts=parts, title=title)
-
-
-def as_dataset(pairs: Pairs, *, step: int = 1) -> Dataset:
-    """A `datasets.Dataset` of `Pairs.feature`, read from the token store when asked for.
-
-    The first pairs come again at the end until they are a multiple of `step`: no pair is left out, and each step has
-    the same pairs on any number of processes.
-    """
-    from datasets import Dataset  # takes 0.7 s, which a preview does not need
-
-    def fetch(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        features = [pairs.feature(pair) for pair in batch["pair"]]
-        return {name: [each[name] for each in features] for name in features[0]}
-
-    numbers = np.resize(pairs.numbers, len(pairs) + repeated(len(pairs), step))
-    return Dataset.from_dict({"pair": numbers}).with_transform(fetch)
-
-
-def repeated(pairs: int, step: int) -> int:
-    """How many pairs come again to fill the last step of `step` pairs."""
-    return -pairs % step
-
-
-def collate_pairs(features: Sequence[Feature], *, pad_id: int) -> Batch:
-    """A batch for TRL's DPOTrainer: `input_ids`, `attention_mask` and `completion_mask`, int64 [2 × pairs, longest].
-
-    The chosen sides come first; `completion_mask` is 1 for the tokens that carry loss, as SFT's labels have it.
-    """
-    sides = [
-        {"input_ids": feature[f"{side}_ids"], "labels": feature[f"{side}_labels"]}
-        for side in SIDES
-        for feature in features
-    ]
-    batch = collate_padded(sides, pad_id=pad_id)
-    mask = (batch["labels"] != IGNORED).long()
-    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "completion_mask": mask}

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from dimba.objectives.sft import SFT, SftOptions
-from dimba.trainers.data.encoding import IGNORED
 from dimba.trainers.data.loading import Data, Pieces, as_dataset
-from dimba.trainers.data.packing import Batch, Feature, collate_padded
-from dimba.trainers.models.adapters import adapter_config
+from dimba.trainers.data.packing import Batch
+from dimba.trainers.models.adapters import with_adapter
 from dimba.trainers.models.loading import Compute, prepare_base
 from dimba.trainers.models.masked_diffusion.noise import TAIL
+from dimba.trainers.models.masked_diffusion.tails import collate_with_tail
 from dimba.trainers.models.memory import add_probe, longest_rows
 from dimba.trainers.objectives.callbacks import StopOnSignal, metrics_path
 from dimba.trainers.objectives.run_settings import can_fall_back, checkpoint_layers, configure
@@ -40,7 +37,7 @@ def make_trainer(
     trainer = MaskedTrainer(
         most=options.max_length,
         has_tails=not options.end_tail,
-        model=_adapted(model, options, data, new),
+        model=with_adapter(model, options, data.tokenizer, new),
         args=args,
         train_dataset=training_rows(options, data, step=at_once * options.grad_accumulation_steps),
         eval_dataset=as_dataset(data.validation, step=at_once) if len(data.validation) else None,
@@ -58,18 +55,6 @@ def make_trainer(
     return trainer
 
 
-def _adapted(model: PreTrainedModel, options: SftOptions, data: Data[Pieces], new: Sequence[int]) -> torch.nn.Module:
-    """The model with its adapter, for methods that have one; drawn with the job's seed, as TRL does it."""
-    config = adapter_config(options, model, data.tokenizer, new)
-    if config is None:
-        return model
-    from peft import get_peft_model  # two seconds, which full fine-tuning does not need
-    from transformers import set_seed
-
-    set_seed(options.seed)
-    return get_peft_model(model, config)
-
-
 def _collator(options: SftOptions, data: Data[Pieces]) -> partial[Batch]:
     tokenizer = data.tokenizer
     return partial(
@@ -79,21 +64,3 @@ def _collator(options: SftOptions, data: Data[Pieces]) -> partial[Batch]:
         multiple=options.end_tail,
         most=options.max_length,
     )
-
-
-def collate_with_tail(features: Sequence[Feature], *, pad_id: int, end_id: int, multiple: int, most: int) -> Batch:
-    """As `collate_padded`, each row up to its last trained token, and filled with scored end tokens.
-
-    They go up to a `multiple` of tokens, and to `most`: a row that was cut is as long, and so gets no end.
-    """
-    return collate_padded([_with_tail(each, end_id, multiple, most) for each in features], pad_id=pad_id)
-
-
-def _with_tail(feature: Feature, end_id: int, multiple: int, most: int) -> Feature:
-    trained = np.flatnonzero(np.asarray(feature["labels"]) != IGNORED)
-    if not len(trained):  # it only fills a step
-        return feature
-    length = len(feature["input_ids"])
-    end = int(trained[-1]) + 1
-    wanted = min(-(-end // multiple) * multiple, most) if multiple and length < most else end
-    return {name: [*values[:end], *[end_id] * (wanted - end)] for name, values in feature.items()}
