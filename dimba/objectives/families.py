@@ -1,5 +1,6 @@
 """The families of models: the one list of model types that are not treated as all others are."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -32,14 +33,29 @@ _PLACES = ("tokenizer_config.json", "special_tokens_map.json")  # where a tokeni
 
 def _own_kind(config: Mapping[str, Any]) -> Kind:
     """The kind of a model whose classes come with dimba."""
-    return Kind(architecture=_architecture(config))
+    return Kind(architecture=_architecture(config), refusal=_mask_refusal(config))
+
+
+def _mask_refusal(config: Mapping[str, Any]) -> Refusal | None:
+    """The refusal of a mask token that config.json itself contradicts."""
+    number, count = config.get(MASK_KEY), config.get("vocab_size")
+    if number is None:
+        return None
+    is_token = type(number) is int and number >= 0 and not (type(count) is int and number >= count)
+    roles = [name for name in ("eos_token_id", "bos_token_id") if config.get(name) == number]
+    if is_token and not roles:
+        return None
+    tokens = f" of {count:,}" if type(count) is int else ""
+    which = f"is its `{roles[0]}` too, which rows contain" if is_token else f"is no token{tokens}"
+    hint = f"correct `{MASK_KEY}` in config.json, or copy config.json of the same checkpoint there"
+    return Refusal(f"has `{MASK_KEY}: {json.dumps(number)}` in config.json, which {which}", hint)
 
 
 def _code_kind(config: Mapping[str, Any]) -> Kind:
     """The kind of a model that transformers loads by code of the checkpoint's own alone."""
     mapped = config.get("auto_map")
     if isinstance(mapped, Mapping) and MASKED_BY_CODE.auto_class in mapped:
-        return Kind(architecture=_architecture(config))
+        return Kind(architecture=_architecture(config), refusal=_mask_refusal(config))
     problem = (
         f"is {MASKED_BY_CODE.label} without its code: `auto_map` in config.json has no {MASKED_BY_CODE.auto_class}"
     )

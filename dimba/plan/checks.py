@@ -65,7 +65,10 @@ def input_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
         errors += float8_problems(job, facts)
         errors += tracker_problems(job.spec, facts, partial(_may_have, facts))
     refused = [each for each in data.sources if each.problem] or ([data] if data.problem else [])
-    errors += [BadInput(each.problem, each.hint, key=each.key) for each in refused]
+    is_repeated = any(each.key == _BASE for each in errors)  # a base that is refused cannot read the data either
+    errors += [
+        BadInput(each.problem, each.hint, key=each.key) for each in refused if each.key != _BASE or not is_repeated
+    ]
     if data.report and data.report.problem:
         errors.append(BadInput(data.report.problem, data.report.hint, key="dataset"))
     return errors

@@ -44,6 +44,24 @@ def test_a_checkpoint_without_its_code_or_its_mask_token_is_refused(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (300, "has `mask_token_id: 300` in config.json, which is no token of 300"),
+        (-1, "which is no token of 300"),
+        ([1], "has `mask_token_id: [1]` in config.json, which is no token"),
+        (True, "has `mask_token_id: true` in config.json, which is no token"),
+        (2, "which is its `eos_token_id` too, which rows contain"),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["dimba", "llada"])
+def test_a_mask_token_that_config_json_contradicts_is_refused(tmp_path: Path, model_type: str, mask: Any, says: str):
+    sizes = {"vocab_size": 300, "eos_token_id": 2}
+    found = facts(tmp_path, model_type=model_type, auto_map=MAPPED, mask_token_id=mask, **sizes)
+    assert found.refusal and says in found.refusal.problem and "correct `mask_token_id`" in found.refusal.hint
+    assert facts(tmp_path / "right", model_type=model_type, auto_map=MAPPED, mask_token_id=299, **sizes).refusal is None
+
+
+@pytest.mark.parametrize(
     ("model_type", "name"), [("bert", "BertForMaskedLM"), ("diffusion_gemma", "DiffusionGemmaForBlockDiffusion")]
 )
 def test_other_models_whose_tokens_see_each_other_are_refused_as_before(tmp_path: Path, model_type: str, name: str):

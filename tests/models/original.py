@@ -28,7 +28,7 @@ def waves(steps: int) -> torch.Tensor:
     return table
 
 
-def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def shapes(config: dict[str, Any], heads: int = HEADS) -> dict[str, tuple[int, ...]]:
     model, prompt, inner = config["d_model"], config["d_prompt"], config["d_model"] * config["expand"]
     wide = inner + 2 * config["d_state"]
     found = {
@@ -47,8 +47,8 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
             found |= {
                 f"{block}{mixer}.{name}": shape
                 for name, shape in {
-                    "dt_bias": (HEADS,), "A_log": (HEADS,), "D": (HEADS,), "norm.weight": (inner,),
-                    "in_proj.weight": (inner + wide + HEADS, model), "out_proj.weight": (model, inner),
+                    "dt_bias": (heads,), "A_log": (heads,), "D": (heads,), "norm.weight": (inner,),
+                    "in_proj.weight": (inner + wide + heads, model), "out_proj.weight": (model, inner),
                     "conv1d.weight": (wide, 1, config["d_conv"]), "conv1d.bias": (wide,),
                 }.items()
             }  # fmt: skip
@@ -59,11 +59,11 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def original(**changes: Any) -> dict[str, Any]:
-    """A checkpoint; `changes` are keys of its configuration."""
+def original(*, heads: int = HEADS, **changes: Any) -> dict[str, Any]:
+    """A checkpoint; `heads` are those of a mixer, and `changes` keys of its configuration."""
     config = {**CONFIG, **changes}
     generator = torch.Generator().manual_seed(0)
-    weights = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes(config).items()}
+    weights = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes(config, heads).items()}
     if not config["use_weight_tying"]:
         weights["output_head.projection.weight"] = 0.1 * torch.randn(config["vocab_size"], config["d_model"])
         weights["output_head.projection.bias"] = 0.1 * torch.randn(config["vocab_size"])

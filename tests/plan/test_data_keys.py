@@ -41,6 +41,14 @@ def test_what_the_data_have_is_accepted(given: str, facts: HostFacts) -> None:
     assert plan(f"dataset: {given}", facts)
 
 
+def test_a_base_that_is_refused_is_named_once_although_it_reads_no_data_either() -> None:
+    again = replace(FACTS.data, problem="/work/base brings code of its own", hint="read it", key="base_checkpoint")
+    own_code = replace(FACTS.checkpoint, own_code="config.json")
+    found = refusal("", replace(FACTS, checkpoint=own_code, data=again))
+    assert "contains code of its own" in found.cause  # SeveralErrors has none
+    assert "brings code" in refusal("", replace(FACTS, data=again)).cause
+
+
 def test_a_custom_trainer_gets_what_it_may_understand() -> None:
     own = replace(ONE_FILE, trainer=replace(ONE_FILE.trainer, path=Path("/work/mine.py"), in_image=None))
     argv = plan("dataset: {path: data.jsonl, split: 'train[:10%]'}", own).argv

@@ -1,6 +1,8 @@
 """Tokens that have no row in the embedding get one, which is trained, saved and loaded again."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from dimba.trainers.models.loading import (
     load_tokenizer,
     prepare_base,
 )
+from dimba.trainers.models.precision import Precision
+from dimba.trainers.models.saved_model import saved_problem
 from dimba.trainers.models.text_part import beyond_context, excluded_pattern, freeze_other_modules
 from dimba.trainers.models.vocabulary import add_rows, trained_rows, untrained_ends
 
@@ -79,6 +83,7 @@ def test_an_adapter_trains_and_saves_the_new_rows(tied: bool, tiny_checkpoint: P
     rows = [each for name, each in model.named_parameters() if "trainable_tokens" in name]
     assert len(rows) == (1 if tied else 2) and all(each.grad.abs().sum() > 0 for each in rows)
     model.save_pretrained(tmp_path / "out")
+    assert saved_problem(cast(Any, SimpleNamespace(model=model)), str(tmp_path / "out"), Precision(), [[5, 7, 9]]) == ""
     tokenizer.save_pretrained(tmp_path / "out")
     again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.allclose(again(input_ids=ids).logits, after, atol=1e-5) and not torch.allclose(before, after)

@@ -157,7 +157,7 @@ def _hint(kind: Any, error: Exception) -> str:
         return _hint_for_type(str(error))
     if "quantization config" in str(error):
         return "correct `quantization_config` in config.json, or remove it"
-    if kind is AutoTokenizer:
+    if kind is AutoTokenizer and not isinstance(error, StrictDataclassError):
         return "copy tokenizer.json and tokenizer_config.json of the same checkpoint there"
     if isinstance(error, _BROKEN_CONFIG):
         return "correct that value in config.json, or copy config.json of the same checkpoint there"

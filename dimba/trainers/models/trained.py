@@ -17,6 +17,7 @@ from dimba.trainers.data.render import TemplateSettings
 from dimba.trainers.models.families import auto_class, family_at, half_of
 from dimba.trainers.models.loading import load_tokenizer, nf4
 from dimba.trainers.models.pretrained import load_complete
+from dimba.trainers.models.saved_model import stored_names
 from dimba.trainers.models.text_part import complete_names
 from dimba.trainers.models.vocabulary import add_rows, untie
 
@@ -138,8 +139,7 @@ def _mismatch(model: PreTrainedModel, folder: str) -> str:
 
     ours = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
     theirs = load_peft_weights(folder, device="cpu").keys()
-    parts = {name.replace(".default", "") for name in model.state_dict()}  # peft's name for one adapter of several
-    for kind, names in (("missing", ours - theirs), ("unexpected", theirs - ours - parts)):
+    for kind, names in (("missing", ours - theirs), ("unexpected", theirs - ours - stored_names(model))):
         if names:
             return f"{kind} keys: {', '.join(sorted(names)[:3])}"
     return ""

@@ -184,6 +184,8 @@ def test_a_mask_token_that_the_base_does_not_name_is_named_by_a_flag(bases: dict
     assert status == 2 and "the tokenizer has no token `<mask>`" in output
     status, output = run(base, tmp_path, "--mask-token", "<|end|>")
     assert status == 2 and "is the EOS token, which rows contain" in output
+    status, output = run(base, tmp_path, "--mask-token", "<|user|>")
+    assert status == 2 and "the chat template writes the mask token 4 into every row" in output
     flags = ("--max-steps", "1", "--grad-accumulation-steps", "1", "--batch-size", "4", "--end-tail", "16")
     assert run(base, tmp_path, *flags, "--mask-token", "<|mask|>")[0] == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["mask_token_id"] == 300

@@ -10,7 +10,7 @@ import torch
 from dimba.common.errors import BadInput
 from dimba.options.diffusion_table import MASK_TOKEN
 from dimba.trainers.models.direction import Influence, difference, influence, probe_ids
-from dimba.trainers.models.masked_diffusion.forward import half_masked, logits_of
+from dimba.trainers.models.masked_diffusion.forward import half_masked, logits_of, mask_id
 from dimba.trainers.models.saved_model import evaluating
 from dimba.trainers.models.sharding import from_first_rank, is_sharded
 from dimba.trainers.ranks import is_main_process
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
     from dimba.common.trained import TrainedModel
     from dimba.options.trainer import TrainerOptions
+    from dimba.trainers.data.token_store import TokenStore
 
 _BASE = "--base-checkpoint"
 _FELT = 1e-4  # a share of the logits: the tokens of a new model may not meet at all
 _NEGLIGIBLE = 1e-3  # of what earlier tokens change, beside rounding
 _ROUNDING, _ROUNDING_HALF = 1e-3, 0.05  # shares of the logits, in float32 and in 16 bits
 _PADDING = 5  # tokens
+_FIRST = 8  # rows in which the tokens of a template show
 
 
 def prepare(model: PreTrainedModel, options: TrainerOptions, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
@@ -53,6 +55,14 @@ def prepare(model: PreTrainedModel, options: TrainerOptions, tokenizer: PreTrain
     )
 
 
+def require_unused_mask(model: PreTrainedModel, store: TokenStore, checkpoint: str) -> None:
+    """Raises BadInput for rows that hold the mask token: a chat template may write it, the words of a row cannot."""
+    number = mask_id(model)
+    if any(number in store.row(each).input_ids for each in range(min(_FIRST, len(store)))):
+        problem = f"{checkpoint}: the chat template writes the mask token {number:,} into every row"
+        raise BadInput(problem, f"name a token that no row has with {MASK_TOKEN.flag}", key=_BASE)
+
+
 def name_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trained: TrainedModel) -> None:
     """Name the mask token of a trained model: an adapter's base may not name the one that training was given."""
     place = trained.base or trained.folder
@@ -76,7 +86,9 @@ def _named_id(model: PreTrainedModel, named: str | None, tokenizer: PreTrainedTo
     if named is not None:
         vocabulary = tokenizer.get_vocab()
         if named not in vocabulary:
-            raise BadInput(f"the tokenizer has no token `{named}`", "name one of its tokens", key=MASK_TOKEN.flag)
+            in_brackets = f"[{named}]"  # a list to YAML, without its quotes
+            hint = f'quote it in YAML: "{in_brackets}"' if in_brackets in vocabulary else "name one of its tokens"
+            raise BadInput(f"the tokenizer has no token `{named}`", hint, key=MASK_TOKEN.flag)
         return int(vocabulary[named])
     for number in (getattr(model.config, "mask_token_id", None), tokenizer.mask_token_id):
         if isinstance(number, int):

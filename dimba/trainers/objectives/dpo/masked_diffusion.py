@@ -13,6 +13,7 @@ from dimba.trainers.data.packing import Batch, Feature
 from dimba.trainers.models.adapters import with_adapter
 from dimba.trainers.models.loading import Compute, prepare_base
 from dimba.trainers.models.masked_diffusion.noise import TAIL
+from dimba.trainers.models.masked_diffusion.preparing import require_unused_mask
 from dimba.trainers.models.masked_diffusion.tails import collate_with_tail
 from dimba.trainers.models.memory import add_probe
 from dimba.trainers.objectives.callbacks import StopOnSignal, metrics_path
@@ -35,6 +36,7 @@ def make_trainer(
 ) -> MaskedPairTrainer:
     """The trainer, its memory probed before the first step; full fine-tuning loads a frozen reference as well."""
     new = prepare_base(model, options, data.tokenizer, data.turn_ends)
+    require_unused_mask(model, data.train.store, options.base_checkpoint)
     tries = can_fall_back(options, DPO)
     layers = checkpoint_layers(model, options, compute, can_fall_back=tries)
     reference = reference_of(options, data, compute)

@@ -12,6 +12,7 @@ from dimba.trainers.data.packing import Batch
 from dimba.trainers.models.adapters import with_adapter
 from dimba.trainers.models.loading import Compute, prepare_base
 from dimba.trainers.models.masked_diffusion.noise import TAIL
+from dimba.trainers.models.masked_diffusion.preparing import require_unused_mask
 from dimba.trainers.models.masked_diffusion.tails import collate_with_tail
 from dimba.trainers.models.memory import add_probe, longest_rows
 from dimba.trainers.objectives.callbacks import StopOnSignal, metrics_path
@@ -27,6 +28,7 @@ def make_trainer(
     """The trainer, its memory probed before the first step; prints how rows are laid out and scored."""
     metrics, at_once = metrics_path(options.output_dir), options.batch_size * world_size()
     new = prepare_base(model, options, data.tokenizer, data.turn_ends)
+    require_unused_mask(model, data.train.store, options.base_checkpoint)
     args = sft_config(options, compute, validates=len(data.validation) > 0)
     collate = _collator(options, data)
     tries = can_fall_back(options, SFT)
