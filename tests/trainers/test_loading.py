@@ -23,7 +23,9 @@ from dimba.trainers.models.loading import (
     load_model,
     load_reference,
     load_tokenizer,
+    nf4,
 )
+from dimba.trainers.models.pretrained import load_complete
 from dimba.trainers.models.vocabulary import untie
 
 CPU = Compute(on_cpu=True, mixed="no")
@@ -119,6 +121,17 @@ def test_a_base_that_is_quantised_already_is_loaded_for_an_adapter(base: Path, t
     model = load_model(options(base, "--use-qlora"), CPU)
     model.save_pretrained(tmp_path / "packed")
     assert load_model(options(tmp_path / "packed", "--use-lora"), CPU).is_loaded_in_4bit
+
+
+def test_matrices_of_any_side_answer_in_4_bits_on_a_cpu(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 130, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=96, **sizes)).save_pretrained(tmp_path)
+    four_bits = {"quantization_config": nf4(torch.float32), "device_map": {"": "cpu"}, "trust_remote_code": False}
+    model = load_complete(AutoModelForCausalLM, str(tmp_path), **four_bits).eval()
+    with torch.no_grad():
+        assert model(torch.arange(8)[None]).logits.isfinite().all()
 
 
 def test_what_is_loaded_beside_the_trained_model_is_held_to_the_same(base: Path) -> None:

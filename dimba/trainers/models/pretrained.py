@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _BASE = "--base-checkpoint"
 _BROKEN_WEIGHTS = (SafetensorError, UnpicklingError, EOFError)
+_KERNEL_SIDES = (32, 64)  # of a block of bitsandbytes' kernel for CPUs: output, input
 # What the library raises for values that it does not check, such as the name of an activation.
 _BROKEN_CONFIG = (
     TypeError,
@@ -88,7 +89,19 @@ def _load_with_report(kind: Any, checkpoint: str, flag: str, **settings: Any) ->
         raise
     if is_sharded() and not is_main_process():  # only the first process reads the files
         info = {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": ()}
+    _keep_unpacked(model)
     return model, info
+
+
+def _keep_unpacked(model: torch.nn.Module) -> None:
+    """Keeps bitsandbytes from packing for a CPU those 4-bit weights whose sides its kernel does not divide.
+
+    It would end with an error at the first forward pass without gradients (0.50.2, on CPUs with AVX512-BF16).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            does_not_fit = module.out_features % _KERNEL_SIDES[0] or module.in_features % _KERNEL_SIDES[1]
+            module.support_avx512bf16_for_cpu &= not does_not_fit
 
 
 def _unconverted(error: RuntimeError) -> list[str]:
