@@ -109,7 +109,8 @@ def _dispatch(func, args, kwargs):
         _refuse_other_devices(func, args, leaves)
     if func is aten.copy_.default:
         to_cuda = type(args[0]) is OnCuda
-    if own and (func in _WAITS or (device is not None and not to_cuda)):
+    by_mask = func in _INDEXED and any(each.dtype == torch.bool for each in own[1:])
+    if own and (by_mask or func in _WAITS or (device is not None and not to_cuda)):
         _wait()
     by_host = {id(each.host): each for each in own}
     args, kwargs = tree_map(lambda each: each.host if type(each) is OnCuda else each, (args, kwargs))
@@ -154,6 +155,8 @@ class _Functions(TorchFunctionMode):
             args[0].host = args[1].host
             return None
         if func is torch.Tensor.to:
+            return _to(*args, **kwargs)
+        if func is torch.as_tensor and type(args[0]) is OnCuda:
             return _to(*args, **kwargs)
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == CUDA:
             grad = kwargs.pop("requires_grad", False)
@@ -290,5 +293,6 @@ if __name__ == "__main__":
 
     Trainer.training_step = counted
     for name, *job in json.loads(sys.argv[2]):
+        waits.clear()
         print(f"== {name}", flush=True)  # noqa: T201
         print(f"status {run(*job)}; waits in a step: {sorted(set(waits))}", flush=True)  # noqa: T201

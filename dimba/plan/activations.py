@@ -199,17 +199,28 @@ def _weights_at_hand(shape: ModelShape, precision: Precision) -> int:
 
 
 def head(shape: ModelShape, batch: Batch, precision: Precision) -> int:
-    """The fused head, forward: last states, normalised and gathered, and one tile of logits; never all of them."""
+    """The head, forward: last states, normalised and gathered, and a tile or part of the logits; never all of them."""
     states = 4 if precision.trains_base else 6  # numbers of the stream, the norm's float32 among them
+    last = batch.tokens * shape.hidden * precision.stream * states
     if not batch.tiled:
-        numbers = min(batch.scored * shape.vocabulary, _LOGITS) * (1 if precision.compute == FLOAT32 else 2)
-        gathered = batch.scored * shape.hidden * precision.compute
-        return batch.tokens * shape.hidden * precision.stream * states + numbers * FLOAT32 + gathered
+        return last + batch.scored * shape.hidden * precision.compute + _part(shape, batch, precision)
     tile = min(batch.scored, _TILE_TOKENS)
     tiles = tile * _TILE_WORDS + tile * shape.hidden
-    is_cast = precision.copies or (precision.trains_head and precision.compute < FLOAT32)
-    tiles += min(shape.vocabulary, _TILE_WORDS) * shape.hidden if is_cast else 0
-    return batch.tokens * shape.hidden * precision.stream * states + tiles * precision.compute
+    tiles += min(shape.vocabulary, _TILE_WORDS) * shape.hidden if _casts_head(precision) else 0
+    return last + tiles * precision.compute
+
+
+def _part(shape: ModelShape, batch: Batch, precision: Precision) -> int:
+    """Logits that are there at once, as the head gives them and in float32, and the copy of the head's weights."""
+    logits = min(batch.scored, max(1, _LOGITS // shape.vocabulary)) * shape.vocabulary
+    given = precision.compute if precision.compute < FLOAT32 else 0
+    copy = shape.vocabulary * shape.hidden * precision.compute if _casts_head(precision) else 0
+    return logits * (FLOAT32 + given) + copy
+
+
+def _casts_head(precision: Precision) -> bool:
+    """Whether the head's weights are multiplied in another type than their own."""
+    return precision.copies or (precision.trains_head and precision.compute < FLOAT32)
 
 
 def head_backward(shape: ModelShape, batch: Batch, precision: Precision) -> int:

@@ -16,9 +16,12 @@ from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from trl.trainer.utils import add_fused_lm_head
 
+from dimba.trainers.models.masked_diffusion.scoring import add_scoring
 from scripts.bench import nf4
 
 # Outputs of the fused head, by mode.
@@ -27,6 +30,7 @@ _OUTPUTS = {
     "grpo": ("log_probs", "entropy"),
     "dpo": ("log_probs", "entropy", "mean_logits", "is_top1"),
 }
+MASKED = "masked"  # in place of a mode: SFT of masked diffusion
 _ROUND = 512  # bytes; CUDA's allocator rounds sizes up to multiples of it
 
 
@@ -135,14 +139,12 @@ def traced_peak(
 
     `reference` is a frozen model beside it, on the meta device as well.
     """
-    from trl.trainer.utils import add_fused_lm_head
-
     from dimba.trainers.models.recompute import LayerCheckpointing
 
     apart = mock.patch("transformers.masking_utils.find_packed_sequence_indices", one_document)
-    add_fused_lm_head(model, outputs=_OUTPUTS[args.mode])
+    _add_head(model, args.mode)
     if reference is not None:
-        add_fused_lm_head(reference)
+        _add_head(reference, args.mode)
     trained = adapted(model, args)
     LayerCheckpointing(model, args.checkpointing)
     if args.checkpointing.layers != 0:
@@ -156,6 +158,15 @@ def traced_peak(
             fake(reference)
         _train(trained, args, batch, live, reference)
     return live
+
+
+def _add_head(model: Any, mode: str) -> None:
+    """The head of the trainer, which scores what has a loss alone."""
+    if mode == MASKED:
+        with mock.patch("dimba.trainers.models.masked_diffusion.scoring._is_exact", lambda _: True):
+            add_scoring(model)
+        return
+    add_fused_lm_head(model, outputs=_OUTPUTS[mode])
 
 
 def adapted(model: Any, args: Any) -> Any:
@@ -237,6 +248,29 @@ def _dpo_loss(model: Any, inputs: dict[str, Any], reference: Any) -> Any:
     return -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean()
 
 
+def _masked_loss(model: Any, inputs: dict[str, Any]) -> Any:
+    """Of rows of which every token is masked, as the probe of the trainer has them."""
+    from dimba.trainers.objectives.sft.masked_trainer import MaskedTrainer
+
+    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), _tokens=torch.zeros(()))
+    trainer._base = model.get_base_model() if hasattr(model, "peft_config") else model
+    ids = inputs["input_ids"]
+    every = torch.ones_like(ids, dtype=torch.bool)
+    batch = {"ids": ids, "attended": inputs["attention_mask"], "trained": every, "masked": every}
+    batch |= {"share": torch.ones(len(ids)), "tokens": torch.zeros((), dtype=torch.long)}
+    with _EveryPlace():
+        return MaskedTrainer.compute_loss(trainer, Autocast(model), batch, False, len(ids))
+
+
+class _EveryPlace(TorchFunctionMode):  # type: ignore[misc]
+    """Indexing by a mask takes every place: a fake tensor does not know how many it marks."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__getitem__ and getattr(args[1], "dtype", None) == torch.bool:
+            return args[0].flatten(0, 1)[torch.zeros(args[1].numel(), dtype=torch.long)]
+        return func(*args, **(kwargs or {}))
+
+
 class Autocast:
     """The model as accelerate wraps it, without its conversion of outputs."""
 
@@ -248,4 +282,4 @@ class Autocast:
             return self.model(**inputs)
 
 
-LOSSES = {"sft": _sft_loss, "grpo": _grpo_loss}
+LOSSES = {"sft": _sft_loss, "grpo": _grpo_loss, MASKED: _masked_loss}

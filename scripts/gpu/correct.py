@@ -1,10 +1,11 @@
 """Whether training on the device is right: losses, saved models, resumed runs."""
 
 import math
+from dataclasses import dataclass
 
 from dimba.common.checkpoints import complete_checkpoints, step_of
 from scripts.gpu.context import Context, Found
-from scripts.gpu.jobs import METHODS, STEPS, distance, learning, losses, reference, train
+from scripts.gpu.jobs import METHODS, STEPS, distance, learning, losses, on_masked_base, reference, train
 from scripts.gpu.results import FAILED, RIGHT, WRONG, Result
 
 _MOST = 0.01  # of the float32 losses on the CPU, in bf16 and fp16
@@ -14,17 +15,17 @@ _MOST_RESUMED = 0.01
 
 def sft(context: Context) -> Found:
     """SFT in every method and precision, against float32 on the CPU."""
-    yield from _trained(context, "sft", compares=True)
+    yield from _trained(context, _of("sft"), compares=True)
 
 
 def dpo(context: Context) -> Found:
     """The same for DPO."""
-    yield from _trained(context, "dpo", compares=True)
+    yield from _trained(context, _of("dpo"), compares=True)
 
 
 def grpo(context: Context) -> Found:
     """GRPO: a GPU draws other completions than a CPU, so the losses are not compared."""
-    yield from _trained(context, "grpo", compares=False)
+    yield from _trained(context, _of("grpo"), compares=False)
 
 
 def precisions(context: Context) -> tuple[str, ...]:
@@ -32,18 +33,39 @@ def precisions(context: Context) -> tuple[str, ...]:
     return ("bf16", "fp16") if context.device == "cuda" else ("bf16",)
 
 
-def _trained(context: Context, mode: str, *, compares: bool) -> Found:
-    for method in METHODS:
-        expected = reference(context, mode, "lora" if method == "qlora" else method) if compares else []
+def masked(context: Context) -> Found:
+    """SFT of masked-diffusion bases: all methods for each model type, one method each if tiny."""
+    for model_type, method in {"dimba": "full", "llada": "lora", "Dream": "qlora"}.items():
+        job, methods = Job(model_type, "sft", on_masked_base(context, model_type)), (method,)
+        yield from _trained(context, job, methods if context.tiny else tuple(METHODS), compares=True)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained: a mode, with further flags, under a name of its own."""
+
+    name: str
+    mode: str
+    flags: tuple[str, ...] = ()
+
+
+def _of(mode: str) -> Job:
+    return Job(mode, mode)
+
+
+def _trained(context: Context, job: Job, methods: tuple[str, ...] = tuple(METHODS), *, compares: bool) -> Found:
+    for method in methods:
+        adapter = "lora" if method == "qlora" else method
+        expected = reference(context, job.mode, adapter, job.name, *job.flags) if compares else []
         for precision in precisions(context):
-            yield _one(context, mode, method, precision, expected)
-    for method in ("lora",) if context.tiny else METHODS:
-        yield _resumed(context, mode, method, precisions(context)[0])
+            yield _one(context, job, method, precision, expected)
+    for method in methods[-1:] if context.tiny else methods:
+        yield _resumed(context, job, method, precisions(context)[0])
 
 
-def _one(context: Context, mode: str, method: str, precision: str, expected: list[float]) -> Result:
-    case, out = f"{method} {precision}", context.folder / f"{mode}-{method}-{precision}"
-    if status := train(context, mode, out, *METHODS[method], precision=precision):
+def _one(context: Context, job: Job, method: str, precision: str, expected: list[float]) -> Result:
+    case, out = _case(job, f"{method} {precision}"), context.folder / f"{job.name}-{method}-{precision}"
+    if status := train(context, job.mode, out, *METHODS[method], *job.flags, precision=precision):
         return context.result(case, FAILED, f"exit status {status}")
     found, seen = losses(out), learning(out)
     away = distance(found, expected) if expected else 0.0
@@ -53,15 +75,19 @@ def _one(context: Context, mode: str, method: str, precision: str, expected: lis
     return context.result(case, RIGHT if right else WRONG, f"saved model {seen['saved_model']}", **measured)
 
 
-def _resumed(context: Context, mode: str, method: str, precision: str) -> Result:
+def _case(job: Job, what: str) -> str:
+    return what if job.name == job.mode else f"{job.name} {what}"
+
+
+def _resumed(context: Context, job: Job, method: str, precision: str) -> Result:
     """The second half of a run, from its checkpoint."""
-    complete, part = (context.folder / f"{mode}-{method}-{name}" for name in (precision, "resumed"))
+    complete, part = (context.folder / f"{job.name}-{method}-{name}" for name in (precision, "resumed"))
     checkpoints = [each for each in complete_checkpoints(complete) if step_of(each) < STEPS]
-    case = f"{method} resumed"
+    case = _case(job, f"{method} resumed")
     if not checkpoints:
         return context.result(case, FAILED, "no checkpoint")
-    more = (*METHODS[method], "--resume-from-checkpoint", str(checkpoints[0]))
-    if status := train(context, mode, part, *more, precision=precision):
+    more = (*METHODS[method], *job.flags, "--resume-from-checkpoint", str(checkpoints[0]))
+    if status := train(context, job.mode, part, *more, precision=precision):
         return context.result(case, FAILED, f"exit status {status}")
     found = losses(part)
     away = distance(found, losses(complete)[-len(found) :])

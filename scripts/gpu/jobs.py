@@ -36,6 +36,11 @@ _REAL: dict[str, Any] = {
     "num_attention_heads": 12,
     "num_key_value_heads": 4,
 }
+_MASKED: dict[str, dict[str, int]] = {  # tests/ have the layouts of models with own code
+    "dimba": {"d_model": 512, "num_layers": 6, "headdim": 64, "ffn_dim": 1536},
+    "llada": {"hidden_size": 512, "num_hidden_layers": 6},
+    "Dream": {"hidden_size": 512, "num_hidden_layers": 6},
+}
 _LONG = " ".join(f"{n} and {n} are {2 * n}." for n in range(100))
 _ROWS = {
     "sft": [{"prompt": f"What is {n} + {n}?", "response": f"It is {2 * n}."} for n in range(64)],
@@ -61,6 +66,17 @@ def base(context: Context) -> Path:
             texts = [str(value) for rows in _ROWS.values() for row in rows for value in row.values()]
             make_checkpoint(folder, texts, **({} if context.tiny else _REAL))
     return folder
+
+
+def on_masked_base(context: Context, model_type: str) -> tuple[str, ...]:
+    """The flags that name a random masked-diffusion base of this model type in place of `base`."""
+    from tests.trainers.masked.bases import make_masked
+
+    folder = context.folder / f"{'tiny' if context.tiny else 'small'}-{model_type}"
+    with _alone(folder):
+        if not (folder / "config.json").exists():
+            make_masked(folder, model_type, **({} if context.tiny else _MASKED[model_type]))
+    return "--base-checkpoint", str(folder), "--trust-remote-code"
 
 
 def rows(context: Context, name: str) -> Path:
@@ -126,15 +142,15 @@ def script(mode: str) -> str:
     return str(ROOT / OBJECTIVES[mode].script)
 
 
-def reference(context: Context, mode: str, method: str) -> list[float]:
-    """The losses of a run in float32 on the CPU, made once for all checks.
+def reference(context: Context, mode: str, method: str, name: str = "", *more: str) -> list[float]:
+    """The losses of a run in float32 on the CPU, made once for all checks; one with `more` flags has a `name`.
 
     Raises:
         RuntimeError: that run failed.
     """
-    out = context.folder / f"{mode}-{method}-reference"
+    out, flags_of_it = context.folder / f"{name or mode}-{method}-reference", (*METHODS[method], *more)
     with _alone(out):
-        if not (out / LEARNING_FILE).exists() and (status := _train_on_cpu(context, mode, out, *METHODS[method])):
+        if not (out / LEARNING_FILE).exists() and (status := _train_on_cpu(context, mode, out, *flags_of_it)):
             raise RuntimeError(f"the reference on the CPU ended with exit status {status}")
     return losses(out)
 

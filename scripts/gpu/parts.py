@@ -31,6 +31,7 @@ PARTS: dict[str, tuple[Check, ...]] = {
         Check("sft", 240),
         Check("dpo", 240),
         Check("grpo", 240),
+        Check("masked", 240),
         Check("attention", 240, "attention"),
         Check("one_card", 180, "ranks"),
         Check("two_cards", 240, "ranks"),

@@ -73,6 +73,17 @@ def test_the_traced_peak_is_close_to_the_estimate(
     assert 0.95 <= estimated / live.peak <= 1.10, (estimate.peak, live.peak_phase)
 
 
+@pytest.mark.parametrize(
+    ("model", "method", "way"),
+    [("nano, 6 layers", "lora", "on"), pytest.param("Dream, 4 layers", "full", "off", marks=pytest.mark.proof)],
+)
+def test_the_traced_peak_of_masked_diffusion_is_close_to_the_estimate(model: str, method: str, way: str):
+    from scripts.bench.masked_memory import Case, compared
+
+    estimated, live, estimate = compared(Case(model, method, way, 4, 512))
+    assert 0.95 <= estimated / live.peak <= 1.10, (estimate.peak, live.peak_phase)
+
+
 def test_only_one_nf4_matrix_is_unpacked_at_the_peak():
     from scripts.bench.memory import compared
 

@@ -112,10 +112,11 @@ def _loading(record: Mapping[str, Any], about: Mapping[str, Any], family: Family
     yield from [f"import {family.registers}  # its classes, which come with dimba"] if family.registers else []
     yield f"from transformers import {family.auto_class}, AutoTokenizer"
     yield ""
-    yield f'tokenizer = AutoTokenizer.from_pretrained("{place}")'
+    yield f'tokenizer = AutoTokenizer.from_pretrained("{place}"{code})'
     yield f'model = {family.auto_class}.from_pretrained("{place}", dtype="auto"{code})'
     if not family.generates:
-        yield f"```\n\nIt is {family.label}: `dimba chat {place}` talks to it."
+        flag = " --trust-remote-code" if family.by_code else ""
+        yield f"```\n\nIt is {family.label}: `dimba chat {place}{flag}` talks to it."
         return
     yield 'chat = [{"role": "user", "content": "Hello"}]'
     yield 'made = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}'

@@ -127,7 +127,7 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits, targets = ctx.saved_tensors
-        rows = max(1, _IN_CACHE // logits.shape[1])
+        rows = max(1, _IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
         for part, weight in zip(logits.split(rows), gradient[:, None].split(rows), strict=True):
             part.exp_().mul_(-weight)
         return logits.scatter_add_(-1, targets[:, None], gradient[:, None]), None
