@@ -11,6 +11,7 @@ MASK_TOKEN = _rows(
     flags=("--mask-token",),
     metavar="TOKEN",
     help="masked diffusion: the token that stands for a masked one, where the base names none",
+    question="Mask token",
 )
 END_TAIL = _rows(
     flags=("--end-tail",),

@@ -102,7 +102,12 @@ COLUMNS = _data(
 ALLOW_PICKLE = _data(
     flags=("--allow-pickle",), kind=Switch(), help="read weights that are not safetensors; reading them may run code"
 )
-TRUST_REMOTE_CODE = _data(flags=("--trust-remote-code",), kind=Switch(), help="run code that comes with the checkpoint")
+TRUST_REMOTE_CODE = _data(
+    flags=("--trust-remote-code",),
+    kind=Switch(),
+    help="run code that comes with the checkpoint",
+    question="Run the base's own code",
+)
 OUTPUT_DIR = _data(
     key="output_dir",
     flags=("--output-dir",),

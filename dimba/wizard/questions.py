@@ -1,11 +1,12 @@
 """The questions of each step, in the order of asking."""
 
 from dimba.wizard.question import Question
-from dimba.wizard.steps import checkpoint, data, method, mode, trainer, tune
+from dimba.wizard.steps import base_code, checkpoint, data, method, mode, trainer, tune
 
 QUESTIONS: tuple[Question, ...] = (
     *mode.QUESTIONS,
     *checkpoint.QUESTIONS,
+    *base_code.QUESTIONS,
     *data.QUESTIONS,
     *method.QUESTIONS,
     *tune.QUESTIONS,

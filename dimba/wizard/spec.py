@@ -8,12 +8,14 @@ from typing import Any
 from dimba.common.contract import LATEST, absolute, trained_files
 from dimba.common.runners import AUTO, IN_ENGINE
 from dimba.options import lora_table, optimiser_table, table, tracking_table
+from dimba.options.diffusion_table import MASK_TOKEN
 from dimba.options.grpo_table import NUM_GENERATIONS, REWARD
 from dimba.options.param import Param
 from dimba.wizard.batches import accumulation, is_auto
 from dimba.wizard.facts import base_facts, columns, is_local, reference
 from dimba.wizard.presets import find_preset
 from dimba.wizard.state import State
+from dimba.wizard.steps import base_code
 from dimba.wizard.steps.further import default_of, key_of
 
 
@@ -98,6 +100,8 @@ def wanted_trainer_args(state: State) -> dict[str, Any]:
     """Answers without a key in the spec, by the trainer's own flags."""
     params = {"reward": REWARD, "num_generations": NUM_GENERATIONS}
     wanted = {param.name: state.value(key) for key, param in params.items() if state.objective.takes(param)}
+    params_of_base = {base_code.TRUST: table.TRUST_REMOTE_CODE, base_code.MASK: MASK_TOKEN}
+    wanted |= {param.name: value for key, param in params_of_base.items() if (value := state.value(key))}
     needs_rows = any(state.value(key_of(param)) for param in tracking_table.NEED_ROWS if state.objective.takes(param))
     return wanted | ({table.VALIDATION_SPLIT.name: tracking_table.HELD_OUT} if needs_rows else {})
 

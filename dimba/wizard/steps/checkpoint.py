@@ -46,6 +46,8 @@ def _parse(text: str, state: State) -> str:
         raise InvalidAnswer(f"base checkpoint {facts.reference} {facts.problem}", facts.hint, instead)
     if facts.refusal:
         raise InvalidAnswer(f"base checkpoint {facts.reference} {facts.refusal.problem}", facts.refusal.hint)
+    if refused := facts.family.refuses(state.value("mode")):
+        raise InvalidAnswer(f"base checkpoint {facts.reference} {refused.problem}", refused.hint)
     return text.rstrip("/") or text
 
 
