@@ -3,7 +3,8 @@
 With l of its L tokens masked, uniformly drawn, the mean of (L / l) × the sum of their losses is an upper bound on an
 answer's negative log-likelihood (Nie et al., arXiv:2502.09992, equation 6). The estimate of a preference varies least
 with one mask for each share of masked tokens, and with the same masks for the model and its reference (Zhu et al.,
-LLaDA 1.5, arXiv:2505.19223). Here the shares are also spread evenly, and both answers of a pair have the same ones.
+LLaDA 1.5, arXiv:2505.19223). Here the shares are also spread evenly, the masks of an answer take its tokens in turns,
+and both answers of a pair have the same shares. Each mask alone is uniformly drawn, so the mean stays what it is.
 """
 
 from __future__ import annotations
@@ -60,17 +61,26 @@ class PairDraws:
         lengths, within = answers.sum(axis=1), self.times() * counts % 1
         masked = np.minimum((within * lengths).astype(int) + 1, lengths)
         found = np.zeros_like(answers)
-        for row, (start, length, number) in enumerate(zip(answers.argmax(axis=1), lengths, masked, strict=True)):
-            found[row, start + self._order(row, length)[:number]] = True
+        for row, (start, turn) in enumerate(zip(answers.argmax(axis=1), self._turns(masked), strict=True)):
+            order = np.roll(self._order(row, lengths[row]), -turn)
+            found[row, start + order[: masked[row]]] = True
         share = torch.from_numpy(masked / np.maximum(lengths, 1)).float().clamp(min=EPSILON)
         weight = torch.from_numpy(counts * lengths / np.maximum(masked, 1)).float()
         device = trained.device
         return Level(Noise(torch.from_numpy(found).to(device), share.to(device)), weight.to(device))
 
+    def _turns(self, masked: np.ndarray) -> np.ndarray:
+        """Where each mask begins in its side's order of tokens: where the one with the next fewer tokens ended."""
+        numbers = masked.reshape(self.draws, -1)
+        ranks = numbers.argsort(axis=0, kind="stable")
+        ends, turns = np.take_along_axis(numbers, ranks, axis=0).cumsum(axis=0), np.zeros_like(numbers)
+        np.put_along_axis(turns, ranks[1:], ends[:-1], axis=0)
+        return turns.ravel()
+
     def _order(self, row: int, length: int) -> np.ndarray:
-        """The order in which the tokens of an answer are masked: both sides of a pair have the same first tokens."""
-        draw, place = row // (2 * len(self.places)), self.places[row % len(self.places)]
-        return np.argsort(np.random.default_rng((self.seed, self.step, place, _MASKS, draw)).random(length))
+        """The order in which tokens of an answer are masked: that of both sides of a pair, as far as both have them."""
+        place = self.places[row % len(self.places)]
+        return np.argsort(np.random.default_rng((self.seed, self.step, place, _MASKS)).random(length))
 
 
 def estimated(
