@@ -253,7 +253,8 @@ def _masked_loss(model: Any, inputs: dict[str, Any]) -> Any:
     from dimba.trainers.objectives.sft.masked_trainer import MaskedTrainer
 
     trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), _tokens=torch.zeros(()))
-    trainer._base = model.get_base_model() if hasattr(model, "peft_config") else model
+    trainer.base = model.get_base_model() if hasattr(model, "peft_config") else model
+    trainer.part_of_step = lambda total, rows: total / rows
     ids = inputs["input_ids"]
     every = torch.ones_like(ids, dtype=torch.bool)
     batch = {"ids": ids, "attended": inputs["attention_mask"], "trained": every, "masked": every}

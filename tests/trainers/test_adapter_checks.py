@@ -57,6 +57,7 @@ def adapted(base: Path, *flags: str) -> Any:
         ("llama", ("--target-modules", "mlp"), "holds gate_proj, up_proj, down_proj"),
         ("llama", ("--target-modules", ".*mlp.*"), "holds gate_proj"),
         ("llama", ("--target-modules", "norm"), "is no matrix"),
+        ("llama", ("--target-modules", "rotary_emb"), "is no matrix"),
         ("llama", ("--target-modules", ".*(q_proj"), "is no regular expression"),
         ("llama", ("--target-modules", "all-linear", "embed_tokens"), "stands alone"),
         ("llama", ("--target-modules", "q_proj", "--modules-to-save", "q_proj"), "no adapter is left"),

@@ -130,12 +130,14 @@ def _is_within(name: str, parts: Iterable[str]) -> bool:
 
 
 def _unsuitable(module: nn.Module) -> str:
-    """The reason why a module is no matrix; empty for a matrix, packed or not, and for a convolution."""
+    """The reason why a module is no matrix; empty for a matrix, packed or not, a convolution and joined attention."""
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     if not own:
         held = [name for name, _ in module.named_children()]
         return f"holds {', '.join(held[:_SHOWN])}: name those" if held else "has no weights"
     weight = dict(own).get("weight")
+    if weight is None and not isinstance(module, nn.MultiheadAttention):
+        return "is no matrix" if all(each.is_floating_point() for _, each in own) else ""
     if weight is None or not weight.is_floating_point() or weight.dim() == 2 or isinstance(module, _CONVOLUTIONS):
         return ""
     return "is no matrix" if weight.dim() < 2 else "holds the experts of a layer: name its `.weight` too"

@@ -39,7 +39,7 @@ def make_adapter(
         "128",
     ]
     options = SFT.parse([*argv, "--use-lora", "--lora-r", "4", "--lora-alpha", "8", *flags])
-    tokenizer = load_tokenizer(str(base))
+    tokenizer = load_tokenizer(str(base), code=options.trust_remote_code)
     prepare_tokenizer(tokenizer)
     model = load_model(options, Compute(on_cpu=True, mixed="no"))
     new = prepare_base(model, options, tokenizer)

@@ -181,3 +181,19 @@ def test_a_merged_export_equals_its_adapter_and_is_loaded_as_its_card_says(base:
     sampling = replace(DRAWN, max_new_tokens=12, guidance=None)
     assert plain.as_base and answers(merged, sampling, 3) == answers(adapted, sampling, 3)
     assert answers(plain, sampling, 3) == answers(speaker_of(base), sampling, 3) != answers(adapted, sampling, 3)
+
+
+@pytest.mark.proof
+def test_a_merged_export_of_q_lora_on_a_base_with_own_code_names_the_flag_that_runs_it(tmp_path: Path):
+    from tests.trainers.export.adapted import make_adapter
+    from tests.trainers.export.test_merged_export import check, export
+
+    base, folder = make_masked(tmp_path / "base", "Dream"), tmp_path / "merged"
+    adapter = make_adapter(base, tmp_path / "adapter", "--trust-remote-code", size=0.1)
+    trained = replace(adapter, trust_remote_code=True, four_bit=True)
+    proof = export(trained, folder)["proof"]
+    assert proof["agreement"] == 1 and 0 < proof["quantized_base"]["kl_mean"] < 0.1
+    assert check(trained, folder)["proof"]["tensors_equal"]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "`dimba chat path/to/this/folder --trust-remote-code`" in card
+    assert 'AutoTokenizer.from_pretrained("path/to/this/folder", trust_remote_code=True)' in card
