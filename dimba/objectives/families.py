@@ -9,15 +9,31 @@ from dimba.common.checkpoint import Checkpoint, Kind, Refusal
 from dimba.common.contract import read_json_object
 from dimba.objectives.family import Family, Lifted, RefusedOption
 from dimba.objectives.objective import MemoryTerms
-from dimba.options.diffusion_table import END_TAIL, MASK_DRAWS, MASK_TOKEN
+from dimba.options.diffusion_table import (
+    BLOCK_LENGTH,
+    DIFFUSION_STEPS,
+    END_TAIL,
+    GUIDANCE,
+    MASK_DRAWS,
+    MASK_TOKEN,
+    P_MASK_PROMPT,
+)
 from dimba.options.dpo_table import PAIR_LOSS
+from dimba.options.grpo_table import LOSS_TYPE, SAMPLER, SAMPLER_GPUS, USE_VLLM, WD1
 from dimba.options.speed_table import ATTENTION, COMPILE, FLOAT8, KERNELS, SEQUENCE_PARALLEL
 
 _NO_MASKS = Refusal("the base is a causal language model, in whose rows nothing is masked", "leave it out")
+_EXACT = Refusal(
+    "wd1 is for models whose likelihoods are estimates, and a causal model's ratios are exact", "leave it out"
+)
+_OF_MASKS = (MASK_TOKEN, END_TAIL, MASK_DRAWS, BLOCK_LENGTH, DIFFUSION_STEPS, GUIDANCE, P_MASK_PROMPT)
 CAUSAL = Family(
     label="a causal language model",
     half="causal",
-    options=tuple(RefusedOption(param=each, refusal=_NO_MASKS) for each in (MASK_TOKEN, END_TAIL, MASK_DRAWS)),
+    options=(
+        *(RefusedOption(param=each, refusal=_NO_MASKS) for each in _OF_MASKS),
+        RefusedOption(param=LOSS_TYPE, refusal=_EXACT, values=(WD1,)),
+    ),
 )
 # Their code reads these weights itself, so that an adapter there changes nothing; peft refuses the first two of Mamba.
 MAMBA = replace(
@@ -80,8 +96,8 @@ def _without_mask(checkpoint: Checkpoint) -> Lifted | None:
 
 
 def _scored_at_once(terms: MemoryTerms) -> MemoryTerms:
-    """Any token of a row may be masked, so all of them may go through the head; a row is there with all its masks."""
-    return replace(terms, completion=None, masked=True, tiled=False, sequences=terms.sequences * terms.draws)
+    """Any token may be masked: all may go through the head, a row is there with all its masks, no key is cached."""
+    return replace(terms, masked=True, tiled=False, cached=False, sequences=terms.sequences * terms.draws)
 
 
 _PADDED = Refusal("it is for packed rows, and rows of masked diffusion are padded", "leave it out")
@@ -95,6 +111,9 @@ _SHARP = Refusal(
     "its curve bends within 0.05 of a margin of 0, and a margin that is estimated from masks is less certain than that",
     "use `sigmoid`",
 )
+_OWN_SAMPLER = Refusal(
+    "completions of masked diffusion are filled in by blocks of masked tokens, by its own sampler", "leave it out"
+)
 _UNSERVED = Refusal(
     "is a masked-diffusion language model: it fills in tokens in any order, which OpenAI's interface does not fit",
     "ask it with `dimba chat` or `dimba generate`",
@@ -106,11 +125,15 @@ _NO_TASKS = Refusal(
     "is a masked-diffusion language model: tasks compare likelihoods, of which it has an upper bound alone",
     "measure its answers: `--reward numeric`",
 )
+_NO_SCORE = Refusal(
+    "cannot become a reward model, whose score is that of a row's last token",
+    "give a trained one with `--reward-model` (`trainer_args.reward-model`), or another reward",
+)
 _BOUND = "bound: an upper bound on the loss, from the same masks of each row for every model"
 _MASKED = Family(
     label="a masked-diffusion language model",
     half="masked_diffusion",
-    objectives=("sft", "dpo"),
+    objectives=("sft", "dpo", "grpo"),
     lifted=_without_mask,
     adapter_task=None,
     note="masked diffusion: the trained tokens may be masked, those of one answer at a time; the prompt never is",
@@ -124,6 +147,8 @@ _MASKED = Family(
         RefusedOption(param=FLOAT8, refusal=_UNPROVED, values=(True,)),
         RefusedOption(param=PAIR_LOSS, refusal=_SQUARED, values=("sppo_hard",)),
         RefusedOption(param=PAIR_LOSS, refusal=_SHARP, values=("discopop",)),
+        *(RefusedOption(param=each, refusal=_OWN_SAMPLER) for each in (SAMPLER, SAMPLER_GPUS)),
+        RefusedOption(param=USE_VLLM, refusal=_OWN_SAMPLER, values=(True,)),
     ),
     predicts_next=False,
     generates=False,
@@ -131,6 +156,7 @@ _MASKED = Family(
     loss="bound",
     loss_note=_BOUND,
     tasks=_NO_TASKS,
+    reward_model=_NO_SCORE,
     served=_UNSERVED,
     gguf=_NO_GGUF,
     memory=_scored_at_once,

@@ -75,6 +75,7 @@ class Family:
     loss: str = "loss"  # what rows are scored by; those of two names do not compare
     loss_note: str = ""  # what it is, if it is no loss
     tasks: Refusal | None = None  # why lm-eval does not measure it
+    reward_model: Refusal | None = None  # why no reward model is trained on it
     served: Refusal | None = None  # why `dimba serve` does not serve it
     gguf: Refusal | None = None  # why llama.cpp does not run it
     memory: Callable[[MemoryTerms], MemoryTerms] = _as_it_is  # an objective's terms, as this family has them

@@ -12,7 +12,7 @@ from dimba.objectives.budgets import by_method
 from dimba.objectives.objective import Columns, MemoryTerms, Objective, Rates, Start, TrainerArgs
 from dimba.objectives.rewards import VERIFIERS
 from dimba.objectives.samplers import Sampler, sampler_of
-from dimba.options import grpo_table, optimiser_table, table
+from dimba.options import diffusion_table, grpo_table, optimiser_table, table
 from dimba.options.kinds import OneOf
 from dimba.options.param import option
 from dimba.options.trainer import TrainerOptions
@@ -41,6 +41,12 @@ class GrpoOptions(TrainerOptions):
         help="weight of the divergence from the base model "
         f"(default: 0, with a reward model {BETA_WITH_REWARD_MODEL:g})",
     )
+    loss_type: str = option(grpo_table.LOSS_TYPE)
+    mask_token: str | None = option(diffusion_table.MASK_TOKEN)
+    block_length: int = option(diffusion_table.BLOCK_LENGTH)
+    diffusion_steps: int | None = option(diffusion_table.DIFFUSION_STEPS)
+    guidance: float = option(diffusion_table.GUIDANCE)
+    p_mask_prompt: float = option(diffusion_table.P_MASK_PROMPT)
     sampler: str = option(grpo_table.SAMPLER)
     sampler_gpus: int = option(grpo_table.SAMPLER_GPUS)
     use_vllm: bool = option(grpo_table.USE_VLLM)

@@ -64,6 +64,7 @@ class MemoryTerms:
     draws: int = 1  # masks of each sequence in a forward pass, for families that mask
     completion: int | None = None  # sampled tokens per prompt at most; only these are scored
     samples: bool = False  # sampling happens in the memory of the training process
+    cached: bool = True  # sampling keeps keys and values; else each of its steps reads whole rows
     vllm: bool = False  # vLLM samples on the GPUs of training
     masked: bool = False  # rows are padded under a mask even when there is one
     tiled: bool = True  # the head projects in tiles; else the logits of many tokens are there at once

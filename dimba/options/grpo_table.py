@@ -36,6 +36,15 @@ SAMPLER_GPUS = _sampling(
     help="the last N GPUs of the job only sample, with vLLM (default: 0, vLLM shares the GPUs of training)",
 )
 USE_VLLM = _sampling(flags=("--use-vllm",), kind=Switch(), help="the same as `--sampler vllm`")
+DAPO, WD1 = "dapo", "wd1"
+LOSS_TYPE = Param(
+    flags=("--loss-type",),
+    kind=OneOf((DAPO, WD1)),
+    default=DAPO,
+    group="optimisation",
+    help="dapo: ratios of probabilities, a mean over all tokens of a step; wd1, of masked diffusion: likelihoods "
+    "weighted by the rewards of a group, without ratios",
+)
 SAMPLE_STEPS = _sampling(
     flags=("--sample-steps",),
     kind=Integer(),

@@ -171,7 +171,7 @@ def _launch_plan(parts: _Parts, facts: HostFacts, choices: Choices) -> LaunchPla
         notes=(*notes, *proxy_notes(job, facts, network)),
         nodes=spec.resources.nodes,
         slurm=_slurm(spec, facts, facts.slurm, per_node) if facts.slurm else None,
-        speed=(*sampler_choice(job, on_cpu=on_cpu), *speed) if parts.fit.ours else (),
+        speed=(*sampler_choice(job, facts.checkpoint.family, on_cpu=on_cpu), *speed) if parts.fit.ours else (),
         trust=tuple(str(each) for each in facts.trust_requirements),
     )
 

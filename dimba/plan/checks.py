@@ -12,6 +12,7 @@ from dimba.dataset.local import require_local_keys
 from dimba.dataset.mixture import keyed
 from dimba.host.facts import CheckpointFacts, DataFacts, HostFacts
 from dimba.host.trainer import own_trainer
+from dimba.options.grpo_table import REWARD, REWARD_MODEL
 from dimba.options.kinds import HeldOut
 from dimba.options.table import VALIDATION_SPLIT
 from dimba.plan.adapter import adapter_problems
@@ -111,7 +112,7 @@ def base_problems(job: ResolvedJob, facts: HostFacts) -> list[DimbaError]:
     ]
     if base.positions and (long := base.positions.refusal(job.max_length)):
         errors.append(BadInput(f"{base.reference} {long.problem}", long.hint, key="training.max_length"))
-    return [*errors, *_family_problems(job, base), *adapter_problems(job, base)]
+    return [*errors, *_family_problems(job, base), *_reward_problems(job, facts), *adapter_problems(job, base)]
 
 
 def _family_problems(job: ResolvedJob, base: CheckpointFacts) -> Iterator[BadInput]:
@@ -122,6 +123,16 @@ def _family_problems(job: ResolvedJob, base: CheckpointFacts) -> Iterator[BadInp
     for each in base.family.refused_options(job.value_of):
         key = each.param.key or f"trainer_args.{each.param.name}"
         yield BadInput(each.refusal.problem, each.refusal.hint, key=key)
+
+
+def _reward_problems(job: ResolvedJob, facts: HostFacts) -> Iterator[BadInput]:
+    """Whether a reward model would have to be trained on a base that cannot become one."""
+    refusal = facts.checkpoint.family.reward_model
+    compares = bool(facts.data.summary and facts.data.summary.compares)
+    trains_one = job.objective.memory(job.trainer_args, compares).reward_model
+    if refusal and trains_one and REWARD_MODEL.name not in job.trainer_args:
+        key = f"trainer_args.{REWARD.name}"
+        yield BadInput(f"{facts.checkpoint.reference} {refusal.problem}", refusal.hint, key=key)
 
 
 def _may_have(facts: HostFacts, package: str) -> bool:

@@ -13,7 +13,7 @@ from dimba.plan import activations
 from dimba.plan.activations import Batch
 from dimba.plan.job import ResolvedJob
 from dimba.plan.model import MemoryEstimate
-from dimba.plan.sampling import sampled_by_vllm, sampling
+from dimba.plan.sampling import reading_rows, sampled_by_vllm, sampling
 from dimba.plan.share import Share, completion_length, memory_terms, precision_of, row_length
 from dimba.plan.states import model_states, with_others
 from dimba.plan.training import TrainingStep
@@ -59,7 +59,8 @@ def moments(
     states = replace(states, offloaded=step.offloaded)
     yield from step.moments(states)
     if memory_terms(job, share).samples:
-        yield _sampling(job, checkpoint.shape, share, states)
+        cached = memory_terms(job, share).cached
+        yield (_sampling if cached else _sampling_rows)(job, checkpoint.shape, share, states)
     if memory_terms(job, share).vllm:
         yield _sampling_by_vllm(job, checkpoint, checkpoint.shape, share, states)
 
@@ -78,6 +79,14 @@ def _sampling(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryE
         sampling=work,
         copies=activations.weight_copies(shape, precision),
     )
+
+
+def _sampling_rows(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEstimate) -> MemoryEstimate:
+    """A batch's completions at once, whose rows each step reads as a whole."""
+    precision, length = precision_of(job, share.mixed, shape), row_length(job, share)
+    work = reading_rows(shape, Batch(rows=share.batch_size, length=length, scored=0, masked=True), precision)
+    copies = activations.weight_copies(shape, precision)
+    return replace(states, peak="sampling", gradients=0, sampling=work, copies=copies)
 
 
 def _sampling_by_vllm(

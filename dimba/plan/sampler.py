@@ -7,6 +7,7 @@ from dimba.common.contract import ENV_SAMPLER, ENV_SAMPLER_GPUS
 from dimba.common.errors import BadInput, DimbaError, HostCannot
 from dimba.common.units import quantity, size
 from dimba.host.facts import Gpu, HostFacts
+from dimba.objectives.family import Family
 from dimba.objectives.samplers import AUTO, CONTINUOUS, TRANSFORMERS, Sampler
 from dimba.options.grpo_table import SAMPLER_GPUS
 from dimba.options.table import TRUST_REMOTE_CODE
@@ -81,11 +82,13 @@ def _key(sampler: Sampler) -> str:
     return f"trainer_args.{sampler.flag.removeprefix('--')}"
 
 
-def sampler_choice(job: ResolvedJob, *, on_cpu: bool) -> tuple[str, ...]:
+def sampler_choice(job: ResolvedJob, family: Family, *, on_cpu: bool) -> tuple[str, ...]:
     """What samples completions, and where, in words; empty if nothing is sampled."""
     sampler = job.objective.sampler(job.trainer_args)
     if sampler is None:
         return ()
+    if not family.generates:
+        return ("completions sampled by blocks of masked tokens",)
     if sampler.is_served:
         return (f"completions sampled by vLLM on {quantity(sampler.gpus, 'GPU')} of its own",)
     if sampler.is_vllm:

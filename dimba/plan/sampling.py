@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from dimba.host.facts import ModelShape
 from dimba.objectives.vllm_memory import Sampled
-from dimba.plan import activations
+from dimba.plan import activations, mixers
 from dimba.plan.activations import FLOAT32, HALF, Batch, Precision
 
 
@@ -21,6 +21,15 @@ def sampling(shape: ModelShape, batch: Batch, precision: Precision, *, prompt: i
     first = cache * asked.tokens, _reading(shape, asked, precision)
     last = cache * batch.tokens, _last_token(shape, batch, precision)
     return max(first, last, key=sum)
+
+
+def reading_rows(shape: ModelShape, batch: Batch, precision: Precision) -> int:
+    """Without a cache: a layer over all tokens of the rows, or their logits, as computed and in float32."""
+    if shape.mixers:
+        layer = mixers.saved(shape, shape.mixers, batch.rows, batch.length, precision.compute)
+    else:
+        layer = _reading(shape, batch, precision)
+    return max(layer, batch.tokens * shape.vocabulary * (precision.compute + FLOAT32))
 
 
 def sampled_by_vllm(shape: ModelShape, parameters: int, batch: Batch) -> Sampled:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -135,16 +136,48 @@ class _LogProbs(torch.autograd.Function):
 
 def token_losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Losses in nats [tokens] for hidden states [tokens, size]."""
+    return _in_parts(_part_losses, model, hidden, targets)
+
+
+def token_scores(
+    model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Log-probabilities of the targets and entropies [tokens, 2] in nats at a temperature, for hidden states.
+
+    The entropies have no gradient.
+    """
+    return _in_parts(functools.partial(_part_scores, temperature=temperature), model, hidden, targets)
+
+
+def _in_parts(
+    score: Callable[..., torch.Tensor], model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
     head = model.get_output_embeddings()
     rows = max(1, _AT_ONCE // head.weight.shape[0])
     if len(targets) <= rows:
-        return _part_losses(head, hidden, targets)
+        return score(head, hidden, targets)
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat([checkpoint(_part_losses, head, *part, use_reentrant=False) for part in parts])
+    return torch.cat([checkpoint(score, head, *part, use_reentrant=False) for part in parts])
 
 
 def _part_losses(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return -_LogProbs.apply(head(hidden).float(), targets)
+
+
+def _part_scores(
+    head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor, *, temperature: float
+) -> torch.Tensor:
+    return logit_scores(head(hidden), targets, temperature)
+
+
+def logit_scores(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+    """As `token_scores`, for logits [tokens, vocabulary]."""
+    tempered = logits.float() / temperature
+    chosen = _LogProbs.apply(tempered, targets)  # whose memory has all log-probabilities then
+    rows = max(1, _IN_CACHE // logits.shape[1])
+    with torch.no_grad():
+        entropies = [-(part.exp() * part).sum(dim=-1) for part in tempered.detach().split(rows)]
+    return torch.stack([chosen, torch.cat(entropies)], dim=-1)
 
 
 def _difference(scoring: _Scoring) -> float:

@@ -139,9 +139,14 @@ def stop_where_turns_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     if getattr(model, "generation_config", None) is None:  # it has no `generate` of transformers
         return
     known = model.generation_config.eos_token_id
-    ids = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
-    learnt = {tokenizer.convert_tokens_to_ids(end) for end in turn_ends} - {tokenizer.unk_token_id, None}
-    model.generation_config.eos_token_id = sorted(ids | learnt)
+    ids = {*(known if isinstance(known, list) else [known])} - {None}
+    model.generation_config.eos_token_id = sorted(ids | end_ids(tokenizer, turn_ends))
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase, turn_ends: Sequence[str]) -> set[int]:
+    """The ids of the tokens that end a turn, and of the tokenizer's own end token."""
+    learnt = {tokenizer.convert_tokens_to_ids(end) for end in turn_ends} - {tokenizer.unk_token_id}
+    return {tokenizer.eos_token_id, *learnt} - {None}
 
 
 # What peft saves of an adapted embedding, which the rehearsal of the save compares; and paging, which a CPU has not.

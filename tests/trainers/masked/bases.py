@@ -111,19 +111,30 @@ CHATS = [
 ]
 
 
-def _tokenizer(texts: Sequence[str]) -> Any:
+def _tokenizer(texts: Sequence[str], *, digits_apart: bool) -> Any:
     from dimba.trainers.tiny import make_tokenizer
 
-    tokenizer = make_tokenizer(list(texts), size=300)
+    tokenizer = make_tokenizer(list(texts), size=300, digits_apart=digits_apart)
     tokenizer.add_special_tokens({"mask_token": MASK})
     return tokenizer
 
 
-def make_masked(folder: Path, model_type: str, *, seed: int = 0, **values: Any) -> Path:
-    """Writes a base of the model type to `folder`; `values` override those of its configuration."""
+def make_masked(
+    folder: Path,
+    model_type: str,
+    *,
+    seed: int = 0,
+    texts: Sequence[str] = (),
+    digits_apart: bool = False,
+    **values: Any,
+) -> Path:
+    """Writes a base of the model type to `folder`; `values` override those of its configuration.
+
+    The tokenizer is made of `texts`, by default of EIGHT.
+    """
     import torch
 
-    tokenizer = _tokenizer([text for pair in EIGHT for text in pair])
+    tokenizer = _tokenizer(texts or [text for pair in EIGHT for text in pair], digits_apart=digits_apart)
     ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad", "mask")}
     torch.manual_seed(seed)
     model = (

@@ -51,6 +51,20 @@ def drawn(seed: int, step: int, places: Sequence[int], rows: int, trained: torch
     return Noise(masked, torch.from_numpy(share).float().to(trained.device))
 
 
+def drawn_prompts(seed: int, step: int, ids: torch.Tensor, attended: torch.Tensor, share: float) -> torch.Tensor:
+    """Masks [rows, tokens] of some tokens of sampled rows, each with the probability `share`.
+
+    They depend on the seed, the optimiser step and the row's own tokens: the same for every policy that scores the row,
+    in any batch and on any rank, and other ones when the row is trained again at the next step.
+    """
+    width = ids.shape[1]
+    draws = [
+        np.random.default_rng((seed, step, _digest(row[here]))) for row, here in zip(ids, attended.bool(), strict=True)
+    ]
+    uniform = np.stack([each.random(width) for each in draws])
+    return torch.from_numpy(uniform < share).to(ids.device) & attended.bool()
+
+
 @dataclass(frozen=True)
 class Level:
     """One of the evaluations of a batch: its masks, and the `weight` [rows] of a masked token's loss."""
@@ -84,9 +98,12 @@ def evaluated(ids: torch.Tensor, trained: torch.Tensor) -> Iterator[Level]:
 
 def _order(tokens: torch.Tensor) -> torch.Tensor:
     """The order in which a row's trained tokens are masked, the more the higher the level."""
+    return torch.from_numpy(np.random.default_rng(_digest(tokens)).permutation(len(tokens)))
+
+
+def _digest(tokens: torch.Tensor) -> int:
     content = tokens.cpu().numpy().astype("<i8").tobytes()
-    seed = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-    return torch.from_numpy(np.random.default_rng(seed).permutation(len(tokens)))
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def _masked_at(level: int, count: int) -> int:

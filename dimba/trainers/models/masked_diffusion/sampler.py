@@ -56,10 +56,13 @@ def sample(
     ends: Sequence[int] = (),
     pad_id: int = 0,
     numbers: Sequence[int] | None = None,
+    fills_all: bool = False,
     is_stopped: Callable[[], bool] = lambda: False,
     on_step: Callable[[list[Ids]], None] | None = None,
 ) -> Sampled:
     """Answers to prompts, several at once; a row is done once a filled block of it holds one of `ends`.
+
+    The last block is the one in which all rows are done; with `fills_all` all blocks have their steps nevertheless.
 
     The random numbers of a row depend on the seed and its number alone, by default its place. `on_step` gets each
     answer up to its first masked token.
@@ -75,7 +78,7 @@ def sample(
                 on_step(rows.answers(ends))
             if is_stopped():
                 return Sampled(rows.answers(ends), first)
-        if all(rows.is_done(row, ends) for row in range(len(prompts))):
+        if not fills_all and all(rows.is_done(row, ends) for row in range(len(prompts))):
             break
     assert first is not None, "at least one token is asked for"
     return Sampled(rows.answers(ends), first)

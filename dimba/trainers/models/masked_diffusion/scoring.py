@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from dimba.trainers.kernels.head import token_losses
+from dimba.trainers.kernels.head import logit_scores, token_losses, token_scores
 from dimba.trainers.models.direction import probe_ids
 from dimba.trainers.models.masked_diffusion.answers import Answers
 from dimba.trainers.models.masked_diffusion.forward import heads_of, inputs_of, logits_of, mask_id
@@ -30,8 +30,8 @@ _PROBED = 11  # tokens
 def add_scoring(model: PreTrainedModel) -> str:
     """Adds `model(…, scored=…, targets=…)`, which returns losses in nats [tokens] in place of its output.
 
-    `scored` [rows, tokens] marks the heads that predict `targets` [tokens]. Returns what computes them, in words.
-    `model` is a base, not an adapter.
+    `scored` [rows, tokens] marks the heads that predict `targets` [tokens]. With `temperature=…` it returns what
+    `token_scores` does in place of losses. Returns what computes them, in words. `model` is a base, not an adapter.
     """
     original = model.forward
     limits = from_first_rank(_is_exact(model) if is_main_process() or not is_sharded() else True)
@@ -42,20 +42,33 @@ def add_scoring(model: PreTrainedModel) -> str:
         *args: Any,
         scored: torch.Tensor | None = None,
         targets: torch.Tensor | None = None,
+        temperature: float | None = None,
         **named: Any,
     ) -> Any:
         if scored is None or targets is None:
             return original(*args, **named)
         if limits:
-            return _limited(self, original, scored, targets, named)
-        return cross_entropy(original(**named).logits[scored].float(), targets, reduction="none")
+            return _limited(self, original, scored, targets, named, temperature=temperature)
+        return _scores(original(**named).logits[scored], targets, temperature)
 
     model.forward = types.MethodType(forward, model)
     return "the head over masked tokens only" if limits else "the logits of all tokens"
 
 
+def _scores(logits: torch.Tensor, targets: torch.Tensor, temperature: float | None) -> torch.Tensor:
+    if temperature is None:
+        return cross_entropy(logits.float(), targets, reduction="none")
+    return logit_scores(logits, targets, temperature)
+
+
 def _limited(
-    model: PreTrainedModel, forward: Any, scored: torch.Tensor, targets: torch.Tensor, named: dict[str, Any]
+    model: PreTrainedModel,
+    forward: Any,
+    scored: torch.Tensor,
+    targets: torch.Tensor,
+    named: dict[str, Any],
+    *,
+    temperature: float | None = None,
 ) -> torch.Tensor:
     states: list[torch.Tensor] = []
 
@@ -68,8 +81,10 @@ def _limited(
         logits = forward(**named).logits
     [hidden] = states
     if is_sharded():
-        return cross_entropy(logits[0].float(), targets, reduction="none")
-    return token_losses(model, hidden, targets)
+        return _scores(logits[0], targets, temperature)
+    if temperature is None:
+        return token_losses(model, hidden, targets)
+    return token_scores(model, hidden, targets, temperature)
 
 
 @contextmanager

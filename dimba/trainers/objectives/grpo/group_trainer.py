@@ -22,7 +22,7 @@ from dimba.trainers.rewards import Reward
 
 # Columns of TRL's log; a reward's `log_extra` may have any other name.
 _COLUMNS = ("dimba/row", "dimba/text", "dimba/tokens")
-_SILENT = ("All reward functions returned None", "You passed `model_init_kwargs`")
+_SILENT = ("All reward functions returned None", "You passed `model_init_kwargs`", "When using `'luspo'` loss")
 
 
 class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
@@ -75,13 +75,25 @@ class GroupTrainer(CompleteCheckpoints, GRPOTrainer):
             # Around all tokens: the model's own autocast would convert float32 weights again for each of them.
             is_adapter = hasattr(self.model, "peft_config")
             with nullcontext() if is_adapter else self.accelerator.autocast():
-                ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **settings)
+                ids, logprobs = self._sample_by_model(prompt_ids, *args, **settings)
         else:
             sampled = self._sampler.sample(prompt_ids, self.num_generations)
             ids, logprobs = sampled.ids, sampled.logprobs
         rate = len(ids) * self.accelerator.num_processes / (time.perf_counter() - start)
         self._metrics["train" if self.model.training else "eval"]["sampled_per_second"].append(rate)
         return ids, logprobs
+
+    def _sample_by_model(self, prompt_ids: Ids, *args: Any, **settings: Any) -> tuple[Ids, list[list[float]] | None]:
+        sampled: tuple[Ids, list[list[float]] | None] = super()._generate_single_turn(prompt_ids, *args, **settings)
+        return sampled
+
+    def greedy(self, model: PreTrainedModel, prompt_ids: Ids) -> Ids:
+        """The tokens of each prompt's likeliest completion, with or without what follows its first end token."""
+        ids = {"input_ids": prompt_ids}
+        inputs = self.processing_class.pad(ids, padding_side="left", return_tensors="pt").to(self.accelerator.device)
+        output = model.generate(**inputs, max_new_tokens=self.max_completion_length, do_sample=False)
+        completions: Ids = output[:, inputs["input_ids"].shape[1] :].tolist()
+        return completions
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         # The prompts are tokens already, with the arguments, the tools and the date of `dimba data`.

@@ -75,11 +75,8 @@ def _complete(trainer: GroupTrainer, prompts: Sequence[Prompt]) -> list[list[int
 
 
 def _complete_batch(trainer: GroupTrainer, model: PreTrainedModel, prompts: Sequence[Prompt]) -> list[list[int]]:
-    ids = {"input_ids": [list(each.ids) for each in prompts]}
-    inputs = trainer.processing_class.pad(ids, padding_side="left", return_tensors="pt").to(trainer.accelerator.device)
-    output = model.generate(**inputs, max_new_tokens=trainer.max_completion_length, do_sample=False)
     ends = {*trainer.eos_token_ids, trainer.processing_class.pad_token_id}
-    return [_until_end(ids, ends) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]
+    return [_until_end(ids, ends) for ids in trainer.greedy(model, [list(each.ids) for each in prompts])]
 
 
 def _until_end(ids: list[int], ends: set[int]) -> list[int]:

@@ -6,6 +6,7 @@ from dimba.common.errors import BadInput
 from dimba.dataset.prompt_examples import PromptFormat
 from dimba.objectives.grpo import GrpoOptions
 from dimba.objectives.rewards import REWARDS, RewardSpec, parse_rewards
+from dimba.trainers.models.families import family_at
 from dimba.trainers.objectives.grpo.rows import PromptRows
 from dimba.trainers.rewards import choose, needs_reference
 
@@ -53,6 +54,9 @@ def _check_options(options: GrpoOptions, specs: Sequence[RewardSpec], reason: st
     if options.reward_model and not has_reward_model(specs):
         cause = f"none of the rewards uses a model ({reason})"
         raise BadInput(cause, "add `--reward preference`, or leave out --reward-model", key="--reward-model")
+    refusal = family_at(options.base_checkpoint).reward_model
+    if refusal and has_reward_model(specs) and not options.reward_model:
+        raise BadInput(f"{options.base_checkpoint} {refusal.problem} ({reason})", refusal.hint, key="--reward")
 
 
 def _check_columns(spec: RewardSpec, form: PromptFormat) -> None:

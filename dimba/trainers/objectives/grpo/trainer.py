@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from transformers import TrainerCallback
 from trl import GRPOConfig
@@ -9,10 +10,10 @@ from trl import GRPOConfig
 from dimba.common.contract import SAMPLES_FILE
 from dimba.objectives.grpo import BETA_WITH_REWARD_MODEL, GRPO, GrpoOptions
 from dimba.trainers.data.packing import Batch
-from dimba.trainers.kernels.choice import use_quickest_kernels
 from dimba.trainers.kernels.step_time import Job
 from dimba.trainers.models.adapters import adapter_config
-from dimba.trainers.models.loading import Compute, load_model, prepare_base, reference_settings
+from dimba.trainers.models.families import family_of_model
+from dimba.trainers.models.loading import Compute, load_model, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_completions
 from dimba.trainers.models.saving import stop_where_turns_end
 from dimba.trainers.objectives.callbacks import metrics_path
@@ -21,9 +22,8 @@ from dimba.trainers.objectives.grpo.group_trainer import GroupTrainer
 from dimba.trainers.objectives.grpo.prompts import Prompts
 from dimba.trainers.objectives.grpo.reward_choice import has_reward_model
 from dimba.trainers.objectives.grpo.sample_log import SampleLog
-from dimba.trainers.objectives.grpo.sampling.choice import start_sampler
-from dimba.trainers.objectives.grpo.sampling.ratio import CORRECTION
 from dimba.trainers.objectives.grpo.step_layout import fill_step, planned_steps, step_layout
+from dimba.trainers.objectives.registry import family_half
 from dimba.trainers.objectives.run_settings import can_fall_back, checkpoint_layers, configure, run_settings
 from dimba.trainers.ranks import is_main_process
 from dimba.trainers.rewards import Reward
@@ -44,24 +44,26 @@ def make_trainer(
     layers = checkpoint_layers(model, options, compute, can_fall_back=can_fall_back(options, GRPO))
     if is_main_process():
         print(f"activation checkpointing {layers.words}", flush=True)
-    trainer = GroupTrainer(
+    half = family_half(GRPO, family_of_model(model))
+    trainer: GroupTrainer = half.make_group_trainer(
+        options,
+        prompts,
+        compute,
         rewards=rewards,
-        prompts=fill_step(options, prompts.train),
+        filled=fill_step(options, prompts.train),
         samples=SampleLog(samples, every=options.sample_steps),
         model=model,
-        args=_config(options, prompts, compute),
+        args=_config(options, prompts, compute, half.trainer_settings(options, compute)),
         processing_class=prompts.tokenizer,
         peft_config=adapter_config(options, model, prompts.tokenizer, new),
         callbacks=[*callbacks, Alarms()],
     )
-    if sampler := start_sampler(options, trainer, compute):
-        trainer.sample_with(sampler)
     batch = _longest_batch(trainer, options, prompts)
     tries = can_fall_back(options, GRPO)
     add_probe(trainer, batch, metrics_path(options.output_dir), layers, can_fall_back=tries)
     trainer.state.max_steps = planned_steps(options, len(prompts.train))  # for rewards that are called before training
     configure(trainer)
-    use_quickest_kernels(Job(trainer, batch, options, compute.mixed, samples=True))
+    half.choose_kernels(Job(trainer, batch, options, compute.mixed, samples=True))
     return trainer
 
 
@@ -82,7 +84,7 @@ def _beta(options: GrpoOptions, prompts: Prompts) -> float:
     return BETA_WITH_REWARD_MODEL if has_reward_model(prompts.rewards) else 0.0
 
 
-def _config(options: GrpoOptions, prompts: Prompts, compute: Compute) -> GRPOConfig:
+def _config(options: GrpoOptions, prompts: Prompts, compute: Compute, of_family: dict[str, Any]) -> GRPOConfig:
     layout = step_layout(options)
     return GRPOConfig(
         output_dir=options.output_dir,
@@ -96,7 +98,6 @@ def _config(options: GrpoOptions, prompts: Prompts, compute: Compute) -> GRPOCon
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
         learning_rate=options.learning_rate,
-        model_init_kwargs=reference_settings(options, compute) if options.method == "full" else None,
-        **CORRECTION,
+        **of_family,
         **run_settings(options, compute, can_fall_back=can_fall_back(options, GRPO)),
     )
