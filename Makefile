@@ -34,6 +34,7 @@ lint: $(DEV)
 soak: $(DEV) $(TRAIN) $(MOTO)
 	PYTHONPATH=. $(BIN)/python scripts/soak/learning.py
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python scripts/soak/masked_dpo.py
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python scripts/soak/masked_grpo.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/kills.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/store.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/launches.py

@@ -45,7 +45,8 @@ METRICS: Mapping[str, Metric] = {
 _MEASURE = (
     *(table.BASE, table.BASE_REVISION, table.MAX_LENGTH, table.TRAIN_ON, table.ON_LONG, table.SKIP_BAD_ROWS),
     *(table.VALIDATION_SPLIT, table.BETA, dpo_table.PAIR_LOSS, grpo_table.REWARD, grpo_table.REWARD_WEIGHTS),
-    *(diffusion_table.MASK_TOKEN, diffusion_table.END_TAIL),
+    *(diffusion_table.MASK_TOKEN, diffusion_table.END_TAIL, diffusion_table.BLOCK_LENGTH),
+    *(diffusion_table.DIFFUSION_STEPS, diffusion_table.GUIDANCE),
     *(grpo_table.REWARD_MODEL, grpo_table.REWARD_EPOCHS, grpo_table.REWARD_LEARNING_RATE, grpo_table.TEMPERATURE),
     *(template_table.CHAT_TEMPLATE_KWARGS, template_table.TEMPLATE_DATE, template_table.CONTROL_TOKENS),
 )

@@ -12,6 +12,7 @@ import pytest
 from dimba.common.errors import DimbaError, HostCannot
 from dimba.host.checkpoint import facts_of_tensors, look_at_checkpoint
 from dimba.host.facts import CheckpointFacts, Gpu, GpuFacts
+from dimba.objectives.families import MASKED_BY_CODE
 from dimba.options.checkpointing import ALL, NONE, Checkpointing
 from dimba.plan.fitting import fit_of
 from dimba.plan.job import resolved
@@ -115,6 +116,17 @@ def test_grpo_counts_the_completions_of_a_whole_step_and_its_other_models():
     kept = spec.model_copy(update={"trainer_args": {"beta": 0.1, "reward": "preference"}})
     more = estimated(kept, LARGE, on_cpu=False, share=Share(batch_size=2, accumulation=4))
     assert more and (more.reference, more.reward) == (LARGE.parameters * 2, LARGE.parameters * 2)
+
+
+def test_masked_diffusion_samples_a_batch_of_whole_rows_without_a_cache():
+    grpo = SPARSE.replace("mode: sft", "mode: grpo")
+    spec = parse_spec(f"{grpo}trainer_args: {{max-completion-length: 256}}\n".encode(), source="").spec
+    one, more, twice = (
+        estimated(spec, LARGE, on_cpu=False, share=Share(batch_size=size, accumulation=n, family=MASKED_BY_CODE))
+        for size, n in ((16, 1), (16, 8), (32, 1))
+    )
+    assert one and more and twice and one.peak == "sampling" and not one.cache
+    assert one.sampling == more.sampling == 16 * 1024 * 128256 * 6 and twice.sampling == 2 * one.sampling
 
 
 def test_vllm_beside_training_needs_weights_and_a_cache_of_its_own_while_it_samples():

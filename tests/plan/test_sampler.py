@@ -8,6 +8,7 @@ import pytest
 
 from dimba.common.errors import DimbaError
 from dimba.host.facts import GpuFacts, HostFacts
+from dimba.objectives.families import MASKED_BY_CODE
 from dimba.objectives.grpo import GRPO
 from dimba.options.param import flags_of
 from dimba.plan.model import LaunchPlan
@@ -41,6 +42,24 @@ def refused(args: str, facts: HostFacts = CARDS, *lines: str) -> DimbaError:
 )
 def test_the_plan_names_the_sampler(args: str, words: str):
     assert words in grpo(args).speed
+
+
+def test_masked_diffusion_samples_by_itself_and_other_samplers_and_reward_models_are_refused():
+    masked = replace(CARDS, checkpoint=replace(FACTS.checkpoint, family=MASKED_BY_CODE))
+    assert "completions sampled by blocks of masked tokens" in grpo("block-length: 8, loss-type: wd1", masked).speed
+    for args, key in (
+        ("sampler: vllm", "sampler"),
+        ("sampler-gpus: 1", "sampler-gpus"),
+        ("use-vllm: true", "use-vllm"),
+    ):
+        error = refused(args, masked)
+        assert f"trainer_args.{key}" in error.message and "by its own sampler" in error.message
+    for args, why in (("block-length: 8", "nothing is masked"), ("loss-type: wd1", "ratios are exact")):
+        assert why in refused(args).message
+    open_pairs = replace(masked, data=replace(FACTS.data, summary=replace(FACTS.data.summary, compares=True)))
+    for args, facts in (("reward: preference", masked), ("", open_pairs)):
+        assert "cannot become a reward model" in refused(args, facts).message
+    assert grpo("reward-model: a/b", open_pairs) and grpo("reward: numeric", open_pairs)
 
 
 def test_gpus_that_only_sample_do_not_train_and_are_still_held():
