@@ -271,10 +271,15 @@ def test_a_run_resumes_to_the_last_bit(kind: str, flags: tuple[str, ...], bases:
 
 
 @pytest.mark.proof
-def test_two_processes_train_the_same_weights_as_one(bases: dict[str, Path], tmp_path: Path):
-    flags = ("--reward", "length:6", "--max-steps", "3", "--learning-rate", "1e-3", "--loss-type", "wd1")
+@pytest.mark.parametrize(
+    ("flags", "sharded"), [(("--loss-type", "wd1"), False), (("--beta", "0.1"), True)], ids=["DDP", "FSDP2"]
+)
+def test_two_processes_train_the_same_weights_as_one(
+    flags: tuple[str, ...], sharded: bool, bases: dict[str, Path], tmp_path: Path
+):
+    flags = ("--reward", "length:6", "--max-steps", "3", "--learning-rate", "1e-3", *flags)
     assert run(bases["llada"], tmp_path / "one", *flags, "--batch-size", "16")[0] == 0
     rows(tmp_path)
     given = (*QUICK, *SHORT, "--trust-remote-code", *flags)
-    Jobs(tmp_path).train(bases["llada"], "two", *given, mode="grpo", sharded=False)
+    Jobs(tmp_path).train(bases["llada"], "two", *given, mode="grpo", sharded=sharded)
     assert largest_difference(tmp_path / "one" / "out", tmp_path / "two") < 1e-5

@@ -16,6 +16,7 @@ from dimba.trainers.models.families import family_of_model
 from dimba.trainers.models.loading import Compute, load_model, prepare_base
 from dimba.trainers.models.memory import add_probe, longest_completions
 from dimba.trainers.models.saving import stop_where_turns_end
+from dimba.trainers.models.sharding import connect_ranks
 from dimba.trainers.objectives.callbacks import metrics_path
 from dimba.trainers.objectives.grpo.alarms import Alarms
 from dimba.trainers.objectives.grpo.group_trainer import GroupTrainer
@@ -37,6 +38,7 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback],
 ) -> GroupTrainer:
     """The trainer, its memory probed before the first step; prints the layout of a step."""
+    connect_ranks()  # numbers that prove a base's claim come from the first
     model = load_model(options, compute)
     new = prepare_base(model, options, prompts.tokenizer, prompts.turn_ends)
     stop_where_turns_end(model, prompts.tokenizer, prompts.turn_ends)
