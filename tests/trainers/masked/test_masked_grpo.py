@@ -236,6 +236,11 @@ def test_pairs_that_would_need_a_reward_model_on_the_base_are_refused(bases: dic
     assert status == 2 and "cannot become a reward model" in output and "--reward-model" in output
 
 
+def test_prompts_that_hold_the_mask_token_are_refused(bases: dict[str, Path], tmp_path: Path):
+    status, output = run(bases["llada"], tmp_path, "--mask-token", "<|user|>")
+    assert status == 2 and "the chat template writes the mask token 4 into every row" in output
+
+
 def run(base: Path, folder: Path, *flags: str) -> tuple[int, str]:
     folder.mkdir(exist_ok=True)
     output = io.StringIO()

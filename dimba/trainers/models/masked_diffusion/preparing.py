@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,9 +57,14 @@ def prepare(model: PreTrainedModel, options: TrainerOptions, tokenizer: PreTrain
 
 
 def require_unused_mask(model: PreTrainedModel, store: TokenStore, checkpoint: str) -> None:
+    """As `require_none_masked`, for rows in a store."""
+    require_none_masked(model, (store.row(each).input_ids for each in range(len(store))), checkpoint)
+
+
+def require_none_masked(model: PreTrainedModel, rows: Iterable[Sequence[int]], checkpoint: str) -> None:
     """Raises BadInput for rows that hold the mask token: a chat template may write it, the words of a row cannot."""
     number = mask_id(model)
-    if any(number in store.row(each).input_ids for each in range(min(_FIRST, len(store)))):
+    if any(number in row for row in islice(rows, _FIRST)):
         problem = f"{checkpoint}: the chat template writes the mask token {number:,} into every row"
         raise BadInput(problem, f"name a token that no row has with {MASK_TOKEN.flag}", key=_BASE)
 

@@ -11,6 +11,7 @@ from dimba.objectives.grpo import GrpoOptions
 from dimba.options.grpo_table import WD1
 from dimba.trainers.kernels.step_time import Job
 from dimba.trainers.models.loading import Compute, load_reference
+from dimba.trainers.models.masked_diffusion.preparing import require_none_masked
 from dimba.trainers.models.masked_diffusion.sampler import Unmasking
 from dimba.trainers.models.saving import end_ids
 from dimba.trainers.models.vocabulary import add_rows
@@ -39,6 +40,7 @@ def make_group_trainer(
     **arguments: Any,
 ) -> MaskedGroupTrainer:
     """The trainer, with a frozen copy of the base where `beta` needs one; `filled` are the prompts of an epoch."""
+    require_none_masked(model, (each.ids for each in prompts.train), options.base_checkpoint)
     kind = WeightedGroupTrainer if options.loss_type == WD1 else MaskedGroupTrainer
     own = getattr(model, "generation_config", None)
     if own is None:  # TRL reads the end tokens in it, and it must not be saved
