@@ -36,7 +36,7 @@ _REAL: dict[str, Any] = {
     "num_attention_heads": 12,
     "num_key_value_heads": 4,
 }
-_MASKED: dict[str, dict[str, int]] = {  # tests/ have the layouts of models with own code
+_MASKED: dict[str, dict[str, Any]] = {  # tests/ have the layouts of models with own code
     "dimba": {"d_model": 512, "num_layers": 6, "headdim": 64, "ffn_dim": 1536},
     "llada": {"hidden_size": 512, "num_hidden_layers": 6},
     "Dream": {"hidden_size": 512, "num_hidden_layers": 6},

@@ -172,9 +172,9 @@ def _part_scores(
 
 def logit_scores(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
     """As `token_scores`, for logits [tokens, vocabulary]."""
-    tempered = logits.float() / temperature
+    tempered = logits.float() if temperature == 1 else logits.float() / temperature
     chosen = _LogProbs.apply(tempered, targets)  # whose memory has all log-probabilities then
-    rows = max(1, _IN_CACHE // logits.shape[1])
+    rows = max(1, (_IN_CACHE if logits.device.type == "cpu" else _AT_ONCE // 8) // logits.shape[1])
     with torch.no_grad():
         entropies = [-(part.exp() * part).sum(dim=-1) for part in tempered.detach().split(rows)]
     return torch.stack([chosen, torch.cat(entropies)], dim=-1)
