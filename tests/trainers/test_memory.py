@@ -216,3 +216,16 @@ def test_a_step_that_does_not_fit_fails_the_job_before_training_with_numbers(
     assert "step 1/" not in output
     word = json.loads((tmp_path / "word.json").read_text())
     assert word["reason"] == "gpu_out_of_memory" and "training.batch_size" in word["hint"]
+
+
+def test_the_probe_has_the_tokens_of_a_batch_packed_or_padded():
+    from functools import partial
+
+    from dimba.trainers.data.packing import collate_packed, collate_padded
+    from dimba.trainers.models.memory import longest_rows
+
+    padded = longest_rows(partial(collate_padded, pad_id=0), rows=4, length=8)
+    assert padded["attention_mask"].shape == (4, 8) and int(padded["attention_mask"].sum()) == 31
+    packed = longest_rows(partial(collate_packed, max_length=8, pad_id=0), rows=4, length=8)
+    assert packed["input_ids"].shape == (4, 8) and int((packed["position_ids"] == 0).sum()) == 5
+    assert longest_rows(partial(collate_padded, pad_id=0), rows=1, length=8)["input_ids"].shape == (1, 8)

@@ -201,10 +201,20 @@ def add_probe(
 
 
 def longest_rows(collate: Collator, *, rows: int, length: int) -> Batch:
-    """A collated batch of `rows` rows of the longest length, one of them as two halves so that it is packed."""
-    halves = [length // 2, length - length // 2] if rows > 1 and length > 3 else [length]
-    lengths = [length] * (rows - 1) + halves
-    return collate([{"input_ids": [1] * each, "labels": [1] * each} for each in lengths])
+    """A collated batch of `rows` rows of the longest length.
+
+    One of several is two halves if `collate` packs them, so that they are documents, else a token shorter, so that the
+    batch needs a mask.
+    """
+
+    def collated(*last: int) -> Batch:
+        lengths = [length] * (rows - 1) + [each for each in last if each]
+        return collate([{"input_ids": [1] * each, "labels": [1] * each} for each in lengths])
+
+    if rows == 1:
+        return collated(length)
+    packed = collated(length // 2, length - length // 2)
+    return collated(max(1, length - 1)) if "attention_mask" in packed else packed
 
 
 def longest_completions(*, rows: int, prompt: int, completion: int, reference: bool, corrected: bool = False) -> Batch:
