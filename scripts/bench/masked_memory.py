@@ -10,7 +10,7 @@ masks of pairs.
 
 import sys
 from argparse import Namespace
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -29,7 +29,7 @@ from dimba.plan.share import Share
 from dimba.spec import JobSpec
 from scripts.bench import nf4
 from scripts.bench.memory import METHODS, RANK, shape, show
-from scripts.bench.tracing import MASKED, Live, traced_peak
+from scripts.bench.tracing import MASK_DRAWS, MASKED, MASKED_PAIRS, Live, traced_peak
 
 _MIB = 1 << 20
 _NANO: dict[str, Any] = {"vocab_size": 49153, "num_layers": 6}
@@ -52,10 +52,11 @@ class Case:
     way: str  # of activation checkpointing
     rows: int
     length: int
+    mode: str = "sft"
 
     @property
     def name(self) -> str:
-        return f"{self.model:<15} {self.method:<5} {self.way:<3} {self.rows} × {self.length:<5}"
+        return f"{self.model:<15} {self.mode:<4} {self.method:<5} {self.way:<3} {self.rows} × {self.length:<5}"
 
 
 CASES = [
@@ -65,6 +66,7 @@ CASES = [
     for way in ("on", "off")
     for size in SHAPES
 ]
+CASES += [replace(each, mode="dpo") for each in CASES if each.length == 512]
 
 
 def model_of(case: Case) -> tuple[torch.nn.Module, CheckpointFacts]:
@@ -86,8 +88,9 @@ def model_of(case: Case) -> tuple[torch.nn.Module, CheckpointFacts]:
 def estimated(case: Case, facts: CheckpointFacts) -> Any:
     """The estimate of `dimba plan`."""
     training = {"batch_size": case.rows, "max_length": case.length}
-    values = {"version": 1, "mode": "sft", "method": case.method, "base_checkpoint": "base", "training": training}
+    values = {"version": 1, "mode": case.mode, "method": case.method, "base_checkpoint": "base", "training": training}
     values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK}}
+    values |= {"trainer_args": {"mask-draws": MASK_DRAWS}} if case.mode == "dpo" else {}
     checkpointing = checkpointing_of(case.way)
     assert checkpointing
     family = MODELS[case.model][0]
@@ -106,13 +109,16 @@ def traced(case: Case, model: torch.nn.Module) -> Live:
         lora_r=RANK,
         lora_alpha=2 * RANK,
     )
-    args = Namespace(**asdict(options), mode=MASKED, accumulation=4)
+    pairs = case.mode == "dpo"
+    args = Namespace(**asdict(options), mode=MASKED_PAIRS if pairs else MASKED, accumulation=4)
     args.checkpointing = checkpointing_of(case.way)
-    size, family = (case.rows, case.length), MODELS[case.model][0]
+    size, family = (case.rows * (2 * MASK_DRAWS if pairs else 1), case.length), MODELS[case.model][0]
+    copy = model_of(replace(case, method="lora"))[0] if pairs and case.method == "full" else None
     unchecked = mock.patch.object(DimbaModel, "_time", lambda _self, t, *_: t)  # fake tensors have no values
     paired = "dimba.trainers.models.masked_diffusion.forward.family_of_model"
     with unchecked, mock.patch(paired, lambda _: DREAM if family is not DIMBA else DIMBA):
-        return traced_peak(model, args, dict.fromkeys(("input_ids", "attention_mask"), size), masked=True)
+        batch = dict.fromkeys(("input_ids", "attention_mask"), size)
+        return traced_peak(model, args, batch, masked=True, reference=copy)
 
 
 def compared(case: Case) -> tuple[int, Live, Any]:

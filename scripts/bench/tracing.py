@@ -30,7 +30,8 @@ _OUTPUTS = {
     "grpo": ("log_probs", "entropy"),
     "dpo": ("log_probs", "entropy", "mean_logits", "is_top1"),
 }
-MASKED = "masked"  # in place of a mode: SFT of masked diffusion
+MASKED, MASKED_PAIRS = "masked", "masked pairs"  # in place of a mode: SFT and DPO of masked diffusion
+MASK_DRAWS = 2
 _ROUND = 512  # bytes; CUDA's allocator rounds sizes up to multiples of it
 
 
@@ -162,7 +163,7 @@ def traced_peak(
 
 def _add_head(model: Any, mode: str) -> None:
     """The head of the trainer, which scores what has a loss alone."""
-    if mode == MASKED:
+    if mode in (MASKED, MASKED_PAIRS):
         with mock.patch("dimba.trainers.models.masked_diffusion.scoring._is_exact", lambda _: True):
             add_scoring(model)
         return
@@ -198,7 +199,7 @@ def _train(model: Any, args: Any, batch: dict[str, Any], live: Live, reference: 
     live.peak = 0
     for _ in range(min(args.accumulation, 2)):  # a third batch has the memory of the second
         live.phase = "forward"
-        loss = _dpo_loss(model, inputs, reference) if args.mode == "dpo" else LOSSES[args.mode](model, inputs)
+        loss = LOSSES[args.mode](model, inputs, reference)
         live.phase = "backward"
         loss.backward()
         del loss
@@ -206,7 +207,7 @@ def _train(model: Any, args: Any, batch: dict[str, Any], live: Live, reference: 
     optimizer.step()
 
 
-def _sft_loss(model: Any, inputs: dict[str, Any]) -> Any:
+def _sft_loss(model: Any, inputs: dict[str, Any], _reference: Any) -> Any:
     from dimba.trainers.objectives.sft.causal_trainer import CausalTrainer
 
     accelerator = SimpleNamespace(num_processes=1)
@@ -220,7 +221,7 @@ def _sft_loss(model: Any, inputs: dict[str, Any]) -> Any:
     return CausalTrainer.compute_loss(trainer, Autocast(model), {**inputs, "tokens": tokens}, False, tokens)
 
 
-def _grpo_loss(model: Any, inputs: dict[str, Any]) -> Any:
+def _grpo_loss(model: Any, inputs: dict[str, Any], _reference: Any) -> Any:
     from trl import GRPOTrainer
 
     accelerator = SimpleNamespace(autocast=lambda: torch.autocast("cpu", torch.bfloat16))
@@ -248,19 +249,42 @@ def _dpo_loss(model: Any, inputs: dict[str, Any], reference: Any) -> Any:
     return -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean()
 
 
-def _masked_loss(model: Any, inputs: dict[str, Any]) -> Any:
+def _masked_loss(model: Any, inputs: dict[str, Any], _reference: Any) -> Any:
     """Of rows of which every token is masked, as the probe of the trainer has them."""
     from dimba.trainers.objectives.sft.masked_trainer import MaskedTrainer
 
-    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), _tokens=torch.zeros(()))
-    trainer.base = model.get_base_model() if hasattr(model, "peft_config") else model
-    trainer.part_of_step = lambda total, rows: total / rows
+    batch = _all_masked(inputs)
+    with _EveryPlace():
+        return MaskedTrainer.compute_loss(_masked_trainer(model), Autocast(model), batch, False, len(batch["ids"]))
+
+
+def _masked_pairs_loss(model: Any, inputs: dict[str, Any], reference: Any) -> Any:
+    """Of the sides of pairs, each as often as there are draws, of which every token is masked."""
+    from dimba.trainers.objectives.dpo.masked_trainer import MaskedPairTrainer
+
+    batch, trainer = _all_masked(inputs), _masked_trainer(model)
+    sides = len(batch["ids"]) // MASK_DRAWS
+    trainer.args = SimpleNamespace(beta=0.1, loss_type=["sigmoid"])
+    trainer.model, trainer._reference, trainer._draws = model, Autocast(reference) if reference else None, MASK_DRAWS
+    trainer._referring = partial(MaskedPairTrainer._referring, trainer)
+    trainer._measured, trainer._add = partial(MaskedPairTrainer._measured, trainer), lambda *_: None
+    batch |= {"weight": torch.ones(len(batch["ids"])), "lengths": torch.ones(sides)}
+    with _EveryPlace():
+        return MaskedPairTrainer.compute_loss(trainer, Autocast(model), batch, False, sides // 2)
+
+
+def _masked_trainer(model: Any) -> Any:
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    trainer: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), _tokens=torch.zeros(()), base=base)
+    trainer.part_of_step = lambda total, examples: total / examples
+    return trainer
+
+
+def _all_masked(inputs: dict[str, Any]) -> dict[str, Any]:
     ids = inputs["input_ids"]
     every = torch.ones_like(ids, dtype=torch.bool)
     batch = {"ids": ids, "attended": inputs["attention_mask"], "trained": every, "masked": every}
-    batch |= {"share": torch.ones(len(ids)), "tokens": torch.zeros((), dtype=torch.long)}
-    with _EveryPlace():
-        return MaskedTrainer.compute_loss(trainer, Autocast(model), batch, False, len(ids))
+    return batch | {"share": torch.ones(len(ids)), "tokens": torch.zeros((), dtype=torch.long)}
 
 
 class _EveryPlace(TorchFunctionMode):  # type: ignore[misc]
@@ -283,4 +307,5 @@ class Autocast:
             return self.model(**inputs)
 
 
-LOSSES = {"sft": _sft_loss, "grpo": _grpo_loss, MASKED: _masked_loss}
+LOSSES = {"sft": _sft_loss, "grpo": _grpo_loss, "dpo": _dpo_loss}
+LOSSES |= {MASKED: _masked_loss, MASKED_PAIRS: _masked_pairs_loss}

@@ -74,13 +74,17 @@ def test_the_traced_peak_is_close_to_the_estimate(
 
 
 @pytest.mark.parametrize(
-    ("model", "method", "way"),
-    [("nano, 6 layers", "lora", "on"), pytest.param("Dream, 4 layers", "full", "off", marks=pytest.mark.proof)],
+    ("model", "method", "way", "mode"),
+    [
+        ("nano, 6 layers", "lora", "on", "sft"),
+        ("nano, 6 layers", "lora", "on", "dpo"),
+        pytest.param("Dream, 4 layers", "full", "off", "sft", marks=pytest.mark.proof),
+    ],
 )
-def test_the_traced_peak_of_masked_diffusion_is_close_to_the_estimate(model: str, method: str, way: str):
+def test_the_traced_peak_of_masked_diffusion_is_close_to_the_estimate(model: str, method: str, way: str, mode: str):
     from scripts.bench.masked_memory import Case, compared
 
-    estimated, live, estimate = compared(Case(model, method, way, 4, 512))
+    estimated, live, estimate = compared(Case(model, method, way, 4, 512, mode))
     assert 0.95 <= estimated / live.peak <= 1.10, (estimate.peak, live.peak_phase)
 
 
