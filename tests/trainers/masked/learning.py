@@ -1,5 +1,6 @@
 """A small task that masked-diffusion models learn by GRPO within a minute: the larger of two numbers."""
 
+import json
 import random
 import signal
 from itertools import permutations
@@ -47,19 +48,13 @@ def learnt(world: World, out: Path, *flags: str) -> float:
     from dimba.objectives.grpo import GRPO
     from dimba.trainers.objectives.grpo.train import train
 
-    rows = _rows(world)
+    rows = [json.loads(line) for line in world.rows.read_text(encoding="utf-8").splitlines()]
     data = write_rows(out.with_suffix(".jsonl"), rows[:-_HELD_OUT])
     named = ["--base-checkpoint", str(world.policy), "--dataset", str(data), "--output-dir", str(out)]
     step = ("--batch-size", "64", "--grad-accumulation-steps", "1", "--max-steps", "200", "--learning-rate", "1e-4")
     options = GRPO.parse([*named, *_SAMPLED, *step, "--reward", "numeric", "--trust-remote-code", *flags])
     assert train(options) == 0
     return right(out, rows[-_HELD_OUT:]) - right(world.policy, rows[-_HELD_OUT:])
-
-
-def _rows(world: World) -> list[dict[str, str]]:
-    import json
-
-    return [json.loads(line) for line in world.rows.read_text(encoding="utf-8").splitlines()]
 
 
 def right(policy: Path, rows: list[dict[str, str]]) -> float:

@@ -28,7 +28,7 @@ from dimba.trainers.objectives.grpo.sampling.sampler import Ids
 
 
 class MaskedGroupTrainer(GroupTrainer):
-    """Samples `how` says, and masks a share `p_mask_prompt` of the prompts' tokens where completions are scored."""
+    """Samples as `how` says, and masks a share `p_mask_prompt` of the prompts' tokens where completions are scored."""
 
     def __init__(self, *, how: Unmasking, p_mask_prompt: float, **arguments: Any) -> None:
         args = arguments["args"]
