@@ -147,7 +147,8 @@ def _compared(
         models.append(ModelResult(name=source.name, folder=str(source.folder), measures=tuple(measures)))
     unusable = {row.where: row.problem or table.problems.get(row.number, "") for row in rows}
     bad = {where: problem for where, problem in unusable.items() if problem}
-    lost = tuple(guard_note(each.name, found) for each in models for found in each.measures if found.name == GUARD)
+    guards = ((each.name, found) for each in models for found in each.measures if found.name == GUARD)
+    lost = tuple(guard_note(name, found, contestants.loss) for name, found in guards)
     of_tasks = _task_notes(contestants, tasks, figures) if tasks else ()
     return _Compared(models=models, unusable=bad, notes=(*_notes(contestants, table, rows), *lost, *of_tasks))
 

@@ -18,12 +18,12 @@ def guard_rows() -> list[EvalRow]:
     return rows_of_file(_FILE, {})
 
 
-def guard_note(name: str, measure: Measure) -> str:
-    """What the general rows show of a model, in one line."""
+def guard_note(name: str, measure: Measure, loss: str) -> str:
+    """What the general rows show of a model, in one line; `loss` is what they are scored by."""
     low, high = measure.interval
     change = f"by {abs(measure.difference):.3g} (95 % interval {low:+.3g} to {high:+.3g})"
     if measure.comparison.better is False:
-        return f"{name} has lost on general rows: their loss rose {change}"
+        return f"{name} has lost on general rows: their {loss} rose {change}"
     if measure.comparison.better:
-        return f"{name} has lost nothing on general rows: their loss fell {change}"
+        return f"{name} has lost nothing on general rows: their {loss} fell {change}"
     return f"the {measure.comparison.rows} general rows do not tell whether {name} has lost anything: {change}"

@@ -105,7 +105,7 @@ def test_general_rows_are_all_usable_and_none_stands_twice():
 
 def test_general_rows_tell_what_was_lost():
     rose = measure([-0.2 - n / 100 for n in range(20)])
-    assert guard_note("tuned", rose).startswith("tuned has lost on general rows: their loss rose by 0.295")
+    assert guard_note("tuned", rose, "loss").startswith("tuned has lost on general rows: their loss rose by 0.295")
     fell = measure([0.2 + n / 100 for n in range(20)])
-    assert "has lost nothing" in guard_note("tuned", fell)
-    assert "do not tell" in guard_note("tuned", measure([0.3 if n % 2 else -0.2 for n in range(20)]))
+    assert "has lost nothing on general rows: their bound fell" in guard_note("tuned", fell, "bound")
+    assert "do not tell" in guard_note("tuned", measure([0.3 if n % 2 else -0.2 for n in range(20)]), "loss")
