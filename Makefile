@@ -35,6 +35,7 @@ soak: $(DEV) $(TRAIN) $(MOTO)
 	PYTHONPATH=. $(BIN)/python scripts/soak/learning.py
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python scripts/soak/masked_dpo.py
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python scripts/soak/masked_grpo.py
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python scripts/soak/masked_toy.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/kills.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/store.py
 	PYTHONPATH=. $(BIN)/python scripts/soak/launches.py

@@ -9,27 +9,25 @@ from dimba.host.facts import MixerShape, ModelShape
 
 _FLOAT32 = 4
 _CHUNK = 64  # as in `dimba.models.dimba.scan`
-_WORK = 16  # bytes for each number of `inner` that the way back takes beside what is kept
+_WORK = 28  # bytes for each number of `inner` that the way back takes beside what is kept
 
 
 def saved(shape: ModelShape, mixers: MixerShape, rows: int, length: int, half: int) -> int:
     """Bytes that one layer saves for its backward pass; `half` is those of a number where weights meet."""
     inner, hidden = mixers.inner, shape.hidden
-    # The convolution's output, what the scan gives, and gate, its SiLU and the product in float32; what in_proj gives,
-    # the scan's output cast, and what out_proj gets.
-    mixed = 2 * _FLOAT32 * (mixers.channels + 4 * inner) + 2 * half * (mixers.projected + 2 * inner)
+    # The convolution's output and what the scan gives in float32; what in_proj gives, and out_proj gets.
+    mixed = 2 * _FLOAT32 * (mixers.channels + inner) + 2 * half * (mixers.projected + inner)
     normed = 6 * hidden * (_FLOAT32 + half)
     return rows * (length * (mixed + normed + 4 * shape.intermediate * half) + _scan(mixers, length, half))
 
 
 def _scan(mixers: MixerShape, length: int, half: int) -> int:
-    """Bytes of a row: values and decays in float32, what is made of both to be multiplied, and the states."""
-    chunk = min(_CHUNK, length)
-    chunks = -(-length // chunk)
-    decays = mixers.heads * chunk
-    token = 2 * _FLOAT32 * (mixers.inner + decays) + 2 * half * (3 * mixers.inner + 2 * decays)
-    states = max(0, chunks - 2) * mixers.states * mixers.inner
-    return chunks * chunk * token + 2 * _FLOAT32 * states
+    """Bytes of a row: decays, states and what they give in float32, and the values that are multiplied."""
+    chunks = -(-length // _CHUNK)
+    chunk = -(-length // chunks)
+    inside = chunks * chunk * (_FLOAT32 * mixers.heads * chunk + half * mixers.inner)
+    carried = (chunks - 1) * _FLOAT32 * mixers.inner * (chunk + mixers.states)
+    return 2 * (inside + carried)
 
 
 def largest_layer(

@@ -3,8 +3,10 @@
     PYTHONPATH=. OMP_NUM_THREADS=1 python scripts/bench/dimba_model.py [--rounds 7] [--threads 1] [--memory]
 
 The naive block differs in its mixers alone: transformers' own forward pass on the row, and on the flipped row. Both
-take turns, forward and backward, and the ratio is that of CPU seconds, as the median of the rounds. Its chunks have 256
-tokens, to which it fills rows up: a multiple of 256 is its best case. `--memory` compares `dimba plan`'s estimate with
+take turns, forward and backward, and the ratio is that of CPU seconds, as the median of the rounds: for the two mixers,
+and for the block, whose norms and SwiGLU are the same in both. The chunks of transformers have 256 tokens, to which it
+fills rows up: a multiple of 256 is its best case. `products` is the ratio of a block whose mixers were their two
+projections alone, which nothing can exceed. `--memory` compares `dimba plan`'s estimate with
 a trace of a step on fake tensors; with a small vocabulary, as the trace's head is not the trainers'.
 """
 
@@ -32,7 +34,7 @@ from dimba.plan.share import Share
 from dimba.spec import JobSpec
 from scripts.bench.tracing import Live, adapted, as_on_cuda, fake
 
-SHAPES = ((8, 100), (4, 200), (4, 300), (2, 512), (32, 32))  # rows × tokens
+SHAPES = ((16, 64), (8, 100), (4, 200), (4, 300), (2, 512), (1, 1024), (1, 2048), (32, 32))  # rows × tokens
 _MIB = 1 << 20
 Mix = Callable[..., torch.Tensor]
 
@@ -51,12 +53,21 @@ def block() -> Any:
     return layer.train()
 
 
-def seconds(layer: Any, mix: Mix, hidden: torch.Tensor, condition: torch.Tensor) -> float:
-    """CPU seconds of a forward and a backward pass."""
+def products(forward: Any, backward: Any, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The projections of two mixers, with nothing between them."""
+    inner = forward.intermediate_size
+    flipped = backward.out_proj(backward.in_proj(hidden.flip(1))[..., :inner]).flip(1)
+    return forward.out_proj(forward.in_proj(hidden)[..., :inner]) + flipped
+
+
+def seconds(layer: Any, mix: Mix, hidden: torch.Tensor, condition: torch.Tensor) -> tuple[float, float]:
+    """CPU seconds of a forward and a backward pass: of the two mixers, and of the block."""
     with mock.patch.object(modeling, "mix", mix):
         began = time.process_time()
+        mix(layer.mixer_forward, layer.mixer_backward, hidden, None).square().mean().backward()
+        mixed = time.process_time()
         layer(hidden, condition, None).square().mean().backward()
-        return time.process_time() - began
+        return mixed - began, time.process_time() - mixed
 
 
 def kept(layer: Any, mix: Mix, hidden: torch.Tensor, condition: torch.Tensor) -> int:
@@ -77,16 +88,21 @@ def kept(layer: Any, mix: Mix, hidden: torch.Tensor, condition: torch.Tensor) ->
 
 
 def compare(rows: int, length: int, rounds: int) -> str:
-    layer, own = block(), mix_of_both
+    layer, ways = block(), (mix_of_both, naive, products)
     hidden = torch.randn(rows, length, 576, requires_grad=True)
     condition = torch.randn(rows, 512)
-    for mix in (own, naive):
+    for mix in ways:
         seconds(layer, mix, hidden, condition)
-    pairs = [[seconds(layer, mix, hidden, condition) for mix in (own, naive)] for _ in range(rounds)]
-    ratios = sorted(other / ours for ours, other in pairs)
-    memory = [kept(layer, mix, hidden, condition) / _MIB for mix in (own, naive)]
-    spread = f"{statistics.median(ratios):5.2f} × ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-    return f"{rows:>3} × {length:<5} {spread}   kept {memory[0]:6.0f} MiB, naive {memory[1]:6.0f} MiB"
+    found = [[seconds(layer, mix, hidden, condition) for mix in ways] for _ in range(rounds)]
+    mixers, blocks = ([theirs[part] / ours[part] for ours, theirs, _ in found] for part in (0, 1))
+    most = statistics.median(theirs[1] / least[1] for _, theirs, least in found)
+    memory = [kept(layer, mix, hidden, condition) / _MIB for mix in ways[:2]]
+    ratios = f"mixers {_spread(mixers)}   block {_spread(blocks)}, products {most:.2f}"
+    return f"{rows:>3} × {length:<5} {ratios}   kept {memory[0]:5.0f} MiB, naive {memory[1]:5.0f} MiB"
+
+
+def _spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):5.2f} × ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def _loss(model: Any, ids: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

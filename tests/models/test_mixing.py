@@ -1,14 +1,16 @@
 """The mixers of DIMBA: equal to transformers', on the pure path and beside kernels, and open to adapters."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from transformers.models.mamba2 import modeling_mamba2
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-from dimba.models.dimba import active_scan, mixing
+from dimba.models.dimba import active_scan, convolution, mixing
 from dimba.models.dimba.mixing import mix
+from dimba.models.dimba.scan import scan
 from tests.models.tiny import tiny_dimba
 
 
@@ -39,6 +41,22 @@ def test_the_mix_and_its_gradients_are_those_of_two_mixers_of_transformers(lengt
     gradients = [torch.autograd.grad((each * each.detach().cos()).sum(), weights) for each in found]
     assert distance(*found) < 1e-5
     assert max(distance(*each) for each in zip(*gradients, strict=True)) < 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 4, 11])
+def test_the_gradients_of_the_scan_are_its_differences(length: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dimba.models.dimba.scan.CHUNK", 4)
+    draw = partial(torch.rand, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x, steps = draw(2, length, 3, 2) - 0.5, draw(2, length, 3) + 0.1
+    given = (x, steps, -draw(2, 3) - 0.2, draw(2, 3), draw(2, length, 4) - 0.5, draw(2, length, 4) - 0.5)
+    assert torch.autograd.gradcheck(scan, [each.requires_grad_() for each in given])
+
+
+def test_the_convolution_of_other_devices_is_that_of_the_cpu():
+    given = torch.randn(2, 9, 6), torch.randn(6, 4), torch.randn(6)
+    for onwards in (False, True):
+        shifted = convolution._by_shifts(*given, onwards=onwards)
+        assert torch.allclose(convolution._convolved(*given, onwards=onwards), shifted, atol=1e-6)
 
 
 def test_fast_decays_over_a_long_row_stay_finite_with_their_gradients():

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers.models.mamba2 import modeling_mamba2
 
 from dimba.models.dimba.convolution import CausalConvolution
+from dimba.models.dimba.gated_norm import gated_norm
 from dimba.models.dimba.scan import scan
 
 if TYPE_CHECKING:
@@ -73,11 +74,12 @@ def _batched(forward: Mamba2Mixer, backward: Mamba2Mixer, projected: Tensor, mas
     x, inputs, outputs = convolved.float().flatten(0, 1).split(sizes, dim=-1)
     x = x.unflatten(-1, (forward.num_heads, forward.head_dim))
     steps = F.softplus(steps.float() + _both(forward, backward, "dt_bias").float()[:, None, None])
-    rates = -_both(forward, backward, "A_log").float().exp().repeat_interleave(projected.shape[1], 0).unsqueeze(1)
-    y = scan(x, steps.flatten(0, 1), rates, inputs, outputs)
-    skip = _both(forward, backward, "D").float().repeat_interleave(projected.shape[1], 0)[:, None, :, None]
-    y = (y + x * skip).flatten(2).unflatten(0, (2, -1))
-    return _gated_norm(y, gate, _both(forward, backward, "norm.weight"), forward.norm.variance_epsilon)
+    rates = -_both(forward, backward, "A_log").float().exp()
+    rates, skip = (
+        each.repeat_interleave(projected.shape[1], 0) for each in (rates, _both(forward, backward, "D").float())
+    )
+    y = scan(x, steps.flatten(0, 1), rates, skip, inputs, outputs).flatten(2).unflatten(0, (2, -1))
+    return gated_norm(y, gate, _both(forward, backward, "norm.weight"), forward.norm.variance_epsilon)
 
 
 def _both(forward: Mamba2Mixer, backward: Mamba2Mixer, name: str) -> Tensor:
@@ -87,12 +89,6 @@ def _both(forward: Mamba2Mixer, backward: Mamba2Mixer, name: str) -> Tensor:
 def _split(mixer: Mamba2Mixer, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     gate, convolved, steps = projected.split([mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1)
     return gate, convolved, steps
-
-
-def _gated_norm(y: Tensor, gate: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    y = y * F.silu(gate.float())
-    y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + epsilon)
-    return weight[:, None, None] * y.to(gate.dtype)
 
 
 def _fused(mixer: Mamba2Mixer, projected: Tensor, mask: Tensor | None) -> Tensor:
