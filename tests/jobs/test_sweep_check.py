@@ -11,6 +11,7 @@ from dimba.jobs.sweep.check import fitting, plan_sweep
 from dimba.jobs.sweep.launch import _record_run as record_run
 from dimba.jobs.sweep.launch import confirmation, launch_sweep
 from dimba.jobs.sweep.planned import PlannedSweep, Request
+from dimba.objectives.metrics import METRICS, comparison_warning
 from dimba.records import RunFolder
 from dimba.records.leases import GpuRequest
 from dimba.records.sweep import sweep_of
@@ -119,6 +120,12 @@ def test_runs_that_are_measured_on_other_rows_are_compared_with_a_warning(place:
     (place / "more.jsonl").write_bytes((place / "data.jsonl").read_bytes())
     said = list(confirmation(plan(axis, overrides=overrides), request(axis, overrides=overrides)))
     assert any("does not compare" in line and axis.split("=")[0] in line for line in said) == warns
+
+
+@pytest.mark.parametrize("key", ["trainer_args.beta", "trainer_args.loss-type"])
+def test_what_makes_the_loss_is_part_of_a_loss_and_not_of_a_reward(key: str):
+    warned = [name for name, metric in METRICS.items() if comparison_warning(metric, [key])]
+    assert warned == ["eval_loss", "loss"]
 
 
 def test_the_best_value_counts_for_the_runs_alone_that_save_their_best(place: Path, monkeypatch: pytest.MonkeyPatch):
