@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from dimba.host.facts import CheckpointFacts, ModelShape
 from dimba.objectives.vllm_memory import vllm_memory
+from dimba.options.diffusion_table import GUIDANCE
 from dimba.plan import activations
 from dimba.plan.activations import Batch
 from dimba.plan.job import ResolvedJob
@@ -84,7 +85,8 @@ def _sampling(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryE
 def _sampling_rows(job: ResolvedJob, shape: ModelShape, share: Share, states: MemoryEstimate) -> MemoryEstimate:
     """A batch's completions at once, whose rows each step reads as a whole."""
     precision, length = precision_of(job, share.mixed, shape), row_length(job, share)
-    work = reading_rows(shape, Batch(rows=share.batch_size, length=length, scored=0, masked=True), precision)
+    batch = Batch(rows=share.batch_size, length=length, scored=0, masked=True)
+    work = reading_rows(shape, batch, precision, logits=2 if job.trainer_args.get(GUIDANCE.name) else 1)
     copies = activations.weight_copies(shape, precision)
     return replace(states, peak="sampling", gradients=0, sampling=work, copies=copies)
 

@@ -23,13 +23,13 @@ def sampling(shape: ModelShape, batch: Batch, precision: Precision, *, prompt: i
     return max(first, last, key=sum)
 
 
-def reading_rows(shape: ModelShape, batch: Batch, precision: Precision) -> int:
-    """Without a cache: a layer over all tokens of the rows, or their logits, as computed and in float32."""
+def reading_rows(shape: ModelShape, batch: Batch, precision: Precision, *, logits: int) -> int:
+    """Without a cache: a layer over all tokens of the rows, or their logits, as computed and so often in float32."""
     if shape.mixers:
         layer = mixers.saved(shape, shape.mixers, batch.rows, batch.length, precision.compute)
     else:
         layer = _reading(shape, batch, precision)
-    return max(layer, batch.tokens * shape.vocabulary * (precision.compute + FLOAT32))
+    return max(layer, batch.tokens * shape.vocabulary * (precision.compute + logits * FLOAT32))
 
 
 def sampled_by_vllm(shape: ModelShape, parameters: int, batch: Batch) -> Sampled:

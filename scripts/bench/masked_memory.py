@@ -24,12 +24,14 @@ from dimba.objectives.family import Family
 from dimba.objectives.sft import SftOptions
 from dimba.options.checkpointing import checkpointing_of
 from dimba.plan.job import resolved
-from dimba.plan.memory import estimate_memory
+from dimba.plan.memory import moments
 from dimba.plan.share import Share
+from dimba.plan.states import model_states, with_others
 from dimba.spec import JobSpec
 from scripts.bench import nf4
 from scripts.bench.memory import METHODS, RANK, shape, show
-from scripts.bench.tracing import MASK_DRAWS, MASKED, MASKED_PAIRS, Live, traced_peak
+from scripts.bench.sampled import traced_unmasking
+from scripts.bench.tracing import MASK_DRAWS, MASKED, MASKED_GROUPS, MASKED_PAIRS, Live, traced_peak
 
 _MIB = 1 << 20
 _NANO: dict[str, Any] = {"vocab_size": 49153, "num_layers": 6}
@@ -53,10 +55,12 @@ class Case:
     rows: int
     length: int
     mode: str = "sft"
+    guidance: float | None = None  # of the sampling that is traced, in place of a step of training
 
     @property
     def name(self) -> str:
-        return f"{self.model:<15} {self.mode:<4} {self.method:<5} {self.way:<3} {self.rows} × {self.length:<5}"
+        mode = self.mode if self.guidance is None else "guided" if self.guidance else "sampled"
+        return f"{self.model:<15} {mode:<7} {self.method:<5} {self.way:<3} {self.rows} × {self.length:<5}"
 
 
 CASES = [
@@ -66,7 +70,15 @@ CASES = [
     for way in ("on", "off")
     for size in SHAPES
 ]
-CASES += [replace(each, mode="dpo") for each in CASES if each.length == 512]
+CASES += [replace(each, mode=mode) for mode in ("dpo", "grpo") for each in CASES if each.length == 512]
+CASES += [
+    replace(each, guidance=guidance)
+    for each in CASES
+    for guidance in (0.0, 1.0)
+    if (each.mode, each.way) == ("grpo", "on")
+]
+_TRACED = {"sft": MASKED, "dpo": MASKED_PAIRS, "grpo": MASKED_GROUPS}
+_PROMPT = 256  # tokens, of the rows of GRPO
 
 
 def model_of(case: Case) -> tuple[torch.nn.Module, CheckpointFacts]:
@@ -86,16 +98,26 @@ def model_of(case: Case) -> tuple[torch.nn.Module, CheckpointFacts]:
 
 
 def estimated(case: Case, facts: CheckpointFacts) -> Any:
-    """The estimate of `dimba plan`."""
+    """The estimate of `dimba plan` for a step of training, or for sampling completions."""
     training = {"batch_size": case.rows, "max_length": case.length}
     values = {"version": 1, "mode": case.mode, "method": case.method, "base_checkpoint": "base", "training": training}
     values |= {"dataset": {"path": "rows.jsonl"}, "lora": {"r": RANK, "alpha": 2 * RANK}}
-    values |= {"trainer_args": {"mask-draws": MASK_DRAWS}} if case.mode == "dpo" else {}
+    own = {
+        "dpo": {"mask-draws": MASK_DRAWS},
+        "grpo": {"max-completion-length": case.length - _PROMPT, "guidance": case.guidance or 0.0},
+    }
+    values |= {"trainer_args": own.get(case.mode, {})}
     checkpointing = checkpointing_of(case.way)
     assert checkpointing
     family = MODELS[case.model][0]
     share = Share(batch_size=case.rows, accumulation=4, checkpointing=checkpointing, family=family)
-    return estimate_memory(resolved(JobSpec.model_validate(values)), facts, on_cpu=False, share=share)
+    job = resolved(JobSpec.model_validate(values))
+    states = model_states(job, facts, on_cpu=False, shards=1)
+    assert states
+    states = with_others(job, facts, share, states)
+    samples = case.guidance is not None
+    found = (each for each in moments(job, facts, share, states) if (each.peak == "sampling") == samples)
+    return max(found, key=lambda each: each.total)
 
 
 def traced(case: Case, model: torch.nn.Module) -> Live:
@@ -110,14 +132,17 @@ def traced(case: Case, model: torch.nn.Module) -> Live:
         lora_alpha=2 * RANK,
     )
     pairs = case.mode == "dpo"
-    args = Namespace(**asdict(options), mode=MASKED_PAIRS if pairs else MASKED, accumulation=4)
+    args = Namespace(**asdict(options), mode=_TRACED[case.mode], accumulation=4)
     args.checkpointing = checkpointing_of(case.way)
     size, family = (case.rows * (2 * MASK_DRAWS if pairs else 1), case.length), MODELS[case.model][0]
     copy = model_of(replace(case, method="lora"))[0] if pairs and case.method == "full" else None
     unchecked = mock.patch.object(DimbaModel, "_time", lambda _self, t, *_: t)  # fake tensors have no values
     paired = "dimba.trainers.models.masked_diffusion.forward.family_of_model"
     with unchecked, mock.patch(paired, lambda _: DREAM if family is not DIMBA else DIMBA):
+        if case.guidance is not None:
+            return traced_unmasking(model, args, rows=case.rows, length=case.length, guidance=case.guidance)
         batch = dict.fromkeys(("input_ids", "attention_mask"), size)
+        batch |= {"completion_ids": (case.rows, case.length - _PROMPT)} if case.mode == "grpo" else {}
         return traced_peak(model, args, batch, masked=True, reference=copy)
 
 

@@ -6,12 +6,14 @@ torch's `multinomial` but the numbers that it draws.
 """
 
 from argparse import Namespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import DynamicCache
 
+from dimba.trainers.models.masked_diffusion.sampler import Unmasking, _Rows
 from scripts.bench.tracing import Autocast, Live, adapted, as_on_cuda, fake
 
 
@@ -32,6 +34,28 @@ def traced_sampling(model: torch.nn.Module, args: Namespace, *, rows: int, promp
             _grow(cache, length - 1)
             live.phase = "last token"
             _step(forward, cache, rows=rows, new=1, length=length)
+        del moments
+    return live
+
+
+def traced_unmasking(model: torch.nn.Module, args: Namespace, *, rows: int, length: int, guidance: float) -> Live:
+    """Trace what a step of masked diffusion's sampler reads, with weights and AdamW's moments.
+
+    Not traced: the draws from the logits of a block, a row at a time.
+    """
+    trained = adapted(model, args)
+    live = Live()
+    with FakeTensorMode(allow_non_fake_inputs=True), live, as_on_cuda(), torch.no_grad():
+        live.phase = "load"
+        fake(trained)
+        moments = _moments(trained)
+        ids = torch.zeros(rows, length, dtype=torch.long)
+        every = torch.ones_like(ids, dtype=torch.bool)
+        how = Unmasking(new_tokens=length, guidance=guidance)
+        step: Any = SimpleNamespace(_model=trained, _how=how, _mask=0, _ids=ids, _answer=every)
+        live.peak, live.phase = 0, "unmasking"
+        with torch.autocast("cpu", torch.bfloat16, enabled=trained is model):
+            _Rows._logits(step, every, every, length)
         del moments
     return live
 

@@ -30,7 +30,8 @@ _OUTPUTS = {
     "grpo": ("log_probs", "entropy"),
     "dpo": ("log_probs", "entropy", "mean_logits", "is_top1"),
 }
-MASKED, MASKED_PAIRS = "masked", "masked pairs"  # in place of a mode: SFT and DPO of masked diffusion
+# In place of a mode: SFT, DPO and GRPO of masked diffusion.
+MASKED, MASKED_PAIRS, MASKED_GROUPS = "masked", "masked pairs", "masked groups"
 MASK_DRAWS = 2
 _ROUND = 512  # bytes; CUDA's allocator rounds sizes up to multiples of it
 
@@ -163,7 +164,7 @@ def traced_peak(
 
 def _add_head(model: Any, mode: str) -> None:
     """The head of the trainer, which scores what has a loss alone."""
-    if mode in (MASKED, MASKED_PAIRS):
+    if mode in (MASKED, MASKED_PAIRS, MASKED_GROUPS):
         with mock.patch("dimba.trainers.models.masked_diffusion.scoring._is_exact", lambda _: True):
             add_scoring(model)
         return
@@ -231,8 +232,12 @@ def _grpo_loss(model: Any, inputs: dict[str, Any], _reference: Any) -> Any:
     logps, entropies, _ = of_tokens(
         trainer, Autocast(model), ids, inputs["attention_mask"], completion, compute_entropy=True
     )
+    return _clipped(logps, inputs["completion_ids"]) / entropies.shape[0]
+
+
+def _clipped(logps: Any, advantages: Any) -> Any:
     ratio = torch.exp(logps - logps.detach())
-    return -(torch.min(ratio, ratio.clamp(0.8, 1.2)) * inputs["completion_ids"]).sum() / entropies.shape[0]
+    return -(torch.min(ratio, ratio.clamp(0.8, 1.2)) * advantages).sum()
 
 
 def _dpo_loss(model: Any, inputs: dict[str, Any], reference: Any) -> Any:
@@ -254,7 +259,7 @@ def _masked_loss(model: Any, inputs: dict[str, Any], _reference: Any) -> Any:
     from dimba.trainers.objectives.sft.masked_trainer import MaskedTrainer
 
     batch = _all_masked(inputs)
-    with _EveryPlace():
+    with _Places(batch["ids"].numel()):
         return MaskedTrainer.compute_loss(_masked_trainer(model), Autocast(model), batch, False, len(batch["ids"]))
 
 
@@ -269,8 +274,23 @@ def _masked_pairs_loss(model: Any, inputs: dict[str, Any], reference: Any) -> An
     trainer._referring = partial(MaskedPairTrainer._referring, trainer)
     trainer._measured, trainer._add = partial(MaskedPairTrainer._measured, trainer), lambda *_: None
     batch |= {"weight": torch.ones(len(batch["ids"])), "lengths": torch.ones(sides)}
-    with _EveryPlace():
+    with _Places(batch["ids"].numel()):
         return MaskedPairTrainer.compute_loss(trainer, Autocast(model), batch, False, sides // 2)
+
+
+def _masked_groups_loss(model: Any, inputs: dict[str, Any], _reference: Any) -> Any:
+    """Of completions as long as they may be."""
+    from dimba.trainers.objectives.grpo.masked_group_trainer import MaskedGroupTrainer
+
+    trainer, completion = _masked_trainer(model), inputs["completion_ids"]
+    trainer._base, trainer.temperature = trainer.base, 1.0
+    trainer.accelerator.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    trainer._masked_prompts = lambda answers: torch.zeros_like(answers.trained)
+    trainer._with_block = lambda answers: answers
+    with _Places(completion.numel()):
+        given = inputs["input_ids"], inputs["attention_mask"], completion.shape[1]
+        logps, _ = MaskedGroupTrainer._estimate(trainer, Autocast(model), *given)
+    return _clipped(logps, completion)
 
 
 def _masked_trainer(model: Any) -> Any:
@@ -287,12 +307,16 @@ def _all_masked(inputs: dict[str, Any]) -> dict[str, Any]:
     return batch | {"share": torch.ones(len(ids)), "tokens": torch.zeros((), dtype=torch.long)}
 
 
-class _EveryPlace(TorchFunctionMode):  # type: ignore[misc]
-    """Indexing by a mask takes every place: a fake tensor does not know how many it marks."""
+class _Places(TorchFunctionMode):  # type: ignore[misc]
+    """Indexing by a mask takes so many places: a fake tensor does not know how many it marks."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.__getitem__ and getattr(args[1], "dtype", None) == torch.bool:
-            return args[0].flatten(0, 1)[torch.zeros(args[1].numel(), dtype=torch.long)]
+            return args[0].flatten(0, 1)[torch.zeros(self.count, dtype=torch.long)]
         return func(*args, **(kwargs or {}))
 
 
@@ -308,4 +332,4 @@ class Autocast:
 
 
 LOSSES = {"sft": _sft_loss, "grpo": _grpo_loss, "dpo": _dpo_loss}
-LOSSES |= {MASKED: _masked_loss, MASKED_PAIRS: _masked_pairs_loss}
+LOSSES |= {MASKED: _masked_loss, MASKED_PAIRS: _masked_pairs_loss, MASKED_GROUPS: _masked_groups_loss}

@@ -127,6 +127,9 @@ def test_masked_diffusion_samples_a_batch_of_whole_rows_without_a_cache():
     )
     assert one and more and twice and one.peak == "sampling" and not one.cache
     assert one.sampling == more.sampling == 16 * 1024 * 128256 * 6 and twice.sampling == 2 * one.sampling
+    guided = spec.model_copy(update={"trainer_args": {**spec.trainer_args, "guidance": 1.5}})
+    both = estimated(guided, LARGE, on_cpu=False, share=Share(batch_size=16, accumulation=1, family=MASKED_BY_CODE))
+    assert both and both.sampling == 16 * 1024 * 128256 * 10
 
 
 def test_vllm_beside_training_needs_weights_and_a_cache_of_its_own_while_it_samples():

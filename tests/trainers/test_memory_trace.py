@@ -74,17 +74,22 @@ def test_the_traced_peak_is_close_to_the_estimate(
 
 
 @pytest.mark.parametrize(
-    ("model", "method", "way", "mode"),
+    ("model", "method", "way", "more"),
     [
-        ("nano, 6 layers", "lora", "on", "sft"),
-        ("nano, 6 layers", "lora", "on", "dpo"),
-        pytest.param("Dream, 4 layers", "full", "off", "sft", marks=pytest.mark.proof),
+        ("LLaDA, 4 layers", "lora", "on", {}),
+        ("LLaDA, 4 layers", "lora", "on", {"mode": "dpo"}),
+        ("LLaDA, 4 layers", "lora", "on", {"mode": "grpo"}),
+        ("LLaDA, 4 layers", "lora", "on", {"mode": "grpo", "guidance": 1.0}),
+        pytest.param("nano, 6 layers", "lora", "on", {}, marks=pytest.mark.proof),
+        pytest.param("Dream, 4 layers", "full", "off", {}, marks=pytest.mark.proof),
     ],
 )
-def test_the_traced_peak_of_masked_diffusion_is_close_to_the_estimate(model: str, method: str, way: str, mode: str):
+def test_the_traced_peak_of_masked_diffusion_is_close_to_the_estimate(
+    model: str, method: str, way: str, more: dict[str, Any]
+):
     from scripts.bench.masked_memory import Case, compared
 
-    estimated, live, estimate = compared(Case(model, method, way, 4, 512, mode))
+    estimated, live, estimate = compared(Case(model, method, way, 4, 512, **more))
     assert 0.95 <= estimated / live.peak <= 1.10, (estimate.peak, live.peak_phase)
 
 

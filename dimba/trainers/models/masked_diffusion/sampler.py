@@ -137,11 +137,11 @@ class _Rows:
         share, attended = masked.sum(dim=1).float().clamp(min=1) / tokens, seen.long()
         ids, answer = self._ids[:, : seen.shape[1]], self._answer[:, : seen.shape[1]]
         found = logits_of(self._model, ids, attended, share).float()
-        if not self._how.guidance:
-            return found
-        unprompted = ids.masked_fill(seen & ~answer, self._mask)
-        without = logits_of(self._model, unprompted, attended, share).float()
-        return without + (1 + self._how.guidance) * (found - without)
+        if self._how.guidance:
+            unprompted = ids.masked_fill(seen & ~answer, self._mask)
+            without = logits_of(self._model, unprompted, attended, share).float()
+            found.sub_(without).mul_(1 + self._how.guidance).add_(without)  # in place: logits are of whole rows
+        return found
 
     def _fill(self, row: int, open_: torch.Tensor, logits: torch.Tensor, kept: int) -> None:
         places = open_[: self._limit(row)].nonzero().flatten()
