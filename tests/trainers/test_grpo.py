@@ -144,12 +144,10 @@ def summing(tmp_path_factory: pytest.TempPathFactory, caches: Path) -> World:
 
 
 @pytest.mark.proof
-def test_it_learns_to_sum_and_learns_nothing_from_a_random_reward(summing: World, tmp_path: Path):
+def test_it_learns_to_sum(summing: World, tmp_path: Path):
+    """That it learns nothing from a random reward takes as long again: scripts/soak/learning.py."""
     assert learnt(summing, tmp_path / "sums") >= 0.15
     check_samples(tmp_path / "sums")
-    (tmp_path / "chance.py").write_text(CHANCE, encoding="utf-8")
-    random = ("--reward", f"{tmp_path}/chance.py:chance", "--max-steps", "200")  # scripts/soak/learning.py takes 400
-    assert learnt(summing, tmp_path / "chance", *random) < 0.15
 
 
 CHANCE = """
