@@ -18,7 +18,7 @@ demo: $(HOST)
 
 test: test-fast
 	$(BIN)/pytest -n auto --dist worksteal -m "proof and not engine and not slurm"
-	$(BIN)/pytest -n 2 --dist loadgroup -m "engine or slurm"
+	$(BIN)/pytest -m "engine or slurm"
 
 test-fast: lint $(TRAIN) $(EVAL) $(MOTO)
 	$(BIN)/pytest -n auto --dist worksteal -m "not engine and not proof and not slurm"

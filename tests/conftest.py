@@ -213,12 +213,7 @@ def engine() -> Iterator[Any]:
     yield found
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "engine" in getattr(item, "fixturenames", ()):
             item.add_marker("engine")
-        # Each waits for the other half of the time, so that `--dist loadgroup` runs the two beside each other.
-        found = next((name for name in ("engine", "slurm") if item.get_closest_marker(name)), None)
-        if found:
-            item.add_marker(pytest.mark.xdist_group(found))
