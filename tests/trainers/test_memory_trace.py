@@ -77,8 +77,8 @@ def test_the_traced_peak_is_close_to_the_estimate(
     ("model", "method", "way", "more"),
     [
         ("LLaDA, 4 layers", "lora", "on", {}),
-        ("LLaDA, 4 layers", "lora", "on", {"mode": "dpo"}),
-        ("LLaDA, 4 layers", "lora", "on", {"mode": "grpo"}),
+        pytest.param("LLaDA, 4 layers", "lora", "on", {"mode": "dpo"}, marks=pytest.mark.proof),
+        pytest.param("LLaDA, 4 layers", "lora", "on", {"mode": "grpo"}, marks=pytest.mark.proof),
         ("LLaDA, 4 layers", "lora", "on", {"mode": "grpo", "guidance": 1.0}),
         pytest.param("nano, 6 layers", "lora", "on", {}, marks=pytest.mark.proof),
         pytest.param("Dream, 4 layers", "full", "off", {}, marks=pytest.mark.proof),
