@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dimba.cli.wrapping import print_wrapped, width_of
 from dimba.common.contract import LATEST
-from dimba.common.units import millions, quantity, size
+from dimba.common.units import millions, precision_words, quantity, size
 from dimba.dataset.mixture import rows_per_epoch
 from dimba.plan.model import LaunchPlan
 from dimba.plan.pins import latest_releases
@@ -119,8 +119,7 @@ def _steps_line(plan: LaunchPlan) -> str:
 
 
 def _sharing_line(plan: LaunchPlan, columns: int) -> str:
-    mixed = "float32" if plan.precision == "no" else f"mixed {plan.precision}"
-    return _filled(f"{plan.strategy}, {mixed}: {plan.strategy_why}", columns)
+    return _filled(f"{plan.strategy}, {precision_words(plan.precision)}: {plan.strategy_why}", columns)
 
 
 def _filled(text: str, columns: int) -> str:

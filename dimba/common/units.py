@@ -1,4 +1,4 @@
-"""Sizes, durations and counts as text, and back. Standard library only."""
+"""Sizes, durations, counts and precisions as text, and back. Standard library only."""
 
 
 def size(count: float) -> str:
@@ -38,3 +38,8 @@ def span(seconds: float) -> str:
 def quantity(number: int, noun: str) -> str:
     """`1 row`, `2,000 rows`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def precision_words(mixed: str) -> str:
+    """The precision of a training, from accelerate's name of its mixed precision: float32, mixed bf16."""
+    return "float32" if mixed == "no" else f"mixed {mixed}"

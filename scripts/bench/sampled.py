@@ -6,6 +6,8 @@ torch's `multinomial` but the numbers that it draws.
 """
 
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,12 +21,7 @@ from scripts.bench.tracing import Autocast, Live, adapted, as_on_cuda, fake
 
 def traced_sampling(model: torch.nn.Module, args: Namespace, *, rows: int, prompt: int, length: int) -> Live:
     """Trace sampling from `rows` prompts of `prompt` tokens to texts of `length`, with weights and AdamW's moments."""
-    trained = adapted(model, args)
-    live = Live()
-    with FakeTensorMode(allow_non_fake_inputs=True), live, as_on_cuda(), torch.no_grad():
-        live.phase = "load"
-        fake(trained)
-        moments = _moments(trained)
+    with _loaded(model, args) as (trained, live):
         forward = trained.get_base_model() if trained is not model else _in_float32(Autocast(model))
         live.peak, live.phase = 0, "reading"
         cache = DynamicCache(config=model.config)
@@ -34,7 +31,6 @@ def traced_sampling(model: torch.nn.Module, args: Namespace, *, rows: int, promp
             _grow(cache, length - 1)
             live.phase = "last token"
             _step(forward, cache, rows=rows, new=1, length=length)
-        del moments
     return live
 
 
@@ -43,12 +39,7 @@ def traced_unmasking(model: torch.nn.Module, args: Namespace, *, rows: int, leng
 
     Not traced: the draws from the logits of a block, a row at a time.
     """
-    trained = adapted(model, args)
-    live = Live()
-    with FakeTensorMode(allow_non_fake_inputs=True), live, as_on_cuda(), torch.no_grad():
-        live.phase = "load"
-        fake(trained)
-        moments = _moments(trained)
+    with _loaded(model, args) as (trained, live):
         ids = torch.zeros(rows, length, dtype=torch.long)
         every = torch.ones_like(ids, dtype=torch.bool)
         how = Unmasking(new_tokens=length, guidance=guidance)
@@ -56,8 +47,20 @@ def traced_unmasking(model: torch.nn.Module, args: Namespace, *, rows: int, leng
         live.peak, live.phase = 0, "unmasking"
         with torch.autocast("cpu", torch.bfloat16, enabled=trained is model):
             _Rows._logits(step, every, every, length)
-        del moments
     return live
+
+
+@contextmanager
+def _loaded(model: torch.nn.Module, args: Namespace) -> Iterator[tuple[Any, Live]]:
+    """(the model as it is trained, beside AdamW's moments; the trace of what follows), with fake tensors."""
+    trained = adapted(model, args)
+    live = Live()
+    with FakeTensorMode(allow_non_fake_inputs=True), live, as_on_cuda(), torch.no_grad():
+        live.phase = "load"
+        fake(trained)
+        moments = _moments(trained)
+        yield trained, live
+        del moments
 
 
 def _moments(model: Any) -> list[torch.Tensor]:

@@ -44,5 +44,5 @@ def fitting_tokenizer(folder: Path, config: DimbaConfig) -> PreTrainedTokenizerF
 
 
 def _is_special(tokenizer: PreTrainedTokenizerFast, token: int) -> bool:
-    """Whether no text has this token by itself: it was added, or has a role."""
+    """Whether the token is none of the words of a text: it was added, or marks an end, a start or padding."""
     return token in tokenizer.added_tokens_decoder or token in tokenizer.all_special_ids

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dimba.common.errors import BadInput
+from dimba.common.units import precision_words
 from dimba.options.examples import ExampleOptions
 from dimba.trainers.data.gradient_probe import probe_attention
 from dimba.trainers.data.packing import Collator, collate_packed, collate_padded
@@ -37,7 +38,7 @@ class Layout:
 
     def summary(self, *, mixed: str, activations: str) -> str:
         """The precision, the layout of rows, the attention and the use of activation checkpointing, then the note."""
-        parts = ["float32" if mixed == "no" else f"mixed {mixed}", f"rows {'packed' if self.is_packed else 'padded'}"]
+        parts = [precision_words(mixed), f"rows {'packed' if self.is_packed else 'padded'}"]
         recomputed = activations if activations in ("on", "off") else f"of {activations}"
         parts += [f"attention {self._attention()}", f"activation checkpointing {recomputed}"]
         return "\n".join([", ".join(parts), *([self.note] if self.note else [])])

@@ -7,6 +7,7 @@ from functools import partial
 
 from transformers import PreTrainedModel
 
+from dimba.common.units import precision_words
 from dimba.objectives.dpo import DPO, DpoOptions
 from dimba.trainers.data.loading import Data
 from dimba.trainers.data.packing import Batch, Feature
@@ -53,8 +54,7 @@ def make_trainer(
         callbacks=callbacks(options, stop),
     )
     if is_main_process():
-        precision = "float32" if compute.mixed == "no" else f"mixed {compute.mixed}"
-        print(f"{precision}, rows padded, activation checkpointing {layers.words}")
+        print(f"{precision_words(compute.mixed)}, rows padded, activation checkpointing {layers.words}")
         print(setup_notes(options, data, has_copy=reference is not None))
         print(
             f"{options.mask_draws} masks per answer and step, shared by both models; loss by {trainer.scoring}",

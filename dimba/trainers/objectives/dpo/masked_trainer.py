@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from trl.models.utils import prepare_fsdp
 from trl.trainer.utils import disable_dropout_in_model
 
 from dimba.trainers.data.encoding import IGNORED
 from dimba.trainers.models.masked_diffusion.answers import Answers, Rows
 from dimba.trainers.models.masked_diffusion.estimates import PairDraws, estimated
 from dimba.trainers.models.masked_diffusion.noise import Level, Noise
-from dimba.trainers.models.masked_diffusion.scoring import add_scoring, bounds
-from dimba.trainers.models.sharding import is_sharded
+from dimba.trainers.models.masked_diffusion.reference import prepare_reference
+from dimba.trainers.models.masked_diffusion.scoring import bounds
 from dimba.trainers.objectives.dpo.losses import Changes, pair_losses
 from dimba.trainers.objectives.dpo.setup import PLAIN
 from dimba.trainers.objectives.masked_steps import Batch, MaskedSteps
@@ -49,10 +48,7 @@ class MaskedPairTrainer(MaskedSteps):
 
     def _prepared(self, reference: PreTrainedModel) -> Any:
         reference.config.mask_token_id = self.base.config.mask_token_id
-        add_scoring(reference)
-        if is_sharded():
-            return prepare_fsdp(reference, self.accelerator)
-        return self.accelerator.prepare_model(reference, evaluation_mode=True)
+        return prepare_reference(reference, self.accelerator)
 
     @contextmanager
     def _referring(self) -> Iterator[torch.nn.Module]:

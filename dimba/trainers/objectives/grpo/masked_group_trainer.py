@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
-from trl.models import prepare_fsdp, unwrap_model_for_generation
+from trl.models import unwrap_model_for_generation
 
 from dimba.trainers.models.masked_diffusion.answers import Answers
 from dimba.trainers.models.masked_diffusion.forward import heads_of, inputs_of, mask_id
 from dimba.trainers.models.masked_diffusion.noise import drawn_prompts
+from dimba.trainers.models.masked_diffusion.reference import prepare_reference
 from dimba.trainers.models.masked_diffusion.sampler import Unmasking, sample
 from dimba.trainers.models.masked_diffusion.scoring import add_scoring
 from dimba.trainers.models.saved_model import evaluating
@@ -44,11 +45,7 @@ class MaskedGroupTrainer(GroupTrainer):
 
     def compare_with(self, reference: PreTrainedModel) -> None:
         """Take a frozen model as the reference of `beta`; without one it is the base, the adapter switched off."""
-        add_scoring(reference)
-        if self.is_fsdp_enabled:
-            self.ref_model = prepare_fsdp(reference, self.accelerator)
-        else:
-            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+        self.ref_model = prepare_reference(reference, self.accelerator)
 
     def _sample_by_model(self, prompt_ids: Ids, *_: Any, **__: Any) -> tuple[Ids, None]:
         rows = len(prompt_ids)

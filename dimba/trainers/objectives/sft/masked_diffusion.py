@@ -6,6 +6,7 @@ from functools import partial
 
 from transformers import PreTrainedModel
 
+from dimba.common.units import precision_words
 from dimba.objectives.sft import SFT, SftOptions
 from dimba.trainers.data.loading import Data, Pieces, as_dataset
 from dimba.trainers.data.packing import Batch
@@ -34,8 +35,7 @@ def make_trainer(
     tries = can_fall_back(options, SFT)
     layers = checkpoint_layers(model, options, compute, can_fall_back=tries)
     if is_main_process():
-        precision = "float32" if compute.mixed == "no" else f"mixed {compute.mixed}"
-        print(f"{precision}, rows padded, activation checkpointing {layers.words}", flush=True)
+        print(f"{precision_words(compute.mixed)}, rows padded, activation checkpointing {layers.words}", flush=True)
     trainer = MaskedTrainer(
         most=options.max_length,
         has_tails=not options.end_tail,
